@@ -1,0 +1,67 @@
+"""A microservice that receives Stripe's event notifications.
+
+``create_app`` is the one place where the parts are put together. Handler modules need two
+names of this package at most: ``GiveUp`` here, and nothing else.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from flask import Flask, Response, jsonify
+from werkzeug.exceptions import HTTPException
+
+from app import cli, health, log, registry, webhook
+from app.errors import GiveUp
+from app.inbox import Inbox
+from app.leases import Leases
+from app.receiver import Receiver
+from app.runner import Runner
+from app.service import Service
+from app.settings import Settings
+from app.stripe_client import build_client
+
+__all__ = ["GiveUp", "create_app"]
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """Return the application, put together from ``settings`` or from the environment.
+
+    Nothing is connected yet, neither to the inbox nor to Stripe, so that a server can fork
+    afterwards. Raises ``StartError`` when the settings or the handler modules are wrong.
+    """
+    settings = settings or Settings.load()
+    log.configure(
+        settings.log_level,
+        settings.log_format,
+        secrets=[settings.stripe_api_key, *settings.stripe_webhook_secrets],
+    )
+    app = Flask(__name__, static_folder=None)
+    # Flask refuses a larger body before it is read to the end.
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.extensions["service"] = _build(settings)
+    app.register_blueprint(webhook.blueprint)
+    app.register_blueprint(health.blueprint)
+    app.register_error_handler(HTTPException, _answer_in_json)
+    cli.register(app)
+    return app
+
+
+def _build(settings: Settings) -> Service:
+    handlers = registry.load(settings.handlers_package)
+    inbox = Inbox(settings.database_url, lease_seconds=settings.lease_seconds)
+    leases = Leases(inbox, settings.lease_seconds)
+    runner = Runner(handlers, build_client(settings), inbox, leases)
+    stopping = threading.Event()
+    receiver = Receiver(settings, inbox, runner, stopping)
+    return Service(settings, handlers, inbox, runner, receiver, stopping)
+
+
+def _answer_in_json(error: HTTPException) -> Response:
+    """Answer what Flask refuses, such as a wrong method, in the form of all other answers."""
+    response = jsonify(error=error.name.lower())
+    response.status_code = error.code or 500
+    response.headers.extend(
+        (name, value) for name, value in error.get_headers() if name.lower() != "content-type"
+    )
+    return response

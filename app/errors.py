@@ -1,0 +1,90 @@
+"""What can go wrong, and the HTTP status that each of it means.
+
+To Stripe the status is an instruction: every 2xx ends its interest in the event, everything
+else asks for another delivery (https://docs.stripe.com/webhooks#fix-http-status-codes). So the
+status stands here, on the class of the error, and nowhere else.
+
+The text of these errors is written for the answer: it never holds a payload, a secret, or the
+text of another exception, because Stripe keeps answers and shows them in its dashboard.
+"""
+
+from __future__ import annotations
+
+
+class StartError(SystemExit):
+    """The service cannot start as it is configured.
+
+    It is a ``SystemExit``, so that under gunicorn and ``flask`` alike the process ends with
+    status 1 and the message alone on standard error, without a traceback.
+    """
+
+    def __init__(self, headline: str, problems: list[str]) -> None:
+        """Take a ``headline`` and every problem found, one sentence each with its remedy."""
+        self.problems = problems
+        super().__init__("\n".join([headline, *(f"  - {problem}" for problem in problems)]))
+
+
+class GiveUp(Exception):
+    """Raise it from a callback: this event will never succeed, show it to a person.
+
+    The event becomes ``dead`` with the reason; Stripe is answered 200 and does not redeliver.
+    """
+
+    def __init__(self, reason: str) -> None:
+        """Take the ``reason`` that the person who looks at the event will read."""
+        self.reason = reason
+        super().__init__(reason)
+
+
+class DeliveryError(Exception):
+    """A delivery that is not answered with 2xx."""
+
+    status: int = 500
+    outcome: str = "failed"
+
+    def __init__(self, message: str, *, reason: str, retry_after: int | None = None) -> None:
+        """Take the ``message`` for the answer, a short ``reason`` for the log, and seconds.
+
+        ``retry_after`` is sent as the header of that name when it is given.
+        """
+        self.message = message
+        self.reason = reason
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class Refused(DeliveryError):
+    """The delivery is not authentic, or not an event notification. Nothing was recorded."""
+
+    status = 400
+    outcome = "refused"
+
+
+class TooLarge(Refused):
+    """The body is larger than ``MAX_BODY_BYTES``. It was not read to its end."""
+
+    status = 413
+
+
+class Deferred(DeliveryError):
+    """The event is running under a live lease elsewhere.
+
+    A 2xx would lose the event if that runner died, so Stripe is asked to come back.
+    """
+
+    status = 409
+    outcome = "deferred"
+
+
+class CallbackFailed(DeliveryError):
+    """The callback raised. The event is pending again and Stripe will redeliver it."""
+
+    status = 500
+    outcome = "failed"
+
+
+class Unavailable(DeliveryError):
+    """The inbox cannot be reached, or the service is shutting down."""
+
+    status = 503
+    outcome = "unavailable"

@@ -1,0 +1,67 @@
+"""The table of events, as the migrations in ``app/migrations`` make it.
+
+Times are seconds since the epoch by the database's clock: with several replicas no other
+clock is shared, and leases are compared across them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.expression import FunctionElement
+
+metadata = sa.MetaData()
+
+#: One row per event. It is the record that deduplicates, the queue, and the history in one.
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("livemode", sa.Boolean, nullable=False),
+    sa.Column("context", sa.Text),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("outcome", sa.Text),
+    sa.Column("reason", sa.Text),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("deliveries", sa.Integer, nullable=False),
+    sa.Column("claimed_by", sa.Text),
+    sa.Column("received_at", sa.Double, nullable=False),
+    sa.Column("due_at", sa.Double, nullable=False),
+    sa.Column("lease_until", sa.Double),
+    sa.Column("settled_at", sa.Double),
+)
+
+#: One row that is written to find out whether the inbox can be written.
+readiness = sa.Table(
+    "readiness",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("checked_at", sa.Double, nullable=False),
+)
+
+
+class now(FunctionElement[float]):  # noqa: N801 - it reads as the SQL function that it is
+    """The database's clock at the start of the statement, in seconds since the epoch.
+
+    On PostgreSQL it is ``statement_timestamp()`` and not ``clock_timestamp()``: a statement that
+    asks several times has to get one answer, or it would half claim an event whose lease ends
+    between two of its questions.
+    """
+
+    inherit_cache = True
+    type = sa.Double()
+
+
+@compiles(now, "postgresql")
+def _now_on_postgresql(_element: now, _compiler: Any, **_kw: Any) -> str:
+    return "EXTRACT(EPOCH FROM statement_timestamp())::double precision"
+
+
+@compiles(now, "sqlite")
+def _now_on_sqlite(_element: now, _compiler: Any, **_kw: Any) -> str:
+    # unixepoch('subsec') is younger than the SQLite that a host may fall back to.
+    return "((julianday('now') - 2440587.5) * 86400.0)"

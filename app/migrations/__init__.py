@@ -1,0 +1,1 @@
+"""The migrations of the inbox, run by ``app.inbox`` at start."""

@@ -1,0 +1,14 @@
+"""Alembic's entry: runs the migrations on the connection that ``app.inbox`` hands over."""
+
+from __future__ import annotations
+
+from alembic import context
+
+# SQLite's DDL is transactional too when the transaction is begun by hand, as it is here.
+# Alembic assumes that it is not, and a start that is killed would leave half a migration.
+context.configure(
+    connection=context.config.attributes["connection"],
+    transactional_ddl=True,
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,201 @@
+"""How the inbox reaches its database."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from app.errors import Unavailable
+from app.inbox import Inbox, NewEvent, database
+from app.inbox.database import Database, journal_mode
+
+EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")
+
+
+@pytest.mark.parametrize(
+    ("version", "mode"),
+    [
+        ((3, 40, 1), "TRUNCATE"),
+        ((3, 44, 5), "TRUNCATE"),
+        ((3, 44, 6), "WAL"),
+        ((3, 45, 0), "TRUNCATE"),
+        ((3, 46, 1), "TRUNCATE"),
+        ((3, 50, 6), "TRUNCATE"),
+        ((3, 50, 7), "WAL"),
+        ((3, 51, 2), "TRUNCATE"),
+        ((3, 51, 3), "WAL"),
+        ((4, 0, 0), "WAL"),
+    ],
+)
+def test_wal_is_used_only_where_it_cannot_lose_commits(version: tuple[int, ...], mode: str) -> None:
+    """The WAL-reset bug is in all versions before 3.51.3 but two backports."""
+    assert journal_mode(version) == mode
+
+
+def pragma(inbox: Inbox, name: str) -> object:
+    """Return what SQLite says of one of its settings, on a connection of the inbox."""
+    rows = inbox._database.read(sa.text(f"PRAGMA {name}"), {})  # noqa: SLF001 - no other way
+    return rows[0][0]
+
+
+def test_sqlite_runs_in_wal_with_the_correction(sqlite_url: str) -> None:
+    """The package pysqlite3 brings a SQLite in which WAL is safe."""
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    inbox.check()
+
+    assert pragma(inbox, "journal_mode") == "wal"
+    assert pragma(inbox, "synchronous") == 1  # NORMAL: see the comment in database.py
+    assert pragma(inbox, "busy_timeout") == database.BUSY_TIMEOUT_MS
+    inbox.close()
+
+
+def test_affected_sqlite_is_used_without_wal_and_warned_about_once(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a machine without a corrected SQLite the service is slower, not unsafe."""
+    monkeypatch.setattr(database, "sqlite", sqlite3)
+    monkeypatch.setattr("app.inbox.SQLITE_VERSION", (3, 40, 1))
+    monkeypatch.setattr(database, "SQLITE_VERSION", (3, 40, 1))
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+
+    inbox.migrate()
+    inbox.migrate()
+    assert inbox.accept(EVENT).claim is not None
+
+    assert pragma(inbox, "journal_mode") == "truncate"
+    assert pragma(inbox, "synchronous") == 2  # FULL
+    printed = capsys.readouterr()
+    assert (printed.out + printed.err).count("sqlite_without_wal") == 1
+    inbox.close()
+
+
+def test_without_the_wheel_pythons_own_sqlite_is_used() -> None:
+    """Where there is no wheel of pysqlite3 the service starts all the same."""
+    code = (
+        "import sys; sys.modules['pysqlite3'] = None\n"
+        "from app.inbox import database\n"
+        "import sqlite3; print(database.sqlite is sqlite3)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "True\n"
+
+
+def test_folder_of_the_database_is_made(tmp_path: Path) -> None:
+    """A fresh volume is empty: the folder need not be there."""
+    inbox = Inbox(f"sqlite:///{tmp_path}/a/b/inbox.sqlite3", lease_seconds=30)
+    inbox.check()
+    inbox.close()
+
+    assert (tmp_path / "a" / "b" / "inbox.sqlite3").is_file()
+
+
+def test_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
+    """A path through a file cannot be: 503, with the reason for the log."""
+    (tmp_path / "file").touch()
+    inbox = Inbox(f"sqlite:///{tmp_path}/file/inbox.sqlite3", lease_seconds=30)
+
+    with pytest.raises(Unavailable, match="the inbox is not available") as raised:
+        inbox.check()
+    assert "Error: " in raised.value.reason
+
+
+def test_broken_file_is_unavailable(tmp_path: Path) -> None:
+    """A file that is no database is said so, and is not touched."""
+    file = tmp_path / "inbox.sqlite3"
+    file.write_bytes(b"no database" * 1000)
+    inbox = Inbox(f"sqlite:///{file}", lease_seconds=30)
+
+    with pytest.raises(Unavailable) as raised:
+        inbox.check()
+    assert raised.value.reason == "DatabaseError: file is not a database"
+    assert file.read_bytes() == b"no database" * 1000
+
+
+def test_failed_statement_does_not_spoil_the_next(sqlite_url: str) -> None:
+    """The connection that failed is dropped, for writing and for reading."""
+    base = Database(sqlite_url)
+    Inbox(sqlite_url, lease_seconds=30).migrate()
+    wrong = sa.text("SELECT * FROM nothing")
+
+    for attempt in (base.execute, base.read):
+        with pytest.raises(Unavailable, match="the inbox is not available"):
+            attempt(wrong, {})
+        assert base.read(sa.text("SELECT 1"), {})
+    base.close()
+
+
+def test_lost_connection_is_replaced_once(postgresql_url: str) -> None:
+    """A statement that loses its connection twice is given up on: 503, and no endless loop."""
+    base = Database(postgresql_url)
+    suicide = sa.text("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    with pytest.raises(Unavailable) as raised:
+        base.execute(suicide, {})
+    assert "terminating connection" in raised.value.reason
+    assert base.read(sa.text("SELECT 1"), {})
+    base.close()
+
+
+def test_each_thread_has_a_connection_of_its_own(sqlite_url: str) -> None:
+    """Threads do not wait for each other's connection, and one that ended leaves nothing open."""
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    inbox.check()
+    threads = [threading.Thread(target=inbox.check) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    inbox.check()
+    inbox.close()
+
+
+def test_close_of_an_unused_database_does_nothing(sqlite_url: str) -> None:
+    """A command that never looked into the inbox can close it."""
+    base = Database(sqlite_url)
+    base.close()
+
+    assert base.file is not None
+    assert not base.file.exists()
+
+
+def test_connection_is_not_shared_across_a_fork(database_url: str) -> None:
+    """A child of a process that used the inbox connects anew, and both go on."""
+    inbox = Inbox(database_url, lease_seconds=30)
+    inbox.accept(EVENT)
+    parents = inbox._database._connection()  # noqa: SLF001 - the very connection is the point
+
+    child = os.fork()
+    if child == 0:
+        own = inbox._database._connection() is not parents  # noqa: SLF001
+        inbox.check()
+        gc.collect()
+        os._exit(0 if own else 1)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert inbox._database._connection() is parents  # noqa: SLF001
+    inbox.check()
+    inbox.close()
+
+
+def test_errors_do_not_hold_what_was_written(sqlite_url: str) -> None:
+    """SQLAlchemy would quote the parameters of a failed statement, and one is the body."""
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    inbox.migrate()
+    statement = sa.text("INSERT INTO events (id, body) VALUES ('evt_1', :body)")
+
+    with pytest.raises(Unavailable) as raised:
+        inbox._database.execute(statement, {"body": b"marker"})  # noqa: SLF001
+    assert "marker" not in str(raised.value.__cause__)
+    assert "marker" not in raised.value.reason
+    inbox.close()

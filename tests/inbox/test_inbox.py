@@ -1,0 +1,322 @@
+"""The table of events: what it promises, it promises on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+
+from app.errors import StartError, Unavailable
+from app.inbox import Claim, Inbox, NewEvent
+
+EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context="acct_1", body=b'{"a": 1}')
+
+#: Longer than a test takes, so that no lease ends unasked.
+LONG = 600.0
+#: A lease that has ended already when the next statement looks at it.
+SHORT = -1.0
+
+
+@pytest.fixture
+def make_inbox(database_url: str) -> Iterator[Callable[[float], Inbox]]:
+    """A function that opens the test's database, with claims of so many seconds."""
+    opened: list[Inbox] = []
+
+    def make(lease_seconds: float = LONG) -> Inbox:
+        opened.append(Inbox(database_url, lease_seconds=lease_seconds))
+        return opened[-1]
+
+    yield make
+    for inbox in opened:
+        inbox.close()
+
+
+@pytest.fixture
+def inbox(make_inbox: Callable[[], Inbox]) -> Inbox:
+    """An inbox whose leases do not end during a test."""
+    return make_inbox()
+
+
+def claim(inbox: Inbox, event: NewEvent = EVENT) -> Claim:
+    """Accept a delivery that has to get the claim."""
+    accepted = inbox.accept(event)
+    assert accepted.claim is not None
+    return accepted.claim
+
+
+def test_new_event_is_recorded_and_claimed_at_once(inbox: Inbox) -> None:
+    """The first delivery gets the claim, with the bytes as they were signed."""
+    accepted = inbox.accept(EVENT)
+
+    assert accepted.claim == Claim("evt_1", 1, "v1.customer.created", b'{"a": 1}')
+    event = inbox.find("evt_1")
+    assert event is not None
+    assert (event.state, event.attempt, event.deliveries) == ("running", 1, 1)
+    assert (event.type, event.livemode, event.context, event.body) == (
+        "v1.customer.created",
+        False,
+        "acct_1",
+        b'{"a": 1}',
+    )
+    assert event.lease_until is not None
+    assert event.lease_until - event.received_at == pytest.approx(LONG)
+    assert event.claimed_by
+
+
+def test_running_event_is_not_claimed_again(inbox: Inbox) -> None:
+    """While a lease holds, further deliveries are counted and get no claim."""
+    claim(inbox)
+
+    again = inbox.accept(EVENT)
+
+    assert (again.state, again.attempt, again.claim) == ("running", 1, None)
+    event = inbox.find("evt_1")
+    assert event is not None
+    assert event.deliveries == 2
+
+
+def test_what_was_stored_first_is_what_runs(make_inbox: Callable[[float], Inbox]) -> None:
+    """A later delivery cannot put another body under an id that the inbox has."""
+    inbox = make_inbox(SHORT)
+    claim(inbox)
+
+    again = claim(inbox, replace(EVENT, body=b"other", type="v1.other"))
+
+    assert (again.body, again.type) == (EVENT.body, EVENT.type)
+
+
+def test_ended_lease_can_be_taken_over(make_inbox: Callable[[float], Inbox]) -> None:
+    """An event whose runner died is claimed by the next delivery, under the next attempt."""
+    inbox = make_inbox(SHORT)
+    claim(inbox)
+
+    assert claim(inbox).attempt == 2
+
+
+@pytest.mark.parametrize("settle", ["finish", "fail", "bury", "renew"])
+def test_late_runner_cannot_settle_over_the_one_that_took_it(
+    make_inbox: Callable[[float], Inbox], settle: str
+) -> None:
+    """Fencing: a claim of an earlier attempt changes nothing, whatever it says."""
+    first = claim(make_inbox(SHORT))
+    inbox = make_inbox(LONG)
+    second = claim(inbox)
+    before = inbox.find("evt_1")
+
+    assert SETTLE[settle](inbox, first) is False
+
+    assert inbox.find("evt_1") == before
+    assert inbox.finish(second) is True
+
+
+SETTLE: dict[str, Callable[[Inbox, Claim], bool]] = {
+    "finish": lambda inbox, claim: inbox.finish(claim),
+    "fail": lambda inbox, claim: inbox.fail(claim, "late"),
+    "bury": lambda inbox, claim: inbox.bury(claim, "gave_up", "late"),
+    "renew": lambda inbox, claim: inbox.renew(claim),
+}
+
+
+def test_finished_event_is_never_claimed_again(inbox: Inbox) -> None:
+    """Promise 2: after success there is no claim, whatever is delivered."""
+    assert inbox.finish(claim(inbox)) is True
+
+    again = inbox.accept(EVENT)
+
+    assert (again.state, again.outcome, again.claim) == ("done", "handled", None)
+
+
+def test_failed_event_is_due_at_once_for_the_next_delivery(inbox: Inbox) -> None:
+    """A failure releases the event, keeps its reason, and the attempts count on."""
+    assert inbox.fail(claim(inbox), "ValueError: no") is True
+
+    event = inbox.find("evt_1")
+    assert event is not None
+    assert (event.state, event.outcome, event.reason) == ("pending", "failed", "ValueError: no")
+    assert event.lease_until is None
+    assert claim(inbox).attempt == 2
+
+
+def test_success_forgets_the_reason_of_an_earlier_failure(inbox: Inbox) -> None:
+    """What is done has no reason left that somebody would look into."""
+    inbox.fail(claim(inbox), "ValueError: no")
+    inbox.finish(claim(inbox))
+
+    event = inbox.find("evt_1")
+    assert event is not None
+    assert (event.state, event.outcome, event.reason) == ("done", "handled", None)
+
+
+def test_dead_event_is_kept_and_not_run(inbox: Inbox) -> None:
+    """An event that was given up on stays, with the reason, for a person."""
+    assert inbox.bury(claim(inbox), "gave_up", "no such plan") is True
+
+    again = inbox.accept(EVENT)
+
+    assert (again.state, again.outcome, again.claim) == ("dead", "gave_up", None)
+    event = inbox.find("evt_1")
+    assert event is not None
+    assert event.reason == "no such plan"
+
+
+def test_settling_twice_is_settling_once(inbox: Inbox) -> None:
+    """A statement whose answer was lost is sent again, and must not look like a lost claim."""
+    mine = claim(inbox)
+
+    assert inbox.finish(mine) is True
+    assert inbox.finish(mine) is True
+    assert inbox.fail(mine, "too late") is False
+
+
+def test_renewal_makes_an_ended_lease_whole(make_inbox: Callable[[float], Inbox]) -> None:
+    """A runner that was late but not replaced goes on: its event is not taken any more."""
+    mine = claim(make_inbox(SHORT))
+    inbox = make_inbox(LONG)
+
+    assert inbox.renew(mine) is True
+
+    assert inbox.accept(EVENT).claim is None
+
+
+def test_event_set_aside_is_recorded_and_not_claimed(inbox: Inbox) -> None:
+    """An event of the wrong mode is in the inbox, and every delivery of it is counted."""
+    inbox.set_aside(EVENT, "wrong_mode")
+    inbox.set_aside(EVENT, "wrong_mode")
+
+    event = inbox.find("evt_1")
+    assert event is not None
+    assert (event.state, event.outcome, event.attempt) == ("done", "wrong_mode", 0)
+    assert event.deliveries == 2
+
+
+def test_event_set_aside_runs_when_it_is_accepted_later(inbox: Inbox) -> None:
+    """It never ran, so a delivery after the key was corrected runs it."""
+    inbox.set_aside(EVENT, "wrong_mode")
+
+    assert claim(inbox).attempt == 1
+    event = inbox.find("evt_1")
+    assert event is not None
+    assert (event.state, event.outcome) == ("running", None)
+
+
+def test_setting_aside_keeps_what_was_done(inbox: Inbox) -> None:
+    """A handled event is not made unhandled by a delivery under the other key."""
+    inbox.finish(claim(inbox))
+
+    assert inbox.set_aside(EVENT, "wrong_mode").outcome == "handled"
+
+
+def test_of_many_deliveries_at_once_one_gets_the_claim(make_inbox: Callable[[], Inbox]) -> None:
+    """Deciding and recording are one statement: 100 deliveries of one event, one claim."""
+    inboxes = [make_inbox() for _ in range(4)]
+    inboxes[0].migrate()
+    ready = threading.Barrier(20)
+
+    def deliver(number: int) -> list[Claim | None]:
+        ready.wait(30)
+        return [inboxes[number % 4].accept(EVENT).claim for _ in range(5)]
+
+    with ThreadPoolExecutor(20) as threads:
+        claims = [each for claims in threads.map(deliver, range(20)) for each in claims]
+
+    assert len([each for each in claims if each is not None]) == 1
+    event = inboxes[0].find("evt_1")
+    assert event is not None
+    assert event.deliveries == 100
+
+
+def test_unknown_event_is_not_found(inbox: Inbox) -> None:
+    """An id that the inbox does not have is None, not an error."""
+    assert inbox.find("evt_none") is None
+
+
+def test_latest_events_come_first(inbox: Inbox) -> None:
+    """The list is by time of receipt, and no longer than asked."""
+    for number in range(3):
+        inbox.accept(replace(EVENT, id=f"evt_{number}"))
+
+    assert [event.id for event in inbox.latest(2)] == ["evt_2", "evt_1"]
+
+
+def test_check_writes(inbox: Inbox, database_url: str) -> None:
+    """Readiness is a row that was really written."""
+    inbox.check()
+    inbox.check()
+
+    engine = sa.create_engine(database_url)
+    with engine.connect() as connection:
+        rows = connection.execute(sa.text("SELECT id FROM readiness")).all()
+    engine.dispose()
+    assert len(rows) == 1
+
+
+def test_many_replicas_can_migrate_at_once(make_inbox: Callable[[], Inbox]) -> None:
+    """Ten that start together make the tables once, and all of them can use them."""
+    inboxes = [make_inbox() for _ in range(10)]
+    ready = threading.Barrier(10)
+
+    def start(inbox: Inbox) -> None:
+        ready.wait(30)
+        inbox.migrate()
+        inbox.check()
+        inbox.close()
+
+    with ThreadPoolExecutor(10) as threads:
+        list(threads.map(start, inboxes))
+
+
+def test_tables_of_a_newer_version_are_refused(inbox: Inbox, database_url: str) -> None:
+    """An older version cannot know what the new tables mean, and says what to do."""
+    inbox.migrate()
+    engine = sa.create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+
+    with pytest.raises(StartError, match="revision 9999, made by a newer version"):
+        Inbox(database_url, lease_seconds=LONG).migrate()
+
+
+def test_restarted_service_finds_what_it_recorded(make_inbox: Callable[[], Inbox]) -> None:
+    """What one process recorded another one knows."""
+    first = make_inbox()
+    first.finish(claim(first))
+    first.close()
+
+    assert make_inbox().accept(EVENT).state == "done"
+
+
+def test_unreachable_postgresql_is_unavailable() -> None:
+    """Without its server the inbox says so, in words that hold no password."""
+    inbox = Inbox("postgresql://user:fakepassword@127.0.0.1:1/none", lease_seconds=LONG)
+
+    with pytest.raises(Unavailable) as raised:
+        inbox.check()
+    assert raised.value.reason.startswith("OperationalError: connection")
+    assert "fakepassword" not in raised.value.reason
+
+
+def test_closed_connections_are_replaced(inbox: Inbox, database_url: str) -> None:
+    """After the server ended the connections, the next delivery is recorded as if nothing was."""
+    inbox.accept(EVENT)
+    if database_url.startswith("postgresql"):
+        end_connections(database_url)
+
+    assert inbox.accept(replace(EVENT, id="evt_2")).claim is not None
+
+
+def end_connections(url: str) -> None:
+    """Let the server end every other connection to this database, as a restart does."""
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        connection.execute(
+            sa.text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        )
+    engine.dispose()

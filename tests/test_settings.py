@@ -1,0 +1,195 @@
+"""The settings: complete, typed, and all problems said at once."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.errors import StartError
+from app.settings import Settings
+
+ENVIRON = {"STRIPE_API_KEY": "sk_test_fake", "STRIPE_WEBHOOK_SECRET": "whsec_fake"}
+
+
+def load(**changes: str) -> Settings:
+    """Load complete settings with some variables changed, and no file."""
+    return Settings.load({**ENVIRON, **changes}, dotenv=None)
+
+
+def problems(**changes: str) -> list[str]:
+    """Return what is wrong with settings that cannot be loaded."""
+    with pytest.raises(StartError) as raised:
+        load(**changes)
+    return raised.value.problems
+
+
+def test_defaults_are_those_of_the_readme() -> None:
+    """With the two secrets alone the service runs, inline and on SQLite."""
+    assert load() == Settings(
+        stripe_api_key="sk_test_fake",
+        stripe_webhook_secrets=("whsec_fake",),
+        stripe_api_base=None,
+        database_url="sqlite:///var/inbox.sqlite3",
+        handlers_package="handlers",
+        processing="inline",
+        port=4242,
+        web_concurrency=2,
+        web_threads=8,
+        max_body_bytes=65536,
+        lease_seconds=30.0,
+        log_level="info",
+        log_format="json",
+    )
+
+
+def test_every_variable_is_read() -> None:
+    """Each setting can be changed by its variable."""
+    settings = load(
+        STRIPE_API_KEY="rk_live_fake",
+        STRIPE_WEBHOOK_SECRET="whsec_a, whsec_b,",
+        STRIPE_API_BASE="http://127.0.0.1:12111/",
+        DATABASE_URL="postgres://user:fake@db:5432/inbox",
+        HANDLERS_PACKAGE="team.handlers",
+        PROCESSING="INLINE",
+        PORT="80",
+        WEB_CONCURRENCY="3",
+        WEB_THREADS="4",
+        MAX_BODY_BYTES="2048",
+        LEASE_SECONDS="2.5",
+        LOG_LEVEL="DEBUG",
+        LOG_FORMAT="console",
+    )
+
+    assert settings == Settings(
+        stripe_api_key="rk_live_fake",
+        stripe_webhook_secrets=("whsec_a", "whsec_b"),
+        stripe_api_base="http://127.0.0.1:12111",
+        database_url="postgresql+psycopg://user:fake@db:5432/inbox",
+        handlers_package="team.handlers",
+        processing="inline",
+        port=80,
+        web_concurrency=3,
+        web_threads=4,
+        max_body_bytes=2048,
+        lease_seconds=2.5,
+        log_level="debug",
+        log_format="console",
+    )
+    assert settings.livemode is True
+    assert load().livemode is False
+
+
+def test_white_space_around_a_secret_is_not_part_of_it() -> None:
+    """A line end that came along when the secret was copied would make every delivery fail."""
+    assert load(STRIPE_WEBHOOK_SECRET=" whsec_fake\n").stripe_webhook_secrets == ("whsec_fake",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("STRIPE_API_KEY", "", "is not set. Take a secret or restricted key"),
+        ("STRIPE_API_KEY", "pk_test_fake", "does not begin with sk_live_, rk_live_"),
+        ("STRIPE_API_KEY", "sk_test_fa ke", "has white space inside"),
+        ("STRIPE_WEBHOOK_SECRET", "", "is not set. Take the signing secret (whsec_...)"),
+        ("STRIPE_WEBHOOK_SECRET", " , ", "is not set"),
+        ("STRIPE_WEBHOOK_SECRET", "whsec_a b", "(secret 1 of 1) has white space inside"),
+        ("STRIPE_WEBHOOK_SECRET", "whsec_a,we_1", "(secret 2 of 2) does not begin with whsec_"),
+        ("STRIPE_WEBHOOK_SECRET", "whsec_", "(secret 1 of 1) is only the prefix"),
+        ("STRIPE_WEBHOOK_SECRET", "whsec_a,whsec_a", "(secret 2 of 2) is the same as an earlier"),
+        ("STRIPE_API_BASE", "localhost:12111", "is no URL like http://127.0.0.1:12111"),
+        ("STRIPE_API_BASE", "http://", "is no URL like"),
+        ("DATABASE_URL", "inbox.sqlite3", "is no database URL"),
+        ("DATABASE_URL", "postgresql://host:port/x", "is no database URL"),
+        ("DATABASE_URL", "mysql://host/x", "names a database other than sqlite and postgresql"),
+        ("DATABASE_URL", "sqlite://", "keeps SQLite in memory"),
+        ("DATABASE_URL", "sqlite:///:memory:", "keeps SQLite in memory"),
+        ("HANDLERS_PACKAGE", "team/handlers", "is no name of a Python package"),
+        ("PROCESSING", "queue", "is queue, which this version does not offer yet"),
+        ("PROCESSING", "async", "is 'async'. Use one of: inline"),
+        ("PORT", "0", "is '0'. Use a whole number from 1 to 65535"),
+        ("PORT", "http", "is 'http'. Use a whole number"),
+        ("PORT", "٤٢", "is '٤٢'. Use a whole number"),
+        ("WEB_CONCURRENCY", "-1", "is '-1'. Use a whole number from 1 to 256"),
+        ("WEB_THREADS", "0", "is '0'. Use a whole number from 1 to 1024"),
+        ("MAX_BODY_BYTES", "1", "is '1'. Use a whole number from 1024"),
+        ("LEASE_SECONDS", "0.5", "is '0.5'. Use seconds from 1 to 3600"),
+        ("LEASE_SECONDS", "nan", "is 'nan'. Use seconds"),
+        ("LEASE_SECONDS", "soon", "is 'soon'. Use seconds"),
+        ("LOG_LEVEL", "loud", "is 'loud'. Use one of: debug, info, warning, error"),
+        ("LOG_FORMAT", "xml", "is 'xml'. Use one of: json, console"),
+    ],
+)
+def test_wrong_value_is_named_with_its_variable(name: str, value: str, words: str) -> None:
+    """Each message begins with the variable and says what to do."""
+    (problem,) = problems(**{name: value})
+    assert problem.startswith(f"{name} ")
+    assert words in problem
+
+
+def test_all_problems_are_said_at_once() -> None:
+    """Who sets up the service mends everything in one go."""
+    with pytest.raises(StartError) as raised:
+        Settings.load({"PORT": "x", "LOG_LEVEL": "x"}, dotenv=None)
+
+    assert str(raised.value).splitlines()[0] == "The settings are not complete:"
+    names = [problem.split()[0] for problem in raised.value.problems]
+    assert names == ["STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET", "PORT", "LOG_LEVEL"]
+
+
+def test_messages_do_not_hold_secrets() -> None:
+    """What is printed at a failed start may end in a log."""
+    said = problems(STRIPE_API_KEY="pk_test_marker", STRIPE_WEBHOOK_SECRET="marker,whsec_marker b")
+    assert "marker" not in " ".join(said)
+
+
+def test_secrets_are_not_in_the_representation() -> None:
+    """Printing the settings shows no secret, and no password of the database."""
+    settings = load(
+        STRIPE_API_KEY="sk_test_marker",
+        STRIPE_WEBHOOK_SECRET="whsec_marker",
+        DATABASE_URL="postgresql://user:marker@host/x",
+    )
+    assert "marker" not in repr(settings)
+
+
+def test_file_is_read_and_the_environment_wins(tmp_path: Path) -> None:
+    """``.env`` is for development; what a container is given counts more."""
+    file = tmp_path / ".env"
+    file.write_text('STRIPE_API_KEY="sk_test_file"\nSTRIPE_WEBHOOK_SECRET=whsec_$a\nPORT=1\n')
+
+    settings = Settings.load({"PORT": "2"}, dotenv=file)
+
+    assert settings.stripe_api_key == "sk_test_file"
+    assert settings.stripe_webhook_secrets == ("whsec_$a",)
+    assert settings.port == 2
+
+
+def test_missing_file_is_no_problem(tmp_path: Path) -> None:
+    """A container has no ``.env``."""
+    assert Settings.load(ENVIRON, dotenv=tmp_path / ".env") == load()
+
+
+def test_own_environment_is_read_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without arguments, the process's environment and the ``.env`` of this folder count."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in ENVIRON.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / ".env").write_text("LOG_LEVEL=error\n")
+
+    assert Settings.load().log_level == "error"
+
+
+def test_log_is_readable_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without LOG_FORMAT, a person at a terminal gets readable lines, and a machine JSON."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert load().log_format == "console"
