@@ -1,0 +1,17 @@
+"""The commands that ``flask`` gets from this service: one module per group."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from app.cli.events import events
+from app.cli.handlers import handlers
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+
+def register(app: Flask) -> None:
+    """Add all groups to ``flask`` for ``app``."""
+    app.cli.add_command(events)
+    app.cli.add_command(handlers)

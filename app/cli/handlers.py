@@ -1,0 +1,30 @@
+"""``flask handlers``: what is plugged in."""
+
+from __future__ import annotations
+
+import json
+
+import click
+from flask.cli import AppGroup
+
+from app.service import service
+
+handlers = AppGroup("handlers", help="Show the handler modules.")
+
+
+@handlers.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
+def list_modules(*, as_json: bool) -> None:
+    """Show every handled event type, its file and what it does."""
+    registry = service().registry
+    modules = [*registry.modules, registry.fallback]
+    if as_json:
+        rows = [{"type": m.event_type, "file": m.file, "summary": m.summary} for m in modules]
+        click.echo(json.dumps(rows, indent=2))
+        return
+    if not registry.modules:
+        click.echo("No event type has a handler module; every event goes to the fallback.")
+    widths = [max(len(m.event_type) for m in modules), max(len(m.file) for m in modules)]
+    for module in modules:
+        line = f"{module.event_type:{widths[0]}}  {module.file:{widths[1]}}  {module.summary}"
+        click.echo(line.rstrip())

@@ -1,0 +1,140 @@
+"""Runs one claimed event through the SDK's handler, and settles what became of it.
+
+Deliveries, retries and reconciliation all come through ``Runner.run``: there is one way to run
+an event, and one SDK handler in a process, shared by all threads.
+"""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import stripe
+import structlog
+
+from app.errors import CallbackFailed, Deferred, GiveUp, Unavailable
+from app.inbox import Claim, Inbox
+from app.leases import Leases
+from app.registry import Callback, Module, Registry
+
+log = structlog.get_logger(__name__)
+
+#: Characters of a reason that are kept. It is for a person to read, not a store.
+REASON_LENGTH = 1000
+
+
+@dataclass(slots=True)
+class _Run:
+    """One call of the SDK's handler, and whether it came as far as the callback."""
+
+    claim: Claim
+    entered: bool = False
+
+
+#: The run that this thread is in. The SDK calls the callbacks with nothing of ours.
+_current: ContextVar[_Run] = ContextVar("current_run")
+
+
+class Runner:
+    """Runs claims, one at a time in each thread that calls it."""
+
+    def __init__(
+        self, registry: Registry, client: stripe.StripeClient, inbox: Inbox, leases: Leases
+    ) -> None:
+        """Take the parts, and build the SDK's handler from the ``registry``."""
+        self._inbox = inbox
+        self._leases = leases
+        self._handler = registry.register(client, wrap=_wrap)
+
+    def run(self, claim: Claim) -> str:
+        """Run the callback for ``claim`` and return the outcome once it is recorded.
+
+        Returns ``handled``, ``gave_up`` or ``unreadable``. Raises ``CallbackFailed`` when the
+        callback raised (the event is pending again), ``Deferred`` when another attempt took
+        the event meanwhile, ``Unavailable`` when the outcome could not be recorded yet.
+        """
+        with (
+            self._leases.held(claim),
+            structlog.contextvars.bound_contextvars(event_id=claim.event_id, event_type=claim.type),
+        ):
+            outcome, settle = self._call(claim)
+            self._settle(claim, settle)
+        if outcome == "failed":
+            raise CallbackFailed("the callback failed; the event will be retried", reason="raised")
+        return outcome
+
+    def _call(self, claim: Claim) -> tuple[str, Callable[[], bool]]:
+        """Call the SDK's handler. Returns the outcome, and how to record it."""
+        run = _Run(claim)
+        token = _current.set(run)
+        try:
+            self._handler.handle(claim.body)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - sys.exit() is a failure too
+            return self._judge(run, error)
+        except BaseException:
+            self._inbox.fail(claim, "interrupted")
+            raise
+        finally:
+            _current.reset(token)
+        return "handled", lambda: self._inbox.finish(claim)
+
+    def _judge(self, run: _Run, error: BaseException) -> tuple[str, Callable[[], bool]]:
+        """Say what an ``error`` means: for an event that it can never, or not now, be run."""
+        claim, reason = run.claim, _reason(error)
+        if not run.entered:
+            log.error("event_unreadable", attempt=claim.attempt, reason=reason)
+            return "unreadable", lambda: self._inbox.bury(claim, "unreadable", reason)
+        if isinstance(error, GiveUp):
+            reason = _clean(str(error.reason))
+            log.error("callback_gave_up", attempt=claim.attempt, reason=reason)
+            return "gave_up", lambda: self._inbox.bury(claim, "gave_up", reason)
+        log.error("callback_raised", attempt=claim.attempt, exc_info=error)
+        return "failed", lambda: self._inbox.fail(claim, reason)
+
+    def _settle(self, claim: Claim, settle: Callable[[], bool]) -> None:
+        try:
+            settled = settle()
+        except Unavailable:
+            self._leases.settle_later(claim, settle)
+            raise
+        if not settled:
+            log.warning("claim_lost", attempt=claim.attempt)
+            raise Deferred(
+                "the event was taken over by another attempt", reason="claim_lost", retry_after=1
+            )
+
+
+def _wrap(module: Module) -> Callback:
+    """Return the module's callback as it is given to the SDK's handler.
+
+    What is raised before the wrapped callback is entered comes from reading the notification,
+    what is raised after that from the callback: by their types they cannot be told apart.
+    """
+    callback = module.callback
+
+    def call(notif: Any, client: stripe.StripeClient, *details: Any) -> None:
+        run = _current.get()
+        if notif.id != run.claim.event_id:  # the SDK unwraps envelopes of other services
+            raise ValueError("the notification is of another event than the one recorded")
+        run.entered = True
+        result = callback(notif, client, *details)
+        if inspect.isawaitable(result):
+            getattr(result, "close", lambda: None)()
+            raise TypeError(f"{module.file}: handle returned an awaitable, which never ran")
+
+    return call
+
+
+def _reason(error: BaseException) -> str:
+    # format_exception_only() survives an exception whose own __str__ raises.
+    return _clean("".join(traceback.format_exception_only(error)).strip())
+
+
+def _clean(text: str) -> str:
+    """Return ``text`` as both databases can store it: no NUL, no lone surrogate, not long."""
+    storable = text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
+    return storable[:REASON_LENGTH]

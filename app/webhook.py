@@ -1,0 +1,62 @@
+"""The HTTP edge: bytes and a header in, a status out. It knows no Stripe."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+
+import structlog
+from flask import Blueprint, Response, jsonify, request
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from app.errors import DeliveryError, TooLarge
+from app.receiver import Delivery
+from app.service import service
+
+#: Outcomes that nobody needs to look at.
+EXPECTED = ("handled", "duplicate")
+
+log = structlog.get_logger(__name__)
+
+blueprint = Blueprint("webhook", __name__)
+
+
+@blueprint.post("/webhook", provide_automatic_options=False)
+def receive() -> Response:
+    """Take one delivery of an event notification (https://docs.stripe.com/webhooks)."""
+    started = time.perf_counter()
+    delivery = Delivery()
+    try:
+        signature = request.headers.get("Stripe-Signature")
+        outcome = service().receiver.receive(_body(), signature, delivery)
+    except DeliveryError as error:
+        _log(delivery, started, outcome=error.outcome, status=error.status, reason=error.reason)
+        return _error(error)
+    except Exception:
+        _log(delivery, started, outcome="failed", status=500, reason="internal_error")
+        raise
+    _log(delivery, started, outcome=outcome, status=200)
+    return jsonify(success=True, outcome=outcome)
+
+
+def _body() -> bytes:
+    try:
+        return request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        raise TooLarge("the body is too large", reason="body_too_large") from None
+
+
+def _error(error: DeliveryError) -> Response:
+    response = jsonify(error=error.message)
+    response.status_code = error.status
+    if error.retry_after is not None:
+        response.headers["Retry-After"] = str(error.retry_after)
+    return response
+
+
+def _log(delivery: Delivery, started: float, outcome: str, **fields: object) -> None:
+    """Write the one line of this delivery."""
+    known = {name: value for name, value in asdict(delivery).items() if value is not None}
+    duration = round((time.perf_counter() - started) * 1000, 2)
+    write = log.info if outcome in EXPECTED else log.warning
+    write("delivery", **known, outcome=outcome, **fields, duration_ms=duration)

@@ -1,0 +1,49 @@
+"""``flask handlers list``: what is plugged in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from tests.conftest import Receiver
+
+MODULE = '"""Greets."""\ndef handle(notif, client): pass\n'
+
+
+def test_types_files_and_summaries_are_listed(make_receiver: Callable[..., Receiver]) -> None:
+    """Each type with its file and the first line of its docstring, the fallback last."""
+    receiver = make_receiver({"v1_invoice_paid": MODULE, "v1_customer_created": MODULE})
+    package = receiver.service.settings.handlers_package
+
+    result = receiver.app.test_cli_runner().invoke(args=["handlers", "list"])
+
+    assert result.exit_code == 0
+    assert [line.split() for line in result.stdout.splitlines()] == [
+        ["v1.customer.created", f"{package}/v1_customer_created.py", "Greets."],
+        ["v1.invoice.paid", f"{package}/v1_invoice_paid.py", "Greets."],
+        ["fallback", f"{package}/fallback.py"],
+    ]
+
+
+def test_empty_list_has_words(receiver: Receiver) -> None:
+    """Without a module it says where the events go."""
+    result = receiver.app.test_cli_runner().invoke(args=["handlers", "list"])
+
+    assert result.stdout.startswith("No event type has a handler module; every event goes to")
+
+
+def test_json_is_for_programs(make_receiver: Callable[..., Receiver]) -> None:
+    """--json prints one list, and nothing else."""
+    receiver = make_receiver({"v1_customer_created": MODULE})
+    package = receiver.service.settings.handlers_package
+
+    result = receiver.app.test_cli_runner().invoke(args=["handlers", "list", "--json"])
+
+    assert json.loads(result.stdout) == [
+        {
+            "type": "v1.customer.created",
+            "file": f"{package}/v1_customer_created.py",
+            "summary": "Greets.",
+        },
+        {"type": "fallback", "file": f"{package}/fallback.py", "summary": ""},
+    ]

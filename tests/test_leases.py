@@ -1,0 +1,151 @@
+"""Leases are renewed while a callback runs, by one thread for all of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from app.errors import Unavailable
+from app.inbox import Claim, Inbox, NewEvent
+from app.leases import Leases
+from tests.test_runner import wait_for
+
+EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")
+LEASE = 0.3
+
+
+@pytest.fixture
+def inbox(database_url: str) -> Iterator[Inbox]:
+    """An inbox with short leases."""
+    inbox = Inbox(database_url, lease_seconds=LEASE)
+    yield inbox
+    inbox.close()
+
+
+def claim(inbox: Inbox, event: NewEvent = EVENT) -> Claim:
+    """Accept a delivery that has to get the claim."""
+    accepted = inbox.accept(event)
+    assert accepted.claim is not None
+    return accepted.claim
+
+
+def lease_end(inbox: Inbox) -> float:
+    """Return when the lease of the event ends."""
+    event = inbox.find("evt_1")
+    assert event is not None
+    assert event.lease_until is not None
+    return event.lease_until
+
+
+def test_lease_is_renewed_while_the_callback_runs(inbox: Inbox) -> None:
+    """A callback of many leases' length keeps its event: nobody else gets the claim."""
+    mine = claim(inbox)
+    first = lease_end(inbox)
+
+    with Leases(inbox, LEASE).held(mine):
+        wait_for(lambda: lease_end(inbox) > first + 3 * LEASE)
+        assert inbox.accept(EVENT).claim is None
+    assert inbox.finish(mine)
+
+
+def test_lease_is_not_renewed_after_the_callback(inbox: Inbox) -> None:
+    """An event that was given back without being settled can be taken when its lease ends."""
+    mine = claim(inbox)
+    with Leases(inbox, LEASE).held(mine):
+        pass
+
+    wait_for(lambda: inbox.accept(EVENT).claim is not None)
+
+
+def test_lost_claim_is_said_once_and_not_renewed(
+    inbox: Inbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """When another attempt has the event, there is a warning, and that attempt is let alone."""
+    first = claim(inbox)
+    wait_for(lambda: inbox.accept(EVENT).claim is not None)
+
+    seen: list[str] = []
+
+    def look() -> str:
+        seen.append(said(capsys))
+        return "".join(seen)
+
+    with Leases(inbox, LEASE).held(first):
+        wait_for(lambda: "lease_lost" in look())
+        stop = threading.Event()
+        stop.wait(LEASE)
+    assert look().count("lease_lost") == 1
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return what was logged since the last look, whatever logging is set up to."""
+    printed = capsys.readouterr()
+    return printed.out + printed.err
+
+
+class Flaky(Inbox):
+    """The real inbox, except that its next ``failures`` renewals find it unreachable.
+
+    A subclass, because no real database can be away for just one statement.
+    """
+
+    failures = 0
+
+    def renew(self, claim: Claim) -> bool:
+        """Fail as often as told."""
+        if self.failures:
+            self.failures -= 1
+            raise Unavailable("away", reason="away")
+        return super().renew(claim)
+
+
+def test_failed_renewal_is_tried_again_within_the_lease(
+    sqlite_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An inbox that is away for a moment does not cost the claim."""
+    inbox = Flaky(sqlite_url, lease_seconds=LEASE)
+    mine = claim(inbox)
+    first = lease_end(inbox)
+    inbox.failures = 1
+
+    with Leases(inbox, LEASE).held(mine):
+        wait_for(lambda: lease_end(inbox) > first)
+    assert "lease_not_renewed" in said(capsys)
+    inbox.close()
+
+
+def test_what_could_not_be_settled_is_held_and_settled_later(inbox: Inbox) -> None:
+    """The result of a callback is kept, and its event held, until the inbox takes it."""
+    mine = claim(inbox)
+    first = lease_end(inbox)
+    leases = Leases(inbox, LEASE)
+    away = threading.Event()
+    away.set()
+    tried: list[bool] = []
+
+    def settle() -> bool:
+        if away.is_set():
+            tried.append(False)
+            raise Unavailable("away", reason="away")
+        return inbox.finish(mine)
+
+    with leases.held(mine):
+        leases.settle_later(mine, settle)
+    wait_for(lambda: lease_end(inbox) > first + 2 * LEASE and len(tried) > 1)
+    away.clear()
+
+    wait_for(lambda: (found := inbox.find("evt_1")) is not None and found.state == "done")
+    assert inbox.find("evt_1") is not None
+
+
+def test_one_thread_serves_all_claims(inbox: Inbox) -> None:
+    """Many callbacks at once do not need many threads to keep their leases."""
+    leases = Leases(inbox, LEASE)
+    before = threading.active_count()
+    first = claim(inbox)
+    second = claim(inbox, NewEvent("evt_2", "v1.x", livemode=False, context=None, body=b"{}"))
+
+    with leases.held(first), leases.held(second):
+        assert threading.active_count() == before + 1

@@ -1,0 +1,274 @@
+"""One claimed event is run through the SDK's handler, and what became of it is recorded."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from app.errors import CallbackFailed, Deferred, Unavailable
+from app.inbox import Claim, Inbox, NewEvent
+from app.receiver import Receiver as Core
+from app.testing import samples
+from app.testing.stripe_api import StripeApi
+from tests.conftest import Receiver
+
+TYPE = "v1.customer.created"
+CREATED = "v1_customer_created"
+
+MakeReceiver = Callable[..., Receiver]
+
+
+def accept(receiver: Receiver, notification: dict[str, Any] | None = None) -> Claim:
+    """Record a notification as its delivery would, and return the claim."""
+    body = samples.encode(notification or samples.notification(TYPE))
+    values = json.loads(body)
+    event = NewEvent(values["id"], values["type"], livemode=False, context=None, body=body)
+    claim = receiver.service.inbox.accept(event).claim
+    assert claim is not None
+    return claim
+
+
+def module(source: str) -> dict[str, str]:
+    """Return a handler module for customers whose callback has the given lines."""
+    return {CREATED: f"calls = []\ndef handle(notif, client):\n    calls.append(notif)\n{source}"}
+
+
+def test_callback_gets_the_notification_and_a_client(
+    make_receiver: MakeReceiver, stripe_api: StripeApi
+) -> None:
+    """fetch_event and fetch_related_object work, in the event's own context, with no ids given."""
+    source = "    calls.extend([notif.fetch_event(), notif.fetch_related_object(), client])\n"
+    receiver = make_receiver(module(source), stripe_api_base=stripe_api.url)
+    notification = samples.notification(TYPE, context="acct_1")
+    stripe_api.put_event(samples.event(notification))
+    stripe_api.put_related_object(notification, name="Jenny")
+
+    assert receiver.service.runner.run(accept(receiver, notification)) == "handled"
+
+    notif, event, customer, _client = receiver.module(CREATED).calls
+    assert type(notif).__name__ == "V1CustomerCreatedEventNotification"
+    assert event.id == notification["id"]
+    assert customer.name == "Jenny"
+    assert [(asked.path, asked.stripe_context) for asked in stripe_api.asked] == [
+        (f"/v2/core/events/{notification['id']}", "acct_1"),
+        (notification["related_object"]["url"], "acct_1"),
+    ]
+    assert {asked.request_trigger for asked in stripe_api.asked} == {f"event={notification['id']}"}
+
+
+def test_success_is_recorded(make_receiver: MakeReceiver) -> None:
+    """Return: done."""
+    receiver = make_receiver(module(""))
+    claim = accept(receiver)
+
+    assert receiver.service.runner.run(claim) == "handled"
+    assert receiver.event(claim.event_id).state == "done"
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("    raise ValueError('no such plan')\n", "ValueError: no such plan"),
+        ("    raise KeyError('id')\n", "KeyError: 'id'"),
+        ("    import sys; sys.exit(1)\n", "SystemExit: 1"),
+        ("    raise ValueError('a\\0b\\ud800')\n", "ValueError: a\ufffdb?"),
+        ("    raise ValueError('x' * 5000)\n", "ValueError: " + "x" * 988),
+        (
+            "    class Odd(Exception):\n"
+            "        def __str__(self): raise TypeError\n"
+            "    raise Odd\n",
+            "{package}.v1_customer_created.handle.<locals>.Odd: <exception str() failed>",
+        ),
+        (
+            "    import stripe\n"
+            "    raise stripe.SignatureVerificationError('not ours', 'header', 'marker')\n",
+            "stripe._error.SignatureVerificationError: not ours",
+        ),
+    ],
+    ids=["value", "key", "exit", "unstorable", "long", "unprintable", "verification"],
+)
+def test_raising_releases_the_event(
+    make_receiver: MakeReceiver,
+    capsys: pytest.CaptureFixture[str],
+    database_url: str,
+    source: str,
+    reason: str,
+) -> None:
+    """Raise anything: try again. The reason is kept and logged with the traceback."""
+    receiver = make_receiver(module(source), database_url=database_url)
+    claim = accept(receiver)
+
+    with pytest.raises(CallbackFailed, match="the callback failed"):
+        receiver.service.runner.run(claim)
+
+    event = receiver.event(claim.event_id)
+    assert (event.state, event.outcome) == ("pending", "failed")
+    package = receiver.service.settings.handlers_package
+    assert event.reason == reason.format(package=package)
+    (line,) = lines(capsys, "callback_raised")
+    assert (line["event_id"], line["event_type"], line["attempt"]) == (claim.event_id, TYPE, 1)
+    assert f"{CREATED}.py" in line["exception"]
+
+
+def lines(capsys: pytest.CaptureFixture[str], name: str) -> list[dict[str, Any]]:
+    """Return the lines of that name that were logged."""
+    logged = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    return [line for line in logged if line["event"] == name]
+
+
+def test_interrupt_releases_the_event_and_goes_on(make_receiver: MakeReceiver) -> None:
+    """Ctrl-C in a command that runs events is not swallowed, and loses nothing."""
+    receiver = make_receiver(module("    raise KeyboardInterrupt\n"))
+    claim = accept(receiver)
+
+    with pytest.raises(KeyboardInterrupt):
+        receiver.service.runner.run(claim)
+
+    event = receiver.event(claim.event_id)
+    assert (event.state, event.reason) == ("pending", "interrupted")
+
+
+def test_giving_up_makes_the_event_dead(make_receiver: MakeReceiver) -> None:
+    """Raise GiveUp: never again, and the reason is kept for a person."""
+    receiver = make_receiver(module("    from app import GiveUp\n    raise GiveUp('no plan')\n"))
+    claim = accept(receiver)
+
+    assert receiver.service.runner.run(claim) == "gave_up"
+    event = receiver.event(claim.event_id)
+    assert (event.state, event.outcome, event.reason) == ("dead", "gave_up", "no plan")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"related_object": None},
+        {"context": 7},
+        {"reason": [1]},
+        {"detail": {"object": "v2.core.event", "id": "evt_other", "type": TYPE}},
+        {
+            "detail": {
+                "object": "v2.core.event",
+                "id": "evt_other",
+                "type": TYPE,
+                "created": "",
+                "related_object": {"id": "cus_1", "type": "customer", "url": "/v1/x"},
+            }
+        },
+    ],
+    ids=["related_object", "context", "reason", "envelope", "another event in an envelope"],
+)
+def test_what_the_sdk_cannot_read_is_dead_and_not_run(
+    make_receiver: MakeReceiver, change: dict[str, Any]
+) -> None:
+    """An authentic event that this SDK cannot read waits for a person and an upgrade."""
+    receiver = make_receiver(module(""))
+    claim = accept(receiver, {**samples.notification(TYPE), **change})
+
+    assert receiver.service.runner.run(claim) == "unreadable"
+    event = receiver.event(claim.event_id)
+    assert (event.state, event.outcome) == ("dead", "unreadable")
+    assert event.reason
+    assert receiver.module(CREATED).calls == []
+
+
+def test_awaitable_that_nobody_awaits_is_a_failure(make_receiver: MakeReceiver) -> None:
+    """A decorator can hide ``async def`` from the check at start: it must not count as done."""
+    source = """
+        async def later(notif, client): pass
+        handle = lambda notif, client: later(notif, client)
+    """
+    receiver = make_receiver({CREATED: source})
+    claim = accept(receiver)
+
+    with pytest.raises(CallbackFailed):
+        receiver.service.runner.run(claim)
+    assert "returned an awaitable, which never ran" in str(receiver.event(claim.event_id).reason)
+
+
+def test_lines_of_a_callback_carry_the_event(
+    make_receiver: MakeReceiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a callback logs, by structlog or the standard library, can be found by the event."""
+    source = (
+        "    import logging, structlog\n"
+        "    structlog.get_logger().info('mine')\n"
+        "    logging.getLogger('team').warning('theirs')\n"
+    )
+    receiver = make_receiver(module(source))
+    claim = accept(receiver)
+    receiver.service.runner.run(claim)
+
+    logged = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["event"] for line in logged] == ["mine", "theirs"]
+    assert {(line["event_id"], line["event_type"]) for line in logged} == {(claim.event_id, TYPE)}
+
+
+def test_runner_that_lost_its_claim_does_not_settle(
+    make_receiver: MakeReceiver, database_url: str
+) -> None:
+    """When another attempt took the event meanwhile, this one's success is not recorded."""
+    receiver = make_receiver(module(""), database_url=database_url)
+    claim = accept(receiver)
+    late = replace(claim, attempt=claim.attempt - 1)
+
+    with pytest.raises(Deferred, match="taken over"):
+        receiver.service.runner.run(late)
+
+    event = receiver.event(claim.event_id)
+    assert (event.state, event.attempt) == ("running", 1)
+
+
+class Unreachable(Inbox):
+    """The real inbox, except that it cannot be reached while ``away`` is set.
+
+    A subclass, because no real database can be away for one statement and back for the next
+    at a moment that a test can choose; tests/test_processes.py stops a real PostgreSQL.
+    """
+
+    away = threading.Event()
+
+    def finish(self, claim: Claim) -> bool:
+        """Fail while away."""
+        if self.away.is_set():
+            raise Unavailable("away", reason="away")
+        return super().finish(claim)
+
+
+def test_success_that_could_not_be_recorded_is_recorded_later(
+    make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A callback that succeeded while the inbox was away is not run again when it is back."""
+    monkeypatch.setattr("app.Inbox", Unreachable)
+    receiver = make_receiver(module(""), lease_seconds=1)
+    claim = accept(receiver)
+    Unreachable.away.set()
+
+    with pytest.raises(Unavailable):
+        receiver.service.runner.run(claim)
+    assert receiver.event(claim.event_id).state == "running"
+    Unreachable.away.clear()
+
+    wait_for(lambda: receiver.event(claim.event_id).state == "done")
+    assert receiver.module(CREATED).calls[1:] == []
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait until the condition holds; fail when it does not within ``seconds``."""
+    stop = threading.Event()
+    for _ in range(int(seconds * 100)):
+        if condition():
+            return
+        stop.wait(0.01)
+    pytest.fail("the condition did not come to hold")
+
+
+def test_one_handler_serves_all(make_receiver: MakeReceiver) -> None:
+    """The receiver and every other way in share one runner."""
+    receiver = make_receiver()
+    assert isinstance(receiver.service.receiver, Core)
+    assert receiver.service.receiver._runner is receiver.service.runner  # noqa: SLF001 - the wiring
