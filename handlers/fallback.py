@@ -1,0 +1,26 @@
+"""Logs events of types that have no module, so that none goes by unseen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from stripe import StripeClient, UnhandledNotificationDetails
+    from stripe.v2.core import EventNotification
+
+log = structlog.get_logger(__name__)
+
+
+def handle(
+    notif: EventNotification,  # noqa: ARG001 - its id and type are in every line already
+    client: StripeClient,  # noqa: ARG001 - given to every callback
+    details: UnhandledNotificationDetails,
+) -> None:
+    """Log the type, and whether the installed SDK knows it.
+
+    A type that the SDK does not know is newer than the SDK: upgrade it, or handle the type in
+    a module that names it as ``EVENT_TYPE``.
+    """
+    log.warning("event_without_handler", known_to_sdk=details.is_known_event_type)
