@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
-from dataclasses import asdict
 
 import structlog
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.errors import DeliveryError, TooLarge
@@ -36,7 +36,7 @@ def receive() -> Response:
         _log(delivery, started, outcome="failed", status=500, reason="internal_error")
         raise
     _log(delivery, started, outcome=outcome, status=200)
-    return jsonify(success=True, outcome=outcome)
+    return _json(200, {"success": True, "outcome": outcome})
 
 
 def _body() -> bytes:
@@ -47,16 +47,20 @@ def _body() -> bytes:
 
 
 def _error(error: DeliveryError) -> Response:
-    response = jsonify(error=error.message)
-    response.status_code = error.status
+    response = _json(error.status, {"error": error.message})
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     return response
 
 
+def _json(status: int, values: dict[str, object]) -> Response:
+    return Response(json.dumps(values) + "\n", status, mimetype="application/json")
+
+
 def _log(delivery: Delivery, started: float, outcome: str, **fields: object) -> None:
     """Write the one line of this delivery."""
-    known = {name: value for name, value in asdict(delivery).items() if value is not None}
+    known = {name: getattr(delivery, name) for name in delivery.__slots__}
+    known = {name: value for name, value in known.items() if value is not None}
     duration = round((time.perf_counter() - started) * 1000, 2)
     write = log.info if outcome in EXPECTED else log.warning
     write("delivery", **known, outcome=outcome, **fields, duration_ms=duration)

@@ -10,7 +10,7 @@ import pytest
 from app.errors import Unavailable
 from app.inbox import Claim, Inbox, NewEvent
 from app.leases import Leases
-from tests.test_runner import wait_for
+from tests.waiting import wait_for
 
 EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")
 LEASE = 0.3

@@ -16,6 +16,7 @@ from app.receiver import Receiver as Core
 from app.testing import samples
 from app.testing.stripe_api import StripeApi
 from tests.conftest import Receiver
+from tests.waiting import wait_for
 
 TYPE = "v1.customer.created"
 CREATED = "v1_customer_created"
@@ -255,16 +256,6 @@ def test_success_that_could_not_be_recorded_is_recorded_later(
 
     wait_for(lambda: receiver.event(claim.event_id).state == "done")
     assert receiver.module(CREATED).calls[1:] == []
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait until the condition holds; fail when it does not within ``seconds``."""
-    stop = threading.Event()
-    for _ in range(int(seconds * 100)):
-        if condition():
-            return
-        stop.wait(0.01)
-    pytest.fail("the condition did not come to hold")
 
 
 def test_one_handler_serves_all(make_receiver: MakeReceiver) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from app.cli.events import events
-from app.cli.handlers import handlers
+from app.cli import events, handlers
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -13,5 +12,5 @@ if TYPE_CHECKING:
 
 def register(app: Flask) -> None:
     """Add all groups to ``flask`` for ``app``."""
-    app.cli.add_command(events)
-    app.cli.add_command(handlers)
+    app.cli.add_command(events.events)
+    app.cli.add_command(handlers.handlers)

@@ -15,8 +15,8 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
-from app.inbox import migrate, statements
-from app.inbox.database import SQLITE_VERSION, Database, journal_mode
+from app.inbox import migrate, sqlite, statements
+from app.inbox.database import Database
 
 log = structlog.get_logger(__name__)
 
@@ -87,6 +87,7 @@ class Inbox:
         """Take the database's ``url`` and for how many seconds a claim holds unless renewed."""
         self._database = Database(url)
         self._lease_seconds = lease_seconds
+        self._host = socket.gethostname()
         self._migrated = False
         self._migrating = threading.Lock()
 
@@ -104,15 +105,15 @@ class Inbox:
             self._migrated = True
 
     def _warn_about_sqlite(self) -> None:
-        if self._database.file and journal_mode(SQLITE_VERSION) != "WAL":
+        if self._database.file and sqlite.journal_mode(sqlite.VERSION) != "WAL":
             log.warning(
                 "sqlite_without_wal",
-                sqlite_version=".".join(map(str, SQLITE_VERSION)),
+                sqlite_version=".".join(map(str, sqlite.VERSION)),
                 advice="this SQLite can lose commits in WAL mode; slower but safe TRUNCATE is"
                 " used. SQLite 3.51.3 or newer (the package pysqlite3) has the correction",
             )
 
-    def _write(self, statement: sa.Executable, **parameters: Any) -> sa.Row[Any] | None:
+    def _write(self, statement: sa.Executable, **parameters: Any) -> tuple[Any, ...] | None:
         if not self._migrated:  # the database was not there when the service started
             self.migrate()
         return self._database.execute(statement, parameters)
@@ -124,7 +125,8 @@ class Inbox:
         claiming are one statement, so of any number of simultaneous deliveries one gets the
         claim.
         """
-        token = _token()
+        # A name for this claim that no other process or thread can come upon.
+        token = f"{self._host}:{os.getpid()}:{os.urandom(8).hex()}"
         row = self._write(
             statements.ACCEPT,
             **_values(event),
@@ -197,14 +199,10 @@ def _values(event: NewEvent) -> dict[str, Any]:
     }
 
 
-def _token() -> str:
-    """Return a name for one claim that no other process or thread can come upon."""
-    return f"{socket.gethostname()}:{os.getpid()}:{os.urandom(8).hex()}"
-
-
-def _accepted(row: sa.Row[Any] | None, token: str | None) -> Accepted:
+def _accepted(row: tuple[Any, ...] | None, token: str | None) -> Accepted:
     assert row is not None  # noqa: S101 - an upsert without a WHERE always returns its row
+    event_id, event_type, body, state, outcome, attempt, claimed_by = row
     claim = None
-    if token is not None and row.claimed_by == token:
-        claim = Claim(row.id, row.attempt, row.type, row.body)
-    return Accepted(row.state, row.outcome, row.attempt, claim)
+    if token is not None and claimed_by == token:
+        claim = Claim(event_id, attempt, event_type, body)
+    return Accepted(state, outcome, attempt, claim)

@@ -1,4 +1,4 @@
-"""One lock that the threads and processes of this machine share.
+"""One lock that the processes of this machine share.
 
 SQLite's own busy handler sleeps and is unfair: under load a writer can starve for seconds.
 A lock on a file beside the database, taken by every process for every write, serves them
@@ -9,71 +9,66 @@ from __future__ import annotations
 
 import fcntl
 import os
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from app.errors import Unavailable
 
 #: Seconds that a write waits for the lock before the delivery is answered 503.
-LOCK_TIMEOUT = 5.0
+TIMEOUT = 5.0
 
 #: Seconds between two looks at the lock, growing from the first to the last.
-LOCK_POLL = (0.0002, 0.005)
+POLL = (0.0002, 0.005)
 
 
 class FileLock:
-    """A lock that threads and processes of this machine share, by a file.
+    """A lock among processes, by a file. Among threads its user has to have one of its own.
 
-    It is taken first among the threads, then among the processes. ``flock`` has no time-out
-    and a stopped process would hold up all others for ever, so it is asked for in a loop.
+    ``flock`` has no time-out, and a process that was stopped with the lock in its hands would
+    hold up all others for ever. So it is asked for in a loop that ends.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Take the ``path`` of the file, which is made when the lock is first taken."""
+    def __init__(self, path: Path, *, timeout: float = TIMEOUT) -> None:
+        """Take the ``path`` of the file, which is made when the lock is first taken.
+
+        Entering raises ``Unavailable`` after ``timeout`` seconds without the lock.
+        """
         self._path = path
-        self._threads = threading.Lock()
+        self._timeout = timeout
         self._descriptor: int | None = None
-        os.register_at_fork(after_in_child=self._forget)
 
-    def _forget(self) -> None:
-        # flock belongs to the open file, which a child shares with its parent: it would
-        # hold the lock whenever the parent does.
-        self._threads = threading.Lock()
-        self._descriptor = None
-
-    @contextmanager
-    def held(self, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
-        """Hold the lock. Raises ``Unavailable`` after ``timeout`` seconds without it."""
-        deadline = time.monotonic() + timeout
-        if not self._threads.acquire(timeout=timeout):
-            raise _locked()
-        try:
-            descriptor = self._lock_file(deadline)
-            try:
-                yield
-            finally:
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-        finally:
-            self._threads.release()
-
-    def _lock_file(self, deadline: float) -> int:
+    def __enter__(self) -> None:
+        """Take the lock."""
         if self._descriptor is None:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        pause, longest = LOCK_POLL
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._wait(self._descriptor)
+
+    def _wait(self, descriptor: int) -> None:
+        deadline = time.monotonic() + self._timeout
+        pause, longest = POLL
         while True:
+            time.sleep(pause)
+            pause = min(pause * 1.5, longest)
             try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise _locked() from None
-                time.sleep(pause)
-                pause = min(pause * 1.5, longest)
+                    raise Unavailable(
+                        "the inbox is busy", reason="inbox_locked", retry_after=5
+                    ) from None
             else:
-                return self._descriptor
+                return
 
+    def __exit__(self, *_error: object) -> None:
+        """Release the lock."""
+        if self._descriptor is not None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
-def _locked() -> Unavailable:
-    return Unavailable("the inbox is busy", reason="inbox_locked", retry_after=5)
+    def close(self) -> None:
+        """Close the file. A lock that is held is released."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import gc
 import os
-import sqlite3
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from app.errors import Unavailable
-from app.inbox import Inbox, NewEvent, database
-from app.inbox.database import Database, journal_mode
+from app.inbox import Inbox, NewEvent, sqlite
+from app.inbox.database import Database
+from app.inbox.lock import FileLock
+from app.inbox.sqlite import SqliteWriter
+from tests.waiting import wait_for
 
 EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")
 
@@ -37,7 +40,7 @@ EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, b
 )
 def test_wal_is_used_only_where_it_cannot_lose_commits(version: tuple[int, ...], mode: str) -> None:
     """The WAL-reset bug is in all versions before 3.51.3 but two backports."""
-    assert journal_mode(version) == mode
+    assert sqlite.journal_mode(version) == mode
 
 
 def pragma(inbox: Inbox, name: str) -> object:
@@ -53,7 +56,7 @@ def test_sqlite_runs_in_wal_with_the_correction(sqlite_url: str) -> None:
 
     assert pragma(inbox, "journal_mode") == "wal"
     assert pragma(inbox, "synchronous") == 1  # NORMAL: see the comment in database.py
-    assert pragma(inbox, "busy_timeout") == database.BUSY_TIMEOUT_MS
+    assert pragma(inbox, "busy_timeout") == sqlite.BUSY_TIMEOUT_MS
     inbox.close()
 
 
@@ -61,9 +64,7 @@ def test_affected_sqlite_is_used_without_wal_and_warned_about_once(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On a machine without a corrected SQLite the service is slower, not unsafe."""
-    monkeypatch.setattr(database, "sqlite", sqlite3)
-    monkeypatch.setattr("app.inbox.SQLITE_VERSION", (3, 40, 1))
-    monkeypatch.setattr(database, "SQLITE_VERSION", (3, 40, 1))
+    monkeypatch.setattr(sqlite, "VERSION", (3, 40, 1))
     inbox = Inbox(sqlite_url, lease_seconds=30)
 
     inbox.migrate()
@@ -81,8 +82,8 @@ def test_without_the_wheel_pythons_own_sqlite_is_used() -> None:
     """Where there is no wheel of pysqlite3 the service starts all the same."""
     code = (
         "import sys; sys.modules['pysqlite3'] = None\n"
-        "from app.inbox import database\n"
-        "import sqlite3; print(database.sqlite is sqlite3)"
+        "from app.inbox import sqlite\n"
+        "import sqlite3; print(sqlite.driver is sqlite3)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
@@ -134,29 +135,120 @@ def test_failed_statement_does_not_spoil_the_next(sqlite_url: str) -> None:
     base.close()
 
 
-def test_lost_connection_is_replaced_once(postgresql_url: str) -> None:
-    """A statement that loses its connection twice is given up on: 503, and no endless loop."""
+def test_connection_that_is_lost_twice_is_given_up(postgresql_url: str) -> None:
+    """A statement that loses its connection is sent once more: 503 then, and no endless loop."""
     base = Database(postgresql_url)
     suicide = sa.text("SELECT pg_terminate_backend(pg_backend_pid())")
 
     with pytest.raises(Unavailable) as raised:
         base.execute(suicide, {})
     assert "terminating connection" in raised.value.reason
-    assert base.read(sa.text("SELECT 1"), {})
+    assert base.execute(sa.text("SELECT 1"), {}) == (1,)
     base.close()
 
 
-def test_each_thread_has_a_connection_of_its_own(sqlite_url: str) -> None:
-    """Threads do not wait for each other's connection, and one that ended leaves nothing open."""
-    inbox = Inbox(sqlite_url, lease_seconds=30)
+def test_threads_that_ended_leave_no_connection(postgresql_url: str) -> None:
+    """Each thread has a connection of its own, which another can have when it has ended."""
+    inbox = Inbox(postgresql_url, lease_seconds=30)
     inbox.check()
-    threads = [threading.Thread(target=inbox.check) for _ in range(3)]
-    for thread in threads:
+    for _ in range(5):
+        thread = threading.Thread(target=inbox.check)
         thread.start()
+        thread.join(30)
+
+    count = sa.text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
+    # This thread's, the one that the five used in turn, and the one that counts.
+    assert inbox._database.read(count, {})[0][0] <= 3  # noqa: SLF001 - no other way
+    inbox.close()
+
+
+def test_statements_that_wait_are_written_together(sqlite_url: str) -> None:
+    """While one thread writes others queue up, and the next writes for all in one transaction."""
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    inbox.migrate()
+    writer = inbox._database._get_writer()  # noqa: SLF001 - to hold its turn
+    assert isinstance(writer, SqliteWriter)
+    results: list[object] = []
+    threads = [
+        threading.Thread(target=lambda n=n: results.append(inbox.accept(numbered(n)).attempt))
+        for n in range(10)
+    ]
+    with writer._turn:  # noqa: SLF001
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: len(writer._waiting) == 10)  # noqa: SLF001
     for thread in threads:
         thread.join(30)
 
+    assert results == [1] * 10
+    assert len(inbox.latest(100)) == 10
+    inbox.close()
+
+
+def test_one_that_cannot_be_written_does_not_spoil_the_others(sqlite_url: str) -> None:
+    """Of statements written together, the wrong one fails alone and the others are kept."""
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    inbox.migrate()
+    writer = inbox._database._get_writer()  # noqa: SLF001 - to hold its turn
+    assert isinstance(writer, SqliteWriter)
+    wrong = sa.text("INSERT INTO events (id) VALUES ('evt_wrong')")
+    refused: list[Unavailable] = []
+
+    def write_wrong() -> None:
+        with pytest.raises(Unavailable) as raised:
+            inbox._database.execute(wrong, {})  # noqa: SLF001
+        refused.append(raised.value)
+
+    threads = [threading.Thread(target=inbox.accept, args=[numbered(n)]) for n in range(3)]
+    threads.insert(1, threading.Thread(target=write_wrong))
+    with writer._turn:  # noqa: SLF001
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: len(writer._waiting) == 4)  # noqa: SLF001
+    for thread in threads:
+        thread.join(30)
+
+    assert ["NOT NULL constraint failed" in error.reason for error in refused] == [True]
+    assert {event.id for event in inbox.latest(100)} == {"evt_0", "evt_1", "evt_2"}
+    inbox.close()
+
+
+def test_turn_that_does_not_come_is_unavailable(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A delivery is answered 503 rather than kept for ever."""
+    monkeypatch.setattr(sqlite, "TURN_TIMEOUT", 0.05)
+    inbox = Inbox(sqlite_url, lease_seconds=30)
     inbox.check()
+    writer = inbox._database._get_writer()  # noqa: SLF001 - to hold its turn
+    assert isinstance(writer, SqliteWriter)
+
+    with writer._turn, pytest.raises(Unavailable) as raised:  # noqa: SLF001
+        inbox.check()
+    assert raised.value.reason == "inbox_locked"
+    inbox.check()
+    inbox.close()
+
+
+def numbered(number: int) -> NewEvent:
+    """Return an event of its own."""
+    return replace(EVENT, id=f"evt_{number}")
+
+
+def test_lock_held_elsewhere_is_unavailable_and_then_well(sqlite_url: str, tmp_path: Path) -> None:
+    """A process that was stopped with the lock holds the others up for seconds, not for ever."""
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    inbox.check()
+    other = FileLock(tmp_path / "var" / "inbox.sqlite3.lock")
+    writer = inbox._database._get_writer()  # noqa: SLF001 - to make its patience short
+    assert isinstance(writer, SqliteWriter)
+    writer._lock._timeout = 0.05  # noqa: SLF001
+
+    with other, pytest.raises(Unavailable) as raised:
+        inbox.check()
+    assert raised.value.reason == "inbox_locked"
+    inbox.check()
+    other.close()
     inbox.close()
 
 
@@ -173,17 +265,17 @@ def test_connection_is_not_shared_across_a_fork(database_url: str) -> None:
     """A child of a process that used the inbox connects anew, and both go on."""
     inbox = Inbox(database_url, lease_seconds=30)
     inbox.accept(EVENT)
-    parents = inbox._database._connection()  # noqa: SLF001 - the very connection is the point
+    parents = inbox._database._get_writer()  # noqa: SLF001 - the very connection is the point
 
     child = os.fork()
     if child == 0:
-        own = inbox._database._connection() is not parents  # noqa: SLF001
+        own = inbox._database._get_writer() is not parents  # noqa: SLF001
         inbox.check()
         gc.collect()
         os._exit(0 if own else 1)
 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert inbox._database._connection() is parents  # noqa: SLF001
+    assert inbox._database._get_writer() is parents  # noqa: SLF001
     inbox.check()
     inbox.close()
 

@@ -1,11 +1,9 @@
-"""The lock around every write to SQLite, among threads and among processes."""
+"""The lock among processes around every write to SQLite."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from app.inbox.lock import FileLock
-with FileLock(Path(sys.argv[1])).held():
+with FileLock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -27,47 +25,25 @@ def test_lock_can_be_taken_again(tmp_path: Path) -> None:
     """Who releases it can have it again, and the file is for nobody else to read."""
     lock = FileLock(tmp_path / "lock")
     for _ in range(2):
-        with lock.held():
+        with lock:
             pass
+        lock.close()
 
     assert (tmp_path / "lock").stat().st_mode & 0o077 == 0
 
 
-def test_threads_take_turns(tmp_path: Path) -> None:
-    """Two threads are never inside at once."""
-    lock = FileLock(tmp_path / "lock")
-    inside: list[int] = []
-
-    def work() -> None:
-        for _ in range(50):
-            with lock.held():
-                inside.append(1)
-                assert len(inside) == 1
-                inside.pop()
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert not inside
-
-
-def test_a_thread_that_waits_too_long_gives_up(tmp_path: Path) -> None:
+def test_lock_that_is_held_is_waited_for_and_then_given_up(tmp_path: Path) -> None:
     """A delivery is answered 503 rather than kept for ever."""
-    lock = FileLock(tmp_path / "lock")
-    refused: list[Unavailable] = []
+    first = FileLock(tmp_path / "lock")
+    second = FileLock(tmp_path / "lock", timeout=0.05)
+    with first, pytest.raises(Unavailable) as raised, second:
+        pass
 
-    def wait() -> None:
-        with pytest.raises(Unavailable) as raised, lock.held(timeout=0.05):
-            pass
-        refused.append(raised.value)
-
-    with lock.held():
-        thread = threading.Thread(target=wait)
-        thread.start()
-        thread.join(30)
-    assert [error.reason for error in refused] == ["inbox_locked"]
+    assert raised.value.reason == "inbox_locked"
+    with second:
+        pass
+    first.close()
+    second.close()
 
 
 def test_processes_exclude_each_other_until_one_is_killed(tmp_path: Path) -> None:
@@ -78,28 +54,27 @@ def test_processes_exclude_each_other_until_one_is_killed(tmp_path: Path) -> Non
     )
     assert holder.stdout is not None
     assert holder.stdin is not None
+    waiting = FileLock(path, timeout=0.05)
     try:
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(Unavailable), FileLock(path).held(timeout=0.05):
+        with pytest.raises(Unavailable), waiting:
             pass
     finally:
         holder.kill()
         holder.wait(30)
         holder.stdin.close()
         holder.stdout.close()
-    with FileLock(path).held(timeout=30):
+    with FileLock(path, timeout=30) as _:
         pass
+    waiting.close()
 
 
-def test_child_does_not_hold_its_parents_lock(tmp_path: Path) -> None:
-    """Flock belongs to the open file, which a fork shares: the child has to open its own."""
+def test_closing_releases_and_leaving_then_does_nothing(tmp_path: Path) -> None:
+    """A process that closes its files while it holds the lock does not hold it any more."""
     lock = FileLock(tmp_path / "lock")
-    with lock.held():
-        child = os.fork()
-        if child == 0:
-            try:
-                with lock.held(timeout=0.05):
-                    os._exit(1)
-            except Unavailable:
-                os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with lock:
+        lock.close()
+        other = FileLock(tmp_path / "lock", timeout=0.05)
+        with other:
+            pass
+        other.close()
