@@ -1,0 +1,252 @@
+"""A stand-in for Stripe's API: it serves the events and objects that it was given.
+
+It is a WSGI app, run on a port of this machine by ``serve()``, so that the real ``StripeClient``
+talks to it over real HTTP. It can be told to fail as the real one does, and remembers what it was
+asked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import struct
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from werkzeug import Request, Response
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from app.testing import samples
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+HOST = "127.0.0.1"
+CODES = {404: "resource_missing", 429: "rate_limit"}
+V2_CODES = {404: "not_found", 429: "rate_limit"}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request that the stand-in got. A header that was not sent is ``None``."""
+
+    method: str
+    path: str
+    query: str
+    stripe_context: str | None
+    request_trigger: str | None
+    idempotency_key: str | None
+    authorization: str | None
+    """Masked: ``Bearer sk_test_***``."""
+
+
+@dataclass(slots=True)
+class _Fault:
+    """What happens to the next ``times`` requests for ``path``, or for any path."""
+
+    path: str | None
+    times: int
+    strike: Callable[[Request], Response | None]
+
+    def hits(self, path: str) -> bool:
+        return self.times > 0 and self.path in {None, path}
+
+
+class StripeApi:
+    """The stand-in. All methods can be called from any thread, before and while it serves."""
+
+    def __init__(self) -> None:
+        """Begin with nothing to serve and no faults."""
+        self._lock = threading.Lock()
+        self._bodies: dict[str, bytes] = {}
+        self._faults: list[_Fault] = []
+        self._holds: list[threading.Event] = []
+        self._asked: list[Asked] = []
+        self._url: str | None = None
+
+    @property
+    def url(self) -> str:
+        """The address while it serves, for ``STRIPE_API_BASE``. ``RuntimeError`` otherwise."""
+        if self._url is None:
+            raise RuntimeError("The stand-in has an address only inside `with api.serve():`")
+        return self._url
+
+    @property
+    def asked(self) -> list[Asked]:
+        """Everything that was asked so far, failed requests included, in order of arrival."""
+        with self._lock:
+            return list(self._asked)
+
+    def put(self, path: str, body: Mapping[str, Any]) -> None:
+        """Answer requests for ``path`` with ``body`` from now on."""
+        with self._lock:
+            self._bodies[path] = json.dumps(body).encode()
+
+    def put_event(self, event: Mapping[str, Any]) -> None:
+        """Serve a full event (see ``samples.event``) at ``/v2/core/events/{id}``."""
+        self.put(f"/v2/core/events/{event['id']}", event)
+
+    def put_related_object(self, notification: Mapping[str, Any], **fields: object) -> None:
+        """Serve the related object of ``notification``, with ``fields``, at its own address."""
+        body = samples.api_object(notification, **fields)
+        self.put(notification["related_object"]["url"], body)
+
+    def remove(self, path: str) -> None:
+        """Answer requests for ``path`` with 404 from now on, like those for a deleted object."""
+        with self._lock:
+            self._bodies.pop(path, None)
+
+    def fail(
+        self,
+        path: str | None = None,
+        *,
+        status: int = 500,
+        times: int = 1,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Answer the next ``times`` requests for ``path``, or for any, with an error of Stripe's.
+
+        Faults apply in the order in which they were asked for. The SDK repeats 5xx and 409, and
+        429 only with the header ``Stripe-Should-Retry: true``.
+        """
+        self._add(_Fault(path, times, lambda request: _error(request, status, headers)))
+
+    def hold(self, path: str | None = None, *, times: int = 1) -> threading.Event:
+        """Let the next ``times`` requests for ``path``, or for any, wait, as in a time-out.
+
+        They are answered as soon as the returned event is set, or the stand-in ends.
+        """
+        release = threading.Event()
+        with self._lock:
+            self._holds.append(release)
+        self._add(_Fault(path, times, lambda _: _wait(release)))
+        return release
+
+    def reset(self, path: str | None = None, *, times: int = 1) -> None:
+        """Reset the connection of the next ``times`` requests for ``path``, or for any."""
+        self._add(_Fault(path, times, _reset))
+
+    @contextmanager
+    def serve(self, port: int = 0) -> Iterator[StripeApi]:
+        """Serve on 127.0.0.1 from a thread of its own; port 0 takes one that is free.
+
+        Requests that are still held when the block ends are let go.
+        """
+        server = make_server(HOST, port, self, threaded=True, request_handler=_Silent)
+        thread = threading.Thread(target=server.serve_forever, args=[0.05], daemon=True)
+        self._url = f"http://{HOST}:{server.port}"
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._url = None
+            self._release()
+            server.shutdown()
+            thread.join()
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request: this object is the WSGI app."""
+        request = Request(environ)
+        fault = self._record(request)
+        struck = fault.strike(request) if fault else None
+        response = struck or self._find(request)
+        return response(environ, start_response)
+
+    def _add(self, fault: _Fault) -> None:
+        with self._lock:
+            self._faults.append(fault)
+
+    def _record(self, request: Request) -> _Fault | None:
+        """Remember the request, and use up the fault that is meant for it, if there is one."""
+        with self._lock:
+            self._asked.append(_asked(request))
+            fault = next((fault for fault in self._faults if fault.hits(request.path)), None)
+            if fault:
+                fault.times -= 1
+            return fault
+
+    def _find(self, request: Request) -> Response:
+        with self._lock:
+            body = self._bodies.get(request.path)
+        return _error(request, 404) if body is None else _json(body)
+
+    def _release(self) -> None:
+        with self._lock:
+            for release in self._holds:
+                release.set()
+
+
+class _Silent(WSGIRequestHandler):
+    """Handles a connection without a line of log for each request."""
+
+    def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002 - named by werkzeug
+        """Drop the line: ``StripeApi.asked`` remembers the request."""
+
+    def connection_dropped(
+        self,
+        error: BaseException,  # noqa: ARG002 - named by werkzeug
+        environ: WSGIEnvironment | None = None,  # noqa: ARG002 - named by werkzeug
+    ) -> None:
+        """Do not wait for a second request on a connection that was reset."""
+        self.close_connection = True
+
+
+def _asked(request: Request) -> Asked:
+    headers = request.headers
+    return Asked(
+        method=request.method,
+        path=request.path,
+        query=request.query_string.decode(),
+        stripe_context=headers.get("Stripe-Context"),
+        request_trigger=headers.get("Stripe-Request-Trigger"),
+        idempotency_key=headers.get("Idempotency-Key"),
+        authorization=_masked(headers.get("Authorization")),
+    )
+
+
+def _masked(authorization: str | None) -> str | None:
+    """Keep of a key only what says its kind and mode."""
+    if authorization is None:
+        return None
+    kind = re.match(r"Bearer ([sr]k_(?:live|test)_)?", authorization)
+    return f"{kind[0] if kind else ''}***"
+
+
+def _error(request: Request, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """Answer in the form in which the SDK expects errors of the version that was asked.
+
+    (https://docs.stripe.com/api/errors)
+    """
+    version2 = request.path.startswith("/v2/")
+    error = {
+        "type": "api_error" if status >= 500 else "invalid_request_error",  # noqa: PLR2004 - HTTP's own numbers
+        "code": (V2_CODES if version2 else CODES).get(status),
+        "message": f"The stand-in answers {status} to {request.method} {request.path}",
+    }
+    if version2 and status == 429:  # noqa: PLR2004 - HTTP's own numbers
+        error["type"] = "rate_limit"
+    body = {"error": {name: value for name, value in error.items() if value}}
+    return _json(json.dumps(body).encode(), status, headers)
+
+
+def _json(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(body, status, dict(headers or {}), content_type="application/json")
+
+
+def _wait(release: threading.Event) -> None:
+    """Wait, then let the request be answered as usual."""
+    release.wait()
+
+
+def _reset(request: Request) -> Response:
+    """Close the connection so that the client gets a reset, not an end."""
+    connection: socket.socket = request.environ["werkzeug.socket"]
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    os.close(connection.detach())
+    raise ConnectionResetError(f"{request.path} was to be reset")

@@ -1,0 +1,218 @@
+"""``flask events send``: real signed deliveries to the real application, over HTTP."""
+
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskCliRunner
+from werkzeug.serving import make_server
+from werkzeug.wrappers import Response
+
+from app.cli import events
+from app.service import service
+
+TYPE = "v1.customer.created"
+
+
+@contextmanager
+def serving(app: Callable[..., object]) -> Iterator[str]:
+    """Serve a WSGI app on this machine, and give the address of its /webhook."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)  # type: ignore[arg-type]  # any WSGI app
+    thread = threading.Thread(target=server.serve_forever, args=[0.05])
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.port}/webhook"
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def url(app: Flask) -> Iterator[str]:
+    """The address of the application, served."""
+    with serving(app) as address:
+        yield address
+
+
+@pytest.fixture
+def send(runner: FlaskCliRunner, url: str) -> Callable[..., list[list[str]]]:
+    """A function that sends to the application, and returns the rows of the table as cells."""
+
+    def run(*arguments: str) -> list[list[str]]:
+        result = runner.invoke(args=["events", "send", "--url", url, *arguments])
+        assert result.exit_code == 0, result.stderr
+        return [re.split(r" {2,}", line) for line in result.stdout.splitlines()]
+
+    return run
+
+
+class TestSend:
+    """What is sent is what Stripe would send, and the answer is shown."""
+
+    def test_answer_is_shown(self, send: Callable[..., list[list[str]]]) -> None:
+        """The table has a row with id, type, status, outcome and milliseconds."""
+        head, row = send(TYPE)
+        assert head == ["event id", "type", "status", "outcome", "answer ms"]
+        assert row[0].startswith("evt_")
+        assert row[1:4] == [TYPE, "200", "handled"]
+        assert float(row[4]) > 0
+
+    def test_columns_are_aligned(self, runner: FlaskCliRunner, url: str) -> None:
+        """Each cell stands below its heading."""
+        result = runner.invoke(args=["events", "send", TYPE, "--url", url, "--times", "2"])
+        head, *rows = result.stdout.splitlines()
+        for row in rows:
+            assert row.index(TYPE) == head.index("type")
+            assert row.index(" 200 ") + 1 == head.index("status")
+            assert row.index("handled") == head.index("outcome")
+            assert len(row) == len(head)
+
+    def test_times(self, send: Callable[..., list[list[str]]]) -> None:
+        """Each of several events has an id of its own, and is handled."""
+        _, *rows = send(TYPE, "--times", "3")
+        assert [row[3] for row in rows] == ["handled"] * 3
+        assert len({row[0] for row in rows}) == 3
+
+    def test_duplicate(self, send: Callable[..., list[list[str]]]) -> None:
+        """A duplicate is the same event once more, and is known as such."""
+        _, first, second = send(TYPE, "--duplicate")
+        assert first[0] == second[0]
+        assert [first[3], second[3]] == ["handled", "duplicate"]
+
+    def test_context(self, app: Flask, send: Callable[..., list[list[str]]]) -> None:
+        """The context is part of the event."""
+        _, row = send(TYPE, "--context", "acct_1")
+        event = service(app).inbox.find(row[0])
+        assert event is not None
+        assert event.context == "acct_1"
+
+    def test_mode_is_that_of_the_key(self, send: Callable[..., list[list[str]]]) -> None:
+        """Events are of the service's own mode, unless the other one is asked for."""
+        assert send(TYPE)[1][3] == "handled"
+        assert send(TYPE, "--test")[1][3] == "handled"
+        assert send(TYPE, "--live")[1][3] == "wrong_mode"
+
+    def test_forged(self, send: Callable[..., list[list[str]]]) -> None:
+        """A forged delivery is signed with a secret that the service does not have."""
+        _, row = send(TYPE, "--forge")
+        assert row[2:4] == ["400", "the signature does not match the body"]
+
+    def test_stale(self, send: Callable[..., list[list[str]]]) -> None:
+        """A stale delivery was signed too long ago."""
+        _, row = send(TYPE, "--stale")
+        assert row[2:4] == ["400", "the signature is too old"]
+
+    def test_unknown_type_can_be_asked_for(self, send: Callable[..., list[list[str]]]) -> None:
+        """With --unknown a type that the SDK does not know is sent."""
+        _, row = send("v9.thing.made", "--unknown")
+        assert row[1:4] == ["v9.thing.made", "200", "handled"]
+
+    def test_first_secret_is_used(self, app: Flask, runner: FlaskCliRunner, url: str) -> None:
+        """Of several secrets the first one signs: here it is one that the service lacks."""
+        own = service(app)
+        secrets = ("whsec_fake_first", *own.settings.stripe_webhook_secrets)
+        changed = replace(own, settings=replace(own.settings, stripe_webhook_secrets=secrets))
+        app.extensions["service"] = changed
+        result = runner.invoke(args=["events", "send", TYPE, "--url", url])
+        assert "the signature does not match the body" in result.stdout
+
+    def test_port_is_the_settings(self, app: Flask, runner: FlaskCliRunner, url: str) -> None:
+        """Without --url it is sent to /webhook on this machine, at the service's own port."""
+        own = service(app)
+        port = int(url.split(":")[2].partition("/")[0])
+        app.extensions["service"] = replace(own, settings=replace(own.settings, port=port))
+        result = runner.invoke(args=["events", "send", TYPE])
+        assert "handled" in result.stdout
+
+
+class TestNoAnswer:
+    """When there is no answer, it says so, and what to do."""
+
+    def test_nothing_listens(self, runner: FlaskCliRunner) -> None:
+        """A port that nobody listens at: one sentence, exit code 1."""
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            url = f"http://127.0.0.1:{unused.getsockname()[1]}/webhook"
+            result = runner.invoke(args=["events", "send", TYPE, "--url", url])
+        assert result.exit_code == 1
+        assert result.stderr == (
+            f"Error: Nothing listens at {url}. Start the service with `make run`, or name its"
+            " address with --url.\n"
+        )
+
+    @pytest.mark.parametrize(
+        ("answer", "reason"), [(b"", "Remote end closed"), (b"garbage\r\n\r\n", "garbage")]
+    )
+    def test_no_http(self, answer: bytes, reason: str, runner: FlaskCliRunner) -> None:
+        """Something that is no HTTP server: what it did, exit code 1."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            thread = threading.Thread(target=_answer_once, args=[server, answer])
+            thread.start()
+            url = f"http://127.0.0.1:{server.getsockname()[1]}/webhook"
+            result = runner.invoke(args=["events", "send", TYPE, "--url", url])
+            thread.join()
+        assert result.exit_code == 1
+        assert result.stderr.startswith(f"Error: {url} did not answer: {reason}")
+
+    @pytest.mark.parametrize(
+        "url", ["https://127.0.0.1:1x/webhook", "http://" + "a" * 70 + ".test/"]
+    )
+    def test_address_that_cannot_be(self, url: str, runner: FlaskCliRunner) -> None:
+        """An address that no connection can be made to is shown with what is wrong."""
+        result = runner.invoke(args=["events", "send", TYPE, "--url", url])
+        assert result.exit_code == 1
+        assert result.stderr.startswith(f"Error: {url} did not answer: ")
+
+    def test_no_url(self, runner: FlaskCliRunner) -> None:
+        """What is no URL is refused before anything is sent."""
+        result = runner.invoke(args=["events", "send", TYPE, "--url", "localhost:4242"])
+        assert result.exit_code == 2
+        assert "'localhost:4242' is no URL like http://127.0.0.1:4242/webhook" in result.stderr
+
+
+def _answer_once(server: socket.socket, answer: bytes) -> None:
+    """Read one request, send ``answer``, and close."""
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(65536)
+        connection.sendall(answer)
+
+
+class TestUnknownType:
+    """A type that the SDK does not know is a slip, unless it is asked for."""
+
+    def test_nearest_are_named(self, runner: FlaskCliRunner) -> None:
+        """The nearest types stand on standard error, and the exit code is 2."""
+        result = runner.invoke(args=["events", "send", "v1.custommer.created"])
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "'v1.custommer.created' is no event type of stripe" in result.stderr
+        assert "nearest: v1.customer.created, " in result.stderr
+        assert "--unknown" in result.stderr
+
+    def test_nothing_is_near(self, runner: FlaskCliRunner) -> None:
+        """Where nothing is near, nothing is suggested."""
+        result = runner.invoke(args=["events", "send", "zzz"])
+        assert result.exit_code == 2
+        assert "nearest" not in result.stderr
+
+
+class TestPost:
+    """One POST, as Stripe makes it."""
+
+    @pytest.mark.parametrize("body", [b"<html>", b"[]"])
+    def test_answer_of_another_program(self, body: bytes) -> None:
+        """An answer that is not this service's is shown as such."""
+        with serving(Response(body, 200)) as url:
+            answer = events.post(url, b"{}", "t=1")
+        assert (answer.status, answer.outcome) == (200, "no JSON: is this the service's /webhook?")
+
+    def test_redirect_is_an_answer(self) -> None:
+        """Stripe follows no redirect, and neither does this."""
+        with serving(Response('{"error": "moved"}', 308, {"Location": "/other"})) as url:
+            answer = events.post(url, b"{}", "t=1")
+        assert (answer.status, answer.outcome) == (308, "moved")
