@@ -1,0 +1,41 @@
+# Any image with Python 3.11 or newer, its venv module and glibc or musl.
+ARG BASE_IMAGE=python:3.13-slim
+
+FROM ${BASE_IMAGE} AS build
+WORKDIR /srv
+COPY requirements.lock ./
+# A package index of your own: docker build --secret id=pip,src=pip.conf . (no layer keeps it)
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    python3 -m venv /opt/venv \
+    && /opt/venv/bin/python -m pip install --no-cache-dir --disable-pip-version-check \
+        --require-hashes --only-binary :all: --requirement requirements.lock \
+    && /opt/venv/bin/python -m pip uninstall --yes --quiet --disable-pip-version-check pip
+COPY gunicorn.conf.py ./
+COPY app app
+COPY handlers handlers
+# Readable for every user, whatever umask the checkout was made with. Nothing can be compiled later:
+# the file system may be read-only. By hash, because builders and mounts change times.
+RUN rm requirements.lock \
+    && chmod -R a+rX . \
+    && python3 -m compileall -q --invalidation-mode checked-hash app handlers
+
+FROM ${BASE_IMAGE}
+LABEL org.opencontainers.image.title="stripe-event-receiver" \
+      org.opencontainers.image.description="Receives Stripe event notifications and runs one callback for each, once" \
+      org.opencontainers.image.licenses="MIT"
+ENV PATH=/opt/venv/bin:$PATH \
+    HOME=/srv \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+WORKDIR /srv
+# The group is root's, so that a platform which picks its own user id (with group 0) can write too.
+RUN install -d -o 10001 -g 0 -m 0770 /srv/var
+COPY --from=build /opt/venv /opt/venv
+COPY --from=build /srv /srv
+USER 10001:0
+VOLUME ["/srv/var"]
+EXPOSE 4242
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+    CMD ["python", "-I", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('PORT') or 4242), timeout=4); c.request('GET', '/healthz'); sys.exit(c.getresponse().status != 200)"]
+CMD ["gunicorn"]

@@ -1,0 +1,75 @@
+# A fresh machine needs make and a Python of 3.11 or newer; everything else goes into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Written last: a .venv without it was left half-made, and one older than the lock is out of date.
+INSTALLED := $(VENV)/.installed
+# A part of the tests, as in: make test ARGS='tests/test_inbox.py -x'
+ARGS ?=
+
+.DELETE_ON_ERROR:
+.PHONY: help install run demo test check format bench lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' Makefile
+
+install: $(INSTALLED) ## Set up .venv with the locked versions
+
+run: $(INSTALLED) .env ## Serve on http://localhost:4242 (PORT), with the settings in .env
+	@exec $(BIN)/python -m gunicorn
+
+demo: $(INSTALLED) ## Deliver signed notifications to a service of its own and show what came of them
+	@exec $(BIN)/python -m app.testing.demo
+
+test: $(INSTALLED) ## Run all tests; fails when one fails or a branch is missed (ARGS='...' runs a part)
+ifeq ($(strip $(ARGS)),)
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+else
+	$(BIN)/python -m pytest $(ARGS)
+endif
+
+check: $(INSTALLED) ## Lint, check the format and the types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/python -m mypy
+
+format: $(INSTALLED) ## Format the code, and mend what the linter can
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+bench: $(INSTALLED) ## Measure the service beside the snippet of Stripe's documentation
+	@exec $(BIN)/python -m benchmarks
+
+lock: $(INSTALLED) ## Lock the newest versions that pyproject.toml allows
+	$(LOCK) --output-file requirements.lock
+	$(LOCK) --group dev --constraints requirements.lock --output-file requirements-dev.lock
+
+clean: ## Remove .venv and what tools left behind; .env and var/ stay
+	rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# Neither the machine's settings nor its addresses go into a lock: only names, versions and hashes.
+LOCK = $(BIN)/uv --no-config pip compile pyproject.toml --quiet --upgrade --universal \
+	--python-version 3.11 --only-binary :all: --generate-hashes --no-annotate \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
+
+$(INSTALLED): requirements-dev.lock
+	@command -v '$(PYTHON)' >/dev/null || { \
+		echo "There is no '$(PYTHON)' here. Install Python 3.11 or newer, or name one: make PYTHON=python3.13" >&2; exit 1; }
+	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "'$(PYTHON)' is no Python 3.11 or newer ($$('$(PYTHON)' --version 2>&1 | head -n 1)). Name one: make PYTHON=python3.13" >&2; exit 1; }
+	@'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "'$(PYTHON)' has no venv with pip. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo 'Setting up $(VENV) from requirements-dev.lock (once, and after each change of the lock) ...'
+	@rm -rf $(VENV)
+	@'$(PYTHON)' -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --only-binary :all: --requirement requirements-dev.lock
+	@touch $@
+
+.env: | $(INSTALLED)
+	@$(BIN)/python tools/make_env.py

