@@ -18,7 +18,7 @@ def test_client_waits_for_seconds_not_for_minutes(settings: Settings) -> None:
 
     http = client._requestor._get_http_client()  # noqa: SLF001 - no getter
     assert http._timeout == TIMEOUT == (3, 8)  # type: ignore[attr-defined]  # noqa: SLF001 - no getter
-    assert client._requestor._options.max_network_retries == MAX_NETWORK_RETRIES == 2  # noqa: SLF001
+    assert client._requestor._options.max_network_retries == MAX_NETWORK_RETRIES == 2  # noqa: SLF001 - no getter
 
 
 def test_telemetry_is_off(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,4 +41,4 @@ def test_stand_in_is_asked_instead_of_stripe(settings: Settings, stripe_api: Str
 def test_without_a_stand_in_stripe_itself_is_asked(settings: Settings) -> None:
     """No STRIPE_API_BASE: the SDK's own address."""
     client = build_client(settings)
-    assert client._requestor._options.base_addresses["api"] == stripe.DEFAULT_API_BASE  # noqa: SLF001
+    assert client._requestor._options.base_addresses["api"] == stripe.DEFAULT_API_BASE  # noqa: SLF001 - no getter

@@ -31,7 +31,8 @@ class FileLock:
     def __init__(self, path: Path, *, timeout: float = TIMEOUT) -> None:
         """Take the ``path`` of the file, which is made when the lock is first taken.
 
-        Entering raises ``Unavailable`` after ``timeout`` seconds without the lock.
+        Entering raises ``Unavailable`` after ``timeout`` seconds without the lock, or when the
+        file cannot be opened.
         """
         self._path = path
         self._timeout = timeout
@@ -40,11 +41,22 @@ class FileLock:
     def __enter__(self) -> None:
         """Take the lock."""
         if self._descriptor is None:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._descriptor = self._open()
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._wait(self._descriptor)
+
+    def _open(self) -> int:
+        # The mode is SQLite's for its own files: who may write the inbox may take the lock.
+        try:
+            return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise Unavailable(
+                "the inbox is not available",
+                reason=f"{type(error).__name__}: {error.strerror}: {self._path}",
+                retry_after=5,
+            ) from error
 
     def _wait(self, descriptor: int) -> None:
         deadline = time.monotonic() + self._timeout

@@ -173,10 +173,10 @@ def test_statements_that_wait_are_written_together(sqlite_url: str) -> None:
         threading.Thread(target=lambda n=n: results.append(inbox.accept(numbered(n)).attempt))
         for n in range(10)
     ]
-    with writer._turn:  # noqa: SLF001
+    with writer._turn:  # noqa: SLF001 - to hold its turn
         for thread in threads:
             thread.start()
-        wait_for(lambda: len(writer._waiting) == 10)  # noqa: SLF001
+        wait_for(lambda: len(writer._waiting) == 10)  # noqa: SLF001 - to hold its turn
     for thread in threads:
         thread.join(30)
 
@@ -196,15 +196,15 @@ def test_one_that_cannot_be_written_does_not_spoil_the_others(sqlite_url: str) -
 
     def write_wrong() -> None:
         with pytest.raises(Unavailable) as raised:
-            inbox._database.execute(wrong, {})  # noqa: SLF001
+            inbox._database.execute(wrong, {})  # noqa: SLF001 - to hold its turn
         refused.append(raised.value)
 
     threads = [threading.Thread(target=inbox.accept, args=[numbered(n)]) for n in range(3)]
     threads.insert(1, threading.Thread(target=write_wrong))
-    with writer._turn:  # noqa: SLF001
+    with writer._turn:  # noqa: SLF001 - to hold its turn
         for thread in threads:
             thread.start()
-        wait_for(lambda: len(writer._waiting) == 4)  # noqa: SLF001
+        wait_for(lambda: len(writer._waiting) == 4)  # noqa: SLF001 - to hold its turn
     for thread in threads:
         thread.join(30)
 
@@ -223,7 +223,7 @@ def test_turn_that_does_not_come_is_unavailable(
     writer = inbox._database._get_writer()  # noqa: SLF001 - to hold its turn
     assert isinstance(writer, SqliteWriter)
 
-    with writer._turn, pytest.raises(Unavailable) as raised:  # noqa: SLF001
+    with writer._turn, pytest.raises(Unavailable) as raised:  # noqa: SLF001 - to hold its turn
         inbox.check()
     assert raised.value.reason == "inbox_locked"
     inbox.check()
@@ -242,7 +242,7 @@ def test_lock_held_elsewhere_is_unavailable_and_then_well(sqlite_url: str, tmp_p
     other = FileLock(tmp_path / "var" / "inbox.sqlite3.lock")
     writer = inbox._database._get_writer()  # noqa: SLF001 - to make its patience short
     assert isinstance(writer, SqliteWriter)
-    writer._lock._timeout = 0.05  # noqa: SLF001
+    writer._lock._timeout = 0.05  # noqa: SLF001 - to hold its turn
 
     with other, pytest.raises(Unavailable) as raised:
         inbox.check()
@@ -269,13 +269,13 @@ def test_connection_is_not_shared_across_a_fork(database_url: str) -> None:
 
     child = os.fork()
     if child == 0:
-        own = inbox._database._get_writer() is not parents  # noqa: SLF001
+        own = inbox._database._get_writer() is not parents  # noqa: SLF001 - to hold its turn
         inbox.check()
         gc.collect()
         os._exit(0 if own else 1)
 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert inbox._database._get_writer() is parents  # noqa: SLF001
+    assert inbox._database._get_writer() is parents  # noqa: SLF001 - to hold its turn
     inbox.check()
     inbox.close()
 
@@ -287,7 +287,7 @@ def test_errors_do_not_hold_what_was_written(sqlite_url: str) -> None:
     statement = sa.text("INSERT INTO events (id, body) VALUES ('evt_1', :body)")
 
     with pytest.raises(Unavailable) as raised:
-        inbox._database.execute(statement, {"body": b"marker"})  # noqa: SLF001
+        inbox._database.execute(statement, {"body": b"marker"})  # noqa: SLF001 - to hold its turn
     assert "marker" not in str(raised.value.__cause__)
     assert "marker" not in raised.value.reason
     inbox.close()
