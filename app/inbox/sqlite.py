@@ -133,10 +133,12 @@ class SqliteWriter:
             with self._lock:
                 self._write_together(jobs)
         except Exception as error:  # noqa: BLE001 - each of the threads gets it raised
-            self.close()
             for job in jobs:
                 if not job.done:
                     job.error, job.done = error, True
+        if any(job.error for job in jobs):
+            # A file that could not be written when it was opened stays so for this connection.
+            self.close()
 
     def _write_together(self, jobs: list[_Job]) -> None:
         """Write all in one transaction, or each alone when one of them cannot be written."""
