@@ -37,8 +37,6 @@ def create_app(settings: Settings | None = None) -> Flask:
         secrets=[settings.stripe_api_key, *settings.stripe_webhook_secrets],
     )
     app = Flask(__name__, static_folder=None)
-    # Flask refuses a larger body before it is read to the end.
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.extensions["service"] = _build(settings)
     app.register_blueprint(webhook.blueprint)
     app.register_blueprint(health.blueprint)

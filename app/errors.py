@@ -32,8 +32,8 @@ class GiveUp(Exception):
 
     def __init__(self, reason: str) -> None:
         """Take the ``reason`` that the person who looks at the event will read."""
-        self.reason = reason
-        super().__init__(reason)
+        self.reason = str(reason)  # here, where an error of its own is still the callback's
+        super().__init__(self.reason)
 
 
 class DeliveryError(Exception):

@@ -72,16 +72,16 @@ class Receiver:
         """
         if self._stopping.is_set():
             raise Unavailable("the service is shutting down", reason="stopping", retry_after=1)
-        try:
-            delivery.secret = self._authenticate(body, signature)
-            event = _read(body)
-        except Refused as error:
-            self._refusals[error.reason] += 1
-            delivery.refusals = self._refusals[error.reason]
-            raise
+        delivery.secret = self._authenticate(body, signature)
+        event = _read(body)
         delivery.event_id, delivery.event_type = event.id, event.type
         delivery.livemode, delivery.context = event.livemode, event.context
         return self._take(event, delivery)
+
+    def count(self, refused: Refused, delivery: Delivery) -> None:
+        """Count a refusal by its reason, since this process started, for its line in the log."""
+        self._refusals[refused.reason] += 1
+        delivery.refusals = self._refusals[refused.reason]
 
     def _authenticate(self, body: bytes, signature: str | None) -> int:
         """Return the position, from 1, of the secret that the signature was made with."""

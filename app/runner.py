@@ -73,11 +73,11 @@ class Runner:
         token = _current.set(run)
         try:
             self._handler.handle(claim.body)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - sys.exit() is a failure too
-            return self._judge(run, error)
-        except BaseException:
+        except KeyboardInterrupt:
             self._inbox.fail(claim, "interrupted")
             raise
+        except BaseException as error:  # noqa: BLE001 - sys.exit() is a failure like any other
+            return self._judge(run, error)
         finally:
             _current.reset(token)
         return "handled", lambda: self._inbox.finish(claim)
@@ -86,10 +86,11 @@ class Runner:
         """Say what an ``error`` means: for an event that it can never, or not now, be run."""
         claim, reason = run.claim, _reason(error)
         if not run.entered:
-            log.error("event_unreadable", attempt=claim.attempt, reason=reason)
+            # Not the whole reason, which may quote the body. The inbox has it.
+            log.error("event_unreadable", attempt=claim.attempt, reason=type(error).__name__)
             return "unreadable", lambda: self._inbox.bury(claim, "unreadable", reason)
         if isinstance(error, GiveUp):
-            reason = _clean(str(error.reason))
+            reason = _clean(error.reason)
             log.error("callback_gave_up", attempt=claim.attempt, reason=reason)
             return "gave_up", lambda: self._inbox.bury(claim, "gave_up", reason)
         log.error("callback_raised", attempt=claim.attempt, exc_info=error)
@@ -118,7 +119,8 @@ def _wrap(module: Module) -> Callback:
 
     def call(notif: Any, client: stripe.StripeClient, *details: Any) -> None:
         run = _current.get()
-        if notif.id != run.claim.event_id:  # the SDK unwraps envelopes of other services
+        # The SDK unwraps envelopes of other services, and then reads what is in them.
+        if (notif.id, notif.type) != (run.claim.event_id, run.claim.type):
             raise ValueError("the notification is of another event than the one recorded")
         run.entered = True
         result = callback(notif, client, *details)

@@ -7,9 +7,9 @@ import time
 
 import structlog
 from flask import Blueprint, Response, request
-from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
-from app.errors import DeliveryError, TooLarge
+from app.errors import DeliveryError, Refused, TooLarge
 from app.receiver import Delivery
 from app.service import service
 
@@ -30,6 +30,8 @@ def receive() -> Response:
         signature = request.headers.get("Stripe-Signature")
         outcome = service().receiver.receive(_body(), signature, delivery)
     except DeliveryError as error:
+        if isinstance(error, Refused):
+            service().receiver.count(error, delivery)
         _log(delivery, started, outcome=error.outcome, status=error.status, reason=error.reason)
         return _error(error)
     except Exception:
@@ -40,10 +42,23 @@ def receive() -> Response:
 
 
 def _body() -> bytes:
+    limit = service().settings.max_body_bytes
+    # A body without a Content-Length is cut at Werkzeug's limit without a word: the one byte
+    # more is what tells it from a body of exactly the limit.
+    request.max_content_length = limit + 1
     try:
-        return request.get_data(cache=False)
+        body = request.get_data(cache=False)
     except RequestEntityTooLarge:
-        raise TooLarge("the body is too large", reason="body_too_large") from None
+        raise _too_large() from None
+    except ClientDisconnected:
+        raise Refused("the body is not complete", reason="body_incomplete") from None
+    if len(body) > limit:
+        raise _too_large()
+    return body
+
+
+def _too_large() -> TooLarge:
+    return TooLarge("the body is too large", reason="body_too_large")
 
 
 def _error(error: DeliveryError) -> Response:

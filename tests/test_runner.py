@@ -77,6 +77,17 @@ def test_success_is_recorded(make_receiver: MakeReceiver) -> None:
         ("    raise ValueError('no such plan')\n", "ValueError: no such plan"),
         ("    raise KeyError('id')\n", "KeyError: 'id'"),
         ("    import sys; sys.exit(1)\n", "SystemExit: 1"),
+        (
+            "    import asyncio; raise asyncio.CancelledError\n",
+            "asyncio.exceptions.CancelledError",
+        ),
+        (
+            "    class Odd:\n"
+            "        def __str__(self): raise TypeError('odd')\n"
+            "    from app import GiveUp\n"
+            "    raise GiveUp(Odd())\n",
+            "TypeError: odd",
+        ),
         ("    raise ValueError('a\\0b\\ud800')\n", "ValueError: a\ufffdb?"),
         ("    raise ValueError('x' * 5000)\n", "ValueError: " + "x" * 988),
         (
@@ -91,7 +102,17 @@ def test_success_is_recorded(make_receiver: MakeReceiver) -> None:
             "stripe._error.SignatureVerificationError: not ours",
         ),
     ],
-    ids=["value", "key", "exit", "unstorable", "long", "unprintable", "verification"],
+    ids=[
+        "value",
+        "key",
+        "exit",
+        "cancelled",
+        "odd reason",
+        "unstorable",
+        "long",
+        "unprintable",
+        "verification",
+    ],
 )
 def test_raising_releases_the_event(
     make_receiver: MakeReceiver,
