@@ -47,10 +47,10 @@ def configure(level: str, log_format: str, secrets: Iterable[str] = ()) -> None:
     structlog.configure(
         processors=[*_shared_processors(), structlog.processors.format_exc_info, render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=_StandardError,
+        logger_factory=StandardError,
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(_StandardError())
+    handler = logging.StreamHandler(StandardError())
     handler.setFormatter(_foreign_formatter(render))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     for name in QUIET_LOGGERS:
@@ -111,7 +111,7 @@ def _redactor(secrets: Iterable[str]) -> Callable[[str], str]:
     return redact
 
 
-class _StandardError:
+class StandardError:
     """Writes whole lines to standard error, as it is at that moment.
 
     One write a line, so that the lines of several processes do not mix.

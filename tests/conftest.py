@@ -20,7 +20,7 @@ from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 from werkzeug.test import TestResponse
 
-from app import create_app
+from app import create_app, log
 from app.inbox import Event
 from app.service import Service, service
 from app.settings import Settings
@@ -36,6 +36,27 @@ FALLBACK = """
     def handle(notif, client, details):
         calls.append((notif, client, details))
 """
+
+
+#: What no line of a log may hold: the secrets of the tests, and the beginning of every body.
+NEVER_LOGGED = (SECRET, API_KEY, '"object":"v2.core.event"', r'\"object\":\"v2.core.event\"')
+
+
+@pytest.fixture(autouse=True)
+def _nothing_secret_is_logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In no test at all does a line of the log hold a secret or a body."""
+    written: list[str] = []
+    write = log.StandardError.write
+
+    def listen(self: log.StandardError, text: str) -> None:
+        written.append(text)
+        write(self, text)
+
+    # Not in the place of the log but beside it: capsys is the tests' own, and can be read once.
+    monkeypatch.setattr(log.StandardError, "write", listen)
+    yield
+    text = "".join(written)
+    assert [word for word in NEVER_LOGGED if word in text] == []
 
 
 @pytest.fixture(scope="session")
