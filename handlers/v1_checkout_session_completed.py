@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from app import GiveUp
-
 if TYPE_CHECKING:
     from stripe import StripeClient
     from stripe.events import V1CheckoutSessionCompletedEventNotification
@@ -25,8 +23,6 @@ def handle(
     before it is paid (https://docs.stripe.com/checkout/fulfillment).
     """
     session = notif.fetch_related_object()
-    if session is None:
-        raise GiveUp("the event names no session")
     log.info(
         "checkout_completed",
         session=session.id,
