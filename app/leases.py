@@ -19,7 +19,7 @@ from app.inbox import Claim, Inbox
 log = structlog.get_logger(__name__)
 
 #: Seconds between two tries to settle what the inbox could not take.
-SETTLE_AGAIN = 1.0
+SETTLE_AGAIN = 0.5
 
 
 class Leases:
@@ -63,6 +63,19 @@ class Leases:
             self._unsettled[claim] = settle
         self._wake.set()
 
+    def settle_first(self, event_id: str) -> None:
+        """Settle what waits for this event before anybody claims it.
+
+        When the inbox was away for longer than a lease, the event could be claimed again: its
+        success is known here and nowhere else. Raises ``Unavailable`` while it still is.
+        """
+        if not self._unsettled:
+            return
+        with self._lock:
+            waiting = [each for each in self._unsettled.items() if each[0].event_id == event_id]
+        for claim, settle in waiting:
+            self._forget(claim, settled=settle())
+
     def _keep(self) -> None:
         while True:
             self._wake.wait(SETTLE_AGAIN if self._unsettled else self._renew_after / 2)
@@ -100,10 +113,13 @@ class Leases:
                 settled = settle()
             except Unavailable:
                 continue
-            with self._lock:
-                del self._unsettled[claim]
-                self._renewed.pop(claim, None)
-            log.info("settled_late", **_names(claim), settled=settled)
+            self._forget(claim, settled=settled)
+
+    def _forget(self, claim: Claim, *, settled: bool) -> None:
+        with self._lock:
+            self._unsettled.pop(claim, None)
+            self._renewed.pop(claim, None)
+        log.info("settled_late", **_names(claim), settled=settled)
 
 
 def _names(claim: Claim) -> dict[str, object]:

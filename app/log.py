@@ -85,6 +85,7 @@ def _renderer(log_format: str, secrets: Iterable[str]) -> Processor:
     else:
         render = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
+            sort_keys=False,
             exception_formatter=structlog.dev.plain_traceback,  # the rich one shows locals
         )
     redact = _redactor(secrets)

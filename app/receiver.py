@@ -97,6 +97,7 @@ class Receiver:
         if event.livemode != self._settings.livemode:
             self._inbox.set_aside(event, "wrong_mode")
             return "wrong_mode"
+        self._runner.settle_first(event.id)
         accepted = self._inbox.accept(event)
         delivery.attempt = accepted.attempt
         if accepted.claim is None:

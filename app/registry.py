@@ -169,7 +169,7 @@ class _Loader:
 
     def _import(self, name: str) -> ModuleType:
         if not name.isidentifier():
-            raise _Problem(f"has no name that can be imported. {_nearest(name)}")
+            raise _Problem(_nearest(name))
         try:
             return importlib.import_module(f"{self._package_name}.{name}")
         except (Exception, SystemExit) as error:  # whatever the team's code raises
@@ -210,6 +210,8 @@ def _nearest(name: str) -> str:
     types = sorted(event_types())
     wanted = re.sub(r"[\W_]+", "_", name).lower()
     near = get_close_matches(wanted, [module_name(each) for each in types], n=1, cutoff=0.6)
+    if near == [wanted]:
+        return f"is not spelled as a module. Rename it to {wanted}.py"
     hint = next((f"; nearest: {each!r}" for each in types if [module_name(each)] == near), "")
     return (
         f"{name.replace('_', '.')!r} is no event type of stripe {stripe.VERSION}{hint}."

@@ -50,6 +50,13 @@ class Runner:
         self._leases = leases
         self._handler = registry.register(client, wrap=_wrap)
 
+    def settle_first(self, event_id: str) -> None:
+        """Record what became of this event, if the inbox could not be reached when it ended.
+
+        To be called before the event is claimed. Raises ``Unavailable``.
+        """
+        self._leases.settle_first(event_id)
+
     def run(self, claim: Claim) -> str:
         """Run the callback for ``claim`` and return the outcome once it is recorded.
 

@@ -76,11 +76,11 @@ def _error(status: int, message: str, *headers: tuple[bytes, bytes]) -> Answer:
 
 
 _CLOSE = (b"connection", b"close")
-_BAD_CODING = _error(400, "The only transfer coding that is read is chunked.", _CLOSE)
-_TOO_SLOW = _error(408, "The body did not arrive in time.", _CLOSE)
-_TOO_LARGE = _error(413, "The body is too large.", _CLOSE)
-_FAILED = _error(500, "The request could not be handled.")
-_STOPPING = _error(503, "The service is shutting down.", (b"retry-after", b"1"), _CLOSE)
+_BAD_CODING = _error(400, "the only transfer coding that is read is chunked", _CLOSE)
+_TOO_SLOW = _error(408, "the body did not arrive in time", _CLOSE)
+_TOO_LARGE = _error(413, "the body is too large", _CLOSE)
+_FAILED = _error(500, "internal server error")
+_STOPPING = _error(503, "the service is shutting down", (b"retry-after", b"1"), _CLOSE)
 
 
 class _RefusedError(Exception):
@@ -416,6 +416,13 @@ def load() -> Bridge:
     """
     flask_app = create_app()
     parts = service(flask_app)
+    log.info(
+        "service_configured",
+        mode="live" if parts.settings.livemode else "test",
+        handled=[module.event_type for module in parts.registry.modules],
+        inbox=parts.inbox.address,
+        webhook=f"http://localhost:{parts.settings.port}/webhook",
+    )
     try:
         parts.inbox.migrate()
     except Unavailable as error:  # it is tried again at the first delivery: 503 until then

@@ -19,6 +19,7 @@ LIVE_PREFIXES = ("sk_live_", "rk_live_")
 TEST_PREFIXES = ("sk_test_", "rk_test_")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("json", "console")
+PLACEHOLDER = "whsec_replace_me"
 DEFAULT_DATABASE_URL = "sqlite:///var/inbox.sqlite3"
 
 T = TypeVar("T")
@@ -90,7 +91,7 @@ class _Reader:
             log_format=self._take("LOG_FORMAT", _default_log_format(), _one_of(LOG_FORMATS)),
         )
         if self._problems:
-            raise StartError("The settings are not complete:", self._problems)
+            raise StartError("The settings cannot be used:", self._problems)
         return settings
 
     def _take(self, name: str, default: str, convert: Callable[[str], T]) -> T:
@@ -145,8 +146,11 @@ def _check_secret(secret: str, position: int, secrets: tuple[str, ...]) -> None:
             f"{which} does not begin with whsec_. Copy the destination's signing secret,"
             " not its id and not an API key"
         )
-    if secret == "whsec_":  # noqa: S105 - the bare prefix is what is refused
-        raise ValueError(f"{which} is only the prefix whsec_. Copy the whole signing secret")
+    if secret in {"whsec_", PLACEHOLDER}:
+        raise ValueError(
+            f"{which} is a placeholder, which everybody knows. Copy the whole signing secret;"
+            " for a random one remove .env and call make run"
+        )
     if secrets.index(secret) != position - 1:
         raise ValueError(f"{which} is the same as an earlier one. Remove it")
 

@@ -78,4 +78,4 @@ def _log(delivery: Delivery, started: float, outcome: str, **fields: object) -> 
     known = {name: value for name, value in known.items() if value is not None}
     duration = round((time.perf_counter() - started) * 1000, 2)
     write = log.info if outcome in EXPECTED else log.warning
-    write("delivery", **known, outcome=outcome, **fields, duration_ms=duration)
+    write("delivery", outcome=outcome, **fields, duration_ms=duration, **known)

@@ -14,8 +14,8 @@ log = structlog.get_logger(__name__)
 
 
 def handle(
-    notif: EventNotification,  # noqa: ARG001 - its id and type are in every line already
-    client: StripeClient,  # noqa: ARG001 - given to every callback
+    notif: EventNotification,
+    client: StripeClient,
     details: UnhandledNotificationDetails,
 ) -> None:
     """Log the type, and whether the installed SDK knows it.

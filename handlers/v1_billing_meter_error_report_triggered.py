@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 
 def handle(
     notif: V1BillingMeterErrorReportTriggeredEventNotification,
-    client: StripeClient,  # noqa: ARG001 - bound to the event's context, for further calls
+    client: StripeClient,
 ) -> None:
     """Log Stripe's own summary of what is wrong with the usage that was reported.
 

@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 
 def handle(
     notif: V1CheckoutSessionCompletedEventNotification,
-    client: StripeClient,  # noqa: ARG001 - bound to the event's context, for further calls
+    client: StripeClient,
 ) -> None:
     """Fetch the session as it is now, and log what has to be fulfilled.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -39,7 +40,7 @@ FALLBACK = """
 
 
 #: What no line of a log may hold: the secrets of the tests, and the beginning of every body.
-NEVER_LOGGED = (SECRET, API_KEY, '"object":"v2.core.event"', r'\"object\":\"v2.core.event\"')
+NEVER_LOGGED = (SECRET, API_KEY, '"object":"v2.core.event"', r"\"object\":\"v2.core.event\"")
 
 
 @pytest.fixture(autouse=True)
@@ -219,3 +220,15 @@ def stripe_api() -> Iterator[StripeApi]:
     """The stand-in for Stripe's API, serving."""
     with StripeApi().serve() as api:
         yield api
+
+
+@pytest.fixture
+def logged(capsys: pytest.CaptureFixture[str]) -> Callable[[str], dict[str, Any]]:
+    """A function that returns the one line of a name that was logged."""
+
+    def find(name: str) -> dict[str, Any]:
+        lines: list[dict[str, Any]] = list(map(json.loads, capsys.readouterr().err.splitlines()))
+        (line,) = [line for line in lines if line["event"] == name]
+        return line
+
+    return find

@@ -146,9 +146,9 @@ def test_declared_type_that_the_sdk_knows_is_registered(make_handlers: MakeHandl
             f"'v1.custommer.created' is no event type of stripe {stripe.VERSION};"
             " nearest: 'v1.customer.created'. Name the file v1_customer_created.py",
         ),
-        ("V1_Customer_Created", HANDLE, "nearest: 'v1.customer.created'"),
-        ("v1.customer.created", HANDLE, "no name that can be imported. 'v1.customer.created'"),
-        ("v1-customer-created", HANDLE, "Name the file v1_customer_created.py"),
+        ("V1_Customer_Created", HANDLE, "Rename it to v1_customer_created.py"),
+        ("v1.customer.created", HANDLE, "Rename it to v1_customer_created.py"),
+        ("v1-custommer-created", HANDLE, "Name the file v1_customer_created.py"),
         ("utils", "x = 1", "begin the name of a helper with _"),
         (CREATED, "x = 1", "defines no handle. Define def handle(notif, client)"),
         (CREATED, "handle = 1", "handle is no function"),

@@ -279,6 +279,26 @@ def test_success_that_could_not_be_recorded_is_recorded_later(
     assert receiver.module(CREATED).calls[1:] == []
 
 
+def test_success_that_waits_is_recorded_before_the_event_can_run_again(
+    make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outage longer than the lease: the redelivery is a duplicate, not a second run."""
+    monkeypatch.setattr("app.Inbox", Unreachable)
+    monkeypatch.setattr("app.leases.SETTLE_AGAIN", 600)  # so that the delivery comes first
+    receiver = make_receiver(module(""))
+    notification = samples.notification(TYPE)
+    Unreachable.away.set()
+    assert receiver.deliver(notification).status_code == 503
+    assert receiver.deliver(notification).status_code == 503
+    Unreachable.away.clear()
+
+    answer = receiver.deliver(notification)
+
+    assert (answer.status_code, answer.json) == (200, {"success": True, "outcome": "duplicate"})
+    assert len(receiver.module(CREATED).calls) == 1
+    assert receiver.event(notification["id"]).attempt == 1
+
+
 def test_one_handler_serves_all(make_receiver: MakeReceiver) -> None:
     """The receiver and every other way in share one runner."""
     receiver = make_receiver()

@@ -463,7 +463,7 @@ def test_callback_that_exits_does_not_end_the_process(serve: Serve) -> None:
 
     answer = server.ask("POST", "/exit")
 
-    assert (answer.status, answer.json) == (500, {"error": "The request could not be handled."})
+    assert (answer.status, answer.json) == (500, {"error": "internal server error"})
     assert "SystemExit: 3" in server.log
     assert server.ask("GET", "/pid").body == pid
 
@@ -562,7 +562,7 @@ def test_body_over_the_limit_is_refused_before_it_is_sent(server: Server) -> Non
 
     answer = client.answer()
 
-    assert (answer.status, answer.json) == (413, {"error": "The body is too large."})
+    assert (answer.status, answer.json) == (413, {"error": "the body is too large"})
     assert answer.headers["Connection"] == "close"
     assert client.rest() == b""
 

@@ -97,7 +97,8 @@ def test_white_space_around_a_secret_is_not_part_of_it() -> None:
         ("STRIPE_WEBHOOK_SECRET", " , ", "is not set"),
         ("STRIPE_WEBHOOK_SECRET", "whsec_a b", "(secret 1 of 1) has white space inside"),
         ("STRIPE_WEBHOOK_SECRET", "whsec_a,we_1", "(secret 2 of 2) does not begin with whsec_"),
-        ("STRIPE_WEBHOOK_SECRET", "whsec_", "(secret 1 of 1) is only the prefix"),
+        ("STRIPE_WEBHOOK_SECRET", "whsec_", "(secret 1 of 1) is a placeholder"),
+        ("STRIPE_WEBHOOK_SECRET", "whsec_replace_me", "remove .env and call make run"),
         ("STRIPE_WEBHOOK_SECRET", "whsec_a,whsec_a", "(secret 2 of 2) is the same as an earlier"),
         ("STRIPE_API_BASE", "localhost:12111", "is no URL like http://127.0.0.1:12111"),
         ("STRIPE_API_BASE", "http://", "is no URL like"),
@@ -134,7 +135,7 @@ def test_all_problems_are_said_at_once() -> None:
     with pytest.raises(StartError) as raised:
         Settings.load({"PORT": "x", "LOG_LEVEL": "x"}, dotenv=None)
 
-    assert str(raised.value).splitlines()[0] == "The settings are not complete:"
+    assert str(raised.value).splitlines()[0] == "The settings cannot be used:"
     names = [problem.split()[0] for problem in raised.value.problems]
     assert names == ["STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET", "PORT", "LOG_LEVEL"]
 

@@ -91,6 +91,11 @@ class Inbox:
         self._migrated = False
         self._migrating = threading.Lock()
 
+    @property
+    def address(self) -> str:
+        """Where the inbox is, without the password."""
+        return self._database.address
+
     def migrate(self) -> None:
         """Bring the tables to this version. Any number of processes may call it at once.
 

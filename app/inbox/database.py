@@ -39,6 +39,11 @@ class Database:
         self._begin()
         os.register_at_fork(after_in_child=self._leave_to_the_parent)
 
+    @property
+    def address(self) -> str:
+        """The URL, without the password."""
+        return self._url.render_as_string(hide_password=True)
+
     def _leave_to_the_parent(self) -> None:
         # A connection cannot be shared across a fork. The parent's are kept from being
         # finalized here: closing them would end them for the parent.

@@ -292,10 +292,11 @@ def test_restarted_service_finds_what_it_recorded(make_inbox: Callable[[], Inbox
 
 def test_unreachable_postgresql_is_unavailable() -> None:
     """Without its server the inbox says so, in words that hold no password."""
-    inbox = Inbox("postgresql://user:fakepassword@127.0.0.1:1/none", lease_seconds=LONG)
+    inbox = Inbox("postgresql+psycopg://user:fakepassword@127.0.0.1:1/none", lease_seconds=LONG)
 
     with pytest.raises(Unavailable) as raised:
         inbox.check()
+    assert inbox.address == "postgresql+psycopg://user:***@127.0.0.1:1/none"
     assert raised.value.reason.startswith("OperationalError: connection")
     assert "fakepassword" not in raised.value.reason
 
