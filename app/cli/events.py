@@ -7,6 +7,7 @@ import secrets
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
 from urllib.parse import urlsplit, urlunsplit
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 60
 #: Seconds of age of a stale delivery. The service accepts 300.
 STALE_SECONDS = 600
+#: What to say of a 500, once.
+FAILED = (
+    "A callback failed; the service's log says why. The objects of samples do not exist at Stripe:"
+    " a callback that fetches them needs STRIPE_API_BASE to point at a stand-in."
+)
 #: What Stripe sends with each delivery, but for the signature.
 HEADERS = {
     "Content-Type": "application/json; charset=utf-8",
@@ -117,6 +123,7 @@ def send(event_type: str, url: str | None, **options: Unpack[Options]) -> None:
     STRIPE_API_BASE to point at a stand-in.
     """
     settings = service().settings
+    failed = False
     target = url or f"http://127.0.0.1:{settings.port}/webhook"
     for number, (event_id, body, signature) in enumerate(
         _deliveries(settings, event_type, options)
@@ -124,9 +131,12 @@ def send(event_type: str, url: str | None, **options: Unpack[Options]) -> None:
         answer = _post(target, body, signature)
         widths = len(event_id), len(event_type)
         if number == 0:  # not before: nothing may listen there
-            _print_row(widths, "event id", "type", "status", "outcome", "answer ms")
+            _print_row(widths, "event id", "type", "status", "answer ms", "outcome")
         milliseconds = f"{answer.milliseconds:.1f}"
-        _print_row(widths, event_id, event_type, str(answer.status), answer.outcome, milliseconds)
+        _print_row(widths, event_id, event_type, str(answer.status), milliseconds, answer.outcome)
+        failed = failed or answer.status == HTTPStatus.INTERNAL_SERVER_ERROR
+    if failed:
+        raise click.ClickException(FAILED)
 
 
 def _deliveries(settings: Settings, event_type: str, options: Options) -> Iterator[Delivery]:
@@ -173,6 +183,6 @@ def _post(url: str, body: bytes, signature: str) -> Answer:
 
 
 def _print_row(widths: tuple[int, int], *cells: str) -> None:
-    event_id, event_type, status, outcome, milliseconds = cells
-    row = f"{event_id:<{widths[0]}}  {event_type:<{widths[1]}}  {status:<6}  {outcome:<10}"
-    click.echo(f"{row}  {milliseconds:>9}")
+    event_id, event_type, status, milliseconds, outcome = cells
+    row = f"{event_id:<{widths[0]}}  {event_type:<{widths[1]}}  {status:<6}  {milliseconds:>9}"
+    click.echo(f"{row}  {outcome}")

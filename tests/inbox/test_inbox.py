@@ -163,6 +163,17 @@ def test_dead_event_is_kept_and_not_run(inbox: Inbox) -> None:
     assert event.reason == "no such plan"
 
 
+def test_dead_event_runs_again_when_a_person_says_so(inbox: Inbox, database_url: str) -> None:
+    """The README's way: the state set to pending by hand, and the event delivered once more."""
+    inbox.bury(claim(inbox), "gave_up", "no such plan")
+    engine = sa.create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE events SET state = 'pending' WHERE id = 'evt_1'"))
+    engine.dispose()
+
+    assert inbox.finish(claim(inbox)) is True
+
+
 def test_settling_twice_is_settling_once(inbox: Inbox) -> None:
     """A statement whose answer was lost is sent again, and must not look like a lost claim."""
     mine = claim(inbox)
