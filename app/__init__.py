@@ -52,7 +52,7 @@ def _build(settings: Settings) -> Service:
     runner = Runner(handlers, build_client(settings), inbox, leases)
     stopping = threading.Event()
     receiver = Receiver(settings, inbox, runner, stopping)
-    return Service(settings, handlers, inbox, runner, receiver, stopping)
+    return Service(settings, handlers, inbox, leases, runner, receiver, stopping)
 
 
 def _answer_in_json(error: HTTPException) -> Response:

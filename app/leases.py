@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -18,8 +20,18 @@ from app.inbox import Claim, Inbox
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between two tries to settle what the inbox could not take.
-SETTLE_AGAIN = 0.5
+#: Seconds between two tries of what the inbox could not take.
+TRY_AGAIN = 0.5
+
+
+@dataclass(slots=True)
+class _Held:
+    """One claim that is held: since when, when its lease last began, when to speak of it."""
+
+    since: float
+    renewed: float
+    speak_at: float
+    lost: bool = False
 
 
 class Leases:
@@ -28,30 +40,42 @@ class Leases:
     def __init__(self, inbox: Inbox, lease_seconds: float) -> None:
         """Take the ``inbox`` that renews, and for how many seconds one renewal holds."""
         self._inbox = inbox
-        self._renew_after = lease_seconds / 3
+        self._lease_seconds = lease_seconds
         self._lock = threading.Lock()
-        self._renewed: dict[Claim, float] = {}
+        self._held: dict[Claim, _Held] = {}
         self._unsettled: dict[Claim, Callable[[], bool]] = {}
+        self._failing = False
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
     @contextmanager
     def held(self, claim: Claim) -> Iterator[None]:
         """Renew the lease of ``claim`` until the block is left."""
-        self._add(claim)
         try:
+            self._add(claim)
             yield
         finally:
             with self._lock:
                 if claim not in self._unsettled:
-                    self._renewed.pop(claim, None)
+                    self._held.pop(claim, None)
 
     def _add(self, claim: Claim) -> None:
+        now = time.monotonic()
         with self._lock:
-            self._renewed[claim] = time.monotonic()
+            self._held[claim] = _Held(now, now, speak_at=now + 2 * self._lease_seconds)
             if self._thread is None or not self._thread.is_alive():  # none survives a fork
                 self._thread = threading.Thread(target=self._keep, name="leases", daemon=True)
                 self._thread.start()
+
+    def holds(self, event_id: str) -> bool:
+        """Whether a callback for this event still runs here, under a claim that may be lost."""
+        with self._lock:
+            return any(claim.event_id == event_id for claim in self._held)
+
+    @property
+    def unsettled(self) -> int:
+        """How many results wait for the inbox."""
+        return len(self._unsettled)
 
     def settle_later(self, claim: Claim, settle: Callable[[], bool]) -> None:
         """Go on calling ``settle`` until the inbox takes it, and hold the claim until then.
@@ -74,52 +98,67 @@ class Leases:
         with self._lock:
             waiting = [each for each in self._unsettled.items() if each[0].event_id == event_id]
         for claim, settle in waiting:
-            self._forget(claim, settled=settle())
+            self._settle(claim, settle)
 
     def _keep(self) -> None:
+        self._try(self._inbox.check)  # connect now: under load there may be no connection left
         while True:
-            self._wake.wait(SETTLE_AGAIN if self._unsettled else self._renew_after / 2)
+            self._wake.wait(TRY_AGAIN if self._failing or self._unsettled else self._pause())
             self._wake.clear()
-            self._settle_what_waits()
-            self._renew_what_is_due()
+            self._failing = False
+            for settle in self._waiting():
+                self._try(settle)
+            for renew in self._due():
+                self._try(renew)
 
-    def _renew_what_is_due(self) -> None:
-        due = time.monotonic() - self._renew_after
-        with self._lock:
-            claims = [claim for claim, renewed in self._renewed.items() if renewed <= due]
-        for claim in claims:
-            self._renew(claim)
+    def _pause(self) -> float:
+        return self._lease_seconds / 6
 
-    def _renew(self, claim: Claim) -> None:
-        started = time.monotonic()
+    def _try(self, act: Callable[[], object]) -> None:
         try:
-            renewed = self._inbox.renew(claim)
-        except Unavailable as error:  # tried again: there is time for three tries in a lease
-            log.warning("lease_not_renewed", **_names(claim), reason=error.reason)
-            return
-        with self._lock:
-            if claim in self._renewed:
-                if renewed:
-                    self._renewed[claim] = started
-                else:
-                    del self._renewed[claim]
-                    log.warning("lease_lost", **_names(claim))
+            act()
+        except Unavailable as error:
+            self._failing = True
+            log.warning("lease_not_renewed", reason=error.reason)
+        except Exception:  # whatever it is, ending this thread would end every lease
+            self._failing = True
+            log.exception("lease_not_renewed")
 
-    def _settle_what_waits(self) -> None:
+    def _waiting(self) -> list[Callable[[], None]]:
         with self._lock:
             waiting = list(self._unsettled.items())
-        for claim, settle in waiting:
-            try:
-                settled = settle()
-            except Unavailable:
-                continue
-            self._forget(claim, settled=settled)
+        return [partial(self._settle, claim, settle) for claim, settle in waiting]
 
-    def _forget(self, claim: Claim, *, settled: bool) -> None:
+    def _settle(self, claim: Claim, settle: Callable[[], bool]) -> None:
+        settled = settle()
         with self._lock:
             self._unsettled.pop(claim, None)
-            self._renewed.pop(claim, None)
+            self._held.pop(claim, None)
         log.info("settled_late", **_names(claim), settled=settled)
+
+    def _due(self) -> list[Callable[[], None]]:
+        """Return a renewal for each claim of which a third has gone, the longest waiting first."""
+        due = time.monotonic() - self._lease_seconds / 3
+        with self._lock:
+            held = [each for each in self._held.items() if each[1].renewed <= due]
+        held.sort(key=lambda each: each[1].renewed)
+        return [partial(self._renew, claim, one) for claim, one in held if not one.lost]
+
+    def _renew(self, claim: Claim, held: _Held) -> None:
+        started = time.monotonic()
+        if self._inbox.renew(claim):
+            held.renewed = started
+        elif self._is_held(claim):
+            held.lost = True
+            log.warning("lease_lost", **_names(claim))
+        if started > held.speak_at:
+            held.speak_at = started + 2 * (started - held.since)
+            seconds = round(started - held.since)
+            log.warning("callback_still_running", **_names(claim), seconds=seconds)
+
+    def _is_held(self, claim: Claim) -> bool:
+        with self._lock:
+            return claim in self._held
 
 
 def _names(claim: Claim) -> dict[str, object]:

@@ -6,6 +6,7 @@ renders them, and SQLAlchemy is told to hide its parameters (``app/inbox/databas
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -129,8 +130,10 @@ class StandardError:
 
     def write(self, text: str) -> None:
         """Write ``text``. The standard library's handler calls this one, line end included."""
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        # A full disk or a closed pipe behind standard error must not fail a delivery.
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
     def flush(self) -> None:
         """Do nothing: each line was flushed as it was written."""

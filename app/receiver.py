@@ -18,7 +18,7 @@ import stripe
 from typing_extensions import TypeIs
 
 from app.errors import Deferred, Refused, Unavailable
-from app.inbox import Accepted, Inbox, NewEvent
+from app.inbox import Inbox, NewEvent
 from app.runner import Runner
 from app.settings import Settings
 
@@ -98,20 +98,22 @@ class Receiver:
             self._inbox.set_aside(event, "wrong_mode")
             return "wrong_mode"
         self._runner.settle_first(event.id)
+        if self._runner.is_running(event.id):
+            raise self._running()
         accepted = self._inbox.accept(event)
         delivery.attempt = accepted.attempt
-        if accepted.claim is None:
-            return self._answer_without_running(accepted)
-        return self._runner.run(accepted.claim)
-
-    def _answer_without_running(self, accepted: Accepted) -> str:
+        if accepted.claim is not None:
+            return self._runner.run(accepted.claim)
         if accepted.state == "running":
-            raise Deferred(
-                "the event is running; deliver it again",
-                reason="running",
-                retry_after=math.ceil(self._settings.lease_seconds),
-            )
+            raise self._running()
         return "duplicate"
+
+    def _running(self) -> Deferred:
+        return Deferred(
+            "the event is running; deliver it again",
+            reason="running",
+            retry_after=math.ceil(self._settings.lease_seconds),
+        )
 
 
 def _matches(body: bytes, signature: str, secret: str) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 import stripe
 import structlog
 
-from app.errors import CallbackFailed, Deferred, GiveUp, Unavailable
+from app.errors import CallbackFailed, Deferred, GiveUp
 from app.inbox import Claim, Inbox
 from app.leases import Leases
 from app.registry import Callback, Module, Registry
@@ -25,6 +25,10 @@ log = structlog.get_logger(__name__)
 
 #: Characters of a reason that are kept. It is for a person to read, not a store.
 REASON_LENGTH = 1000
+
+#: Errors before the callback that say something of this process, not of the notification: the
+#: SDK imports the class of an event when it first meets its type.
+PASSING = (OSError, MemoryError, ImportError, SystemExit)
 
 
 @dataclass(slots=True)
@@ -49,6 +53,14 @@ class Runner:
         self._inbox = inbox
         self._leases = leases
         self._handler = registry.register(client, wrap=_wrap)
+
+    def is_running(self, event_id: str) -> bool:
+        """Whether a callback for this event runs in this process, claim or no claim.
+
+        After an outage of the inbox that was longer than the lease the event could be claimed
+        again, beside the callback that still runs here.
+        """
+        return self._leases.holds(event_id)
 
     def settle_first(self, event_id: str) -> None:
         """Record what became of this event, if the inbox could not be reached when it ended.
@@ -92,12 +104,12 @@ class Runner:
     def _judge(self, run: _Run, error: BaseException) -> tuple[str, Callable[[], bool]]:
         """Say what an ``error`` means: for an event that it can never, or not now, be run."""
         claim, reason = run.claim, _reason(error)
-        if not run.entered:
+        if not run.entered and not isinstance(error, PASSING):
             # Not the whole reason, which may quote the body. The inbox has it.
             log.error("event_unreadable", attempt=claim.attempt, reason=type(error).__name__)
             return "unreadable", lambda: self._inbox.bury(claim, "unreadable", reason)
         if isinstance(error, GiveUp):
-            reason = _clean(error.reason)
+            reason = _clean(str(getattr(error, "reason", error)))  # a subclass may have none
             log.error("callback_gave_up", attempt=claim.attempt, reason=reason)
             return "gave_up", lambda: self._inbox.bury(claim, "gave_up", reason)
         log.error("callback_raised", attempt=claim.attempt, exc_info=error)
@@ -106,7 +118,7 @@ class Runner:
     def _settle(self, claim: Claim, settle: Callable[[], bool]) -> None:
         try:
             settled = settle()
-        except Unavailable:
+        except Exception:  # whatever it is, the result must not be forgotten
             self._leases.settle_later(claim, settle)
             raise
         if not settled:

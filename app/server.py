@@ -98,38 +98,42 @@ class Bridge:
     because a request leaves the queue when its client does: what is left is still awaited.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - named, and each a bound that tests set
         self,
         wsgi_app: WSGIApplication,
         *,
         threads: int,
         max_body_bytes: int,
         stopping: threading.Event,
+        unsettled: Callable[[], int] = lambda: 0,
         read_seconds: float = READ_SECONDS,
     ) -> None:
         """Serve ``wsgi_app`` with ``threads`` POST requests at once.
 
         A body over ``max_body_bytes`` is answered 413 before it is read to its end, one that is not
         complete ``read_seconds`` after its header 408. Once ``stopping`` is set, every request is
-        answered 503.
+        answered 503. ``unsettled`` says how many results outlive their requests: a stop waits for
+        them as well.
         """
         self.stopping = stopping
         self.read_seconds = read_seconds
         self._wsgi_app = wsgi_app
         self._max_body_bytes = max_body_bytes
         self._callbacks = ThreadPoolExecutor(threads, "callback")
-        # Only a POST can run a callback. Health checks have a thread of their own: a container
-        # whose callbacks are all waiting is busy, not ill.
+        # Only a POST can run a callback. Health checks have threads of their own: a container
+        # whose callbacks, or whose inbox, are all waited for is busy, not ill.
         self._probes = ThreadPoolExecutor(1, "probe")
+        self._alive = ThreadPoolExecutor(1, "alive")
+        self._unsettled = unsettled
         self._unfinished: set[Future[Answer]] = set()
 
     @property
     def unfinished(self) -> int:
-        """How many requests are queued, running, or not answered yet.
+        """How many requests are queued, running, or not answered yet, and results unsettled.
 
-        One whose client has left counts until its thread is done with it.
+        A request whose client has left counts until its thread is done with it.
         """
-        return len(self._unfinished)
+        return len(self._unfinished) + self._unsettled()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -158,9 +162,13 @@ class Bridge:
         except TimeoutError:
             raise _RefusedError(_TOO_SLOW) from None
 
+    def _pool(self, scope: Scope) -> ThreadPoolExecutor:
+        if scope["method"] == "POST":
+            return self._callbacks
+        return self._alive if scope["path"] == "/healthz" else self._probes
+
     async def _run(self, scope: Scope, body: bytes, send: Send) -> None:
-        pool = self._callbacks if scope["method"] == "POST" else self._probes
-        future = pool.submit(_call, self._wsgi_app, scope, body)
+        future = self._pool(scope).submit(_call, self._wsgi_app, scope, body)
         self._unfinished.add(future)
         try:
             # When the client leaves, this is cancelled: a request that still waits for a thread is
@@ -432,4 +440,5 @@ def load() -> Bridge:
         threads=parts.settings.web_threads,
         max_body_bytes=parts.settings.max_body_bytes,
         stopping=parts.stopping,
+        unsettled=lambda: parts.leases.unsettled,
     )

@@ -9,6 +9,7 @@ from typing import cast
 from flask import Flask, current_app
 
 from app.inbox import Inbox
+from app.leases import Leases
 from app.receiver import Receiver
 from app.registry import Registry
 from app.runner import Runner
@@ -22,6 +23,7 @@ class Service:
     settings: Settings
     registry: Registry
     inbox: Inbox
+    leases: Leases
     runner: Runner
     receiver: Receiver
     stopping: threading.Event

@@ -284,7 +284,7 @@ def test_success_that_waits_is_recorded_before_the_event_can_run_again(
 ) -> None:
     """An outage longer than the lease: the redelivery is a duplicate, not a second run."""
     monkeypatch.setattr("app.Inbox", Unreachable)
-    monkeypatch.setattr("app.leases.SETTLE_AGAIN", 600)  # so that the delivery comes first
+    monkeypatch.setattr("app.leases.TRY_AGAIN", 600)  # so that the delivery comes first
     receiver = make_receiver(module(""))
     notification = samples.notification(TYPE)
     Unreachable.away.set()

@@ -15,10 +15,14 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
+from app.errors import Unavailable
 from app.inbox import migrate, sqlite, statements
 from app.inbox.database import Database
 
 log = structlog.get_logger(__name__)
+
+#: Seconds that a delivery waits for another thread that brings the tables to this version.
+MIGRATION_TURN = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +40,16 @@ class NewEvent:
 class Claim:
     """The right to run one event now. It ends with its lease unless it is renewed.
 
-    ``attempt`` counts the claims of this event from 1. Together with the id it names the
-    claim, so that whoever held an earlier one cannot settle this one.
+    ``attempt`` counts the claims of this event from 1. Together with the id and the ``token``,
+    which no other claim has, it names the claim, so that whoever held another one cannot settle
+    this one: not an earlier one, nor one that a restored database has forgotten.
     """
 
     event_id: str
     attempt: int
     type: str
     body: bytes
+    token: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +107,16 @@ class Inbox:
 
         Raises ``StartError`` when a newer version of the service has already changed them.
         """
-        with self._migrating:
-            if self._migrated:
-                return
-            self._warn_about_sqlite()
-            with self._database.migration() as connection:
-                migrate.upgrade(connection)
-            self._migrated = True
+        if not self._migrating.acquire(timeout=MIGRATION_TURN):
+            raise Unavailable("the inbox is not available", reason="migrating", retry_after=5)
+        try:
+            if not self._migrated:
+                self._warn_about_sqlite()
+                with self._database.migration() as connection:
+                    migrate.upgrade(connection)
+                self._migrated = True
+        finally:
+            self._migrating.release()
 
     def _warn_about_sqlite(self) -> None:
         if self._database.file and sqlite.journal_mode(sqlite.VERSION) != "WAL":
@@ -118,10 +127,12 @@ class Inbox:
                 " used. SQLite 3.51.3 or newer (the package pysqlite3) has the correction",
             )
 
-    def _write(self, statement: sa.Executable, **parameters: Any) -> tuple[Any, ...] | None:
+    def _write(
+        self, statement: sa.Executable, *, durable: bool = False, **parameters: Any
+    ) -> tuple[Any, ...] | None:
         if not self._migrated:  # the database was not there when the service started
             self.migrate()
-        return self._database.execute(statement, parameters)
+        return self._database.execute(statement, parameters, durable=durable)
 
     def accept(self, event: NewEvent) -> Accepted:
         """Record one delivery of ``event``, and claim the event if it may run now.
@@ -146,7 +157,7 @@ class Inbox:
         An event that the inbox has already keeps its state. One that was set aside is run
         when a later delivery is given to ``accept``.
         """
-        row = self._write(statements.SET_ASIDE, **_values(event), outcome=outcome)
+        row = self._write(statements.SET_ASIDE, durable=True, **_values(event), outcome=outcome)
         return _accepted(row, None)
 
     def renew(self, claim: Claim) -> bool:
@@ -165,11 +176,17 @@ class Inbox:
 
     def bury(self, claim: Claim, outcome: str, reason: str) -> bool:
         """Make the event dead: it needs a person. False when another attempt took it."""
-        return self._settles(statements.SETTLE, claim, state="dead", outcome=outcome, reason=reason)
+        # Durable, as when an event is set aside: Stripe is answered 2xx, and no callback
+        # succeeded, so this row is all that there is.
+        return self._settles(
+            statements.SETTLE, claim, durable=True, state="dead", outcome=outcome, reason=reason
+        )
 
-    def _settles(self, statement: sa.Executable, claim: Claim, **values: Any) -> bool:
-        row = self._write(statement, event_id=claim.event_id, claim=claim.attempt, **values)
-        return row is not None
+    def _settles(
+        self, statement: sa.Executable, claim: Claim, *, durable: bool = False, **values: Any
+    ) -> bool:
+        names = {"event_id": claim.event_id, "claim": claim.attempt, "token": claim.token}
+        return self._write(statement, durable=durable, **names, **values) is not None
 
     def find(self, event_id: str) -> Event | None:
         """Return the event of that id, if the inbox has it."""
@@ -209,5 +226,5 @@ def _accepted(row: tuple[Any, ...] | None, token: str | None) -> Accepted:
     event_id, event_type, body, state, outcome, attempt, claimed_by = row
     claim = None
     if token is not None and claimed_by == token:
-        claim = Claim(event_id, attempt, event_type, body)
+        claim = Claim(event_id, attempt, event_type, body, token)
     return Accepted(state, outcome, attempt, claim)

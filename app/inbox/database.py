@@ -21,7 +21,7 @@ Parameters = dict[str, Any]
 #: Seconds that a migration waits for another process's.
 MIGRATION_TIMEOUT = 60
 
-_DRIVER_ERRORS = (sa.exc.DBAPIError, sqlite.driver.Error, psycopg.Error)
+_DRIVER_ERRORS = (sa.exc.DBAPIError, sqlite.driver.Error, psycopg.Error, OSError)
 
 
 class Database:
@@ -41,8 +41,8 @@ class Database:
 
     @property
     def address(self) -> str:
-        """The URL, without the password."""
-        return self._url.render_as_string(hide_password=True)
+        """The URL, without the password, which may stand in the query as well."""
+        return self._url.set(query={}).render_as_string(hide_password=True)
 
     def _leave_to_the_parent(self) -> None:
         # A connection cannot be shared across a fork. The parent's are kept from being
@@ -55,15 +55,18 @@ class Database:
         self._engine: sa.Engine | None = None
         self._writer: sqlite.SqliteWriter | postgresql.PostgresqlWriter | None = None
 
-    def execute(self, statement: sa.Executable, parameters: Parameters) -> tuple[Any, ...] | None:
+    def execute(
+        self, statement: sa.Executable, parameters: Parameters, *, durable: bool = False
+    ) -> tuple[Any, ...] | None:
         """Run one writing statement as one transaction, and return its first row.
 
-        The commit is durable when this returns. A statement whose connection was lost may be
+        When this returns, the commit survives the death of every process, and if ``durable``
+        the machine's as well. A statement whose connection was lost may be
         run twice, and has to bear it. Raises ``Unavailable`` when the database cannot be
         reached or written.
         """
         try:
-            return self._get_writer().execute(statement, parameters)
+            return self._get_writer().execute(statement, parameters, durable=durable)
         except _DRIVER_ERRORS as error:
             raise _unavailable(error) from error
 

@@ -15,13 +15,22 @@ CONNECT_TIMEOUT = 2
 #: Milliseconds that one statement may take, and that sent data may stay unconfirmed.
 STATEMENT_TIMEOUT_MS = 5_000
 
+#: Milliseconds that a statement may wait for a row that somebody else has locked: what waits
+#: behind it are the renewals of other leases.
+LOCK_TIMEOUT_MS = 1_000
+
 
 def make_engine(url: sa.URL, *, autocommit: bool) -> sa.Engine:
     """Return an engine that gives up soon on a server that does not answer."""
+    limits = f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS}"
     arguments = {
         "connect_timeout": CONNECT_TIMEOUT,
         "tcp_user_timeout": STATEMENT_TIMEOUT_MS,
-        "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS}",
+        # A server that vanishes behind an open connection is noticed in seconds, not in hours.
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 2,
+        "options": f"{url.query.get('options', '')} {limits}".strip(),
         "application_name": "stripe-events",
     }
     return sa.create_engine(
@@ -59,7 +68,11 @@ class PostgresqlWriter:
         self._statements: dict[sa.Executable, str] = {}
 
     def execute(
-        self, statement: sa.Executable, parameters: dict[str, Any]
+        self,
+        statement: sa.Executable,
+        parameters: dict[str, Any],
+        *,
+        durable: bool,  # noqa: ARG002 - every commit of PostgreSQL is
     ) -> tuple[Any, ...] | None:
         """Run one statement, commit it, and return its first row.
 
@@ -71,9 +84,11 @@ class PostgresqlWriter:
         try:
             return self._execute(held, sql, parameters)
         except psycopg.Error:
-            if not held.connection.driver_connection.closed:  # type: ignore[union-attr]  # psycopg's
-                raise
+            lost = held.connection.driver_connection.closed  # type: ignore[union-attr]  # psycopg's
+            # Not only when it is lost: a server that was demoted keeps its connections open.
             self._drop(held)
+            if not lost:
+                raise
         return self._execute(self._take(), sql, parameters)
 
     def _prepare(self, statement: sa.Executable) -> str:

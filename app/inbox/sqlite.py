@@ -7,6 +7,7 @@ it is one statement that commits itself.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from typing import Any
@@ -26,7 +27,7 @@ __all__ = ["VERSION", "SqliteWriter", "driver", "journal_mode", "make_engine"]
 VERSION: tuple[int, ...] = driver.sqlite_version_info
 
 #: The second line behind the file lock, for tools that write without it.
-BUSY_TIMEOUT_MS = 10_000
+BUSY_TIMEOUT_MS = 4_000
 
 #: Statements that are written in one transaction at most, so that no process waits for long.
 MOST_AT_ONCE = 64
@@ -47,12 +48,18 @@ def journal_mode(version: tuple[int, ...]) -> str:
     return "WAL" if fixed else "TRUNCATE"
 
 
+def synchronous() -> str:
+    """Return how far a commit goes that nobody asked to be durable.
+
+    After a callback that succeeded NORMAL keeps the promise: the commit survives the death of
+    every process, and a crash of the machine can at worst repeat the event.
+    """
+    return "NORMAL" if journal_mode(VERSION) == "WAL" else "FULL"
+
+
 def make_engine(url: sa.URL, *, autocommit: bool) -> sa.Engine:
     """Return an engine for a file, which commits every statement or begins by hand."""
     mode = journal_mode(VERSION)
-    # In inline mode a 2xx is only given after the callback ran, so NORMAL keeps the promise:
-    # a commit survives the death of every process, and a crash of the machine repeats.
-    synchronous = "NORMAL" if mode == "WAL" else "FULL"
     # hide_parameters: an error's text goes to the log, and a parameter is the body.
     engine = sa.create_engine(url, module=driver, hide_parameters=True)
 
@@ -61,7 +68,7 @@ def make_engine(url: sa.URL, *, autocommit: bool) -> sa.Engine:
         connection.isolation_level = None  # the driver would begin late, and not for DDL
         connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         connection.execute(f"PRAGMA journal_mode = {mode}")
-        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute(f"PRAGMA synchronous = {synchronous()}")
 
     if not autocommit:
 
@@ -75,13 +82,14 @@ def make_engine(url: sa.URL, *, autocommit: bool) -> sa.Engine:
 class _Job:
     """One statement that waits for its turn, and then what came of it."""
 
-    __slots__ = ("done", "error", "parameters", "row", "sql")
+    __slots__ = ("done", "durable", "error", "parameters", "row", "sql")
 
-    def __init__(self, sql: str, parameters: tuple[Any, ...]) -> None:
+    def __init__(self, sql: str, parameters: tuple[Any, ...], *, durable: bool) -> None:
+        self.durable = durable
         self.sql = sql
         self.parameters = parameters
         self.row: tuple[Any, ...] | None = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.done = False
 
 
@@ -98,25 +106,32 @@ class SqliteWriter:
         self._statements: dict[sa.Executable, tuple[str, list[str]]] = {}
 
     def execute(
-        self, statement: sa.Executable, parameters: dict[str, Any]
+        self, statement: sa.Executable, parameters: dict[str, Any], *, durable: bool
     ) -> tuple[Any, ...] | None:
         """Run one statement, commit it, and return its first row.
 
-        Raises the driver's error, or ``Unavailable`` when the turn does not come.
+        If ``durable``, the commit is on the disk before this returns. Raises the driver's
+        error, or ``Unavailable`` when the turn does not come.
         """
-        job = _Job(*self._prepare(statement, parameters))
+        job = _Job(*self._prepare(statement, parameters), durable=durable)
         self._waiting.append(job)
+        self._wait_for_turn(job)
+        if job.error is not None:
+            raise job.error
+        return job.row
+
+    def _wait_for_turn(self, job: _Job) -> None:
         if not self._turn.acquire(timeout=TURN_TIMEOUT):
-            # It may be written all the same. A claim that nobody runs ends with its lease.
-            raise Unavailable("the inbox is busy", reason="inbox_locked", retry_after=5)
+            if not job.done:
+                with contextlib.suppress(ValueError):  # being written: its claim ends by itself
+                    self._waiting.remove(job)
+                raise Unavailable("the inbox is busy", reason="inbox_locked", retry_after=5)
+            return
         try:
             while not job.done:
                 self._write_what_waits()
         finally:
             self._turn.release()
-        if job.error is not None:
-            raise job.error
-        return job.row
 
     def _prepare(
         self, statement: sa.Executable, parameters: dict[str, Any]
@@ -132,20 +147,28 @@ class SqliteWriter:
         try:
             with self._lock:
                 self._write_together(jobs)
-        except Exception as error:  # noqa: BLE001 - each of the threads gets it raised
+        except BaseException as error:  # noqa: BLE001 - each of the threads gets it raised
             for job in jobs:
                 if not job.done:
                     job.error, job.done = error, True
-        if any(job.error for job in jobs):
+        if any(job.error is not None for job in jobs):
             # A file that could not be written when it was opened stays so for this connection.
             self.close()
 
     def _write_together(self, jobs: list[_Job]) -> None:
         """Write all in one transaction, or each alone when one of them cannot be written."""
         connection = self._connect()
+        if any(job.durable for job in jobs):
+            connection.execute("PRAGMA synchronous = FULL")
+            self._write_in_one_transaction(connection, jobs)
+            connection.execute(f"PRAGMA synchronous = {synchronous()}")
+        else:
+            self._write_in_one_transaction(connection, jobs)
+
+    def _write_in_one_transaction(self, connection: Any, jobs: list[_Job]) -> None:
         if len(jobs) > 1:
+            connection.execute("BEGIN IMMEDIATE")  # when this fails, no single one would succeed
             try:
-                connection.execute("BEGIN IMMEDIATE")
                 rows = [_first_row(connection, job) for job in jobs]
                 connection.execute("COMMIT")
             except driver.Error:

@@ -105,6 +105,7 @@ SET_ASIDE = (
 _mine = sa.and_(
     events.c.id == sa.bindparam("event_id"),
     events.c.attempt == sa.bindparam("claim"),
+    events.c.claimed_by == sa.bindparam("token"),
 )
 
 #: Lets a lease begin anew, even one that has ended, as long as nobody else took the event.

@@ -52,9 +52,10 @@ def test_new_event_is_recorded_and_claimed_at_once(inbox: Inbox) -> None:
     """The first delivery gets the claim, with the bytes as they were signed."""
     accepted = inbox.accept(EVENT)
 
-    assert accepted.claim == Claim("evt_1", 1, "v1.customer.created", b'{"a": 1}')
     event = inbox.find("evt_1")
     assert event is not None
+    token = event.claimed_by or ""
+    assert accepted.claim == Claim("evt_1", 1, "v1.customer.created", b'{"a": 1}', token)
     assert (event.state, event.attempt, event.deliveries) == ("running", 1, 1)
     assert (event.type, event.livemode, event.context, event.body) == (
         "v1.customer.created",
@@ -111,6 +112,23 @@ def test_late_runner_cannot_settle_over_the_one_that_took_it(
 
     assert inbox.find("evt_1") == before
     assert inbox.finish(second) is True
+
+
+def test_claim_that_the_database_has_forgotten_settles_nothing(
+    make_inbox: Callable[[], Inbox], database_url: str
+) -> None:
+    """After a restore two runners can hold the same attempt: only the one on record settles."""
+    inbox = make_inbox()
+    forgotten = claim(inbox)
+    engine = sa.create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DELETE FROM events"))
+    engine.dispose()
+    on_record = claim(inbox)
+
+    assert forgotten.attempt == on_record.attempt
+    assert inbox.fail(forgotten, "late") is False
+    assert inbox.finish(on_record) is True
 
 
 SETTLE: dict[str, Callable[[Inbox, Claim], bool]] = {
