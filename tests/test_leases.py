@@ -92,20 +92,23 @@ class Flaky(Inbox):
     """
 
     failures = 0
+    how: Exception = Unavailable("away", reason="away")
 
     def renew(self, claim: Claim) -> bool:
         """Fail as often as told."""
         if self.failures:
             self.failures -= 1
-            raise Unavailable("away", reason="away")
+            raise self.how
         return super().renew(claim)
 
 
+@pytest.mark.parametrize("how", [Unavailable("away", reason="away"), RuntimeError("unforeseen")])
 def test_failed_renewal_is_tried_again_within_the_lease(
-    sqlite_url: str, capsys: pytest.CaptureFixture[str]
+    sqlite_url: str, capsys: pytest.CaptureFixture[str], how: Exception
 ) -> None:
-    """An inbox that is away for a moment does not cost the claim."""
+    """An inbox that is away for a moment does not cost the claim, and nothing ends the thread."""
     inbox = Flaky(sqlite_url, lease_seconds=LEASE)
+    inbox.how = how
     mine = claim(inbox)
     first = lease_end(inbox)
     inbox.failures = 1
@@ -149,3 +152,37 @@ def test_one_thread_serves_all_claims(inbox: Inbox) -> None:
 
     with leases.held(first), leases.held(second):
         assert threading.active_count() == before + 1
+
+
+def test_callback_that_does_not_return_is_said(
+    inbox: Inbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its lease goes on as long as it runs, so somebody has to hear of it, and not too often."""
+    mine = claim(inbox)
+    seen: list[str] = []
+
+    def look() -> int:
+        seen.append(said(capsys))
+        return "".join(seen).count("callback_still_running")
+
+    with Leases(inbox, LEASE).held(mine):
+        wait_for(lambda: look() == 2)
+
+
+def test_claim_is_let_go_when_no_thread_can_be_started(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process at its limit of threads does not hold an event that it does not run."""
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    leases = Leases(inbox, LEASE)
+    mine = claim(inbox)
+    # The limit of threads is the whole user's: it cannot be lowered for one test alone.
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    with pytest.raises(RuntimeError, match="new thread"), leases.held(mine):
+        pass
+
+    assert leases.holds("evt_1") is False

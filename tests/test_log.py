@@ -148,6 +148,23 @@ def test_gunicorns_lines_have_the_same_form(capsys: pytest.CaptureFixture[str]) 
     assert json.loads(line)["logger"] == "gunicorn.error"
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("closed")])
+def test_log_that_cannot_be_written_fails_nothing(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """A full disk or a closed pipe behind standard error does not fail a delivery."""
+
+    class Full(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise error
+
+    configure()
+    monkeypatch.setattr(sys, "stderr", Full())
+
+    structlog.get_logger().info("ours")
+    logging.getLogger("team").error("theirs")
+
+
 def test_lines_go_to_standard_error_as_it_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream that was put in the place of standard error gets the lines from then on."""
     configure()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.abc
 import json
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +17,7 @@ from app.inbox import Claim, Inbox, NewEvent
 from app.receiver import Receiver as Core
 from app.testing import samples
 from app.testing.stripe_api import StripeApi
+from tests import by_hand
 from tests.conftest import Receiver
 from tests.waiting import wait_for
 
@@ -143,6 +146,78 @@ def lines(capsys: pytest.CaptureFixture[str], name: str) -> list[dict[str, Any]]
     return [line for line in logged if line["event"] == name]
 
 
+class Broken(importlib.abc.MetaPathFinder):
+    """Lets the import of one module fail, as a process without file descriptors does."""
+
+    def __init__(self, name: str, error: Exception) -> None:
+        """Take the module's name and what its import raises."""
+        self.name, self.error = name, error
+
+    def find_spec(self, fullname: str, _path: object, _target: object = None) -> None:
+        """Raise for the module, and know nothing of all others."""
+        if fullname == self.name:
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    ("event_type", "error"),
+    [
+        ("v1.tax_rate.created", OSError(24, "Too many open files")),
+        ("v1.tax_rate.updated", ImportError("replaced meanwhile")),
+        ("v1.plan.created", MemoryError()),
+    ],
+)
+def test_fault_of_this_process_does_not_bury_an_event(
+    make_receiver: MakeReceiver, event_type: str, error: Exception
+) -> None:
+    """The SDK imports a type's class when it first meets it: that this failed is no fault of it."""
+    receiver = make_receiver()
+    notification = samples.notification(event_type)
+    name = f"stripe.events._{event_type.replace('.', '_')}_event"
+    known = sys.modules.pop(name, None)
+    broken = Broken(name, error)
+    sys.meta_path.insert(0, broken)
+    try:
+        answer = receiver.deliver(notification)
+    finally:
+        sys.meta_path.remove(broken)
+        if known is not None:
+            sys.modules[name] = known
+
+    assert answer.status_code == 500
+    assert receiver.event(notification["id"]).state == "pending"
+    assert receiver.deliver(notification).status_code == 200
+
+
+def test_callback_is_not_run_beside_itself_after_its_lease(make_receiver: MakeReceiver) -> None:
+    """An outage longer than the lease: the event could be claimed, but it still runs here."""
+    source = """
+        import threading
+        begun, go, calls = threading.Event(), threading.Event(), []
+        def handle(notif, client):
+            calls.append(notif)
+            begun.set()
+            go.wait(60)
+    """
+    receiver = make_receiver({CREATED: source})
+    notification = samples.notification(TYPE)
+    running = threading.Thread(target=receiver.deliver, args=[notification])
+    running.start()
+    try:
+        assert receiver.module(CREATED).begun.wait(60)
+        url = receiver.service.settings.database_url
+        by_hand.execute(url, "UPDATE events SET lease_until = 0")
+
+        answer = receiver.deliver(notification)
+    finally:
+        receiver.module(CREATED).go.set()
+        running.join(60)
+
+    assert answer.status_code == 409
+    assert len(receiver.module(CREATED).calls) == 1
+    assert receiver.event(notification["id"]).state == "done"
+
+
 def test_interrupt_releases_the_event_and_goes_on(make_receiver: MakeReceiver) -> None:
     """Ctrl-C in a command that runs events is not swallowed, and loses nothing."""
     receiver = make_receiver(module("    raise KeyboardInterrupt\n"))
@@ -153,6 +228,22 @@ def test_interrupt_releases_the_event_and_goes_on(make_receiver: MakeReceiver) -
 
     event = receiver.event(claim.event_id)
     assert (event.state, event.reason) == ("pending", "interrupted")
+
+
+def test_giving_up_in_a_class_of_the_teams_own(make_receiver: MakeReceiver) -> None:
+    """A subclass that does not call ours gives up all the same."""
+    source = (
+        "    from app import GiveUp\n"
+        "    class NoPlan(GiveUp):\n"
+        "        def __init__(self): pass\n"
+        "        def __str__(self): return 'no plan'\n"
+        "    raise NoPlan\n"
+    )
+    receiver = make_receiver(module(source))
+    claim = accept(receiver)
+
+    assert receiver.service.runner.run(claim) == "gave_up"
+    assert receiver.event(claim.event_id).reason == "no plan"
 
 
 def test_giving_up_makes_the_event_dead(make_receiver: MakeReceiver) -> None:
@@ -246,33 +337,37 @@ def test_runner_that_lost_its_claim_does_not_settle(
 
 
 class Unreachable(Inbox):
-    """The real inbox, except that it cannot be reached while ``away`` is set.
+    """The real inbox, except that it cannot be reached while ``away`` is set, and says ``how``.
 
     A subclass, because no real database can be away for one statement and back for the next
     at a moment that a test can choose; tests/test_processes.py stops a real PostgreSQL.
     """
 
     away = threading.Event()
+    how: Exception = Unavailable("away", reason="away")
 
     def finish(self, claim: Claim) -> bool:
         """Fail while away."""
         if self.away.is_set():
-            raise Unavailable("away", reason="away")
+            raise self.how
         return super().finish(claim)
 
 
+@pytest.mark.parametrize("how", [Unavailable("away", reason="away"), RuntimeError("unforeseen")])
 def test_success_that_could_not_be_recorded_is_recorded_later(
-    make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+    make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch, how: Exception
 ) -> None:
     """A callback that succeeded while the inbox was away is not run again when it is back."""
     monkeypatch.setattr("app.Inbox", Unreachable)
+    monkeypatch.setattr(Unreachable, "how", how)
     receiver = make_receiver(module(""), lease_seconds=1)
     claim = accept(receiver)
     Unreachable.away.set()
 
-    with pytest.raises(Unavailable):
+    with pytest.raises(type(how)):
         receiver.service.runner.run(claim)
     assert receiver.event(claim.event_id).state == "running"
+    assert receiver.service.leases.unsettled == 1
     Unreachable.away.clear()
 
     wait_for(lambda: receiver.event(claim.event_id).state == "done")

@@ -25,6 +25,7 @@ from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import pytest
+from flask import Flask
 
 from app.server import Bridge
 from app.testing import samples
@@ -895,3 +896,68 @@ def test_request_that_is_not_complete_is_not_run() -> None:
     with pytest.raises(asyncio.CancelledError):
         call(bridge, part, {"type": "http.disconnect"})
     assert bridge.unfinished == 0
+
+
+def test_healthz_does_not_wait_for_readyz() -> None:
+    """While the inbox is waited for, the container is not taken for dead and restarted."""
+    begun, go = threading.Event(), threading.Event()
+
+    def slow_inbox(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        if environ["PATH_INFO"] == "/readyz":
+            begun.set()
+            go.wait(DEADLINE)
+        start_response("200 OK", [])
+        return [b"ok"]
+
+    bridge = Bridge(slow_inbox, threads=1, max_body_bytes=10, stopping=threading.Event())
+
+    async def ask() -> None:
+        ready = asyncio.create_task(call(bridge, "/readyz"))
+        await asyncio.to_thread(begun.wait, DEADLINE)
+        assert await call(bridge, "/healthz") == b"ok"
+        assert not ready.done()
+        go.set()
+        assert await ready == b"ok"
+
+    asyncio.run(ask())
+
+
+async def call(bridge: Bridge, path: str) -> bytes:
+    """GET a path from the ASGI application, and return the body of the answer."""
+    sent: list[dict[str, Any]] = []
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "http_version": "1.1",
+        "scheme": "http",
+        "server": ("127.0.0.1", 80),
+        "client": ("127.0.0.1", 1),
+        "headers": [],
+    }
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    await bridge(scope, receive, send)
+    body: bytes = sent[-1]["body"]
+    return body
+
+
+def test_results_that_wait_are_waited_for() -> None:
+    """A stop counts what outlives its request: the success that the inbox could not take yet."""
+    waiting = [1, 0]
+    bridge = Bridge(
+        Flask("tiny"),
+        threads=1,
+        max_body_bytes=10,
+        stopping=threading.Event(),
+        unsettled=lambda: waiting.pop(0),
+    )
+    assert (bridge.unfinished, bridge.unfinished) == (1, 0)

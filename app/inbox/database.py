@@ -114,7 +114,7 @@ class Database:
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('app.migrations'))")
 
     def close(self) -> None:
-        """Close the connections of all threads. None of them may be in use."""
+        """Close the connections of all threads. The next statement connects again."""
         with self._making:
             engine, writer = self._engine, self._writer
             self._engine = self._writer = None

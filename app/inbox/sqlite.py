@@ -153,7 +153,7 @@ class SqliteWriter:
                     job.error, job.done = error, True
         if any(job.error is not None for job in jobs):
             # A file that could not be written when it was opened stays so for this connection.
-            self.close()
+            self._disconnect()
 
     def _write_together(self, jobs: list[_Job]) -> None:
         """Write all in one transaction, or each alone when one of them cannot be written."""
@@ -186,7 +186,11 @@ class SqliteWriter:
         return self._connection.driver_connection
 
     def close(self) -> None:
-        """Close the connection. The next statement connects again."""
+        """Close the connection, when nobody uses it. The next statement connects again."""
+        with self._turn:
+            self._disconnect()
+
+    def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.invalidate()

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -224,9 +225,135 @@ def test_turn_that_does_not_come_is_unavailable(
     assert isinstance(writer, SqliteWriter)
 
     with writer._turn, pytest.raises(Unavailable) as raised:  # noqa: SLF001 - to hold its turn
-        inbox.check()
+        inbox.accept(EVENT)
     assert raised.value.reason == "inbox_locked"
     inbox.check()
+    assert inbox.find(EVENT.id) is None  # what was answered 503 is not claimed by nobody later
+    inbox.close()
+
+
+def test_statement_that_was_written_at_the_last_moment_is_not_refused(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A statement that another thread has written when the time is over was written."""
+    monkeypatch.setattr(sqlite, "TURN_TIMEOUT", 1)
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    inbox.check()
+    writer = inbox._database._get_writer()  # noqa: SLF001 - to write for another thread
+    assert isinstance(writer, SqliteWriter)
+    attempts: list[int] = []
+    thread = threading.Thread(target=lambda: attempts.append(inbox.accept(EVENT).attempt))
+
+    with writer._turn:  # noqa: SLF001 - to hold its turn
+        thread.start()
+        wait_for(lambda: len(writer._waiting) == 1)  # noqa: SLF001 - to hold its turn
+        writer._write_what_waits()  # noqa: SLF001 - to hold its turn
+        thread.join(30)
+
+    assert attempts == [1]
+    inbox.close()
+
+
+def test_other_tools_lock_leaves_nothing_half_done(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a shell holds SQLite's own lock: 503 for all that wait, and none is written later."""
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 50)
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    inbox.check()
+    writer = inbox._database._get_writer()  # noqa: SLF001 - to hold its turn
+    assert isinstance(writer, SqliteWriter)
+    shell = sqlite.driver.connect(tmp_path / "var" / "inbox.sqlite3", isolation_level=None)
+    shell.execute("BEGIN IMMEDIATE")
+    refused: list[str] = []
+
+    def deliver(number: int) -> None:
+        with pytest.raises(Unavailable) as raised:
+            inbox.accept(numbered(number))
+        refused.append(raised.value.reason)
+
+    threads = [threading.Thread(target=deliver, args=[n]) for n in range(3)]
+    with writer._turn:  # noqa: SLF001 - to hold its turn
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: len(writer._waiting) == 3)  # noqa: SLF001 - to hold its turn
+    for thread in threads:
+        thread.join(30)
+    shell.execute("ROLLBACK")
+    shell.close()
+
+    assert refused == ["OperationalError: database is locked"] * 3
+    inbox.check()
+    assert inbox.latest(10) == []
+    inbox.close()
+
+
+def test_what_is_answered_2xx_without_a_success_is_on_the_disk(sqlite_url: str) -> None:
+    """An event that is set aside or buried has nothing but its row: that commit is synced."""
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    claims = [inbox.accept(numbered(n)).claim for n in range(2)]
+    writer = inbox._database._get_writer()  # noqa: SLF001 - to listen to its connection
+    assert isinstance(writer, SqliteWriter)
+    said: list[str] = []
+    writer._connect().set_trace_callback(said.append)  # noqa: SLF001 - no other way to hear it
+
+    def synced(act: Callable[[], object]) -> list[str]:
+        said.clear()
+        act()
+        return [each.split()[-1] if "PRAGMA" in each else each.split()[0] for each in said]
+
+    first, second = claims
+    assert first is not None
+    assert second is not None
+    around = ["FULL", "UPDATE", "NORMAL"]
+    assert synced(lambda: inbox.finish(first)) == ["UPDATE"]
+    assert synced(lambda: inbox.bury(second, "gave_up", "no plan")) == around
+    assert synced(lambda: inbox.set_aside(numbered(3), "wrong_mode")) == [
+        "FULL",
+        "INSERT",
+        "NORMAL",
+    ]
+    inbox.close()
+
+
+def test_server_that_was_read_only_for_a_while_is_used_again(postgresql_url: str) -> None:
+    """A demoted server keeps its connections open: they are not kept when it refuses to write."""
+    inbox = Inbox(postgresql_url, lease_seconds=30)
+    inbox.check()
+    engine = sa.create_engine(postgresql_url, isolation_level="AUTOCOMMIT")
+    name = sa.make_url(postgresql_url).database
+
+    def read_only(value: str) -> None:
+        with engine.connect() as connection:
+            connection.exec_driver_sql(
+                f"ALTER DATABASE {name} SET default_transaction_read_only = {value}"
+            )
+
+    read_only("on")
+    inbox.close()
+    with pytest.raises(Unavailable, match="not available"):
+        inbox.check()
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SET default_transaction_read_only = off")
+        connection.exec_driver_sql(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    engine.dispose()
+
+    inbox.check()
+    inbox.close()
+
+
+def test_options_of_the_url_are_kept(postgresql_url: str) -> None:
+    """What the URL sets for its connections holds beside the time limits of the service."""
+    url = sa.make_url(postgresql_url).update_query_dict({"options": "-c work_mem=7MB"})
+    inbox = Inbox(url.render_as_string(hide_password=False), lease_seconds=30)
+    inbox.check()
+
+    def show(name: str) -> object:
+        rows = inbox._database.read(sa.text(f"SHOW {name}"), {})  # noqa: SLF001 - no other way
+        return rows[0][0]
+
+    shown = [show(name) for name in ("work_mem", "statement_timeout", "lock_timeout")]
+    assert shown == ["7MB", "5s", "1s"]
     inbox.close()
 
 

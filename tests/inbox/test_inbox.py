@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from app.errors import StartError, Unavailable
 from app.inbox import Claim, Inbox, NewEvent
+from tests import by_hand
 
 EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context="acct_1", body=b'{"a": 1}')
 
@@ -120,10 +121,7 @@ def test_claim_that_the_database_has_forgotten_settles_nothing(
     """After a restore two runners can hold the same attempt: only the one on record settles."""
     inbox = make_inbox()
     forgotten = claim(inbox)
-    engine = sa.create_engine(database_url)
-    with engine.begin() as connection:
-        connection.execute(sa.text("DELETE FROM events"))
-    engine.dispose()
+    by_hand.execute(database_url, "DELETE FROM events")
     on_record = claim(inbox)
 
     assert forgotten.attempt == on_record.attempt
@@ -184,10 +182,7 @@ def test_dead_event_is_kept_and_not_run(inbox: Inbox) -> None:
 def test_dead_event_runs_again_when_a_person_says_so(inbox: Inbox, database_url: str) -> None:
     """The README's way: the state set to pending by hand, and the event delivered once more."""
     inbox.bury(claim(inbox), "gave_up", "no such plan")
-    engine = sa.create_engine(database_url)
-    with engine.begin() as connection:
-        connection.execute(sa.text("UPDATE events SET state = 'pending' WHERE id = 'evt_1'"))
-    engine.dispose()
+    by_hand.execute(database_url, "UPDATE events SET state = 'pending' WHERE id = 'evt_1'")
 
     assert inbox.finish(claim(inbox)) is True
 
@@ -276,7 +271,7 @@ def test_check_writes(inbox: Inbox, database_url: str) -> None:
     inbox.check()
     inbox.check()
 
-    engine = sa.create_engine(database_url)
+    engine = by_hand.make_engine(database_url)
     with engine.connect() as connection:
         rows = connection.execute(sa.text("SELECT id FROM readiness")).all()
     engine.dispose()
@@ -301,13 +296,22 @@ def test_many_replicas_can_migrate_at_once(make_inbox: Callable[[], Inbox]) -> N
 def test_tables_of_a_newer_version_are_refused(inbox: Inbox, database_url: str) -> None:
     """An older version cannot know what the new tables mean, and says what to do."""
     inbox.migrate()
-    engine = sa.create_engine(database_url)
-    with engine.begin() as connection:
-        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    engine.dispose()
+    by_hand.execute(database_url, "UPDATE alembic_version SET version_num = '9999'")
 
     with pytest.raises(StartError, match="revision 9999, made by a newer version"):
         Inbox(database_url, lease_seconds=LONG).migrate()
+
+
+def test_delivery_does_not_wait_long_for_anothers_migration(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one thread brings the tables to this version, the others are answered 503."""
+    monkeypatch.setattr("app.inbox.MIGRATION_TURN", 0.05)
+
+    with inbox._migrating, pytest.raises(Unavailable) as raised:  # noqa: SLF001 - to be slow
+        inbox.accept(EVENT)
+    assert raised.value.reason == "migrating"
+    assert inbox.accept(EVENT).claim is not None
 
 
 def test_restarted_service_finds_what_it_recorded(make_inbox: Callable[[], Inbox]) -> None:
@@ -341,7 +345,7 @@ def test_closed_connections_are_replaced(inbox: Inbox, database_url: str) -> Non
 
 def end_connections(url: str) -> None:
     """Let the server end every other connection to this database, as a restart does."""
-    engine = sa.create_engine(url)
+    engine = by_hand.make_engine(url)
     with engine.connect() as connection:
         connection.execute(
             sa.text(

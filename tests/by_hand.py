@@ -1,0 +1,26 @@
+"""What a person does to the inbox in SQL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.inbox import sqlite
+
+
+def make_engine(url: str, **options: Any) -> sa.Engine:
+    """Return an engine of our own for the inbox's database.
+
+    With the same SQLite library: two in one process do not see each other's locks.
+    """
+    more = {"module": sqlite.driver} if url.startswith("sqlite") else {}
+    return sa.create_engine(url, **more, **options)
+
+
+def execute(url: str, sql: str) -> None:
+    """Run one statement, and commit it."""
+    engine = make_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text(sql))
+    engine.dispose()
