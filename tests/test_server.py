@@ -912,9 +912,9 @@ def test_healthz_does_not_wait_for_readyz() -> None:
     bridge = Bridge(slow_inbox, threads=1, max_body_bytes=10, stopping=threading.Event())
 
     async def ask() -> None:
-        ready = asyncio.create_task(call(bridge, "/readyz"))
+        ready = asyncio.create_task(get(bridge, "/readyz"))
         await asyncio.to_thread(begun.wait, DEADLINE)
-        assert await call(bridge, "/healthz") == b"ok"
+        assert await get(bridge, "/healthz") == b"ok"
         assert not ready.done()
         go.set()
         assert await ready == b"ok"
@@ -922,7 +922,7 @@ def test_healthz_does_not_wait_for_readyz() -> None:
     asyncio.run(ask())
 
 
-async def call(bridge: Bridge, path: str) -> bytes:
+async def get(bridge: Bridge, path: str) -> bytes:
     """GET a path from the ASGI application, and return the body of the answer."""
     sent: list[dict[str, Any]] = []
     scope = {
