@@ -99,6 +99,7 @@ class Receiver:
             return "wrong_mode"
         self._runner.settle_first(event.id)
         if self._runner.is_running(event.id):
+            delivery.attempt = self._inbox.count(event.id)
             raise self._running()
         accepted = self._inbox.accept(event)
         delivery.attempt = accepted.attempt

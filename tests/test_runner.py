@@ -215,7 +215,8 @@ def test_callback_is_not_run_beside_itself_after_its_lease(make_receiver: MakeRe
 
     assert answer.status_code == 409
     assert len(receiver.module(CREATED).calls) == 1
-    assert receiver.event(notification["id"]).state == "done"
+    event = receiver.event(notification["id"])
+    assert (event.state, event.attempt, event.deliveries) == ("done", 1, 2)
 
 
 def test_interrupt_releases_the_event_and_goes_on(make_receiver: MakeReceiver) -> None:

@@ -160,6 +160,14 @@ class Inbox:
         row = self._write(statements.SET_ASIDE, durable=True, **_values(event), outcome=outcome)
         return _accepted(row, None)
 
+    def count(self, event_id: str) -> int | None:
+        """Record one delivery of an event that the caller knows to be running.
+
+        Returns the number of its latest attempt, or None when the inbox does not have it.
+        """
+        row = self._write(statements.COUNT, event_id=event_id)
+        return row[0] if row else None
+
     def renew(self, claim: Claim) -> bool:
         """Let the lease begin anew. False when the claim is no longer this one."""
         return self._settles(statements.RENEW, claim, lease_seconds=self._lease_seconds)

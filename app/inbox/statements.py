@@ -102,6 +102,14 @@ SET_ASIDE = (
     .returning(*_answer)
 )
 
+#: Counts a delivery of an event that is not to be claimed.
+COUNT = (
+    sa.update(events)
+    .where(events.c.id == sa.bindparam("event_id"))
+    .values(deliveries=events.c.deliveries + _one)
+    .returning(events.c.attempt)
+)
+
 _mine = sa.and_(
     events.c.id == sa.bindparam("event_id"),
     events.c.attempt == sa.bindparam("claim"),

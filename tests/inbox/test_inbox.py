@@ -314,6 +314,18 @@ def test_delivery_does_not_wait_long_for_anothers_migration(
     assert inbox.accept(EVENT).claim is not None
 
 
+def test_delivery_is_counted_without_being_claimed(make_inbox: Callable[[float], Inbox]) -> None:
+    """Even when the lease has ended: the caller knows better that the event still runs."""
+    inbox = make_inbox(SHORT)
+    claim(inbox)
+
+    assert inbox.count("evt_1") == 1
+    assert inbox.count("evt_none") is None
+    event = inbox.find("evt_1")
+    assert event is not None
+    assert (event.state, event.attempt, event.deliveries) == ("running", 1, 2)
+
+
 def test_restarted_service_finds_what_it_recorded(make_inbox: Callable[[], Inbox]) -> None:
     """What one process recorded another one knows."""
     first = make_inbox()

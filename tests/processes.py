@@ -1,0 +1,398 @@
+"""The service as processes: the real gunicorn, callbacks that a test steers, and their journal."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from app.inbox import Event, Inbox
+from app.testing import samples
+from tests.waiting import wait_for
+
+ROOT = Path(__file__).parent.parent
+HOST = "127.0.0.1"
+EVENT_TYPE = "v1.customer.created"
+DEADLINE = 60.0
+"""Seconds after which a test that waits for something fails. None of them waits that long."""
+
+API_KEY = "sk_test_MarkerOfApiKey"
+SECRETS = ("whsec_MarkerOfFirstSecret", "whsec_MarkerOfSecondSecret")
+PASSWORD = "MarkerOfPassword"
+BODY_MARKER = "MarkerOfBody"
+LOCAL_MARKER = "MarkerOfLocal"
+MARKERS = (
+    "MarkerOfApiKey",
+    "MarkerOfFirstSecret",
+    "MarkerOfSecondSecret",
+    PASSWORD,
+    BODY_MARKER,
+    LOCAL_MARKER,
+)
+"""None of these may ever be logged. Each stands in one kind of thing that is kept out of logs."""
+
+#: A callback does what files in its folder say, and keeps its own account of what it did. The
+#: number of its attempt is the service's business, which no other callback needs to know.
+HANDLER = f"""
+    import json, os, time
+    from pathlib import Path
+
+    from app.runner import _current
+
+    FOLDER = Path(__file__).parent
+
+    def note(what, notif, attempt):
+        entry = {{"what": what, "event_id": notif.id, "attempt": attempt,
+                 "pid": os.getpid(), "at": time.monotonic()}}
+        descriptor = os.open(FOLDER / "journal", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(descriptor, (json.dumps(entry) + "\\n").encode())
+        os.close(descriptor)
+
+    def is_told(word, notif, attempt):
+        return (FOLDER / f"{{notif.id}}.{{attempt}}.{{word}}").exists()
+
+    def handle(notif, client):
+        attempt = _current.get().claim.attempt
+        note("start", notif, attempt)
+        while is_told("hold", notif, attempt):
+            time.sleep(0.01)
+        if is_told("fail", notif, attempt):
+            note("raise", notif, attempt)
+            fail(notif, _current.get().claim.body)
+        note("end", notif, attempt)
+
+    def fail(notif, body):
+        local = "".join(["Marker", "Of", "Local"])
+        secret = os.environ["STRIPE_WEBHOOK_SECRET"]
+        assert local and secret and body.find("{BODY_MARKER}".encode()) > 0
+        raise RuntimeError("the callback was told to fail")
+"""
+
+
+@functools.cache
+def notification(event_id: str) -> bytes:
+    """Return the body of an event, the same at every delivery."""
+    return samples.encode(
+        samples.notification(EVENT_TYPE, event_id=event_id, object_id=BODY_MARKER)
+    )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back. ``said`` is the outcome, the error or the status in the body."""
+
+    status: int
+    said: str
+    retry_after: int | None
+
+    @property
+    def brief(self) -> tuple[int, str]:
+        """Status and words, to be compared with what is expected."""
+        return self.status, self.said
+
+
+HANDLED = (200, "handled")
+DUPLICATE = (200, "duplicate")
+RUNNING = (409, "the event is running; deliver it again")
+TAKEN_OVER = (409, "the event was taken over by another attempt")
+FAILED = (500, "the callback failed; the event will be retried")
+NO_INBOX = (503, "the inbox is not available")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the journal: what a callback did, in which attempt and process, and when."""
+
+    what: str
+    event_id: str
+    attempt: int
+    pid: int
+    at: float
+    """Seconds of the clock that all processes of a machine share."""
+
+
+class Service:
+    """A gunicorn with the repository's configuration."""
+
+    def __init__(
+        self, environment: dict[str, str], options: tuple[str, ...], launcher: tuple[str, ...]
+    ) -> None:
+        """Start it. ``launcher`` are Python's arguments up to those of gunicorn."""
+        self.process = subprocess.Popen(
+            [sys.executable, *launcher, "--bind", f"{HOST}:0", *options],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            # A pipe, which is never full, unlike a disk.
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._output = bytearray()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as pipe:
+            while chunk := os.read(pipe.fileno(), 65536):
+                self._output += chunk
+
+    @property
+    def log(self) -> str:
+        """What it and its workers have written so far, to either of their outputs."""
+        return bytes(self._output).decode()
+
+    @functools.cached_property
+    def port(self) -> int:
+        """The port that it listens on, as soon as it does."""
+        found: list[str] = []
+
+        def listens() -> bool:
+            assert self.process.poll() is None, self.log
+            found.extend(re.findall(rf"Listening at: http://{HOST}:(\d+)", self.log))
+            return bool(found)
+
+        wait_for(listens, DEADLINE)
+        return int(found[0])
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
+        """Send one request on a connection of its own. Raises ``ConnectionError``."""
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=DEADLINE)
+        with contextlib.closing(connection):
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            words = json.loads(response.read())
+        said = words.get("outcome") or words.get("error") or words.get("status")
+        after = response.headers["Retry-After"]
+        return Answer(response.status, said, int(after) if after else None)
+
+    def deliver(self, event_id: str, secret: str = SECRETS[0]) -> Answer:
+        """Deliver an event, signed with ``secret``."""
+        body = notification(event_id)
+        headers = {
+            "Content-Type": "application/json",
+            "Stripe-Signature": samples.sign(body, secret),
+        }
+        return self.ask("POST", "/webhook", body, headers)
+
+    def deliver_until_taken(self, event_id: str) -> Answer:
+        """Deliver an event again and again, as long as it is running elsewhere."""
+        deadline = time.monotonic() + DEADLINE
+        while (answer := self.deliver(event_id)).brief == RUNNING:
+            assert time.monotonic() < deadline, "the event goes on running"
+            time.sleep(0.02)
+        return answer
+
+    def readiness(self) -> Answer:
+        """Ask whether it is ready."""
+        return self.ask("GET", "/readyz")
+
+    def is_ready(self) -> bool:
+        """Whether it says that it is ready."""
+        return self.readiness().status == 200
+
+    def refuses(self) -> bool:
+        """Whether nobody listens."""
+        try:
+            socket.create_connection((HOST, self.port), timeout=DEADLINE).close()
+        except ConnectionError:
+            return True
+        return False
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> int:
+        """Return its exit status once it has ended."""
+        return self.process.wait(DEADLINE)
+
+    def end(self) -> None:
+        """End it and all its workers, whatever they are doing, and read its output to the end."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGCONT)
+            self.process.send_signal(signal.SIGQUIT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(20)
+        with contextlib.suppress(ProcessLookupError):  # usually nobody is left
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(DEADLINE)
+        self._reader.join(DEADLINE)
+
+
+class Lab:
+    """Services that share a handler package: they are started, steered and looked into."""
+
+    def __init__(self, package: Path) -> None:
+        """Take the folder of the handler ``package``."""
+        self.package = package
+        self.services: list[Service] = []
+        self.pool = ThreadPoolExecutor(max_workers=300)
+
+    def start(
+        self,
+        database_url: str,
+        *options: str,
+        launcher: tuple[str, ...] = ("-m", "gunicorn"),
+        **settings: Any,
+    ) -> Service:
+        """Start a service; ``settings`` are those that differ, ``options`` are gunicorn's."""
+        environment = self.environment(DATABASE_URL=database_url, **settings)
+        self.services.append(Service(environment, options, launcher))
+        return self.services[-1]
+
+    def environment(self, **settings: Any) -> dict[str, str]:
+        """Return a whole environment: every setting, so that no .env counts, and no more."""
+        passed_on = {
+            name: value
+            for name, value in os.environ.items()
+            if name == "PATH" or name.startswith("COVERAGE_")
+        }
+        complete = {
+            "STRIPE_API_KEY": API_KEY,
+            "STRIPE_WEBHOOK_SECRET": ",".join(SECRETS),
+            "STRIPE_API_BASE": f"http://{HOST}:9",
+            "DATABASE_URL": "",
+            "HANDLERS_PACKAGE": self.package.name,
+            "PROCESSING": "inline",
+            "PORT": "4242",
+            "WEB_CONCURRENCY": "2",
+            "WEB_THREADS": "8",
+            "MAX_BODY_BYTES": "65536",
+            "LEASE_SECONDS": "30",
+            "LOG_LEVEL": "info",
+            "LOG_FORMAT": "json",
+        }
+        changed = {name: str(value) for name, value in settings.items()}
+        return {**passed_on, "PYTHONPATH": str(self.package.parent), **complete, **changed}
+
+    def tell(self, word: str, event_id: str, attempt: int = 1) -> Path:
+        """Have an attempt ``hold`` until its file is removed, or ``fail``. Returns the file."""
+        file = self.package / f"{event_id}.{attempt}.{word}"
+        file.touch()
+        return file
+
+    def later(self, act: Callable[[str], Answer], event_id: str) -> Future[Answer]:
+        """Do something with an event in a thread of its own."""
+        return self.pool.submit(act, event_id)
+
+    def hold(
+        self, act: Callable[[str], Answer], event_id: str, attempt: int = 1
+    ) -> tuple[Future[Answer], Callable[[], None], int]:
+        """Deliver an event whose callback does not end. Returns when it has begun.
+
+        Returns what will be answered, what releases the callback, and the process that it is in.
+        """
+        file = self.tell("hold", event_id, attempt)
+        answer = self.later(act, event_id)
+        wait_for(lambda: answer.done() or self.started(event_id, attempt), DEADLINE)
+        (entry,) = self.started(event_id, attempt)
+        return answer, file.unlink, entry.pid
+
+    def journal(self, event_id: str | None = None) -> list[Entry]:
+        """Return what the callbacks wrote down, of one event or of all."""
+        file = self.package / "journal"
+        lines = file.read_text().splitlines() if file.exists() else []
+        entries = [Entry(**json.loads(line)) for line in lines]
+        return [entry for entry in entries if event_id in {None, entry.event_id}]
+
+    def account(self, event_id: str) -> list[tuple[str, int]]:
+        """Return what the callbacks of an event did, and in which attempt, in order."""
+        return [(entry.what, entry.attempt) for entry in self.journal(event_id)]
+
+    def started(self, event_id: str, attempt: int) -> list[Entry]:
+        """Return the beginning of an attempt, if it is there."""
+        return [
+            entry
+            for entry in self.journal(event_id)
+            if entry.what == "start" and entry.attempt == attempt
+        ]
+
+    def close(self) -> None:
+        """End all services. Nothing that they wrote may hold what has to be kept out of logs."""
+        for file in self.package.glob("*.hold"):
+            file.unlink()
+        for service in self.services:
+            service.end()
+        self.pool.shutdown()
+        for service in self.services:
+            assert_discreet(service.log)
+
+
+def assert_discreet(log: str) -> None:
+    """Fail when a secret, a part of a body or a local variable was logged."""
+    told = [line for line in log.splitlines() if any(marker in line for marker in MARKERS)]
+    assert not told, told
+
+
+ONCE = [("start", 1), ("end", 1)]
+"""The account of an event whose callback ran once, and to its end."""
+
+
+def find(database_url: str, event_id: str) -> Event:
+    """Return an event as the inbox has it."""
+    with contextlib.closing(Inbox(database_url, lease_seconds=1)) as inbox:
+        event = inbox.find(event_id)
+    assert event is not None, event_id
+    return event
+
+
+def state(database_url: str, event_id: str) -> tuple[str, str | None, int]:
+    """Return state, outcome and attempt of an event."""
+    event = find(database_url, event_id)
+    return event.state, event.outcome, event.attempt
+
+
+class Postgresql:
+    """A PostgreSQL server of a test's own, to be stopped and started."""
+
+    def __init__(self, server: Any) -> None:
+        """Take a running server of the wheel's."""
+        self._server = server
+
+    @property
+    def url(self) -> str:
+        """Where it is reached, with a password that nobody may see."""
+        url = sa.make_url(self._server.get_uri())
+        return url.set(drivername="postgresql+psycopg", password=PASSWORD).render_as_string(
+            hide_password=False
+        )
+
+    def stop(self) -> None:
+        """End the server and all its connections."""
+        os.kill(self._server.get_pid(), signal.SIGINT)
+        wait_for(lambda: not (self._server.pgdata / "postmaster.pid").exists(), DEADLINE)
+
+    def start(self) -> None:
+        """Start the server again."""
+        self._server.ensure_postgres_running()
+
+
+def skip_without_prlimit() -> None:
+    """Skip a test that changes the limits of a running process, where that cannot be done."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("only Linux changes the limits of a running process")
