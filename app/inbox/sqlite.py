@@ -148,9 +148,7 @@ class SqliteWriter:
             with self._lock:
                 self._write_together(jobs)
         except BaseException as error:  # noqa: BLE001 - each of the threads gets it raised
-            for job in jobs:
-                if not job.done:
-                    job.error, job.done = error, True
+            _fail([job for job in jobs if not job.done], error)
         if any(job.error is not None for job in jobs):
             # A file that could not be written when it was opened stays so for this connection.
             self._disconnect()
@@ -200,6 +198,11 @@ def _compile(statement: Any, engine: sa.Engine) -> tuple[str, list[str]]:
     """Return a statement's SQL, and the names of its parameters in their order."""
     compiled = statement.compile(engine)
     return compiled.string, compiled.positiontup
+
+
+def _fail(jobs: list[_Job], error: BaseException) -> None:
+    for job in jobs:
+        job.error, job.done = error, True
 
 
 def _write_alone(connection: Any, job: _Job) -> None:
