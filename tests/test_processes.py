@@ -135,6 +135,7 @@ def account_for_crowd(lab: Lab, database_url: str, services: list[Service]) -> N
     assert {(event.state, event.outcome, event.attempt) for event in events} == {
         ("done", "handled", 1)
     }
+    assert sum(event.deliveries for event in events) == CROWD
     # More callbacks ran at once than one process has threads.
     assert len({entry.pid for entry in lab.journal()}) > 1
 
