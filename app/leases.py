@@ -45,6 +45,7 @@ class Leases:
         self._held: dict[Claim, _Held] = {}
         self._unsettled: dict[Claim, Callable[[], bool]] = {}
         self._failing = False
+        self._closed = False
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -100,9 +101,16 @@ class Leases:
         for claim, settle in waiting:
             self._settle(claim, settle)
 
+    def close(self) -> None:
+        """End the thread, and with it every lease that is still held."""
+        self._closed = True
+        self._wake.set()
+        if self._thread is not None and self._thread.is_alive():
+            self._thread.join()
+
     def _keep(self) -> None:
         self._try(self._inbox.check)  # connect now: under load there may be no connection left
-        while True:
+        while not self._closed:
             self._wake.wait(TRY_AGAIN if self._failing or self._unsettled else self._pause())
             self._wake.clear()
             self._failing = False

@@ -188,6 +188,7 @@ def make_receiver(
 
     yield make
     for receiver in made:
+        receiver.service.leases.close()
         receiver.service.inbox.close()
 
 

@@ -21,7 +21,23 @@ def inbox(database_url: str) -> Iterator[Inbox]:
     """An inbox with short leases."""
     inbox = Inbox(database_url, lease_seconds=LEASE)
     yield inbox
+    close_all()
     inbox.close()
+
+
+MADE: list[Leases] = []
+
+
+def make(inbox: Inbox) -> Leases:
+    """Return leases of this test, which ends their thread."""
+    MADE.append(Leases(inbox, LEASE))
+    return MADE[-1]
+
+
+def close_all() -> None:
+    """End the threads of this test."""
+    while MADE:
+        MADE.pop().close()
 
 
 def claim(inbox: Inbox, event: NewEvent = EVENT) -> Claim:
@@ -44,7 +60,7 @@ def test_lease_is_renewed_while_the_callback_runs(inbox: Inbox) -> None:
     mine = claim(inbox)
     first = lease_end(inbox)
 
-    with Leases(inbox, LEASE).held(mine):
+    with make(inbox).held(mine):
         wait_for(lambda: lease_end(inbox) > first + 3 * LEASE)
         assert inbox.accept(EVENT).claim is None
     assert inbox.finish(mine)
@@ -53,7 +69,7 @@ def test_lease_is_renewed_while_the_callback_runs(inbox: Inbox) -> None:
 def test_lease_is_not_renewed_after_the_callback(inbox: Inbox) -> None:
     """An event that was given back without being settled can be taken when its lease ends."""
     mine = claim(inbox)
-    with Leases(inbox, LEASE).held(mine):
+    with make(inbox).held(mine):
         pass
 
     wait_for(lambda: inbox.accept(EVENT).claim is not None)
@@ -72,7 +88,7 @@ def test_lost_claim_is_said_once_and_not_renewed(
         seen.append(said(capsys))
         return "".join(seen)
 
-    with Leases(inbox, LEASE).held(first):
+    with make(inbox).held(first):
         wait_for(lambda: "lease_lost" in look())
         stop = threading.Event()
         stop.wait(LEASE)
@@ -113,9 +129,10 @@ def test_failed_renewal_is_tried_again_within_the_lease(
     first = lease_end(inbox)
     inbox.failures = 1
 
-    with Leases(inbox, LEASE).held(mine):
+    with make(inbox).held(mine):
         wait_for(lambda: lease_end(inbox) > first)
     assert "lease_not_renewed" in said(capsys)
+    close_all()
     inbox.close()
 
 
@@ -123,7 +140,7 @@ def test_what_could_not_be_settled_is_held_and_settled_later(inbox: Inbox) -> No
     """The result of a callback is kept, and its event held, until the inbox takes it."""
     mine = claim(inbox)
     first = lease_end(inbox)
-    leases = Leases(inbox, LEASE)
+    leases = make(inbox)
     away = threading.Event()
     away.set()
     tried: list[bool] = []
@@ -145,7 +162,7 @@ def test_what_could_not_be_settled_is_held_and_settled_later(inbox: Inbox) -> No
 
 def test_one_thread_serves_all_claims(inbox: Inbox) -> None:
     """Many callbacks at once do not need many threads to keep their leases."""
-    leases = Leases(inbox, LEASE)
+    leases = make(inbox)
     before = threading.active_count()
     first = claim(inbox)
     second = claim(inbox, NewEvent("evt_2", "v1.x", livemode=False, context=None, body=b"{}"))
@@ -165,7 +182,7 @@ def test_callback_that_does_not_return_is_said(
         seen.append(said(capsys))
         return "".join(seen).count("callback_still_running")
 
-    with Leases(inbox, LEASE).held(mine):
+    with make(inbox).held(mine):
         wait_for(lambda: look() == 2)
 
 
@@ -177,7 +194,7 @@ def test_claim_is_let_go_when_no_thread_can_be_started(
     def refuse(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    leases = Leases(inbox, LEASE)
+    leases = make(inbox)
     mine = claim(inbox)
     # The limit of threads is the whole user's: it cannot be lowered for one test alone.
     monkeypatch.setattr(threading.Thread, "start", refuse)
