@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.events import Answer
+from app.cli.events.send import Answer
 from app.testing import demo
 from app.testing.stripe_api import StripeApi
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from app import log
-from app.cli.events import STALE_SECONDS, Answer, post
+from app.cli.events.send import STALE_SECONDS, Answer, post
 from app.inbox import Inbox
 from app.testing import samples
 from app.testing.stripe_api import HOST, StripeApi

@@ -1,4 +1,4 @@
-"""``flask events``: send signed samples to a running service."""
+"""``flask events send``: deliver signed samples to a running service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
 from urllib.parse import urlsplit, urlunsplit
 
 import click
-from flask.cli import AppGroup
+from flask.cli import with_appcontext
 
 from app.service import service
 from app.testing import samples
@@ -37,8 +37,6 @@ HEADERS = {
     "Content-Type": "application/json; charset=utf-8",
     "User-Agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
 }
-
-events = AppGroup("events", help="Send signed sample events to a running service.")
 
 
 class Delivery(NamedTuple):
@@ -106,7 +104,8 @@ def _url(_context: click.Context, _parameter: click.Parameter, value: str | None
     return value
 
 
-@events.command("send")
+@click.command("send")
+@with_appcontext
 @click.argument("event_type", metavar="TYPE")
 @click.option("--url", callback=_url, help="Where to. [default: /webhook on this machine's PORT]")
 @click.option("--times", default=1, type=click.IntRange(min=1), help="How many events.")

@@ -13,7 +13,7 @@ from flask.testing import FlaskCliRunner
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Response
 
-from app.cli import events
+from app.cli.events.send import post
 from app.service import service
 from tests.conftest import Receiver
 
@@ -221,11 +221,11 @@ class TestPost:
     def test_answer_of_another_program(self, body: bytes) -> None:
         """An answer that is not this service's is shown as such."""
         with serving(Response(body, 200)) as url:
-            answer = events.post(url, b"{}", "t=1")
+            answer = post(url, b"{}", "t=1")
         assert (answer.status, answer.outcome) == (200, "no JSON: is this the service's /webhook?")
 
     def test_redirect_is_an_answer(self) -> None:
         """Stripe follows no redirect, and neither does this."""
         with serving(Response('{"error": "moved"}', 308, {"Location": "/other"})) as url:
-            answer = events.post(url, b"{}", "t=1")
+            answer = post(url, b"{}", "t=1")
         assert (answer.status, answer.outcome) == (308, "moved")
