@@ -1,7 +1,7 @@
 """A microservice that receives Stripe's event notifications.
 
 ``create_app`` is the one place where the parts are put together. Handler modules need two
-names of this package at most: ``GiveUp`` here, and nothing else.
+names of this package at most: ``GiveUp`` and ``RetryLater``.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from flask import Flask, Response, jsonify
 from werkzeug.exceptions import HTTPException
 
 from app import cli, health, log, registry, webhook
-from app.errors import GiveUp
+from app.errors import GiveUp, RetryLater
 from app.inbox import Inbox
 from app.leases import Leases
 from app.receiver import Receiver
 from app.runner import Runner
+from app.schedule import Schedule
 from app.service import Service
 from app.settings import Settings
 from app.stripe_client import build_client
+from app.worker import Worker
 
-__all__ = ["GiveUp", "create_app"]
+__all__ = ["GiveUp", "RetryLater", "create_app"]
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -34,7 +36,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     log.configure(
         settings.log_level,
         settings.log_format,
-        secrets=[settings.stripe_api_key, *settings.stripe_webhook_secrets],
+        secrets=_secrets(settings),
     )
     app = Flask(__name__, static_folder=None)
     app.extensions["service"] = _build(settings)
@@ -47,12 +49,36 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 def _build(settings: Settings) -> Service:
     handlers = registry.load(settings.handlers_package)
-    inbox = Inbox(settings.database_url, lease_seconds=settings.lease_seconds)
+    inbox = Inbox(
+        settings.database_url,
+        lease_seconds=settings.lease_seconds,
+        max_crashes=settings.max_crashes,
+    )
     leases = Leases(inbox, settings.lease_seconds)
-    runner = Runner(handlers, build_client(settings), inbox, leases)
+    runner = Runner(
+        handlers,
+        build_client(settings),
+        inbox,
+        leases,
+        schedule=_schedule(settings) if settings.is_queue else None,
+        redact=log.redactor(_secrets(settings)),
+    )
     stopping = threading.Event()
-    receiver = Receiver(settings, inbox, runner, stopping)
-    return Service(settings, handlers, inbox, leases, runner, receiver, stopping)
+    worker = Worker(inbox, runner, leases, livemode=settings.livemode, stopping=stopping)
+    receiver = Receiver(settings, inbox, runner, worker, stopping)
+    return Service(settings, handlers, inbox, leases, runner, worker, receiver, stopping)
+
+
+def _schedule(settings: Settings) -> Schedule:
+    return Schedule(
+        base_seconds=settings.retry_base_seconds,
+        cap_seconds=settings.retry_cap_seconds,
+        max_attempts=settings.max_attempts,
+    )
+
+
+def _secrets(settings: Settings) -> list[str]:
+    return [settings.stripe_api_key, *settings.stripe_webhook_secrets]
 
 
 def _answer_in_json(error: HTTPException) -> Response:

@@ -36,6 +36,20 @@ class GiveUp(Exception):
         super().__init__(self.reason)
 
 
+class RetryLater(Exception):
+    """Raise it from a callback: run this event again, but not before ``seconds`` have passed.
+
+    It is an attempt that failed like any other, except that the callback says when the next one
+    is due. In inline mode Stripe decides when it delivers the event again.
+    """
+
+    def __init__(self, seconds: float, reason: str = "the callback asked for it") -> None:
+        """Take the ``seconds`` to wait, and the ``reason`` for the person who looks at it."""
+        self.seconds = max(0.0, float(seconds))
+        self.reason = str(reason)
+        super().__init__(f"again in {self.seconds:g} s: {self.reason}")
+
+
 class DeliveryError(Exception):
     """A delivery that is not answered with 2xx."""
 

@@ -26,10 +26,12 @@ def readyz() -> Response:
         return _not_ready("the service is shutting down")
     try:
         service().inbox.check()
+        paused = service().settings.is_queue and service().inbox.paused() is not None
     except Unavailable as error:
         log.warning("not_ready", reason=error.reason)
         return _not_ready(error.message)
-    return jsonify(status="ready")
+    # Paused workers are no reason to send deliveries elsewhere: they are still recorded.
+    return jsonify(status="ready", paused=True) if paused else jsonify(status="ready")
 
 
 def _not_ready(reason: str) -> Response:

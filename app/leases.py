@@ -40,7 +40,8 @@ class Leases:
     def __init__(self, inbox: Inbox, lease_seconds: float) -> None:
         """Take the ``inbox`` that renews, and for how many seconds one renewal holds."""
         self._inbox = inbox
-        self._lease_seconds = lease_seconds
+        self.seconds = lease_seconds
+        """For how many seconds one renewal holds."""
         self._lock = threading.Lock()
         self._held: dict[Claim, _Held] = {}
         self._unsettled: dict[Claim, Callable[[], bool]] = {}
@@ -63,7 +64,7 @@ class Leases:
     def _add(self, claim: Claim) -> None:
         now = time.monotonic()
         with self._lock:
-            self._held[claim] = _Held(now, now, speak_at=now + 2 * self._lease_seconds)
+            self._held[claim] = _Held(now, now, speak_at=now + 2 * self.seconds)
             if self._thread is None or not self._thread.is_alive():  # none survives a fork
                 self._thread = threading.Thread(target=self._keep, name="leases", daemon=True)
                 self._thread.start()
@@ -72,6 +73,16 @@ class Leases:
         """Whether a callback for this event still runs here, under a claim that may be lost."""
         with self._lock:
             return any(claim.event_id == event_id for claim in self._held)
+
+    def are_behind(self) -> bool:
+        """Whether a lease may have ended that this process has not lost yet, or a result waits.
+
+        Who claims now could get an event that still runs here, or that has succeeded here.
+        """
+        ended = time.monotonic() - self.seconds
+        with self._lock:
+            late = any(each.renewed < ended for each in self._held.values() if not each.lost)
+            return late or bool(self._unsettled)
 
     @property
     def unsettled(self) -> int:
@@ -120,7 +131,7 @@ class Leases:
                 self._try(renew)
 
     def _pause(self) -> float:
-        return self._lease_seconds / 6
+        return self.seconds / 6
 
     def _try(self, act: Callable[[], object]) -> None:
         try:
@@ -146,7 +157,7 @@ class Leases:
 
     def _due(self) -> list[Callable[[], None]]:
         """Return a renewal for each claim of which a third has gone, the longest waiting first."""
-        due = time.monotonic() - self._lease_seconds / 3
+        due = time.monotonic() - self.seconds / 3
         with self._lock:
             held = [each for each in self._held.items() if each[1].renewed <= due]
         held.sort(key=lambda each: each[1].renewed)

@@ -89,7 +89,7 @@ def _renderer(log_format: str, secrets: Iterable[str]) -> Processor:
             sort_keys=False,
             exception_formatter=structlog.dev.plain_traceback,  # the rich one shows locals
         )
-    redact = _redactor(secrets)
+    redact = redactor(secrets)
 
     def render_redacted(logger: WrappedLogger, method: str, event_dict: EventDict) -> str:
         first = {name: event_dict.pop(name) for name in FIRST if name in event_dict}
@@ -98,7 +98,8 @@ def _renderer(log_format: str, secrets: Iterable[str]) -> Processor:
     return render_redacted
 
 
-def _redactor(secrets: Iterable[str]) -> Callable[[str], str]:
+def redactor(secrets: Iterable[str]) -> Callable[[str], str]:
+    """Return a function that takes the ``secrets``, and all that looks like one, out of a text."""
     # As they are, and as they stand in JSON.
     own = {form for secret in secrets for form in (secret, json.dumps(secret)[1:-1])}
     pattern = re.compile("|".join([*map(re.escape, own), *SECRET_SHAPES]))

@@ -5,6 +5,7 @@ Nothing of a body is parsed, stored or logged before its signature holds.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -21,6 +22,7 @@ from app.errors import Deferred, Refused, Unavailable
 from app.inbox import Inbox, NewEvent
 from app.runner import Runner
 from app.settings import Settings
+from app.worker import Worker
 
 #: Seconds that a signature may be old, or ahead of this machine's clock. The SDK has no bound
 #: for the second (https://docs.stripe.com/webhooks#replay-attacks).
@@ -54,12 +56,18 @@ class Receiver:
     """The one instance that all deliveries to this process go through."""
 
     def __init__(
-        self, settings: Settings, inbox: Inbox, runner: Runner, stopping: threading.Event
+        self,
+        settings: Settings,
+        inbox: Inbox,
+        runner: Runner,
+        worker: Worker,
+        stopping: threading.Event,
     ) -> None:
         """Take the parts, and the event that is set when the process begins to shut down."""
         self._settings = settings
         self._inbox = inbox
         self._runner = runner
+        self._worker = worker
         self._stopping = stopping
         self._refusals: Counter[str] = Counter()
 
@@ -97,6 +105,8 @@ class Receiver:
         if event.livemode != self._settings.livemode:
             self._inbox.set_aside(event, "wrong_mode")
             return "wrong_mode"
+        if self._settings.is_queue:
+            return self._record(event, delivery)
         self._runner.settle_first(event.id)
         if self._runner.is_running(event.id):
             delivery.attempt = self._inbox.count(event.id)
@@ -108,6 +118,16 @@ class Receiver:
         if accepted.state == "running":
             raise self._running()
         return "duplicate"
+
+    def _record(self, event: NewEvent, delivery: Delivery) -> str:
+        accepted = self._inbox.record(event)
+        delivery.attempt = accepted.attempt
+        if accepted.state in {"done", "dead"}:
+            return "duplicate"
+        self._worker.wake()
+        with contextlib.suppress(Unavailable):  # it is recorded, and workers look by themselves
+            self._inbox.notify()
+        return "accepted"
 
     def _running(self) -> Deferred:
         return Deferred(
@@ -172,7 +192,20 @@ def _to_event(values: dict[str, Any], body: bytes) -> NewEvent:
             "the event notification has no usable id, type or livemode",
             reason="not_a_notification",
         )
-    return NewEvent(event_id, event_type, livemode, context if is_word(context) else None, body)
+    known_context = context if is_word(context) else None
+    subject = _subject(known_context, event_type, values.get("related_object"))
+    return NewEvent(event_id, event_type, livemode, known_context, body, subject)
+
+
+def _subject(context: str | None, event_type: str, related: object) -> str:
+    """Name what may not run at the same time: the related object, or the type without one.
+
+    A singleton has no id; its address tells it from others.
+    """
+    named = related if isinstance(related, dict) else {}
+    kind, which = named.get("type"), named.get("id", named.get("url"))
+    words = (kind, which) if is_word(kind) and is_word(which) else (event_type,)
+    return " ".join([context or "-", *words])
 
 
 def is_word(value: object) -> TypeIs[str]:

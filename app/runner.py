@@ -10,21 +10,25 @@ import inspect
 import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import stripe
 import structlog
 
-from app.errors import CallbackFailed, Deferred, GiveUp
-from app.inbox import Claim, Inbox
+from app.errors import CallbackFailed, Deferred, GiveUp, RetryLater
+from app.inbox import Claim, Failure, Inbox
 from app.leases import Leases
 from app.registry import Callback, Module, Registry
+from app.schedule import Schedule
 
 log = structlog.get_logger(__name__)
 
 #: Characters of a reason that are kept. It is for a person to read, not a store.
 REASON_LENGTH = 1000
+
+#: Characters of a traceback that are kept, the last ones: they say where it happened.
+TRACEBACK_LENGTH = 8000
 
 #: Errors before the callback that say something of this process, not of the notification: the
 #: SDK imports the class of an event when it first meets its type.
@@ -46,12 +50,26 @@ _current: ContextVar[_Run] = ContextVar("current_run")
 class Runner:
     """Runs claims, one at a time in each thread that calls it."""
 
-    def __init__(
-        self, registry: Registry, client: stripe.StripeClient, inbox: Inbox, leases: Leases
+    def __init__(  # noqa: PLR0913 - the parts, each named
+        self,
+        registry: Registry,
+        client: stripe.StripeClient,
+        inbox: Inbox,
+        leases: Leases,
+        *,
+        schedule: Schedule | None,
+        redact: Callable[[str], str],
     ) -> None:
-        """Take the parts, and build the SDK's handler from the ``registry``."""
+        """Take the parts, and build the SDK's handler from the ``registry``.
+
+        With a ``schedule`` a failed event is retried by it, and given up on at its end; without
+        one Stripe decides when it delivers the event again. ``redact`` takes the secrets out of
+        what an exception says.
+        """
         self._inbox = inbox
         self._leases = leases
+        self._schedule = schedule
+        self._redact = redact
         self._handler = registry.register(client, wrap=_wrap)
 
     def is_running(self, event_id: str) -> bool:
@@ -72,9 +90,10 @@ class Runner:
     def run(self, claim: Claim) -> str:
         """Run the callback for ``claim`` and return the outcome once it is recorded.
 
-        Returns ``handled``, ``gave_up`` or ``unreadable``. Raises ``CallbackFailed`` when the
-        callback raised (the event is pending again), ``Deferred`` when another attempt took
-        the event meanwhile, ``Unavailable`` when the outcome could not be recorded yet.
+        Returns ``handled``, ``gave_up``, ``unreadable`` or, at the end of the schedule,
+        ``exhausted``. Raises ``CallbackFailed`` when the callback raised (the event is pending
+        again), ``Deferred`` when another attempt took the event meanwhile, ``Unavailable`` when
+        the outcome could not be recorded yet.
         """
         with (
             self._leases.held(claim),
@@ -93,7 +112,7 @@ class Runner:
         try:
             self._handler.handle(claim.body)
         except KeyboardInterrupt:
-            self._inbox.fail(claim, "interrupted")
+            self._inbox.fail(claim, Failure("interrupted"))
             raise
         except BaseException as error:  # noqa: BLE001 - sys.exit() is a failure like any other
             return self._judge(run, error)
@@ -103,17 +122,41 @@ class Runner:
 
     def _judge(self, run: _Run, error: BaseException) -> tuple[str, Callable[[], bool]]:
         """Say what an ``error`` means: for an event that it can never, or not now, be run."""
-        claim, reason = run.claim, _reason(error)
+        claim = run.claim
+        failure = Failure(self._redact(_reason(error)), self._redact(_traceback(error)))
         if not run.entered and not isinstance(error, PASSING):
             # Not the whole reason, which may quote the body. The inbox has it.
             log.error("event_unreadable", attempt=claim.attempt, reason=type(error).__name__)
-            return "unreadable", lambda: self._inbox.bury(claim, "unreadable", reason)
+            return "unreadable", lambda: self._inbox.bury(claim, "unreadable", failure)
         if isinstance(error, GiveUp):
             reason = _clean(str(getattr(error, "reason", error)))  # a subclass may have none
             log.error("callback_gave_up", attempt=claim.attempt, reason=reason)
-            return "gave_up", lambda: self._inbox.bury(claim, "gave_up", reason)
+            given = replace(failure, reason=self._redact(reason))
+            return "gave_up", lambda: self._inbox.bury(claim, "gave_up", given)
         log.error("callback_raised", attempt=claim.attempt, exc_info=error)
-        return "failed", lambda: self._inbox.fail(claim, reason)
+        return self._retry(claim, error, failure)
+
+    def _retry(
+        self, claim: Claim, error: BaseException, failure: Failure
+    ) -> tuple[str, Callable[[], bool]]:
+        """Say when the event is due again, or that its attempts are used up."""
+        asked = getattr(error, "seconds", 0.0) if isinstance(error, RetryLater) else None
+        if self._schedule is None:
+            due = replace(failure, delay=asked or 0.0)
+            return "failed", lambda: self._inbox.fail(claim, due)
+        limited = isinstance(error, stripe.RateLimitError)
+        delay, spent = self._schedule.plan(
+            claim.spent,
+            asked=asked,
+            limited=limited,
+            at_least=_retry_after(error) if limited else 0.0,
+        )
+        failure = replace(failure, delay=delay, spent=spent)
+        if self._schedule.is_over(spent):
+            log.error("attempts_exhausted", attempt=claim.attempt)
+            return "exhausted", lambda: self._inbox.bury(claim, "exhausted", failure)
+        log.info("retry_planned", attempt=claim.attempt, delay_seconds=round(delay, 3))
+        return "failed", lambda: self._inbox.fail(claim, failure)
 
     def _settle(self, claim: Claim, settle: Callable[[], bool]) -> None:
         try:
@@ -155,7 +198,23 @@ def _reason(error: BaseException) -> str:
     return _clean("".join(traceback.format_exception_only(error)).strip())
 
 
+def _traceback(error: BaseException) -> str:
+    """Return the traceback as it is printed: with lines of code, without local variables."""
+    return _storable("".join(traceback.format_exception(error)))[-TRACEBACK_LENGTH:]
+
+
+def _retry_after(error: BaseException) -> float:
+    """Return for how many seconds Stripe's API asks to be left alone."""
+    headers = getattr(error, "headers", None) or {}
+    asked = str({str(name).lower(): value for name, value in headers.items()}.get("retry-after"))
+    return float(asked) if asked.isascii() and asked.isdigit() else 0.0
+
+
 def _clean(text: str) -> str:
-    """Return ``text`` as both databases can store it: no NUL, no lone surrogate, not long."""
-    storable = text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
-    return storable[:REASON_LENGTH]
+    """Return ``text`` as both databases can store it, and not long."""
+    return _storable(text)[:REASON_LENGTH]
+
+
+def _storable(text: str) -> str:
+    """Return ``text`` with no NUL and no lone surrogate."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")

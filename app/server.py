@@ -20,6 +20,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -31,7 +32,7 @@ from gunicorn.workers.gasgi import ASGIWorker
 
 from app import create_app
 from app.errors import Unavailable
-from app.service import service
+from app.service import Service, service
 
 Message = dict[str, Any]
 Scope = dict[str, Any]
@@ -91,6 +92,19 @@ class _RefusedError(Exception):
         self.answer = answer
 
 
+@dataclass(frozen=True, slots=True)
+class Background:
+    """What a process does beside answering requests.
+
+    ``begin`` is called in the process that serves, ``leave`` when it ends with something
+    ``unfinished``.
+    """
+
+    begin: Callable[[], object] = lambda: None
+    unfinished: Callable[[], int] = lambda: 0
+    leave: Callable[[], object] = lambda: None
+
+
 class Bridge:
     """An ASGI application that serves a WSGI application from a fixed pool of threads.
 
@@ -105,15 +119,14 @@ class Bridge:
         threads: int,
         max_body_bytes: int,
         stopping: threading.Event,
-        unsettled: Callable[[], int] = lambda: 0,
+        background: Background | None = None,
         read_seconds: float = READ_SECONDS,
     ) -> None:
         """Serve ``wsgi_app`` with ``threads`` POST requests at once.
 
         A body over ``max_body_bytes`` is answered 413 before it is read to its end, one that is not
         complete ``read_seconds`` after its header 408. Once ``stopping`` is set, every request is
-        answered 503. ``unsettled`` says how many results outlive their requests: a stop waits for
-        them as well.
+        answered 503. A stop waits for the ``background`` as well.
         """
         self.stopping = stopping
         self.read_seconds = read_seconds
@@ -124,16 +137,16 @@ class Bridge:
         # whose callbacks, or whose inbox, are all waited for is busy, not ill.
         self._probes = ThreadPoolExecutor(1, "probe")
         self._alive = ThreadPoolExecutor(1, "alive")
-        self._unsettled = unsettled
+        self.background = background or Background()
         self._unfinished: set[Future[Answer]] = set()
 
     @property
     def unfinished(self) -> int:
-        """How many requests are queued, running, or not answered yet, and results unsettled.
+        """How many requests are queued, running, or not answered yet, and what else is unfinished.
 
         A request whose client has left counts until its thread is done with it.
         """
-        return len(self._unfinished) + self._unsettled()
+        return len(self._unfinished) + self.background.unfinished()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -372,9 +385,11 @@ class Worker(ASGIWorker):  # type: ignore[misc] # gunicorn publishes no types
     def run(self) -> None:
         """Serve until told to stop, then leave, whatever callbacks still run."""
         sys.setswitchinterval(SWITCH_SECONDS)
+        self.asgi.background.begin()
         super().run()
         if self.asgi.unfinished:
             self.log.warning("Leaving while requests are running: %d", self.asgi.unfinished)
+            self.asgi.background.leave()
             # A thread cannot be stopped, and a normal exit would wait for it.
             os._exit(0)
 
@@ -427,6 +442,7 @@ def load() -> Bridge:
     log.info(
         "service_configured",
         mode="live" if parts.settings.livemode else "test",
+        processing=parts.settings.processing,
         handled=[module.event_type for module in parts.registry.modules],
         inbox=parts.inbox.address,
         webhook=f"http://localhost:{parts.settings.port}/webhook",
@@ -440,5 +456,16 @@ def load() -> Bridge:
         threads=parts.settings.web_threads,
         max_body_bytes=parts.settings.max_body_bytes,
         stopping=parts.stopping,
-        unsettled=lambda: parts.leases.unsettled,
+        background=_background(parts),
+    )
+
+
+def _background(parts: Service) -> Background:
+    """Run events in this process too, if it is to, and settle what could not be settled yet."""
+    if not parts.settings.is_queue:
+        return Background(unfinished=lambda: parts.leases.unsettled)
+    return Background(
+        begin=lambda: parts.worker.start(parts.settings.worker_threads),
+        unfinished=lambda: parts.leases.unsettled + parts.worker.running,
+        leave=parts.worker.release,
     )

@@ -14,6 +14,7 @@ from app.receiver import Receiver
 from app.registry import Registry
 from app.runner import Runner
 from app.settings import Settings
+from app.worker import Worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Service:
     inbox: Inbox
     leases: Leases
     runner: Runner
+    worker: Worker
     receiver: Receiver
     stopping: threading.Event
 

@@ -19,6 +19,7 @@ LIVE_PREFIXES = ("sk_live_", "rk_live_")
 TEST_PREFIXES = ("sk_test_", "rk_test_")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("json", "console")
+PROCESSING = ("inline", "queue")
 PLACEHOLDER = "whsec_replace_me"
 DEFAULT_DATABASE_URL = "sqlite:///var/inbox.sqlite3"
 
@@ -42,6 +43,11 @@ class Settings:
     port: int = 4242
     web_concurrency: int = 2
     web_threads: int = 8
+    worker_threads: int = 4
+    retry_base_seconds: float = 10.0
+    retry_cap_seconds: float = 21600.0
+    max_attempts: int = 35
+    max_crashes: int = 5
     max_body_bytes: int = 65536
     lease_seconds: float = 30.0
     log_level: str = "info"
@@ -51,6 +57,11 @@ class Settings:
     def livemode(self) -> bool:
         """Whether the API key is a live one, which decides whose events are run."""
         return self.stripe_api_key.startswith(LIVE_PREFIXES)
+
+    @property
+    def is_queue(self) -> bool:
+        """Whether callbacks run in workers, after the answer."""
+        return self.processing == "queue"
 
     @classmethod
     def load(
@@ -81,10 +92,15 @@ class _Reader:
             stripe_api_base=self._take("STRIPE_API_BASE", "", _api_base),
             database_url=self._take("DATABASE_URL", DEFAULT_DATABASE_URL, _database_url),
             handlers_package=self._take("HANDLERS_PACKAGE", "handlers", _package),
-            processing=self._take("PROCESSING", "inline", _processing),
+            processing=self._take("PROCESSING", "inline", _one_of(PROCESSING)),
             port=self._take("PORT", "4242", _whole(1, 65535)),
             web_concurrency=self._take("WEB_CONCURRENCY", "2", _whole(1, 256)),
             web_threads=self._take("WEB_THREADS", "8", _whole(1, 1024)),
+            worker_threads=self._take("WORKER_THREADS", "4", _whole(0, 1024)),
+            retry_base_seconds=self._take("RETRY_BASE_SECONDS", "10", _seconds(0.01, 86400)),
+            retry_cap_seconds=self._take("RETRY_CAP_SECONDS", "21600", _seconds(0.01, 604800)),
+            max_attempts=self._take("MAX_ATTEMPTS", "35", _whole(1, 10000)),
+            max_crashes=self._take("MAX_CRASHES", "5", _whole(1, 1000000)),
             max_body_bytes=self._take("MAX_BODY_BYTES", "65536", _whole(1024, 16 * 1024 * 1024)),
             lease_seconds=self._take("LEASE_SECONDS", "30", _seconds(1, 3600)),
             log_level=self._take("LOG_LEVEL", "info", _one_of(LOG_LEVELS)),
@@ -186,12 +202,6 @@ def _package(value: str) -> str:
     if not all(part.isidentifier() for part in value.split(".")):
         raise ValueError("is no name of a Python package. Use a dotted name like team.handlers")
     return value
-
-
-def _processing(value: str) -> str:
-    if value == "queue":
-        raise ValueError("is queue, which this version does not offer yet. Use inline")
-    return _one_of(("inline",))(value)
 
 
 def _one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:

@@ -14,7 +14,7 @@ from app.receiver import Delivery
 from app.service import service
 
 #: Outcomes that nobody needs to look at.
-EXPECTED = ("handled", "duplicate")
+EXPECTED = ("accepted", "handled", "duplicate")
 
 log = structlog.get_logger(__name__)
 

@@ -30,7 +30,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 import pytest
 from flask import Flask
 
-from app.server import Bridge
+from app.server import Background, Bridge
 from app.testing import samples
 
 ROOT = Path(__file__).parent.parent
@@ -974,6 +974,6 @@ def test_results_that_wait_are_waited_for() -> None:
         threads=1,
         max_body_bytes=10,
         stopping=threading.Event(),
-        unsettled=lambda: waiting.pop(0),
+        background=Background(unfinished=lambda: waiting.pop(0)),
     )
     assert (bridge.unfinished, bridge.unfinished) == (1, 0)

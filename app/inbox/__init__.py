@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +20,15 @@ import structlog
 from app.errors import Unavailable
 from app.inbox import migrate, sqlite, statements
 from app.inbox.database import Database
+from app.inbox.wanted import Wanted
 
 log = structlog.get_logger(__name__)
 
 #: Seconds that a delivery waits for another thread that brings the tables to this version.
 MIGRATION_TURN = 2.0
+
+#: Seconds between two words to the workers of other processes.
+NOTIFY_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,8 @@ class NewEvent:
     livemode: bool
     context: str | None
     body: bytes
+    subject: str = ""
+    """What may not run beside another of its kind. Empty: the event is alone of its kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,9 @@ class Claim:
     type: str
     body: bytes
     token: str
+    spent: float = 0.0
+    """How much of its attempts the event has used up."""
+    context: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +92,49 @@ class Event:
     due_at: float
     lease_until: float | None
     settled_at: float | None
+    subject: str
+    holds: str | None
+    claimed_at: float | None
+    traceback: str | None
+    spent: float
+    crashes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt that has ended. ``traceback`` holds no local variables."""
+
+    event_id: str
+    attempt: int
+    claimed_by: str | None
+    started_at: float
+    ended_at: float
+    outcome: str
+    reason: str | None
+    traceback: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """That a person did something: when, who, and why."""
+
+    at: float
+    by: str
+    why: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt failed, and what that means for the next.
+
+    ``delay`` is in seconds. ``spent`` is how much of its attempts the event has used up by now;
+    None leaves it as it is.
+    """
+
+    reason: str
+    traceback: str | None = None
+    delay: float = 0.0
+    spent: float | None = None
 
 
 class Inbox:
@@ -89,10 +143,15 @@ class Inbox:
     Every method raises ``Unavailable`` when the database cannot be reached or written.
     """
 
-    def __init__(self, url: str, *, lease_seconds: float) -> None:
-        """Take the database's ``url`` and for how many seconds a claim holds unless renewed."""
+    def __init__(self, url: str, *, lease_seconds: float, max_crashes: int = 5) -> None:
+        """Take the database's ``url`` and for how many seconds a claim holds unless renewed.
+
+        After ``max_crashes`` claims that ended with no word an event is dead.
+        """
         self._database = Database(url)
         self._lease_seconds = lease_seconds
+        self._max_crashes = max_crashes
+        self._notified = 0.0
         self._host = socket.gethostname()
         self._migrated = False
         self._migrating = threading.Lock()
@@ -141,15 +200,94 @@ class Inbox:
         claiming are one statement, so of any number of simultaneous deliveries one gets the
         claim.
         """
-        # A name for this claim that no other process or thread can come upon.
-        token = f"{self._host}:{os.getpid()}:{os.urandom(8).hex()}"
+        token = self._token()
         row = self._write(
             statements.ACCEPT,
             **_values(event),
             token=token,
             lease_seconds=self._lease_seconds,
+            max_crashes=self._max_crashes,
         )
-        return _accepted(row, token)
+        accepted = _accepted(row, token)
+        if accepted.outcome == "crashed":  # it may have been given up on in this statement
+            self._write(statements.PROBE, durable=True)
+        return accepted
+
+    def _token(self) -> str:
+        """Return a name for a claim that no other process or thread can come upon."""
+        return f"{self._host}:{os.getpid()}:{os.urandom(8).hex()}"
+
+    def record(self, event: NewEvent) -> Accepted:
+        """Record one delivery of ``event``, for a worker to run it.
+
+        When this returns it is on the disk. An event that the inbox has already keeps its state.
+        """
+        return _accepted(self._write(statements.RECORD, durable=True, **_values(event)), None)
+
+    def notify(self) -> None:
+        """Tell the workers of other processes that something is due, if the database can.
+
+        Not more often than is of use: they look by themselves as well.
+        """
+        if self._database.file is None and time.monotonic() > self._notified + NOTIFY_SECONDS:
+            self._notified = time.monotonic()
+            self._write(statements.NOTIFY)
+
+    def listen(self, act: Callable[[], object], stopping: threading.Event) -> None:
+        """Call ``act`` whenever another process says that something is due, until ``stopping``.
+
+        Returns at once where the database has no way to say so, as SQLite has none.
+        """
+        if self._database.file is None:
+            self._database.listen("events_due", act, stopping)
+
+    def claim_due(self, *, livemode: bool) -> Claim | None:
+        """Claim the event of this mode that has been due for longest, if its object is free."""
+        return self._claim(statements.CLAIM_DUE, livemode=livemode)
+
+    def claim_left_behind(self, *, livemode: bool) -> Claim | None:
+        """Claim an event of this mode whose runner died."""
+        return self._claim(
+            statements.CLAIM_LEFT_BEHIND, livemode=livemode, max_crashes=self._max_crashes
+        )
+
+    def claim_one(self, event_id: str, *, again: bool = False) -> Claim | None:
+        """Claim this event whatever its state, but not while it runs.
+
+        When it is done, only ``again``.
+        """
+        return self._claim(statements.CLAIM_ONE, event_id=event_id, again=again)
+
+    def _claim(self, statement: sa.Executable, **parameters: Any) -> Claim | None:
+        token = self._token()
+        row = self._write(statement, token=token, lease_seconds=self._lease_seconds, **parameters)
+        return _accepted(row, token).claim if row else None
+
+    def bury_poison(self) -> tuple[str, str, int] | None:
+        """Give up on one event that has killed too many processes: its id, type and attempt."""
+        return self._write(statements.BURY_POISON, max_crashes=self._max_crashes)
+
+    def note_retry(self, event_id: str, *, by: str, why: str | None, again: bool = False) -> bool:
+        """Write down who has the event run again, and why. False when it cannot be."""
+        names = {"event_id": event_id, "by": by, "why": why, "again": again}
+        return self._write(statements.NOTE_RETRY, durable=True, **names) is not None
+
+    def reopen(self, event_id: str, *, again: bool = False) -> bool:
+        """Make the event due for the workers at once. False when it runs, or is done."""
+        return self._write(statements.REOPEN, event_id=event_id, again=again) is not None
+
+    def pause(self, *, by: str, why: str | None) -> bool:
+        """Let no worker claim anything until ``resume``. False when it is so already."""
+        return self._write(statements.PAUSE, durable=True, by=by, why=why) is not None
+
+    def resume(self) -> bool:
+        """Let the workers claim again. False when they may already."""
+        return self._write(statements.RESUME, durable=True) is not None
+
+    def paused(self) -> Note | None:
+        """Return who paused the workers, and why, if they are paused."""
+        rows = self._read(statements.PAUSED)
+        return Note(**rows[0]._asdict()) if rows else None
 
     def set_aside(self, event: NewEvent, outcome: str) -> Accepted:
         """Record one delivery of an event that is not to be run, with the ``outcome`` why.
@@ -174,20 +312,43 @@ class Inbox:
 
     def finish(self, claim: Claim) -> bool:
         """Record that the callback succeeded. False when another attempt took the event."""
-        return self._settles(statements.SETTLE, claim, state="done", outcome="handled", reason=None)
+        return self._settle(claim, "done", "handled")
 
-    def fail(self, claim: Claim, reason: str) -> bool:
+    def fail(self, claim: Claim, failure: Failure) -> bool:
         """Release the event to be run again. False when another attempt took the event."""
-        return self._settles(
-            statements.SETTLE, claim, state="pending", outcome="failed", reason=reason
-        )
+        return self._settle(claim, "pending", "failed", failure)
 
-    def bury(self, claim: Claim, outcome: str, reason: str) -> bool:
+    def release(self, claim: Claim, delay: float) -> bool:
+        """Give the claim back, to be taken after ``delay`` seconds. Nothing is used up."""
+        failure = Failure("the process was stopped", delay=delay)
+        return self._settle(claim, "pending", "released", failure)
+
+    def bury(self, claim: Claim, outcome: str, failure: Failure) -> bool:
         """Make the event dead: it needs a person. False when another attempt took it."""
         # Durable, as when an event is set aside: Stripe is answered 2xx, and no callback
         # succeeded, so this row is all that there is.
+        return self._settle(claim, "dead", outcome, failure, durable=True)
+
+    def _settle(
+        self,
+        claim: Claim,
+        state: str,
+        outcome: str,
+        failure: Failure | None = None,
+        *,
+        durable: bool = False,
+    ) -> bool:
+        spent = failure.spent if failure else None
         return self._settles(
-            statements.SETTLE, claim, durable=True, state="dead", outcome=outcome, reason=reason
+            statements.SETTLE,
+            claim,
+            durable=durable,
+            state=state,
+            outcome=outcome,
+            reason=failure.reason if failure else None,
+            traceback=failure.traceback if failure else None,
+            delay=failure.delay if failure else 0.0,
+            spent=claim.spent if spent is None else spent,
         )
 
     def _settles(
@@ -200,6 +361,24 @@ class Inbox:
         """Return the event of that id, if the inbox has it."""
         rows = self._read(statements.FIND, event_id=event_id)
         return Event(**rows[0]._asdict()) if rows else None
+
+    def attempts(self, event_id: str) -> list[Attempt]:
+        """Return the attempts of the event that have ended, the first one first."""
+        rows = self._read(statements.ATTEMPTS, event_id=event_id)
+        return [Attempt(**row._asdict()) for row in rows]
+
+    def retries(self, event_id: str) -> list[Note]:
+        """Return who had the event run again, and why, the first one first."""
+        return [Note(**row._asdict()) for row in self._read(statements.RETRIES, event_id=event_id)]
+
+    def select(self, wanted: Wanted, limit: int, *, oldest_first: bool = False) -> list[Event]:
+        """Return up to ``limit`` events that are ``wanted``, by their time of receipt."""
+        rows = self._read(wanted.select(oldest_first=oldest_first), limit=limit)
+        return [Event(**row._asdict()) for row in rows]
+
+    def count_wanted(self, wanted: Wanted) -> int:
+        """Return how many events are ``wanted``."""
+        return int(self._read(wanted.count())[0][0])
 
     def latest(self, limit: int) -> list[Event]:
         """Return the ``limit`` events that were received last, the latest first."""
@@ -226,13 +405,14 @@ def _values(event: NewEvent) -> dict[str, Any]:
         "livemode": event.livemode,
         "context": event.context,
         "body": event.body,
+        "subject": event.subject or f"event {event.id}",
     }
 
 
 def _accepted(row: tuple[Any, ...] | None, token: str | None) -> Accepted:
     assert row is not None  # noqa: S101 - an upsert without a WHERE always returns its row
-    event_id, event_type, body, state, outcome, attempt, claimed_by = row
+    event_id, event_type, body, state, outcome, attempt, claimed_by, spent, context = row
     claim = None
     if token is not None and claimed_by == token:
-        claim = Claim(event_id, attempt, event_type, body, token)
+        claim = Claim(event_id, attempt, event_type, body, token, spent, context)
     return Accepted(state, outcome, attempt, claim)

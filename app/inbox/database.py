@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ Parameters = dict[str, Any]
 
 #: Seconds that a migration waits for another process's.
 MIGRATION_TIMEOUT = 60
+
+#: Seconds after which a listener looks whether it is to stop.
+LISTEN_SECONDS = 0.5
 
 _DRIVER_ERRORS = (sa.exc.DBAPIError, sqlite.driver.Error, psycopg.Error, OSError)
 
@@ -75,6 +78,22 @@ class Database:
         try:
             with self._get_engine().connect() as connection:
                 return list(connection.execute(statement, parameters).all())
+        except _DRIVER_ERRORS as error:
+            raise _unavailable(error) from error
+
+    def listen(self, channel: str, act: Callable[[], object], stopping: threading.Event) -> None:
+        """Call ``act`` at every word on a ``channel`` of PostgreSQL's, until ``stopping``.
+
+        It has a connection of its own. Raises ``Unavailable`` when that is lost.
+        """
+        try:
+            with closing(self._get_engine().raw_connection()) as pooled:
+                connection: Any = pooled.driver_connection
+                pooled.detach()
+                connection.execute(f"LISTEN {channel}")
+                while not stopping.is_set():
+                    for _ in connection.notifies(timeout=LISTEN_SECONDS, stop_after=1):
+                        act()
         except _DRIVER_ERRORS as error:
             raise _unavailable(error) from error
 

@@ -33,6 +33,50 @@ events = sa.Table(
     sa.Column("due_at", sa.Double, nullable=False),
     sa.Column("lease_until", sa.Double),
     sa.Column("settled_at", sa.Double),
+    # What may not run beside another of its kind, and that it is held by this event now.
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("holds", sa.Text),
+    sa.Column("claimed_at", sa.Double),
+    sa.Column("traceback", sa.Text),
+    # How much of its attempts is used up: a failure 1, a rate limit of Stripe's less.
+    sa.Column("spent", sa.Double, nullable=False),
+    # Claims in a row that ended with no word.
+    sa.Column("crashes", sa.Integer, nullable=False),
+)
+
+#: One row per attempt that has ended. A trigger writes it (``0002_queue.py``).
+attempts = sa.Table(
+    "attempts",
+    metadata,
+    sa.Column("event_id", sa.Text, primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("claimed_by", sa.Text),
+    sa.Column("started_at", sa.Double, nullable=False),
+    sa.Column("ended_at", sa.Double, nullable=False),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("traceback", sa.Text),
+)
+
+#: Who had an event run again, and why.
+retries = sa.Table(
+    "retries",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("event_id", sa.Text, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("why", sa.Text),
+)
+
+#: One row while the workers are to claim nothing, none otherwise.
+pauses = sa.Table(
+    "pauses",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("why", sa.Text),
 )
 
 #: One row that is written to find out whether the inbox can be written.

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from app.inbox.schema import events, now, readiness
+from app.inbox.schema import attempts, events, now, pauses, readiness, retries
 
 
 def _word(word: str) -> sa.ColumnElement[str]:
@@ -28,20 +28,39 @@ def _number(number: int) -> sa.ColumnElement[int]:
 _one = _number(1)
 _lease_end = now() + sa.bindparam("lease_seconds", type_=sa.Double)
 
-#: An event that may be claimed: due, left behind by a runner that died, or never run because
-#: it was of the wrong mode. The last is not "done" by its callback, so it may run still.
-_claimable = sa.or_(
-    events.c.state == _word("pending"),
-    sa.and_(events.c.state == _word("running"), events.c.lease_until < now()),
-    sa.and_(events.c.state == _word("done"), events.c.outcome == _word("wrong_mode")),
-)
+_zero = _number(0)
+
+CRASHED = "its process ended again and again with no word of what became of it"
+
+
+def _expired(event: Any) -> sa.ColumnElement[bool]:
+    """Whether the event was left behind by a runner that died."""
+    return sa.and_(event.c.state == _word("running"), event.c.lease_until < now())
+
+
+def _is_poison(event: Any) -> sa.ColumnElement[bool]:
+    """Whether the event was left behind for the last time: it seems to kill who runs it."""
+    return sa.and_(_expired(event), event.c.crashes + _one >= sa.bindparam("max_crashes"))
+
+
+def _left_behind(event: Any) -> sa.ColumnElement[bool]:
+    return sa.and_(_expired(event), event.c.crashes + _one < sa.bindparam("max_crashes"))
+
+
+#: Never run because it was of the wrong mode: not "done" by its callback, so it may run still.
+_wrong_mode = sa.and_(events.c.state == _word("done"), events.c.outcome == _word("wrong_mode"))
+
+#: An event that may be claimed.
+_claimable = sa.or_(events.c.state == _word("pending"), _left_behind(events), _wrong_mode)
 
 
 def _new_row(**values: object) -> dict[str, object]:
     given: dict[str, object] = {
-        name: sa.bindparam(name) for name in ("id", "type", "livemode", "context", "body")
+        name: sa.bindparam(name)
+        for name in ("id", "type", "livemode", "context", "body", "subject")
     }
-    return {**given, "deliveries": _one, "received_at": now(), "due_at": now(), **values}
+    counted = {"deliveries": _one, "spent": _zero, "crashes": _zero}
+    return {**given, **counted, "received_at": now(), "due_at": now(), **values}
 
 
 _first = insert(events).values(
@@ -49,15 +68,22 @@ _first = insert(events).values(
         state=_word("running"),
         attempt=_one,
         claimed_by=sa.bindparam("token"),
+        claimed_at=now(),
         lease_until=_lease_end,
     )
 )
 
 
-def _if_claimable(name: str, value: object = None) -> sa.Case[Any]:
-    """Return the column's new value: what a first delivery would have put, or ``value``."""
+def _if_claimable(name: str, value: object = None, *, poison: object = None) -> sa.Case[Any]:
+    """Return the column's new value: what a first delivery would have put, or ``value``.
+
+    ``poison`` is what it becomes when the event killed too many processes.
+    """
     given = _first.excluded[name] if value is None else value
-    return sa.case((_claimable, given), else_=events.c[name])
+    cases = [(_claimable, given)]
+    if poison is not None:
+        cases.append((_is_poison(events), poison))
+    return sa.case(*cases, else_=events.c[name])
 
 
 _answer = (
@@ -68,7 +94,17 @@ _answer = (
     events.c.outcome,
     events.c.attempt,
     events.c.claimed_by,
+    events.c.spent,
+    events.c.context,
 )
+
+_buried: dict[str, Any] = {
+    "state": _word("dead"),
+    "outcome": _word("crashed"),
+    "reason": _word(CRASHED),
+    "lease_until": sa.null(),
+    "holds": sa.null(),
+}
 
 #: Records a delivery, and claims the event if it may be run. Who holds the claim is told by
 #: the token that comes back; run twice with one token it still says the same.
@@ -76,13 +112,33 @@ ACCEPT = _first.on_conflict_do_update(
     index_elements=[events.c.id],
     set_={
         "deliveries": events.c.deliveries + _one,
-        "state": _if_claimable("state"),
-        "outcome": _if_claimable("outcome"),
+        "state": _if_claimable("state", poison=_buried["state"]),
+        "outcome": _if_claimable("outcome", poison=_buried["outcome"]),
+        "reason": sa.case((_is_poison(events), _buried["reason"]), else_=events.c.reason),
         "attempt": _if_claimable("attempt", events.c.attempt + _one),
         "claimed_by": _if_claimable("claimed_by"),
-        "lease_until": _if_claimable("lease_until"),
+        "claimed_at": _if_claimable("claimed_at"),
+        "lease_until": _if_claimable("lease_until", poison=sa.null()),
+        "holds": sa.case((_is_poison(events), sa.null()), else_=events.c.holds),
+        "crashes": sa.case((_expired(events), events.c.crashes + _one), else_=events.c.crashes),
     },
 ).returning(*_answer)
+
+#: Records a delivery of an event that a worker is to run. What is there keeps its state.
+RECORD = (
+    insert(events)
+    .values(_new_row(state=_word("pending"), attempt=_zero))
+    .on_conflict_do_update(
+        index_elements=[events.c.id],
+        set_={
+            "deliveries": events.c.deliveries + _one,
+            "state": sa.case((_wrong_mode, _word("pending")), else_=events.c.state),
+            "outcome": sa.case((_wrong_mode, sa.null()), else_=events.c.outcome),
+            "due_at": sa.case((_wrong_mode, now()), else_=events.c.due_at),
+        },
+    )
+    .returning(*_answer)
+)
 
 #: Records a delivery of an event that is not to be run.
 SET_ASIDE = (
@@ -91,7 +147,7 @@ SET_ASIDE = (
         _new_row(
             state=_word("done"),
             outcome=sa.bindparam("outcome"),
-            attempt=_number(0),
+            attempt=_zero,
             settled_at=now(),
         )
     )
@@ -142,11 +198,169 @@ SETTLE = (
         state=sa.bindparam("state"),
         outcome=sa.bindparam("outcome"),
         reason=sa.bindparam("reason"),
-        due_at=now(),
+        traceback=sa.bindparam("traceback"),
+        spent=sa.bindparam("spent"),
+        crashes=_zero,
+        due_at=now() + sa.bindparam("delay", type_=sa.Double),
         lease_until=sa.null(),
+        holds=sa.null(),
         settled_at=now(),
     )
     .returning(events.c.id)
+)
+
+_event = events.alias("candidate")
+_other = events.alias("other")
+
+
+def _claim(which: Any, **values: Any) -> sa.Executable:
+    """Return the statement that claims the one event that ``which`` selects, if there is one."""
+    # SQLite's dialect would put an offset of its own, as a parameter.
+    chosen = which.limit(_one).offset(_zero).with_for_update(skip_locked=True).cte("chosen")
+    return (
+        sa.update(events)
+        .where(events.c.id == sa.select(chosen.c.id).scalar_subquery())
+        .values(
+            state=_word("running"),
+            outcome=sa.null(),
+            attempt=events.c.attempt + _one,
+            claimed_by=sa.bindparam("token"),
+            claimed_at=now(),
+            lease_until=_lease_end,
+            **values,
+        )
+        .returning(*_answer)
+    )
+
+
+#: Only of this process's mode, whose key the callbacks get, and of none while workers are paused.
+_for_workers = sa.and_(
+    _event.c.livemode == sa.bindparam("livemode"),
+    ~sa.exists(sa.select(pauses.c.id)),
+)
+_is_due = sa.and_(_event.c.state == _word("pending"), _event.c.due_at <= now())
+
+#: Whether the event's object is taken, by another event that runs or by one whose turn is before.
+#: The second is what keeps two workers from choosing two events of one object at the same moment:
+#: both choose the first, and one of them gets it.
+_is_held = sa.exists(
+    sa.select(_other.c.id).where(_other.c.holds == _event.c.subject, _other.c.id != _event.c.id)
+)
+_has_elder = sa.exists(
+    sa.select(_other.c.id).where(
+        _other.c.state == _word("pending"),
+        _other.c.subject == _event.c.subject,
+        _other.c.livemode == _event.c.livemode,
+        _other.c.due_at <= now(),
+        sa.tuple_(_other.c.due_at, _other.c.id) < sa.tuple_(_event.c.due_at, _event.c.id),
+    )
+)
+
+#: Claims the event that has been due for longest and whose object is free.
+CLAIM_DUE = _claim(
+    sa.select(_event.c.id)
+    .where(_is_due, ~_is_held, ~_has_elder, _for_workers)
+    .order_by(_event.c.due_at, _event.c.id),
+    holds=events.c.subject,
+)
+
+#: Claims an event whose runner died.
+CLAIM_LEFT_BEHIND = _claim(
+    sa.select(_event.c.id)
+    .where(_left_behind(_event), ~_is_held, _for_workers)
+    .order_by(_event.c.lease_until),
+    holds=events.c.subject,
+    crashes=events.c.crashes + _one,
+)
+
+#: Claims one event by its id, for a person: whatever its state, but not while it runs, and when it
+#: is done only ``again``.
+_retriable = sa.or_(
+    events.c.state.in_([_word("pending"), _word("dead")]),
+    sa.and_(events.c.state == _word("done"), sa.bindparam("again", type_=sa.Boolean)),
+)
+CLAIM_ONE = (
+    sa.update(events)
+    .where(
+        events.c.id == sa.bindparam("event_id"),
+        sa.or_(_retriable, _expired(events)),
+    )
+    .values(
+        state=_word("running"),
+        outcome=sa.null(),
+        attempt=events.c.attempt + _one,
+        claimed_by=sa.bindparam("token"),
+        claimed_at=now(),
+        lease_until=_lease_end,
+    )
+    .returning(*_answer)
+)
+
+#: Makes an event due for the workers at once, as if it had never failed.
+REOPEN = (
+    sa.update(events)
+    .where(events.c.id == sa.bindparam("event_id"), _retriable)
+    .values(state=_word("pending"), outcome=sa.null(), due_at=now(), spent=_zero, crashes=_zero)
+    .returning(events.c.id)
+)
+
+#: Writes down who had an event run again, and why, if it may be.
+NOTE_RETRY = (
+    sa.insert(retries)
+    .from_select(
+        ["event_id", "at", "by", "why"],
+        sa.select(
+            events.c.id,
+            now(),
+            sa.cast(sa.bindparam("by"), sa.Text),
+            sa.cast(sa.bindparam("why"), sa.Text),
+        ).where(
+            events.c.id == sa.bindparam("event_id"),
+            sa.or_(_retriable, _expired(events)),
+        ),
+    )
+    .returning(retries.c.event_id)
+)
+
+#: Gives up on an event that has killed too many processes.
+BURY_POISON = (
+    sa.update(events)
+    .where(
+        events.c.id
+        == sa.select(
+            sa.select(_event.c.id)
+            .where(_is_poison(_event))
+            .limit(_one).offset(_zero)
+            .with_for_update(skip_locked=True)
+            .cte("chosen")
+            .c.id
+        ).scalar_subquery()
+    )
+    .values(**_buried, crashes=events.c.crashes + _one, settled_at=now())
+    .returning(events.c.id, events.c.type, events.c.attempt)
+)
+
+PAUSE = (
+    insert(pauses)
+    .values(id=_one, at=now(), by=sa.bindparam("by"), why=sa.bindparam("why"))
+    .on_conflict_do_nothing(index_elements=[pauses.c.id])
+    .returning(pauses.c.id)
+)
+RESUME = sa.delete(pauses).returning(pauses.c.id)
+PAUSED = sa.select(pauses.c.at, pauses.c.by, pauses.c.why)
+
+#: Tells the workers of other processes that something is due. On PostgreSQL only.
+NOTIFY = sa.select(sa.func.pg_notify(sa.literal_column("'events_due'"), sa.literal_column("''")))
+
+ATTEMPTS = (
+    sa.select(attempts)
+    .where(attempts.c.event_id == sa.bindparam("event_id"))
+    .order_by(attempts.c.attempt)
+)
+RETRIES = (
+    sa.select(retries.c.at, retries.c.by, retries.c.why)
+    .where(retries.c.event_id == sa.bindparam("event_id"))
+    .order_by(retries.c.id)
 )
 
 FIND = sa.select(events).where(events.c.id == sa.bindparam("event_id"))

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.errors import Unavailable
-from app.inbox import Inbox, NewEvent, sqlite
+from app.inbox import Failure, Inbox, NewEvent, sqlite
 from app.inbox.database import Database
 from app.inbox.lock import FileLock
 from app.inbox.sqlite import SqliteWriter
@@ -307,7 +307,7 @@ def test_what_is_answered_2xx_without_a_success_is_on_the_disk(sqlite_url: str) 
     assert second is not None
     around = ["FULL", "UPDATE", "NORMAL"]
     assert synced(lambda: inbox.finish(first)) == ["UPDATE"]
-    assert synced(lambda: inbox.bury(second, "gave_up", "no plan")) == around
+    assert synced(lambda: inbox.bury(second, "gave_up", Failure("no plan"))) == around
     assert synced(lambda: inbox.set_aside(numbered(3), "wrong_mode")) == [
         "FULL",
         "INSERT",

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.errors import StartError, Unavailable
-from app.inbox import Claim, Inbox, NewEvent
+from app.inbox import Claim, Failure, Inbox, NewEvent
 from tests import by_hand
 
 EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context="acct_1", body=b'{"a": 1}')
@@ -125,14 +125,14 @@ def test_claim_that_the_database_has_forgotten_settles_nothing(
     on_record = claim(inbox)
 
     assert forgotten.attempt == on_record.attempt
-    assert inbox.fail(forgotten, "late") is False
+    assert inbox.fail(forgotten, Failure("late")) is False
     assert inbox.finish(on_record) is True
 
 
 SETTLE: dict[str, Callable[[Inbox, Claim], bool]] = {
     "finish": lambda inbox, claim: inbox.finish(claim),
-    "fail": lambda inbox, claim: inbox.fail(claim, "late"),
-    "bury": lambda inbox, claim: inbox.bury(claim, "gave_up", "late"),
+    "fail": lambda inbox, claim: inbox.fail(claim, Failure("late")),
+    "bury": lambda inbox, claim: inbox.bury(claim, "gave_up", Failure("late")),
     "renew": lambda inbox, claim: inbox.renew(claim),
 }
 
@@ -148,7 +148,7 @@ def test_finished_event_is_never_claimed_again(inbox: Inbox) -> None:
 
 def test_failed_event_is_due_at_once_for_the_next_delivery(inbox: Inbox) -> None:
     """A failure releases the event, keeps its reason, and the attempts count on."""
-    assert inbox.fail(claim(inbox), "ValueError: no") is True
+    assert inbox.fail(claim(inbox), Failure("ValueError: no")) is True
 
     event = inbox.find("evt_1")
     assert event is not None
@@ -159,7 +159,7 @@ def test_failed_event_is_due_at_once_for_the_next_delivery(inbox: Inbox) -> None
 
 def test_success_forgets_the_reason_of_an_earlier_failure(inbox: Inbox) -> None:
     """What is done has no reason left that somebody would look into."""
-    inbox.fail(claim(inbox), "ValueError: no")
+    inbox.fail(claim(inbox), Failure("ValueError: no"))
     inbox.finish(claim(inbox))
 
     event = inbox.find("evt_1")
@@ -169,7 +169,7 @@ def test_success_forgets_the_reason_of_an_earlier_failure(inbox: Inbox) -> None:
 
 def test_dead_event_is_kept_and_not_run(inbox: Inbox) -> None:
     """An event that was given up on stays, with the reason, for a person."""
-    assert inbox.bury(claim(inbox), "gave_up", "no such plan") is True
+    assert inbox.bury(claim(inbox), "gave_up", Failure("no such plan")) is True
 
     again = inbox.accept(EVENT)
 
@@ -181,7 +181,7 @@ def test_dead_event_is_kept_and_not_run(inbox: Inbox) -> None:
 
 def test_dead_event_runs_again_when_a_person_says_so(inbox: Inbox, database_url: str) -> None:
     """The README's way: the state set to pending by hand, and the event delivered once more."""
-    inbox.bury(claim(inbox), "gave_up", "no such plan")
+    inbox.bury(claim(inbox), "gave_up", Failure("no such plan"))
     by_hand.execute(database_url, "UPDATE events SET state = 'pending' WHERE id = 'evt_1'")
 
     assert inbox.finish(claim(inbox)) is True
@@ -193,7 +193,7 @@ def test_settling_twice_is_settling_once(inbox: Inbox) -> None:
 
     assert inbox.finish(mine) is True
     assert inbox.finish(mine) is True
-    assert inbox.fail(mine, "too late") is False
+    assert inbox.fail(mine, Failure("too late")) is False
 
 
 def test_renewal_makes_an_ended_lease_whole(make_inbox: Callable[[float], Inbox]) -> None:

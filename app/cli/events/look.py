@@ -1,0 +1,158 @@
+"""``flask events list`` and ``show``: what the inbox holds."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+from flask.cli import with_appcontext
+
+from app.cli.events.wanted import explained, wanted_options
+from app.service import service
+
+if TYPE_CHECKING:
+    from app.inbox import Attempt, Event, Note
+    from app.inbox.wanted import Wanted
+
+HEADINGS = ("received", "event id", "type", "state", "attempts", "outcome", "context")
+
+
+@click.command("list")
+@wanted_options
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
+@with_appcontext
+def list_events(wanted: Wanted, limit: int, *, as_json: bool) -> None:
+    """Show the events of the inbox, the latest first."""
+    inbox = service().inbox
+    with explained():
+        events = inbox.select(wanted, limit)
+        paused = inbox.paused()
+    if as_json:
+        click.echo(json.dumps([_row(event) for event in events], indent=2))
+        return
+    if paused:
+        click.echo(say_paused(paused))
+    if not events:
+        click.echo(f"No events {wanted.words()}.")
+        return
+    _table([_cells(event) for event in events])
+    if len(events) == limit:
+        click.echo(f"The latest {limit}; there may be more (--limit).")
+
+
+@click.command("show")
+@click.argument("event_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
+@with_appcontext
+def show(event_id: str, *, as_json: bool) -> None:
+    """Show one event: its state, its attempts, who had it run again, and its body."""
+    inbox = service().inbox
+    with explained():
+        event = inbox.find(event_id)
+        if event is None:
+            raise click.ClickException(f"The inbox has no event {event_id}.")
+        attempts, retries = inbox.attempts(event_id), inbox.retries(event_id)
+    if as_json:
+        click.echo(json.dumps(_whole(event, attempts, retries), indent=2))
+        return
+    _print_fields(event)
+    for attempt in attempts:
+        _print_attempt(attempt)
+    for retry in retries:
+        click.echo(
+            f"\nrun again by {retry.by} at {when(retry.at)}: {retry.why or 'no reason given'}"
+        )
+    click.echo(f"\nbody\n{_printable(event.body.decode('utf-8', 'replace'))}")
+
+
+def _whole(event: Event, attempts: list[Attempt], retries: list[Note]) -> dict[str, Any]:
+    return {
+        **_row(event),
+        "history": [
+            {
+                "attempt": each.attempt,
+                "started_at": when(each.started_at),
+                "ended_at": when(each.ended_at),
+                "outcome": each.outcome,
+                "reason": each.reason,
+                "traceback": each.traceback,
+                "claimed_by": each.claimed_by,
+            }
+            for each in attempts
+        ],
+        "retries": [{"at": when(each.at), "by": each.by, "why": each.why} for each in retries],
+        "body": event.body.decode("utf-8", "replace"),
+    }
+
+
+def _row(event: Event) -> dict[str, Any]:
+    return {
+        "id": event.id,
+        "type": event.type,
+        "livemode": event.livemode,
+        "context": event.context,
+        "state": event.state,
+        "outcome": event.outcome,
+        "reason": event.reason,
+        "attempts": event.attempt,
+        "deliveries": event.deliveries,
+        "received_at": when(event.received_at),
+        "due_at": when(event.due_at) if event.state == "pending" else None,
+        "lease_until": when(event.lease_until) if event.lease_until else None,
+        "settled_at": when(event.settled_at) if event.settled_at else None,
+    }
+
+
+def when(seconds: float) -> str:
+    """Return a time of the inbox's as people write it, in UTC."""
+    return (
+        datetime.fromtimestamp(seconds, UTC).isoformat(sep=" ", timespec="milliseconds")[:-6] + "Z"
+    )
+
+
+def say_paused(paused: Note) -> str:
+    """Return the sentence that says who paused the workers, and what to do."""
+    why = f": {paused.why}" if paused.why else ""
+    return (
+        f"The workers are paused since {when(paused.at)}, by {paused.by}{why}."
+        " Let them go on with: flask events resume"
+    )
+
+
+def _cells(event: Event) -> tuple[str, ...]:
+    received = when(event.received_at)[:19]
+    about = (event.id, event.type, event.state, str(event.attempt))
+    return (received, *about, event.outcome or "-", event.context or "-")
+
+
+def _table(rows: list[tuple[str, ...]]) -> None:
+    lines = [HEADINGS, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        click.echo("  ".join(cells).rstrip())
+
+
+def _print_fields(event: Event) -> None:
+    for name, value in _row(event).items():
+        if value is not None:
+            click.echo(f"{name:<12} {_printable(str(value))}")
+
+
+def _print_attempt(attempt: Attempt) -> None:
+    seconds = attempt.ended_at - attempt.started_at
+    click.echo(
+        f"\nattempt {attempt.attempt}: {attempt.outcome}, from {when(attempt.started_at)}"
+        f" for {seconds:.3f} s, in {attempt.claimed_by}"
+    )
+    if attempt.traceback:
+        click.echo(_printable(attempt.traceback.rstrip()))
+
+
+def _printable(text: str) -> str:
+    """Leave out what would steer the terminal: some of it comes from outside."""
+    return re.sub(r"[^\t\n\x20-\x7e\xa0-\U0010ffff]", "\ufffd", text)

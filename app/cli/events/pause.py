@@ -1,0 +1,49 @@
+"""``flask events pause`` and ``resume``: have the workers claim nothing for a while."""
+
+from __future__ import annotations
+
+import click
+from flask.cli import with_appcontext
+
+from app.cli.events.look import say_paused
+from app.cli.events.retry import operator
+from app.cli.events.wanted import explained
+from app.service import service
+
+INLINE = (
+    "PROCESSING is inline: there are no workers to pause, callbacks run in the requests."
+    " What was paused applies when PROCESSING becomes queue."
+)
+
+
+@click.command("pause")
+@click.option("--why", metavar="TEXT", help="The reason, for whoever wonders.")
+@with_appcontext
+def pause(why: str | None) -> None:
+    """Let no worker take another event, on any replica, until `resume`, whatever is restarted.
+
+    What runs goes on, and deliveries are still recorded and answered 200.
+    """
+    with explained():
+        changed = service().inbox.pause(by=operator(), why=why)
+        paused = service().inbox.paused()
+    if not changed:
+        click.echo("They are paused already.")
+    if paused:
+        click.echo(say_paused(paused))
+    _say_inline()
+
+
+@click.command("resume")
+@with_appcontext
+def resume() -> None:
+    """Let the workers go on."""
+    with explained():
+        changed = service().inbox.resume()
+    click.echo("The workers go on." if changed else "The workers are not paused.")
+    _say_inline()
+
+
+def _say_inline() -> None:
+    if not service().settings.is_queue:
+        click.echo(INLINE, err=True)

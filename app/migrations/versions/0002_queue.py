@@ -1,0 +1,138 @@
+"""What queue mode needs: whose turn it is, the history of attempts, retries by hand, the pause.
+
+The history is written by the database itself, whenever an attempt ends. So no way of ending one
+can forget it, not even a takeover after a crash, and settling stays one statement.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+_NOW = {
+    "sqlite": "((julianday('now') - 2440587.5) * 86400.0)",
+    "postgresql": "EXTRACT(EPOCH FROM statement_timestamp())::double precision",
+}
+
+#: The attempt that ended is the old row's. When the new row is another attempt's already, nobody
+#: said how it ended.
+_ENDED = (
+    "OLD.state = 'running' AND OLD.claimed_at IS NOT NULL"
+    " AND (NEW.state <> 'running' OR NEW.attempt <> OLD.attempt)"
+)
+_CRASHED = "NEW.state = 'running' OR NEW.outcome = 'crashed'"
+_REMEMBER = f"""
+    INSERT INTO attempts
+        (event_id, attempt, claimed_by, started_at, ended_at, outcome, reason, traceback)
+    SELECT OLD.id, OLD.attempt, OLD.claimed_by, OLD.claimed_at, {{now}},
+        CASE WHEN {_CRASHED} THEN 'crashed' ELSE NEW.outcome END,
+        CASE WHEN {_CRASHED} THEN NULL ELSE NEW.reason END,
+        CASE WHEN {_CRASHED} THEN NULL ELSE NEW.traceback END
+    WHERE NOT EXISTS
+        (SELECT 1 FROM attempts WHERE event_id = OLD.id AND attempt = OLD.attempt);
+"""  # noqa: S608 - all of it is written here
+_FORGET = """
+    DELETE FROM attempts WHERE event_id = OLD.id;
+    DELETE FROM retries WHERE event_id = OLD.id;
+"""
+
+
+def upgrade() -> None:
+    """Add columns, tables, indexes and triggers."""
+    _add_columns()
+    _make_tables()
+    _make_indexes()
+    dialect = op.get_bind().dialect.name
+    if dialect == "sqlite":
+        _make_triggers_on_sqlite()
+    else:
+        _make_triggers_on_postgresql()
+
+
+def _add_columns() -> None:
+    op.add_column("events", sa.Column("subject", sa.Text, nullable=False, server_default=""))
+    op.add_column("events", sa.Column("holds", sa.Text))
+    op.add_column("events", sa.Column("claimed_at", sa.Double))
+    op.add_column("events", sa.Column("traceback", sa.Text))
+    op.add_column("events", sa.Column("spent", sa.Double, nullable=False, server_default="0"))
+    op.add_column("events", sa.Column("crashes", sa.Integer, nullable=False, server_default="0"))
+    # What came before is nobody's turn but its own.
+    op.execute("UPDATE events SET subject = 'event ' || id")
+
+
+def _make_tables() -> None:
+    op.create_table(
+        "attempts",
+        sa.Column("event_id", sa.Text, primary_key=True),
+        sa.Column("attempt", sa.Integer, primary_key=True),
+        sa.Column("claimed_by", sa.Text),
+        sa.Column("started_at", sa.Double, nullable=False),
+        sa.Column("ended_at", sa.Double, nullable=False),
+        sa.Column("outcome", sa.Text, nullable=False),
+        sa.Column("reason", sa.Text),
+        sa.Column("traceback", sa.Text),
+    )
+    op.create_table(
+        "retries",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("event_id", sa.Text, nullable=False),
+        sa.Column("at", sa.Double, nullable=False),
+        sa.Column("by", sa.Text, nullable=False),
+        sa.Column("why", sa.Text),
+    )
+    op.create_table(
+        "pauses",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("at", sa.Double, nullable=False),
+        sa.Column("by", sa.Text, nullable=False),
+        sa.Column("why", sa.Text),
+    )
+
+
+def _make_indexes() -> None:
+    pending, running = sa.text("state = 'pending'"), sa.text("state = 'running'")
+    for name, columns, where, unique in (
+        ("events_due", ["due_at", "id"], pending, False),
+        ("events_waiting", ["subject", "due_at", "id"], pending, False),
+        ("events_running", ["lease_until"], running, False),
+        # The last guard of one thing at a time per object: two cannot hold one subject.
+        ("events_holds", ["holds"], sa.text("holds IS NOT NULL"), True),
+    ):
+        op.create_index(
+            name, "events", columns, unique=unique, sqlite_where=where, postgresql_where=where
+        )
+    op.create_index("events_received", "events", ["received_at", "id"])
+    op.create_index("retries_event", "retries", ["event_id"])
+
+
+def _make_triggers_on_sqlite() -> None:
+    remember = _REMEMBER.format(now=_NOW["sqlite"])
+    op.execute(
+        "CREATE TRIGGER attempt_ended AFTER UPDATE OF state, attempt ON events"
+        f" WHEN {_ENDED} BEGIN {remember} END"
+    )
+    op.execute(f"CREATE TRIGGER event_removed AFTER DELETE ON events BEGIN {_FORGET} END")
+
+
+def _make_triggers_on_postgresql() -> None:
+    for name, body in (
+        ("remember_attempt", _REMEMBER.format(now=_NOW["postgresql"])),
+        ("forget_event", _FORGET),
+    ):
+        op.execute(
+            f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql"
+            f" AS $$ BEGIN {body} RETURN NULL; END $$"
+        )
+    op.execute(
+        "CREATE TRIGGER attempt_ended AFTER UPDATE OF state, attempt ON events FOR EACH ROW"
+        f" WHEN ({_ENDED}) EXECUTE FUNCTION remember_attempt()"
+    )
+    op.execute(
+        "CREATE TRIGGER event_removed AFTER DELETE ON events FOR EACH ROW"
+        " EXECUTE FUNCTION forget_event()"
+    )

@@ -1,0 +1,191 @@
+"""Takes due events from the inbox and has them run, in a fixed number of threads (queue mode).
+
+The row is the queue: nothing stands between recording an event and claiming it that could lose it.
+A thread that finds nothing waits. One of the waiting threads looks again by itself every now and
+then, for what other processes recorded; the others wait until somebody calls.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+
+import structlog
+
+from app.errors import DeliveryError, Unavailable
+from app.inbox import Claim, Inbox
+from app.leases import Leases
+from app.runner import Runner
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between two looks of an idle process for what others have recorded.
+POLL_SECONDS = 0.5
+
+#: Seconds between two looks for what dead processes have left behind.
+TIDY_SECONDS = 1.0
+
+#: Seconds after which an event that is given back can be taken: the process that gave it back has
+#: ended by then, and the callback with it.
+RELEASE_SECONDS = 1.0
+
+
+class Worker:
+    """The threads of this process that run events."""
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        runner: Runner,
+        leases: Leases,
+        *,
+        livemode: bool,
+        stopping: threading.Event,
+    ) -> None:
+        """Take the parts. Once ``stopping`` is set nothing more is claimed."""
+        self._inbox = inbox
+        self._runner = runner
+        self._leases = leases
+        self._livemode = livemode
+        self._stopping = stopping
+        self._called = threading.Condition()
+        self._calls = 0
+        self._has_lookout = False
+        self._running: set[Claim] = set()
+        self._threads: list[threading.Thread] = []
+        self._tidied = float("-inf")
+        self._tidying = threading.Lock()
+        self._away = False
+
+    def start(self, threads: int) -> None:
+        """Start ``threads`` of them, in this process: threads do not survive a fork."""
+        if threads == 0:
+            return
+        acts = [self._work] * threads + [self._listen]
+        self._threads = [
+            threading.Thread(target=act, name=f"worker-{number}", daemon=True)
+            for number, act in enumerate(acts)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def wake(self) -> None:
+        """Say that an event has become due: a thread that waits takes it."""
+        with self._called:
+            self._calls += 1
+            self._called.notify()
+
+    @property
+    def running(self) -> int:
+        """How many events run now."""
+        return len(self._running)
+
+    def stop(self) -> None:
+        """Have all threads end that wait; those that run an event end after it."""
+        self._stopping.set()
+        with self._called:
+            self._called.notify_all()
+
+    def join(self) -> None:
+        """Stop, and wait until all threads have ended."""
+        self.stop()
+        for thread in self._threads:
+            thread.join()
+
+    def release(self) -> None:
+        """Give back what still runs, right before the process ends and the callbacks with it."""
+        for claim in list(self._running):
+            with suppress(Unavailable):  # its lease ends by itself
+                released = self._inbox.release(claim, RELEASE_SECONDS)
+                log.warning("event_released", **_names(claim), released=released)
+
+    def _work(self) -> None:
+        while not self._stopping.is_set():
+            calls = self._calls
+            claim = self._claim()
+            if claim is None:
+                self._wait(calls)
+            else:
+                self.wake()  # there may be more, and somebody else has to look out
+                self._run(claim)
+
+    def _wait(self, calls: int) -> None:
+        """Wait for a call, unless one has come since there were ``calls`` of them."""
+        with self._called:
+            if self._calls != calls or self._stopping.is_set():
+                return
+            if self._has_lookout:
+                self._called.wait()
+                return
+            self._has_lookout = True
+            self._called.wait(POLL_SECONDS)
+            self._has_lookout = False
+
+    def _claim(self) -> Claim | None:
+        try:
+            if self._leases.are_behind():
+                return None
+            claim = self._tidy() or self._inbox.claim_due(livemode=self._livemode)
+            if claim is not None and self._leases.holds(claim.event_id):
+                # It still runs here, under a claim that another process took over meanwhile.
+                self._inbox.release(claim, self._leases.seconds)
+                return None
+        except Unavailable as error:
+            self._say_away(error)
+            return None
+        except Exception:  # whatever it is, ending this thread would end its share of the work
+            log.exception("claim_failed")
+            return None
+        self._away = False
+        return claim
+
+    def _say_away(self, error: Unavailable) -> None:
+        if not self._away:  # once for each time that it is away, not at every look
+            self._away = True
+            log.warning("inbox_unavailable", reason=error.reason)
+
+    def _tidy(self) -> Claim | None:
+        """Once in a while give up on what kills its processes, and take what they left behind."""
+        with self._tidying:
+            if time.monotonic() < self._tidied + TIDY_SECONDS:
+                return None
+            self._tidied = time.monotonic()
+        while buried := self._inbox.bury_poison():
+            event_id, event_type, attempt = buried
+            log.error("event_crashed", event_id=event_id, event_type=event_type, attempt=attempt)
+        claim = self._inbox.claim_left_behind(livemode=self._livemode)
+        if claim is not None:
+            self._tidied = float("-inf")  # there may be more
+            log.warning("event_left_behind", **_names(claim))
+        return claim
+
+    def _run(self, claim: Claim) -> None:
+        started = time.perf_counter()
+        self._running.add(claim)
+        try:
+            outcome = self._runner.run(claim)
+        except DeliveryError as error:
+            outcome = error.outcome
+        except BaseException:  # whatever it is, ending this thread would end its share of the work
+            log.exception("run_failed", **_names(claim))
+            outcome = "failed"
+        finally:
+            self._running.discard(claim)
+        duration = round((time.perf_counter() - started) * 1000, 2)
+        write = log.info if outcome == "handled" else log.warning
+        write("attempt", **_names(claim), outcome=outcome, duration_ms=duration)
+
+    def _listen(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._inbox.listen(self.wake, self._stopping)
+            except Unavailable:
+                self._stopping.wait(POLL_SECONDS)
+            else:
+                return
+
+
+def _names(claim: Claim) -> dict[str, object]:
+    names = {"event_id": claim.event_id, "event_type": claim.type, "attempt": claim.attempt}
+    return names if claim.context is None else {**names, "context": claim.context}
