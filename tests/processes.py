@@ -73,6 +73,8 @@ HANDLER = f"""
         note("start", notif, attempt)
         while is_told("hold", notif, attempt):
             time.sleep(0.01)
+        if is_told("exit", notif, attempt):
+            os._exit(7)
         if is_told("fail", notif, attempt):
             note("raise", notif, attempt)
             fail(notif, _current.get().claim.body)
@@ -113,6 +115,7 @@ DUPLICATE = (200, "duplicate")
 RUNNING = (409, "the event is running; deliver it again")
 TAKEN_OVER = (409, "the event was taken over by another attempt")
 FAILED = (500, "the callback failed; the event will be retried")
+ACCEPTED = (200, "accepted")
 NO_INBOX = (503, "the inbox is not available")
 
 
@@ -129,14 +132,12 @@ class Entry:
 
 
 class Service:
-    """A gunicorn with the repository's configuration."""
+    """A gunicorn with the repository's configuration, or another process of the service."""
 
-    def __init__(
-        self, environment: dict[str, str], options: tuple[str, ...], launcher: tuple[str, ...]
-    ) -> None:
-        """Start it. ``launcher`` are Python's arguments up to those of gunicorn."""
+    def __init__(self, environment: dict[str, str], arguments: tuple[str, ...]) -> None:
+        """Start it, with Python's ``arguments``."""
         self.process = subprocess.Popen(
-            [sys.executable, *launcher, "--bind", f"{HOST}:0", *options],
+            [sys.executable, *arguments],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -262,7 +263,15 @@ class Lab:
     ) -> Service:
         """Start a service; ``settings`` are those that differ, ``options`` are gunicorn's."""
         environment = self.environment(DATABASE_URL=database_url, **settings)
-        self.services.append(Service(environment, options, launcher))
+        arguments = (*launcher, "--bind", f"{HOST}:0", *options)
+        self.services.append(Service(environment, arguments))
+        return self.services[-1]
+
+    def start_worker(self, database_url: str, *options: str, **settings: Any) -> Service:
+        """Start a process that runs events and answers nothing."""
+        changed = {"PROCESSING": "queue", "DATABASE_URL": database_url, **settings}
+        arguments = ("-m", "flask", "worker", *options)
+        self.services.append(Service(self.environment(**changed), arguments))
         return self.services[-1]
 
     def environment(self, **settings: Any) -> dict[str, str]:
@@ -282,6 +291,11 @@ class Lab:
             "PORT": "4242",
             "WEB_CONCURRENCY": "2",
             "WEB_THREADS": "8",
+            "WORKER_THREADS": "4",
+            "RETRY_BASE_SECONDS": "10",
+            "RETRY_CAP_SECONDS": "21600",
+            "MAX_ATTEMPTS": "35",
+            "MAX_CRASHES": "5",
             "MAX_BODY_BYTES": "65536",
             "LEASE_SECONDS": "30",
             "LOG_LEVEL": "info",
@@ -387,9 +401,22 @@ class Postgresql:
         os.kill(self._server.get_pid(), signal.SIGINT)
         wait_for(lambda: not (self._server.pgdata / "postmaster.pid").exists(), DEADLINE)
 
+    def kill(self) -> None:
+        """End the server with SIGKILL, with no chance to write anything."""
+        pid = self._server.get_pid()
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not Path(f"/proc/{pid}").exists() or is_zombie(pid), DEADLINE)
+
     def start(self) -> None:
         """Start the server again."""
         self._server.ensure_postgres_running()
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether the process has ended and is still listed."""
+    with contextlib.suppress(OSError):
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    return True
 
 
 def skip_without_prlimit() -> None:

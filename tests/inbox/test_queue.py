@@ -1,0 +1,455 @@
+"""The inbox as a queue: whose turn it is, what an attempt leaves behind, who may not run twice."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from app.inbox import Claim, Failure, Inbox, NewEvent
+from app.inbox.wanted import Wanted
+from tests import by_hand
+from tests.waiting import wait_for
+
+EVENT = NewEvent(
+    "evt_1", "v1.customer.created", livemode=False, context="acct_1", body=b"{}", subject="cus_1"
+)
+LONG, SHORT = 600.0, -1.0
+"""Leases: one that ends in no test, and one that has ended when the next statement looks."""
+
+
+def numbered(number: int, subject: str = "") -> NewEvent:
+    """Return an event of its own, of its own object unless a ``subject`` is given."""
+    return replace(EVENT, id=f"evt_{number}", subject=subject)
+
+
+@pytest.fixture
+def make_inbox(database_url: str) -> Iterator[Callable[..., Inbox]]:
+    """A function that opens the test's database, with claims of so many seconds."""
+    opened: list[Inbox] = []
+
+    def make(lease_seconds: float = LONG, max_crashes: int = 3) -> Inbox:
+        opened.append(Inbox(database_url, lease_seconds=lease_seconds, max_crashes=max_crashes))
+        return opened[-1]
+
+    yield make
+    for inbox in opened:
+        inbox.close()
+
+
+@pytest.fixture
+def inbox(make_inbox: Callable[..., Inbox]) -> Inbox:
+    """An inbox whose leases do not end during a test."""
+    return make_inbox()
+
+
+def due(inbox: Inbox) -> Claim | None:
+    """Claim what a worker of a test key would."""
+    return inbox.claim_due(livemode=False)
+
+
+def take(inbox: Inbox) -> Claim:
+    """Claim what is due; there has to be something."""
+    claim = due(inbox)
+    assert claim is not None
+    return claim
+
+
+def state(inbox: Inbox, event_id: str = "evt_1") -> tuple[str, str | None]:
+    """Return state and outcome of an event."""
+    event = inbox.find(event_id)
+    assert event is not None
+    return event.state, event.outcome
+
+
+def outcomes(inbox: Inbox, event_id: str = "evt_1") -> list[tuple[int, str]]:
+    """Return number and outcome of the attempts that have ended."""
+    return [(each.attempt, each.outcome) for each in inbox.attempts(event_id)]
+
+
+class TestRecording:
+    """What a delivery leaves for the workers."""
+
+    def test_new_event_is_pending_and_due(self, inbox: Inbox) -> None:
+        """It is recorded without a claim, and the next worker gets it, with its bytes."""
+        accepted = inbox.record(EVENT)
+
+        assert (accepted.state, accepted.attempt, accepted.claim) == ("pending", 0, None)
+        claim = take(inbox)
+        assert (claim.event_id, claim.attempt, claim.body) == ("evt_1", 1, b"{}")
+        assert (claim.context, claim.spent) == ("acct_1", 0)
+
+    def test_later_deliveries_are_counted_and_change_nothing(self, inbox: Inbox) -> None:
+        """Whatever state the event is in, it keeps it."""
+        inbox.record(EVENT)
+        claim = take(inbox)
+        assert inbox.record(EVENT).state == "running"
+        inbox.finish(claim)
+        assert inbox.record(EVENT).state == "done"
+
+        event = inbox.find("evt_1")
+        assert event is not None
+        assert (event.state, event.outcome, event.deliveries) == ("done", "handled", 3)
+
+    def test_failed_event_keeps_its_time(self, inbox: Inbox) -> None:
+        """A redelivery does not make it due earlier than its back-off says."""
+        inbox.record(EVENT)
+        inbox.fail(take(inbox), Failure("no", delay=LONG))
+        assert inbox.record(EVENT).state == "pending"
+
+        assert due(inbox) is None
+
+    def test_event_of_the_wrong_mode_is_queued_when_it_comes_in_the_right_one(
+        self, inbox: Inbox
+    ) -> None:
+        """It never ran, so a delivery after the key was corrected queues it."""
+        inbox.set_aside(EVENT, "wrong_mode")
+        assert due(inbox) is None
+        assert inbox.record(EVENT).state == "pending"
+
+        assert take(inbox).event_id == "evt_1"
+
+
+class TestTurns:
+    """Which event is next."""
+
+    def test_the_one_that_is_due_longest_comes_first(self, inbox: Inbox) -> None:
+        """By the time at which they became due."""
+        for number in range(3):
+            inbox.record(numbered(number))
+
+        assert [take(inbox).event_id for _ in range(3)] == ["evt_0", "evt_1", "evt_2"]
+        assert due(inbox) is None
+
+    def test_other_mode_is_left_alone(self, inbox: Inbox) -> None:
+        """Callbacks get the key of this process: events of the other mode are not theirs."""
+        inbox.record(replace(EVENT, livemode=True))
+
+        assert due(inbox) is None
+        assert inbox.claim_due(livemode=True) is not None
+
+    def test_two_events_of_an_object_do_not_run_at_once(self, inbox: Inbox) -> None:
+        """The second waits for the first; events of others are not held up."""
+        inbox.record(numbered(1, "cus_1"))
+        inbox.record(numbered(2, "cus_1"))
+        inbox.record(numbered(3, "cus_2"))
+
+        first = take(inbox)
+        assert (first.event_id, take(inbox).event_id) == ("evt_1", "evt_3")
+        assert due(inbox) is None
+        inbox.finish(first)
+
+        assert take(inbox).event_id == "evt_2"
+
+    def test_failed_event_does_not_hold_up_its_object(self, inbox: Inbox) -> None:
+        """While it waits for its next attempt, later events of its object run."""
+        inbox.record(numbered(1, "cus_1"))
+        inbox.record(numbered(2, "cus_1"))
+        inbox.fail(take(inbox), Failure("no", delay=LONG))
+
+        assert take(inbox).event_id == "evt_2"
+
+    def test_inline_run_holds_no_object(self, inbox: Inbox) -> None:
+        """Inline mode goes on as before: what it runs keeps no worker from anything."""
+        assert inbox.accept(numbered(1, "cus_1")).claim is not None
+        inbox.record(numbered(2, "cus_1"))
+
+        assert take(inbox).event_id == "evt_2"
+
+    def test_many_workers_never_get_two_events_of_an_object(
+        self, make_inbox: Callable[..., Inbox]
+    ) -> None:
+        """Eight threads in four processes' place: 60 events of 6 objects, each once, one a time."""
+        inboxes = [make_inbox() for _ in range(4)]
+        for number in range(60):
+            inboxes[0].record(numbered(number, f"cus_{number % 6}"))
+        running: dict[str, str] = {}
+        overlaps: list[str] = []
+        done: list[str] = []
+
+        def work(number: int) -> None:
+            inbox = inboxes[number % 4]
+            while len(done) < 60:
+                claim = due(inbox)
+                if claim is None:
+                    continue
+                subject = f"cus_{int(claim.event_id.removeprefix('evt_')) % 6}"
+                if running.setdefault(subject, claim.event_id) != claim.event_id:
+                    overlaps.append(claim.event_id)
+                del running[subject]
+                inbox.finish(claim)
+                done.append(claim.event_id)
+
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(work, range(8)))
+
+        assert overlaps == []
+        assert sorted(done) == sorted(f"evt_{number}" for number in range(60))
+
+    def test_paused_workers_claim_nothing(self, make_inbox: Callable[..., Inbox]) -> None:
+        """Neither what is due nor what was left behind, in whatever process, until they go on."""
+        inbox = make_inbox(SHORT)
+        inbox.record(EVENT)
+        take(inbox)
+        inbox.record(numbered(2))
+
+        assert inbox.pause(by="me", why="deploy") is True
+        assert inbox.pause(by="you", why=None) is False
+        other = make_inbox()
+        paused = other.paused()
+        assert paused is not None
+        assert (paused.by, paused.why) == ("me", "deploy")
+        assert due(other) is None
+        assert other.claim_left_behind(livemode=False) is None
+
+        assert other.resume() is True
+        assert other.resume() is False
+        assert other.paused() is None
+        assert due(other) is not None
+        assert other.claim_left_behind(livemode=False) is not None
+
+
+class TestCrashes:
+    """Claims that ended with no word."""
+
+    def test_what_was_left_behind_is_taken_over(self, make_inbox: Callable[..., Inbox]) -> None:
+        """Not as long as its lease holds, and not as one that is due."""
+        inbox = make_inbox()
+        inbox.record(EVENT)
+        first = take(inbox)
+        assert inbox.claim_left_behind(livemode=False) is None
+        by_hand.execute(inbox._database._url.render_as_string(False), EXPIRE)  # noqa: SLF001, FBT003 - its own database
+        assert due(inbox) is None
+
+        second = inbox.claim_left_behind(livemode=False)
+        assert second is not None
+        assert second.attempt == 2
+        assert inbox.finish(first) is False
+        assert inbox.finish(second) is True
+        assert outcomes(inbox) == [(1, "crashed"), (2, "handled")]
+
+    def test_object_of_what_was_left_behind_stays_held(
+        self, make_inbox: Callable[..., Inbox]
+    ) -> None:
+        """Its runner may only be slow: others of its object wait until somebody took it over."""
+        inbox = make_inbox(SHORT)
+        inbox.record(numbered(1, "cus_1"))
+        inbox.record(numbered(2, "cus_1"))
+        take(inbox)
+
+        assert due(inbox) is None
+
+    def test_poison_is_buried(self, make_inbox: Callable[..., Inbox]) -> None:
+        """After so many claims that ended with no word the event is dead, and is run no more."""
+        inbox = make_inbox(SHORT, max_crashes=3)
+        inbox.record(EVENT)
+        take(inbox)
+        assert inbox.bury_poison() is None
+        assert inbox.claim_left_behind(livemode=False) is not None
+        assert inbox.claim_left_behind(livemode=False) is not None
+        assert inbox.claim_left_behind(livemode=False) is None
+
+        assert inbox.bury_poison() == ("evt_1", "v1.customer.created", 3)
+        assert inbox.bury_poison() is None
+        assert state(inbox) == ("dead", "crashed")
+        assert outcomes(inbox) == [(1, "crashed"), (2, "crashed"), (3, "crashed")]
+
+    def test_poison_is_buried_by_deliveries_too(self, make_inbox: Callable[..., Inbox]) -> None:
+        """In inline mode the delivery that would run it once more is a duplicate of a dead one."""
+        inbox = make_inbox(SHORT, max_crashes=2)
+        assert inbox.accept(EVENT).claim is not None
+        assert inbox.accept(EVENT).claim is not None
+
+        last = inbox.accept(EVENT)
+        assert (last.state, last.outcome, last.claim) == ("dead", "crashed", None)
+        event = inbox.find("evt_1")
+        assert event is not None
+        assert event.reason == "its process ended again and again with no word of what became of it"
+
+    def test_a_word_forgives_crashes(self, make_inbox: Callable[..., Inbox]) -> None:
+        """Only crashes in a row count: a failure says that the process lived."""
+        inbox = make_inbox(SHORT, max_crashes=2)
+        inbox.record(EVENT)
+        take(inbox)
+        second = inbox.claim_left_behind(livemode=False)
+        assert second is not None
+        inbox.fail(second, Failure("no"))
+        take(inbox)
+
+        assert inbox.bury_poison() is None
+        assert inbox.claim_left_behind(livemode=False) is not None
+
+    def test_released_event_is_nobodys_fault(self, inbox: Inbox) -> None:
+        """A stop gives the claim back: neither a crash nor a failure, due after the delay."""
+        inbox.record(EVENT)
+        inbox.release(take(inbox), 0.0)
+
+        again = take(inbox)
+        assert (again.attempt, again.spent) == (2, 0)
+        inbox.release(again, LONG)
+        assert due(inbox) is None
+        assert outcomes(inbox) == [(1, "released"), (2, "released")]
+
+
+EXPIRE = "UPDATE events SET lease_until = 0"
+
+
+class TestHistory:
+    """Every attempt is kept."""
+
+    def test_attempt_has_start_end_outcome_and_traceback(self, inbox: Inbox) -> None:
+        """What failed is told with its reason and traceback, what succeeded without."""
+        inbox.record(EVENT)
+        inbox.fail(take(inbox), Failure("ValueError: no", "Traceback ...", spent=1))
+        claim = take(inbox)
+        inbox.finish(claim)
+
+        first, second = inbox.attempts("evt_1")
+        assert (first.outcome, first.reason) == ("failed", "ValueError: no")
+        assert first.traceback == "Traceback ..."
+        assert (second.outcome, second.reason, second.traceback) == ("handled", None, None)
+        assert first.started_at <= first.ended_at <= second.started_at <= second.ended_at
+        assert second.claimed_by == claim.token
+        assert claim.spent == 1
+
+    def test_inline_attempts_are_kept_as_well(self, inbox: Inbox) -> None:
+        """The database writes the history, whoever ends an attempt."""
+        claim = inbox.accept(EVENT).claim
+        assert claim is not None
+        inbox.finish(claim)
+        inbox.finish(claim)  # sent again, because its answer was lost
+
+        assert outcomes(inbox) == [(1, "handled")]
+
+    def test_history_goes_with_its_event(self, inbox: Inbox, database_url: str) -> None:
+        """Who tidies the events leaves nothing behind."""
+        inbox.record(EVENT)
+        inbox.finish(take(inbox))
+        inbox.note_retry("evt_1", by="me", why=None, again=True)
+        by_hand.execute(database_url, "DELETE FROM events")
+
+        assert inbox.attempts("evt_1") == []
+        assert inbox.retries("evt_1") == []
+
+
+class TestRetries:
+    """What a person has run again."""
+
+    def test_dead_event_becomes_due_as_if_new(self, inbox: Inbox) -> None:
+        """With all its attempts, at once, and with a note of who and why."""
+        inbox.record(EVENT)
+        inbox.bury(take(inbox), "exhausted", Failure("no", spent=9))
+        assert due(inbox) is None
+
+        assert inbox.note_retry("evt_1", by="me", why="mended") is True
+        assert inbox.reopen("evt_1") is True
+        claim = take(inbox)
+        assert (claim.attempt, claim.spent) == (2, 0)
+        (note,) = inbox.retries("evt_1")
+        assert (note.by, note.why) == ("me", "mended")
+
+    def test_success_is_run_again_only_when_asked_twice(self, inbox: Inbox) -> None:
+        """Promise 2, unless a person insists."""
+        inbox.record(EVENT)
+        inbox.finish(take(inbox))
+
+        assert inbox.note_retry("evt_1", by="me", why=None) is False
+        assert inbox.reopen("evt_1") is False
+        assert inbox.claim_one("evt_1") is None
+        assert inbox.reopen("evt_1", again=True) is True
+        assert take(inbox).attempt == 2
+
+    def test_running_event_is_left_alone(self, inbox: Inbox) -> None:
+        """Nobody runs it a second time beside itself."""
+        inbox.record(EVENT)
+        take(inbox)
+
+        assert inbox.note_retry("evt_1", by="me", why=None, again=True) is False
+        assert inbox.reopen("evt_1", again=True) is False
+        assert inbox.claim_one("evt_1", again=True) is None
+
+    def test_one_event_can_be_claimed_by_its_id(self, inbox: Inbox) -> None:
+        """Whether it is due or not; for the command that runs it in its own process."""
+        inbox.record(EVENT)
+        inbox.fail(take(inbox), Failure("no", delay=LONG))
+
+        claim = inbox.claim_one("evt_1")
+        assert claim is not None
+        assert inbox.finish(claim) is True
+        again = inbox.claim_one("evt_1", again=True)
+        assert again is not None
+        assert inbox.finish(again) is True
+        assert outcomes(inbox) == [(1, "failed"), (2, "handled"), (3, "handled")]
+
+
+class TestWanted:
+    """What a person can ask for."""
+
+    def test_each_condition_selects(self, inbox: Inbox) -> None:
+        """By state, type, account and time of receipt, the latest first or the oldest."""
+        inbox.record(numbered(1))
+        inbox.record(replace(numbered(2), type="v1.invoice.paid", context=None))
+        inbox.finish(take(inbox))
+
+        def ids(wanted: Wanted, limit: int = 9, *, oldest_first: bool = False) -> list[str]:
+            found = inbox.select(wanted, limit, oldest_first=oldest_first)
+            assert inbox.count_wanted(wanted) >= len(found)
+            return [event.id for event in found]
+
+        assert ids(Wanted()) == ["evt_2", "evt_1"]
+        assert ids(Wanted(), oldest_first=True) == ["evt_1", "evt_2"]
+        assert ids(Wanted(), limit=1) == ["evt_2"]
+        assert ids(Wanted(state="done")) == ["evt_1"]
+        assert ids(Wanted(type="v1.invoice.paid")) == ["evt_2"]
+        assert ids(Wanted(context="acct_1")) == ["evt_1"]
+        assert ids(Wanted(since=4e9)) == []
+        assert inbox.count_wanted(Wanted(since=1.0)) == 2
+
+
+class TestNotices:
+    """Word from other processes that something is due."""
+
+    def test_word_reaches_another_process_on_postgresql(self, postgresql_url: str) -> None:
+        """Whoever listens is called when another connection says so, and ends when it is to."""
+        sender, listener = (Inbox(postgresql_url, lease_seconds=1) for _ in range(2))
+        sender.migrate()
+        called, stopping = threading.Event(), threading.Event()
+        thread = threading.Thread(target=listener.listen, args=[called.set, stopping])
+        thread.start()
+        try:
+
+            def heard() -> bool:
+                sender.notify()  # the first words may be said before it listens
+                return called.is_set()
+
+            wait_for(heard)
+        finally:
+            stopping.set()
+            thread.join(30)
+            sender.close()
+            listener.close()
+
+        assert not thread.is_alive()
+
+    def test_words_are_not_said_more_often_than_is_of_use(
+        self, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A burst of deliveries says it once."""
+        monkeypatch.setattr("app.inbox.NOTIFY_SECONDS", 600)
+        inbox = Inbox(postgresql_url, lease_seconds=1)
+        inbox.notify()
+        said = inbox._notified  # noqa: SLF001 - when it was said last
+        inbox.notify()
+        inbox.close()
+
+        assert inbox._notified == said > 0  # noqa: SLF001 - as above
+
+    def test_sqlite_has_no_word(self, sqlite_url: str) -> None:
+        """There nobody listens: workers look by themselves."""
+        inbox = Inbox(sqlite_url, lease_seconds=1)
+        inbox.notify()
+        inbox.listen(lambda: pytest.fail("nobody calls"), threading.Event())
+        inbox.close()
