@@ -90,10 +90,12 @@ HANDLER = f"""
 
 @functools.cache
 def notification(event_id: str) -> bytes:
-    """Return the body of an event, the same at every delivery."""
-    return samples.encode(
-        samples.notification(EVENT_TYPE, event_id=event_id, object_id=BODY_MARKER)
-    )
+    """Return the body of an event, the same at every delivery.
+
+    Its object is its own, or the one that its id names after an ``@``.
+    """
+    object_id = f"{BODY_MARKER}_{event_id.partition('@')[2] or event_id}"
+    return samples.encode(samples.notification(EVENT_TYPE, event_id=event_id, object_id=object_id))
 
 
 @dataclass(frozen=True)
@@ -404,19 +406,32 @@ class Postgresql:
     def kill(self) -> None:
         """End the server with SIGKILL, with no chance to write anything."""
         pid = self._server.get_pid()
+        family = [pid, *children_of(pid)]
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not Path(f"/proc/{pid}").exists() or is_zombie(pid), DEADLINE)
+        # The others notice by themselves. Until then the memory that they share is in use.
+        wait_for(lambda: not any(map(is_alive, family)), DEADLINE)
+        # Where nobody waits for orphans, the process is still listed, and taken for a running one.
+        for lock in ("postmaster.pid", ".s.PGSQL.5432.lock"):
+            (self._server.pgdata / lock).unlink(missing_ok=True)
 
     def start(self) -> None:
         """Start the server again."""
         self._server.ensure_postgres_running()
 
 
-def is_zombie(pid: int) -> bool:
-    """Whether the process has ended and is still listed."""
+def is_alive(pid: int) -> bool:
+    """Whether the process is there, and not only waited for by its parent."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the process ids of the children of a process."""
     with contextlib.suppress(OSError):
-        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
-    return True
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    return []
 
 
 def skip_without_prlimit() -> None:
