@@ -1,0 +1,419 @@
+"""``flask events list``, ``show``, ``retry``, ``pause`` and ``resume``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from click.testing import Result
+from flask.testing import FlaskCliRunner
+
+from app.cli.events.retry import operator
+from app.inbox import Failure, Inbox
+from app.testing import samples
+from tests.conftest import Receiver
+
+TYPE = "v1.customer.created"
+CREATED = "v1_customer_created"
+SUCCEEDING = "calls = []\ndef handle(notif, client):\n    calls.append(notif.id)\n"
+FAILING_ONCE = SUCCEEDING + "    if len(calls) == 1: raise ValueError('not yet')\n"
+FAILING = SUCCEEDING + "    raise ValueError('never')\n"
+GIVING_UP = "from app import GiveUp\n" + SUCCEEDING + "    raise GiveUp('no such plan')\n"
+
+Make = Callable[..., Receiver]
+
+
+def run(receiver: Receiver, *arguments: str, answer: str | None = None) -> Result:
+    """Run a command on events, and type an answer if it asks."""
+    runner: FlaskCliRunner = receiver.app.test_cli_runner()
+    return runner.invoke(args=["events", *arguments], input=answer)
+
+
+def deliver(receiver: Receiver, event_id: str, **fields: Any) -> int:
+    """Deliver an event, and return the status."""
+    event_type = fields.pop("type", TYPE)
+    notification = samples.notification(event_type, event_id=event_id, **fields)
+    return receiver.deliver(notification).status_code
+
+
+def state(receiver: Receiver, event_id: str) -> tuple[str, str | None, int]:
+    """Return state, outcome and attempt of an event."""
+    event = receiver.event(event_id)
+    return event.state, event.outcome, event.attempt
+
+
+class TestList:
+    """What the inbox holds, on one screen."""
+
+    def test_events_are_a_table(self, make_receiver: Make, database_url: str) -> None:
+        """The latest first, with state, attempts, outcome and account."""
+        receiver = make_receiver({CREATED: GIVING_UP}, database_url=database_url)
+        deliver(receiver, "evt_1")
+        deliver(receiver, "evt_2", type="v1.invoice.paid", context="acct_1")
+
+        shown = run(receiver, "list")
+        assert shown.exit_code == 0
+        head, latest, first = (line.split()[2:] for line in shown.stdout.splitlines())
+        assert head == ["id", "type", "state", "attempts", "outcome", "context"]
+        assert latest == ["evt_2", "v1.invoice.paid", "done", "1", "handled", "acct_1"]
+        assert first == ["evt_1", TYPE, "dead", "1", "gave_up", "-"]
+
+    @pytest.mark.parametrize(
+        ("options", "expected"),
+        [
+            (["--state", "dead"], ["evt_1"]),
+            (["--type", "v1.invoice.paid"], ["evt_2"]),
+            (["--context", "acct_1"], ["evt_2"]),
+            (["--since", "1h"], ["evt_2", "evt_1"]),
+            (["--since", "2999-01-01"], []),
+            (["--since", "2020-01-01T00:00+02:00", "--limit", "1"], ["evt_2"]),
+        ],
+    )
+    def test_options_select(
+        self, make_receiver: Make, options: list[str], expected: list[str]
+    ) -> None:
+        """By state, type, account and age."""
+        receiver = make_receiver({CREATED: GIVING_UP})
+        deliver(receiver, "evt_1")
+        deliver(receiver, "evt_2", type="v1.invoice.paid", context="acct_1")
+
+        rows = json.loads(run(receiver, "list", "--json", *options).stdout)
+        assert [row["id"] for row in rows] == expected
+
+    def test_json_has_all_that_a_program_wants(self, make_receiver: Make) -> None:
+        """Times are in UTC, and what does not apply is null."""
+        receiver = make_receiver({CREATED: FAILING})
+        deliver(receiver, "evt_1", context="acct_1")
+
+        (row,) = json.loads(run(receiver, "list", "--json").stdout)
+        times = {name: row.pop(name) for name in ("received_at", "due_at", "settled_at")}
+        assert all(time.endswith("Z") for time in times.values())
+        assert row == {
+            "id": "evt_1",
+            "type": TYPE,
+            "livemode": False,
+            "context": "acct_1",
+            "state": "pending",
+            "outcome": "failed",
+            "reason": "ValueError: never",
+            "attempts": 1,
+            "deliveries": 1,
+            "lease_until": None,
+        }
+
+    def test_no_events_have_words(self, receiver: Receiver) -> None:
+        """An empty list says so."""
+        asked = ["--state", "dead", "--type", TYPE, "--context", "acct_1", "--since", "3d"]
+        assert run(receiver, "list", "--state", "dead").stdout == "No events are dead.\n"
+        assert run(receiver, "list").stdout == "No events are here.\n"
+        assert run(receiver, "list", *asked).stdout == (
+            f"No events are dead of type {TYPE} of acct_1 since then.\n"
+        )
+
+    def test_cut_list_says_so(self, make_receiver: Make) -> None:
+        """Nobody takes the first fifty for all."""
+        receiver = make_receiver()
+        deliver(receiver, "evt_1")
+        deliver(receiver, "evt_2")
+
+        assert (
+            "The latest 1; there may be more (--limit)."
+            in run(receiver, "list", "--limit", "1").stdout
+        )
+
+    def test_what_is_no_time_is_refused(self, receiver: Receiver) -> None:
+        """With the forms that can be used."""
+        refused = run(receiver, "list", "--since", "yesterday")
+        assert refused.exit_code == 2
+        assert "'yesterday' is neither an age like 30m, 24h or 3d nor a time" in refused.stderr
+
+    @pytest.mark.parametrize(
+        "command", [["list"], ["show", "evt_1"], ["retry", "evt_1"], ["pause"], ["resume"]]
+    )
+    def test_inbox_that_is_away_is_one_sentence(
+        self, make_receiver: Make, command: list[str]
+    ) -> None:
+        """And a status that is not 0, without a traceback."""
+        receiver = make_receiver(database_url="postgresql+psycopg://x:fake@127.0.0.1:1/none")
+
+        failed = run(receiver, *command)
+        assert failed.exit_code == 1
+        assert failed.stderr.startswith("Error: The inbox is not available: OperationalError")
+        assert "fake" not in failed.stderr
+
+
+class TestShow:
+    """One event, with its history."""
+
+    def test_attempts_and_body_are_shown(self, make_receiver: Make, database_url: str) -> None:
+        """Everything that a person needs to find out what happened."""
+        receiver = make_receiver({CREATED: FAILING_ONCE}, database_url=database_url)
+        deliver(receiver, "evt_1")
+        run(receiver, "retry", "evt_1", "--yes", "--why", "the plan is there now")
+
+        shown = run(receiver, "show", "evt_1").stdout
+        assert "state        done" in shown
+        assert "attempt 1: failed, from " in shown
+        assert "ValueError: not yet" in shown
+        assert f"{CREATED}.py" in shown
+        assert "attempt 2: handled, from " in shown
+        assert f"run again by {operator()} at " in shown
+        assert ": the plan is there now\n" in shown
+        assert f'"type":"{TYPE}"' in shown
+
+    def test_json_has_the_same(self, make_receiver: Make) -> None:
+        """For programs."""
+        receiver = make_receiver({CREATED: FAILING_ONCE})
+        deliver(receiver, "evt_1")
+        run(receiver, "retry", "evt_1", "--yes")
+
+        whole = json.loads(run(receiver, "show", "evt_1", "--json").stdout)
+        assert [each["outcome"] for each in whole["history"]] == ["failed", "handled"]
+        assert "ValueError: not yet" in whole["history"][0]["traceback"]
+        assert [(each["by"], each["why"]) for each in whole["retries"]] == [(operator(), None)]
+        assert json.loads(whole["body"])["id"] == "evt_1"
+        assert "no reason given" in run(receiver, "show", "evt_1").stdout
+
+    def test_event_that_runs_shows_its_lease(self, make_receiver: Make) -> None:
+        """Until when nobody else can take it."""
+        receiver = make_receiver(processing="queue")
+        deliver(receiver, "evt_1")
+        receiver.service.inbox.claim_due(livemode=False)
+
+        assert json.loads(run(receiver, "show", "evt_1", "--json").stdout)["lease_until"]
+
+    def test_unknown_event_is_one_sentence(self, receiver: Receiver) -> None:
+        """And a status that is not 0."""
+        failed = run(receiver, "show", "evt_none")
+        assert (failed.exit_code, failed.stderr) == (1, "Error: The inbox has no event evt_none.\n")
+
+    def test_nothing_steers_the_terminal(self, make_receiver: Make) -> None:
+        """What comes from outside is shown without its control characters."""
+        receiver = make_receiver({CREATED: GIVING_UP.replace("no such plan", "\\x1b[2Jboo")})
+        deliver(receiver, "evt_1")
+
+        shown = run(receiver, "show", "evt_1").stdout
+        assert "\x1b" not in shown
+        assert "\ufffd[2Jboo" in shown
+
+
+class TestRetryInline:
+    """In inline mode the command runs the event itself."""
+
+    def test_dead_event_is_run(self, make_receiver: Make, database_url: str) -> None:
+        """By its id, after it was asked; the outcome is shown and recorded."""
+        receiver = make_receiver({CREATED: FAILING_ONCE}, database_url=database_url)
+        deliver(receiver, "evt_1")
+
+        done = run(receiver, "retry", "evt_1", answer="y\n")
+        assert done.exit_code == 0
+        assert "Run 1 events again? [y/N]: y\n" in done.stdout
+        assert f"evt_1  {TYPE}  handled\n" in done.stdout
+        assert state(receiver, "evt_1") == ("done", "handled", 2)
+
+    def test_no_is_no(self, make_receiver: Make) -> None:
+        """Without a yes nothing happens."""
+        receiver = make_receiver({CREATED: FAILING_ONCE})
+        deliver(receiver, "evt_1")
+
+        assert run(receiver, "retry", "evt_1", answer="n\n").exit_code == 1
+        assert state(receiver, "evt_1") == ("pending", "failed", 1)
+
+    def test_failure_says_where_to_look(self, make_receiver: Make) -> None:
+        """And ends with a status that is not 0."""
+        receiver = make_receiver({CREATED: FAILING})
+        deliver(receiver, "evt_1")
+
+        failed = run(receiver, "retry", "evt_1", "--yes")
+        assert failed.exit_code == 1
+        assert "failed: see flask events show evt_1" in failed.stdout
+        assert "Error: 1 of 1 did not succeed." in failed.stderr
+
+    def test_event_that_was_taken_over_says_so(
+        self, make_receiver: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its result was not recorded: another process has it."""
+        receiver = make_receiver({CREATED: FAILING_ONCE})
+        deliver(receiver, "evt_1")
+        # The moment of a takeover within one command cannot be chosen.
+        monkeypatch.setattr(Inbox, "finish", lambda *_: False)
+
+        assert (
+            "deferred: the event was taken over" in run(receiver, "retry", "evt_1", "--yes").stdout
+        )
+
+
+class TestRetryQueue:
+    """In queue mode the workers run it."""
+
+    def test_dead_event_becomes_due(self, make_receiver: Make, database_url: str) -> None:
+        """At once, with all its attempts."""
+        receiver = make_receiver(
+            {CREATED: SUCCEEDING}, processing="queue", database_url=database_url
+        )
+        deliver(receiver, "evt_1")
+        claim = receiver.service.inbox.claim_due(livemode=False)
+        assert claim is not None
+        receiver.service.inbox.bury(claim, "exhausted", Failure("no", spent=9))
+
+        done = run(receiver, "retry", "evt_1", "--yes")
+        assert done.stdout == f"evt_1  {TYPE}  due now\n"
+        event = receiver.event("evt_1")
+        assert (event.state, event.spent) == ("pending", 0)
+
+
+class TestSelection:
+    """Which events are run again."""
+
+    @pytest.fixture
+    def several(self, make_receiver: Make) -> Receiver:
+        """Three events: two dead, one that succeeded."""
+        receiver = make_receiver({CREATED: GIVING_UP}, processing="inline")
+        for number in (1, 2):
+            deliver(receiver, f"evt_{number}")
+        deliver(receiver, "evt_3", type="v1.invoice.paid")
+        return receiver
+
+    def test_count_comes_first_and_dry_run_does_nothing(self, several: Receiver) -> None:
+        """What would be run is listed, the oldest first."""
+        shown = run(several, "retry", "--state", "dead", "--type", TYPE, "--dry-run")
+        assert shown.stdout == (f"2 events selected.\nevt_1  {TYPE}  dead\nevt_2  {TYPE}  dead\n")
+        assert several.event("evt_1").attempt == 1
+
+    def test_there_is_a_cap(self, several: Receiver) -> None:
+        """No more than the limit, and it is said."""
+        shown = run(several, "retry", "--since", "1h", "--limit", "1", "--dry-run")
+        assert shown.stdout == (
+            "2 events selected; the 1 oldest are taken (--limit).\n" + f"evt_1  {TYPE}  dead\n"
+        )
+
+    def test_one_event_is_one(self, several: Receiver) -> None:
+        """The sentence is right for one."""
+        several.service.inbox.reopen("evt_2")
+        assert "1 event selected.\n" in run(several, "retry", "--state", "dead", "--dry-run").stdout
+
+    def test_nothing_selected_has_words(self, receiver: Receiver) -> None:
+        """And is no error."""
+        nothing = run(receiver, "retry", "--state", "dead")
+        assert nothing.exit_code == 0
+        assert nothing.stdout == "0 events selected.\nThere is nothing to run again.\n"
+
+    def test_success_is_refused_unless_again(self, several: Receiver) -> None:
+        """Promise 2 holds unless a person insists."""
+        refused = run(several, "retry", "evt_3", "evt_1", "--yes")
+        assert refused.exit_code == 1
+        assert "evt_3: has succeeded; to run it a second time say --again" in refused.stderr
+        assert several.event("evt_1").attempt == 1
+        again = run(several, "retry", "evt_3", "--again", "--yes")
+        assert again.exit_code == 0
+        assert state(several, "evt_3") == ("done", "handled", 2)
+        assert len(several.service.inbox.retries("evt_3")) == 1
+
+    def test_other_mode_is_refused(self, make_receiver: Make) -> None:
+        """A live event is not run with a test key."""
+        receiver = make_receiver()
+        deliver(receiver, "evt_1", livemode=True)
+
+        refused = run(receiver, "retry", "--state", "done", "--yes")
+        assert "evt_1: is a live event, and STRIPE_API_KEY is of the other mode" in refused.stderr
+        assert refused.stdout.endswith("There is nothing to run again.\n")
+
+    def test_test_event_is_refused_with_a_live_key(self, make_receiver: Make) -> None:
+        """The other way round."""
+        receiver = make_receiver(stripe_api_key="sk_live_fake_for_tests")
+        deliver(receiver, "evt_1")
+
+        assert "is a test event" in run(receiver, "retry", "evt_1", "--yes").stderr
+
+    def test_running_event_is_refused(self, make_receiver: Make) -> None:
+        """Nobody runs it beside itself."""
+        receiver = make_receiver(processing="queue")
+        deliver(receiver, "evt_1")
+        receiver.service.inbox.claim_due(livemode=False)
+
+        assert "evt_1: runs now" in run(receiver, "retry", "evt_1", "--yes").stderr
+
+    def test_which_has_to_be_said(self, receiver: Receiver) -> None:
+        """Neither all by accident, nor two selections at once, nor one that is not there."""
+        assert "Say which: IDs, or one of --state" in run(receiver, "retry").stderr
+        both = run(receiver, "retry", "evt_1", "--state", "dead").stderr
+        assert "Give either IDs or options that select events, not both." in both
+        assert "The inbox has no event evt_1." in run(receiver, "retry", "evt_1").stderr
+
+    @pytest.mark.parametrize("processing", ["inline", "queue"])
+    @pytest.mark.parametrize("act", ["note_retry", "claim_one", "reopen"])
+    def test_event_that_changed_meanwhile_is_left_alone(
+        self,
+        make_receiver: Make,
+        monkeypatch: pytest.MonkeyPatch,
+        processing: str,
+        act: str,
+    ) -> None:
+        """Between the question and the answer somebody else may have had it run."""
+        receiver = make_receiver({CREATED: FAILING_ONCE})
+        deliver(receiver, "evt_1")
+        receiver = make_receiver(
+            handlers_package=receiver.service.settings.handlers_package, processing=processing
+        )
+        # The moment between two statements of one command cannot be chosen.
+        monkeypatch.setattr(Inbox, act, lambda *_, **__: None)
+
+        unused = {("inline", "reopen"), ("queue", "claim_one")}
+        changed = (
+            "not run: it has changed meanwhile" in run(receiver, "retry", "evt_1", "--yes").stdout
+        )
+        assert changed is ((processing, act) not in unused)
+
+
+class TestPause:
+    """Workers that claim nothing for a while."""
+
+    def test_pause_and_resume(self, make_receiver: Make, database_url: str) -> None:
+        """Who paused and why is shown wherever one looks; it ends when it is said."""
+        receiver = make_receiver(processing="queue", database_url=database_url)
+
+        paused = run(receiver, "pause", "--why", "a deployment")
+        assert paused.exit_code == 0
+        assert f"by {operator()}: a deployment. Let them go on with" in paused.stdout
+        assert "They are paused already." in run(receiver, "pause").stdout
+        assert "The workers are paused since" in run(receiver, "list").stdout
+        assert run(receiver, "resume").stdout == "The workers go on.\n"
+        assert run(receiver, "resume").stdout == "The workers are not paused.\n"
+        assert "by " + operator() + ". Let them" in run(receiver, "pause").stdout
+
+    def test_inline_mode_has_no_workers(self, receiver: Receiver) -> None:
+        """The command says that it changes nothing now."""
+        assert (
+            "PROCESSING is inline: there are no workers to pause" in run(receiver, "pause").stderr
+        )
+
+    def test_paused_and_resumed_at_the_same_moment(
+        self, make_receiver: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """When somebody else resumes in between there is nothing to show."""
+        receiver = make_receiver(processing="queue")
+        monkeypatch.setattr(Inbox, "paused", lambda _: None)  # the moment cannot be chosen
+
+        assert run(receiver, "pause").stdout == ""
+
+
+def test_operator_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers have users without names: the record has the machine at least."""
+
+    def fail() -> str:
+        raise KeyError("getpwuid(): uid not found: 10001")
+
+    monkeypatch.setattr("getpass.getuser", fail)  # this process's user has a name
+    assert operator().startswith("somebody@")
+
+
+def test_claims_of_the_command_are_its_own(make_receiver: Make) -> None:
+    """What the command runs is settled by its claim, like everything else."""
+    receiver = make_receiver({CREATED: FAILING_ONCE})
+    deliver(receiver, "evt_1")
+    claim = receiver.service.inbox.claim_one("evt_1")
+    assert claim is not None
+    assert receiver.service.inbox.finish(replace(claim, attempt=1)) is False
