@@ -115,6 +115,19 @@ def load(package_name: str) -> Registry:
     return _Loader(package_name).load()
 
 
+def check(module: ModuleType) -> Module:
+    """Check one handler module that was imported, as ``load`` does.
+
+    Raises ``StartError`` with what is wrong with it.
+    """
+    package_name, _, name = module.__name__.rpartition(".")
+    loader = _Loader(package_name)
+    checked = loader.check(name, module)
+    if checked is None:
+        raise StartError("The handler module cannot be used:", loader.problems)
+    return checked
+
+
 class _Problem(Exception):
     """One thing that is wrong with one module, in the words that the author reads."""
 
@@ -124,23 +137,23 @@ class _Loader:
 
     def __init__(self, package_name: str) -> None:
         self._package_name = package_name
-        self._problems: list[str] = []
+        self.problems: list[str] = []
 
     def load(self) -> Registry:
         """Return the registry, or raise ``StartError`` with all that is wrong."""
         names = self._names()
-        modules = [module for name in names if (module := self._load_module(name))]
+        modules = [module for name in names if (module := self.check(name))]
         self._refuse_two_for_one_type(modules)
         fallback = next((module for module in modules if module.event_type == FALLBACK), None)
         if FALLBACK not in names:
             self._note(FALLBACK, "is missing. Define handle(notif, client, details) in it")
-        if self._problems or fallback is None:
-            raise StartError("The handler modules cannot be used:", sorted(self._problems))
+        if self.problems or fallback is None:
+            raise StartError("The handler modules cannot be used:", sorted(self.problems))
         modules.remove(fallback)
         return Registry(tuple(sorted(modules, key=lambda module: module.event_type)), fallback)
 
     def _note(self, name: str, problem: str) -> None:
-        self._problems.append(f"{self._file(name)}: {problem}")
+        self.problems.append(f"{self._file(name)}: {problem}")
 
     def _file(self, name: str) -> str:
         return f"{self._package_name.replace('.', '/')}/{name}.py"
@@ -157,9 +170,10 @@ class _Loader:
         names |= {path.parent.name for folder in folders for path in folder.glob("*/__init__.py")}
         return sorted(name for name in names if not name.startswith("_"))
 
-    def _load_module(self, name: str) -> Module | None:
+    def check(self, name: str, module: ModuleType | None = None) -> Module | None:
+        """Return the module of a name, imported if need be, or note what is wrong with it."""
         try:
-            module = self._import(name)
+            module = module or self._import(name)
             event_type = _event_type(name, module)
             callback = _callback(module, FALLBACK_PARAMETERS if name == FALLBACK else PARAMETERS)
         except _Problem as problem:
@@ -181,7 +195,7 @@ class _Loader:
             files.setdefault(module.event_type, []).append(module.file)
         for event_type, same in files.items():
             if len(same) > 1:
-                self._problems.append(
+                self.problems.append(
                     f"{same[0]}: {event_type!r} is handled in {' and '.join(same[1:])} as well."
                     " Keep one: with two, a retry would repeat the one that succeeded"
                 )

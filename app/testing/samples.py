@@ -73,6 +73,11 @@ def related_class(event_type: str) -> type[stripe.StripeObject] | None:
     return named_class(fetch.__annotations__["return"], notification_class.__module__)
 
 
+def public_name(sdk_class: type[stripe.StripeObject]) -> str:
+    """Return the name by which code imports one of the SDK's classes: ``stripe.billing.Meter``."""
+    return f"{sdk_class.__module__.rpartition('.')[0]}.{sdk_class.__name__}"
+
+
 @cache
 def named_class(name: str, module_name: str) -> type[stripe.StripeObject]:
     """Return the class that an annotation in one of the SDK's modules names by a string.
