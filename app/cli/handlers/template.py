@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LINE_LENGTH = 100
 
 MODULE = '''\
-"""{event_type}: say here what is done."""
+"""{event_type}: say what is done."""
 
 import structlog
 {imports}{declaration}
