@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -187,7 +188,7 @@ class _Loader:
         try:
             return importlib.import_module(f"{self._package_name}.{name}")
         except (Exception, SystemExit) as error:  # whatever the team's code raises
-            raise _Problem(f"{_line(error, name)}cannot be imported: {_last(error)}") from error
+            raise _Problem(f"{_line(error, name)}cannot be imported: {_why(error)}") from error
 
     def _refuse_two_for_one_type(self, modules: list[Module]) -> None:
         files: dict[str, list[str]] = {}
@@ -284,6 +285,23 @@ def _line(error: BaseException, name: str) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename).stem == name]
     return f"line {lines[-1]}: " if lines else ""
+
+
+def _why(error: BaseException) -> str:
+    """Return why an import failed, and what to do about it."""
+    missing = re.match(r"cannot import name '(\w+)' from '([\w.]+)'", str(error))
+    if missing and missing[2] in sys.modules:
+        module = sys.modules[missing[2]]
+        # The SDK's packages import each of their names when it is first asked for.
+        names = [*vars(module), *getattr(module, "_import_map", ())]
+        near = get_close_matches(missing[1], names, n=1)
+        remedy = f"Use {near[0]}" if near else "Remove it, or correct the name"
+        return f"{missing[2]} has no {missing[1]}. {remedy}"
+    if isinstance(error, SyntaxError):
+        return f"{_last(error)}. Correct this line"
+    if isinstance(error, ModuleNotFoundError):
+        return f"{_last(error)}. Correct the name, or install what is missing"
+    return f"{_last(error)}. Nothing may fail while the module is imported: mend it"
 
 
 def _last(error: BaseException) -> str:
