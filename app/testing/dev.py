@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -194,8 +195,8 @@ def _listen(port: int) -> socket.socket:
         return socket.create_server((HOST, port), backlog=128)
     except OSError as error:
         sys.exit(
-            f"Port {port} cannot be opened: {error.strerror}. End what listens there, perhaps"
-            " `make run`, or choose another one: make dev PORT=4243"
+            f"Port {port} cannot be opened: {os.strerror(error.errno or 0)}. End what listens"
+            " there, perhaps `make run`, or choose another one: make dev PORT=4243"
         )
 
 
