@@ -29,7 +29,7 @@ def handle(
     notif: {notification},
     client: StripeClient,
 ) -> None:
-    """Fetch {fetched}, and log a line about it.
+    """Fetch {fetched}, and log a line.
 
     Return: done. Raise anything: try again. Raise app.GiveUp("reason"): never again.
     """
