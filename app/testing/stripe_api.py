@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from werkzeug import Request, Response
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from app.testing import samples
+from app.testing import filled, samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -61,10 +61,14 @@ class _Fault:
 class StripeApi:
     """The stand-in. All methods can be called from any thread, before and while it serves."""
 
-    def __init__(self) -> None:
-        """Begin with nothing to serve and no faults."""
+    def __init__(self, source: Callable[[str], Mapping[str, Any] | None] | None = None) -> None:
+        """Begin with nothing to serve and no faults.
+
+        ``source`` is asked for a path that nothing was put for; with ``None`` it is not found.
+        """
+        self._source = source or (lambda _: None)
         self._lock = threading.Lock()
-        self._bodies: dict[str, bytes] = {}
+        self._bodies: dict[str, bytes | None] = {}
         self._faults: list[_Fault] = []
         self._holds: list[threading.Event] = []
         self._asked: list[Asked] = []
@@ -97,10 +101,30 @@ class StripeApi:
         body = samples.api_object(notification, **fields)
         self.put(notification["related_object"]["url"], body)
 
+    def offer(
+        self,
+        notification: Mapping[str, Any],
+        data: Mapping[str, Any] | None = None,
+        fields: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Serve the event and the related object of ``notification``, filled with place holders.
+
+        ``data`` of the event and ``fields`` of the object stand in their places. What was put or
+        removed before stays as it is.
+        """
+        event = filled.event(notification, data)
+        offered = {f"/v2/core/events/{notification['id']}": event}
+        if "related_object" in notification:
+            related = filled.api_object(notification, **(fields or {}))
+            offered[notification["related_object"]["url"]] = related
+        with self._lock:
+            for path, body in offered.items():
+                self._bodies.setdefault(path, json.dumps(body).encode())
+
     def remove(self, path: str) -> None:
         """Answer requests for ``path`` with 404 from now on, like those for a deleted object."""
         with self._lock:
-            self._bodies.pop(path, None)
+            self._bodies[path] = None
 
     def fail(
         self,
@@ -131,6 +155,11 @@ class StripeApi:
     def reset(self, path: str | None = None, *, times: int = 1) -> None:
         """Reset the connection of the next ``times`` requests for ``path``, or for any."""
         self._add(_Fault(path, times, _reset))
+
+    def heal(self) -> None:
+        """Forget the faults that were asked for and have not struck yet."""
+        with self._lock:
+            self._faults.clear()
 
     @contextmanager
     def serve(self, port: int = 0) -> Iterator[StripeApi]:
@@ -174,6 +203,9 @@ class StripeApi:
     def _find(self, request: Request) -> Response:
         with self._lock:
             body = self._bodies.get(request.path)
+            is_left_to_source = request.path not in self._bodies
+        if is_left_to_source and (made := self._source(request.path)) is not None:
+            body = json.dumps(made).encode()
         return _error(request, 404) if body is None else _json(body)
 
     def _release(self) -> None:

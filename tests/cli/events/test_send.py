@@ -189,10 +189,12 @@ class TestNoAnswer:
 
 
 def _answer_once(server: socket.socket, answer: bytes) -> None:
-    """Read one request, send ``answer``, and close."""
+    """Read one request to its end, send ``answer``, and close."""
     connection, _ = server.accept()
     with connection:
-        connection.recv(65536)
+        received = b""
+        while not received.endswith(b"}"):  # unread bytes would make the end a reset
+            received += connection.recv(65536)
         connection.sendall(answer)
 
 
