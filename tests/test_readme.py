@@ -130,7 +130,7 @@ class TestNewAuthor:
     def test_page_is_followed(self, author: Author) -> None:
         """Each command does what is said of it, and each output that is shown is seen."""
         write, check, types, serve, send, again, plugged_in = commands("Write a handler")
-        changed, logged, mistake = shown("Write a handler")
+        changed, taken_over, logged, mistake = shown("Write a handler")
         said = author.enter(write)
         for file in files():
             assert f"Wrote {file}\n" in said
@@ -141,6 +141,7 @@ class TestNewAuthor:
         module, test = files()
         (author.clone / module).write_text(files()[module], encoding="utf-8")
         author.sees(changed)
+        author.sees(taken_over)
         assert " 200 " in author.enter(send)
         author.sees(*logged.split("  "))
         swapped = files()[module].replace(
