@@ -162,9 +162,9 @@ class TestNewAuthor:
     def test_untyped(self, author: Author) -> None:
         """The command for a type that is newer than the SDK writes what is said above it."""
         (command,) = re.findall(r"`(make handler UNTYPED=1[^`]+)`", section("Rules"))
-        (declaration,) = re.findall(r"`(EVENT_TYPE = [^`]+)`", section("Rules"))
         said = author.enter(command)
         module = author.clone / re.findall(r"^Wrote (handlers/.*)$", said, re.MULTILINE)[0]
+        declaration = f'EVENT_TYPE = "{command.rpartition("=")[2]}"'
         assert declaration in module.read_text(encoding="utf-8").splitlines()
         assert "3 passed" in author.enter(f"make test ARGS=tests/handlers/test_{module.name}")
 
