@@ -130,7 +130,7 @@ class TestNewAuthor:
     def test_page_is_followed(self, author: Author) -> None:
         """Each command does what is said of it, and each output that is shown is seen."""
         write, check, types, serve, send, again, plugged_in = commands("Write a handler")
-        changed, logged, mistake = shown("Write a handler")
+        changed, taken_over, logged, mistake = shown("Write a handler")
         said = author.enter(write)
         for file in files():
             assert f"Wrote {file}\n" in said
@@ -141,6 +141,7 @@ class TestNewAuthor:
         module, test = files()
         (author.clone / module).write_text(files()[module], encoding="utf-8")
         author.sees(changed)
+        author.sees(taken_over)
         assert " 200 " in author.enter(send)
         author.sees(*logged.split("  "))
         swapped = files()[module].replace(
@@ -161,9 +162,9 @@ class TestNewAuthor:
     def test_untyped(self, author: Author) -> None:
         """The command for a type that is newer than the SDK writes what is said above it."""
         (command,) = re.findall(r"`(make handler UNTYPED=1[^`]+)`", section("Rules"))
-        (declaration,) = re.findall(r"`(EVENT_TYPE = [^`]+)`", section("Rules"))
         said = author.enter(command)
         module = author.clone / re.findall(r"^Wrote (handlers/.*)$", said, re.MULTILINE)[0]
+        declaration = f'EVENT_TYPE = "{command.rpartition("=")[2]}"'
         assert declaration in module.read_text(encoding="utf-8").splitlines()
         assert "3 passed" in author.enter(f"make test ARGS=tests/handlers/test_{module.name}")
 

@@ -38,6 +38,10 @@ LOOK_SECONDS = 0.3
 #: How many of the newest events the stand-in looks at for an object that it is asked for.
 RECENT = 1000
 
+#: What to say of handlers that the service could not start with.
+GOES_ON = "The service goes on with the handlers as they were before.\n"
+WAITS = "The service starts as soon as this is mended.\n"
+
 #: Time of change and size of each file.
 Snapshot = dict[Path, tuple[int, int] | None]
 
@@ -51,18 +55,16 @@ class Service:
     """The environment of the child."""
     process: subprocess.Popen[bytes] | None = None
 
-    def take_over(self) -> None:
-        """Start the service with the handlers as they are now, unless they are broken."""
+    def take_over(self) -> bool:
+        """Start the service with the handlers as they are now, unless they are broken.
+
+        Returns whether that was done: from then on each delivery meets these handlers.
+        """
         problems = self.check()
         if problems:
             click.secho(problems, fg="red")
-            goes_on = self.process is not None
-            click.echo(
-                "The service goes on with the handlers as they were before.\n"
-                if goes_on
-                else "The service starts as soon as this is mended.\n"
-            )
-            return
+            click.echo(GOES_ON if self.process else WAITS)
+            return False
         self.end()
         number = self.port.fileno()
         command = [sys.executable, "-m", "gunicorn", "--config", str(ROOT / "gunicorn.conf.py")]
@@ -72,6 +74,7 @@ class Service:
             pass_fds=[number],
             start_new_session=True,  # so that Ctrl-C reaches it through us, in good order
         )
+        return True
 
     def check(self) -> str:
         """Return what keeps the service from starting, or nothing."""
@@ -139,10 +142,13 @@ def watch(service: Service, folder: Path) -> NoReturn:
     while True:
         now = snapshot(folder)
         if now != seen:
-            if seen is not None:
-                names = sorted(path.name for path, _ in now.items() ^ seen.items())
-                click.echo(f"Changed: {', '.join(dict.fromkeys(names))}")
-            service.take_over()
+            if seen is None:
+                service.take_over()
+            else:
+                names = sorted({path.name for path, _ in now.items() ^ seen.items()})
+                click.echo(f"Changed: {', '.join(names)}")
+                if service.take_over():
+                    click.echo("Taken over.")
             seen = now
         service.notice_end()
         time.sleep(LOOK_SECONDS)
@@ -178,7 +184,7 @@ def find(inbox: Inbox, path: str) -> Mapping[str, Any] | None:
     """
     try:
         events = inbox.latest(RECENT)
-    except Unavailable:  # nothing was delivered yet
+    except Unavailable:  # the service says why
         return None
     for event in events:
         notification = json.loads(event.body)

@@ -137,7 +137,7 @@ class TestReload:
         running.shows("service_configured")
         assert running.send().outcome == "handled"
         running.write(SAY.format(words="other_words"))
-        running.shows("service_configured", times=2)
+        running.shows("Taken over.")
         assert running.send().outcome == "handled"
         running.shows("other_words")
         assert f"Changed: {MODULE}.py" in running.shown
@@ -148,7 +148,7 @@ class TestReload:
         running = start()
         running.shows("service_configured")
         running.write(SAY.format(words="new_words"))
-        running.shows("service_configured", times=2)
+        running.shows("Taken over.")
         running.send()
         running.shows("new_words")
 
@@ -158,8 +158,9 @@ class TestReload:
         running.shows("service_configured")
         for number in range(3):
             running.write(SAY.format(words=f"words_{number}"))
-            running.shows(f"Changed: {MODULE}.py", times=number + 1)
+            running.shows("Taken over.", times=number + 1)
             assert running.send().outcome == "handled"
+            running.shows(f"words_{number}")
 
 
 #: A broken module, and the words that say where and what to do.
@@ -189,7 +190,7 @@ class TestBrokenHandlers:
         running.shows("good_words", times=len(BROKEN))
         (running.folder / PACKAGE / "v1_custommer_created.py").unlink()
         running.write(good.replace("good_words", "mended_words"))
-        running.shows("service_configured", times=2)
+        running.shows("Taken over.")
         running.send()
         running.shows("mended_words")
 
@@ -252,6 +253,13 @@ class TestStandIn:
             assert dev.find(inbox, f"/v2/core/events/{sample['id']}") == filled.event(sample)
             related = filled.api_object(sample)
             assert dev.find(inbox, sample["related_object"]["url"]) == related
+            assert dev.find(inbox, "/v1/anything") is None
+
+    def test_inbox_that_is_away(self, tmp_path: Path) -> None:
+        """While the inbox cannot be reached nothing is found; the service says why."""
+        (tmp_path / "file").write_text("no folder", encoding="utf-8")
+        url = f"sqlite:///{tmp_path}/file/inbox.sqlite3"
+        with closing(Inbox(url, lease_seconds=1)) as inbox:
             assert dev.find(inbox, "/v1/anything") is None
 
 

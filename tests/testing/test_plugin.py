@@ -85,6 +85,8 @@ class TestDeliver:
         with pytest.raises(samples.UnknownEventTypeError) as error:
             greet("v1.custommer.created")
         assert error.value.nearest[0] == TYPE
+        with pytest.raises(LookupError, match="the inbox has no event evt_1"):
+            greet.receiver.event("evt_1")
         assert greet("v1.custommer.created", unknown=True).outcome == "handled"
 
     def test_type_of_a_module_is_known(self, make_deliver: MakeDeliver) -> None:
