@@ -132,6 +132,15 @@ class StripeApi:
         """Reset the connection of the next ``times`` requests for ``path``, or for any."""
         self._add(_Fault(path, times, _reset))
 
+    def garble(
+        self, path: str | None = None, *, body: bytes = b"<html>", status: int = 200, times: int = 1
+    ) -> None:
+        """Answer the next ``times`` requests for ``path``, or for any, as no API of Stripe's would.
+
+        ``body`` is sent as it stands, as a proxy on the way might.
+        """
+        self._add(_Fault(path, times, lambda _: _json(body, status)))
+
     @contextmanager
     def serve(self, port: int = 0) -> Iterator[StripeApi]:
         """Serve on 127.0.0.1 from a thread of its own; port 0 takes one that is free.
