@@ -13,14 +13,16 @@ import re
 import socket
 import struct
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from werkzeug import Request, Response
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from app.testing import samples
+from app.testing.destinations import Destinations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -69,6 +71,9 @@ class StripeApi:
         self._holds: list[threading.Event] = []
         self._asked: list[Asked] = []
         self._url: str | None = None
+        self.destinations = Destinations(self.put_event)
+        self.clock_ahead = 0
+        """Seconds by which the ``Date`` of each answer is ahead of this machine's clock."""
 
     @property
     def url(self) -> str:
@@ -158,6 +163,7 @@ class StripeApi:
             self._release()
             server.shutdown()
             thread.join()
+            self.destinations.close()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request: this object is the WSGI app."""
@@ -183,7 +189,9 @@ class StripeApi:
     def _find(self, request: Request) -> Response:
         with self._lock:
             body = self._bodies.get(request.path)
-        return _error(request, 404) if body is None else _json(body)
+        if body is not None:
+            return _json(body)
+        return self.destinations.answer(request) or _error(request, 404)
 
     def _release(self) -> None:
         with self._lock:
@@ -196,6 +204,11 @@ class _Silent(WSGIRequestHandler):
 
     def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002 - named by werkzeug
         """Drop the line: ``StripeApi.asked`` remembers the request."""
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """Return the ``Date`` of an answer, by the stand-in's own clock."""
+        ahead: int = cast("Any", self.server).app.clock_ahead
+        return super().date_time_string((timestamp or time.time()) + ahead)
 
     def connection_dropped(
         self,
