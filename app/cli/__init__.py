@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from app.cli import events, handlers
+from app.cli import destination, events, handlers
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -12,5 +12,6 @@ if TYPE_CHECKING:
 
 def register(app: Flask) -> None:
     """Add all groups to ``flask`` for ``app``."""
+    app.cli.add_command(destination.destination)
     app.cli.add_command(events.events)
     app.cli.add_command(handlers.handlers)

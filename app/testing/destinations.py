@@ -64,8 +64,8 @@ class Destinations:
         self._secrets: dict[str, str] = {}
         self._answered: dict[str, bytes] = {}
         self._pool: ThreadPoolExecutor | None = None
-        self.before_next_page: Callable[[], object] | None = None
-        """Called before a page that is not the first is read, to change the list meanwhile."""
+        self.before_answer: Callable[[Request], object] | None = None
+        """Called with each request before it is answered, to change something meanwhile."""
         self.lose_pings = False
         """Whether a ping is answered and then never delivered."""
 
@@ -92,6 +92,11 @@ class Destinations:
         """Return a destination as it is now, with its URL."""
         with self._lock:
             return json.loads(json.dumps(self._all[destination_id]))  # type: ignore[no-any-return]  # JSON
+
+    def secret(self, destination_id: str) -> str:
+        """Return the signing secret of a destination."""
+        with self._lock:
+            return self._secrets[destination_id]
 
     def remove(self, destination_id: str) -> None:
         """Delete a destination, as somebody does in the dashboard."""
@@ -122,6 +127,8 @@ class Destinations:
         key = request.headers.get("Idempotency-Key", "")
         try:
             with self._lock:
+                if self.before_answer:
+                    self.before_answer(request)
                 if key not in self._answered:
                     body = json.dumps(action()).encode()
                     if not key:
@@ -165,8 +172,6 @@ class Destinations:
         if not (limit.isdigit() and 1 <= int(limit) <= LARGEST_PAGE):
             raise _Refused(f"limit must be from 1 to {LARGEST_PAGE}")
         cursor, include = request.args.get("page"), _included(request)
-        if cursor and self.before_next_page:
-            self.before_next_page()
         ids = [name for name in self.ids if self._all[name]["livemode"] == live]
         if cursor and cursor not in ids:
             raise _Refused("The page token is no longer valid. Begin again with the first page")

@@ -242,8 +242,8 @@ class TestList:
     ) -> None:
         """What is added meanwhile comes first, so no page is shifted."""
         names = [stripe_api.destinations.add(WEBHOOK, [TYPE]) for _ in range(4)]
-        stripe_api.destinations.before_next_page = lambda: stripe_api.destinations.add(
-            WEBHOOK, [TYPE]
+        stripe_api.destinations.before_answer = lambda request: (
+            "page" in request.args and stripe_api.destinations.add(WEBHOOK, [TYPE])
         )
         listing = client.v2.core.event_destinations.list({"limit": 2})
         assert [one.id for one in listing.auto_paging_iter()] == list(reversed(names))
