@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from app.cli import destination, events, handlers
+from app.cli import destination, doctor, events, handlers
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -13,5 +13,6 @@ if TYPE_CHECKING:
 def register(app: Flask) -> None:
     """Add all groups to ``flask`` for ``app``."""
     app.cli.add_command(destination.destination)
+    app.cli.add_command(doctor.doctor)
     app.cli.add_command(events.events)
     app.cli.add_command(handlers.handlers)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import stripe
 from stripe.v2 import ListObject
+
+from app.cli.stripe_errors import checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import stripe
     from stripe.v2.core import EventDestination
 
     from app.registry import Registry
@@ -72,26 +73,24 @@ def handled_types(registry: Registry) -> frozenset[str]:
 
 def fetch(client: stripe.StripeClient, destination_id: str) -> EventDestination:
     """Return one destination with its URL. Raises the SDK's errors."""
-    return client.v2.core.event_destinations.retrieve(
-        destination_id, {"include": ["webhook_endpoint.url"]}
+    return checked(
+        client.v2.core.event_destinations.retrieve(
+            destination_id, {"include": ["webhook_endpoint.url"]}
+        )
     )
 
 
 def fetch_all(client: stripe.StripeClient) -> list[EventDestination]:
-    """Return all destinations with their URLs, each once. Raises the SDK's errors."""
-    return list(pages(client))
+    """Return all destinations with their URLs. Raises the SDK's errors.
 
-
-def pages(client: stripe.StripeClient) -> Iterator[EventDestination]:
-    """Yield each destination once, also when the list changes while it is read."""
-    listing: object = client.v2.core.event_destinations.list({"include": ["webhook_endpoint.url"]})
-    if not isinstance(listing, ListObject):
-        raise stripe.APIError("no list", http_status=HTTPStatus.OK)
-    seen: set[str] = set()
+    Each comes once, also when pages shift because the list changes while it is read.
+    """
+    service = client.v2.core.event_destinations
+    listing = checked(service.list({"include": ["webhook_endpoint.url"]}), ListObject)
+    found: dict[str, EventDestination] = {}
     for one in listing.auto_paging_iter():
-        if one.id not in seen:
-            seen.add(one.id)
-            yield one
+        found.setdefault(one.id, one)
+    return list(found.values())
 
 
 def compare(destination: EventDestination, expected: Expected) -> Comparison:

@@ -10,7 +10,7 @@ import stripe
 from flask.cli import with_appcontext
 
 from app.cli.destination.compare import WEBHOOK_PATH, handled_types, mode
-from app.cli.stripe_errors import StripeFailedError, explained
+from app.cli.stripe_errors import StripeFailedError, checked, explained
 from app.service import service
 from app.stripe_client import build_client
 
@@ -71,7 +71,7 @@ def _create(settings: Settings, params: EventDestinationCreateParams) -> EventDe
     """Create it. Where it is not known whether that was done, the error says how to find out."""
     try:
         with explained():
-            return build_client(settings).v2.core.event_destinations.create(params)
+            return checked(build_client(settings).v2.core.event_destinations.create(params))
     except StripeFailedError as error:
         if not isinstance(error.__cause__, UNDECIDED):
             raise

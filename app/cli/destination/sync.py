@@ -18,7 +18,7 @@ from app.cli.destination.compare import (
 )
 from app.cli.destination.create import NOTHING_HANDLED
 from app.cli.destination.look import show_comparison
-from app.cli.stripe_errors import explained
+from app.cli.stripe_errors import checked, explained
 from app.service import service
 from app.stripe_client import build_client
 
@@ -134,7 +134,8 @@ def _apply(client: stripe.StripeClient, before: EventDestination, plan: Plan) ->
                 "Somebody else changed its event types meanwhile, so nothing was changed here."
                 " Call the command again for a new plan."
             )
-        after = client.v2.core.event_destinations.update(before.id, {"enabled_events": plan.result})
+        update = client.v2.core.event_destinations.update
+        after = checked(update(before.id, {"enabled_events": plan.result}))
         if sorted(after.enabled_events) != plan.result:
             raise click.ClickException(
                 "Stripe took the change and has other event types now. Look with"

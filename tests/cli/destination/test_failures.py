@@ -29,7 +29,9 @@ FAILURES: dict[str, tuple[Callable[[StripeApi], object], str]] = {
     "time-out": (lambda api: api.hold(), "Stripe's API did not answer in time"),
     "reset": (lambda api: api.reset(), "cannot be reached: the connection was reset"),
     "no JSON": (lambda api: api.garble(), "What answered is not Stripe's API"),
-    "no list": (lambda api: api.garble(body=b"{}"), "What answered is not Stripe's API"),
+    "a list": (lambda api: api.garble(body=b"[]"), "What answered is not Stripe's API"),
+    "null": (lambda api: api.garble(body=b"null"), "What answered is not Stripe's API"),
+    "nothing": (lambda api: api.garble(body=b"{}"), "What answered is not Stripe's API"),
     "other JSON": (
         lambda api: api.garble(body=b'{"object": "v2.core.event_destination", "id": "ed_1"}'),
         "What answered is not Stripe's API",
