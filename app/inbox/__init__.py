@@ -18,7 +18,7 @@ import sqlalchemy as sa
 import structlog
 
 from app.errors import Unavailable
-from app.inbox import migrate, sqlite, statements
+from app.inbox import migrate, report, sqlite, statements
 from app.inbox.database import Database
 from app.inbox.wanted import Wanted
 
@@ -388,6 +388,10 @@ class Inbox:
         if not self._migrated:
             self.migrate()
         return self._database.read(statement, parameters)
+
+    def report(self) -> report.Report:
+        """Say what a person should know: what waits, what is dead, and what looks wrong."""
+        return report.make(self._read, on_sqlite=self._database.file is not None)
 
     def check(self) -> None:
         """Write one row, to find out whether the inbox can be written."""

@@ -13,14 +13,16 @@ import re
 import socket
 import struct
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from werkzeug import Request, Response
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from app.testing import filled, samples
+from app.testing.destinations import Destinations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -73,6 +75,9 @@ class StripeApi:
         self._holds: list[threading.Event] = []
         self._asked: list[Asked] = []
         self._url: str | None = None
+        self.destinations = Destinations(self.put_event)
+        self.clock_ahead = 0
+        """Seconds by which the ``Date`` of each answer is ahead of this machine's clock."""
 
     @property
     def url(self) -> str:
@@ -161,6 +166,15 @@ class StripeApi:
         with self._lock:
             self._faults.clear()
 
+    def garble(
+        self, path: str | None = None, *, body: bytes = b"<html>", status: int = 200, times: int = 1
+    ) -> None:
+        """Answer the next ``times`` requests for ``path``, or for any, as no API of Stripe's would.
+
+        ``body`` is sent as it stands, as a proxy on the way might.
+        """
+        self._add(_Fault(path, times, lambda _: _json(body, status)))
+
     @contextmanager
     def serve(self, port: int = 0) -> Iterator[StripeApi]:
         """Serve on 127.0.0.1 from a thread of its own; port 0 takes one that is free.
@@ -178,6 +192,7 @@ class StripeApi:
             self._release()
             server.shutdown()
             thread.join()
+            self.destinations.close()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request: this object is the WSGI app."""
@@ -203,10 +218,13 @@ class StripeApi:
     def _find(self, request: Request) -> Response:
         with self._lock:
             body = self._bodies.get(request.path)
-            is_left_to_source = request.path not in self._bodies
-        if is_left_to_source and (made := self._source(request.path)) is not None:
-            body = json.dumps(made).encode()
-        return _error(request, 404) if body is None else _json(body)
+            is_put = request.path in self._bodies  # a removed one is, as nothing
+        if is_put:
+            return _error(request, 404) if body is None else _json(body)
+        if answer := self.destinations.answer(request):
+            return answer
+        made = self._source(request.path)
+        return _error(request, 404) if made is None else _json(json.dumps(made).encode())
 
     def _release(self) -> None:
         with self._lock:
@@ -219,6 +237,11 @@ class _Silent(WSGIRequestHandler):
 
     def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002 - named by werkzeug
         """Drop the line: ``StripeApi.asked`` remembers the request."""
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """Return the ``Date`` of an answer, by the stand-in's own clock."""
+        ahead: int = cast("Any", self.server).app.clock_ahead
+        return super().date_time_string((timestamp or time.time()) + ahead)
 
     def connection_dropped(
         self,
