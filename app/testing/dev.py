@@ -113,19 +113,23 @@ def main() -> None:
             inbox = stack.enter_context(closing(Inbox(settings.database_url, lease_seconds=1)))
             api = StripeApi(lambda path: find(inbox, path))
             base = stack.enter_context(api.serve()).url
-        service = Service(
-            port,
-            environment(
-                STRIPE_API_BASE=base,
-                LOG_FORMAT="console",
-                WEB_CONCURRENCY="1",
-                # Its times are whole seconds: a file that is saved twice in one would stay stale.
-                PYTHONDONTWRITEBYTECODE="1",
-            ),
-        )
+        service = Service(port, service_environment(base))
         stack.callback(service.end)
         _greet(settings, base, folder)
         watch(service, folder)
+
+
+def service_environment(base: str) -> dict[str, str]:
+    """Return the environment of a service that asks ``base``, and whose log is easy to read."""
+    return environment(
+        STRIPE_API_BASE=base,
+        LOG_FORMAT="console",
+        WEB_CONCURRENCY="1",
+        # What a callback does is to be seen at once, without a worker beside the service.
+        PROCESSING="inline",
+        # Its times are whole seconds: a file that is saved twice in one would stay stale.
+        PYTHONDONTWRITEBYTECODE="1",
+    )
 
 
 def _greet(settings: Settings, base: str, folder: Path) -> None:

@@ -294,6 +294,20 @@ class TestEnd:
         running.shows(f"HANDLERS_PACKAGE={name} is no package that can be found from here")
 
 
+def test_service_is_easy_to_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process that runs callbacks at once and logs for people, whatever .env says."""
+    for name, value in {
+        "WEB_CONCURRENCY": "4",
+        "PROCESSING": "queue",
+        "LOG_LEVEL": "debug",
+    }.items():
+        monkeypatch.setenv(name, value)
+    found = dev.service_environment("http://127.0.0.1:1")
+    assert (found["WEB_CONCURRENCY"], found["PROCESSING"]) == ("1", "inline")
+    assert (found["LOG_FORMAT"], found["LOG_LEVEL"]) == ("console", "debug")
+    assert found["STRIPE_API_BASE"] == "http://127.0.0.1:1"
+
+
 def test_file_that_has_just_gone(tmp_path: Path) -> None:
     """A file that is removed while the folder is looked at is a change like any other."""
     (tmp_path / "there.py").write_text("", encoding="utf-8")
