@@ -132,9 +132,9 @@ def _no_answer(error: stripe.APIConnectionError) -> str:
 #: How the cause of a connection error reads, and what it is called here.
 _REASONS = {
     "Connection refused": "the connection was refused",
-    "Connection reset": "the connection was reset",
-    "ConnectionResetError": "the connection was reset",
-    "Remote end closed": "the connection was closed without an answer",
+    "Connection reset": "the connection broke off",
+    "ConnectionResetError": "the connection broke off",
+    "Remote end closed": "the connection broke off",
     "NameResolutionError": "its name cannot be resolved",
     "Failed to resolve": "its name cannot be resolved",
 }

@@ -66,8 +66,6 @@ class Destinations:
         self._pool: ThreadPoolExecutor | None = None
         self.before_answer: Callable[[Request], object] | None = None
         """Called with each request before it is answered, to change something meanwhile."""
-        self.lose_pings = False
-        """Whether a ping is answered and then never delivered."""
 
     def add(self, url: str, types: list[str], *, secret: str | None = None, **fields: Any) -> str:
         """Put in a thin webhook endpoint, with any ``fields`` changed, and return its id."""
@@ -247,10 +245,9 @@ class Destinations:
         notification = samples.notification(PING, livemode=found["livemode"], object_id=found["id"])
         event = samples.event(notification)
         self._put_event(event)
-        if not self.lose_pings:
-            self._pool = self._pool or ThreadPoolExecutor(4, "pings")
-            url = found["webhook_endpoint"]["url"]
-            self._pool.submit(_deliver, url, notification, self._secrets[found["id"]])
+        self._pool = self._pool or ThreadPoolExecutor(4, "pings")
+        url = found["webhook_endpoint"]["url"]
+        self._pool.submit(_deliver, url, notification, self._secrets[found["id"]])
         return event
 
 

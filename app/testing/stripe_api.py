@@ -76,8 +76,8 @@ class StripeApi:
         self._asked: list[Asked] = []
         self._url: str | None = None
         self.destinations = Destinations(self.put_event)
-        self.clock_ahead = 0
-        """Seconds by which the ``Date`` of each answer is ahead of this machine's clock."""
+        self.clock_ahead: int | None = 0
+        """Seconds by which the ``Date`` of each answer is ahead; ``None`` for one that is none."""
 
     @property
     def url(self) -> str:
@@ -240,7 +240,9 @@ class _Silent(WSGIRequestHandler):
 
     def date_time_string(self, timestamp: float | None = None) -> str:
         """Return the ``Date`` of an answer, by the stand-in's own clock."""
-        ahead: int = cast("Any", self.server).app.clock_ahead
+        ahead: int | None = cast("Any", self.server).app.clock_ahead
+        if ahead is None:
+            return "today"
         return super().date_time_string((timestamp or time.time()) + ahead)
 
     def connection_dropped(

@@ -8,19 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import stripe
 
-from app.cli.stripe_errors import StripeFailedError, clean, explained
+from app.cli.stripe_errors import StripeFailedError, checked, clean, explained
 from app.testing.stripe_api import StripeApi
 
 KEY = "sk_test_fake_for_tests"
 
 
-def ask(url: str) -> str:
-    """Ask for the balance and for the destinations, and return what both errors are explained as.
+def ask(url: str, seconds: float = 10) -> str:
+    """Ask for the balance and for the destinations, and return how both errors are explained.
 
     The two calls are of the two versions of the API, whose errors the SDK reads in two ways.
     """
     client = stripe.StripeClient(
-        KEY, http_client=stripe.RequestsClient(timeout=(1, 0.5)), base_addresses={"api": url}
+        KEY, http_client=stripe.RequestsClient(timeout=seconds), base_addresses={"api": url}
     )
     said: set[str] = set()
     for call in (client.v1.balance.retrieve, client.v2.core.event_destinations.list):
@@ -129,12 +129,12 @@ class TestNoAnswer:
         """A connection that was reset."""
         stripe_api.reset(times=2)
         said = ask(stripe_api.url)
-        assert said.startswith("Stripe's API cannot be reached: the connection was reset.")
+        assert said.startswith("Stripe's API cannot be reached: the connection broke off.")
 
     def test_time_out(self, stripe_api: StripeApi) -> None:
         """No answer in the time that the client waits."""
         stripe_api.hold(times=2)
-        assert ask(stripe_api.url).startswith("Stripe's API did not answer in time")
+        assert ask(stripe_api.url, 0.5).startswith("Stripe's API did not answer in time")
 
     def test_name_that_is_unknown(self) -> None:
         """A host that does not exist."""
@@ -147,7 +147,7 @@ class TestNoAnswer:
             hanging_up = pool.submit(_hang_up, server, times=2)
             said = ask(f"http://127.0.0.1:{server.getsockname()[1]}")
             hanging_up.result(10)
-        assert "the connection was closed without an answer." in said
+        assert "the connection broke off." in said
 
     def test_no_certificate(self, stripe_api: StripeApi) -> None:
         """Where HTTPS is asked for, an answer without a certificate is no answer."""
@@ -170,6 +170,14 @@ def _hang_up(server: socket.socket, times: int) -> None:
 
 class TestOthers:
     """What is not Stripe's is not explained away."""
+
+    def test_what_is_promised_is_checked(self) -> None:
+        """What the SDK hands on in the place of what it promises is not Stripe's answer."""
+        balance = stripe.Balance()
+        assert checked(balance) is balance
+        for answer, kind in (([], stripe.StripeObject), (balance, stripe.v2.ListObject)):
+            with pytest.raises(StripeFailedError, match="not Stripe's API"), explained():
+                checked(answer, kind)
 
     def test_error_of_ours_stays(self) -> None:
         """An error in our own code is raised as it is."""

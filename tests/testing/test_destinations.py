@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -13,10 +12,10 @@ from typing import Any
 import pytest
 import stripe
 from werkzeug import Request, Response
-from werkzeug.serving import make_server
 
 from app.testing.destinations import PATH, PING
 from app.testing.stripe_api import StripeApi
+from tests.serving import serving
 from tests.waiting import wait_for
 
 WEBHOOK = "https://your.host/webhook"
@@ -121,12 +120,12 @@ class TestCreate:
     def test_repeated_request_makes_one(self, stripe_api: StripeApi) -> None:
         """A create whose answer came too late is sent again with its key, and made once."""
         client = make_client(
-            stripe_api, http_client=stripe.RequestsClient(timeout=(1, 0.5)), max_network_retries=1
+            stripe_api, http_client=stripe.RequestsClient(timeout=(1, 1)), max_network_retries=2
         )
         release = stripe_api.hold(PATH)
         made = client.v2.core.event_destinations.create(NEW)
         release.set()
-        wait_for(lambda: len(stripe_api.asked) == 2)
+        wait_for(lambda: len(stripe_api.asked) >= 2)
         assert client.v2.core.event_destinations.list().data[0].id == made.id
         assert stripe_api.destinations.ids == [made.id]
 
@@ -281,12 +280,8 @@ class Host:
 def host() -> Iterator[tuple[Host, str]]:
     """A host that is pinged, and its URL."""
     taker = Host()
-    server = make_server("127.0.0.1", 0, taker, threaded=True)
-    thread = threading.Thread(target=server.serve_forever, args=[0.05])
-    thread.start()
-    yield taker, f"http://127.0.0.1:{server.port}/webhook"
-    server.shutdown()
-    thread.join()
+    with serving(taker) as url:
+        yield taker, url
 
 
 class TestPing:
@@ -321,17 +316,6 @@ class TestPing:
             name = stripe_api.destinations.add(url, [TYPE])
             assert client.v2.core.event_destinations.ping(name).type == PING
         stripe_api.destinations.close()
-
-    def test_lost_ping(
-        self, stripe_api: StripeApi, client: stripe.StripeClient, host: tuple[Host, str]
-    ) -> None:
-        """A ping can be told to get lost on the way."""
-        taker, url = host
-        stripe_api.destinations.lose_pings = True
-        name = stripe_api.destinations.add(url, [TYPE])
-        assert client.v2.core.event_destinations.ping(name).type == PING
-        stripe_api.destinations.close()
-        assert taker.got == []
 
 
 def test_clock(stripe_api: StripeApi, client: stripe.StripeClient) -> None:

@@ -27,7 +27,7 @@ FAILURES: dict[str, tuple[Callable[[StripeApi], object], str]] = {
     "429": (lambda api: api.fail(status=429), "Stripe's rate limit is reached (429)"),
     "500": (lambda api: api.fail(status=500), "Stripe's API failed (500)"),
     "time-out": (lambda api: api.hold(), "Stripe's API did not answer in time"),
-    "reset": (lambda api: api.reset(), "cannot be reached: the connection was reset"),
+    "reset": (lambda api: api.reset(), "cannot be reached: the connection broke off"),
     "no JSON": (lambda api: api.garble(), "What answered is not Stripe's API"),
     "a list": (lambda api: api.garble(body=b"[]"), "What answered is not Stripe's API"),
     "null": (lambda api: api.garble(body=b"null"), "What answered is not Stripe's API"),
@@ -42,10 +42,11 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True)
-def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands wait half a second for an answer, and ask once: the same code, less patience."""
-    monkeypatch.setattr(stripe_client, "TIMEOUT", (1, 0.5))
+def _no_patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stripe is asked once, and a time-out comes after a second: the same code, less patience."""
     monkeypatch.setattr(stripe_client, "MAX_NETWORK_RETRIES", 0)
+    if "time-out" in request.node.name:
+        monkeypatch.setattr(stripe_client, "TIMEOUT", (1, 1))
 
 
 def is_one_sentence(result: Result, said: str) -> None:
