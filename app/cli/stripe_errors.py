@@ -1,0 +1,127 @@
+"""What went wrong with Stripe's API, in one sentence that says what to do."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import click
+import stripe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: What a message of Stripe's must not carry into an output, not even in part.
+_SECRET = re.compile(r"\b((?:[prs]k_(?:live|test)|whsec)_)[^\s'\",;]+")
+
+NOT_STRIPE = (
+    "What answered is not Stripe's API: it is not the JSON that Stripe sends. Check"
+    " STRIPE_API_BASE, and the proxies on the way"
+)
+_STATUS_PAGE = "See https://status.stripe.com, and try again later"
+
+
+class StripeFailedError(click.ClickException):
+    """Stripe's API did not do what was asked. The message is the sentence to show.
+
+    A command ends with status 3 then, so that a pipeline can tell it from 1, which is the
+    command's own answer, and from 2, a wrong option.
+    """
+
+    exit_code = 3
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn every error of the SDK inside the block into a ``StripeFailedError``."""
+    try:
+        yield
+    except stripe.StripeError as error:
+        raise StripeFailedError(sentence(error)) from error
+    except Exception as error:
+        # The SDK stumbles over JSON of another form than Stripe's, and over fields that lack.
+        if not _is_of_the_sdk(error):
+            raise
+        raise StripeFailedError(NOT_STRIPE) from error
+
+
+def sentence(error: stripe.StripeError) -> str:
+    """Return what ``error`` means and what to do, in one sentence or two, without secrets."""
+    if isinstance(error, stripe.APIConnectionError):
+        return _no_answer(error)
+    status = error.http_status or 0
+    if status < HTTPStatus.BAD_REQUEST or error.error is None:
+        return NOT_STRIPE
+    return f"{_refused(error, status)}{_request_id(error)}"
+
+
+def _is_of_the_sdk(error: Exception) -> bool:
+    """Whether a line of the SDK raised ``error``, and not one of ours."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return str(frames[-1][0].f_globals.get("__name__")).startswith("stripe.")
+
+
+def _refused(error: stripe.StripeError, status: int) -> str:
+    """Say what an error that Stripe's API itself answered means."""
+    message = clean(error.user_message or "it gave no reason")
+    if status == HTTPStatus.UNAUTHORIZED:
+        return (
+            "Stripe does not accept the API key (401). Check STRIPE_API_KEY: it may have been"
+            " rolled or deleted, see https://dashboard.stripe.com/apikeys"
+        )
+    if status == HTTPStatus.FORBIDDEN:
+        return (
+            f"The API key may not do this (403): {message}. Give the restricted key the permission"
+            " at https://dashboard.stripe.com/apikeys"
+        )
+    if status == HTTPStatus.NOT_FOUND:
+        return (
+            f"Stripe does not have it (404): {message}. Check the id, and that STRIPE_API_KEY is of"
+            " the same account and mode"
+        )
+    if isinstance(error, stripe.RateLimitError):
+        return "Stripe's rate limit is reached (429). Wait a minute, and call the command again"
+    if status == HTTPStatus.CONFLICT or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return f"Stripe's API failed ({status}), each time it was asked. {_STATUS_PAGE}"
+    return f"Stripe's API refused the request ({status}): {message}"
+
+
+def clean(message: str) -> str:
+    """Return a text of Stripe's on one line, without its full stop, every key in it masked."""
+    return _SECRET.sub(r"\1***", " ".join(message.split())).rstrip(".")
+
+
+def _request_id(error: stripe.StripeError) -> str:
+    return f" (request {error.request_id})" if error.request_id else ""
+
+
+def _no_answer(error: stripe.APIConnectionError) -> str:
+    """Say why nothing came back. The SDK keeps the cause, and its name says what happened."""
+    cause = error.__cause__
+    name = type(cause).__name__
+    if "Timeout" in name:
+        return f"Stripe's API did not answer in time, each time it was asked. {_STATUS_PAGE}"
+    if name == "SSLError":
+        return (
+            "The certificate of what answered in the place of Stripe's API cannot be verified."
+            " Check STRIPE_API_BASE, and the proxies on the way"
+        )
+    reason = next((word for sign, word in _REASONS.items() if sign in str(cause)), "no connection")
+    return (
+        f"Stripe's API cannot be reached: {reason}. Check the network, the proxies on the way, and"
+        " STRIPE_API_BASE"
+    )
+
+
+#: How the cause of a connection error reads, and what it is called here.
+_REASONS = {
+    "Connection refused": "the connection was refused",
+    "Connection reset": "the connection was reset",
+    "ConnectionResetError": "the connection was reset",
+    "Remote end closed": "the connection was closed without an answer",
+    "NameResolutionError": "its name cannot be resolved",
+    "Failed to resolve": "its name cannot be resolved",
+}
