@@ -143,7 +143,7 @@ class _Text:
             begin, end = min(each.begin for each in gap.windows), gap.windows[0].end
             types = len({type_ for each in gap.windows for type_ in each.types})
             click.echo(
-                f"Stripe lists {_events(gap.listed)} of {types} handled types from"
+                f"Stripe lists {_events(gap.listed)} of {_count(types, 'handled type')} from"
                 f" {when(begin)[:19]} to {when(end)[:19]} (UTC), for {_accounts(gap)}."
             )
         click.echo(
@@ -191,9 +191,10 @@ class _Json:
                 for each in gap.windows
             ],
             "warnings": _warnings(gap),
-            "failed": {
-                context: stripe_errors.sentence(error) for context, error in gap.failed.items()
-            },
+            "failed": [
+                {"context": context or None, "error": stripe_errors.sentence(error)}
+                for context, error in gap.failed.items()
+            ],
             "listed": gap.listed,
             "missing": [_row(each) for each in gap.missing],
             "left": left,
@@ -245,4 +246,8 @@ def _accounts(gap: Gap) -> str:
 
 
 def _events(count: int) -> str:
-    return f"{count} event" if count == 1 else f"{count} events"
+    return _count(count, "event")
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
