@@ -67,7 +67,7 @@ def _build(settings: Settings) -> Service:
     leases = Leases(inbox, settings.lease_seconds)
     runner = Runner(
         handlers,
-        build_client(settings),
+        build_client(settings, inbox),
         inbox,
         leases,
         schedule=_schedule(settings) if settings.is_queue else None,

@@ -16,6 +16,7 @@ from typing import Any
 import stripe
 import structlog
 
+from app import fetched
 from app.errors import CallbackFailed, Deferred, GiveUp, RetryLater
 from app.inbox import Claim, Failure, Inbox
 from app.leases import Leases
@@ -97,7 +98,7 @@ class Runner:
         """
         with (
             self._leases.held(claim),
-            structlog.contextvars.bound_contextvars(event_id=claim.event_id, event_type=claim.type),
+            structlog.contextvars.bound_contextvars(**_names(claim)),
         ):
             outcome, settle = self._call(claim)
             self._settle(claim, settle)
@@ -110,7 +111,8 @@ class Runner:
         run = _Run(claim)
         token = _current.set(run)
         try:
-            self._handler.handle(claim.body)
+            with fetched.once():
+                self._handler.handle(claim.body)
         except KeyboardInterrupt:
             self._inbox.fail(claim, Failure("interrupted"))
             raise
@@ -169,6 +171,12 @@ class Runner:
             raise Deferred(
                 "the event was taken over by another attempt", reason="claim_lost", retry_after=1
             )
+
+
+def _names(claim: Claim) -> dict[str, str]:
+    """Return what every line of this run carries."""
+    names = {"event_id": claim.event_id, "event_type": claim.type}
+    return names if claim.context is None else {**names, "context": claim.context}
 
 
 def _wrap(module: Module) -> Callback:

@@ -21,6 +21,9 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("json", "console")
 PROCESSING = ("inline", "queue")
 PLACEHOLDER = "whsec_replace_me"
+#: Requests a second, of the 100 and 25 that Stripe allows: others use the account as well.
+LIVE_RATE_LIMIT = 80
+TEST_RATE_LIMIT = 20
 DEFAULT_DATABASE_URL = "sqlite:///var/inbox.sqlite3"
 
 T = TypeVar("T")
@@ -42,6 +45,7 @@ class Settings:
     stripe_api_key: str = field(repr=False)
     stripe_webhook_secrets: tuple[str, ...] = field(repr=False)
     stripe_api_base: str | None = None
+    stripe_rate_limit: int | None = None
     database_url: str = field(default=DEFAULT_DATABASE_URL, repr=False)
     handlers_package: str = "handlers"
     processing: str = "inline"
@@ -62,6 +66,19 @@ class Settings:
     def livemode(self) -> bool:
         """Whether the API key is a live one, which decides whose events are run."""
         return self.stripe_api_key.startswith(LIVE_PREFIXES)
+
+    @property
+    def requests_per_second(self) -> int:
+        """How many requests Stripe's API gets in a second at most; 0 for no limit.
+
+        Unless it is set, there is none for a stand-in, and Stripe's own is kept away from
+        (https://docs.stripe.com/rate-limits).
+        """
+        if self.stripe_rate_limit is not None:
+            return self.stripe_rate_limit
+        if self.stripe_api_base:
+            return 0
+        return LIVE_RATE_LIMIT if self.livemode else TEST_RATE_LIMIT
 
     @property
     def is_queue(self) -> bool:
@@ -95,6 +112,7 @@ class _Reader:
             stripe_api_key=self._take("STRIPE_API_KEY", "", _api_key),
             stripe_webhook_secrets=self._take("STRIPE_WEBHOOK_SECRET", "", _secrets),
             stripe_api_base=self._take("STRIPE_API_BASE", "", _api_base),
+            stripe_rate_limit=self._take("STRIPE_RATE_LIMIT", "", _rate_limit),
             database_url=self._take("DATABASE_URL", DEFAULT_DATABASE_URL, _database_url),
             handlers_package=self._take("HANDLERS_PACKAGE", "handlers", _package),
             processing=self._take("PROCESSING", "inline", _one_of(PROCESSING)),
@@ -225,6 +243,10 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
         return int(value)
 
     return convert
+
+
+def _rate_limit(value: str) -> int | None:
+    return _whole(0, 10_000)(value) if value else None
 
 
 def _seconds(least: float, most: float) -> Callable[[str], float]:

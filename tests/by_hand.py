@@ -24,3 +24,12 @@ def execute(url: str, sql: str) -> None:
     with engine.begin() as connection:
         connection.execute(sa.text(sql))
     engine.dispose()
+
+
+def select(url: str, table: str) -> list[tuple[Any, ...]]:
+    """Return all rows of a table."""
+    engine = make_engine(url)
+    with engine.connect() as connection:
+        rows = [tuple(row) for row in connection.execute(sa.text(f"SELECT * FROM {table}"))]  # noqa: S608 - a name of the test's own
+    engine.dispose()
+    return rows

@@ -296,6 +296,7 @@ class Lab:
             "STRIPE_API_KEY": API_KEY,
             "STRIPE_WEBHOOK_SECRET": ",".join(SECRETS),
             "STRIPE_API_BASE": f"http://{HOST}:9",
+            "STRIPE_RATE_LIMIT": "",
             "DATABASE_URL": "",
             "HANDLERS_PACKAGE": self.package.name,
             "PROCESSING": "inline",

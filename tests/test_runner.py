@@ -314,12 +314,13 @@ def test_lines_of_a_callback_carry_the_event(
         "    logging.getLogger('team').warning('theirs')\n"
     )
     receiver = make_receiver(module(source))
-    claim = accept(receiver)
-    receiver.service.runner.run(claim)
+    notification = samples.notification(TYPE, event_id="evt_1", context="acct_1")
+    assert receiver.deliver(notification).status_code == 200
 
     logged = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert [line["event"] for line in logged] == ["mine", "theirs"]
-    assert {(line["event_id"], line["event_type"]) for line in logged} == {(claim.event_id, TYPE)}
+    assert [line["event"] for line in logged] == ["mine", "theirs", "delivery"]
+    about = ("event_id", "event_type", "context")
+    assert {tuple(line[name] for name in about) for line in logged} == {("evt_1", TYPE, "acct_1")}
 
 
 def test_runner_that_lost_its_claim_does_not_settle(

@@ -32,6 +32,7 @@ def test_defaults_are_those_of_the_readme() -> None:
         stripe_api_key="sk_test_fake",
         stripe_webhook_secrets=("whsec_fake",),
         stripe_api_base=None,
+        stripe_rate_limit=None,
         database_url="sqlite:///var/inbox.sqlite3",
         handlers_package="handlers",
         processing="inline",
@@ -56,6 +57,7 @@ def test_every_variable_is_read() -> None:
         STRIPE_API_KEY="rk_live_fake",
         STRIPE_WEBHOOK_SECRET="whsec_a, whsec_b,",
         STRIPE_API_BASE="http://127.0.0.1:12111/",
+        STRIPE_RATE_LIMIT="30",
         DATABASE_URL="postgres://user:fake@db:5432/inbox",
         HANDLERS_PACKAGE="team.handlers",
         PROCESSING="QUEUE",
@@ -77,6 +79,7 @@ def test_every_variable_is_read() -> None:
         stripe_api_key="rk_live_fake",
         stripe_webhook_secrets=("whsec_a", "whsec_b"),
         stripe_api_base="http://127.0.0.1:12111",
+        stripe_rate_limit=30,
         database_url="postgresql+psycopg://user:fake@db:5432/inbox",
         handlers_package="team.handlers",
         processing="queue",
@@ -95,6 +98,21 @@ def test_every_variable_is_read() -> None:
     )
     assert settings.livemode is True
     assert load().livemode is False
+
+
+@pytest.mark.parametrize(
+    ("changes", "limit"),
+    [
+        ({}, 20),
+        ({"STRIPE_API_KEY": "rk_live_fake"}, 80),
+        ({"STRIPE_API_BASE": "http://127.0.0.1:12111"}, 0),
+        ({"STRIPE_API_BASE": "http://127.0.0.1:12111", "STRIPE_RATE_LIMIT": "7"}, 7),
+        ({"STRIPE_RATE_LIMIT": "0"}, 0),
+    ],
+)
+def test_rate_limit_is_below_stripes_own(changes: dict[str, str], limit: int) -> None:
+    """Below Stripe's own for live and test keys, and none for a stand-in, unless it is set."""
+    assert load(**changes).requests_per_second == limit
 
 
 def test_white_space_around_a_secret_is_not_part_of_it() -> None:
@@ -117,6 +135,7 @@ def test_white_space_around_a_secret_is_not_part_of_it() -> None:
         ("STRIPE_WEBHOOK_SECRET", "whsec_a,whsec_a", "(secret 2 of 2) is the same as an earlier"),
         ("STRIPE_API_BASE", "localhost:12111", "is no URL like http://127.0.0.1:12111"),
         ("STRIPE_API_BASE", "http://", "is no URL like"),
+        ("STRIPE_RATE_LIMIT", "-1", "is '-1'. Use a whole number from 0 to 10000"),
         ("DATABASE_URL", "inbox.sqlite3", "is no database URL"),
         ("DATABASE_URL", "postgresql://host:port/x", "is no database URL"),
         ("DATABASE_URL", "mysql://host/x", "names a database other than sqlite and postgresql"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,8 @@ import click
 import structlog
 from flask.cli import with_appcontext
 
+from app.cli.events.reconcile import make_reconciler, read_accounts
+from app.cli.events.wanted import UNITS
 from app.errors import Unavailable
 from app.service import service
 
@@ -25,6 +29,18 @@ log = structlog.get_logger(__name__)
 TICK_SECONDS = 0.05
 
 
+def read_interval(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> float | None:
+    """Return the seconds of ``15m``."""
+    if value is None:
+        return None
+    given = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", value)
+    if given is None:
+        raise click.BadParameter(f"{value!r} is no time like 30s, 15m or 1h")
+    return float(given[1]) * UNITS[given[2]]
+
+
 @click.command("worker")
 @click.option("--threads", type=click.IntRange(min=1), help="[default: WORKER_THREADS]")
 @click.option(
@@ -34,12 +50,30 @@ TICK_SECONDS = 0.05
     type=click.FloatRange(min=0),
     help="Seconds that running callbacks get after SIGTERM.",
 )
+@click.option(
+    "--reconcile-every",
+    "interval",
+    callback=read_interval,
+    metavar="TIME",
+    help="Bring back what Stripe could not deliver, so often: 15m, 1h.",
+)
+@click.option(
+    "--account",
+    "accounts",
+    multiple=True,
+    callback=read_accounts,
+    metavar="ACCT",
+    help="With --reconcile-every, a connected account. May be given several times.",
+)
 @with_appcontext
-def worker(threads: int | None, grace: float) -> None:
+def worker(
+    threads: int | None, grace: float, interval: float | None, accounts: tuple[str, ...]
+) -> None:
     """Run events as they become due, until SIGTERM.
 
     For PROCESSING=queue. Any number of such processes can run beside each other, and beside the
-    ones that answer requests, which get WORKER_THREADS=0 then.
+    ones that answer requests, which get WORKER_THREADS=0 then. Of all that are told to reconcile,
+    one at a time does it.
     """
     parts = service()
     if not parts.settings.is_queue:
@@ -53,9 +87,18 @@ def worker(threads: int | None, grace: float) -> None:
     _stop_on_signals(parts)
     _migrate(parts)
     parts.worker.start(count)
+    if interval is not None:
+        _reconcile(parts, interval, accounts)
     log.info("worker_started", threads=count, inbox=parts.inbox.address)
     parts.stopping.wait()
     _end(parts, grace)
+
+
+def _reconcile(parts: Service, interval: float, accounts: tuple[str, ...]) -> None:
+    """Reconcile in a thread of its own, which may be ended at any moment."""
+    arguments = (interval, parts.stopping, accounts)
+    act = make_reconciler(parts).run_every
+    threading.Thread(target=act, args=arguments, name="reconciler", daemon=True).start()
 
 
 def _stop_on_signals(parts: Service) -> None:

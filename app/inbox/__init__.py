@@ -18,7 +18,7 @@ import sqlalchemy as sa
 import structlog
 
 from app.errors import Unavailable
-from app.inbox import migrate, report, sqlite, statements
+from app.inbox import budget, migrate, reconcile, report, sqlite, statements
 from app.inbox.database import Database
 from app.inbox.wanted import Wanted
 
@@ -98,6 +98,8 @@ class Event:
     traceback: str | None
     spent: float
     crashes: int
+    source: str
+    """How it came: by a ``delivery``, or by ``reconcile``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,6 +394,74 @@ class Inbox:
     def report(self) -> report.Report:
         """Say what a person should know: what waits, what is dead, and what looks wrong."""
         return report.make(self._read, on_sqlite=self._database.file is not None)
+
+    def known(self, event_ids: list[str]) -> set[str]:
+        """Return which of these events the inbox has."""
+        return {row[0] for row in self._read(reconcile.KNOWN, ids=event_ids)}
+
+    def bring_back(self, event: NewEvent, *, aside: bool = False) -> bool:
+        """Record an event that no delivery brought. False when the inbox has it already.
+
+        It is pending then, or put ``aside`` as one of the other mode. When this returns it is on
+        the disk.
+        """
+        statement = reconcile.BRING_BACK_ASIDE if aside else reconcile.BRING_BACK
+        return self._write(statement, durable=True, **_values(event)) is not None
+
+    def open_ids(self, *, livemode: bool) -> list[str]:
+        """Return the events that were brought back, are due and not settled, the first first."""
+        names = {"livemode": livemode, "max_crashes": self._max_crashes}
+        return [row[0] for row in self._read(reconcile.OPEN, **names)]
+
+    def claim_open(self, event_id: str, *, livemode: bool) -> Claim | None:
+        """Claim one of them, if it still may be."""
+        return self._claim(
+            reconcile.CLAIM_OPEN,
+            event_id=event_id,
+            livemode=livemode,
+            max_crashes=self._max_crashes,
+        )
+
+    def reached(self, *, livemode: bool, context: str) -> dict[str, float]:
+        """Return up to when the events of each type were reconciled, for one account."""
+        rows = self._read(reconcile.REACHED, livemode=livemode, context=context)
+        return {row.type: row.reached for row in rows}
+
+    def advance(
+        self, *, livemode: bool, context: str, type_: str, begin: float, end: float
+    ) -> bool:
+        """Record that a type was reconciled from ``begin`` to ``end``.
+
+        False when the watermark is further on, or before ``begin``.
+        """
+        row = self._write(
+            reconcile.ADVANCE,
+            livemode=livemode,
+            context=context,
+            type=type_,
+            reached=end,
+            begin=begin,
+        )
+        return row is not None
+
+    def lead(self, name: str, holder: str, seconds: float) -> bool:
+        """Take or keep, for so many seconds, what only one may do. False when another has it."""
+        row = self._write(reconcile.LEAD, name=name, holder=holder, seconds=seconds)
+        return row is not None
+
+    def reserve(self, bucket: str, slots: int, interval: float) -> tuple[float, float]:
+        """Reserve slots for requests, ``interval`` seconds apart.
+
+        Returns in how many seconds the first one is, and how far apart they are.
+        """
+        row = self._write(budget.RESERVE, name=bucket, slots=float(slots), interval=interval)
+        assert row is not None  # noqa: S101 - an upsert without a WHERE always returns its row
+        end, pace = row
+        return end - slots * pace, pace
+
+    def slow_down(self, bucket: str, *, pause: float, slow: float) -> None:
+        """Let the bucket have no slot for ``pause`` seconds, and half as many for ``slow``."""
+        self._write(budget.SLOW_DOWN, name=bucket, pause=pause, slow=slow)
 
     def check(self) -> None:
         """Write one row, to find out whether the inbox can be written."""

@@ -42,6 +42,8 @@ events = sa.Table(
     sa.Column("spent", sa.Double, nullable=False),
     # Claims in a row that ended with no word.
     sa.Column("crashes", sa.Integer, nullable=False),
+    # How it came: by a ``delivery``, or by ``reconcile``.
+    sa.Column("source", sa.Text, nullable=False),
 )
 
 #: One row per attempt that has ended. A trigger writes it (``0002_queue.py``).
@@ -109,3 +111,33 @@ def _now_on_postgresql(_element: now, _compiler: Any, **_kw: Any) -> str:
 def _now_on_sqlite(_element: now, _compiler: Any, **_kw: Any) -> str:
     # unixepoch('subsec') is younger than the SQLite that a host may fall back to.
     return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+#: How far Stripe's list of the events of one type was read, for one account. The account of the
+#: key itself is the empty context.
+watermarks = sa.Table(
+    "watermarks",
+    metadata,
+    sa.Column("livemode", sa.Boolean, primary_key=True),
+    sa.Column("context", sa.Text, primary_key=True),
+    sa.Column("type", sa.Text, primary_key=True),
+    sa.Column("reached", sa.Double, nullable=False),
+)
+
+#: Who does what only one process may do at a time, and until when nobody else may.
+leaders = sa.Table(
+    "leaders",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("until", sa.Double, nullable=False),
+)
+
+#: From when on the next request to Stripe's API may be made, and until when half as many.
+budgets = sa.Table(
+    "budgets",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("free_at", sa.Double, nullable=False),
+    sa.Column("slow_until", sa.Double, nullable=False),
+)

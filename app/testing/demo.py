@@ -58,6 +58,7 @@ SHIPPED = (
     "fallback.py",
     "v1_billing_meter_error_report_triggered.py",
     "v1_checkout_session_completed.py",
+    "v2_core_health_event_generation_failure_resolved.py",
 )
 PACKAGE = "demo_handlers"
 FAILING_MODULE = '''"""Fetches an invoice, and fails when Stripe's API does not give it."""

@@ -23,6 +23,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from app.testing import filled, samples
 from app.testing.destinations import Destinations
+from app.testing.event_list import EventList
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -72,6 +73,7 @@ class StripeApi:
         self._lock = threading.Lock()
         self._bodies: dict[str, bytes | None] = {}
         self._faults: list[_Fault] = []
+        self.events = EventList()
         self._holds: list[threading.Event] = []
         self._asked: list[Asked] = []
         self._url: str | None = None
@@ -98,7 +100,8 @@ class StripeApi:
             self._bodies[path] = json.dumps(body).encode()
 
     def put_event(self, event: Mapping[str, Any]) -> None:
-        """Serve a full event (see ``samples.event``) at ``/v2/core/events/{id}``."""
+        """Serve a full event (see ``samples.event``) at ``/v2/core/events/{id}``, and list it."""
+        self.events.put(event)
         self.put(f"/v2/core/events/{event['id']}", event)
 
     def put_related_object(self, notification: Mapping[str, Any], **fields: object) -> None:
@@ -216,6 +219,8 @@ class StripeApi:
             return fault
 
     def _find(self, request: Request) -> Response:
+        if (page := self.events.answer(request)) is not None:
+            return page
         with self._lock:
             body = self._bodies.get(request.path)
             is_put = request.path in self._bodies  # a removed one is, as nothing

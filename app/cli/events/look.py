@@ -100,6 +100,7 @@ def _row(event: Event) -> dict[str, Any]:
         "reason": event.reason,
         "attempts": event.attempt,
         "deliveries": event.deliveries,
+        "source": event.source,
         "received_at": when(event.received_at),
         "due_at": when(event.due_at) if event.state == "pending" else None,
         "lease_until": when(event.lease_until) if event.lease_until else None,

@@ -101,6 +101,7 @@ class TestList:
             "reason": "ValueError: never",
             "attempts": 1,
             "deliveries": 1,
+            "source": "delivery",
             "lease_until": None,
         }
 

@@ -1,0 +1,186 @@
+"""The events list of the stand-in: ``GET /v2/core/events`` as the SDK asks for it.
+
+The queries are those that the SDK sends (``types[0]=...&created[gte]=...&limit=...``), the answers
+those that it reads: a page of events, the newest first, and the address of the next page
+(https://docs.stripe.com/api/v2/core/events/list).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import threading
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from werkzeug import Request, Response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+PATH = "/v2/core/events"
+#: Types that one call may ask for.
+MOST_TYPES = 20
+PAGE = 20
+LARGEST_PAGE = 100
+#: How long Stripe keeps events.
+KEPT = timedelta(days=30)
+
+_COMPARE: dict[str, Callable[[datetime, datetime], bool]] = {
+    "gt": lambda one, other: one > other,
+    "gte": lambda one, other: one >= other,
+    "lt": lambda one, other: one < other,
+    "lte": lambda one, other: one <= other,
+}
+
+
+class _BadQueryError(Exception):
+    """Something in a query that Stripe's API would refuse."""
+
+
+class EventList:
+    """The events that the stand-in lists, each for the account of its context."""
+
+    def __init__(self) -> None:
+        """Begin with no events."""
+        self._lock = threading.Lock()
+        self._events: dict[str, dict[str, Any]] = {}
+        self._pages = 0
+        self._acts: dict[int, Callable[[], object]] = {}
+        self._forgotten = 0
+
+    def put(self, event: Mapping[str, Any]) -> None:
+        """List a full event (see ``samples.event``) from now on."""
+        with self._lock:
+            self._events[event["id"]] = dict(event)
+
+    def remove(self, event_id: str) -> None:
+        """List the event no longer."""
+        with self._lock:
+            self._events.pop(event_id, None)
+
+    def after_page(self, number: int, act: Callable[[], object]) -> None:
+        """Call ``act`` once, when as many pages were answered, to change what is being read."""
+        self._acts[self._pages + number] = act
+
+    def forget_pages(self) -> None:
+        """Refuse the addresses of next pages that were given so far."""
+        self._forgotten += 1
+
+    def answer(self, request: Request) -> Response | None:
+        """Answer a request for the list, or nothing when it is not for the list."""
+        if request.method != "GET" or request.path != PATH:
+            return None
+        try:
+            page = self._page(request)
+        except _BadQueryError as error:
+            return _json({"error": _error(str(error))}, HTTPStatus.BAD_REQUEST)
+        self._pages += 1
+        self._acts.pop(self._pages, lambda: None)()
+        return _json(page)
+
+    def _page(self, request: Request) -> dict[str, Any]:
+        query = list(request.args.items(multi=True))
+        matches, limit, cursor = _read(query, self._forgotten)
+        context = request.headers.get("Stripe-Context", "")
+        with self._lock:
+            events = [event for event in self._events.values() if _context(event) == context]
+        found = sorted((event for event in events if matches(event)), key=_place, reverse=True)
+        rest = [event for event in found if cursor is None or _place(event) < cursor]
+        page, more = rest[:limit], rest[limit:]
+        asked = [(name, value) for name, value in query if name != "page"]
+        following = [*asked, ("page", self._token(page[-1]))] if more else None
+        return {
+            "data": page,
+            "next_page_url": f"{PATH}?{urlencode(following)}" if following else None,
+            "previous_page_url": None,
+        }
+
+    def _token(self, last: Mapping[str, Any]) -> str:
+        words = [self._forgotten, *_place(last)]
+        return base64.urlsafe_b64encode(json.dumps(words).encode()).decode()
+
+
+def _context(event: Mapping[str, Any]) -> str:
+    return str(event.get("context") or "")
+
+
+def _place(event: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what the list is ordered by."""
+    return event["created"], event["id"]
+
+
+def _read(
+    query: list[tuple[str, str]], forgotten: int
+) -> tuple[Callable[[Mapping[str, Any]], bool], int, tuple[str, str] | None]:
+    """Return which events are asked for, how many on a page, and after which one it begins."""
+    types, limit, cursor = [], PAGE, None
+    tests: list[Callable[[Mapping[str, Any]], bool]] = [_is_kept]
+    for name, value in query:
+        if re.fullmatch(r"types\[\d+\]", name):
+            types.append(value)
+        elif bound := re.fullmatch(r"created\[(gt|gte|lt|lte)\]", name):
+            tests.append(_compared(bound[1], value))
+        elif name == "object_id":
+            tests.append(_about(value))
+        elif name == "limit":
+            limit = _limit(value)
+        elif name == "page":
+            cursor = _cursor(value, forgotten)
+        else:
+            raise _BadQueryError(f"Received unknown parameter: {name}")
+    if len(types) > MOST_TYPES:
+        raise _BadQueryError(f"types: at most {MOST_TYPES} event types can be given")
+    if types:
+        tests.append(lambda event: event["type"] in types)
+    return lambda event: all(test(event) for test in tests), limit, cursor
+
+
+def _is_kept(event: Mapping[str, Any]) -> bool:
+    return _moment(event["created"]) > datetime.now(UTC) - KEPT
+
+
+def _compared(how: str, value: str) -> Callable[[Mapping[str, Any]], bool]:
+    bound, compare = _moment(value), _COMPARE[how]
+    return lambda event: compare(_moment(event["created"]), bound)
+
+
+def _about(object_id: str) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda event: (event.get("related_object") or {}).get("id") == object_id
+
+
+def _moment(value: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        moment = datetime.min  # noqa: DTZ901 - one without a time zone is refused as well
+    if moment.tzinfo is None:
+        raise _BadQueryError(f"Not a valid RFC 3339 timestamp: {value}")
+    return moment
+
+
+def _limit(value: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,2}", value) or int(value) > LARGEST_PAGE:
+        raise _BadQueryError(f"limit: must be between 1 and {LARGEST_PAGE}")
+    return int(value)
+
+
+def _cursor(token: str, forgotten: int) -> tuple[str, str]:
+    try:
+        given, created, event_id = json.loads(base64.urlsafe_b64decode(token))
+    except ValueError:
+        given, created, event_id = -1, "", ""
+    if given != forgotten:
+        raise _BadQueryError("page: the page token is not valid, or has expired")
+    return created, event_id
+
+
+def _error(message: str) -> dict[str, str]:
+    return {"type": "invalid_request_error", "code": "invalid_fields", "message": message}
+
+
+def _json(body: Mapping[str, Any], status: int = HTTPStatus.OK) -> Response:
+    return Response(json.dumps(body), status, content_type="application/json")
