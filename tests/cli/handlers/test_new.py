@@ -52,7 +52,7 @@ SHARED = """
         door = Door()
         registry.load = door.load
         url = f"sqlite:///{tmp_path_factory.mktemp('var')}/inbox.sqlite3"
-        app = create_app(Settings(API_KEY, (SECRET,), api.url, url))
+        app = create_app(Settings(API_KEY, (SECRET,), stripe_api_base=api.url, database_url=url))
         yield Deliver(Receiver(app, app.test_client()), api, door)
         Receiver(app, app.test_client()).close()
 """
