@@ -7,9 +7,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # A part of the tests, as in: make test ARGS='tests/test_inbox.py -x'
 ARGS ?=
+# For `make handler`: an event type, and UNTYPED=1 for one that is newer than the installed SDK.
+TYPE ?=
+UNTYPED ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help install run demo test check format bench lock clean
+.PHONY: help install run dev handler demo test check format bench lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' Makefile
@@ -18,6 +21,13 @@ install: $(INSTALLED) ## Set up .venv with the locked versions
 
 run: $(INSTALLED) .env ## Serve on http://localhost:4242 (PORT), with the settings in .env
 	@exec $(BIN)/python -m gunicorn
+
+dev: $(INSTALLED) .env ## Serve with a stand-in for Stripe's API, and take over each change in handlers/
+	@exec $(BIN)/python -m app.testing.dev
+
+handler: $(INSTALLED) .env ## Write a handler module and its test (TYPE=v1.customer.created)
+	@test -n '$(TYPE)' || { echo 'Name an event type: make handler TYPE=v1.customer.created' >&2; exit 1; }
+	@exec $(BIN)/flask handlers new '$(TYPE)' $(if $(UNTYPED),--untyped)
 
 demo: $(INSTALLED) ## Deliver signed notifications to a service of its own and show what came of them
 	@exec $(BIN)/python -m app.testing.demo

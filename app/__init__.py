@@ -12,7 +12,8 @@ from flask import Flask, Response, jsonify
 from werkzeug.exceptions import HTTPException
 
 from app import cli, health, log, registry, webhook
-from app.errors import GiveUp, RetryLater
+from app.cli import broken
+from app.errors import GiveUp, RetryLater, StartError
 from app.inbox import Inbox
 from app.leases import Leases
 from app.receiver import Receiver
@@ -30,9 +31,18 @@ def create_app(settings: Settings | None = None) -> Flask:
     """Return the application, put together from ``settings`` or from the environment.
 
     Nothing is connected yet, neither to the inbox nor to Stripe, so that a server can fork
-    afterwards. Raises ``StartError`` when the settings or the handler modules are wrong.
+    afterwards. Raises ``StartError`` when the settings or the handler modules are wrong, but to
+    ``flask doctor``, which is there to show them.
     """
-    settings = settings or Settings.load()
+    try:
+        return _put_together(settings or Settings.load())
+    except StartError as error:
+        if settings is None and broken.looks_for_commands():
+            return broken.only_doctor(error)
+        raise
+
+
+def _put_together(settings: Settings) -> Flask:
     log.configure(
         settings.log_level,
         settings.log_format,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -115,6 +116,19 @@ def load(package_name: str) -> Registry:
     return _Loader(package_name).load()
 
 
+def check(module: ModuleType) -> Module:
+    """Check one handler module that was imported, as ``load`` does.
+
+    Raises ``StartError`` with what is wrong with it.
+    """
+    package_name, _, name = module.__name__.rpartition(".")
+    loader = _Loader(package_name)
+    checked = loader.check(name, module)
+    if checked is None:
+        raise StartError("The handler module cannot be used:", loader.problems)
+    return checked
+
+
 class _Problem(Exception):
     """One thing that is wrong with one module, in the words that the author reads."""
 
@@ -124,23 +138,23 @@ class _Loader:
 
     def __init__(self, package_name: str) -> None:
         self._package_name = package_name
-        self._problems: list[str] = []
+        self.problems: list[str] = []
 
     def load(self) -> Registry:
         """Return the registry, or raise ``StartError`` with all that is wrong."""
         names = self._names()
-        modules = [module for name in names if (module := self._load_module(name))]
+        modules = [module for name in names if (module := self.check(name))]
         self._refuse_two_for_one_type(modules)
         fallback = next((module for module in modules if module.event_type == FALLBACK), None)
         if FALLBACK not in names:
             self._note(FALLBACK, "is missing. Define handle(notif, client, details) in it")
-        if self._problems or fallback is None:
-            raise StartError("The handler modules cannot be used:", sorted(self._problems))
+        if self.problems or fallback is None:
+            raise StartError("The handler modules cannot be used:", sorted(self.problems))
         modules.remove(fallback)
         return Registry(tuple(sorted(modules, key=lambda module: module.event_type)), fallback)
 
     def _note(self, name: str, problem: str) -> None:
-        self._problems.append(f"{self._file(name)}: {problem}")
+        self.problems.append(f"{self._file(name)}: {problem}")
 
     def _file(self, name: str) -> str:
         return f"{self._package_name.replace('.', '/')}/{name}.py"
@@ -157,9 +171,10 @@ class _Loader:
         names |= {path.parent.name for folder in folders for path in folder.glob("*/__init__.py")}
         return sorted(name for name in names if not name.startswith("_"))
 
-    def _load_module(self, name: str) -> Module | None:
+    def check(self, name: str, module: ModuleType | None = None) -> Module | None:
+        """Return the module of a name, imported if need be, or note what is wrong with it."""
         try:
-            module = self._import(name)
+            module = module or self._import(name)
             event_type = _event_type(name, module)
             callback = _callback(module, FALLBACK_PARAMETERS if name == FALLBACK else PARAMETERS)
         except _Problem as problem:
@@ -173,7 +188,7 @@ class _Loader:
         try:
             return importlib.import_module(f"{self._package_name}.{name}")
         except (Exception, SystemExit) as error:  # whatever the team's code raises
-            raise _Problem(f"{_line(error, name)}cannot be imported: {_last(error)}") from error
+            raise _Problem(f"{_line(error, name)}cannot be imported: {_why(error)}") from error
 
     def _refuse_two_for_one_type(self, modules: list[Module]) -> None:
         files: dict[str, list[str]] = {}
@@ -181,7 +196,7 @@ class _Loader:
             files.setdefault(module.event_type, []).append(module.file)
         for event_type, same in files.items():
             if len(same) > 1:
-                self._problems.append(
+                self.problems.append(
                     f"{same[0]}: {event_type!r} is handled in {' and '.join(same[1:])} as well."
                     " Keep one: with two, a retry would repeat the one that succeeded"
                 )
@@ -270,6 +285,23 @@ def _line(error: BaseException, name: str) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename).stem == name]
     return f"line {lines[-1]}: " if lines else ""
+
+
+def _why(error: BaseException) -> str:
+    """Return why an import failed, and what to do about it."""
+    missing = re.match(r"cannot import name '(\w+)' from '([\w.]+)'", str(error))
+    if missing and missing[2] in sys.modules:
+        module = sys.modules[missing[2]]
+        # The SDK's packages import each of their names when it is first asked for.
+        names = [*vars(module), *getattr(module, "_import_map", ())]
+        near = get_close_matches(missing[1], names, n=1)
+        remedy = f"Use {near[0]}" if near else "Remove it, or correct the name"
+        return f"{missing[2]} has no {missing[1]}. {remedy}"
+    if isinstance(error, SyntaxError):
+        return f"{_last(error)}. Correct this line"
+    if isinstance(error, ModuleNotFoundError):
+        return f"{_last(error)}. Correct the name, or install what is missing"
+    return f"{_last(error)}. Nothing may fail while the module is imported: mend it"
 
 
 def _last(error: BaseException) -> str:

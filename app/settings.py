@@ -29,6 +29,11 @@ DEFAULT_DATABASE_URL = "sqlite:///var/inbox.sqlite3"
 T = TypeVar("T")
 
 
+def environment(**changes: str) -> dict[str, str]:
+    """Return the environment of this process with ``changes``: for ``load``, or for a child."""
+    return {**os.environ, **changes}
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of one process.

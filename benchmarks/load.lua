@@ -1,5 +1,6 @@
 -- Posts signed notifications, each once, and prints what came of them as one line of JSON.
--- Arguments: a file of "signature<TAB>body" lines, and the number of threads.
+-- Arguments: a file of "signature<TAB>body" lines, the number of threads, and after how many
+-- answers to stop, or 0.
 
 local threads = {}
 
@@ -10,7 +11,8 @@ end
 
 function init(args)
   local total = tonumber(args[2])
-  requests, position, refused, line = {}, 0, 0, 0
+  requests, position, refused, answered, line = {}, 0, 0, 0, 0
+  most = tonumber(args[3])
   for text in io.lines(args[1]) do
     if line % total == index then
       local signature, body = text:match("^([^\t]+)\t(.+)$")
@@ -30,6 +32,8 @@ end
 
 function response(status)
   if status ~= 200 then refused = refused + 1 end
+  answered = answered + 1
+  if answered == most then wrk.thread:stop() end
 end
 
 function done(summary, latency)

@@ -8,6 +8,7 @@ See https://docs.stripe.com/webhooks/event-notification-handlers.
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import stripe
@@ -15,13 +16,19 @@ from flask import Flask, Response, jsonify, request
 
 from app.server import Bridge
 from app.settings import Settings
+from benchmarks.burst import CALLBACK_SECONDS
 
 
-def create_app(settings: Settings) -> Flask:
-    """Return the example's application, with a callback that does nothing."""
+def create_app(settings: Settings, seconds: float = 0.0) -> Flask:
+    """Return the example's application, with a callback that takes so many ``seconds``."""
     app = Flask(__name__)
     client = stripe.StripeClient(settings.stripe_api_key)
-    handler = client.notification_handler(settings.stripe_webhook_secrets[0], _nothing)
+
+    def callback(*_arguments: Any) -> None:
+        if seconds:
+            time.sleep(seconds)
+
+    handler = client.notification_handler(settings.stripe_webhook_secrets[0], callback)
 
     @app.post("/webhook")
     def webhook() -> tuple[Response, int]:
@@ -34,15 +41,20 @@ def create_app(settings: Settings) -> Flask:
     return app
 
 
-def _nothing(*_arguments: Any) -> None:
-    """Stand for a callback."""
-
-
 def load() -> Bridge:
     """Build the example for the service's own gunicorn worker."""
+    return _bridge()
+
+
+def load_slow() -> Bridge:
+    """The same, with a callback that takes as long as those of the burst."""
+    return _bridge(CALLBACK_SECONDS)
+
+
+def _bridge(seconds: float = 0.0) -> Bridge:
     settings = Settings.load()
     return Bridge(
-        create_app(settings),
+        create_app(settings, seconds),
         threads=settings.web_threads,
         max_body_bytes=settings.max_body_bytes,
         stopping=threading.Event(),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import tempfile
 import textwrap
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +17,16 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
-from werkzeug.test import TestResponse
 
-from app import create_app, log
-from app.inbox import Event
-from app.service import Service, service
+from app import log
 from app.settings import Settings
-from app.testing import samples
-from app.testing.stripe_api import StripeApi
+from app.testing.deliver import API_KEY, SECRET, Receiver
 from tests.processes import Postgresql
 
-SECRET = "whsec_fake_for_tests"
-API_KEY = "sk_test_fake_for_tests"
+__all__ = ["API_KEY", "SECRET", "Receiver"]
+
+#: The fixtures that a team has for its handlers; what is defined here again builds on them.
+pytest_plugins = ["app.testing.plugin"]
 
 FALLBACK = """
     calls = []
@@ -112,12 +108,6 @@ def postgresql_url(postgresql: str) -> Iterator[str]:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    """The URL of a SQLite file that does not exist yet, in a folder that does not either."""
-    return f"sqlite:///{tmp_path}/var/inbox.sqlite3"
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
     """Each of both databases in turn: what an inbox promises, it promises on both."""
@@ -144,70 +134,23 @@ def make_handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeHandle
 
 
 @pytest.fixture
-def settings(sqlite_url: str, make_handlers: MakeHandlers) -> Settings:
+def settings(settings: Settings, make_handlers: MakeHandlers) -> Settings:
     """Complete settings: one secret, a test key, SQLite, a package with only a fallback."""
-    return Settings(
-        stripe_api_key=API_KEY,
-        stripe_webhook_secrets=(SECRET,),
-        database_url=sqlite_url,
-        handlers_package=make_handlers(),
-    )
-
-
-@dataclass(frozen=True)
-class Receiver:
-    """A running application, and what a test does with it: deliver, and look."""
-
-    app: Flask
-    client: FlaskClient
-
-    @property
-    def service(self) -> Service:
-        """The parts of the application."""
-        return service(self.app)
-
-    def post(self, body: bytes, signature: str | None, **more: Any) -> TestResponse:
-        """Post raw bytes with a raw header, as anybody could."""
-        headers = {} if signature is None else {"Stripe-Signature": signature}
-        return self.client.post(
-            "/webhook", data=body, headers=headers, content_type="application/json", **more
-        )
-
-    def deliver(self, body: bytes | dict[str, Any], *, secret: str = SECRET) -> TestResponse:
-        """Sign a body as Stripe does, and post it."""
-        raw = body if isinstance(body, bytes) else samples.encode(body)
-        return self.post(raw, samples.sign(raw, secret))
-
-    def event(self, event_id: str) -> Event:
-        """Return the event as the inbox has it."""
-        event = self.service.inbox.find(event_id)
-        assert event is not None
-        return event
-
-    def module(self, name: str) -> Any:
-        """Return a handler module, for what it noted."""
-        return sys.modules[f"{self.service.settings.handlers_package}.{name}"]
+    return replace(settings, handlers_package=make_handlers())
 
 
 @pytest.fixture
 def make_receiver(
-    settings: Settings, make_handlers: MakeHandlers
-) -> Iterator[Callable[..., Receiver]]:
+    make_receiver: Callable[..., Receiver], make_handlers: MakeHandlers
+) -> Callable[..., Receiver]:
     """A function that puts an application together: ``modules``, and settings that differ."""
-    made: list[Receiver] = []
 
     def make(modules: dict[str, str] | None = None, **changes: Any) -> Receiver:
         if modules is not None:
             changes["handlers_package"] = make_handlers(**modules)
-        app = create_app(replace(settings, **changes))
-        made.append(Receiver(app, app.test_client()))
-        return made[-1]
+        return make_receiver(**changes)
 
-    yield make
-    for receiver in made:
-        receiver.service.worker.join()
-        receiver.service.leases.close()
-        receiver.service.inbox.close()
+    return make
 
 
 @pytest.fixture
@@ -232,22 +175,3 @@ def client(receiver: Receiver) -> FlaskClient:
 def runner(app: Flask) -> FlaskCliRunner:
     """What runs the commands of ``flask``."""
     return app.test_cli_runner()
-
-
-@pytest.fixture
-def stripe_api() -> Iterator[StripeApi]:
-    """The stand-in for Stripe's API, serving."""
-    with StripeApi().serve() as api:
-        yield api
-
-
-@pytest.fixture
-def logged(capsys: pytest.CaptureFixture[str]) -> Callable[[str], dict[str, Any]]:
-    """A function that returns the one line of a name that was logged."""
-
-    def find(name: str) -> dict[str, Any]:
-        lines: list[dict[str, Any]] = list(map(json.loads, capsys.readouterr().err.splitlines()))
-        (line,) = [line for line in lines if line["event"] == name]
-        return line
-
-    return find

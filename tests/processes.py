@@ -136,8 +136,14 @@ class Entry:
 class Service:
     """A gunicorn with the repository's configuration, or another process of the service."""
 
-    def __init__(self, environment: dict[str, str], arguments: tuple[str, ...]) -> None:
-        """Start it, with Python's ``arguments``."""
+    def __init__(
+        self,
+        environment: dict[str, str],
+        arguments: tuple[str, ...],
+        quick: signal.Signals = signal.SIGQUIT,
+    ) -> None:
+        """Start it, with Python's ``arguments``. ``quick`` ends it without much ado."""
+        self._quick = quick
         self.process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=ROOT,
@@ -238,7 +244,7 @@ class Service:
         """End it and all its workers, whatever they are doing, and read its output to the end."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGCONT)
-            self.process.send_signal(signal.SIGQUIT)
+            self.process.send_signal(self._quick)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(20)
         with contextlib.suppress(ProcessLookupError):  # usually nobody is left
@@ -255,6 +261,8 @@ class Lab:
         self.package = package
         self.services: list[Service] = []
         self.pool = ThreadPoolExecutor(max_workers=300)
+        self.measured = True
+        """Whether the coverage of what is started counts. Of what is killed it is not known."""
 
     def start(
         self,
@@ -273,7 +281,8 @@ class Lab:
         """Start a process that runs events and answers nothing."""
         changed = {"PROCESSING": "queue", "DATABASE_URL": database_url, **settings}
         arguments = ("-m", "flask", "worker", *options)
-        self.services.append(Service(self.environment(**changed), arguments))
+        worker = Service(self.environment(**changed), arguments, signal.SIGTERM)
+        self.services.append(worker)
         return self.services[-1]
 
     def environment(self, **settings: Any) -> dict[str, str]:
@@ -281,7 +290,7 @@ class Lab:
         passed_on = {
             name: value
             for name, value in os.environ.items()
-            if name == "PATH" or name.startswith("COVERAGE_")
+            if name == "PATH" or (self.measured and name.startswith("COVERAGE_"))
         }
         complete = {
             "STRIPE_API_KEY": API_KEY,

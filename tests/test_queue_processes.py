@@ -495,6 +495,7 @@ def wreak_havoc(
     lab: Lab, database_url: str, start_all: list[Callable[[], Service]], *more: Callable[[], None]
 ) -> None:
     """Deliver events while processes are killed, and look what became of them."""
+    lab.measured = False
     havoc = Havoc(lab, start_all)
     for service in havoc.processes:
         if "gunicorn" in command(service):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -163,6 +164,16 @@ def test_declared_type_that_the_sdk_knows_is_registered(make_handlers: MakeHandl
         (CREATED, "x = 1\n\nimport nothing_there", "line 3: cannot be imported: ModuleNotFound"),
         (CREATED, "raise SystemExit(3)", "line 1: cannot be imported: SystemExit: 3"),
         (CREATED, "import _helper_that_raises", "cannot be imported"),
+        (CREATED, "x = 1 +", "SyntaxError: invalid syntax. Correct this line"),
+        (CREATED, "import nothing_there", "Correct the name, or install what is missing"),
+        (CREATED, "1 / 0", "Nothing may fail while the module is imported: mend it"),
+        (
+            CREATED,
+            "from stripe.events import V1CustommerCreatedEventNotification",
+            "stripe.events has no V1CustommerCreatedEventNotification."
+            " Use V1CustomerCreatedEventNotification",
+        ),
+        (CREATED, "from stripe import zzz", "stripe has no zzz. Remove it, or correct the name"),
         ("new", "EVENT_TYPE = 'customer.created'", "EVENT_TYPE is 'customer.created'. Use the"),
         ("new", "EVENT_TYPE = ['v1.a']", "EVENT_TYPE is ['v1.a']. Use the type"),
         ("fallback", "def handle(notif, client): pass", "Use def handle(notif, client, details)"),
@@ -225,3 +236,15 @@ def test_callable_object_is_a_callback(make_handlers: MakeHandlers) -> None:
     source = "from functools import partial\nhandle = partial(lambda x, notif, client: None, 1)"
     loaded = registry.load(make_handlers(v1_customer_created=source))
     assert len(loaded.modules) == 1
+
+
+def test_one_module_is_checked_as_all_are(make_handlers: MakeHandlers) -> None:
+    """``check`` takes a module that was imported, for tests, and says what is wrong with it."""
+    package = make_handlers(v1_customer_created=HANDLE, v1_a="")
+    checked = registry.check(importlib.import_module(f"{package}.v1_customer_created"))
+    assert (checked.event_type, checked.file) == (
+        "v1.customer.created",
+        f"{package}/v1_customer_created.py",
+    )
+    with pytest.raises(StartError, match=rf"{package}/v1_a\.py: 'v1\.a' is no event type"):
+        registry.check(importlib.import_module(f"{package}.v1_a"))

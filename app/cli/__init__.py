@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from app.cli import events, handlers, worker
+from app.cli import destination, doctor, events, handlers, worker
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 def register(app: Flask) -> None:
     """Add all groups to ``flask`` for ``app``."""
+    app.cli.add_command(destination.destination)
+    app.cli.add_command(doctor.doctor)
     app.cli.add_command(events.events)
     app.cli.add_command(handlers.handlers)
     app.cli.add_command(worker.worker)

@@ -6,13 +6,15 @@ import re
 import traceback
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 import stripe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+T = TypeVar("T")
 
 #: What a message of Stripe's must not carry into an output, not even in part.
 _SECRET = re.compile(r"\b((?:[prs]k_(?:live|test)|whsec)_)[^\s'\",;]+")
@@ -46,6 +48,17 @@ def explained() -> Iterator[None]:
         if not _is_of_the_sdk(error):
             raise
         raise StripeFailedError(NOT_STRIPE) from error
+
+
+def checked(answer: T, kind: type[stripe.StripeObject] = stripe.StripeObject) -> T:
+    """Return what the SDK answered, if it is an object, and of that ``kind``.
+
+    The SDK promises it and hands on whatever JSON came. Raises the error of an answer that is not
+    Stripe's.
+    """
+    if not isinstance(answer, kind):
+        raise stripe.APIError("not what was asked for", http_status=HTTPStatus.OK)
+    return answer
 
 
 def sentence(error: stripe.StripeError) -> str:
@@ -119,9 +132,9 @@ def _no_answer(error: stripe.APIConnectionError) -> str:
 #: How the cause of a connection error reads, and what it is called here.
 _REASONS = {
     "Connection refused": "the connection was refused",
-    "Connection reset": "the connection was reset",
-    "ConnectionResetError": "the connection was reset",
-    "Remote end closed": "the connection was closed without an answer",
+    "Connection reset": "the connection broke off",
+    "ConnectionResetError": "the connection broke off",
+    "Remote end closed": "the connection broke off",
     "NameResolutionError": "its name cannot be resolved",
     "Failed to resolve": "its name cannot be resolved",
 }

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 import structlog
 
 from app.errors import Unavailable
-from app.inbox import budget, migrate, reconcile, sqlite, statements
+from app.inbox import budget, migrate, reconcile, report, sqlite, statements
 from app.inbox.database import Database
 from app.inbox.wanted import Wanted
 
@@ -390,6 +390,10 @@ class Inbox:
         if not self._migrated:
             self.migrate()
         return self._database.read(statement, parameters)
+
+    def report(self) -> report.Report:
+        """Say what a person should know: what waits, what is dead, and what looks wrong."""
+        return report.make(self._read, on_sqlite=self._database.file is not None)
 
     def known(self, event_ids: list[str]) -> set[str]:
         """Return which of these events the inbox has."""

@@ -385,8 +385,10 @@ def judge(problems: list[str]) -> int:
     if problems:
         click.echo("\n  ".join(["Not as expected:", *problems]), err=True)
         return 1
-    click.echo("All of it as expected. Next: write a module in handlers/, `make run`, and send it")
-    click.echo("an event of its own with `.venv/bin/flask events send TYPE`.")
+    click.echo(
+        "All of it as expected. Next: `make handler TYPE=v1.customer.created`, `make dev`, and"
+    )
+    click.echo("from another terminal `.venv/bin/flask events send v1.customer.created`.")
     return 0
 
 

@@ -70,10 +70,23 @@ def related_class(event_type: str) -> type[stripe.StripeObject] | None:
     fetch = getattr(notification_class, "fetch_related_object", None)
     if fetch is None:
         return None
-    module = import_module(notification_class.__module__)
-    imported = _imports(ast.parse(inspect.getsource(module)))
-    module_name, _, name = imported[fetch.__annotations__["return"]].rpartition(".")
-    return cast("type[stripe.StripeObject]", getattr(import_module(module_name), name))
+    return named_class(fetch.__annotations__["return"], notification_class.__module__)
+
+
+def public_name(sdk_class: type[stripe.StripeObject]) -> str:
+    """Return the name by which code imports one of the SDK's classes: ``stripe.billing.Meter``."""
+    return f"{sdk_class.__module__.rpartition('.')[0]}.{sdk_class.__name__}"
+
+
+@cache
+def named_class(name: str, module_name: str) -> type[stripe.StripeObject]:
+    """Return the class that an annotation in one of the SDK's modules names by a string.
+
+    Such a module imports it for type checkers only, or a ``KeyError`` is raised.
+    """
+    imported = _imports(ast.parse(inspect.getsource(import_module(module_name))))
+    found_in, _, own_name = imported[name].rpartition(".")
+    return cast("type[stripe.StripeObject]", getattr(import_module(found_in), own_name))
 
 
 def related_url(event_type: str) -> str | None:

@@ -13,14 +13,16 @@ import re
 import socket
 import struct
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from werkzeug import Request, Response
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from app.testing import samples
+from app.testing import filled, samples
+from app.testing.destinations import Destinations
 from app.testing.event_list import EventList
 
 if TYPE_CHECKING:
@@ -62,15 +64,22 @@ class _Fault:
 class StripeApi:
     """The stand-in. All methods can be called from any thread, before and while it serves."""
 
-    def __init__(self) -> None:
-        """Begin with nothing to serve and no faults."""
+    def __init__(self, source: Callable[[str], Mapping[str, Any] | None] | None = None) -> None:
+        """Begin with nothing to serve and no faults.
+
+        ``source`` is asked for a path that nothing was put for; with ``None`` it is not found.
+        """
+        self._source = source or (lambda _: None)
         self._lock = threading.Lock()
-        self._bodies: dict[str, bytes] = {}
+        self._bodies: dict[str, bytes | None] = {}
         self._faults: list[_Fault] = []
         self.events = EventList()
         self._holds: list[threading.Event] = []
         self._asked: list[Asked] = []
         self._url: str | None = None
+        self.destinations = Destinations(self.put_event)
+        self.clock_ahead: int | None = 0
+        """Seconds by which the ``Date`` of each answer is ahead; ``None`` for one that is none."""
 
     @property
     def url(self) -> str:
@@ -100,10 +109,30 @@ class StripeApi:
         body = samples.api_object(notification, **fields)
         self.put(notification["related_object"]["url"], body)
 
+    def offer(
+        self,
+        notification: Mapping[str, Any],
+        data: Mapping[str, Any] | None = None,
+        fields: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Serve the event and the related object of ``notification``, filled with place holders.
+
+        ``data`` of the event and ``fields`` of the object stand in their places. What was put or
+        removed before stays as it is.
+        """
+        event = filled.event(notification, data)
+        offered = {f"/v2/core/events/{notification['id']}": event}
+        if "related_object" in notification:
+            related = filled.api_object(notification, **(fields or {}))
+            offered[notification["related_object"]["url"]] = related
+        with self._lock:
+            for path, body in offered.items():
+                self._bodies.setdefault(path, json.dumps(body).encode())
+
     def remove(self, path: str) -> None:
         """Answer requests for ``path`` with 404 from now on, like those for a deleted object."""
         with self._lock:
-            self._bodies.pop(path, None)
+            self._bodies[path] = None
 
     def fail(
         self,
@@ -135,6 +164,20 @@ class StripeApi:
         """Reset the connection of the next ``times`` requests for ``path``, or for any."""
         self._add(_Fault(path, times, _reset))
 
+    def heal(self) -> None:
+        """Forget the faults that were asked for and have not struck yet."""
+        with self._lock:
+            self._faults.clear()
+
+    def garble(
+        self, path: str | None = None, *, body: bytes = b"<html>", status: int = 200, times: int = 1
+    ) -> None:
+        """Answer the next ``times`` requests for ``path``, or for any, as no API of Stripe's would.
+
+        ``body`` is sent as it stands, as a proxy on the way might.
+        """
+        self._add(_Fault(path, times, lambda _: _json(body, status)))
+
     @contextmanager
     def serve(self, port: int = 0) -> Iterator[StripeApi]:
         """Serve on 127.0.0.1 from a thread of its own; port 0 takes one that is free.
@@ -152,6 +195,7 @@ class StripeApi:
             self._release()
             server.shutdown()
             thread.join()
+            self.destinations.close()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request: this object is the WSGI app."""
@@ -179,7 +223,13 @@ class StripeApi:
             return page
         with self._lock:
             body = self._bodies.get(request.path)
-        return _error(request, 404) if body is None else _json(body)
+            is_put = request.path in self._bodies  # a removed one is, as nothing
+        if is_put:
+            return _error(request, 404) if body is None else _json(body)
+        if answer := self.destinations.answer(request):
+            return answer
+        made = self._source(request.path)
+        return _error(request, 404) if made is None else _json(json.dumps(made).encode())
 
     def _release(self) -> None:
         with self._lock:
@@ -192,6 +242,13 @@ class _Silent(WSGIRequestHandler):
 
     def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002 - named by werkzeug
         """Drop the line: ``StripeApi.asked`` remembers the request."""
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """Return the ``Date`` of an answer, by the stand-in's own clock."""
+        ahead: int | None = cast("Any", self.server).app.clock_ahead
+        if ahead is None:
+            return "today"
+        return super().date_time_string((timestamp or time.time()) + ahead)
 
     def connection_dropped(
         self,

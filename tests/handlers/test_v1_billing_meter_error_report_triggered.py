@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from app.testing import samples
-from app.testing.stripe_api import StripeApi
-from tests.conftest import Receiver
+from app.testing.deliver import Deliver, Logged
 
 TYPE = "v1.billing.meter.error_report_triggered"
 
 
-def test_summary_of_the_event_is_logged(
-    shipped: Receiver, stripe_api: StripeApi, logged: Callable[[str], dict[str, Any]]
-) -> None:
+def test_summary_of_the_event_is_logged(deliver: Deliver, logged: Logged) -> None:
     """The event is fetched, and Stripe's own summary logged with the meter's id."""
-    notification = samples.notification(TYPE, object_id="mtr_1")
-    data = {"developer_message_summary": "There is 1 invalid event"}
-    stripe_api.put_event(samples.event(notification, data))
+    summary = {"developer_message_summary": "There is 1 invalid event"}
 
-    assert shipped.deliver(notification).status_code == 200
+    delivery = deliver(TYPE, object_id="mtr_1", data=summary)
 
+    assert (delivery.status, delivery.outcome) == (200, "handled")
     line = logged("meter_usage_rejected")
     assert (line["meter"], line["summary"]) == ("mtr_1", "There is 1 invalid event")
-    assert (line["level"], line["event_id"]) == ("error", notification["id"])
+    assert (line["level"], line["event_id"]) == ("error", delivery.notification["id"])
 
 
-def test_event_that_cannot_be_fetched_is_tried_again(
-    shipped: Receiver, stripe_api: StripeApi
-) -> None:
+def test_event_that_cannot_be_fetched_is_tried_again(deliver: Deliver) -> None:
     """While Stripe's API fails the event stays pending, and the redelivery succeeds."""
-    notification = samples.notification(TYPE)
-    stripe_api.put_event(samples.event(notification, {"developer_message_summary": ""}))
-    stripe_api.fail(status=429)
-
-    assert shipped.deliver(notification).status_code == 500
-    assert shipped.deliver(notification).status_code == 200
+    assert [each.outcome for each in deliver.retried(TYPE)] == ["failed", "handled"]

@@ -1,6 +1,7 @@
 """The stand-in for Stripe's API, asked by the SDK's own client over real HTTP."""
 
 import http.client
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -101,6 +102,72 @@ class TestServing:
             port = int(first.url.rpartition(":")[2])
         with StripeApi().serve(port) as second:
             assert second.url == f"http://127.0.0.1:{port}"
+
+
+class TestOffers:
+    """What a callback may ask for can be offered, without standing in the way of a test."""
+
+    def test_offer_is_filled(
+        self, stripe_api: StripeApi, stripe_client: Callable[..., stripe.StripeClient]
+    ) -> None:
+        """Event and object are there, with the given fields and place holders for the others."""
+        sample = Sample(stripe_client())
+        stripe_api.offer(sample.body, {"validation_end": "now"}, {"display_name": "Requests"})
+        data = sample.typed.fetch_event().data
+        assert (data.validation_end, data.reason.error_count) == ("now", 0)
+        meter = sample.typed.fetch_related_object()
+        assert (meter.display_name, meter.status) == ("Requests", "active")
+
+    def test_type_without_an_object(
+        self, stripe_api: StripeApi, stripe_client: Callable[..., stripe.StripeClient]
+    ) -> None:
+        """Of a type that names no object the event is offered."""
+        sample = Sample(stripe_client(), "v1.billing.meter.no_meter_found")
+        stripe_api.offer(sample.body)
+        assert sample.typed.fetch_event().id == sample.body["id"]
+
+    def test_what_was_put_or_removed_stays(
+        self, stripe_api: StripeApi, stripe_client: Callable[..., stripe.StripeClient]
+    ) -> None:
+        """An offer changes nothing that a test has decided before."""
+        sample = Sample(stripe_client())
+        stripe_api.put_related_object(sample.body, display_name="mine")
+        stripe_api.remove(sample.event_path)
+        stripe_api.offer(sample.body, fields={"display_name": "offered"})
+        assert sample.typed.fetch_related_object().display_name == "mine"
+        with pytest.raises(stripe.InvalidRequestError):
+            sample.typed.fetch_event()
+
+    def test_source_is_asked_for_the_rest(self) -> None:
+        """A path that nothing was put for is the source's; what was removed is gone for good."""
+        api = StripeApi(lambda path: {"id": "made"} if path.startswith("/v1/made") else None)
+        api.put("/v1/put", {"id": "put"})
+        api.remove("/v1/made/removed")
+        with api.serve():
+            assert _get(api, "/v1/put") == (200, {"id": "put"})
+            assert _get(api, "/v1/made") == (200, {"id": "made"})
+            assert _get(api, "/v1/made/removed")[0] == 404
+            assert _get(api, "/v1/other")[0] == 404
+
+    def test_healed(
+        self, stripe_api: StripeApi, stripe_client: Callable[..., stripe.StripeClient]
+    ) -> None:
+        """Faults that have not struck yet can be taken back."""
+        sample = Sample(stripe_client())
+        stripe_api.put_event(samples.event(sample.body))
+        stripe_api.fail(times=100)
+        stripe_api.heal()
+        assert sample.typed.fetch_event().id == sample.body["id"]
+
+
+def _get(api: StripeApi, path: str) -> tuple[int, Any]:
+    """Ask for a path, and return status and body."""
+    connection = http.client.HTTPConnection("127.0.0.1", int(api.url.rpartition(":")[2]))
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    status, body = answer.status, json.loads(answer.read())
+    connection.close()
+    return status, body
 
 
 class TestErrors:

@@ -30,7 +30,8 @@ STALE_SECONDS = 600
 #: What to say of a 500, once.
 FAILED = (
     "A callback failed; the service's log says why. The objects of samples do not exist at Stripe:"
-    " a callback that fetches them needs STRIPE_API_BASE to point at a stand-in."
+    " a callback that fetches them needs the stand-in of `make dev`, or another one that"
+    " STRIPE_API_BASE points at."
 )
 #: What Stripe sends with each delivery, but for the signature.
 HEADERS = {
@@ -119,7 +120,7 @@ def send(event_type: str, url: str | None, **options: Unpack[Options]) -> None:
     """Deliver sample events of TYPE, signed with the first of STRIPE_WEBHOOK_SECRET.
 
     The objects that the events name do not exist at Stripe. A callback that fetches them needs
-    STRIPE_API_BASE to point at a stand-in.
+    the stand-in of `make dev`, or another one that STRIPE_API_BASE points at.
     """
     settings = service().settings
     failed = False

@@ -4,33 +4,19 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskCliRunner
-from werkzeug.serving import make_server
 from werkzeug.wrappers import Response
 
 from app.cli.events.send import post
 from app.service import service
 from tests.conftest import Receiver
+from tests.serving import serving
 
 TYPE = "v1.customer.created"
-
-
-@contextmanager
-def serving(app: Callable[..., object]) -> Iterator[str]:
-    """Serve a WSGI app on this machine, and give the address of its /webhook."""
-    server = make_server("127.0.0.1", 0, app, threaded=True)  # type: ignore[arg-type]  # any WSGI app
-    thread = threading.Thread(target=server.serve_forever, args=[0.05])
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.port}/webhook"
-    finally:
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -189,10 +175,12 @@ class TestNoAnswer:
 
 
 def _answer_once(server: socket.socket, answer: bytes) -> None:
-    """Read one request, send ``answer``, and close."""
+    """Read one request to its end, send ``answer``, and close."""
     connection, _ = server.accept()
     with connection:
-        connection.recv(65536)
+        received = b""
+        while not received.endswith(b"}"):  # unread bytes would make the end a reset
+            received += connection.recv(65536)
         connection.sendall(answer)
 
 

@@ -1,18 +1,17 @@
-"""``flask handlers``: what is plugged in."""
+"""``flask handlers list``: what is plugged in."""
 
 from __future__ import annotations
 
 import json
 
 import click
-from flask.cli import AppGroup
+from flask.cli import with_appcontext
 
 from app.service import service
 
-handlers = AppGroup("handlers", help="Show the handler modules.")
 
-
-@handlers.command("list")
+@click.command("list")
+@with_appcontext
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
 def list_modules(*, as_json: bool) -> None:
     """Show every handled event type, its file and what it does."""

@@ -1,0 +1,175 @@
+"""``flask destination list`` and ``check``: what Stripe has, and where it differs."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+from flask.cli import with_appcontext
+
+from app.cli.destination.compare import (
+    Comparison,
+    Expected,
+    compare,
+    fetch,
+    fetch_all,
+    handled_types,
+    mode,
+    status_of,
+    url_of,
+)
+from app.cli.stripe_errors import explained
+from app.service import service
+from app.stripe_client import build_client
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stripe.v2.core import EventDestination
+
+HEADINGS = ("id", "name", "status", "payload", "events from", "types", "sends to")
+
+
+@click.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
+@with_appcontext
+def list_destinations(*, as_json: bool) -> None:
+    """Show the event destinations of the key's account and mode."""
+    settings = service().settings
+    with explained():
+        found = fetch_all(build_client(settings))
+        rows = [_cells(one) for one in found]
+        objects = [as_object(one) for one in found]
+    if as_json:
+        click.echo(json.dumps(objects, indent=2))
+    elif not rows:
+        click.echo(
+            f"No event destinations in {mode(live=settings.livemode)} mode. Create one with"
+            " `flask destination create --url https://your.host/webhook`."
+        )
+    else:
+        print_table([HEADINGS, *rows])
+
+
+@click.command("check")
+@click.argument("destination_id", metavar="ID")
+@click.option("--url", help="Where it has to send to. [default: any URL that ends in /webhook]")
+@click.option(
+    "--connected-accounts", is_flag=True, help="Demand that it brings events of those, too."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
+@with_appcontext
+@click.pass_context
+def check(
+    context: click.Context,
+    /,
+    destination_id: str,
+    url: str | None,
+    *,
+    connected_accounts: bool,
+    as_json: bool,
+) -> None:
+    """Compare the destination ID with the code. Exit status 1 when they differ.
+
+    A type that has a handler and is not enabled at Stripe is dead code. One that is enabled and
+    has no handler goes to the fallback.
+    """
+    expected = _expected(url, connected_accounts=connected_accounts)
+    with explained():
+        comparison = compare(fetch(build_client(service().settings), destination_id), expected)
+        show_comparison(comparison, as_json=as_json)
+    context.exit(1 if comparison.differs else 0)
+
+
+def _expected(url: str | None, *, connected_accounts: bool) -> Expected:
+    types, livemode = handled_types(service().registry), service().settings.livemode
+    return Expected(types, livemode, url, connected_accounts)
+
+
+def show_comparison(comparison: Comparison, *, as_json: bool = False) -> None:
+    """Print what Stripe has and where it differs, for a person or, with ``as_json``, a program."""
+    if as_json:
+        click.echo(json.dumps(_comparison_as_object(comparison), indent=2))
+        return
+    _show_destination(comparison.destination)
+    _show_types("enabled and handled", comparison.matched)
+    _show_types("missing at Stripe", comparison.missing, "its handler is never called")
+    _show_types("without a handler", comparison.unhandled, "goes to the fallback")
+    for problem in comparison.problems:
+        click.echo(f"\n{problem.sentence}.")
+    if comparison.missing or comparison.unhandled:
+        prune = " --prune" if comparison.unhandled else ""
+        click.echo(
+            "\nThe event types differ. Bring them in line with"
+            f" `flask destination sync {comparison.destination.id}{prune}`."
+        )
+    elif not comparison.differs:
+        click.echo("\nIt is as the code wants it.")
+
+
+def _show_destination(destination: EventDestination) -> None:
+    click.echo(f"{destination.id}  {destination.name}")
+    fields = {
+        "type": destination.type,
+        "payload": destination.event_payload,
+        "status": status_of(destination),
+        "mode": mode(live=destination.livemode),
+        "events from": ", ".join(destination.events_from or []) or "nobody",
+        "sends to": url_of(destination) or "no URL",
+    }
+    for name, value in fields.items():
+        click.echo(f"  {name:<11}  {value}")
+
+
+def _show_types(heading: str, types: Sequence[str], remark: str = "") -> None:
+    if types:
+        click.echo(f"\n{heading}:")
+    width = max(map(len, types), default=0)
+    for name in types:
+        click.echo(f"  {name:<{width}}  {remark}".rstrip())
+
+
+def as_object(destination: EventDestination) -> dict[str, Any]:
+    """Return a destination for other programs."""
+    return {
+        "id": destination.id,
+        "name": destination.name,
+        "type": destination.type,
+        "event_payload": destination.event_payload,
+        "status": destination.status,
+        "livemode": destination.livemode,
+        "events_from": destination.events_from,
+        "url": url_of(destination),
+        "enabled_events": sorted(destination.enabled_events),
+    }
+
+
+def _comparison_as_object(comparison: Comparison) -> dict[str, Any]:
+    return {
+        **as_object(comparison.destination),
+        "differs": comparison.differs,
+        "problems": [{"what": one.what, "sentence": one.sentence} for one in comparison.problems],
+        "missing_at_stripe": list(comparison.missing),
+        "without_a_handler": list(comparison.unhandled),
+    }
+
+
+def _cells(destination: EventDestination) -> tuple[str, ...]:
+    return (
+        destination.id,
+        destination.name,
+        status_of(destination),
+        destination.event_payload,
+        ", ".join(destination.events_from or []),
+        str(len(destination.enabled_events)),
+        url_of(destination) or destination.type,
+    )
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of cells, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())

@@ -1,0 +1,77 @@
+"""A burst onto callbacks that take their time: how soon it is answered, how fast worked off."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+import time
+from pathlib import Path
+
+from app.inbox import Inbox
+from app.inbox.wanted import Wanted
+from benchmarks.serving import Subject, load, serve
+
+CALLBACK_SECONDS = 0.2
+CONNECTIONS = 64
+PROCESSES = 2
+THREADS = 16
+#: Where the callback runs before the answer, so few are enough to see what an answer takes.
+PATIENT = 600
+HANDLERS = {
+    "__init__": "",
+    "fallback": "def handle(notif, client, details): pass\n",
+    "v1_customer_created": (
+        f"import time\ndef handle(notif, client): time.sleep({CALLBACK_SECONDS})\n"
+    ),
+}
+SETTINGS = (("WEB_CONCURRENCY", str(PROCESSES)), ("WEB_THREADS", str(THREADS)))
+QUEUE = (("PROCESSING", "queue"), ("WORKER_THREADS", str(THREADS)))
+
+SLOW_SNIPPET = Subject(
+    "snippet", ("benchmarks.snippet:load_slow()",), environ=SETTINGS, handlers=HANDLERS
+)
+INLINE = Subject("service, inline, SQLite", environ=SETTINGS, handlers=HANDLERS)
+QUEUED = dataclasses.replace(INLINE, name="service, queue, SQLite", environ=(*SETTINGS, *QUEUE))
+
+
+def run(most: int) -> None:
+    """Deliver ``most`` events as fast as they are answered, and print what came of it."""
+    if most == 0:
+        return
+    print(
+        f"\nA burst on {CONNECTIONS} connections onto callbacks of {CALLBACK_SECONDS * 1000:.0f}"
+        f" ms, {PROCESSES} processes x {THREADS} threads"
+    )
+    print(f"{'':32}{'deliveries':>12}{'answers/s':>11}{'p50 ms':>9}{'p99 ms':>9}")
+    for subject, number in ((SLOW_SNIPPET, PATIENT), (INLINE, PATIENT), (QUEUED, most)):
+        _measure(subject, min(number, most))
+
+
+def _measure(subject: Subject, most: int) -> None:
+    with tempfile.TemporaryDirectory() as folder, serve(subject, Path(folder)) as server:
+        found = load(server, Path(folder) / "load", connections=CONNECTIONS, seconds=120, most=most)
+        rate = found["requests"] / found["seconds"]
+        figures = f"{found['p50_ms']:>9.1f}{found['p99_ms']:>9.1f}"
+        print(f"{subject.name:32}{found['requests']:>12.0f}{rate:>11.0f}{figures}")
+        if subject is QUEUED:
+            _watch_backlog(Path(folder))
+
+
+def _watch_backlog(folder: Path) -> None:
+    """Wait until all is done, and print how fast that went beside what the threads allow."""
+    url = f"sqlite:///{folder}/inbox.sqlite3"
+    with contextlib.closing(Inbox(url, lease_seconds=30)) as inbox:
+        total = inbox.count_wanted(Wanted())
+        while inbox.count_wanted(Wanted(state="done")) < total:
+            time.sleep(0.5)
+        events = inbox.select(Wanted(), total)
+    begun = min(event.claimed_at or 0 for event in events)
+    ended = max(event.settled_at or 0 for event in events)
+    starts = sorted((event.claimed_at or 0) - event.received_at for event in events)
+    rate, bound = total / (ended - begun), PROCESSES * THREADS / CALLBACK_SECONDS
+    print(
+        f"worked off: {total} events at {rate:.0f} a second, {rate / bound:.2f} of the"
+        f" {bound:.0f} that {PROCESSES} x {THREADS} threads allow; the first began"
+        f" {starts[0] * 1000:.1f} ms after it was recorded"
+    )

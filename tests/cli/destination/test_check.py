@@ -1,0 +1,189 @@
+"""``flask destination check``: a destination beside the code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from app.testing.stripe_api import StripeApi
+
+URL = "https://your.host/webhook"
+UNHANDLED = "v1.charge.failed"
+
+Run = Callable[..., Result]
+CheckJson = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def add(stripe_api: StripeApi, types: list[str]) -> Callable[..., str]:
+    """A function that puts a destination in, as the code wants it but for what is given."""
+
+    def put(url: str = URL, enabled: list[str] | None = None, **fields: Any) -> str:
+        return stripe_api.destinations.add(url, types if enabled is None else enabled, **fields)
+
+    return put
+
+
+@pytest.fixture
+def check_json(run: Run) -> CheckJson:
+    """A function that checks a destination with --json: what it says, and the exit status."""
+
+    def call(*arguments: str) -> dict[str, Any]:
+        result = run("check", "--json", *arguments)
+        return {**json.loads(result.stdout), "exit": result.exit_code}
+
+    return call
+
+
+def test_no_difference(run: Run, add: Callable[..., str]) -> None:
+    """What is as the code wants it: all fields, the types, exit status 0."""
+    name = add(name="Ours")
+    result = run("check", name)
+    assert result.exit_code == 0
+    assert result.stdout == (
+        f"{name}  Ours\n"
+        "  type         webhook_endpoint\n"
+        "  payload      thin\n"
+        "  status       enabled\n"
+        "  mode         test\n"
+        "  events from  @self\n"
+        f"  sends to     {URL}\n"
+        "\n"
+        "enabled and handled:\n"
+        "  v1.customer.created\n"
+        "  v1.invoice.paid\n"
+        "  v2.core.health.event_generation_failure.resolved\n"
+        "\n"
+        "It is as the code wants it.\n"
+    )
+
+
+def test_missing_at_stripe(
+    run: Run, check_json: CheckJson, add: Callable[..., str], types: list[str]
+) -> None:
+    """A handled type that is not enabled is drift, one that EVENT_TYPE declares as well."""
+    name = add(enabled=["v1.customer.created"])
+    found, result = check_json(name), run("check", name)
+    assert (found["exit"], found["differs"], found["without_a_handler"]) == (1, True, [])
+    assert found["missing_at_stripe"] == types[1:]
+    assert result.exit_code == 1
+    assert "missing at Stripe:\n  v1.invoice.paid   " in result.stdout
+    assert "its handler is never called" in result.stdout
+    assert f"`flask destination sync {name}`" in result.stdout
+
+
+def test_without_a_handler(
+    run: Run, check_json: CheckJson, add: Callable[..., str], types: list[str]
+) -> None:
+    """An enabled type that has no handler is drift, and goes to the fallback."""
+    name = add(enabled=[*types, UNHANDLED])
+    found, result = check_json(name), run("check", name)
+    assert (found["exit"], found["missing_at_stripe"]) == (1, [])
+    assert found["without_a_handler"] == [UNHANDLED]
+    assert f"without a handler:\n  {UNHANDLED}  goes to the fallback\n" in result.stdout
+    assert f"`flask destination sync {name} --prune`" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ({"event_payload": "snapshot"}, ["payload"], "which the service refuses"),
+        (
+            {"type": "amazon_eventbridge", "webhook_endpoint": None},
+            ["type"],
+            "it never sends to a URL",
+        ),
+        (
+            {"status": "disabled", "status_details": {"disabled": {"reason": "user"}}},
+            ["status"],
+            "It is disabled (user): Stripe sends nothing",
+        ),
+        ({"status": "disabled"}, ["status"], "It is disabled: Stripe sends nothing"),
+        (
+            {"status": "disabled", "status_details": {"disabled": None}},
+            ["status"],
+            "It is disabled: Stripe sends nothing",
+        ),
+        ({"livemode": True}, ["mode"], "It is in live mode, and STRIPE_API_KEY is a test key"),
+        ({"events_from": []}, ["events_from"], "events from nobody"),
+        ({"events_from": None}, ["events_from"], "events from nobody"),
+        (
+            {"webhook_endpoint": {"url": "https://your.host/"}},
+            ["url"],
+            "the service takes deliveries at /webhook",
+        ),
+        ({"webhook_endpoint": {"url": None}}, ["url"], "takes deliveries at /webhook"),
+        (
+            {"livemode": True, "webhook_endpoint": {"url": "http://your.host/webhook"}},
+            ["mode", "url"],
+            "which is not https",
+        ),
+    ],
+)
+def test_each_other_difference(
+    case: tuple[dict[str, Any], list[str], str],
+    run: Run,
+    check_json: CheckJson,
+    add: Callable[..., str],
+    stripe_api: StripeApi,
+) -> None:
+    """Each is named for programs and said to people, with what to do; exit status 1."""
+    fields, what, said = case
+    name = add()
+    answer = {**stripe_api.destinations.get(name), **fields}
+    stripe_api.put(f"/v2/core/event_destinations/{name}", answer)
+    found, result = check_json(name), run("check", name)
+    assert (found["exit"], found["differs"]) == (1, True)
+    assert [problem["what"] for problem in found["problems"]] == what
+    assert said in result.stdout
+    assert "It is as the code wants it" not in result.stdout
+    assert result.exit_code == 1
+
+
+def test_url_that_is_wanted(run: Run, check_json: CheckJson, add: Callable[..., str]) -> None:
+    """With --url it has to be that one, whatever its path; the case of the host does not count."""
+    other = "https://your.host/stripe"
+    at_path, right = add(other), add()
+    assert check_json(at_path, "--url", other)["exit"] == 0
+    assert check_json(right, "--url", "https://YOUR.host/webhook/")["exit"] == 0
+    result = run("check", right, "--url", other)
+    assert result.exit_code == 1
+    assert f"It sends to {URL}, not to {other}." in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("events_from", "status"),
+    [
+        (["@self"], 1),
+        ([], 1),
+        (["@accounts"], 0),
+        (["@self", "@accounts"], 0),
+        (["@organization_members/@accounts"], 0),
+    ],
+)
+def test_connected_accounts(
+    events_from: list[str], status: int, run: Run, add: Callable[..., str]
+) -> None:
+    """With --connected-accounts it has to bring the events of those."""
+    result = run("check", add(events_from=events_from), "--connected-accounts")
+    assert result.exit_code == status
+    assert ("none of connected accounts" in result.stdout) is bool(status)
+
+
+def test_types_of_a_snapshot_destination_are_not_compared(
+    check_json: CheckJson, add: Callable[..., str]
+) -> None:
+    """Its types are named in another way: the one thing to say is that it is snapshot."""
+    found = check_json(add(enabled=["customer.created"], event_payload="snapshot"))
+    assert (found["missing_at_stripe"], found["without_a_handler"]) == ([], [])
+    assert found["exit"] == 1
+
+
+def test_wildcard_misses_nothing(check_json: CheckJson, add: Callable[..., str]) -> None:
+    """If Stripe gives thin destinations a wildcard one day, nothing is missing there."""
+    found = check_json(add(enabled=["*"]))
+    assert (found["missing_at_stripe"], found["without_a_handler"]) == ([], ["*"])

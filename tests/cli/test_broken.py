@@ -1,0 +1,90 @@
+"""A service that cannot start still has a doctor, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from flask.cli import ScriptInfo, cli
+
+from app import create_app
+from app.errors import StartError
+from tests.conftest import MakeHandlers
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sqlite_url: str) -> None:
+    """No .env, and what flask itself sets is undone after the test."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("FLASK_RUN_FROM_CLI", "FLASK_DEBUG", "FLASK_APP"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("STRIPE_API_KEY", "sk_test_fake_for_tests")
+    monkeypatch.setenv("STRIPE_WEBHOOK_SECRET", "whsec_fake_for_tests")
+    monkeypatch.setenv("DATABASE_URL", sqlite_url)
+    monkeypatch.setenv("STRIPE_API_BASE", "http://127.0.0.1:9")
+
+
+def flask(*arguments: str) -> Result:
+    """Call the ``flask`` command as a person does: it makes the application itself."""
+    info = ScriptInfo(create_app=create_app)
+    return CliRunner().invoke(cli, arguments, obj=info, prog_name="flask")
+
+
+def test_wrong_settings_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each wrong setting is a FAIL line, with what to do; the rest is not looked at."""
+    monkeypatch.setenv("STRIPE_API_KEY", "pk_test_fake")
+    monkeypatch.setenv("PORT", "http")
+    result = flask("doctor")
+    lines = result.stdout.splitlines()
+    assert result.exit_code == 1
+    assert lines[0].startswith("FAIL  settings      STRIPE_API_KEY does not begin with sk_live_")
+    assert lines[1].startswith("FAIL  settings      PORT is 'http'. Use a whole number")
+    assert lines[2].startswith("WARN  others        not looked at")
+    assert lines[-1] == "0 OK, 1 WARN, 2 FAIL"
+    assert "pk_test_fake" not in result.output
+
+
+def test_wrong_handlers_are_shown(
+    monkeypatch: pytest.MonkeyPatch, make_handlers: MakeHandlers
+) -> None:
+    """Each wrong module is a FAIL line, and everything else is looked at all the same."""
+    package = make_handlers(v1_customer_createdd="", v1_invoice_paid="def handle(): pass")
+    monkeypatch.setenv("HANDLERS_PACKAGE", package)
+    result = flask("doctor", "--no-ping")
+    fails = [line for line in result.stdout.splitlines() if line.startswith("FAIL  handlers")]
+    assert result.exit_code == 1
+    assert [line.split()[2] for line in fails] == [
+        f"{package}/v1_customer_createdd.py:",
+        f"{package}/v1_invoice_paid.py:",
+    ]
+    assert "OK    inbox" in result.stdout
+    assert "FAIL  key" in result.stdout  # nobody listens there
+
+
+@pytest.mark.parametrize(
+    "command", [["handlers", "list"], ["nonsense"], ["--help"], ["routes"], ["run"]]
+)
+def test_every_other_command_says_what_is_wrong(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other commands end with the problems alone, as the service does: none runs half."""
+    monkeypatch.setenv("PORT", "http")
+    result = flask(*command)
+    assert isinstance(result.exception, StartError)
+    assert "PORT is 'http'" in str(result.exception)
+
+
+def test_a_server_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of ``flask`` nothing is made of wrong settings."""
+    monkeypatch.setenv("PORT", "http")
+    with pytest.raises(StartError):
+        create_app()
+
+
+def test_a_service_that_can_start_has_all_commands() -> None:
+    """With right settings the doctor is one command among others."""
+    result = flask("--help")
+    assert result.exit_code == 0
+    for name in ("destination", "doctor", "events", "handlers"):
+        assert f"\n  {name} " in result.stdout
