@@ -45,6 +45,11 @@ def duration(seconds: float) -> str:
     return f"{int(seconds)} s"
 
 
+def count(number: int, word: str) -> str:
+    """Return the number with its word, in the plural unless it is one."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
 def few(names: list[str], most: int = 5) -> str:
     """Return the names with commas, the first ``most`` of them."""
     more = len(names) - most

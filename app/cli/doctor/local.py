@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from app.cli.destination.compare import mode
-from app.cli.doctor.lines import Level, Line, duration, few
+from app.cli.doctor.lines import Level, Line, count, duration, few
 from app.errors import StartError, Unavailable
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ def problems(what: str, error: StartError) -> Iterator[Line]:
 
 def settings_lines(settings: Settings) -> Iterator[Line]:
     """Yield what the settings say."""
-    number = len(settings.stripe_webhook_secrets)
-    secrets = "1 signing secret" if number == 1 else f"{number} signing secrets"
+    secrets = count(len(settings.stripe_webhook_secrets), "signing secret")
     text = f"{settings.processing} mode, a {mode(live=settings.livemode)} key, {secrets}"
     if settings.stripe_api_base and settings.livemode:
         yield Line(
@@ -56,8 +55,7 @@ def settings_lines(settings: Settings) -> Iterator[Line]:
 def handlers_lines(registry: Registry, settings: Settings) -> Iterator[Line]:
     """Yield what is plugged in."""
     if registry.modules:
-        number = len(registry.modules)
-        types = "1 event type" if number == 1 else f"{number} event types"
+        types = count(len(registry.modules), "event type")
         text = f"{types} and a fallback, in {settings.handlers_package}"
         yield Line(Level.OK, "handlers", text)
     else:

@@ -22,7 +22,7 @@ from app.cli.destination.compare import (
     takes_thin,
     url_of,
 )
-from app.cli.doctor.lines import Level, Line, duration, few
+from app.cli.doctor.lines import Level, Line, count, duration, few
 from app.cli.stripe_errors import StripeFailedError, checked, explained
 from app.errors import StartError, Unavailable
 
@@ -166,7 +166,9 @@ class Account:
                 Level.FAIL,
                 "types",
                 f"not enabled at Stripe, so their handlers are never called: {few(sorted(dead))}",
-                f"`flask destination sync {here[0].id}`",
+                f"`flask destination sync {working[0].destination.id}`"
+                if working
+                else "See what is wrong with the destinations, above",
             )
 
     def _destination(self, comparison: Comparison) -> Iterator[Line]:
@@ -178,7 +180,7 @@ class Account:
             remedy = f"The fallback takes them, or `flask destination sync {one.id} --prune`"
             yield Line(Level.WARN, what, text, remedy)
         elif not comparison.problems:
-            types = f"{len(comparison.matched)} handled types" if self.registry else "events"
+            types = count(len(comparison.matched), "handled type") if self.registry else "events"
             yield Line(Level.OK, what, f"{one.id} sends {types} to {url_of(one)}")
 
     def _ping(self, one: EventDestination) -> Line:
@@ -187,7 +189,7 @@ class Account:
         try:
             with explained():
                 event_id = checked(self.client.v2.core.event_destinations.ping(one.id)).id
-            event = self._wait(event_id, begin + self.options.wait)
+            event = self._wait(event_id, time.monotonic() + self.options.wait)
         except StripeFailedError as error:
             forbidden = isinstance(error.__cause__, stripe.PermissionError)
             level = Level.WARN if forbidden else Level.FAIL

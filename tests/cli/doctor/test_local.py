@@ -82,6 +82,18 @@ class TestInbox:
             assert "hidden_word" not in found.result.output
             assert found.about("pending") == found.about("dead") == []
 
+    def test_read_only(self, make_ours: Callable[..., Receiver], postgresql_url: str) -> None:
+        """An inbox that can be read and not written is a FAIL: that is how a replica looks."""
+        receiver = make_ours(database_url=postgresql_url)
+        receiver.service.inbox.check()
+        name = postgresql_url.rpartition("/")[2].partition("?")[0]
+        change = f"ALTER DATABASE {name} SET default_transaction_read_only = on"
+        by_hand.execute(postgresql_url, change)
+        receiver.service.inbox.close()
+        ((level, text),) = examine(receiver, "--no-ping").about("inbox")
+        assert level == "FAIL"
+        assert "cannot be reached or written" in text
+
     def test_of_a_newer_version(self, ours: Receiver) -> None:
         """An inbox that a newer version has changed says so."""
         ours.service.inbox.check()
@@ -138,15 +150,17 @@ class TestInbox:
     ) -> None:
         """In queue mode SQLite has to lie on a disk that stays; in inline mode it need not."""
         mounts = tmp_path / "mounts"
-        place = str(tmp_path).replace(" ", r"\040")
+        place = str(tmp_path / "a disk").replace(" ", r"\040")
         mounts.write_text(
-            "22 1 8:1 / / rw - btrfs /dev/sda rw\n"
             f"23 22 0:5 / {place} rw shared:1 - {kind} none rw\n"
-            "24 22 0:6 / /somewhere/else rw - tmpfs none rw\n",
+            "24 22 0:6 / /somewhere/else rw - tmpfs none rw\n"
+            "22 1 8:1 / / rw - btrfs /dev/sda rw\n",
             encoding="utf-8",
         )
         monkeypatch.setattr(local, "MOUNTS", mounts)
-        lines = examine(make_ours(processing=processing), "--no-ping").about("inbox")
+        url = f"sqlite:///{tmp_path}/a disk/inbox.sqlite3"
+        receiver = make_ours(processing=processing, database_url=url)
+        lines = examine(receiver, "--no-ping").about("inbox")
         assert [line[0] for line in lines] == [level]
         assert (f"lies on {kind}, which goes with the container" in lines[0][1]) is (
             level == "FAIL"
