@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -309,6 +310,21 @@ class TestPing:
         """Nothing is sent to a disabled destination."""
         name = stripe_api.destinations.add(WEBHOOK, [TYPE], status="disabled")
         assert "disabled" in refusal(client.v2.core.event_destinations.ping, name)
+
+    def test_end_waits_for_deliveries(
+        self, stripe_api: StripeApi, client: stripe.StripeClient
+    ) -> None:
+        """What is on its way when the stand-in ends arrives before it has ended."""
+        taker = Host()
+
+        def slow(environ: Any, start_response: Any) -> Any:
+            time.sleep(0.3)
+            return taker(environ, start_response)
+
+        with serving(slow) as url:
+            client.v2.core.event_destinations.ping(stripe_api.destinations.add(url, [TYPE]))
+            stripe_api.destinations.close()
+            assert len(taker.got) == 1
 
     def test_host_that_is_away(self, client: stripe.StripeClient, stripe_api: StripeApi) -> None:
         """A host that cannot be reached gets nothing, and the ping is answered all the same."""

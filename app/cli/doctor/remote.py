@@ -217,8 +217,12 @@ class Account:
                 " the destination's signing secret in STRIPE_WEBHOOK_SECRET? Stripe's Workbench"
                 " shows what was answered",
             )
+        if not event.outcome:
+            text = f"{one.id}: a ping came, and was not run within {wait}"
+            queue = self.settings.processing == "queue"
+            remedy = "Start a worker: `flask worker`" if queue else "Its callback still runs"
+            return Line(Level.WARN, "ping", text, remedy)
         if event.outcome != "handled":
-            became = f"became {event.outcome}" if event.outcome else f"was not run within {wait}"
-            remedy = f"See the service's log for {event.id}"
-            return Line(Level.WARN, "ping", f"{one.id}: a ping came, and {became}", remedy)
+            text = f"{one.id}: a ping came, and became {event.outcome}"
+            return Line(Level.WARN, "ping", text, f"See the service's log for {event.id}")
         return Line(Level.OK, "ping", f"{one.id}: a ping came and was handled in {seconds:.1f} s")

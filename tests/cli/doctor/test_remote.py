@@ -263,8 +263,19 @@ class TestPing:
         assert level == "WARN"
         assert text.startswith(f"{name}: a ping came, and became failed -> See the service's log")
 
-    def test_no_worker(self, ours: Receiver, stripe_api: StripeApi) -> None:
-        """A ping that was recorded and nobody runs is a warning, after the time."""
+    @pytest.mark.parametrize(
+        ("processing", "remedy"),
+        [("inline", "Its callback still runs"), ("queue", "Start a worker: `flask worker`")],
+    )
+    def test_not_run(
+        self,
+        processing: str,
+        remedy: str,
+        make_ours: Callable[..., Receiver],
+        stripe_api: StripeApi,
+    ) -> None:
+        """A ping that was recorded and nobody has run is a warning, after the time."""
+        ours = make_ours(processing=processing)
         name = stripe_api.destinations.add(URL, TYPES)
         notification = samples.notification(PING)
         stripe_api.put(f"{PATH}/{name}/ping", samples.event(notification))
@@ -274,9 +285,9 @@ class TestPing:
             ours.service.settings.database_url,
             "UPDATE events SET state = 'pending', outcome = NULL",
         )
-        ((level, text),) = examine(ours, "--wait", "0.1").about("ping")
-        assert level == "WARN"
-        assert text.startswith(f"{name}: a ping came, and was not run within 0.1 s")
+        assert examine(ours, "--wait", "0.1").about("ping") == [
+            ("WARN", f"{name}: a ping came, and was not run within 0.1 s -> {remedy}")
+        ]
 
     @pytest.mark.parametrize(
         ("status", "level", "said"),
