@@ -317,7 +317,7 @@ class TestErrorsOfStripe:
     def test_reset(self, make: Make, stripe_api: StripeApi) -> None:
         """A connection that is reset each time."""
         stripe_api.reset(LIST, times=3)
-        assert "cannot be reached: the connection was reset" in self.said(run(make(), "--yes"))
+        assert "cannot be reached: the connection broke off" in self.said(run(make(), "--yes"))
 
     def test_page_that_expires_while_the_list_is_read(
         self, make: Make, stripe_api: StripeApi, monkeypatch: pytest.MonkeyPatch
