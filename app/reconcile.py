@@ -298,8 +298,7 @@ class Reconciler:
 
     def _bury_poison(self) -> None:
         while buried := self._inbox.bury_poison():
-            event_id, event_type, attempt = buried
-            log.error("event_crashed", event_id=event_id, event_type=event_type, attempt=attempt)
+            log.error("event_crashed", **buried)
 
 
 def report(gap: Gap, recorded: int) -> None:

@@ -265,9 +265,13 @@ class Inbox:
         row = self._write(statement, token=token, lease_seconds=self._lease_seconds, **parameters)
         return _accepted(row, token).claim if row else None
 
-    def bury_poison(self) -> tuple[str, str, int] | None:
-        """Give up on one event that has killed too many processes: its id, type and attempt."""
-        return self._write(statements.BURY_POISON, max_crashes=self._max_crashes)
+    def bury_poison(self) -> dict[str, object] | None:
+        """Give up on one event that has killed too many processes. Returns what to call it."""
+        row = self._write(statements.BURY_POISON, max_crashes=self._max_crashes)
+        if row is None:
+            return None
+        names = zip(("event_id", "event_type", "attempt", "context"), row, strict=True)
+        return {name: value for name, value in names if value is not None}
 
     def note_retry(self, event_id: str, *, by: str, why: str | None, again: bool = False) -> bool:
         """Write down who has the event run again, and why. False when it cannot be."""
