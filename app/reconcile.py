@@ -57,6 +57,9 @@ KEPT = 30 * 24 * 3600
 #: The shortest time, in seconds, for which nobody else takes the turn of one that may have died.
 TERM = 60.0
 
+#: Seconds by which each event that is recorded is due before the next one.
+BEFORE = 1e-6
+
 #: What a notification is made of. Of an event, the rest is fetched when it is needed.
 FIELDS = ("id", "object", "type", "livemode", "created", "context", "reason", "related_object")
 
@@ -162,7 +165,11 @@ class Reconciler:
 
         Those that a delivery brought meanwhile are left as they are.
         """
-        recorded = sum(self._bring_back(each.event) for each in gap.missing)
+        count = len(gap.missing)
+        recorded = sum(
+            self._bring_back(each.event, (count - place) * BEFORE)
+            for place, each in enumerate(gap.missing)
+        )
         for window in gap.windows:
             # What Stripe lists no longer nobody can read: a window that begins there leaves no gap.
             begin = 0.0 if window.late else window.begin
@@ -279,8 +286,9 @@ class Reconciler:
             except Refused as error:
                 raise stripe.APIError(f"a listed event cannot be read: {error.message}") from None
 
-    def _bring_back(self, event: NewEvent) -> bool:
-        recorded = self._inbox.bring_back(event, aside=event.livemode != self._livemode)
+    def _bring_back(self, event: NewEvent, ahead: float) -> bool:
+        aside = event.livemode != self._livemode
+        recorded = self._inbox.bring_back(event, aside=aside, ahead=ahead)
         if recorded:
             log.info(
                 "event_brought_back",
@@ -298,8 +306,7 @@ class Reconciler:
 
     def _bury_poison(self) -> None:
         while buried := self._inbox.bury_poison():
-            event_id, event_type, attempt = buried
-            log.error("event_crashed", event_id=event_id, event_type=event_type, attempt=attempt)
+            log.error("event_crashed", **buried)
 
 
 def report(gap: Gap, recorded: int) -> None:

@@ -45,8 +45,8 @@ class Settings:
     stripe_api_key: str = field(repr=False)
     stripe_webhook_secrets: tuple[str, ...] = field(repr=False)
     stripe_api_base: str | None = None
-    stripe_rate_limit: int | None = None
     database_url: str = field(default=DEFAULT_DATABASE_URL, repr=False)
+    stripe_rate_limit: int | None = None
     handlers_package: str = "handlers"
     processing: str = "inline"
     port: int = 4242

@@ -152,8 +152,7 @@ class Worker:
                 return None
             self._tidied = time.monotonic()
         while buried := self._inbox.bury_poison():
-            event_id, event_type, attempt = buried
-            log.error("event_crashed", event_id=event_id, event_type=event_type, attempt=attempt)
+            log.error("event_crashed", **buried)
         claim = self._inbox.claim_left_behind(livemode=self._livemode)
         if claim is not None:
             self._tidied = float("-inf")  # there may be more

@@ -222,7 +222,7 @@ class TestWindow:
 
     def test_last_minutes_are_left_to_deliveries(self, lab: Lab) -> None:
         """The list is not complete yet, and the event is on its way."""
-        lab.put("evt_1", LAG - 60)
+        lab.put("evt_1", FEW)
         lab.put("evt_2", LAG + 60)
         assert lab.missing() == ["evt_2"]
 
@@ -373,10 +373,10 @@ class TestRecord:
             lab.put(f"evt_{number}", HOUR - number)
         bring_back = Inbox.bring_back
 
-        def fail_at_the_last(self: Inbox, event: NewEvent, *, aside: bool = False) -> bool:
+        def fail_at_the_last(self: Inbox, event: NewEvent, **more: Any) -> bool:
             if event.id == "evt_2":
                 raise Unavailable("away", reason="away")
-            return bring_back(self, event, aside=aside)
+            return bring_back(self, event, **more)
 
         # The real inbox, but for one statement: no database can be away at a moment of our choice.
         with monkeypatch.context() as patch:
@@ -403,6 +403,15 @@ class TestRun:
             ("evt_1", "acct_1"),
         ]
         assert lab.receiver.event("evt_1").state == "done"
+
+    def test_many_run_in_their_order(self, make_lab: Callable[..., Lab]) -> None:
+        """However many are recorded within one tick of the database's clock."""
+        lab = make_lab()
+        expected = [f"evt_{number * 7 % 30}" for number in range(30)]
+        for place, event_id in enumerate(expected):
+            lab.put(event_id, HOUR - place)
+        lab.close()
+        assert [claim.event_id for claim, _ in lab.reconciler.run_open()] == expected
 
     def test_failed_one_stays_and_the_others_run(self, make_lab: Callable[..., Lab]) -> None:
         """The next run tries it again, until it succeeds."""

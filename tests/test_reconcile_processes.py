@@ -9,6 +9,7 @@ import contextlib
 import functools
 import random
 import secrets
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -99,6 +100,14 @@ class World:
         process.process.kill()
         process.wait()
 
+    def kill_while_it_reads(self) -> None:
+        """Start the command, and kill it while it waits for one of the pages."""
+        held: list[threading.Event] = []
+        pages = self.chance.randint(1, 20)
+        self.api.events.after_page(pages, lambda: held.append(self.api.hold("/v2/core/events")))
+        self.kill_when(lambda: bool(held))
+        held[0].set()
+
     def brought_back(self) -> set[str]:
         """Return the ids of all that was brought back."""
         rows = by_hand.select(self.url, "events WHERE source = 'reconcile'")
@@ -129,7 +138,7 @@ def test_exactly_what_was_dropped_is_brought_back_once(
     late = world.chance.sample(sorted(dropped), LATE)
 
     with contextlib.closing(world.inbox), ThreadPoolExecutor(1) as pool:
-        world.kill_when(lambda: len(stripe_api.asked) >= world.chance.randint(3, 20))
+        world.kill_while_it_reads()
         assert world.brought_back() == set()
         delivering = pool.submit(_deliver_late, receiver, [world.bodies[id_] for id_ in late])
         limit = world.chance.randint(5, 60)

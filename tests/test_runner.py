@@ -323,6 +323,47 @@ def test_lines_of_a_callback_carry_the_event(
     assert {tuple(line[name] for name in about) for line in logged} == {("evt_1", TYPE, "acct_1")}
 
 
+#: Ends of a run, each with the lines that are written of it.
+ENDINGS = {
+    "raised": ("    raise ValueError\n", {"callback_raised"}),
+    "gave up": ("    from app import GiveUp\n    raise GiveUp('no')\n", {"callback_gave_up"}),
+    "limited": ("    notif.fetch_event()\n", {"stripe_rate_limited", "callback_raised"}),
+}
+
+
+@pytest.mark.parametrize("ending", list(ENDINGS))
+@pytest.mark.parametrize("mode", ["inline", "queue"])
+def test_every_line_about_an_event_has_its_context(
+    make_receiver: MakeReceiver,
+    stripe_api: StripeApi,
+    capsys: pytest.CaptureFixture[str],
+    mode: str,
+    ending: str,
+) -> None:
+    """Whose event it is stands in each line of it: of its delivery, its runs, and its end."""
+    source, names = ENDINGS[ending]
+    receiver = make_receiver(
+        module(source),
+        processing=mode,
+        max_attempts=2,
+        retry_base_seconds=0.01,
+        stripe_api_base=stripe_api.url,
+        stripe_rate_limit=1000,
+    )
+    stripe_api.fail(status=429)
+    receiver.deliver(samples.notification(TYPE, event_id="evt_1", context="acct_1"))
+    if mode == "queue":
+        receiver.service.worker.start(1)
+        wait_for(lambda: receiver.event("evt_1").state == "dead")
+        receiver.service.worker.join()
+        names = names | {"attempt"}
+
+    found = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert names | {"delivery"} <= {line["event"] for line in found}
+    about = [line for line in found if line["event"] in names or "event_id" in line]
+    assert {(line["event_id"], line["context"]) for line in about} == {("evt_1", "acct_1")}
+
+
 def test_runner_that_lost_its_claim_does_not_settle(
     make_receiver: MakeReceiver, database_url: str
 ) -> None:

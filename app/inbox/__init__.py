@@ -265,9 +265,13 @@ class Inbox:
         row = self._write(statement, token=token, lease_seconds=self._lease_seconds, **parameters)
         return _accepted(row, token).claim if row else None
 
-    def bury_poison(self) -> tuple[str, str, int] | None:
-        """Give up on one event that has killed too many processes: its id, type and attempt."""
-        return self._write(statements.BURY_POISON, max_crashes=self._max_crashes)
+    def bury_poison(self) -> dict[str, object] | None:
+        """Give up on one event that has killed too many processes. Returns what to call it."""
+        row = self._write(statements.BURY_POISON, max_crashes=self._max_crashes)
+        if row is None:
+            return None
+        names = zip(("event_id", "event_type", "attempt", "context"), row, strict=True)
+        return {name: value for name, value in names if value is not None}
 
     def note_retry(self, event_id: str, *, by: str, why: str | None, again: bool = False) -> bool:
         """Write down who has the event run again, and why. False when it cannot be."""
@@ -399,14 +403,16 @@ class Inbox:
         """Return which of these events the inbox has."""
         return {row[0] for row in self._read(reconcile.KNOWN, ids=event_ids)}
 
-    def bring_back(self, event: NewEvent, *, aside: bool = False) -> bool:
+    def bring_back(self, event: NewEvent, *, aside: bool = False, ahead: float = 0.0) -> bool:
         """Record an event that no delivery brought. False when the inbox has it already.
 
-        It is pending then, or put ``aside`` as one of the other mode. When this returns it is on
-        the disk.
+        It is pending then, or put ``aside`` as one of the other mode. It is due since ``ahead``
+        seconds: the clock of a database is too coarse to tell which of many was recorded first.
+        When this returns it is on the disk.
         """
         statement = reconcile.BRING_BACK_ASIDE if aside else reconcile.BRING_BACK
-        return self._write(statement, durable=True, **_values(event)) is not None
+        row = self._write(statement, durable=True, **_values(event), ahead=ahead)
+        return row is not None
 
     def open_ids(self, *, livemode: bool) -> list[str]:
         """Return the events that were brought back, are due and not settled, the first first."""

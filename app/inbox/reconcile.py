@@ -23,10 +23,11 @@ def _bring_back(**values: object) -> Any:
 
     What is there stays as it is: a delivery may have come since the list was read.
     """
-    row = _new_row(attempt=number(0), source=word("reconcile"), **values)
+    due = now() - sa.bindparam("ahead", type_=sa.Double)
+    own = {"attempt": number(0), "deliveries": number(0), "due_at": due}
     return (
         insert(events)
-        .values({**row, "deliveries": number(0)})
+        .values({**_new_row(source=word("reconcile"), **values), **own})
         .on_conflict_do_nothing(index_elements=[events.c.id])
         .returning(events.c.id)
     )
@@ -48,7 +49,7 @@ _is_open = sa.and_(
 )
 
 #: What reconciliation brought back and nothing has settled yet, the first one first.
-OPEN = sa.select(events.c.id).where(_is_open).order_by(events.c.received_at, events.c.id)
+OPEN = sa.select(events.c.id).where(_is_open).order_by(events.c.due_at, events.c.id)
 
 #: Claims one of them.
 CLAIM_OPEN = (

@@ -338,7 +338,7 @@ BURY_POISON = (
         ).scalar_subquery()
     )
     .values(**_buried, crashes=events.c.crashes + _one, settled_at=now())
-    .returning(events.c.id, events.c.type, events.c.attempt)
+    .returning(events.c.id, events.c.type, events.c.attempt, events.c.context)
 )
 
 PAUSE = (

@@ -252,7 +252,12 @@ class TestCrashes:
         assert inbox.claim_left_behind(livemode=False) is not None
         assert inbox.claim_left_behind(livemode=False) is None
 
-        assert inbox.bury_poison() == ("evt_1", "v1.customer.created", 3)
+        assert inbox.bury_poison() == {
+            "event_id": "evt_1",
+            "event_type": "v1.customer.created",
+            "attempt": 3,
+            "context": "acct_1",
+        }
         assert inbox.bury_poison() is None
         assert state(inbox) == ("dead", "crashed")
         assert outcomes(inbox) == [(1, "crashed"), (2, "crashed"), (3, "crashed")]

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from app.inbox import Claim, Failure, Inbox, NewEvent
+from app.reconcile import BEFORE
 from tests import by_hand
 
 EVENT = NewEvent(
@@ -109,12 +110,14 @@ class TestOpen:
 
     def test_in_their_order(self, inbox: Inbox) -> None:
         """The first one first; those of deliveries and of the other mode are left out."""
-        for number in (3, 1, 2):
-            inbox.bring_back(replace(EVENT, id=f"evt_{number}"))
+        for place, number in enumerate((3, 1, 2)):
+            inbox.bring_back(replace(EVENT, id=f"evt_{number}"), ahead=(3 - place) * BEFORE)
         inbox.record(replace(EVENT, id="evt_4"))
         inbox.bring_back(replace(EVENT, id="evt_5", livemode=True))
         assert inbox.open_ids(livemode=False) == ["evt_3", "evt_1", "evt_2"]
         assert inbox.open_ids(livemode=True) == ["evt_5"]
+        order = [inbox.claim_due(livemode=False) for _ in range(3)]
+        assert [claim and claim.event_id for claim in order] == ["evt_3", None, None]  # one object
 
     def test_it_is_claimed_once(self, inbox: Inbox) -> None:
         """While it runs and when it is done nobody else gets it."""
@@ -157,7 +160,9 @@ class TestOpen:
         claims = [claim_open(inbox) for _ in range(4)]
         assert [claim and claim.attempt for claim in claims] == [1, 2, 3, None]
         assert inbox.open_ids(livemode=False) == []
-        assert inbox.bury_poison() == ("evt_1", "v1.customer.created", 3)
+        buried = inbox.bury_poison()
+        assert buried is not None
+        assert (buried["event_id"], buried["context"]) == ("evt_1", "acct_1")
 
 
 class TestWatermarks:
