@@ -10,6 +10,9 @@ text of another exception, because Stripe keeps answers and shows them in its da
 
 from __future__ import annotations
 
+#: Seconds that an event can be put off. Stripe lists and resends events for thirty days.
+LONGEST_DELAY = 30 * 86400.0
+
 
 class StartError(SystemExit):
     """The service cannot start as it is configured.
@@ -44,8 +47,11 @@ class RetryLater(Exception):
     """
 
     def __init__(self, seconds: float, reason: str = "the callback asked for it") -> None:
-        """Take the ``seconds`` to wait, and the ``reason`` for the person who looks at it."""
-        self.seconds = max(0.0, float(seconds))
+        """Take the ``seconds`` to wait, and the ``reason`` for the person who looks at it.
+
+        More than thirty days are thirty days: Stripe keeps an event no longer.
+        """
+        self.seconds = min(max(0.0, float(seconds)), LONGEST_DELAY)
         self.reason = str(reason)
         super().__init__(f"again in {self.seconds:g} s: {self.reason}")
 

@@ -139,7 +139,7 @@ class Leases:
         except Unavailable as error:
             self._failing = True
             log.warning("lease_not_renewed", reason=error.reason)
-        except Exception:  # whatever it is, ending this thread would end every lease
+        except (Exception, SystemExit):  # whatever it is, ending this thread would end every lease
             self._failing = True
             log.exception("lease_not_renewed")
 

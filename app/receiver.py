@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import stripe
+import structlog
 from typing_extensions import TypeIs
 
 from app.errors import Deferred, Refused, Unavailable
@@ -23,6 +24,8 @@ from app.inbox import Inbox, NewEvent
 from app.runner import Runner
 from app.settings import Settings
 from app.worker import Worker
+
+log = structlog.get_logger(__name__)
 
 #: Seconds that a signature may be old, or ahead of this machine's clock. The SDK has no bound
 #: for the second (https://docs.stripe.com/webhooks#replay-attacks).
@@ -117,6 +120,9 @@ class Receiver:
             return self._runner.run(accepted.claim)
         if accepted.state == "running":
             raise self._running()
+        if accepted.outcome == "crashed":
+            # Maybe given up on right now, and a delivery that is answered 200 is the last one.
+            log.error("event_crashed", event_id=event.id, event_type=event.type)
         return "duplicate"
 
     def _record(self, event: NewEvent, delivery: Delivery) -> str:

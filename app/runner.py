@@ -125,15 +125,16 @@ class Runner:
     def _judge(self, run: _Run, error: BaseException) -> tuple[str, Callable[[], bool]]:
         """Say what an ``error`` means: for an event that it can never, or not now, be run."""
         claim = run.claim
-        failure = Failure(self._redact(_reason(error)), self._redact(_traceback(error)))
+        failure = Failure(self._reason(error), self._traceback(error))
         if not run.entered and not isinstance(error, PASSING):
             # Not the whole reason, which may quote the body. The inbox has it.
             log.error("event_unreadable", attempt=claim.attempt, reason=type(error).__name__)
             return "unreadable", lambda: self._inbox.bury(claim, "unreadable", failure)
         if isinstance(error, GiveUp):
-            reason = _clean(str(getattr(error, "reason", error)))  # a subclass may have none
+            # A subclass may have none.
+            reason = self._clean(str(getattr(error, "reason", error)))
             log.error("callback_gave_up", attempt=claim.attempt, reason=reason)
-            given = replace(failure, reason=self._redact(reason))
+            given = replace(failure, reason=reason)
             return "gave_up", lambda: self._inbox.bury(claim, "gave_up", given)
         log.error("callback_raised", attempt=claim.attempt, exc_info=error)
         return self._retry(claim, error, failure)
@@ -159,6 +160,20 @@ class Runner:
             return "exhausted", lambda: self._inbox.bury(claim, "exhausted", failure)
         log.info("retry_planned", attempt=claim.attempt, delay_seconds=round(delay, 3))
         return "failed", lambda: self._inbox.fail(claim, failure)
+
+    def _reason(self, error: BaseException) -> str:
+        # format_exception_only() survives an exception whose own __str__ raises.
+        return self._clean("".join(traceback.format_exception_only(error)).strip())
+
+    def _clean(self, text: str) -> str:
+        """Return ``text`` as both databases can store it, without secrets, and not long."""
+        # Secrets go first: a part of one would not be known for what it is.
+        return self._redact(_storable(text))[:REASON_LENGTH]
+
+    def _traceback(self, error: BaseException) -> str:
+        """Return the traceback as it is printed: with lines of code, without local variables."""
+        printed = "".join(traceback.format_exception(error))
+        return self._redact(_storable(printed))[-TRACEBACK_LENGTH:]
 
     def _settle(self, claim: Claim, settle: Callable[[], bool]) -> None:
         try:
@@ -201,26 +216,11 @@ def _wrap(module: Module) -> Callback:
     return call
 
 
-def _reason(error: BaseException) -> str:
-    # format_exception_only() survives an exception whose own __str__ raises.
-    return _clean("".join(traceback.format_exception_only(error)).strip())
-
-
-def _traceback(error: BaseException) -> str:
-    """Return the traceback as it is printed: with lines of code, without local variables."""
-    return _storable("".join(traceback.format_exception(error)))[-TRACEBACK_LENGTH:]
-
-
 def _retry_after(error: BaseException) -> float:
     """Return for how many seconds Stripe's API asks to be left alone."""
     headers = getattr(error, "headers", None) or {}
     asked = str({str(name).lower(): value for name, value in headers.items()}.get("retry-after"))
     return float(asked) if asked.isascii() and asked.isdigit() else 0.0
-
-
-def _clean(text: str) -> str:
-    """Return ``text`` as both databases can store it, and not long."""
-    return _storable(text)[:REASON_LENGTH]
 
 
 def _storable(text: str) -> str:

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import structlog
 
-from app.errors import DeliveryError, Unavailable
+from app.errors import DeliveryError, StartError, Unavailable
 from app.inbox import Claim, Inbox
 from app.leases import Leases
 from app.runner import Runner
@@ -29,6 +29,13 @@ TIDY_SECONDS = 1.0
 #: Seconds after which an event that is given back can be taken: the process that gave it back has
 #: ended by then, and the callback with it.
 RELEASE_SECONDS = 1.0
+
+#: Seconds after an outage of the inbox in which nothing is taken for left behind: the leases may
+#: have ended of callbacks that still run, and their processes need a moment to renew them.
+GRACE_SECONDS = 6.0
+
+#: Seconds of a claim after which the inbox counts as having been away.
+SLOW_SECONDS = 1.0
 
 
 class Worker:
@@ -53,6 +60,7 @@ class Worker:
         self._calls = 0
         self._has_lookout = False
         self._running: set[Claim] = set()
+        self._suspects: set[Claim] = set()
         self._threads: list[threading.Thread] = []
         self._tidied = float("-inf")
         self._tidying = threading.Lock()
@@ -95,7 +103,10 @@ class Worker:
 
     def release(self) -> None:
         """Give back what still runs, right before the process ends and the callbacks with it."""
+        begun = time.monotonic()
         for claim in list(self._running):
+            if time.monotonic() > begun + RELEASE_SECONDS / 2:
+                return  # what was given back may soon be taken: end now, the other leases end too
             with suppress(Unavailable):  # its lease ends by itself
                 released = self._inbox.release(claim, RELEASE_SECONDS)
                 log.warning("event_released", **_names(claim), released=released)
@@ -123,27 +134,37 @@ class Worker:
             self._has_lookout = False
 
     def _claim(self) -> Claim | None:
+        started = time.monotonic()
         try:
             if self._leases.are_behind():
                 return None
             claim = self._tidy() or self._inbox.claim_due(livemode=self._livemode)
             if claim is not None and self._leases.holds(claim.event_id):
                 # It still runs here, under a claim that another process took over meanwhile.
+                self._suspects.discard(claim)
                 self._inbox.release(claim, self._leases.seconds)
                 return None
-        except Unavailable as error:
+        except (Unavailable, StartError) as error:
             self._say_away(error)
             return None
         except Exception:  # whatever it is, ending this thread would end its share of the work
             log.exception("claim_failed")
             return None
         self._away = False
+        if time.monotonic() > started + SLOW_SECONDS:
+            self._leave_others_alone()
         return claim
 
-    def _say_away(self, error: Unavailable) -> None:
+    def _say_away(self, error: Unavailable | StartError) -> None:
+        self._leave_others_alone()
         if not self._away:  # once for each time that it is away, not at every look
             self._away = True
-            log.warning("inbox_unavailable", reason=error.reason)
+            # A newer version may have changed the tables: this process is to be replaced by one.
+            reason = error.reason if isinstance(error, Unavailable) else str(error)
+            log.warning("inbox_unavailable", reason=reason)
+
+    def _leave_others_alone(self) -> None:
+        self._tidied = time.monotonic() + GRACE_SECONDS - TIDY_SECONDS
 
     def _tidy(self) -> Claim | None:
         """Once in a while give up on what kills its processes, and take what they left behind."""
@@ -153,9 +174,13 @@ class Worker:
             self._tidied = time.monotonic()
         while buried := self._inbox.bury_poison():
             log.error("event_crashed", **buried)
+        if self._suspects:
+            # One at a time: those that were left behind together may not be so again, beside the
+            # one that ends its process.
+            return None
         claim = self._inbox.claim_left_behind(livemode=self._livemode)
         if claim is not None:
-            self._tidied = float("-inf")  # there may be more
+            self._suspects.add(claim)
             log.warning("event_left_behind", **_names(claim))
         return claim
 
@@ -171,6 +196,9 @@ class Worker:
             outcome = "failed"
         finally:
             self._running.discard(claim)
+            if claim in self._suspects:
+                self._suspects.discard(claim)
+                self._tidied = float("-inf")  # there may be more
         duration = round((time.perf_counter() - started) * 1000, 2)
         write = log.info if outcome == "handled" else log.warning
         write("attempt", **_names(claim), outcome=outcome, duration_ms=duration)
@@ -179,7 +207,7 @@ class Worker:
         while not self._stopping.is_set():
             try:
                 self._inbox.listen(self.wake, self._stopping)
-            except Unavailable:
+            except (Unavailable, StartError):
                 self._stopping.wait(POLL_SECONDS)
             else:
                 return

@@ -442,3 +442,20 @@ def test_one_handler_serves_all(make_receiver: MakeReceiver) -> None:
     receiver = make_receiver()
     assert isinstance(receiver.service.receiver, Core)
     assert receiver.service.receiver._runner is receiver.service.runner  # noqa: SLF001 - the wiring
+
+
+def test_event_that_ends_its_process_is_told_when_it_is_given_up_on(
+    make_receiver: MakeReceiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In inline mode the delivery that finds it so is answered 200, so an error has to say it."""
+    receiver = make_receiver(module(""), max_crashes=1)
+    notification = samples.notification(TYPE)
+    accept(receiver, notification)
+    by_hand.execute(receiver.service.settings.database_url, "UPDATE events SET lease_until = 0")
+
+    answer = receiver.deliver(notification)
+
+    assert answer.json == {"success": True, "outcome": "duplicate"}
+    assert receiver.event(notification["id"]).state == "dead"
+    (line,) = lines(capsys, "event_crashed")
+    assert (line["level"], line["event_id"]) == ("error", notification["id"])

@@ -120,6 +120,7 @@ ACCEPT = _first.on_conflict_do_update(
         "claimed_at": _if_claimable("claimed_at"),
         "lease_until": _if_claimable("lease_until", poison=sa.null()),
         "holds": sa.case((_is_poison(events), sa.null()), else_=events.c.holds),
+        "settled_at": sa.case((_is_poison(events), now()), else_=events.c.settled_at),
         "crashes": sa.case((_expired(events), events.c.crashes + _one), else_=events.c.crashes),
     },
 ).returning(*_answer)
@@ -191,6 +192,11 @@ SETTLE = (
             sa.and_(
                 events.c.state == sa.bindparam("state"),
                 events.c.outcome == sa.bindparam("outcome"),
+            ),
+            # Given back while it ran, and ended after all before anybody took it.
+            sa.and_(
+                events.c.state == _word("pending"),
+                events.c.outcome == _word("released"),
             ),
         ),
     )

@@ -273,6 +273,7 @@ class TestCrashes:
         event = inbox.find("evt_1")
         assert event is not None
         assert event.reason == "its process ended again and again with no word of what became of it"
+        assert event.settled_at is not None
 
     def test_a_word_forgives_crashes(self, make_inbox: Callable[..., Inbox]) -> None:
         """Only crashes in a row count: a failure says that the process lived."""
@@ -297,6 +298,21 @@ class TestCrashes:
         inbox.release(again, LONG)
         assert due(inbox) is None
         assert outcomes(inbox) == [(1, "released"), (2, "released")]
+
+    def test_success_after_a_release_counts_if_nobody_took_it(self, inbox: Inbox) -> None:
+        """The process that gave it back may hear of the success a moment later."""
+        inbox.record(EVENT)
+        first = take(inbox)
+        inbox.release(first, 0.0)
+        assert inbox.finish(first) is True
+        assert state(inbox) == ("done", "handled")
+
+        inbox.record(numbered(2))
+        first = take(inbox)
+        inbox.release(first, 0.0)
+        second = take(inbox)
+        assert inbox.finish(first) is False
+        assert inbox.finish(second) is True
 
 
 EXPIRE = "UPDATE events SET lease_until = 0"

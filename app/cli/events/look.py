@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from flask.cli import with_appcontext
 
-from app.cli.events.wanted import explained, wanted_options
+from app.cli.events.wanted import MOST, explained, wanted_options
 from app.service import service
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ HEADINGS = ("received", "event id", "type", "state", "attempts", "outcome", "con
 
 @click.command("list")
 @wanted_options
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1))
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1, max=MOST))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
 @with_appcontext
 def list_events(wanted: Wanted, limit: int, *, as_json: bool) -> None:

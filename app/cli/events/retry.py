@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import getpass
 import socket
+import time
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 from flask.cli import with_appcontext
 
-from app.cli.events.wanted import explained, wanted_options
+from app.cli.events.wanted import MOST, explained, wanted_options
 from app.errors import CallbackFailed, DeliveryError
 from app.inbox.wanted import Wanted
 from app.service import service
@@ -43,7 +44,7 @@ def operator() -> str:
 @click.command("retry")
 @click.argument("event_ids", metavar="[ID]...", nargs=-1)
 @wanted_options
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(min=1))
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(min=1, max=MOST))
 @click.option("--why", metavar="TEXT", help="The reason, for the record.")
 @click.option("--again", is_flag=True, help="Run events again that have succeeded.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be run.")
@@ -87,7 +88,9 @@ def _chosen(
         return _named(parts, event_ids)
     if wanted == Wanted():
         raise click.UsageError("Say which: IDs, or one of --state, --type, --context, --since.")
-    states = [wanted.state] if wanted.state else ["pending", "dead"]
+    # What a dead process left behind, nobody else runs in inline mode.
+    left = [] if parts.settings.is_queue else ["running"]
+    states = [wanted.state] if wanted.state else ["pending", "dead", *left]
     selections = [Wanted(state, wanted.type, wanted.context, wanted.since) for state in states]
     count = sum(parts.inbox.count_wanted(each) for each in selections)
     found = [
@@ -118,7 +121,10 @@ def _refusal(parts: Service, event: Event, options: Options) -> str | None:
     if event.state == "done" and event.outcome == SUCCESS and not options["again"]:
         return "has succeeded; to run it a second time say --again"
     if event.state == "running":
-        return "runs now"
+        if (event.lease_until or 0.0) > time.time():
+            return "runs now"
+        if parts.settings.is_queue:
+            return "was left behind by a process that ended; a worker takes it by itself"
     return None
 
 

@@ -15,6 +15,9 @@ import click
 from app.errors import Unavailable
 from app.inbox.wanted import STATES, Wanted
 
+#: How many events can be asked for at once: what both databases count to.
+MOST = 2**31 - 1
+
 #: Seconds of the units in which a person says how far back.
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -26,6 +29,8 @@ def explained() -> Iterator[None]:
         yield
     except Unavailable as error:
         raise click.ClickException(f"The inbox is not available: {error.reason}") from None
+    except UnicodeError:
+        raise click.UsageError("An argument is not text that can be looked for.") from None
 
 
 def read_since(

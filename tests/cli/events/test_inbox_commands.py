@@ -14,6 +14,7 @@ from flask.testing import FlaskCliRunner
 from app.cli.events.retry import operator
 from app.inbox import Failure, Inbox
 from app.testing import samples
+from tests import by_hand
 from tests.conftest import Receiver
 
 TYPE = "v1.customer.created"
@@ -336,6 +337,33 @@ class TestSelection:
         receiver.service.inbox.claim_due(livemode=False)
 
         assert "evt_1: runs now" in run(receiver, "retry", "evt_1", "--yes").stderr
+
+    def test_what_a_dead_process_left_behind_is_run(self, make_receiver: Make) -> None:
+        """In inline mode nobody else would: it was answered 200 when a worker had it."""
+        receiver = make_receiver({CREATED: SUCCEEDING}, processing="queue")
+        deliver(receiver, "evt_1")
+        receiver.service.inbox.claim_due(livemode=False)
+        by_hand.execute(receiver.service.settings.database_url, "UPDATE events SET lease_until = 0")
+        queue = run(receiver, "retry", "evt_1", "--yes")
+        assert "evt_1: was left behind by a process that ended; a worker takes it" in queue.stderr
+
+        package = receiver.service.settings.handlers_package
+        inline = make_receiver(handlers_package=package)
+        assert run(inline, "retry", "--since", "1h", "--yes").exit_code == 0
+        assert state(inline, "evt_1") == ("done", "handled", 2)
+
+    @pytest.mark.parametrize(
+        "command", [["show", "evt_\udcff"], ["list", "--type", "\udcff"], ["retry", "\udcff"]]
+    )
+    def test_what_is_no_text_is_refused(self, receiver: Receiver, command: list[str]) -> None:
+        """In one sentence."""
+        refused = run(receiver, *command)
+        assert refused.exit_code == 2
+        assert "An argument is not text that can be looked for." in refused.stderr
+
+    def test_limit_has_a_limit(self, receiver: Receiver) -> None:
+        """More than a database can count to is refused before it is asked."""
+        assert run(receiver, "list", "--limit", "9" * 20).exit_code == 2
 
     def test_which_has_to_be_said(self, receiver: Receiver) -> None:
         """Neither all by accident, nor two selections at once, nor one that is not there."""
