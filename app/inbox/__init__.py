@@ -370,8 +370,14 @@ class Inbox:
 
     def attempts(self, event_id: str) -> list[Attempt]:
         """Return the attempts of the event that have ended, the first one first."""
+        event = self.find(event_id)
         rows = self._read(statements.ATTEMPTS, event_id=event_id)
-        return [Attempt(**row._asdict()) for row in rows]
+        attempts = [Attempt(**row._asdict()) for row in rows]
+        latest = _latest_attempt(event) if event else None
+        # The next one may have begun between the two questions.
+        if latest and latest.attempt not in {each.attempt for each in attempts}:
+            attempts.append(latest)
+        return attempts
 
     def retries(self, event_id: str) -> list[Note]:
         """Return who had the event run again, and why, the first one first."""
@@ -476,6 +482,22 @@ class Inbox:
     def close(self) -> None:
         """Close this thread's connection and the idle ones."""
         self._database.close()
+
+
+def _latest_attempt(event: Event) -> Attempt | None:
+    """Return the attempt that the event's own row holds, if it has ended."""
+    if event.state == "running" or event.claimed_at is None:
+        return None
+    return Attempt(
+        event_id=event.id,
+        attempt=event.attempt,
+        claimed_by=event.claimed_by,
+        started_at=event.claimed_at,
+        ended_at=event.settled_at or event.claimed_at,
+        outcome=event.outcome or "unknown",
+        reason=event.reason,
+        traceback=event.traceback,
+    )
 
 
 def _values(event: NewEvent) -> dict[str, Any]:

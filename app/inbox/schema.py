@@ -46,7 +46,8 @@ events = sa.Table(
     sa.Column("source", sa.Text, nullable=False),
 )
 
-#: One row per attempt that has ended. A trigger writes it (``0002_queue.py``).
+#: One row per attempt but the latest, which the event's own row holds. A trigger writes it
+#: (``0002_queue.py``).
 attempts = sa.Table(
     "attempts",
     metadata,

@@ -102,6 +102,7 @@ _buried: dict[str, Any] = {
     "state": _word("dead"),
     "outcome": _word("crashed"),
     "reason": _word(CRASHED),
+    "traceback": sa.null(),
     "lease_until": sa.null(),
     "holds": sa.null(),
 }
@@ -115,6 +116,7 @@ ACCEPT = _first.on_conflict_do_update(
         "state": _if_claimable("state", poison=_buried["state"]),
         "outcome": _if_claimable("outcome", poison=_buried["outcome"]),
         "reason": sa.case((_is_poison(events), _buried["reason"]), else_=events.c.reason),
+        "traceback": sa.case((_is_poison(events), sa.null()), else_=events.c.traceback),
         "attempt": _if_claimable("attempt", events.c.attempt + _one),
         "claimed_by": _if_claimable("claimed_by"),
         "claimed_at": _if_claimable("claimed_at"),
@@ -306,7 +308,7 @@ CLAIM_ONE = (
 REOPEN = (
     sa.update(events)
     .where(events.c.id == sa.bindparam("event_id"), _retriable)
-    .values(state=_word("pending"), outcome=sa.null(), due_at=now(), spent=_zero, crashes=_zero)
+    .values(state=_word("pending"), due_at=now(), spent=_zero, crashes=_zero)
     .returning(events.c.id)
 )
 

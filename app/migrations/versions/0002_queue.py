@@ -1,7 +1,8 @@
 """What queue mode needs: whose turn it is, the history of attempts, retries by hand, the pause.
 
-The history is written by the database itself, whenever an attempt ends. So no way of ending one
-can forget it, not even a takeover after a crash, and settling stays one statement.
+The history is written by the database itself, whenever a further attempt begins. So no way of
+claiming can forget one, not even a takeover after a crash, and claiming stays one statement. An
+event that succeeds at once costs nothing more.
 """
 
 from __future__ import annotations
@@ -19,20 +20,18 @@ _NOW = {
     "postgresql": "EXTRACT(EPOCH FROM statement_timestamp())::double precision",
 }
 
-#: The attempt that ended is the old row's. When the new row is another attempt's already, nobody
-#: said how it ended.
-_ENDED = (
-    "OLD.state = 'running' AND OLD.claimed_at IS NOT NULL"
-    " AND (NEW.state <> 'running' OR NEW.attempt <> OLD.attempt)"
-)
-_CRASHED = "NEW.state = 'running' OR NEW.outcome = 'crashed'"
+#: The row itself holds its latest attempt. When the next one begins, the one before is kept: what
+#: the old row says of it, or that nobody said how it ended.
+_BEGINS = "NEW.attempt <> OLD.attempt AND OLD.claimed_at IS NOT NULL"
+_CRASHED = "OLD.state = 'running'"
 _REMEMBER = f"""
     INSERT INTO attempts
         (event_id, attempt, claimed_by, started_at, ended_at, outcome, reason, traceback)
-    SELECT OLD.id, OLD.attempt, OLD.claimed_by, OLD.claimed_at, {{now}},
-        CASE WHEN {_CRASHED} THEN 'crashed' ELSE NEW.outcome END,
-        CASE WHEN {_CRASHED} THEN NULL ELSE NEW.reason END,
-        CASE WHEN {_CRASHED} THEN NULL ELSE NEW.traceback END
+    SELECT OLD.id, OLD.attempt, OLD.claimed_by, OLD.claimed_at,
+        CASE WHEN {_CRASHED} THEN {{now}} ELSE COALESCE(OLD.settled_at, {{now}}) END,
+        CASE WHEN {_CRASHED} THEN 'crashed' ELSE COALESCE(OLD.outcome, 'unknown') END,
+        CASE WHEN {_CRASHED} THEN NULL ELSE OLD.reason END,
+        CASE WHEN {_CRASHED} THEN NULL ELSE OLD.traceback END
     WHERE NOT EXISTS
         (SELECT 1 FROM attempts WHERE event_id = OLD.id AND attempt = OLD.attempt);
 """  # noqa: S608 - all of it is written here
@@ -113,8 +112,8 @@ def _make_indexes() -> None:
 def _make_triggers_on_sqlite() -> None:
     remember = _REMEMBER.format(now=_NOW["sqlite"])
     op.execute(
-        "CREATE TRIGGER attempt_ended AFTER UPDATE OF state, attempt ON events"
-        f" WHEN {_ENDED} BEGIN {remember} END"
+        "CREATE TRIGGER attempt_begins AFTER UPDATE OF attempt ON events"
+        f" WHEN {_BEGINS} BEGIN {remember} END"
     )
     op.execute(f"CREATE TRIGGER event_removed AFTER DELETE ON events BEGIN {_FORGET} END")
 
@@ -129,8 +128,8 @@ def _make_triggers_on_postgresql() -> None:
             f" AS $$ BEGIN {body} RETURN NULL; END $$"
         )
     op.execute(
-        "CREATE TRIGGER attempt_ended AFTER UPDATE OF state, attempt ON events FOR EACH ROW"
-        f" WHEN ({_ENDED}) EXECUTE FUNCTION remember_attempt()"
+        "CREATE TRIGGER attempt_begins AFTER UPDATE OF attempt ON events FOR EACH ROW"
+        f" WHEN ({_BEGINS}) EXECUTE FUNCTION remember_attempt()"
     )
     op.execute(
         "CREATE TRIGGER event_removed AFTER DELETE ON events FOR EACH ROW"
