@@ -36,6 +36,9 @@ SLOW_SECONDS = 10.0
 #: The longest pause that is believed.
 LONGEST_PAUSE = 60.0
 
+#: Seconds for which a database that could not be reached is not asked again.
+AWAY_SECONDS = 5.0
+
 #: A part of an address that is a word of Stripe's and not an id.
 WORD = re.compile(r"v[1-9]|[a-z_]+")
 
@@ -91,6 +94,7 @@ class _Bucket:
         self._stale_at = 0.0
         self._slowed = 0
         self._own_free_at = 0.0
+        self._away_until = 0.0
 
     def take(self) -> None:
         """Wait for a slot. One that Stripe's API was slowed down after is taken again."""
@@ -110,7 +114,7 @@ class _Bucket:
             try:
                 self._inbox.slow_down(self._name, pause=pause, slow=pause + SLOW_SECONDS)
             except Unavailable as error:
-                log.warning("budget_not_shared", reason=error.reason)
+                self._note_away(error)
 
     def _next(self) -> float:
         """Return when the next slot is."""
@@ -120,15 +124,30 @@ class _Bucket:
 
     def _reserve(self) -> None:
         begin = time.monotonic()
-        try:
-            delay, pace = self._inbox.reserve(self._name, self._batch, self._interval)
-        except Unavailable as error:  # while the database is away, each process has its own
-            log.warning("budget_not_shared", reason=error.reason)
-            delay, pace = max(0.0, self._own_free_at - begin), self._interval
-            self._own_free_at = begin + delay + self._batch * pace
+        delay, pace = self._ask() or self._own(begin)
         self._slots = deque(begin + delay + number * pace for number in range(self._batch))
         # What was not used by then would let many go at once.
         self._stale_at = begin + delay + self._batch * pace
+
+    def _ask(self) -> tuple[float, float] | None:
+        """Return in how many seconds the next slots begin and how far apart they are, for all."""
+        if time.monotonic() < self._away_until:
+            return None
+        try:
+            return self._inbox.reserve(self._name, self._batch, self._interval)
+        except Unavailable as error:
+            self._note_away(error)
+            return None
+
+    def _own(self, now: float) -> tuple[float, float]:
+        """Return the same for this process alone, while the database is away."""
+        delay = max(0.0, self._own_free_at - now)
+        self._own_free_at = now + delay + self._batch * self._interval
+        return delay, self._interval
+
+    def _note_away(self, error: Unavailable) -> None:
+        self._away_until = time.monotonic() + AWAY_SECONDS
+        log.warning("budget_not_shared", reason=error.reason)
 
 
 def _template(url: str) -> str:
