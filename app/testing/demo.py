@@ -47,6 +47,7 @@ ANSWER_WIDTH = 38
 
 METER = "v1.billing.meter.error_report_triggered"
 CHECKOUT = "v1.checkout.session.completed"
+LOST = "v2.core.health.event_generation_failure.resolved"
 UNHANDLED = "v1.customer.created"
 UNKNOWN = "v2.demo.newer_than_the_sdk"
 FAILING = "v1.invoice.paid"
@@ -73,6 +74,7 @@ def handle(notif, client):
 RECORDED = {
     "evt_demo_meter": ("done", 1, 2, "handled"),
     "evt_demo_checkout": ("done", 1, 1, "handled"),
+    "evt_demo_lost": ("done", 1, 1, "handled"),
     "evt_demo_unhandled": ("done", 1, 1, "handled"),
     "evt_demo_unknown": ("done", 1, 1, "handled"),
     "evt_demo_live": ("done", 0, 1, "wrong_mode"),
@@ -136,8 +138,10 @@ def write_handlers(folder: Path) -> None:
 def script(api: StripeApi) -> list[Delivery]:
     """Return what is delivered, in order, and give ``api`` what the callbacks will fetch."""
     meter, checkout = _sample("meter", METER), _sample("checkout", CHECKOUT, context="acct_demo")
-    failing = _sample("failing", FAILING)
+    failing, lost = _sample("failing", FAILING), _sample("lost", LOST, unknown=True)
     api.put_event(samples.event(meter, {"developer_message_summary": "There is 1 invalid event"}))
+    impact = {"event_type": "v1.payout.paid", "related_object_id": "po_demo"}
+    api.put_event(samples.event(lost, {"impact": impact}))
     session = {"payment_status": "paid", "amount_total": 2000, "currency": "eur"}
     api.put_related_object(checkout, **session)
     api.put_related_object(failing)
@@ -147,6 +151,9 @@ def script(api: StripeApi) -> list[Delivery]:
         Delivery("the same once more", meter, 200, "duplicate", "it was handled: nothing ran"),
         Delivery(
             "a completed checkout", checkout, 200, "handled", "its module fetched the session"
+        ),
+        Delivery(
+            "one that Stripe lost", lost, 200, "handled", "its module says what to fetch instead"
         ),
         *_unhandled(),
         *_refused(),
