@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from app import registry
 from app.cli.events.send import Answer
 from app.testing import demo
 from app.testing.stripe_api import StripeApi
@@ -202,3 +203,9 @@ class TestVerdict:
         """Each problem is written to standard error, and the status is 1."""
         assert demo.judge(["this", "that"]) == 1
         assert capsys.readouterr().err == "Not as expected:\n  this\n  that\n"
+
+
+def test_each_shipped_module_is_shown() -> None:
+    """One delivery for each handler module that the repository has."""
+    delivered = {delivery.body["type"] for delivery in demo.script(StripeApi())}
+    assert {module.event_type for module in registry.load("handlers").modules} <= delivered
