@@ -181,4 +181,5 @@ class Leases:
 
 
 def _names(claim: Claim) -> dict[str, object]:
-    return {"event_id": claim.event_id, "event_type": claim.type, "attempt": claim.attempt}
+    names = {"event_id": claim.event_id, "event_type": claim.type, "attempt": claim.attempt}
+    return names if claim.context is None else {**names, "context": claim.context}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -217,3 +218,13 @@ def test_renewal_that_comes_after_the_end_is_no_loss(
 
     assert not held.lost
     assert "lease_lost" not in capsys.readouterr().err
+
+
+def test_lines_name_the_account(inbox: Inbox, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of an event of a connected account, the line says whose it is."""
+    mine = claim(inbox, replace(EVENT, context="acct_1"))
+    leases = make(inbox)
+    leases.settle_later(mine, lambda: inbox.finish(mine))
+    leases.settle_first(mine.event_id)
+
+    assert "acct_1" in said(capsys)

@@ -416,7 +416,8 @@ class Havoc:
         victim = self.processes[number]
         children = children_of(victim.process.pid)
         if children and self.random.random() < 0.5:
-            os.kill(self.random.choice(children), signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
+                os.kill(self.random.choice(children), signal.SIGKILL)
             self.kills["child"] += 1
             return
         with contextlib.suppress(ProcessLookupError):
