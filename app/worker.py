@@ -169,20 +169,18 @@ class Worker:
     def _tidy(self) -> Claim | None:
         """Once in a while give up on what kills its processes, and take what they left behind."""
         with self._tidying:
-            if time.monotonic() < self._tidied + TIDY_SECONDS:
-                return None
-            self._tidied = time.monotonic()
-        while buried := self._inbox.bury_poison():
-            log.error("event_crashed", **buried)
-        if self._suspects:
             # One at a time: those that were left behind together may not be so again, beside the
             # one that ends its process.
-            return None
-        claim = self._inbox.claim_left_behind(livemode=self._livemode)
-        if claim is not None:
-            self._suspects.add(claim)
-            log.warning("event_left_behind", **_names(claim))
-        return claim
+            if self._suspects or time.monotonic() < self._tidied + TIDY_SECONDS:
+                return None
+            self._tidied = time.monotonic()
+            while buried := self._inbox.bury_poison():
+                log.error("event_crashed", **buried)
+            claim = self._inbox.claim_left_behind(livemode=self._livemode)
+            if claim is not None:
+                self._suspects.add(claim)
+                log.warning("event_left_behind", **_names(claim))
+            return claim
 
     def _run(self, claim: Claim) -> None:
         started = time.perf_counter()

@@ -531,8 +531,11 @@ class TestFaults:
         assert worker._claim() is None  # noqa: SLF001 - the one decision
         assert worker._tidied > time.monotonic()  # noqa: SLF001 - when it looked last, or will
 
-    def test_what_was_left_behind_runs_one_at_a_time(self, make_queue: MakeReceiver) -> None:
+    def test_what_was_left_behind_runs_one_at_a_time(
+        self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Neighbours of an event that ends its process are not beside it again and again."""
+        monkeypatch.setattr("app.worker.TIDY_SECONDS", 0.0)  # so that every claim looks for more
         receiver = make_queue(WAITING, threads=0)
         same = [samples.notification(TYPE) for _ in range(3)]
         for notification in same:
