@@ -4,6 +4,7 @@ import gc
 from pathlib import Path
 from typing import Any
 
+from app.server import choose_processor
 from app.settings import Settings
 
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - the files are made by mkstemp and unlinked at once
@@ -42,6 +43,12 @@ loglevel = settings.log_level
 def when_ready(_server: object) -> None:
     """Keep what was loaded before the fork shared: the collector would write to every page."""
     gc.freeze()
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """Let each worker stay on one processor, where there is one worker for each."""
+    others = [getattr(each, "processor", None) for each in server.WORKERS.values()]
+    worker.processor = choose_processor(others, server.cfg.workers)
 
 
 def post_fork(server: Any, worker: Any) -> None:

@@ -18,7 +18,8 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -348,6 +349,21 @@ class Connection(ASGIProtocol):  # type: ignore[misc] # gunicorn publishes no ty
         )
 
 
+def choose_processor(taken: Iterable[int | None], workers: int) -> int | None:
+    """Return the processor that the next worker is to stay on, or None for any.
+
+    ``taken`` are those of the workers that run, and ``workers`` says how many are to. Threads that
+    share one interpreter lock hand it to each other at nearly every step of a delivery, and to
+    hand it to another processor costs more than the step. Where there is no worker for each
+    processor the operating system does better: it knows what else the machine has to do.
+    """
+    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if not usable or workers % len(usable):
+        return None
+    load = Counter(taken)
+    return min(usable, key=lambda processor: load[processor])
+
+
 class Worker(ASGIWorker):  # type: ignore[misc] # gunicorn publishes no types
     """gunicorn's asgi worker for a ``Bridge``: a bounded number of connections, a bounded end.
 
@@ -361,6 +377,8 @@ class Worker(ASGIWorker):  # type: ignore[misc] # gunicorn publishes no types
         """Connections without a whole request, the one that has waited longest first."""
         self.early_signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         """Signals that came before there was a handler for them; ``gunicorn.conf.py`` puts it."""
+        self.processor: int | None = None
+        """Where all of its threads run, if it matters; ``gunicorn.conf.py`` chooses it."""
 
     def make_room(self) -> None:
         """Drop the connection that has waited longest if there are too many.
@@ -385,6 +403,8 @@ class Worker(ASGIWorker):  # type: ignore[misc] # gunicorn publishes no types
     def run(self) -> None:
         """Serve until told to stop, then leave, whatever callbacks still run."""
         sys.setswitchinterval(SWITCH_SECONDS)
+        if self.processor is not None:
+            os.sched_setaffinity(0, {self.processor})
         self.asgi.background.begin()
         super().run()
         if self.asgi.unfinished:

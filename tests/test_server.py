@@ -30,7 +30,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 import pytest
 from flask import Flask
 
-from app.server import Background, Bridge
+from app.server import Background, Bridge, choose_processor
 from app.testing import samples
 
 ROOT = Path(__file__).parent.parent
@@ -182,6 +182,14 @@ class Server:
     def log(self) -> str:
         """What it has logged so far."""
         return (self.folder / "log").read_text()
+
+    @property
+    def workers(self) -> list[int]:
+        """The process ids of its workers."""
+        pid = self.process.pid
+        return [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
 
     def connect(self, sent: bytes = b"") -> Client:
         """Open a connection, which lasts until the test closes it or the server is gone."""
@@ -781,6 +789,58 @@ def test_killed_worker_is_replaced(serve: Serve) -> None:
         return False
 
     wait_for(another_answers)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system has no such call")
+def test_each_worker_stays_on_a_processor_of_its_own(serve: Serve) -> None:
+    """With a worker for each processor none shares one, nor after one was killed and replaced."""
+    usable = os.sched_getaffinity(0)
+    server = serve("--workers", str(len(usable)))
+
+    def is_spread() -> bool:
+        with contextlib.suppress(ProcessLookupError):
+            places = [os.sched_getaffinity(pid) for pid in server.workers]
+            return sorted(map(sorted, places)) == [[each] for each in sorted(usable)]
+        return False
+
+    wait_for(is_spread)
+    killed = server.workers[-1]
+    os.kill(killed, signal.SIGKILL)
+    wait_for(lambda: killed not in server.workers and is_spread())
+
+
+@pytest.mark.parametrize(
+    ("taken", "workers", "chosen"),
+    [
+        ([], 3, 4),
+        ([4], 3, 5),
+        ([4, 5], 3, 7),
+        ([4, 7], 3, 5),  # the one that the killed worker had
+        ([None, None], 3, 4),
+        ([4, 5, 7], 6, 4),
+        ([4, 5, 7, 4], 6, 5),
+        ([], 1, None),  # the operating system knows better
+        ([], 2, None),
+        ([], 4, None),
+    ],
+)
+def test_next_worker_gets_the_processor_that_fewest_have(
+    monkeypatch: pytest.MonkeyPatch,
+    taken: list[int | None],
+    workers: int,
+    chosen: int | None,
+) -> None:
+    """A worker gets a processor only where all processors get as many."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {7, 4, 5}, raising=False)
+
+    assert choose_processor(taken, workers) == chosen
+
+
+def test_no_processor_is_chosen_where_none_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not every operating system lets a process choose."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+
+    assert choose_processor([], 2) is None
 
 
 def test_worker_does_not_outlive_its_arbiter(serve: Serve) -> None:
