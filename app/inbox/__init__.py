@@ -318,7 +318,7 @@ class Inbox:
 
     def finish(self, claim: Claim) -> bool:
         """Record that the callback succeeded. False when another attempt took the event."""
-        return self._settle(claim, "done", "handled")
+        return self._settles(statements.FINISH, claim)
 
     def fail(self, claim: Claim, failure: Failure) -> bool:
         """Release the event to be run again. False when another attempt took the event."""

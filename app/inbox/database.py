@@ -13,7 +13,7 @@ import psycopg
 import sqlalchemy as sa
 
 from app.errors import Unavailable
-from app.inbox import postgresql, sqlite
+from app.inbox import postgresql, sqlite, statements
 from app.inbox.lock import FileLock
 
 Parameters = dict[str, Any]
@@ -159,7 +159,7 @@ class Database:
     def _make_writer(self, engine: sa.Engine) -> sqlite.SqliteWriter | postgresql.PostgresqlWriter:
         if self.file is None:
             return postgresql.PostgresqlWriter(engine)
-        return sqlite.SqliteWriter(engine, FileLock(_lock_file(self.file)))
+        return sqlite.SqliteWriter(engine, FileLock(_lock_file(self.file)), statements.TOGETHER)
 
     def _make_engine(self, *, autocommit: bool) -> sa.Engine:
         make = postgresql.make_engine if self.file is None else sqlite.make_engine

@@ -2,14 +2,18 @@
 
 SQLite has one writer at a time. So a process has one connection for writing, and whoever's turn
 it is writes for all that wait: one lock, one transaction and one commit for many statements. Alone
-it is one statement that commits itself.
+it is one statement that commits itself, and so are several of a kind: between two calls of the
+driver any other thread may take the interpreter, and the lock is held meanwhile.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,9 +26,12 @@ try:  # The SQLite in this wheel has the WAL-reset bug fixed, Python's own mostl
 except ImportError:  # No wheel for this platform: journal_mode() then does without WAL.
     import sqlite3 as driver
 
-__all__ = ["VERSION", "SqliteWriter", "driver", "journal_mode", "make_engine"]
+__all__ = ["VERSION", "SqliteWriter", "Together", "driver", "journal_mode", "make_engine"]
 
 VERSION: tuple[int, ...] = driver.sqlite_version_info
+
+#: The SQL of a statement, and whose and which parameter stands in each place.
+_Compiled = tuple[str, list[tuple[str, int]]]
 
 #: The second line behind the file lock, for tools that write without it.
 BUSY_TIMEOUT_MS = 4_000
@@ -79,31 +86,63 @@ def make_engine(url: sa.URL, *, autocommit: bool) -> sa.Engine:
     return engine
 
 
+@dataclass(frozen=True, slots=True)
+class Together:
+    """How several runs of one statement are written as one, when each does what is expected.
+
+    ``make`` returns the statement for so many, its parameters' names ending in ``__`` and a
+    number. It changes one row for each, or it fails, or it may be followed by each alone. ``row``
+    is what each would have returned.
+    """
+
+    make: Callable[[int], sa.Executable]
+    row: Callable[[dict[str, Any]], tuple[Any, ...]]
+
+
 class _Job:
     """One statement that waits for its turn, and then what came of it."""
 
-    __slots__ = ("done", "durable", "error", "parameters", "row", "sql")
+    __slots__ = ("done", "durable", "error", "leads", "parameters", "row", "statement", "turn")
 
-    def __init__(self, sql: str, parameters: tuple[Any, ...], *, durable: bool) -> None:
-        self.durable = durable
-        self.sql = sql
+    def __init__(
+        self, statement: sa.Executable | None, parameters: dict[str, Any], *, durable: bool
+    ) -> None:
+        #: None for a turn in which nothing is written.
+        self.statement = statement
         self.parameters = parameters
+        self.durable = durable
         self.row: tuple[Any, ...] | None = None
         self.error: BaseException | None = None
         self.done = False
+        self.leads = False
+        #: Held until the statement was written, or its thread leads.
+        self.turn = threading.Lock()
+        self.turn.acquire()
+
+
+class _NotAsOneError(Exception):
+    """Not every row was there to be changed."""
 
 
 class SqliteWriter:
     """Writes for all threads of this process, one transaction at a time."""
 
-    def __init__(self, engine: sa.Engine, lock: FileLock) -> None:
-        """Take the ``engine`` to connect with, and the ``lock`` among processes."""
+    def __init__(
+        self, engine: sa.Engine, lock: FileLock, together: Mapping[sa.Executable, Together]
+    ) -> None:
+        """Take the ``engine`` to connect with, and the ``lock`` among processes.
+
+        ``together`` says which statements can be written as one, and how.
+        """
         self._engine = engine
         self._lock = lock
-        self._turn = threading.Lock()
+        self._together = together
+        self._mutex = threading.Lock()
         self._waiting: deque[_Job] = deque()
+        self._is_led = False
         self._connection: sa.PoolProxiedConnection | None = None
-        self._statements: dict[sa.Executable, tuple[str, list[str]]] = {}
+        self._synchronous = synchronous()
+        self._statements: dict[tuple[sa.Executable, int], _Compiled] = {}
 
     def execute(
         self, statement: sa.Executable, parameters: dict[str, Any], *, durable: bool
@@ -113,70 +152,151 @@ class SqliteWriter:
         If ``durable``, the commit is on the disk before this returns. Raises the driver's
         error, or ``Unavailable`` when the turn does not come.
         """
-        job = _Job(*self._prepare(statement, parameters), durable=durable)
-        self._waiting.append(job)
+        job = _Job(statement, parameters, durable=durable)
         self._wait_for_turn(job)
+        if job.leads:
+            self._lead()
         if job.error is not None:
             raise job.error
         return job.row
 
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Let nobody write in the block. Raises ``Unavailable`` when the turn does not come."""
+        job = _Job(None, {}, durable=False)
+        self._wait_for_turn(job)
+        try:
+            yield
+        finally:
+            with self._mutex:
+                self._waiting.remove(job)
+            self._hand_over([])
+
     def _wait_for_turn(self, job: _Job) -> None:
-        if not self._turn.acquire(timeout=TURN_TIMEOUT):
-            if not job.done:
+        """Wait until the ``job`` was written by another thread, or this one leads."""
+        with self._mutex:
+            self._waiting.append(job)
+            if not self._is_led:
+                self._is_led = job.leads = True
+                return
+        if not job.turn.acquire(timeout=TURN_TIMEOUT):
+            with self._mutex:
+                if job.leads or job.done:  # at the last moment
+                    return
                 with contextlib.suppress(ValueError):  # being written: its claim ends by itself
                     self._waiting.remove(job)
-                raise Unavailable("the inbox is busy", reason="inbox_locked", retry_after=5)
-            return
-        try:
-            while not job.done:
-                self._write_what_waits()
-        finally:
-            self._turn.release()
+            raise Unavailable("the inbox is busy", reason="inbox_locked", retry_after=5)
 
-    def _prepare(
-        self, statement: sa.Executable, parameters: dict[str, Any]
-    ) -> tuple[str, tuple[Any, ...]]:
-        compiled = self._statements.get(statement)
-        if compiled is None:
-            compiled = self._statements[statement] = _compile(statement, self._engine)
-        sql, names = compiled
-        return sql, tuple([parameters[name] for name in names])
-
-    def _write_what_waits(self) -> None:
-        jobs = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_AT_ONCE))]
+    def _lead(self) -> None:
+        """Write what waits, and let another thread lead."""
+        jobs: list[_Job] = []
         try:
+            # What comes while other processes write is written with the rest.
             with self._lock:
-                self._write_together(jobs)
+                jobs = self._take()
+                self._write(jobs)
         except BaseException as error:  # noqa: BLE001 - each of the threads gets it raised
-            _fail([job for job in jobs if not job.done], error)
+            jobs = jobs or self._take()
+            for job in jobs:
+                job.error, job.done = job.error or error, True
         if any(job.error is not None for job in jobs):
             # A file that could not be written when it was opened stays so for this connection.
             self._disconnect()
+        self._hand_over(jobs)
 
-    def _write_together(self, jobs: list[_Job]) -> None:
+    def _take(self) -> list[_Job]:
+        """Take what is to be written now. The statement of the thread that leads comes first."""
+        with self._mutex:
+            statements = itertools.takewhile(lambda job: job.statement is not None, self._waiting)
+            jobs = list(itertools.islice(statements, MOST_AT_ONCE))
+            for _ in jobs:
+                self._waiting.popleft()
+            return jobs
+
+    def _hand_over(self, jobs: list[_Job]) -> None:
+        """Let the threads go on whose ``jobs`` are done, and the first one that waits lead."""
+        with self._mutex:
+            self._is_led = bool(self._waiting)
+            if self._waiting:
+                self._waiting[0].leads = True
+                jobs = [*jobs, self._waiting[0]]
+        for job in jobs:
+            job.turn.release()
+
+    def _write(self, jobs: list[_Job]) -> None:
         """Write all in one transaction, or each alone when one of them cannot be written."""
         connection = self._connect()
-        if any(job.durable for job in jobs):
-            connection.execute("PRAGMA synchronous = FULL")
-            self._write_in_one_transaction(connection, jobs)
-            connection.execute(f"PRAGMA synchronous = {synchronous()}")
-        else:
-            self._write_in_one_transaction(connection, jobs)
-
-    def _write_in_one_transaction(self, connection: Any, jobs: list[_Job]) -> None:
-        if len(jobs) > 1:
+        self._synchronize(connection, durable=any(job.durable for job in jobs))
+        groups = self._group(jobs)
+        if len(groups) > 1:
             connection.execute("BEGIN IMMEDIATE")  # when this fails, no single one would succeed
-            try:
-                rows = [_first_row(connection, job) for job in jobs]
+        try:
+            for group in groups:
+                self._write_group(connection, group)
+            if len(groups) > 1:
                 connection.execute("COMMIT")
-            except driver.Error:
-                connection.rollback()
-            else:
-                for job, row in zip(jobs, rows, strict=True):
-                    job.row, job.done = row, True
-                return
+        except (driver.Error, _NotAsOneError) as error:
+            connection.rollback()
+            if _is_locked(error):
+                raise
+            for job in jobs:
+                self._write_alone(connection, job)
         for job in jobs:
-            _write_alone(connection, job)
+            job.done = True
+
+    def _synchronize(self, connection: Any, *, durable: bool) -> None:
+        """Let the next commit go as far as it has to."""
+        mode = "FULL" if durable else synchronous()
+        if mode != self._synchronous:
+            connection.execute(f"PRAGMA synchronous = {mode}")
+            self._synchronous = mode
+
+    def _group(self, jobs: list[_Job]) -> list[list[_Job]]:
+        """Put those together that can be written as one statement, each other one by itself."""
+        groups: dict[object, list[_Job]] = {}
+        for job in jobs:
+            key = job.statement if job.statement in self._together else job
+            groups.setdefault(key, []).append(job)
+        return list(groups.values())
+
+    def _write_group(self, connection: Any, jobs: list[_Job]) -> None:
+        first = jobs[0]
+        together = self._together.get(first.statement) if first.statement is not None else None
+        if together is None:
+            first.row = self._first_row(connection, first)
+            return
+        sql, names = self._prepare(first.statement, len(jobs), together.make)
+        values = tuple([jobs[number].parameters[name] for name, number in names])
+        if connection.execute(sql, values).rowcount != len(jobs):
+            raise _NotAsOneError
+        for job in jobs:
+            job.row = together.row(job.parameters)
+
+    def _write_alone(self, connection: Any, job: _Job) -> None:
+        try:
+            job.row = self._first_row(connection, job)
+        except driver.Error as error:
+            job.error = error
+
+    def _first_row(self, connection: Any, job: _Job) -> tuple[Any, ...] | None:
+        sql, names = self._prepare(job.statement)
+        values = tuple([job.parameters[name] for name, _ in names])
+        # All rows are fetched, because a statement that is not at its end cannot be committed.
+        rows: list[tuple[Any, ...]] = connection.execute(sql, values).fetchall()
+        return rows[0] if rows else None
+
+    def _prepare(
+        self,
+        statement: Any,
+        number: int = 0,
+        make: Callable[[int], sa.Executable] | None = None,
+    ) -> _Compiled:
+        """Return a statement, or so many of it as one, as the driver takes it."""
+        compiled = self._statements.get((statement, number))
+        if compiled is None:
+            compiled = _compile(make(number) if make else statement, self._engine)
+            self._statements[statement, number] = compiled
+        return compiled
 
     def _connect(self) -> Any:
         if self._connection is None:
@@ -185,35 +305,26 @@ class SqliteWriter:
 
     def close(self) -> None:
         """Close the connection, when nobody uses it. The next statement connects again."""
-        with self._turn:
+        with contextlib.suppress(Unavailable), self.turn():
             self._disconnect()
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
+        self._synchronous = synchronous()
         if connection is not None:
             connection.invalidate()
 
 
-def _compile(statement: Any, engine: sa.Engine) -> tuple[str, list[str]]:
-    """Return a statement's SQL, and the names of its parameters in their order."""
+def _is_locked(error: BaseException) -> bool:
+    """Whether somebody who does not take the lock writes: it was waited for long enough."""
+    return isinstance(error, driver.OperationalError) and "locked" in str(error)
+
+
+def _compile(statement: Any, engine: sa.Engine) -> _Compiled:
+    """Return a statement's SQL, and the names of its parameters in their order.
+
+    A name may end in ``__`` and a number: whose it is, where several are written as one.
+    """
     compiled = statement.compile(engine)
-    return compiled.string, compiled.positiontup
-
-
-def _fail(jobs: list[_Job], error: BaseException) -> None:
-    for job in jobs:
-        job.error, job.done = error, True
-
-
-def _write_alone(connection: Any, job: _Job) -> None:
-    try:
-        job.row = _first_row(connection, job)
-    except driver.Error as error:
-        job.error = error
-    job.done = True
-
-
-def _first_row(connection: Any, job: _Job) -> tuple[Any, ...] | None:
-    # All rows are fetched, because a statement that is not at its end cannot be committed.
-    rows: list[tuple[Any, ...]] = connection.execute(job.sql, job.parameters).fetchall()
-    return rows[0] if rows else None
+    names = [name.partition("__") for name in compiled.positiontup]
+    return compiled.string, [(name, int(number or 0)) for name, _, number in names]

@@ -9,12 +9,15 @@ than its value at every delivery.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from app.inbox.schema import attempts, events, now, pauses, readiness, retries
+from app.inbox.sqlite import Together
 
 
 def _word(word: str) -> sa.ColumnElement[str]:
@@ -63,15 +66,14 @@ def _new_row(**values: object) -> dict[str, object]:
     return {**given, **counted, "received_at": now(), "due_at": now(), **values}
 
 
-_first = insert(events).values(
-    _new_row(
-        state=_word("running"),
-        attempt=_one,
-        claimed_by=sa.bindparam("token"),
-        claimed_at=now(),
-        lease_until=_lease_end,
-    )
-)
+_claimed: dict[str, Any] = {
+    "state": _word("running"),
+    "attempt": _one,
+    "claimed_by": sa.bindparam("token"),
+    "claimed_at": now(),
+    "lease_until": _lease_end,
+}
+_first = insert(events).values(_new_row(**_claimed))
 
 
 def _if_claimable(name: str, value: object = None, *, poison: object = None) -> sa.Case[Any]:
@@ -127,10 +129,12 @@ ACCEPT = _first.on_conflict_do_update(
     },
 ).returning(*_answer)
 
+_recorded: dict[str, Any] = {"state": _word("pending"), "attempt": _zero}
+
 #: Records a delivery of an event that a worker is to run. What is there keeps its state.
 RECORD = (
     insert(events)
-    .values(_new_row(state=_word("pending"), attempt=_zero))
+    .values(_new_row(**_recorded))
     .on_conflict_do_update(
         index_elements=[events.c.id],
         set_={
@@ -183,39 +187,61 @@ RENEW = (
     .returning(events.c.id)
 )
 
-#: Ends a claim. A statement whose answer was lost is sent again, so it also matches its own
-#: result: the attempt number is this claim's alone.
-SETTLE = (
-    sa.update(events)
-    .where(
-        _mine,
-        sa.or_(
-            events.c.state == _word("running"),
-            sa.and_(
-                events.c.state == sa.bindparam("state"),
-                events.c.outcome == sa.bindparam("outcome"),
+_settled: dict[str, Any] = {
+    "crashes": _zero,
+    "lease_until": sa.null(),
+    "holds": sa.null(),
+    "settled_at": now(),
+}
+
+
+def _settle(**values: Any) -> sa.Executable:
+    """Return the statement that ends a claim with these ``values``.
+
+    A statement whose answer was lost is sent again, so it also matches its own result: the
+    attempt number is this claim's alone.
+    """
+    return (
+        sa.update(events)
+        .where(
+            _mine,
+            sa.or_(
+                events.c.state == _word("running"),
+                sa.and_(
+                    events.c.state == values["state"],
+                    events.c.outcome == values["outcome"],
+                ),
+                # Given back while it ran, and ended after all before anybody took it.
+                sa.and_(
+                    events.c.state == _word("pending"),
+                    events.c.outcome == _word("released"),
+                ),
             ),
-            # Given back while it ran, and ended after all before anybody took it.
-            sa.and_(
-                events.c.state == _word("pending"),
-                events.c.outcome == _word("released"),
-            ),
-        ),
+        )
+        .values(**values, **_settled)
+        .returning(events.c.id)
     )
-    .values(
-        state=sa.bindparam("state"),
-        outcome=sa.bindparam("outcome"),
-        reason=sa.bindparam("reason"),
-        traceback=sa.bindparam("traceback"),
-        spent=sa.bindparam("spent"),
-        crashes=_zero,
-        due_at=now() + sa.bindparam("delay", type_=sa.Double),
-        lease_until=sa.null(),
-        holds=sa.null(),
-        settled_at=now(),
-    )
-    .returning(events.c.id)
+
+
+#: Ends a claim, whatever became of it.
+SETTLE = _settle(
+    state=sa.bindparam("state"),
+    outcome=sa.bindparam("outcome"),
+    reason=sa.bindparam("reason"),
+    traceback=sa.bindparam("traceback"),
+    spent=sa.bindparam("spent"),
+    due_at=now() + sa.bindparam("delay", type_=sa.Double),
 )
+
+_success: dict[str, Any] = {
+    "state": _word("done"),
+    "outcome": _word("handled"),
+    "reason": sa.null(),
+    "traceback": sa.null(),
+}
+
+#: Ends a claim whose callback succeeded.
+FINISH = _settle(**_success)
 
 _event = events.alias("candidate")
 _other = events.alias("other")
@@ -387,3 +413,56 @@ PROBE = (
     .on_conflict_do_update(index_elements=[readiness.c.id], set_={"checked_at": now()})
     .returning(readiness.c.id)
 )
+
+
+def _insert_many(row: dict[str, Any], number: int) -> sa.Executable:
+    """Record so many new events. When one of them is known already, none is recorded."""
+    return sa.insert(events).values([_of(each, row) for each in range(number)])
+
+
+def _of(number: int, row: dict[str, Any]) -> dict[str, Any]:
+    """Give the parameters of a row the names of its number."""
+    return {
+        name: sa.bindparam(f"{value.key}__{number}")
+        if isinstance(value, sa.BindParameter)
+        else value
+        for name, value in row.items()
+    }
+
+
+def _finish_many(number: int) -> sa.Executable:
+    """End so many claims whose callbacks succeeded.
+
+    No two claims have one token, so of two rows none can match by what is the other's.
+    """
+    mine = [
+        column.in_([sa.bindparam(f"{name}__{each}", type_=column.type) for each in range(number)])
+        for name, column in (
+            ("event_id", events.c.id),
+            ("claim", events.c.attempt),
+            ("token", events.c.claimed_by),
+        )
+    ]
+    return (
+        sa.update(events)
+        .where(*mine, events.c.state == _word("running"))
+        .values(**_success, **_settled)
+    )
+
+
+def _answered(state: str, attempt: int) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
+    """Return what says how a new event is answered: the columns of ``_answer``."""
+
+    def row(given: dict[str, Any]) -> tuple[Any, ...]:
+        mine = given["id"], given["type"], given["body"]
+        return (*mine, state, None, attempt, given.get("token"), 0.0, given["context"])
+
+    return row
+
+
+#: What is written at every delivery, and how SQLite writes many of them as one statement.
+TOGETHER = {
+    ACCEPT: Together(partial(_insert_many, _new_row(**_claimed)), _answered("running", 1)),
+    RECORD: Together(partial(_insert_many, _new_row(**_recorded)), _answered("pending", 0)),
+    FINISH: Together(_finish_many, lambda given: (given["event_id"],)),
+}

@@ -8,17 +8,21 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from app.errors import Unavailable
-from app.inbox import Failure, Inbox, NewEvent, sqlite
+from app.inbox import Accepted, Failure, Inbox, NewEvent, sqlite
 from app.inbox.database import Database
 from app.inbox.lock import FileLock
 from app.inbox.sqlite import SqliteWriter
+from app.inbox.statements import FINISH, TOGETHER
 from tests.waiting import wait_for
 
 EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")
@@ -174,10 +178,10 @@ def test_statements_that_wait_are_written_together(sqlite_url: str) -> None:
         threading.Thread(target=lambda n=n: results.append(inbox.accept(numbered(n)).attempt))
         for n in range(10)
     ]
-    with writer._turn:  # noqa: SLF001 - to hold its turn
+    with writer.turn():
         for thread in threads:
             thread.start()
-        wait_for(lambda: len(writer._waiting) == 10)  # noqa: SLF001 - to hold its turn
+        wait_for(lambda: len(writer._waiting) == 11)  # noqa: SLF001 - to hold its turn
     for thread in threads:
         thread.join(30)
 
@@ -202,10 +206,10 @@ def test_one_that_cannot_be_written_does_not_spoil_the_others(sqlite_url: str) -
 
     threads = [threading.Thread(target=inbox.accept, args=[numbered(n)]) for n in range(3)]
     threads.insert(1, threading.Thread(target=write_wrong))
-    with writer._turn:  # noqa: SLF001 - to hold its turn
+    with writer.turn():
         for thread in threads:
             thread.start()
-        wait_for(lambda: len(writer._waiting) == 4)  # noqa: SLF001 - to hold its turn
+        wait_for(lambda: len(writer._waiting) == 5)  # noqa: SLF001 - to hold its turn
     for thread in threads:
         thread.join(30)
 
@@ -224,7 +228,7 @@ def test_turn_that_does_not_come_is_unavailable(
     writer = inbox._database._get_writer()  # noqa: SLF001 - to hold its turn
     assert isinstance(writer, SqliteWriter)
 
-    with writer._turn, pytest.raises(Unavailable) as raised:  # noqa: SLF001 - to hold its turn
+    with writer.turn(), pytest.raises(Unavailable) as raised:
         inbox.accept(EVENT)
     assert raised.value.reason == "inbox_locked"
     inbox.check()
@@ -244,10 +248,10 @@ def test_statement_that_was_written_at_the_last_moment_is_not_refused(
     attempts: list[int] = []
     thread = threading.Thread(target=lambda: attempts.append(inbox.accept(EVENT).attempt))
 
-    with writer._turn:  # noqa: SLF001 - to hold its turn
+    with writer.turn():
         thread.start()
-        wait_for(lambda: len(writer._waiting) == 1)  # noqa: SLF001 - to hold its turn
-        writer._write_what_waits()  # noqa: SLF001 - to hold its turn
+        wait_for(lambda: len(writer._waiting) == 2)  # noqa: SLF001 - to hold its turn
+        writer._write([writer._waiting[1]])  # noqa: SLF001 - to write for another thread
         thread.join(30)
 
     assert attempts == [1]
@@ -273,10 +277,10 @@ def test_other_tools_lock_leaves_nothing_half_done(
         refused.append(raised.value.reason)
 
     threads = [threading.Thread(target=deliver, args=[n]) for n in range(3)]
-    with writer._turn:  # noqa: SLF001 - to hold its turn
+    with writer.turn():
         for thread in threads:
             thread.start()
-        wait_for(lambda: len(writer._waiting) == 3)  # noqa: SLF001 - to hold its turn
+        wait_for(lambda: len(writer._waiting) == 4)  # noqa: SLF001 - to hold its turn
     for thread in threads:
         thread.join(30)
     shell.execute("ROLLBACK")
@@ -307,12 +311,165 @@ def test_what_is_answered_2xx_without_a_success_is_on_the_disk(sqlite_url: str) 
     first, second = claims
     assert first is not None
     assert second is not None
-    around = ["FULL", "UPDATE", "NORMAL"]
+    aside, recorded = numbered(3), numbered(4)
     assert synced(lambda: inbox.finish(first)) == ["UPDATE"]
-    assert synced(lambda: inbox.bury(second, "gave_up", Failure("no plan"))) == around
-    recorded = ["FULL", "INSERT", "NORMAL"]
-    assert synced(lambda: inbox.set_aside(numbered(3), "wrong_mode")) == recorded
-    assert synced(lambda: inbox.record(numbered(4))) == recorded
+    assert synced(lambda: inbox.bury(second, "gave_up", Failure("no plan"))) == ["FULL", "UPDATE"]
+    assert synced(lambda: inbox.accept(numbered(5))) == ["NORMAL", "INSERT"]
+    assert synced(lambda: inbox.set_aside(aside, "wrong_mode")) == ["FULL", "INSERT"]
+    assert synced(lambda: inbox.record(recorded)) == ["INSERT"]
+    assert synced(inbox.check) == ["NORMAL", "INSERT"]
+    inbox.close()
+
+
+def has_waiting(writer: SqliteWriter, number: int) -> bool:
+    """Whether so many threads have come, the one whose turn it is among them."""
+    return len(writer._waiting) == number  # noqa: SLF001 - no other way
+
+
+def together(inbox: Inbox, *acts: Callable[[], Any]) -> list[Any]:
+    """Return what came of the ``acts``, when all of them wait for one another."""
+    writer = inbox._database._get_writer()  # noqa: SLF001 - to hold its turn
+    assert isinstance(writer, SqliteWriter)
+    with ThreadPoolExecutor(len(acts)) as pool:
+        with writer.turn():
+            results = []
+            for number, act in enumerate(acts, start=2):
+                results.append(pool.submit(act))
+                wait_for(partial(has_waiting, writer, number))
+        return [result.result(30) for result in results]
+
+
+def test_known_event_among_new_ones_is_told_from_them(sqlite_url: str) -> None:
+    """Several are recorded at once: each is counted once, and those known before are not claimed.
+
+    One of the new ones comes twice.
+    """
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    inbox.accept(numbered(1))
+    arrived = [0, 1, 2, 2, 3]
+
+    accepted = together(inbox, *[partial(inbox.accept, numbered(each)) for each in arrived])
+
+    assert [each.claim is not None for each in accepted] == [True, False, True, False, True]
+    assert [each.state for each in accepted] == ["running"] * 5
+    deliveries = {event.id: event.deliveries for event in inbox.latest(10)}
+    assert deliveries == {"evt_0": 1, "evt_1": 2, "evt_2": 2, "evt_3": 1}
+    inbox.close()
+
+
+def test_what_is_said_of_many_is_what_is_said_of_one(sqlite_url: str) -> None:
+    """An event that is recorded with others is answered as one that is recorded alone."""
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    events = [replace(numbered(each), context="acct_1", body=b"{%d}" % each) for each in range(6)]
+    alone = inbox.accept(events[0])
+    assert alone.claim is not None
+
+    accepted = together(inbox, *[partial(inbox.accept, event) for event in events[1:4]])
+    recorded = together(inbox, *[partial(inbox.record, event) for event in events[4:]])
+
+    for answer, event in zip(accepted, events[1:4], strict=True):
+        claim = replace(alone.claim, event_id=event.id, body=event.body, token=answer.claim.token)
+        assert answer == replace(alone, claim=claim)
+        found, first = inbox.find(event.id), inbox.find("evt_0")
+        assert found is not None
+        assert first is not None
+        times = {"received_at", "due_at", "claimed_at", "lease_until"}
+        names = {*times, "id", "body", "claimed_by", "subject"}
+        assert {
+            name for name, value in asdict(first).items() if asdict(found)[name] != value
+        } <= names
+        assert (found.body, found.claimed_by) == (event.body, claim.token)
+    assert recorded == [Accepted("pending", None, 0, None)] * 2
+    inbox.close()
+
+
+def test_lost_claim_among_many_that_succeeded_is_told_from_them(sqlite_url: str) -> None:
+    """Several are finished at once: who has lost the claim is told so, and nobody else."""
+    inbox = Inbox(sqlite_url, lease_seconds=-1)
+    lost, first, second = (inbox.accept(numbered(each)).claim for each in range(3))
+    assert lost is not None
+    assert first is not None
+    assert second is not None
+    taken = inbox.accept(numbered(0)).claim
+    assert taken is not None
+
+    finished = together(inbox, *[partial(inbox.finish, each) for each in (first, lost, second)])
+
+    assert finished == [True, False, True]
+    assert together(inbox, partial(inbox.finish, first)) == [True]  # its answer may have been lost
+    states = {event.id: (event.state, event.outcome) for event in inbox.latest(10)}
+    done = ("done", "handled")
+    assert states == {"evt_0": ("running", None), "evt_1": done, "evt_2": done}
+    assert together(inbox, partial(inbox.finish, taken)) == [True]
+    inbox.close()
+
+
+def test_statements_of_all_kinds_are_written_together(sqlite_url: str) -> None:
+    """What is recorded, finished, counted and put aside at one time is one transaction."""
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    claim = inbox.accept(numbered(0)).claim
+    assert claim is not None
+    writer = inbox._database._get_writer()  # noqa: SLF001 - to listen to its connection
+    assert isinstance(writer, SqliteWriter)
+    said: list[str] = []
+    writer._connect().set_trace_callback(said.append)  # noqa: SLF001 - no other way to hear it
+
+    together(
+        inbox,
+        partial(inbox.accept, numbered(1)),
+        partial(inbox.finish, claim),
+        partial(inbox.accept, numbered(2)),
+        partial(inbox.count, "evt_0"),
+        partial(inbox.record, numbered(3)),
+        partial(inbox.set_aside, numbered(4), "wrong_mode"),
+    )
+
+    words = [each.split()[0] for each in said if not each.startswith("--")]
+    begin, end = words.index("BEGIN"), words.index("COMMIT")
+    # Both that were accepted are one of the three.
+    assert sorted(words[begin + 1 : end]) == ["INSERT"] * 3 + ["UPDATE"] * 2
+    states = {event.id: (event.state, event.deliveries) for event in inbox.latest(10)}
+    running, pending, done = (("running", 1), ("pending", 1), ("done", 1))
+    assert states == {
+        "evt_0": ("done", 2),
+        "evt_1": running,
+        "evt_2": running,
+        "evt_3": pending,
+        "evt_4": done,
+    }
+    inbox.close()
+
+
+def test_many_are_found_by_their_ids(sqlite_url: str) -> None:
+    """Finishing several looks up each, and not all that are there."""
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    inbox.migrate()
+    many: Any = TOGETHER[FINISH].make(3)
+    sql = str(many.compile(inbox._database._get_engine()))  # noqa: SLF001 - to explain it
+
+    with sqlite.driver.connect(inbox._database.file) as connection:  # noqa: SLF001 - to explain it
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {sql}", ["x"] * 9).fetchall()
+
+    assert ["USING INDEX sqlite_autoindex_events_1 (id=?)" in step[3] for step in plan] == [True]
+    inbox.close()
+
+
+def test_close_does_not_wait_for_ever(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another thread writes, the connection is left to it."""
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    inbox.check()
+    writer = inbox._database._get_writer()  # noqa: SLF001 - to hold its turn
+    assert isinstance(writer, SqliteWriter)
+    connection = writer._connect()  # noqa: SLF001 - it is to stay open
+    monkeypatch.setattr(sqlite, "TURN_TIMEOUT", 0.05)
+
+    with writer.turn():
+        writer.close()
+
+    assert connection.execute("SELECT 1").fetchone() == (1,)
+    writer.close()
+    with pytest.raises(sqlite.driver.ProgrammingError):
+        connection.execute("SELECT 1")
     inbox.close()
 
 
