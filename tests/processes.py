@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -428,6 +428,22 @@ class Postgresql:
         """Start the server again."""
         self._server.ensure_postgres_running()
 
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Have all its processes stand still: connections stay open, and nothing is answered."""
+        pid = self._server.get_pid()
+        os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: is_stopped(pid), DEADLINE)
+        family = [pid, *children_of(pid)]  # it can have no more now
+        try:
+            for each in family:
+                os.kill(each, signal.SIGSTOP)
+            wait_for(lambda: all(map(is_stopped, family)), DEADLINE)
+            yield
+        finally:
+            for each in family:
+                os.kill(each, signal.SIGCONT)
+
 
 def is_alive(pid: int) -> bool:
     """Whether the process is there, and not only waited for by its parent."""
@@ -435,6 +451,11 @@ def is_alive(pid: int) -> bool:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return False
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether the process stands still, or has ended and is not waited for as its parent does."""
+    return re.search(r"\nState:\t[TZ]", Path(f"/proc/{pid}/status").read_text()) is not None
 
 
 def children_of(pid: int) -> list[int]:
