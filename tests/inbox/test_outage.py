@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from time import monotonic
 from types import SimpleNamespace
 from typing import Any
@@ -75,6 +77,7 @@ def test_what_fails_at_once_begins_no_outage(server: Outage, error: Exception) -
 def test_one_looks_while_the_others_fail(server: Outage, monkeypatch: pytest.MonkeyPatch) -> None:
     """When it is time to look, one call is let through; if it is answered, all are."""
     monkeypatch.setattr(outage, "AWAY_SECONDS", 0.0)
+    monkeypatch.setattr(outage, "HOPE_SECONDS", 0.0)
     time_out(server)
 
     with server.watch(1.0):
@@ -83,6 +86,37 @@ def test_one_looks_while_the_others_fail(server: Outage, monkeypatch: pytest.Mon
                 ask(server)
     ask(server)
     ask(server)
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_others_wait_a_moment_for_what_comes_of_a_look(
+    server: Outage, monkeypatch: pytest.MonkeyPatch, *, answered: bool
+) -> None:
+    """A crowd that finds the server back is not refused because one of them looked first."""
+    monkeypatch.setattr(outage, "AWAY_SECONDS", 0.0)
+    monkeypatch.setattr(outage, "HOPE_SECONDS", AGES)
+    time_out(server)
+    monkeypatch.setattr(outage, "AWAY_SECONDS", AGES)
+    results: list[str] = []
+
+    def ask_too() -> None:
+        try:
+            ask(server)
+        except Away:
+            results.append("away")
+        else:
+            results.append("well")
+
+    others = [threading.Thread(target=ask_too) for _ in range(3)]
+    with contextlib.suppress(TimedOut), server.watch(1.0):
+        for each in others:
+            each.start()
+        if not answered:
+            raise TimedOut
+    for each in others:
+        each.join(30)
+
+    assert results == ["well" if answered else "away"] * 3
 
 
 def test_look_in_vain_prolongs_the_outage(server: Outage, monkeypatch: pytest.MonkeyPatch) -> None:
