@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import burst
+from benchmarks import burst, frozen, idle
 from benchmarks.serving import Subject, load, serve
 
 SNIPPET = Subject("snippet, the service's worker", ("benchmarks.snippet:load()",))
@@ -45,6 +45,9 @@ class Figures:
 def main() -> None:
     """Measure all subjects in turn, and print the medians and the ratios to the snippet."""
     options = _options()
+    if options.frozen:
+        frozen.run()
+        return
     if shutil.which("wrk") is None:
         sys.exit("The load comes from wrk, which is not here. On Debian: apt-get install wrk")
     subjects = SUBJECTS + ([_on_postgresql(options.postgresql)] if options.postgresql else [])
@@ -54,6 +57,7 @@ def main() -> None:
         rounds.append({each.name: _measure(each, options) for each in subjects})
     _report(rounds)
     burst.run(options.burst)
+    idle.run(options.idle)
 
 
 def _options() -> argparse.Namespace:
@@ -62,6 +66,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=5, help="of load, for each subject a round")
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--burst", type=int, default=5000, help="deliveries at once; 0 for none")
+    parser.add_argument("--idle", type=int, default=20, help="events for idle workers; 0 for none")
+    parser.add_argument("--frozen", action="store_true", help="only freeze a PostgreSQL of its own")
     parser.add_argument("--postgresql", metavar="URL", help="measure the service on it as well")
     return parser.parse_args()
 

@@ -104,6 +104,43 @@ def serve(subject: Subject, folder: Path) -> Iterator[Server]:
         process.wait(60)
 
 
+@contextmanager
+def work(subject: Subject, folder: Path) -> Iterator[None]:
+    """Run a worker process beside the ``subject`` that is served from ``folder``."""
+    file = folder / "worker.log"
+    with file.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flask", "worker", "--threads", "4"],
+            cwd=ROOT,
+            env=_environ(subject, folder, 4242),  # where nobody listens
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        while "worker_started" not in (said := file.read_text(encoding="utf-8")):
+            if process.poll() is not None:
+                sys.exit(f"The worker did not start:\n{said}")
+            time.sleep(0.1)
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def deliver(server: Server) -> int:
+    """Deliver one event, of an object of its own. Returns the status of the answer."""
+    name = uuid.uuid4().hex
+    notification = samples.notification(TYPE, event_id=f"evt_{name}", object_id=f"cus_{name}")
+    body = samples.encode(notification)
+    headers = {"Content-Type": "application/json", "Stripe-Signature": samples.sign(body, SECRET)}
+    url = f"http://127.0.0.1:{server.port}/webhook"
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=60) as done:
+            return int(done.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
 def _environ(subject: Subject, folder: Path, port: int) -> dict[str, str]:
     return {
         "PATH": os.environ.get("PATH", ""),

