@@ -20,7 +20,6 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NamedTuple
@@ -33,6 +32,7 @@ from gunicorn.workers.gasgi import ASGIWorker
 
 from app import create_app
 from app.errors import Unavailable
+from app.pool import Pool
 from app.service import Service, service
 
 Message = dict[str, Any]
@@ -131,15 +131,15 @@ class Bridge:
         """
         self.stopping = stopping
         self.read_seconds = read_seconds
-        self._wsgi_app = wsgi_app
+        call = functools.partial(_call, wsgi_app)
         self._max_body_bytes = max_body_bytes
-        self._callbacks = ThreadPoolExecutor(threads, "callback")
+        self._callbacks = Pool(call, threads, "callback")
         # Only a POST can run a callback. Health checks have threads of their own: a container
         # whose callbacks, or whose inbox, are all waited for is busy, not ill.
-        self._probes = ThreadPoolExecutor(1, "probe")
-        self._alive = ThreadPoolExecutor(1, "alive")
+        self._probes = Pool(call, 1, "probe")
+        self._alive = Pool(call, 1, "alive")
         self.background = background or Background()
-        self._unfinished: set[Future[Answer]] = set()
+        self._answering = 0
 
     @property
     def unfinished(self) -> int:
@@ -147,7 +147,8 @@ class Bridge:
 
         A request whose client has left counts until its thread is done with it.
         """
-        return len(self._unfinished) + self.background.unfinished()
+        abandoned = self._callbacks.abandoned + self._probes.abandoned + self._alive.abandoned
+        return self._answering + abandoned + self.background.unfinished()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -162,7 +163,13 @@ class Bridge:
         if self.stopping.is_set():
             await _send(send, _STOPPING)
             return
-        await self._run(scope, body, send)
+        self._answering += 1
+        try:
+            # When the client leaves, this is cancelled: a request that still waits for a thread is
+            # dropped (Stripe delivers it again), one that has begun runs to its end.
+            await _send(send, await self._pool(scope).call(scope, body))
+        finally:
+            self._answering -= 1
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
         for name, value in headers:
@@ -176,20 +183,10 @@ class Bridge:
         except TimeoutError:
             raise _RefusedError(_TOO_SLOW) from None
 
-    def _pool(self, scope: Scope) -> ThreadPoolExecutor:
+    def _pool(self, scope: Scope) -> Pool[[Scope, bytes], Answer]:
         if scope["method"] == "POST":
             return self._callbacks
         return self._alive if scope["path"] == "/healthz" else self._probes
-
-    async def _run(self, scope: Scope, body: bytes, send: Send) -> None:
-        future = self._pool(scope).submit(_call, self._wsgi_app, scope, body)
-        self._unfinished.add(future)
-        try:
-            # When the client leaves, this is cancelled: a request that still waits for a thread is
-            # dropped (Stripe delivers it again), one that has begun runs to its end.
-            await _send(send, await asyncio.wrap_future(future))
-        finally:
-            future.add_done_callback(self._unfinished.discard)
 
 
 async def _read_body(receive: Receive, limit: int) -> bytes:

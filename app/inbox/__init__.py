@@ -6,6 +6,7 @@ statement that decides and records together, so that two processes cannot both d
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import threading
@@ -155,6 +156,9 @@ class Inbox:
         self._max_crashes = max_crashes
         self._notified = 0.0
         self._host = socket.gethostname()
+        self._process = 0
+        self._prefix = ""
+        self._numbers = itertools.count()
         self._migrated = False
         self._migrating = threading.Lock()
 
@@ -224,7 +228,11 @@ class Inbox:
 
     def _token(self) -> str:
         """Return a name for a claim that no other process or thread can come upon."""
-        return f"{self._host}:{os.getpid()}:{os.urandom(8).hex()}"
+        process = os.getpid()
+        if process != self._process:  # the first one, or the first after a fork
+            self._prefix = f"{self._host}:{process}:{os.urandom(8).hex()}"
+            self._process = process
+        return f"{self._prefix}.{next(self._numbers)}"
 
     def record(self, event: NewEvent) -> Accepted:
         """Record one delivery of ``event``, for a worker to run it.

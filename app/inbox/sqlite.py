@@ -191,18 +191,23 @@ class SqliteWriter:
         """Write what waits, and let another thread lead."""
         jobs: list[_Job] = []
         try:
+            self._write_what_waits(jobs)
+        finally:
+            self._hand_over(jobs)
+
+    def _write_what_waits(self, jobs: list[_Job]) -> None:
+        try:
             # What comes while other processes write is written with the rest.
             with self._lock:
-                jobs = self._take()
+                jobs += self._take()
                 self._write(jobs)
         except BaseException as error:  # noqa: BLE001 - each of the threads gets it raised
-            jobs = jobs or self._take()
+            jobs += [] if jobs else self._take()
             for job in jobs:
                 job.error, job.done = job.error or error, True
         if any(job.error is not None for job in jobs):
             # A file that could not be written when it was opened stays so for this connection.
             self._disconnect()
-        self._hand_over(jobs)
 
     def _take(self) -> list[_Job]:
         """Take what is to be written now. The statement of the thread that leads comes first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -69,6 +70,33 @@ def test_new_event_is_recorded_and_claimed_at_once(inbox: Inbox) -> None:
     assert event.lease_until is not None
     assert event.lease_until - event.received_at == pytest.approx(LONG)
     assert event.claimed_by
+
+
+def test_no_two_claims_have_one_name(sqlite_url: str) -> None:
+    """Not in one process, not in its children, which know what it knew, nor in another inbox."""
+    inbox = Inbox(sqlite_url, lease_seconds=LONG)
+    names = [claim(inbox, replace(EVENT, id=f"evt_{number}")).token for number in range(3)]
+    reading, writing = os.pipe()
+
+    for _ in range(2):
+        child = os.fork()
+        if child == 0:
+            try:
+                own = claim(inbox, replace(EVENT, id=f"evt_{os.getpid()}"))
+                os.write(writing, f"{own.token}\n".encode())
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        names += told.read().split()
+    inbox.close()
+    other = Inbox(sqlite_url, lease_seconds=LONG)
+    names.append(claim(other, replace(EVENT, id="evt_other")).token)
+    other.close()
+
+    assert len(set(names)) == len(names) == 6
+    assert len({name.rpartition(".")[0] for name in names}) == 4
 
 
 def test_running_event_is_not_claimed_again(inbox: Inbox) -> None:
