@@ -14,6 +14,8 @@ from benchmarks.serving import Subject, load, serve
 
 CALLBACK_SECONDS = 0.2
 CONNECTIONS = 32
+#: Twice as many as there are threads, so that half of the deliveries have to wait for one.
+MORE_CONNECTIONS = 64
 #: As long as wrk waits, whether all has been answered before or not.
 SECONDS = 12
 PROCESSES = 2
@@ -42,20 +44,25 @@ def run(most: int) -> None:
     if most == 0:
         return
     print(
-        f"\nA burst on {CONNECTIONS} connections onto callbacks of {CALLBACK_SECONDS * 1000:.0f}"
-        f" ms, {PROCESSES} processes x {THREADS} threads"
+        f"\nA burst onto callbacks of {CALLBACK_SECONDS * 1000:.0f} ms,"
+        f" {PROCESSES} processes x {THREADS} threads"
     )
-    print(f"{'':32}{'deliveries':>12}{'p50 ms':>9}{'p99 ms':>9}")
-    for subject, number in ((SLOW_SNIPPET, PATIENT), (INLINE, PATIENT), (QUEUED, most)):
-        _measure(subject, min(number, most))
+    print(f"{'':32}{'deliveries':>12}{'connections':>13}{'p50 ms':>9}{'p99 ms':>9}")
+    for subject, number, connections in (
+        (SLOW_SNIPPET, PATIENT, CONNECTIONS),
+        (INLINE, PATIENT, CONNECTIONS),
+        (QUEUED, most, CONNECTIONS),
+        (QUEUED, most, MORE_CONNECTIONS),
+    ):
+        _measure(subject, min(number, most), connections)
 
 
-def _measure(subject: Subject, most: int) -> None:
+def _measure(subject: Subject, most: int, connections: int) -> None:
     with tempfile.TemporaryDirectory() as folder, serve(subject, Path(folder)) as server:
         file = Path(folder) / "load"
-        found = load(server, file, connections=CONNECTIONS, seconds=SECONDS, most=most)
+        found = load(server, file, connections=connections, seconds=SECONDS, most=most)
         figures = f"{found['p50_ms']:>9.1f}{found['p99_ms']:>9.1f}"
-        print(f"{subject.name:32}{found['requests']:>12.0f}{figures}")
+        print(f"{subject.name:32}{found['requests']:>12.0f}{connections:>13}{figures}")
         if subject is QUEUED:
             _watch_backlog(Path(folder))
 
