@@ -84,7 +84,7 @@ class Receiver:
         if self._stopping.is_set():
             raise Unavailable("the service is shutting down", reason="stopping", retry_after=1)
         delivery.secret = self._authenticate(body, signature)
-        event = _read(body)
+        event = read_notification(body)
         delivery.event_id, delivery.event_type = event.id, event.type
         delivery.livemode, delivery.context = event.livemode, event.context
         return self._take(event, delivery)
@@ -173,7 +173,7 @@ def _forged(reason: str, message: str) -> Refused:
     return Refused(message, reason=reason)
 
 
-def _read(body: bytes) -> NewEvent:
+def read_notification(body: bytes) -> NewEvent:
     """Return what the inbox keeps of an authentic body. Raises ``Refused``."""
     try:
         values = json.loads(body.decode("utf-8"))

@@ -28,7 +28,7 @@ import structlog
 
 from app.errors import CallbackFailed, Deferred, Refused, Unavailable
 from app.inbox import Claim, Inbox, NewEvent
-from app.receiver import _read as read_notification
+from app.receiver import read_notification
 from app.registry import Registry
 from app.runner import Runner
 from app.settings import Settings

@@ -8,11 +8,15 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from app.inbox.schema import events, leaders, now, watermarks
-
-# The inbox's own words, which the statements of deliveries are made of.
-from app.inbox.statements import _answer, _expired, _lease_end, _left_behind, _new_row
-from app.inbox.statements import _number as number
-from app.inbox.statements import _word as word
+from app.inbox.statements import (
+    answer,
+    expired,
+    lease_end,
+    left_behind,
+    new_row,
+    number,
+    word,
+)
 
 #: Which of some events the inbox has.
 KNOWN = sa.select(events.c.id).where(events.c.id.in_(sa.bindparam("ids", expanding=True)))
@@ -27,7 +31,7 @@ def _bring_back(**values: object) -> Any:
     own = {"attempt": number(0), "deliveries": number(0), "due_at": due}
     return (
         insert(events)
-        .values({**_new_row(source=word("reconcile"), **values), **own})
+        .values({**new_row(source=word("reconcile"), **values), **own})
         .on_conflict_do_nothing(index_elements=[events.c.id])
         .returning(events.c.id)
     )
@@ -44,7 +48,7 @@ _is_open = sa.and_(
     events.c.livemode == sa.bindparam("livemode"),
     sa.or_(
         sa.and_(events.c.state == word("pending"), events.c.due_at <= now()),
-        _left_behind(events),
+        left_behind(events),
     ),
 )
 
@@ -61,10 +65,10 @@ CLAIM_OPEN = (
         attempt=events.c.attempt + number(1),
         claimed_by=sa.bindparam("token"),
         claimed_at=now(),
-        lease_until=_lease_end,
-        crashes=sa.case((_expired(events), events.c.crashes + number(1)), else_=events.c.crashes),
+        lease_until=lease_end,
+        crashes=sa.case((expired(events), events.c.crashes + number(1)), else_=events.c.crashes),
     )
-    .returning(*_answer)
+    .returning(*answer)
 )
 
 REACHED = sa.select(watermarks.c.type, watermarks.c.reached).where(

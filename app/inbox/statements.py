@@ -35,44 +35,48 @@ from app.inbox.schema import attempts, events, now, pauses, readiness, retries
 from app.inbox.sqlite import Together
 
 
-def _word(word: str) -> sa.ColumnElement[str]:
-    return sa.literal_column(f"'{word}'", sa.Text)
+def word(text: str) -> sa.ColumnElement[str]:
+    """Return a ``text`` of this module's own as it stands in the SQL."""
+    return sa.literal_column(f"'{text}'", sa.Text)
 
 
-def _number(number: int) -> sa.ColumnElement[int]:
-    return sa.literal_column(str(number), sa.Integer)
+def number(value: int) -> sa.ColumnElement[int]:
+    """Return a number of this module's own as it stands in the SQL."""
+    return sa.literal_column(str(value), sa.Integer)
 
 
-_one = _number(1)
-_lease_end = now() + sa.bindparam("lease_seconds", type_=sa.Double)
+_one = number(1)
+lease_end = now() + sa.bindparam("lease_seconds", type_=sa.Double)
 
-_zero = _number(0)
+_zero = number(0)
 
 CRASHED = "its process ended again and again with no word of what became of it"
 
 
-def _expired(event: Any) -> sa.ColumnElement[bool]:
+def expired(event: Any) -> sa.ColumnElement[bool]:
     """Whether the event was left behind by a runner that died."""
-    return sa.and_(event.c.state == _word("running"), event.c.lease_until < now())
+    return sa.and_(event.c.state == word("running"), event.c.lease_until < now())
 
 
 def _is_poison(event: Any) -> sa.ColumnElement[bool]:
     """Whether the event was left behind for the last time: it seems to kill who runs it."""
-    return sa.and_(_expired(event), event.c.crashes + _one >= sa.bindparam("max_crashes"))
+    return sa.and_(expired(event), event.c.crashes + _one >= sa.bindparam("max_crashes"))
 
 
-def _left_behind(event: Any) -> sa.ColumnElement[bool]:
-    return sa.and_(_expired(event), event.c.crashes + _one < sa.bindparam("max_crashes"))
+def left_behind(event: Any) -> sa.ColumnElement[bool]:
+    """Whether the event was left behind, and may be run again."""
+    return sa.and_(expired(event), event.c.crashes + _one < sa.bindparam("max_crashes"))
 
 
 #: Never run because it was of the wrong mode: not "done" by its callback, so it may run still.
-_wrong_mode = sa.and_(events.c.state == _word("done"), events.c.outcome == _word("wrong_mode"))
+_wrong_mode = sa.and_(events.c.state == word("done"), events.c.outcome == word("wrong_mode"))
 
 #: An event that may be claimed.
-_claimable = sa.or_(events.c.state == _word("pending"), _left_behind(events), _wrong_mode)
+_claimable = sa.or_(events.c.state == word("pending"), left_behind(events), _wrong_mode)
 
 
-def _new_row(**values: object) -> dict[str, object]:
+def new_row(**values: object) -> dict[str, object]:
+    """Return the columns of a new event: what its notification says, and these ``values``."""
     given: dict[str, object] = {
         name: sa.bindparam(name)
         for name in ("id", "type", "livemode", "context", "body", "subject")
@@ -82,13 +86,13 @@ def _new_row(**values: object) -> dict[str, object]:
 
 
 _claimed: dict[str, Any] = {
-    "state": _word("running"),
+    "state": word("running"),
     "attempt": _one,
     "claimed_by": sa.bindparam("token"),
     "claimed_at": now(),
-    "lease_until": _lease_end,
+    "lease_until": lease_end,
 }
-_first = insert(events).values(_new_row(**_claimed))
+_first = insert(events).values(new_row(**_claimed))
 
 
 def _if_claimable(name: str, value: object = None, *, poison: object = None) -> sa.Case[Any]:
@@ -103,7 +107,7 @@ def _if_claimable(name: str, value: object = None, *, poison: object = None) -> 
     return sa.case(*cases, else_=events.c[name])
 
 
-_answer = (
+answer = (
     events.c.id,
     events.c.type,
     events.c.body,
@@ -116,9 +120,9 @@ _answer = (
 )
 
 _buried: dict[str, Any] = {
-    "state": _word("dead"),
-    "outcome": _word("crashed"),
-    "reason": _word(CRASHED),
+    "state": word("dead"),
+    "outcome": word("crashed"),
+    "reason": word(CRASHED),
     "traceback": sa.null(),
     "lease_until": sa.null(),
     "holds": sa.null(),
@@ -140,34 +144,34 @@ ACCEPT = _first.on_conflict_do_update(
         "lease_until": _if_claimable("lease_until", poison=sa.null()),
         "holds": sa.case((_is_poison(events), sa.null()), else_=events.c.holds),
         "settled_at": sa.case((_is_poison(events), now()), else_=events.c.settled_at),
-        "crashes": sa.case((_expired(events), events.c.crashes + _one), else_=events.c.crashes),
+        "crashes": sa.case((expired(events), events.c.crashes + _one), else_=events.c.crashes),
     },
-).returning(*_answer)
+).returning(*answer)
 
-_recorded: dict[str, Any] = {"state": _word("pending"), "attempt": _zero}
+_recorded: dict[str, Any] = {"state": word("pending"), "attempt": _zero}
 
 #: Records a delivery of an event that a worker is to run. What is there keeps its state.
 RECORD = (
     insert(events)
-    .values(_new_row(**_recorded))
+    .values(new_row(**_recorded))
     .on_conflict_do_update(
         index_elements=[events.c.id],
         set_={
             "deliveries": events.c.deliveries + _one,
-            "state": sa.case((_wrong_mode, _word("pending")), else_=events.c.state),
+            "state": sa.case((_wrong_mode, word("pending")), else_=events.c.state),
             "outcome": sa.case((_wrong_mode, sa.null()), else_=events.c.outcome),
             "due_at": sa.case((_wrong_mode, now()), else_=events.c.due_at),
         },
     )
-    .returning(*_answer)
+    .returning(*answer)
 )
 
 #: Records a delivery of an event that is not to be run.
 SET_ASIDE = (
     insert(events)
     .values(
-        _new_row(
-            state=_word("done"),
+        new_row(
+            state=word("done"),
             outcome=sa.bindparam("outcome"),
             attempt=_zero,
             settled_at=now(),
@@ -177,7 +181,7 @@ SET_ASIDE = (
         index_elements=[events.c.id],
         set_={"deliveries": events.c.deliveries + _one},
     )
-    .returning(*_answer)
+    .returning(*answer)
 )
 
 #: Counts a delivery of an event that is not to be claimed.
@@ -197,8 +201,8 @@ _mine = sa.and_(
 #: Lets a lease begin anew, even one that has ended, as long as nobody else took the event.
 RENEW = (
     sa.update(events)
-    .where(_mine, events.c.state == _word("running"))
-    .values(lease_until=_lease_end)
+    .where(_mine, events.c.state == word("running"))
+    .values(lease_until=lease_end)
     .returning(events.c.id)
 )
 
@@ -221,15 +225,15 @@ def _settle(**values: Any) -> sa.Executable:
         .where(
             _mine,
             sa.or_(
-                events.c.state == _word("running"),
+                events.c.state == word("running"),
                 sa.and_(
                     events.c.state == values["state"],
                     events.c.outcome == values["outcome"],
                 ),
                 # Given back while it ran, and ended after all before anybody took it.
                 sa.and_(
-                    events.c.state == _word("pending"),
-                    events.c.outcome == _word("released"),
+                    events.c.state == word("pending"),
+                    events.c.outcome == word("released"),
                 ),
             ),
         )
@@ -249,8 +253,8 @@ SETTLE = _settle(
 )
 
 _success: dict[str, Any] = {
-    "state": _word("done"),
-    "outcome": _word("handled"),
+    "state": word("done"),
+    "outcome": word("handled"),
     "reason": sa.null(),
     "traceback": sa.null(),
 }
@@ -270,15 +274,15 @@ def _claim(which: Any, **values: Any) -> sa.Executable:
         sa.update(events)
         .where(events.c.id == sa.select(chosen.c.id).scalar_subquery())
         .values(
-            state=_word("running"),
+            state=word("running"),
             outcome=sa.null(),
             attempt=events.c.attempt + _one,
             claimed_by=sa.bindparam("token"),
             claimed_at=now(),
-            lease_until=_lease_end,
+            lease_until=lease_end,
             **values,
         )
-        .returning(*_answer)
+        .returning(*answer)
     )
 
 
@@ -287,7 +291,7 @@ _for_workers = sa.and_(
     _event.c.livemode == sa.bindparam("livemode"),
     ~sa.exists(sa.select(pauses.c.id)),
 )
-_is_due = sa.and_(_event.c.state == _word("pending"), _event.c.due_at <= now())
+_is_due = sa.and_(_event.c.state == word("pending"), _event.c.due_at <= now())
 
 #: Whether the event's object is taken, by another event that runs or by one whose turn is before.
 #: The second is what keeps two workers from choosing two events of one object at the same moment:
@@ -297,7 +301,7 @@ _is_held = sa.exists(
 )
 _has_elder = sa.exists(
     sa.select(_other.c.id).where(
-        _other.c.state == _word("pending"),
+        _other.c.state == word("pending"),
         _other.c.subject == _event.c.subject,
         _other.c.livemode == _event.c.livemode,
         _other.c.due_at <= now(),
@@ -316,7 +320,7 @@ CLAIM_DUE = _claim(
 #: Claims an event whose runner died.
 CLAIM_LEFT_BEHIND = _claim(
     sa.select(_event.c.id)
-    .where(_left_behind(_event), ~_is_held, _for_workers)
+    .where(left_behind(_event), ~_is_held, _for_workers)
     .order_by(_event.c.lease_until),
     holds=events.c.subject,
     crashes=events.c.crashes + _one,
@@ -325,31 +329,31 @@ CLAIM_LEFT_BEHIND = _claim(
 #: Claims one event by its id, for a person: whatever its state, but not while it runs, and when it
 #: is done only ``again``.
 _retriable = sa.or_(
-    events.c.state.in_([_word("pending"), _word("dead")]),
-    sa.and_(events.c.state == _word("done"), sa.bindparam("again", type_=sa.Boolean)),
+    events.c.state.in_([word("pending"), word("dead")]),
+    sa.and_(events.c.state == word("done"), sa.bindparam("again", type_=sa.Boolean)),
 )
 CLAIM_ONE = (
     sa.update(events)
     .where(
         events.c.id == sa.bindparam("event_id"),
-        sa.or_(_retriable, _expired(events)),
+        sa.or_(_retriable, expired(events)),
     )
     .values(
-        state=_word("running"),
+        state=word("running"),
         outcome=sa.null(),
         attempt=events.c.attempt + _one,
         claimed_by=sa.bindparam("token"),
         claimed_at=now(),
-        lease_until=_lease_end,
+        lease_until=lease_end,
     )
-    .returning(*_answer)
+    .returning(*answer)
 )
 
 #: Makes an event due for the workers at once, as if it had never failed.
 REOPEN = (
     sa.update(events)
     .where(events.c.id == sa.bindparam("event_id"), _retriable)
-    .values(state=_word("pending"), due_at=now(), spent=_zero, crashes=_zero)
+    .values(state=word("pending"), due_at=now(), spent=_zero, crashes=_zero)
     .returning(events.c.id)
 )
 
@@ -365,7 +369,7 @@ NOTE_RETRY = (
             sa.cast(sa.bindparam("why"), sa.Text),
         ).where(
             events.c.id == sa.bindparam("event_id"),
-            sa.or_(_retriable, _expired(events)),
+            sa.or_(_retriable, expired(events)),
         ),
     )
     .returning(retries.c.event_id)
@@ -430,28 +434,28 @@ PROBE = (
 )
 
 
-def _insert_many(row: dict[str, Any], number: int) -> sa.Executable:
+def _insert_many(row: dict[str, Any], count: int) -> sa.Executable:
     """Record so many new events. When one of them is known already, none is recorded."""
-    return sa.insert(events).values([_of(each, row) for each in range(number)])
+    return sa.insert(events).values([_of(each, row) for each in range(count)])
 
 
-def _of(number: int, row: dict[str, Any]) -> dict[str, Any]:
-    """Give the parameters of a row the names of its number."""
+def _of(which: int, row: dict[str, Any]) -> dict[str, Any]:
+    """Give the parameters of a row the names of its place."""
     return {
-        name: sa.bindparam(f"{value.key}__{number}")
+        name: sa.bindparam(f"{value.key}__{which}")
         if isinstance(value, sa.BindParameter)
         else value
         for name, value in row.items()
     }
 
 
-def _finish_many(number: int) -> sa.Executable:
+def _finish_many(count: int) -> sa.Executable:
     """End so many claims whose callbacks succeeded.
 
     No two claims have one token, so of two rows none can match by what is the other's.
     """
     mine = [
-        column.in_([sa.bindparam(f"{name}__{each}", type_=column.type) for each in range(number)])
+        column.in_([sa.bindparam(f"{name}__{each}", type_=column.type) for each in range(count)])
         for name, column in (
             ("event_id", events.c.id),
             ("claim", events.c.attempt),
@@ -460,13 +464,13 @@ def _finish_many(number: int) -> sa.Executable:
     ]
     return (
         sa.update(events)
-        .where(*mine, events.c.state == _word("running"))
+        .where(*mine, events.c.state == word("running"))
         .values(**_success, **_settled)
     )
 
 
 def _answered(state: str, attempt: int) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
-    """Return what says how a new event is answered: the columns of ``_answer``."""
+    """Return what says how a new event is answered: the columns of ``answer``."""
 
     def row(given: dict[str, Any]) -> tuple[Any, ...]:
         mine = given["id"], given["type"], given["body"]
@@ -477,7 +481,7 @@ def _answered(state: str, attempt: int) -> Callable[[dict[str, Any]], tuple[Any,
 
 #: What is written at every delivery, and how SQLite writes many of them as one statement.
 TOGETHER = {
-    ACCEPT: Together(partial(_insert_many, _new_row(**_claimed)), _answered("running", 1)),
-    RECORD: Together(partial(_insert_many, _new_row(**_recorded)), _answered("pending", 0)),
+    ACCEPT: Together(partial(_insert_many, new_row(**_claimed)), _answered("running", 1)),
+    RECORD: Together(partial(_insert_many, new_row(**_recorded)), _answered("pending", 0)),
     FINISH: Together(_finish_many, lambda given: (given["event_id"],)),
 }
