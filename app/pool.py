@@ -37,13 +37,15 @@ class Pool(Generic[P, T]):
         When this is cancelled before a thread has begun, none will.
         """
         while self._names:
-            threading.Thread(target=self._work, name=self._names.pop(), daemon=True).start()
+            threading.Thread(target=self._work, name=self._names[-1], daemon=True).start()
+            self._names.pop()  # not before: a thread that could not start is tried again
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._calls.put((future, lambda: self._act(*args, **kwargs)))
         try:
             return await future
         except asyncio.CancelledError:
-            self.abandoned += 1
+            # Not when it has just ended: nobody will see to it any more.
+            self.abandoned += future.cancelled()
             raise
 
     def _work(self) -> None:

@@ -401,7 +401,8 @@ class Worker(ASGIWorker):  # type: ignore[misc] # gunicorn publishes no types
         """Serve until told to stop, then leave, whatever callbacks still run."""
         sys.setswitchinterval(SWITCH_SECONDS)
         if self.processor is not None:
-            os.sched_setaffinity(0, {self.processor})
+            with contextlib.suppress(OSError):  # some sandboxes do not let a process choose
+                os.sched_setaffinity(0, {self.processor})
         self.asgi.background.begin()
         super().run()
         if self.asgi.unfinished:

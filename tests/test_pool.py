@@ -110,6 +110,52 @@ def test_call_that_has_begun_runs_to_its_end(work: Work) -> None:
     asyncio.run(main())
 
 
+def test_call_that_has_just_ended_is_not_counted(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled between its end and the moment in which its caller hears of it."""
+
+    async def main() -> None:
+        pool = Pool(work, 1, "test")
+        call = asyncio.create_task(pool.call("only"))
+        await soon(lambda: work.begun)
+        # Before any step of the loop in which the result is there, cancel in that very step.
+        end = pool._end  # noqa: SLF001 - no other way to be there in that moment
+
+        def end_and_cancel(future: asyncio.Future[str], results: list[str]) -> None:
+            end(future, results)
+            call.cancel()
+
+        monkeypatch.setattr(pool, "_end", end_and_cancel)
+        work.let_go(1)
+        await asyncio.wait([call])
+        assert call.cancelled()
+        assert pool.abandoned == 0
+
+    asyncio.run(main())
+
+
+def test_thread_that_could_not_start_is_tried_again(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A system that was out of threads for a moment does not lose one for good."""
+    start = threading.Thread.start
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> str:
+        pool = Pool(work, 1, "test")
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            await pool.call("lost")
+        monkeypatch.setattr(threading.Thread, "start", start)
+        work.let_go(1)
+        return await pool.call("only")
+
+    assert asyncio.run(main()) == "ONLY"
+
+
 def test_call_that_ends_after_the_loop_does_no_harm(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:

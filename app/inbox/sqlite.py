@@ -12,8 +12,9 @@ import contextlib
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -168,9 +169,7 @@ class SqliteWriter:
         try:
             yield
         finally:
-            with self._mutex:
-                self._waiting.remove(job)
-            self._hand_over([])
+            self._skip(job)
 
     def _wait_for_turn(self, job: _Job) -> None:
         """Wait until the ``job`` was written by another thread, or this one leads."""
@@ -179,13 +178,30 @@ class SqliteWriter:
             if not self._is_led:
                 self._is_led = job.leads = True
                 return
-        if not job.turn.acquire(timeout=TURN_TIMEOUT):
-            with self._mutex:
-                if job.leads or job.done:  # at the last moment
-                    return
+        try:
+            in_time = job.turn.acquire(timeout=TURN_TIMEOUT)
+        except BaseException:  # Ctrl-C, to a command
+            if not self._leave(job) and job.leads:
+                self._skip(job)
+            raise
+        if not in_time and self._leave(job):
+            raise Unavailable("the inbox is busy", reason="inbox_locked", retry_after=5)
+
+    def _leave(self, job: _Job) -> bool:
+        """Wait no longer. False when that comes too late: it was written, or this thread leads."""
+        with self._mutex:
+            if not job.leads:
                 with contextlib.suppress(ValueError):  # being written: its claim ends by itself
                     self._waiting.remove(job)
-            raise Unavailable("the inbox is busy", reason="inbox_locked", retry_after=5)
+                return not job.done
+        job.turn.acquire()  # it is being released, and would be once more by this thread
+        return False
+
+    def _skip(self, job: _Job) -> None:
+        """Let the next one lead instead of the thread of this ``job``."""
+        with self._mutex:
+            self._waiting.remove(job)
+        self._hand_over([])
 
     def _lead(self) -> None:
         """Write what waits, and let another thread lead."""
@@ -232,20 +248,10 @@ class SqliteWriter:
         """Write all in one transaction, or each alone when one of them cannot be written."""
         connection = self._connect()
         self._synchronize(connection, durable=any(job.durable for job in jobs))
-        groups = self._group(jobs)
-        if len(groups) > 1:
-            connection.execute("BEGIN IMMEDIATE")  # when this fails, no single one would succeed
-        try:
-            for group in groups:
-                self._write_group(connection, group)
-            if len(groups) > 1:
-                connection.execute("COMMIT")
-        except (driver.Error, _NotAsOneError) as error:
-            connection.rollback()
-            if _is_locked(error):
-                raise
-            for job in jobs:
-                self._write_alone(connection, job)
+        together = [partial(self._write_group, connection, group) for group in self._group(jobs)]
+        in_turn = [partial(self._write_one, connection, job) for job in jobs]
+        if not _commit(connection, together) and not _commit(connection, in_turn):
+            _write_alone(jobs, in_turn)
         for job in jobs:
             job.done = True
 
@@ -268,7 +274,7 @@ class SqliteWriter:
         first = jobs[0]
         together = self._together.get(first.statement) if first.statement is not None else None
         if together is None:
-            first.row = self._first_row(connection, first)
+            self._write_one(connection, first)
             return
         sql, names = self._prepare(first.statement, len(jobs), together.make)
         values = tuple([jobs[number].parameters[name] for name, number in names])
@@ -277,18 +283,12 @@ class SqliteWriter:
         for job in jobs:
             job.row = together.row(job.parameters)
 
-    def _write_alone(self, connection: Any, job: _Job) -> None:
-        try:
-            job.row = self._first_row(connection, job)
-        except driver.Error as error:
-            job.error = error
-
-    def _first_row(self, connection: Any, job: _Job) -> tuple[Any, ...] | None:
+    def _write_one(self, connection: Any, job: _Job) -> None:
         sql, names = self._prepare(job.statement)
         values = tuple([job.parameters[name] for name, _ in names])
         # All rows are fetched, because a statement that is not at its end cannot be committed.
         rows: list[tuple[Any, ...]] = connection.execute(sql, values).fetchall()
-        return rows[0] if rows else None
+        job.row = rows[0] if rows else None
 
     def _prepare(
         self,
@@ -312,12 +312,45 @@ class SqliteWriter:
         """Close the connection, when nobody uses it. The next statement connects again."""
         with contextlib.suppress(Unavailable), self.turn():
             self._disconnect()
+            self._lock.close()
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         self._synchronous = synchronous()
         if connection is not None:
             connection.invalidate()
+
+
+def _commit(connection: Any, acts: Sequence[Callable[[], None]]) -> bool:
+    """Do all in one transaction. False when one of them could not be done, and none was."""
+    if len(acts) > 1:
+        connection.execute("BEGIN IMMEDIATE")  # when this fails, no single one would succeed
+    try:
+        for act in acts:
+            act()
+        if len(acts) > 1:
+            connection.execute("COMMIT")
+    except (driver.Error, _NotAsOneError) as error:
+        connection.rollback()
+        if _is_locked(error):
+            raise
+        return False
+    return True
+
+
+def _write_alone(jobs: list[_Job], acts: Sequence[Callable[[], None]]) -> None:
+    """Do each in a transaction of its own, and keep the errors of those that cannot be done."""
+    locked: driver.Error | None = None
+    for job, act in zip(jobs, acts, strict=True):
+        try:
+            if locked is None:
+                act()
+        except driver.Error as error:
+            job.error = error
+            if _is_locked(error):  # the next one would wait for as long, and so hold up everybody
+                locked = error
+        else:
+            job.error = locked
 
 
 def _is_locked(error: BaseException) -> bool:

@@ -292,6 +292,138 @@ def test_other_tools_lock_leaves_nothing_half_done(
     inbox.close()
 
 
+class Late:
+    """A lock that is had in the very moment in which the time for it is over."""
+
+    def __init__(self, lock: Any) -> None:
+        """Take the lock."""
+        self._lock = lock
+        self.release = lock.release
+
+    def acquire(self, timeout: float = -1) -> bool:
+        """Say that the time was over, when there was one."""
+        self._lock.acquire()
+        if timeout < 0:
+            return True
+        self._lock.release()
+        return False
+
+
+def test_thread_that_is_to_lead_at_the_last_moment_leads(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It writes what waits, and nothing is let go twice."""
+
+    class LateJob(sqlite._Job):  # noqa: SLF001 - no other way to be there in that moment
+        def __init__(self, *args: Any, **named: Any) -> None:
+            super().__init__(*args, **named)
+            self.turn: Any = Late(self.turn)
+
+    monkeypatch.setattr(sqlite, "_Job", LateJob)
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    inbox.check()
+
+    accepted = together(inbox, *[partial(inbox.accept, numbered(each)) for each in range(3)])
+
+    assert [each.claim is not None for each in accepted] == [True] * 3
+    inbox.check()
+    inbox.close()
+
+
+@pytest.mark.parametrize("leads", [False, True])
+def test_interrupt_of_a_thread_that_waits_leaves_the_others_alone(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, *, leads: bool
+) -> None:
+    """Ctrl-C while it waits, and in the moment in which it is to lead."""
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    inbox.check()
+    writer = inbox._database._get_writer()  # noqa: SLF001 - to hold its turn
+    assert isinstance(writer, SqliteWriter)
+
+    class Interrupted(Late):
+        def acquire(self, timeout: float = -1) -> bool:
+            if timeout >= 0:
+                if leads:
+                    super().acquire()
+                    self.release()
+                raise KeyboardInterrupt
+            return super().acquire()
+
+    class InterruptedJob(sqlite._Job):  # noqa: SLF001 - no other way to be there in that moment
+        def __init__(self, *args: Any, **named: Any) -> None:
+            super().__init__(*args, **named)
+            self.turn: Any = Interrupted(self.turn)
+
+    def interrupted() -> str:
+        with pytest.raises(KeyboardInterrupt):
+            inbox.accept(numbered(1))
+        return "interrupted"
+
+    with ThreadPoolExecutor(2) as pool:
+        with writer.turn():
+            monkeypatch.setattr(sqlite, "_Job", InterruptedJob)
+            first = pool.submit(interrupted)
+            if leads:
+                wait_for(partial(has_waiting, writer, 2))
+            else:
+                assert first.result(30) == "interrupted"
+            monkeypatch.undo()
+            second = pool.submit(inbox.accept, numbered(2))
+            wait_for(partial(has_waiting, writer, 3 if leads else 2))
+        assert first.result(30) == "interrupted"
+        assert second.result(30).claim is not None
+
+    inbox.check()
+    assert [event.id for event in inbox.latest(10)] == ["evt_2"]
+    inbox.close()
+
+
+def test_lock_of_another_tool_is_waited_for_once(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can come between two statements that are written one by one: the rest is not tried."""
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 50)
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    inbox.check()
+    file = tmp_path / "var" / "inbox.sqlite3"
+    shell = sqlite.driver.connect(file, isolation_level=None, check_same_thread=False)
+    tried: list[str] = []
+    write_one = SqliteWriter._write_one  # noqa: SLF001 - no other way to be there in that moment
+
+    def write_and_lock(writer: SqliteWriter, connection: Any, job: Any) -> None:
+        if tried.count("evt_0") == 2 and not shell.in_transaction:
+            shell.execute("BEGIN IMMEDIATE")  # when the first one has been written alone
+        tried.append(job.parameters.get("id", "wrong"))
+        write_one(writer, connection, job)
+
+    monkeypatch.setattr(SqliteWriter, "_write_one", write_and_lock)
+    wrong = sa.text("INSERT INTO events (id) VALUES ('evt_wrong')")
+
+    def refusal(act: Callable[[], object]) -> str:
+        try:
+            act()
+        except Unavailable as error:
+            return error.reason
+        return "written"
+
+    said = together(
+        inbox,
+        partial(refusal, partial(inbox.accept, numbered(0))),
+        partial(refusal, lambda: inbox._database.execute(wrong, {})),  # noqa: SLF001 - no other way
+        partial(refusal, partial(inbox.accept, numbered(1))),
+        partial(refusal, partial(inbox.accept, numbered(2))),
+    )
+    monkeypatch.undo()
+    shell.execute("ROLLBACK")
+    shell.close()
+
+    assert said == ["written", *["OperationalError: database is locked"] * 3]
+    assert tried == ["wrong", "evt_0", "wrong", "evt_0", "wrong"]
+    inbox.check()
+    assert [event.id for event in inbox.latest(10)] == ["evt_0"]
+    inbox.close()
+
+
 def test_what_is_answered_2xx_without_a_success_is_on_the_disk(sqlite_url: str) -> None:
     """An event that is set aside or buried has nothing but its row: that commit is synced."""
     inbox = Inbox(sqlite_url, lease_seconds=30)
@@ -354,6 +486,22 @@ def test_known_event_among_new_ones_is_told_from_them(sqlite_url: str) -> None:
     assert [each.state for each in accepted] == ["running"] * 5
     deliveries = {event.id: event.deliveries for event in inbox.latest(10)}
     assert deliveries == {"evt_0": 1, "evt_1": 2, "evt_2": 2, "evt_3": 1}
+    inbox.close()
+
+
+def test_many_of_which_one_is_known_are_one_transaction(sqlite_url: str) -> None:
+    """Redeliveries in a burst do not make a commit of each event beside them."""
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    inbox.record(numbered(1))
+    writer = inbox._database._get_writer()  # noqa: SLF001 - to listen to its connection
+    assert isinstance(writer, SqliteWriter)
+    said: list[str] = []
+    writer._connect().set_trace_callback(said.append)  # noqa: SLF001 - no other way to hear it
+
+    together(inbox, *[partial(inbox.record, numbered(each)) for each in range(3)])
+
+    words = [each.split()[0] for each in said]
+    assert words[-5:] == ["BEGIN", "INSERT", "INSERT", "INSERT", "COMMIT"]
     inbox.close()
 
 
