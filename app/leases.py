@@ -46,6 +46,7 @@ class Leases:
         self._held: dict[Claim, _Held] = {}
         self._unsettled: dict[Claim, Callable[[], bool]] = {}
         self._failing = False
+        self._said = False
         self._closed = False
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -129,6 +130,7 @@ class Leases:
                 self._try(settle)
             for renew in self._due():
                 self._try(renew)
+            self._said = self._said and self._failing
 
     def _pause(self) -> float:
         return self.seconds / 6
@@ -138,10 +140,17 @@ class Leases:
             act()
         except Unavailable as error:
             self._failing = True
-            log.warning("lease_not_renewed", reason=error.reason)
+            self._say_away(error)
         except (Exception, SystemExit):  # whatever it is, ending this thread would end every lease
             self._failing = True
             log.exception("lease_not_renewed")
+
+    def _say_away(self, error: Unavailable) -> None:
+        """Say once for each time that the inbox is away, not for each claim, what waits for it."""
+        if not self._said:
+            self._said = True
+            counts = {"running": len(self._held), "unsettled": len(self._unsettled)}
+            log.warning("lease_not_renewed", reason=error.reason, **counts)
 
     def _waiting(self) -> list[Callable[[], None]]:
         with self._lock:

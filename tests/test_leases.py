@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -133,6 +135,34 @@ def test_failed_renewal_is_tried_again_within_the_lease(
     with make(inbox).held(mine):
         wait_for(lambda: lease_end(inbox) > first)
     assert "lease_not_renewed" in said(capsys)
+    close_all()
+    inbox.close()
+
+
+def test_outage_is_said_once_however_many_wait(
+    sqlite_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not at every try and not for every claim; the next outage is said again."""
+    inbox = Flaky(sqlite_url, lease_seconds=LEASE)
+    mine = [claim(inbox, replace(EVENT, id=f"evt_{number}")) for number in range(1, 4)]
+    leases = make(inbox)
+    seen: list[str] = []
+
+    def times() -> int:
+        seen.append(said(capsys))
+        return "".join(seen).count("lease_not_renewed")
+
+    def is_renewed_after(end: float) -> bool:
+        return not inbox.failures and lease_end(inbox) > end
+
+    with contextlib.ExitStack() as stack:
+        for each in mine:
+            stack.enter_context(leases.held(each))
+        for outage in (1, 2):
+            end = lease_end(inbox)
+            inbox.failures = 9
+            wait_for(partial(is_renewed_after, end + LEASE))
+            assert times() == outage
     close_all()
     inbox.close()
 

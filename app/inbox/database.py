@@ -96,13 +96,23 @@ class Database:
     ) -> list[sa.Row[Any]]:
         """Run one reading statement and return all rows.
 
-        Raises ``Unavailable``, on PostgreSQL after so many ``seconds`` at the latest.
+        When its connection turns out to be lost it is run once more, on a new one. Raises
+        ``Unavailable``, on PostgreSQL after so many ``seconds`` at the latest.
         """
         try:
-            with self._watch(seconds), self._get_engine().connect() as connection:
-                return list(connection.execute(statement, parameters).all())
+            with self._watch(seconds):
+                try:
+                    return self._rows(statement, parameters)
+                except sa.exc.DBAPIError as error:
+                    if not error.connection_invalidated or isinstance(error.orig, limits.TimedOut):
+                        raise
+                return self._rows(statement, parameters)
         except _DRIVER_ERRORS as error:
             raise _unavailable(error) from error
+
+    def _rows(self, statement: sa.Executable, parameters: Parameters) -> list[sa.Row[Any]]:
+        with self._get_engine().connect() as connection:
+            return list(connection.execute(statement, parameters).all())
 
     def _watch(self, seconds: float) -> AbstractContextManager[None]:
         return self._outage.watch(seconds) if self.file is None else nullcontext()

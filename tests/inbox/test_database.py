@@ -152,6 +152,21 @@ def test_connection_that_is_lost_twice_is_given_up(postgresql_url: str) -> None:
     base.close()
 
 
+def test_connection_that_was_lost_meanwhile_does_not_fail_a_read(postgresql_url: str) -> None:
+    """A server that was restarted is asked on a new connection, once, and not for ever."""
+    base = Database(postgresql_url)
+    one = sa.text("SELECT 1")
+    mine = base.read(sa.text("SELECT pg_backend_pid()"), {})[0][0]
+    base.execute(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": mine})
+
+    assert base.read(one, {})[0][0] == 1
+    with pytest.raises(Unavailable) as raised:
+        base.read(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"), {})
+    assert "terminating connection" in raised.value.reason
+    assert base.read(one, {})[0][0] == 1
+    base.close()
+
+
 def test_threads_that_ended_leave_no_connection(postgresql_url: str) -> None:
     """Each thread has a connection of its own, which another can have when it has ended."""
     inbox = Inbox(postgresql_url, lease_seconds=30)
