@@ -150,7 +150,8 @@ def _api_key(value: str) -> str:
     if not value:
         raise ValueError(
             "is not set. Take a secret or restricted key (sk_..., rk_...) from"
-            " https://dashboard.stripe.com/apikeys"
+            " https://dashboard.stripe.com/apikeys; in a new clone `make run` makes a .env to begin"
+            " with"
         )
     if not value.startswith(LIVE_PREFIXES + TEST_PREFIXES):
         raise ValueError(

@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ import sqlalchemy as sa
 
 from app.inbox import Event, Inbox
 from app.testing import samples
+from tests.output import Output
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).parent.parent
@@ -156,20 +156,12 @@ class Service:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        self._output = bytearray()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        with self.process.stdout as pipe:
-            while chunk := os.read(pipe.fileno(), 65536):
-                self._output += chunk
+        self._output = Output(self.process)
 
     @property
     def log(self) -> str:
         """What it and its workers have written so far, to either of their outputs."""
-        return bytes(self._output).decode()
+        return self._output.text
 
     @functools.cached_property
     def port(self) -> int:
@@ -252,7 +244,7 @@ class Service:
         with contextlib.suppress(ProcessLookupError):  # usually nobody is left
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(DEADLINE)
-        self._reader.join(DEADLINE)
+        self._output.finish(DEADLINE)
 
 
 class Lab:

@@ -124,6 +124,7 @@ def test_white_space_around_a_secret_is_not_part_of_it() -> None:
     ("name", "value", "words"),
     [
         ("STRIPE_API_KEY", "", "is not set. Take a secret or restricted key"),
+        ("STRIPE_API_KEY", "", "in a new clone `make run` makes a .env"),
         ("STRIPE_API_KEY", "pk_test_fake", "does not begin with sk_live_, rk_live_"),
         ("STRIPE_API_KEY", "sk_test_fa ke", "has white space inside"),
         ("STRIPE_WEBHOOK_SECRET", "", "is not set. Take the signing secret (whsec_...)"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.errors import Unavailable
-from app.inbox import Claim, Inbox, NewEvent
+from app.inbox import Claim, Event, Inbox, NewEvent
 from app.testing import samples
 from app.testing.stripe_api import StripeApi
 from tests import by_hand
@@ -61,6 +61,16 @@ def module(lines: str) -> str:
 def ends(receiver: Receiver, notification: dict[str, Any], state: str) -> None:
     """Return when the event has come to that state."""
     wait_for(lambda: receiver.event(notification["id"]).state == state)
+
+
+def planned(receiver: Receiver) -> tuple[Event, float]:
+    """Deliver an event whose callback fails. Returns it, and for how long it is put off."""
+    notification = samples.notification(TYPE)
+    receiver.deliver(notification)
+    wait_for(lambda: receiver.event(notification["id"]).outcome == "failed")
+    event = receiver.event(notification["id"])
+    assert event.settled_at is not None
+    return event, event.due_at - event.settled_at
 
 
 def history(receiver: Receiver, notification: dict[str, Any]) -> list[str]:
@@ -197,28 +207,18 @@ class TestRetries:
     def test_callback_says_when(self, make_queue: MakeReceiver) -> None:
         """RetryLater sets the time itself."""
         lines = "    from app import RetryLater; raise RetryLater(3600, 'not yet shipped')\n"
-        receiver = make_queue(module(lines))
-        notification = samples.notification(TYPE)
-        receiver.deliver(notification)
-        wait_for(lambda: receiver.event(notification["id"]).outcome == "failed")
+        event, wait = planned(make_queue(module(lines)))
 
-        event = receiver.event(notification["id"])
-        assert event.settled_at is not None
-        assert event.due_at - event.settled_at == pytest.approx(3600)
+        assert wait == pytest.approx(3600)
         assert "again in 3600 s: not yet shipped" in str(event.reason)
 
     @pytest.mark.parametrize("asked", ["1e12", "float('inf')"])
     def test_thirty_days_are_the_most(self, make_queue: MakeReceiver, asked: str) -> None:
         """Milliseconds for seconds put no event off for ever."""
         lines = f"    from app import RetryLater; raise RetryLater({asked})\n"
-        receiver = make_queue(module(lines))
-        notification = samples.notification(TYPE)
-        receiver.deliver(notification)
-        wait_for(lambda: receiver.event(notification["id"]).outcome == "failed")
+        _, wait = planned(make_queue(module(lines)))
 
-        event = receiver.event(notification["id"])
-        assert event.settled_at is not None
-        assert event.due_at - event.settled_at == pytest.approx(30 * 86400)
+        assert wait == pytest.approx(30 * 86400)
 
     def test_rate_limit_of_stripe_waits_as_it_asks(
         self, make_queue: MakeReceiver, stripe_api: StripeApi

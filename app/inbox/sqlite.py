@@ -128,9 +128,7 @@ class _NotAsOneError(Exception):
 class SqliteWriter:
     """Writes for all threads of this process, one transaction at a time."""
 
-    def __init__(
-        self, engine: sa.Engine, lock: FileLock, together: Mapping[sa.Executable, Together]
-    ) -> None:
+    def __init__(self, engine: sa.Engine, lock: FileLock, together: Mapping[Any, Together]) -> None:
         """Take the ``engine`` to connect with, and the ``lock`` among processes.
 
         ``together`` says which statements can be written as one, and how.
@@ -143,7 +141,7 @@ class SqliteWriter:
         self._is_led = False
         self._connection: sa.PoolProxiedConnection | None = None
         self._synchronous = synchronous()
-        self._statements: dict[tuple[sa.Executable, int], _Compiled] = {}
+        self._statements: dict[tuple[Any, int], _Compiled] = {}
 
     def execute(
         self, statement: sa.Executable, parameters: dict[str, Any], *, durable: bool
@@ -272,7 +270,7 @@ class SqliteWriter:
 
     def _write_group(self, connection: Any, jobs: list[_Job]) -> None:
         first = jobs[0]
-        together = self._together.get(first.statement) if first.statement is not None else None
+        together = self._together.get(first.statement)
         if together is None:
             self._write_one(connection, first)
             return

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from app.inbox import Inbox, NewEvent
 from app.testing import dev, filled, samples
 from app.testing.stripe_api import StripeApi
 from tests.conftest import API_KEY, SECRET
+from tests.output import Output
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,20 +49,12 @@ class Dev:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-        self._output = bytearray()
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        with self.process.stdout as pipe:
-            while chunk := os.read(pipe.fileno(), 65536):
-                self._output += chunk
+        self._output = Output(self.process)
 
     @property
     def shown(self) -> str:
         """What stands in the terminal."""
-        return bytes(self._output).decode()
+        return self._output.text
 
     def shows(self, words: str, times: int = 1) -> None:
         """Wait until the words stand in the terminal."""
@@ -82,7 +74,7 @@ class Dev:
         """Press Ctrl-C, and return the exit status."""
         self.process.send_signal(number)
         status = self.process.wait(60)
-        self._reader.join(60)
+        self._output.finish(60)
         return status
 
 
