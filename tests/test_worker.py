@@ -363,6 +363,49 @@ class TestThreads:
         }
 
 
+def is_idle(receiver: Receiver) -> bool:
+    """Whether all threads wait, one of them looking out, and nothing was called meanwhile."""
+    return receiver.service.worker._has_lookout  # noqa: SLF001 - no other way to know
+
+
+def is_listening(url: str) -> bool:
+    """Whether somebody listens at this database of PostgreSQL for events that are due."""
+    who = "pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+    return bool(by_hand.select(url, who))
+
+
+class TestIdle:
+    """Who has nothing to do is called; to look now and then is for what nobody could call for."""
+
+    @pytest.fixture(autouse=True)
+    def never_look(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let no thread look by itself within the time of a test."""
+        monkeypatch.setattr("app.worker.POLL_SECONDS", 600.0)
+
+    def test_delivery_calls_the_workers_of_its_process(self, make_queue: MakeReceiver) -> None:
+        """An idle worker begins at once, and not at its next look."""
+        receiver = make_queue(module(""))
+        wait_for(lambda: is_idle(receiver))
+        notification = samples.notification(TYPE)
+
+        receiver.deliver(notification)
+
+        ends(receiver, notification, "done")
+
+    def test_delivery_calls_the_workers_of_other_processes(
+        self, make_queue: MakeReceiver, make_receiver: MakeReceiver, postgresql_url: str
+    ) -> None:
+        """On PostgreSQL, which passes the word on."""
+        runs = make_queue(module(""), database_url=postgresql_url)
+        records = make_receiver(processing="queue", database_url=postgresql_url)
+        wait_for(lambda: is_idle(runs) and is_listening(postgresql_url))
+        notification = samples.notification(TYPE)
+
+        records.deliver(notification)
+
+        ends(runs, notification, "done")
+
+
 class TestFaults:
     """A thread survives whatever happens."""
 

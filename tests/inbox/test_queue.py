@@ -189,6 +189,27 @@ class TestTurns:
         assert overlaps == []
         assert sorted(done) == sorted(f"evt_{number}" for number in range(60))
 
+    def test_who_finds_an_event_taken_does_not_take_the_next_of_its_object(
+        self, postgresql_url: str
+    ) -> None:
+        """Another worker is about to claim the first: to take the second would be at once.
+
+        The row is locked here as by a claim that is not committed yet.
+        """
+        inbox = Inbox(postgresql_url, lease_seconds=LONG)
+        for number, subject in ((1, "cus_1"), (2, "cus_1"), (3, "cus_2")):
+            inbox.record(numbered(number, subject))
+        engine = by_hand.make_engine(postgresql_url)
+
+        with engine.begin() as other:
+            other.exec_driver_sql("SELECT id FROM events WHERE id = 'evt_1' FOR UPDATE")
+            assert take(inbox).event_id == "evt_3"
+            assert due(inbox) is None
+        assert take(inbox).event_id == "evt_1"
+        assert due(inbox) is None
+        engine.dispose()
+        inbox.close()
+
     def test_paused_workers_claim_nothing(self, make_inbox: Callable[..., Inbox]) -> None:
         """Neither what is due nor what was left behind, in whatever process, until they go on."""
         inbox = make_inbox(SHORT)
@@ -313,6 +334,18 @@ class TestCrashes:
         second = take(inbox)
         assert inbox.finish(first) is False
         assert inbox.finish(second) is True
+
+    def test_success_after_the_event_was_given_up_on_does_not_count(
+        self, make_inbox: Callable[..., Inbox]
+    ) -> None:
+        """It is dead, and a person has been told so: who held the claim learns that it is lost."""
+        inbox = make_inbox(SHORT, max_crashes=1)
+        inbox.record(EVENT)
+        claim = take(inbox)
+        assert inbox.bury_poison() is not None
+
+        assert inbox.finish(claim) is False
+        assert state(inbox) == ("dead", "crashed")
 
 
 EXPIRE = "UPDATE events SET lease_until = 0"
