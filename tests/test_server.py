@@ -30,7 +30,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 import pytest
 from flask import Flask
 
-from app.server import Background, Bridge, choose_processor
+from app.server import TICK_SECONDS, Background, Bridge, choose_processor
 from app.testing import samples
 
 ROOT = Path(__file__).parent.parent
@@ -679,6 +679,10 @@ def test_environment_is_what_wsgi_says(server: Server) -> None:
     assert "HTTP_STRIPE_SIGNATURE" not in environ
 
 
+#: Seconds in which a process that does not wait for its callbacks would have ended.
+ENOUGH_TO_LEAVE = 5 * TICK_SECONDS
+
+
 def test_stop_lets_callbacks_end_and_turns_away_the_rest(serve: Serve) -> None:
     """SIGTERM: nobody is accepted, who is connected gets 503, who is running gets an answer."""
     server = serve("--workers", "1")
@@ -689,6 +693,7 @@ def test_stop_lets_callbacks_end_and_turns_away_the_rest(serve: Serve) -> None:
     server.process.send_signal(signal.SIGTERM)
     wait_for(server.refuses)
     turned_away = connected.ask("POST", "/webhook")
+    time.sleep(ENOUGH_TO_LEAVE)
     server.release("running")
 
     assert (turned_away.status, turned_away.headers["Retry-After"]) == (503, "1")
@@ -707,6 +712,7 @@ def test_stop_waits_for_a_callback_whose_client_has_left(serve: Serve) -> None:
 
     server.process.send_signal(signal.SIGTERM)
     wait_for(server.refuses)
+    time.sleep(ENOUGH_TO_LEAVE)
     server.release("orphan")
 
     assert server.process.wait(DEADLINE) == 0
