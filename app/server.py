@@ -361,6 +361,17 @@ def choose_processor(taken: Iterable[int | None], workers: int) -> int | None:
     return min(usable, key=lambda processor: load[processor])
 
 
+def _stay_on(processor: int) -> None:
+    """Let this process stay on a ``processor``, and its threads not interrupt one another.
+
+    Whoever is woken could only take the processor from the thread that has the interpreter, find
+    that out, and give it back. Other processes are served as before.
+    """
+    os.sched_setaffinity(0, {processor})
+    # Linux has the policy, and others may not.
+    os.sched_setscheduler(0, getattr(os, "SCHED_BATCH", os.SCHED_OTHER), os.sched_param(0))
+
+
 class Worker(ASGIWorker):  # type: ignore[misc] # gunicorn publishes no types
     """gunicorn's asgi worker for a ``Bridge``: a bounded number of connections, a bounded end.
 
@@ -402,7 +413,7 @@ class Worker(ASGIWorker):  # type: ignore[misc] # gunicorn publishes no types
         sys.setswitchinterval(SWITCH_SECONDS)
         if self.processor is not None:
             with contextlib.suppress(OSError):  # some sandboxes do not let a process choose
-                os.sched_setaffinity(0, {self.processor})
+                _stay_on(self.processor)
         self.asgi.background.begin()
         super().run()
         if self.asgi.unfinished:

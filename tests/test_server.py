@@ -799,7 +799,10 @@ def test_killed_worker_is_replaced(serve: Serve) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system has no such call")
 def test_each_worker_stays_on_a_processor_of_its_own(serve: Serve) -> None:
-    """With a worker for each processor none shares one, nor after one was killed and replaced."""
+    """With a worker for each processor none shares one, nor after one was killed and replaced.
+
+    Their threads do not take it from one another.
+    """
     usable = os.sched_getaffinity(0)
     server = serve("--workers", str(len(usable)))
 
@@ -809,7 +812,12 @@ def test_each_worker_stays_on_a_processor_of_its_own(serve: Serve) -> None:
             return sorted(map(sorted, places)) == [[each] for each in sorted(usable)]
         return False
 
+    def policies() -> set[int]:
+        threads = [path for pid in server.workers for path in Path(f"/proc/{pid}/task").iterdir()]
+        return {os.sched_getscheduler(int(path.name)) for path in threads}
+
     wait_for(is_spread)
+    wait_for(lambda: policies() == {os.SCHED_BATCH})
     killed = server.workers[-1]
     os.kill(killed, signal.SIGKILL)
     wait_for(lambda: killed not in server.workers and is_spread())
