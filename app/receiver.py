@@ -87,7 +87,8 @@ class Receiver:
         event = read_notification(body)
         delivery.event_id, delivery.event_type = event.id, event.type
         delivery.livemode, delivery.context = event.livemode, event.context
-        return self._take(event, delivery)
+        with self._inbox.company():
+            return self._take(event, delivery)
 
     def count(self, refused: Refused, delivery: Delivery) -> None:
         """Count a refusal by its reason, since this process started, for its line in the log."""

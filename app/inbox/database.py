@@ -59,6 +59,8 @@ class Database:
         self._begin()
 
     def _begin(self) -> None:
+        self.expected = sqlite.Expected()
+        """Who is about to write: on SQLite the others wait a moment, to be written with them."""
         self._making = threading.RLock()
         self._engine: sa.Engine | None = None
         self._writer: sqlite.SqliteWriter | postgresql.PostgresqlWriter | None = None
@@ -219,7 +221,7 @@ class Database:
         if self.file is None:  # with an engine of its own, whose statements end sooner
             return postgresql.PostgresqlWriter(self._url, self._outage)
         lock = FileLock(_lock_file(self.file))
-        return sqlite.SqliteWriter(self._get_engine(), lock, statements.TOGETHER)
+        return sqlite.SqliteWriter(self._get_engine(), lock, statements.TOGETHER, self.expected)
 
     def _make_engine(self, *, autocommit: bool) -> sa.Engine:
         if self.file is None:

@@ -3,7 +3,9 @@
 SQLite has one writer at a time. So a process has one connection for writing, and whoever's turn
 it is writes for all that wait: one lock, one transaction and one commit for many statements. Alone
 it is one statement that commits itself, and so are several of a kind: between two calls of the
-driver any other thread may take the interpreter, and the lock is held meanwhile.
+driver any other thread may take the interpreter, and the lock is held meanwhile. Most of what a
+transaction costs is the same for one event and for eight, so whoever leads waits a moment for
+those that are about to write as well.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.errors import Unavailable
+from app.inbox.checkpoint import MOST_PAGES, Checkpoints
 from app.inbox.lock import FileLock
 
 try:  # The SQLite in this wheel has the WAL-reset bug fixed, Python's own mostly has not.
@@ -27,7 +30,15 @@ try:  # The SQLite in this wheel has the WAL-reset bug fixed, Python's own mostl
 except ImportError:  # No wheel for this platform: journal_mode() then does without WAL.
     import sqlite3 as driver
 
-__all__ = ["VERSION", "SqliteWriter", "Together", "driver", "journal_mode", "make_engine"]
+__all__ = [
+    "VERSION",
+    "Expected",
+    "SqliteWriter",
+    "Together",
+    "driver",
+    "journal_mode",
+    "make_engine",
+]
 
 VERSION: tuple[int, ...] = driver.sqlite_version_info
 
@@ -39,6 +50,9 @@ BUSY_TIMEOUT_MS = 4_000
 
 #: Statements that are written in one transaction at most, so that no process waits for long.
 MOST_AT_ONCE = 64
+
+#: Seconds that a statement waits at most for others that can be written with it.
+COMPANY_SECONDS = 0.0004
 
 #: Seconds that a statement waits for its turn before the delivery is answered 503.
 TURN_TIMEOUT = 5.0
@@ -77,6 +91,7 @@ def make_engine(url: sa.URL, *, autocommit: bool) -> sa.Engine:
         connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         connection.execute(f"PRAGMA journal_mode = {mode}")
         connection.execute(f"PRAGMA synchronous = {synchronous()}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {MOST_PAGES}")
 
     if not autocommit:
 
@@ -121,6 +136,26 @@ class _Job:
         self.turn.acquire()
 
 
+class Expected:
+    """The threads that are expected to write soon: each from when it enters until it leaves."""
+
+    def __init__(self) -> None:
+        """Expect nobody."""
+        self._threads: dict[int, None] = {}
+
+    def __enter__(self) -> None:
+        """Expect this thread."""
+        self._threads[threading.get_ident()] = None
+
+    def __exit__(self, *_error: object) -> None:
+        """Expect this thread no longer."""
+        del self._threads[threading.get_ident()]
+
+    def __len__(self) -> int:
+        """Return how many are expected."""
+        return len(self._threads)
+
+
 class _NotAsOneError(Exception):
     """Not every row was there to be changed."""
 
@@ -128,17 +163,28 @@ class _NotAsOneError(Exception):
 class SqliteWriter:
     """Writes for all threads of this process, one transaction at a time."""
 
-    def __init__(self, engine: sa.Engine, lock: FileLock, together: Mapping[Any, Together]) -> None:
+    def __init__(
+        self,
+        engine: sa.Engine,
+        lock: FileLock,
+        together: Mapping[Any, Together],
+        expected: Expected,
+    ) -> None:
         """Take the ``engine`` to connect with, and the ``lock`` among processes.
 
-        ``together`` says which statements can be written as one, and how.
+        ``together`` says which statements can be written as one, and how; ``expected`` which
+        threads are worth waiting for.
         """
         self._engine = engine
         self._lock = lock
         self._together = together
+        self._expected = expected
+        self._checkpoints = Checkpoints(engine, self._alone)
         self._mutex = threading.Lock()
         self._waiting: deque[_Job] = deque()
         self._is_led = False
+        #: Held while the thread that leads waits for company.
+        self._company: threading.Lock | None = None
         self._connection: sa.PoolProxiedConnection | None = None
         self._synchronous = synchronous()
         self._statements: dict[tuple[Any, int], _Compiled] = {}
@@ -169,6 +215,12 @@ class SqliteWriter:
         finally:
             self._skip(job)
 
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let no thread of any process write in the block. Raises ``Unavailable``."""
+        with self.turn(), self._lock:
+            yield
+
     def _wait_for_turn(self, job: _Job) -> None:
         """Wait until the ``job`` was written by another thread, or this one leads."""
         with self._mutex:
@@ -176,6 +228,9 @@ class SqliteWriter:
             if not self._is_led:
                 self._is_led = job.leads = True
                 return
+            if self._company is not None and not self._is_anybody_missing():
+                self._company.release()
+                self._company = None
         try:
             in_time = job.turn.acquire(timeout=TURN_TIMEOUT)
         except BaseException:  # Ctrl-C, to a command
@@ -211,6 +266,7 @@ class SqliteWriter:
 
     def _write_what_waits(self, jobs: list[_Job]) -> None:
         try:
+            self._wait_for_company()
             # What comes while other processes write is written with the rest.
             with self._lock:
                 jobs += self._take()
@@ -222,6 +278,20 @@ class SqliteWriter:
         if any(job.error is not None for job in jobs):
             # A file that could not be written when it was opened stays so for this connection.
             self._disconnect()
+
+    def _wait_for_company(self) -> None:
+        """Wait a moment for those who are about to write, unless all of them wait already."""
+        with self._mutex:
+            if not self._is_anybody_missing():
+                return
+            company = self._company = threading.Lock()
+            company.acquire()
+        company.acquire(timeout=COMPANY_SECONDS)
+        with self._mutex:
+            self._company = None
+
+    def _is_anybody_missing(self) -> bool:
+        return len(self._expected) > len(self._waiting)
 
     def _take(self) -> list[_Job]:
         """Take what is to be written now. The statement of the thread that leads comes first."""
@@ -252,6 +322,8 @@ class SqliteWriter:
             _write_alone(jobs, in_turn)
         for job in jobs:
             job.done = True
+        if journal_mode(VERSION) == "WAL":
+            self._checkpoints.count()
 
     def _synchronize(self, connection: Any, *, durable: bool) -> None:
         """Let the next commit go as far as it has to."""
@@ -308,6 +380,7 @@ class SqliteWriter:
 
     def close(self) -> None:
         """Close the connection, when nobody uses it. The next statement connects again."""
+        self._checkpoints.close()
         with contextlib.suppress(Unavailable), self.turn():
             self._disconnect()
             self._lock.close()

@@ -486,6 +486,87 @@ def together(inbox: Inbox, *acts: Callable[[], Any]) -> list[Any]:
         return [result.result(30) for result in results]
 
 
+def test_who_is_alone_does_not_wait_for_company(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A delivery while no other is under way is written at once, and so is one that came last."""
+    monkeypatch.setattr(sqlite, "COMPANY_SECONDS", 60)
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    lines = trace(inbox)
+
+    with inbox.company():
+        thread = threading.Thread(target=inbox.accept, args=[numbered(1)])
+        inbox.accept(numbered(0))
+    inbox.accept(numbered(2))
+    thread.start()  # nobody is expected any more
+    thread.join(30)
+
+    assert words(lines) == ["INSERT", "INSERT", "INSERT"]
+    inbox.close()
+
+
+def test_who_is_about_to_write_is_waited_for(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deliveries that are under way at once are written in one transaction."""
+    monkeypatch.setattr(sqlite, "COMPANY_SECONDS", 60)
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    lines = trace(inbox)
+    writer = inbox._database._get_writer()  # noqa: SLF001 - to see who waits
+    assert isinstance(writer, SqliteWriter)
+    here = threading.Barrier(3)
+
+    def deliver(number: int) -> None:
+        with inbox.company():
+            here.wait(30)
+            wait_for(partial(has_waiting, writer, number))
+            inbox.accept(numbered(number))
+
+    with ThreadPoolExecutor(3) as pool:
+        for result in [pool.submit(deliver, number) for number in range(3)]:
+            result.result(30)
+
+    assert words(lines) == ["INSERT"]
+    assert len(inbox.latest(10)) == 3
+    inbox.close()
+
+
+def test_who_does_not_come_is_not_waited_for(sqlite_url: str) -> None:
+    """A long callback, which writes nothing, holds others up for a moment only."""
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    inbox.migrate()
+    runs, ends = threading.Event(), threading.Event()
+
+    def run() -> None:
+        with inbox.company():
+            runs.set()
+            ends.wait(30)
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run)
+        assert runs.wait(30)
+        with inbox.company():
+            assert inbox.accept(numbered(0)).claim is not None
+        ends.set()
+        running.result(30)
+    inbox.close()
+
+
+def trace(inbox: Inbox) -> list[str]:
+    """Return what will be the statements that the ``inbox`` writes."""
+    inbox.migrate()
+    writer = inbox._database._get_writer()  # noqa: SLF001 - to listen to its connection
+    assert isinstance(writer, SqliteWriter)
+    said: list[str] = []
+    writer._connect().set_trace_callback(said.append)  # noqa: SLF001 - no other way to hear it
+    return said
+
+
+def words(statements: list[str]) -> list[str]:
+    """Return how each of the ``statements`` begins."""
+    return [each.split()[0] for each in statements]
+
+
 def test_known_event_among_new_ones_is_told_from_them(sqlite_url: str) -> None:
     """Several are recorded at once: each is counted once, and those known before are not claimed.
 
