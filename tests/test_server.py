@@ -797,6 +797,15 @@ def test_killed_worker_is_replaced(serve: Serve) -> None:
     wait_for(another_answers)
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="the system does not say what is loaded")
+def test_workers_have_the_faster_event_loop(serve: Serve) -> None:
+    """What is installed for it is used."""
+    server = serve()
+
+    maps = [Path(f"/proc/{pid}/maps").read_text(encoding="utf-8") for pid in server.workers]
+    assert ["/uvloop/" in each for each in maps] == [True] * len(maps)
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system has no such call")
 def test_each_worker_stays_on_a_processor_of_its_own(serve: Serve) -> None:
     """With a worker for each processor none shares one, nor after one was killed and replaced.
