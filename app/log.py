@@ -7,17 +7,21 @@ renders them, and SQLAlchemy is told to hide its parameters (``app/inbox/databas
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
+import os
 import re
 import sys
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from gunicorn.glogging import Logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -37,6 +41,21 @@ SECRET_SHAPES = (
 
 #: What a line with one of these shapes has to hold.
 SECRET_SIGNS = ("whsec_", "k_live_", "k_test_", "://")
+
+
+#: What each line of this run carries. structlog's own way has a variable for each name, and sets
+#: and resets each of them for every event.
+_names: ContextVar[Mapping[str, object]] = ContextVar("names", default=MappingProxyType({}))
+
+
+@contextlib.contextmanager
+def naming(names: Mapping[str, object]) -> Iterator[None]:
+    """Let each line that is logged in the block carry the ``names``."""
+    token = _names.set(names)
+    try:
+        yield
+    finally:
+        _names.reset(token)
 
 
 def configure(level: str, log_format: str, secrets: Iterable[str] = ()) -> None:
@@ -62,9 +81,14 @@ def configure(level: str, log_format: str, secrets: Iterable[str] = ()) -> None:
 def _shared_processors() -> list[Processor]:
     return [
         structlog.contextvars.merge_contextvars,
+        _merge_names,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+
+
+def _merge_names(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+    return {**_names.get(), **event_dict}
 
 
 def _foreign_formatter(render: Processor) -> logging.Formatter:
@@ -82,7 +106,7 @@ def _foreign_formatter(render: Processor) -> logging.Formatter:
 def _renderer(log_format: str, secrets: Iterable[str]) -> Processor:
     render: Callable[..., Any]
     if log_format == "json":
-        render = structlog.processors.JSONRenderer()
+        render = structlog.processors.JSONRenderer(_to_json)
     else:
         render = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
@@ -96,6 +120,16 @@ def _renderer(log_format: str, secrets: Iterable[str]) -> Processor:
         return redact(str(render(logger, method, {**first, **event_dict})))
 
     return render_redacted
+
+
+@functools.cache
+def _encoder(default: Callable[[Any], Any]) -> json.JSONEncoder:
+    # json.dumps() makes a new one at each call that says what to do with other objects.
+    return json.JSONEncoder(default=default)
+
+
+def _to_json(event_dict: EventDict, *, default: Callable[[Any], Any]) -> str:
+    return _encoder(default).encode(event_dict)
 
 
 def redactor(secrets: Iterable[str]) -> Callable[[str], str]:
@@ -112,6 +146,12 @@ def redactor(secrets: Iterable[str]) -> Callable[[str], str]:
         return line
 
     return redact
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    # Past the file object, whose lock the threads would hand to one another at each line.
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 class StandardError:
@@ -132,9 +172,13 @@ class StandardError:
     def write(self, text: str) -> None:
         """Write ``text``. The standard library's handler calls this one, line end included."""
         # A full disk or a closed pipe behind standard error must not fail a delivery.
+        is_own = sys.stderr is sys.__stderr__
         with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(text)
-            sys.stderr.flush()
+            if is_own:
+                _write_all(sys.stderr.fileno(), text.encode("utf-8", "backslashreplace"))
+            else:
+                sys.stderr.write(text)
+                sys.stderr.flush()
 
     def flush(self) -> None:
         """Do nothing: each line was flushed as it was written."""

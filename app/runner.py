@@ -20,6 +20,7 @@ from app import fetched
 from app.errors import CallbackFailed, Deferred, GiveUp, RetryLater
 from app.inbox import Claim, Failure, Inbox
 from app.leases import Leases
+from app.log import naming
 from app.registry import Callback, Module, Registry
 from app.schedule import Schedule
 
@@ -98,7 +99,7 @@ class Runner:
         """
         with (
             self._leases.held(claim),
-            structlog.contextvars.bound_contextvars(**_names(claim)),
+            naming(_names(claim)),
         ):
             outcome, settle = self._call(claim)
             self._settle(claim, settle)

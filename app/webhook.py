@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 
@@ -26,23 +27,24 @@ def receive() -> Response:
     """Take one delivery of an event notification (https://docs.stripe.com/webhooks)."""
     started = time.perf_counter()
     delivery = Delivery()
+    parts = service()
     try:
         signature = request.headers.get("Stripe-Signature")
-        outcome = service().receiver.receive(_body(), signature, delivery)
+        body = _body(parts.settings.max_body_bytes)
+        outcome = parts.receiver.receive(body, signature, delivery)
     except DeliveryError as error:
         if isinstance(error, Refused):
-            service().receiver.count(error, delivery)
+            parts.receiver.count(error, delivery)
         _log(delivery, started, outcome=error.outcome, status=error.status, reason=error.reason)
         return _error(error)
     except Exception:
         _log(delivery, started, outcome="failed", status=500, reason="internal_error")
         raise
     _log(delivery, started, outcome=outcome, status=200)
-    return _json(200, {"success": True, "outcome": outcome})
+    return Response(_success(outcome), 200, mimetype="application/json")
 
 
-def _body() -> bytes:
-    limit = service().settings.max_body_bytes
+def _body(limit: int) -> bytes:
     # A body without a Content-Length is cut at Werkzeug's limit without a word: the one byte
     # more is what tells it from a body of exactly the limit.
     request.max_content_length = limit + 1
@@ -68,14 +70,24 @@ def _error(error: DeliveryError) -> Response:
     return response
 
 
+@functools.cache
+def _success(outcome: str) -> str:
+    return _encode({"success": True, "outcome": outcome})
+
+
+def _encode(values: dict[str, object]) -> str:
+    return json.dumps(values) + "\n"
+
+
 def _json(status: int, values: dict[str, object]) -> Response:
-    return Response(json.dumps(values) + "\n", status, mimetype="application/json")
+    return Response(_encode(values), status, mimetype="application/json")
 
 
 def _log(delivery: Delivery, started: float, outcome: str, **fields: object) -> None:
     """Write the one line of this delivery."""
-    known = {name: getattr(delivery, name) for name in delivery.__slots__}
-    known = {name: value for name, value in known.items() if value is not None}
+    known = {
+        name: value for name in delivery.__slots__ if (value := getattr(delivery, name)) is not None
+    }
     duration = round((time.perf_counter() - started) * 1000, 2)
     write = log.info if outcome in EXPECTED else log.warning
     write("delivery", outcome=outcome, **fields, duration_ms=duration, **known)

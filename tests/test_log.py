@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import sys
 import warnings
 
@@ -174,3 +175,35 @@ def test_lines_go_to_standard_error_as_it_is_now(monkeypatch: pytest.MonkeyPatch
     structlog.get_logger().info("named")
 
     assert json.loads(stream.getvalue())["event"] == "named"
+
+
+def test_line_reaches_the_process_s_own_standard_error_whole(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A pipe that takes a part of a line at a time gets all of it; no lone surrogate stops it."""
+    configure()
+    write = os.write
+    monkeypatch.setattr(sys, "stderr", sys.__stderr__)
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:7]))
+
+    structlog.get_logger("team").info("named é \udce9")
+
+    assert json.loads(capfd.readouterr().err)["event"] == "named é \udce9"
+
+
+def test_lines_carry_the_names_of_the_block(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a line says itself goes before, and after the block nothing is carried."""
+    configure()
+    logger = structlog.get_logger("team")
+
+    with log.naming({"event_id": "evt_1", "context": "acct_1"}):
+        logger.info("inside", context="acct_2")
+        logging.getLogger("other").warning("inside")
+    logger.info("outside")
+
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line.get("event_id"), line.get("context")) for line in lines] == [
+        ("evt_1", "acct_2"),
+        ("evt_1", "acct_1"),
+        (None, None),
+    ]
