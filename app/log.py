@@ -12,7 +12,9 @@ import json
 import logging
 import os
 import re
+import select
 import sys
+import threading
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -42,6 +44,14 @@ SECRET_SHAPES = (
 #: What a line with one of these shapes has to hold.
 SECRET_SIGNS = ("whsec_", "k_live_", "k_test_", "://")
 
+
+#: What a pipe takes as a whole (https://man7.org/linux/man-pages/man7/pipe.7.html).
+ATOMIC_BYTES = select.PIPE_BUF
+
+#: Seconds that a line waits for a longer one. Lines that mix are better than none.
+LONG_LINE_SECONDS = 1.0
+
+_long_line = threading.Lock()
 
 #: What each line of this run carries. structlog's own way has a variable for each name, and sets
 #: and resets each of them for every event.
@@ -149,9 +159,18 @@ def redactor(secrets: Iterable[str]) -> Callable[[str], str]:
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
-    # Past the file object, whose lock the threads would hand to one another at each line.
-    while data:
-        data = data[os.write(descriptor, data) :]
+    """Write past the file object, whose lock the threads hand to one another at each line."""
+    # Up to a size the system keeps lines apart; while a longer one is written, others wait for it.
+    if len(data) <= ATOMIC_BYTES and not _long_line.locked():
+        os.write(descriptor, data)
+        return
+    in_turn = _long_line.acquire(timeout=LONG_LINE_SECONDS)
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+    finally:
+        if in_turn:
+            _long_line.release()
 
 
 class StandardError:

@@ -26,6 +26,8 @@ class Pool(Generic[P, T]):
         They begin at the first call, because no thread survives a fork.
         """
         self._act = act
+        self.prepare: Callable[[], object] = lambda: None
+        """What each thread calls first."""
         self._names = [f"{name}-{number}" for number in range(threads)]
         self._calls: SimpleQueue[_Call[T]] = SimpleQueue()
         self.abandoned = 0
@@ -49,6 +51,7 @@ class Pool(Generic[P, T]):
             raise
 
     def _work(self) -> None:
+        self.prepare()
         while True:
             self._run(*self._calls.get())
 

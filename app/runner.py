@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import traceback
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -113,7 +113,8 @@ class Runner:
         token = _current.set(run)
         try:
             with fetched.once():
-                self._handler.handle(claim.body)
+                # What the callback binds to its lines must not stand in those of the next event.
+                copy_context().run(self._handler.handle, claim.body)
         except KeyboardInterrupt:
             self._inbox.fail(claim, Failure("interrupted"))
             raise

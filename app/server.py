@@ -150,6 +150,10 @@ class Bridge:
         abandoned = self._callbacks.abandoned + self._probes.abandoned + self._alive.abandoned
         return self._answering + abandoned + self.background.unfinished()
 
+    def prepare_callbacks(self, prepare: Callable[[], object]) -> None:
+        """Let each thread that runs callbacks call ``prepare`` first, of those that begin later."""
+        self._callbacks.prepare = prepare
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         try:
@@ -361,15 +365,15 @@ def choose_processor(taken: Iterable[int | None], workers: int) -> int | None:
     return min(usable, key=lambda processor: load[processor])
 
 
-def _stay_on(processor: int) -> None:
-    """Let this process stay on a ``processor``, and its threads not interrupt one another.
+def _give_way() -> None:
+    """Let this thread not take the processor from the one that wakes it.
 
-    Whoever is woken could only take the processor from the thread that has the interpreter, find
-    that out, and give it back. Other processes are served as before.
+    On a processor that its process has to itself it would find that the other has the interpreter,
+    and give it back. The event loop still takes it from those that compute.
     """
-    os.sched_setaffinity(0, {processor})
-    # Linux has the policy, and others may not.
-    os.sched_setscheduler(0, getattr(os, "SCHED_BATCH", os.SCHED_OTHER), os.sched_param(0))
+    # No sandbox has to allow it, and no system but Linux to know it.
+    with contextlib.suppress(OSError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 class Worker(ASGIWorker):  # type: ignore[misc] # gunicorn publishes no types
@@ -413,7 +417,8 @@ class Worker(ASGIWorker):  # type: ignore[misc] # gunicorn publishes no types
         sys.setswitchinterval(SWITCH_SECONDS)
         if self.processor is not None:
             with contextlib.suppress(OSError):  # some sandboxes do not let a process choose
-                _stay_on(self.processor)
+                os.sched_setaffinity(0, {self.processor})
+            self.asgi.prepare_callbacks(_give_way)
         self.asgi.background.begin()
         super().run()
         if self.asgi.unfinished:

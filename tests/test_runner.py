@@ -42,6 +42,29 @@ def module(source: str) -> dict[str, str]:
     return {CREATED: f"calls = []\ndef handle(notif, client):\n    calls.append(notif)\n{source}"}
 
 
+def test_names_that_a_callback_binds_do_not_reach_the_next_event(
+    make_receiver: MakeReceiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A thread that runs one event after the other begins each with nothing bound."""
+    source = """
+    import structlog
+    structlog.get_logger().warning("begins")
+    structlog.contextvars.bind_contextvars(event_id=f"mine of {notif.id}", order="or_1")
+    structlog.get_logger().warning("bound")
+"""
+    receiver = make_receiver(module(source), log_level="warning")
+    for event_id in ("evt_1", "evt_2"):
+        receiver.service.runner.run(accept(receiver, samples.notification(TYPE, event_id=event_id)))
+
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line["event"], line["event_id"], line.get("order")) for line in lines] == [
+        ("begins", "evt_1", None),
+        ("bound", "mine of evt_1", "or_1"),
+        ("begins", "evt_2", None),
+        ("bound", "mine of evt_2", "or_1"),
+    ]
+
+
 def test_callback_gets_the_notification_and_a_client(
     make_receiver: MakeReceiver, stripe_api: StripeApi
 ) -> None:

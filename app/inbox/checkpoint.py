@@ -23,6 +23,10 @@ TRANSACTIONS = 400
 #: Pages in the log at which a commit does it after all: 32 MB. Nobody came to it in time.
 MOST_PAGES = 8_000
 
+#: Bytes that the file of the log keeps when it begins anew. It gets longer while somebody reads for
+#: long, because nothing that a reader may need is overwritten.
+KEPT_BYTES = 64 * 2**20
+
 #: Seconds that a process which closes its inbox waits for a checkpoint.
 CLOSE_SECONDS = 5.0
 
@@ -38,15 +42,27 @@ class Checkpoints:
         """Take the ``engine`` to connect with, and what keeps all others from writing."""
         self._engine = engine
         self._alone = alone
+        self._counting = threading.Lock()
         self._transactions = 0
         self._thread: threading.Thread | None = None
+        self._failing = False
 
     def count(self) -> None:
-        """Count one transaction. To be called by one thread at a time."""
-        self._transactions += 1
-        if self._transactions < TRANSACTIONS or (self._thread and self._thread.is_alive()):
+        """Count one transaction. It may be forgotten when several threads count at once."""
+        if not self._counting.acquire(blocking=False):
             return
-        self._transactions = 0
+        try:
+            self._transactions += 1
+            if self._transactions >= TRANSACTIONS and not self._is_running():
+                self._transactions = 0
+                self._begin()
+        finally:
+            self._counting.release()
+
+    def _is_running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def _begin(self) -> None:
         thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
         with suppress(RuntimeError):  # no thread is to be had: what was written is written
             thread.start()
@@ -55,15 +71,34 @@ class Checkpoints:
     def _run(self) -> None:
         try:
             with closing(self._engine.connect()) as connection:
-                # Nearly all of it is moved while others write.
+                self._checkpoint(connection)
+        except (sa.exc.SQLAlchemyError, Unavailable) as error:
+            self._say(error)
+        else:
+            self._failing = False
+
+    def _checkpoint(self, connection: sa.Connection) -> None:
+        try:
+            # Nearly all of it is moved while others write.
+            connection.exec_driver_sql(_CHECKPOINT).all()
+            # The log begins anew, instead of growing, only after a moment in which nothing is left
+            # to be moved.
+            with self._alone():
                 connection.exec_driver_sql(_CHECKPOINT).all()
-                # The log begins anew, instead of growing, only after a moment in which nothing is
-                # left to be moved.
-                with self._alone():
-                    connection.exec_driver_sql(_CHECKPOINT).all()
-        except (sa.exc.DBAPIError, Unavailable) as error:
-            # Nothing is lost: what is committed stands in the log.
-            log.warning("checkpoint_failed", reason=f"{type(error).__name__}: {error}")
+        except sa.exc.SQLAlchemyError:
+            # A file that could not be written when it was opened stays so for this connection.
+            connection.invalidate()
+            raise
+
+    def _say(self, error: Exception) -> None:
+        """Say once until it succeeds again. Nothing is lost: what is committed is in the log."""
+        if not self._failing:
+            self._failing = True
+            cause = getattr(error, "orig", error)
+            reason = (
+                cause.reason if isinstance(cause, Unavailable) else str(cause).partition("\n")[0]
+            )
+            log.warning("checkpoint_failed", reason=f"{type(cause).__name__}: {reason}")
 
     def close(self) -> None:
         """Wait until no checkpoint runs."""

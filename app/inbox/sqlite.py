@@ -22,7 +22,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.errors import Unavailable
-from app.inbox.checkpoint import MOST_PAGES, Checkpoints
+from app.inbox.checkpoint import KEPT_BYTES, MOST_PAGES, Checkpoints
 from app.inbox.lock import FileLock
 
 try:  # The SQLite in this wheel has the WAL-reset bug fixed, Python's own mostly has not.
@@ -92,6 +92,7 @@ def make_engine(url: sa.URL, *, autocommit: bool) -> sa.Engine:
         connection.execute(f"PRAGMA journal_mode = {mode}")
         connection.execute(f"PRAGMA synchronous = {synchronous()}")
         connection.execute(f"PRAGMA wal_autocheckpoint = {MOST_PAGES}")
+        connection.execute(f"PRAGMA journal_size_limit = {KEPT_BYTES}")
 
     if not autocommit:
 
@@ -263,6 +264,8 @@ class SqliteWriter:
             self._write_what_waits(jobs)
         finally:
             self._hand_over(jobs)
+        if journal_mode(VERSION) == "WAL":
+            self._checkpoints.count()
 
     def _write_what_waits(self, jobs: list[_Job]) -> None:
         try:
@@ -322,8 +325,6 @@ class SqliteWriter:
             _write_alone(jobs, in_turn)
         for job in jobs:
             job.done = True
-        if journal_mode(VERSION) == "WAL":
-            self._checkpoints.count()
 
     def _synchronize(self, connection: Any, *, durable: bool) -> None:
         """Let the next commit go as far as it has to."""

@@ -8,12 +8,14 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from app.inbox import Inbox, NewEvent, checkpoint, sqlite
+from app.inbox.lock import FileLock
 from app.inbox.sqlite import SqliteWriter
 from tests.waiting import wait_for
 
@@ -61,7 +63,7 @@ def test_log_is_moved_while_others_may_write(inbox: Inbox, tmp_path: Path) -> No
     accept(inbox, 1, 2, 3, 4)
     assert moved(inbox, tmp_path) == 0
     with writer.turn():  # so that the checkpoint gets none
-        writer._write([])  # noqa: SLF001 - the fifth transaction
+        writer._checkpoints.count()  # noqa: SLF001 - as for the fifth transaction
         wait_for(lambda: moved(inbox, tmp_path) == 4)
         checkpoints = writer._checkpoints  # noqa: SLF001 - no other way
         assert checkpoints._thread is not None  # noqa: SLF001 - no other way
@@ -86,22 +88,84 @@ def test_log_begins_anew(inbox: Inbox) -> None:
     assert sizes[-1] < 2 * sizes[4]
 
 
-def test_failed_checkpoint_is_said_and_tried_again(
+def test_last_part_waits_for_other_processes(inbox: Inbox, tmp_path: Path) -> None:
+    """The log begins anew while nobody writes, in whatever process."""
+    writer = writer_of(inbox)
+    accept(inbox, 1, 2, 3, 4)
+    other = FileLock(Path(f"{inbox._database.file}.lock"))  # noqa: SLF001 - no other way
+    checkpoints = writer._checkpoints  # noqa: SLF001 - no other way
+    with other:
+        checkpoints.count()
+        wait_for(lambda: moved(inbox, tmp_path) == 4)
+        wait_for(lambda: len(writer._waiting) == 1)  # noqa: SLF001 - it has its turn
+        assert checkpoints._thread is not None  # noqa: SLF001 - no other way
+        checkpoints._thread.join(0.1)  # noqa: SLF001 - no other way
+        assert checkpoints._thread.is_alive()  # noqa: SLF001 - no other way
+    checkpoints.close()
+    assert not checkpoints._thread.is_alive()  # noqa: SLF001 - no other way
+
+
+def test_failure_is_said_once_until_it_succeeds(
     inbox: Inbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Writing goes on without it: what is committed stands in the log."""
-    with monkeypatch.context() as broken, capture_logs() as lines:
-        broken.setattr(checkpoint, "_CHECKPOINT", "PRAGMA wal_checkpoint(")
-        accept(inbox, 1, 2, 3, 4, 5)
-        writer_of(inbox)._checkpoints.close()  # noqa: SLF001 - until it has failed
-    assert [(line["event"], line["log_level"]) for line in lines] == [
-        ("checkpoint_failed", "warning")
-    ]
-    assert "OperationalError" in lines[0]["reason"]
-    assert moved(inbox, tmp_path) == 0
+    checkpoints = writer_of(inbox)._checkpoints  # noqa: SLF001 - no other way
 
-    accept(inbox, 6, 7, 8, 9, 10)
-    wait_for(lambda: moved(inbox, tmp_path) >= 10)
+    def fail() -> None:
+        with monkeypatch.context() as broken:
+            broken.setattr(checkpoint, "_CHECKPOINT", "PRAGMA wal_checkpoint(")
+            checkpoints._run()  # noqa: SLF001 - no other way
+
+    accept(inbox, 1)
+    with capture_logs() as lines:
+        fail()
+        fail()
+        assert moved(inbox, tmp_path) == 0
+        checkpoints._run()  # noqa: SLF001 - no other way
+        assert moved(inbox, tmp_path) == 1
+        fail()
+
+    assert (
+        lines
+        == [
+            {
+                "event": "checkpoint_failed",
+                "log_level": "warning",
+                "reason": "OperationalError: incomplete input",
+            }
+        ]
+        * 2
+    )
+
+
+def test_turn_or_connection_that_does_not_come_is_said(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a checkpoint waits for in vain, its thread ends with a line, not a traceback."""
+    writer = writer_of(inbox)
+    monkeypatch.setattr(sqlite, "TURN_TIMEOUT", 0.01)
+    engine = inbox._database._get_engine()  # noqa: SLF001 - no other way
+    empty = sa.exc.TimeoutError("no connection is free")
+
+    with capture_logs() as lines, writer.turn():
+        writer._checkpoints._run()  # noqa: SLF001 - no other way
+        writer._checkpoints._failing = False  # noqa: SLF001 - to hear the next
+        monkeypatch.setattr(engine, "connect", Mock(side_effect=empty))
+        writer._checkpoints._run()  # noqa: SLF001 - no other way
+
+    assert [line["reason"] for line in lines] == [
+        "Unavailable: inbox_locked",
+        "TimeoutError: no connection is free",
+    ]
+
+
+def test_threads_that_count_at_once_do_not_wait(inbox: Inbox) -> None:
+    """A transaction that is not counted is one less until the next checkpoint."""
+    checkpoints = writer_of(inbox)._checkpoints  # noqa: SLF001 - no other way
+    with checkpoints._counting:  # noqa: SLF001 - as another thread
+        accept(inbox, 1, 2, 3, 4, 5, 6)
+
+    assert checkpoints._thread is None  # noqa: SLF001 - no other way
 
 
 def test_thread_that_cannot_start_fails_no_delivery(
@@ -134,7 +198,7 @@ def test_one_checkpoint_runs_at_a_time(inbox: Inbox, monkeypatch: pytest.MonkeyP
     writer = writer_of(inbox)
     with writer.turn():
         for _ in range(20):
-            writer._write([])  # noqa: SLF001 - a transaction in the turn of this thread
+            writer._checkpoints.count()  # noqa: SLF001 - as for a transaction
         wait_for(lambda: len(started) > 0)
         assert len(started) == 1
     writer._checkpoints.close()  # noqa: SLF001 - until it is done
@@ -142,10 +206,14 @@ def test_one_checkpoint_runs_at_a_time(inbox: Inbox, monkeypatch: pytest.MonkeyP
     wait_for(lambda: len(started) > 1)
 
 
-def test_commit_does_it_when_nobody_comes(inbox: Inbox) -> None:
-    """A log does not grow for ever where no thread can be started."""
-    rows = inbox._database.read(sa.text("PRAGMA wal_autocheckpoint"), {})  # noqa: SLF001 - no other way
-    assert rows[0][0] == checkpoint.MOST_PAGES
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("wal_autocheckpoint", checkpoint.MOST_PAGES), ("journal_size_limit", checkpoint.KEPT_BYTES)],
+)
+def test_log_is_bounded_when_nobody_comes(inbox: Inbox, name: str, value: int) -> None:
+    """A commit moves a long log where no thread can, and a file that got long is cut."""
+    connection = writer_of(inbox)._connect()  # noqa: SLF001 - no other way
+    assert connection.execute(f"PRAGMA {name}").fetchone()[0] == value
 
 
 def test_without_a_log_there_is_none(

@@ -547,9 +547,23 @@ def test_who_does_not_come_is_not_waited_for(sqlite_url: str) -> None:
         assert runs.wait(30)
         with inbox.company():
             assert inbox.accept(numbered(0)).claim is not None
+        writer = inbox._database._get_writer()  # noqa: SLF001 - to see that nobody waits
+        assert isinstance(writer, SqliteWriter)
+        assert writer._company is None  # noqa: SLF001 - to see that nobody waits
         ends.set()
         running.result(30)
     inbox.close()
+
+
+def test_child_expects_none_of_its_parents_threads(sqlite_url: str) -> None:
+    """After a fork only one thread is left."""
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    with inbox.company():
+        child = os.fork()
+        if child == 0:
+            os._exit(len(inbox._database.expected))  # noqa: SLF001 - no other way
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def trace(inbox: Inbox) -> list[str]:
