@@ -1,13 +1,11 @@
 """What one run of a callback has fetched already, so that the same object is fetched once.
 
-A run is one call of a callback. The runner opens it, and the client of Stripe's API
-(``app/stripe_client.py``) keeps its answers in it.
+A run is one call of a callback, in a context of its own. The runner begins it, and the client of
+Stripe's API (``app/stripe_client.py``) keeps its answers in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -15,14 +13,9 @@ from typing import Any
 _answers: ContextVar[dict[tuple[Any, ...], Any] | None] = ContextVar("answers", default=None)
 
 
-@contextmanager
-def once() -> Iterator[None]:
-    """Let what is fetched in the block be fetched once. It is forgotten at its end."""
-    token = _answers.set({})
-    try:
-        yield
-    finally:
-        _answers.reset(token)
+def begin() -> None:
+    """Let what is fetched from now on in this context be fetched once."""
+    _answers.set({})
 
 
 def answers() -> dict[tuple[Any, ...], Any] | None:

@@ -23,7 +23,7 @@ import structlog
 from gunicorn.glogging import Logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -58,14 +58,22 @@ _long_line = threading.Lock()
 _names: ContextVar[Mapping[str, object]] = ContextVar("names", default=MappingProxyType({}))
 
 
-@contextlib.contextmanager
-def naming(names: Mapping[str, object]) -> Iterator[None]:
-    """Let each line that is logged in the block carry the ``names``."""
-    token = _names.set(names)
-    try:
-        yield
-    finally:
-        _names.reset(token)
+class Naming:
+    """A block in which each line that is logged carries some names."""
+
+    __slots__ = ("_names", "_token")
+
+    def __init__(self, names: Mapping[str, object]) -> None:
+        """Take the ``names``, and what they stand for."""
+        self._names = names
+
+    def __enter__(self) -> None:
+        """Begin."""
+        self._token = _names.set(self._names)
+
+    def __exit__(self, *_error: object) -> None:
+        """End."""
+        _names.reset(self._token)
 
 
 def configure(level: str, log_format: str, secrets: Iterable[str] = ()) -> None:

@@ -20,7 +20,7 @@ from app import fetched
 from app.errors import CallbackFailed, Deferred, GiveUp, RetryLater
 from app.inbox import Claim, Failure, Inbox
 from app.leases import Leases
-from app.log import naming
+from app.log import Naming
 from app.registry import Callback, Module, Registry
 from app.schedule import Schedule
 
@@ -45,7 +45,7 @@ class _Run:
     entered: bool = False
 
 
-#: The run that this thread is in. The SDK calls the callbacks with nothing of ours.
+#: The run that this context is of. The SDK calls the callbacks with nothing of ours.
 _current: ContextVar[_Run] = ContextVar("current_run")
 
 
@@ -99,7 +99,7 @@ class Runner:
         """
         with (
             self._leases.held(claim),
-            naming(_names(claim)),
+            Naming(_names(claim)),
         ):
             outcome, settle = self._call(claim)
             self._settle(claim, settle)
@@ -110,19 +110,20 @@ class Runner:
     def _call(self, claim: Claim) -> tuple[str, Callable[[], bool]]:
         """Call the SDK's handler. Returns the outcome, and how to record it."""
         run = _Run(claim)
-        token = _current.set(run)
         try:
-            with fetched.once():
-                # What the callback binds to its lines must not stand in those of the next event.
-                copy_context().run(self._handler.handle, claim.body)
+            # What the callback sets, such as names for its lines, must not stand in the next run.
+            copy_context().run(self._handle, run)
         except KeyboardInterrupt:
             self._inbox.fail(claim, Failure("interrupted"))
             raise
         except BaseException as error:  # noqa: BLE001 - sys.exit() is a failure like any other
             return self._judge(run, error)
-        finally:
-            _current.reset(token)
         return "handled", lambda: self._inbox.finish(claim)
+
+    def _handle(self, run: _Run) -> None:
+        _current.set(run)
+        fetched.begin()
+        self._handler.handle(run.claim.body)
 
     def _judge(self, run: _Run, error: BaseException) -> tuple[str, Callable[[], bool]]:
         """Say what an ``error`` means: for an event that it can never, or not now, be run."""

@@ -238,7 +238,7 @@ def test_lines_carry_the_names_of_the_block(capsys: pytest.CaptureFixture[str]) 
     configure()
     logger = structlog.get_logger("team")
 
-    with log.naming({"event_id": "evt_1", "context": "acct_1"}):
+    with log.Naming({"event_id": "evt_1", "context": "acct_1"}):
         logger.info("inside", context="acct_2")
         logging.getLogger("other").warning("inside")
     logger.info("outside")
