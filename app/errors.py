@@ -108,3 +108,13 @@ class Unavailable(DeliveryError):
 
     status = 503
     outcome = "unavailable"
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return a database's ``error`` as a log may show it: its type, and the first line of its text.
+
+    PostgreSQL's further lines can quote the row, and so the body.
+    """
+    cause = getattr(error, "orig", error)
+    lines = str(cause).strip().splitlines() or [""]
+    return f"{type(cause).__name__}: {lines[0]}"

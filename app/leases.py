@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -51,24 +51,24 @@ class Leases:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def held(self, claim: Claim) -> AbstractContextManager[None]:
+    @contextmanager
+    def held(self, claim: Claim) -> Iterator[None]:
         """Renew the lease of ``claim`` until the block is left."""
-        return _Holding(self, claim)
+        try:
+            self._add(claim)
+            yield
+        finally:
+            with self._lock:
+                if claim not in self._unsettled:
+                    self._held.pop(claim, None)
 
-    def add(self, claim: Claim) -> None:
-        """Renew the lease of ``claim`` from now on."""
+    def _add(self, claim: Claim) -> None:
         now = time.monotonic()
         with self._lock:
             self._held[claim] = _Held(now, now, speak_at=now + 2 * self.seconds)
             if self._thread is None or not self._thread.is_alive():  # none survives a fork
                 self._thread = threading.Thread(target=self._keep, name="leases", daemon=True)
                 self._thread.start()
-
-    def leave(self, claim: Claim) -> None:
-        """Renew it no longer, unless its result still waits for the inbox."""
-        with self._lock:
-            if claim not in self._unsettled:
-                self._held.pop(claim, None)
 
     def holds(self, event_id: str) -> bool:
         """Whether a callback for this event still runs here, under a claim that may be lost."""
@@ -187,26 +187,6 @@ class Leases:
     def _is_held(self, claim: Claim) -> bool:
         with self._lock:
             return claim in self._held
-
-
-class _Holding(AbstractContextManager[None]):
-    """The block in which a claim is held."""
-
-    __slots__ = ("_claim", "_leases")
-
-    def __init__(self, leases: Leases, claim: Claim) -> None:
-        self._leases = leases
-        self._claim = claim
-
-    def __enter__(self) -> None:
-        try:
-            self._leases.add(self._claim)
-        except BaseException:
-            self._leases.leave(self._claim)
-            raise
-
-    def __exit__(self, *_error: object) -> None:
-        self._leases.leave(self._claim)
 
 
 def _names(claim: Claim) -> dict[str, object]:

@@ -7,23 +7,17 @@ renders them, and SQLAlchemy is told to hide its parameters (``app/inbox/databas
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
-import os
 import re
-import select
 import sys
-import threading
-from contextvars import ContextVar
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from gunicorn.glogging import Logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -43,37 +37,6 @@ SECRET_SHAPES = (
 
 #: What a line with one of these shapes has to hold.
 SECRET_SIGNS = ("whsec_", "k_live_", "k_test_", "://")
-
-
-#: What a pipe takes as a whole (https://man7.org/linux/man-pages/man7/pipe.7.html).
-ATOMIC_BYTES = select.PIPE_BUF
-
-#: Seconds that a line waits for a longer one. Lines that mix are better than none.
-LONG_LINE_SECONDS = 1.0
-
-_long_line = threading.Lock()
-
-#: What each line of this run carries. structlog's own way has a variable for each name, and sets
-#: and resets each of them for every event.
-_names: ContextVar[Mapping[str, object]] = ContextVar("names", default=MappingProxyType({}))
-
-
-class Naming:
-    """A block in which each line that is logged carries some names."""
-
-    __slots__ = ("_names", "_token")
-
-    def __init__(self, names: Mapping[str, object]) -> None:
-        """Take the ``names``, and what they stand for."""
-        self._names = names
-
-    def __enter__(self) -> None:
-        """Begin."""
-        self._token = _names.set(self._names)
-
-    def __exit__(self, *_error: object) -> None:
-        """End."""
-        _names.reset(self._token)
 
 
 def configure(level: str, log_format: str, secrets: Iterable[str] = ()) -> None:
@@ -99,14 +62,9 @@ def configure(level: str, log_format: str, secrets: Iterable[str] = ()) -> None:
 def _shared_processors() -> list[Processor]:
     return [
         structlog.contextvars.merge_contextvars,
-        _merge_names,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-
-
-def _merge_names(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
-    return {**_names.get(), **event_dict}
 
 
 def _foreign_formatter(render: Processor) -> logging.Formatter:
@@ -124,7 +82,7 @@ def _foreign_formatter(render: Processor) -> logging.Formatter:
 def _renderer(log_format: str, secrets: Iterable[str]) -> Processor:
     render: Callable[..., Any]
     if log_format == "json":
-        render = structlog.processors.JSONRenderer(_to_json)
+        render = structlog.processors.JSONRenderer()
     else:
         render = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
@@ -138,16 +96,6 @@ def _renderer(log_format: str, secrets: Iterable[str]) -> Processor:
         return redact(str(render(logger, method, {**first, **event_dict})))
 
     return render_redacted
-
-
-@functools.cache
-def _encoder(default: Callable[[Any], Any]) -> json.JSONEncoder:
-    # json.dumps() makes a new one at each call that says what to do with other objects.
-    return json.JSONEncoder(default=default)
-
-
-def _to_json(event_dict: EventDict, *, default: Callable[[Any], Any]) -> str:
-    return _encoder(default).encode(event_dict)
 
 
 def redactor(secrets: Iterable[str]) -> Callable[[str], str]:
@@ -164,21 +112,6 @@ def redactor(secrets: Iterable[str]) -> Callable[[str], str]:
         return line
 
     return redact
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    """Write past the file object, whose lock the threads hand to one another at each line."""
-    # Up to a size the system keeps lines apart; while a longer one is written, others wait for it.
-    if len(data) <= ATOMIC_BYTES and not _long_line.locked():
-        os.write(descriptor, data)
-        return
-    in_turn = _long_line.acquire(timeout=LONG_LINE_SECONDS)
-    try:
-        while data:
-            data = data[os.write(descriptor, data) :]
-    finally:
-        if in_turn:
-            _long_line.release()
 
 
 class StandardError:
@@ -199,13 +132,9 @@ class StandardError:
     def write(self, text: str) -> None:
         """Write ``text``. The standard library's handler calls this one, line end included."""
         # A full disk or a closed pipe behind standard error must not fail a delivery.
-        is_own = sys.stderr is sys.__stderr__
         with contextlib.suppress(OSError, ValueError):
-            if is_own:
-                _write_all(sys.stderr.fileno(), text.encode("utf-8", "backslashreplace"))
-            else:
-                sys.stderr.write(text)
-                sys.stderr.flush()
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
     def flush(self) -> None:
         """Do nothing: each line was flushed as it was written."""

@@ -87,7 +87,7 @@ class Receiver:
         event = read_notification(body)
         delivery.event_id, delivery.event_type = event.id, event.type
         delivery.livemode, delivery.context = event.livemode, event.context
-        with self._inbox.company():
+        with self._inbox.group_commit():
             return self._take(event, delivery)
 
     def count(self, refused: Refused, delivery: Delivery) -> None:

@@ -20,7 +20,6 @@ from app import fetched
 from app.errors import CallbackFailed, Deferred, GiveUp, RetryLater
 from app.inbox import Claim, Failure, Inbox
 from app.leases import Leases
-from app.log import Naming
 from app.registry import Callback, Module, Registry
 from app.schedule import Schedule
 
@@ -97,10 +96,11 @@ class Runner:
         again), ``Deferred`` when another attempt took the event meanwhile, ``Unavailable`` when
         the outcome could not be recorded yet.
         """
-        with (
-            self._leases.held(claim),
-            Naming(_names(claim)),
-        ):
+        return copy_context().run(self._run, claim)
+
+    def _run(self, claim: Claim) -> str:
+        structlog.contextvars.bind_contextvars(**_names(claim))
+        with self._leases.held(claim):
             outcome, settle = self._call(claim)
             self._settle(claim, settle)
         if outcome == "failed":
@@ -111,7 +111,7 @@ class Runner:
         """Call the SDK's handler. Returns the outcome, and how to record it."""
         run = _Run(claim)
         try:
-            # What the callback sets, such as names for its lines, must not stand in the next run.
+            # What the callback binds to its lines must stand neither in ours nor in the next run's.
             copy_context().run(self._handle, run)
         except KeyboardInterrupt:
             self._inbox.fail(claim, Failure("interrupted"))

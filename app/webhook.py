@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import time
 
@@ -41,7 +40,7 @@ def receive() -> Response:
         _log(delivery, started, outcome="failed", status=500, reason="internal_error")
         raise
     _log(delivery, started, outcome=outcome, status=200)
-    return Response(_success(outcome), 200, mimetype="application/json")
+    return _json(200, {"success": True, "outcome": outcome})
 
 
 def _body(limit: int) -> bytes:
@@ -70,17 +69,8 @@ def _error(error: DeliveryError) -> Response:
     return response
 
 
-@functools.cache
-def _success(outcome: str) -> str:
-    return _encode({"success": True, "outcome": outcome})
-
-
-def _encode(values: dict[str, object]) -> str:
-    return json.dumps(values) + "\n"
-
-
 def _json(status: int, values: dict[str, object]) -> Response:
-    return Response(_encode(values), status, mimetype="application/json")
+    return Response(json.dumps(values) + "\n", status, mimetype="application/json")
 
 
 def _log(delivery: Delivery, started: float, outcome: str, **fields: object) -> None:

@@ -1,4 +1,4 @@
-"""What a person does to the inbox in SQL."""
+"""What a person does to the inbox in SQL, and what writes to it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.inbox import sqlite
+from app.inbox import Inbox, sqlite
 
 
 def make_engine(url: str, **options: Any) -> sa.Engine:
@@ -33,3 +33,18 @@ def select(url: str, table: str) -> list[tuple[Any, ...]]:
         rows = [tuple(row) for row in connection.execute(sa.text(f"SELECT * FROM {table}"))]  # noqa: S608 - a name of the test's own
     engine.dispose()
     return rows
+
+
+def writer_of(inbox: Inbox) -> sqlite.SqliteWriter:
+    """Return what writes for an ``inbox`` in SQLite: to hold its turn, or to see who waits."""
+    writer = inbox._database._get_writer()  # noqa: SLF001 - no other way
+    assert isinstance(writer, sqlite.SqliteWriter)
+    return writer
+
+
+def trace(inbox: Inbox) -> list[str]:
+    """Return what will be the statements that the ``inbox`` writes."""
+    inbox.migrate()
+    said: list[str] = []
+    writer_of(inbox)._connect().set_trace_callback(said.append)  # noqa: SLF001 - no other way
+    return said

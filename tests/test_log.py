@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 import sys
-import threading
 import warnings
 
 import pytest
@@ -176,76 +174,3 @@ def test_lines_go_to_standard_error_as_it_is_now(monkeypatch: pytest.MonkeyPatch
     structlog.get_logger().info("named")
 
     assert json.loads(stream.getvalue())["event"] == "named"
-
-
-def test_line_reaches_the_process_s_own_standard_error_whole(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """A pipe that takes a part of a line at a time gets all of it, whatever it holds."""
-    configure()
-    write = os.write
-    monkeypatch.setattr(sys, "stderr", sys.__stderr__)
-    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:7]))
-
-    monkeypatch.setattr(log, "ATOMIC_BYTES", 100)
-    name = "é" * 100
-
-    structlog.get_logger("team").info(name)
-    log.StandardError().msg("\udce9")
-
-    first, second = capfd.readouterr().err.splitlines()
-    assert json.loads(first)["event"] == name
-    assert second == "\\udce9"
-
-
-def test_line_is_not_written_into_a_longer_one(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """What the system would take in pieces is one line in the log all the same."""
-    write = os.write
-    others: list[threading.Thread] = []
-
-    def write_some(descriptor: int, data: bytes) -> int:
-        if len(data) > log.ATOMIC_BYTES and not others:
-            others.append(threading.Thread(target=log.StandardError().msg, args=["short"]))
-            others[0].start()
-            others[0].join(0.1)  # it would be there by then
-        return write(descriptor, data[:100])
-
-    monkeypatch.setattr(sys, "stderr", sys.__stderr__)
-    monkeypatch.setattr(os, "write", write_some)
-    monkeypatch.setattr(log, "LONG_LINE_SECONDS", 30)
-    log.StandardError().msg("x" * 5000)
-    others[0].join(30)
-
-    assert capfd.readouterr().err.splitlines() == ["x" * 5000, "short"]
-
-
-def test_line_does_not_wait_for_ever_for_a_longer_one(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """A thread that was lost in a long line, as by a fork, does not hold up all others."""
-    monkeypatch.setattr(sys, "stderr", sys.__stderr__)
-    monkeypatch.setattr(log, "LONG_LINE_SECONDS", 0.01)
-
-    with log._long_line:  # noqa: SLF001 - as the thread that is lost
-        log.StandardError().msg("short")
-        assert capfd.readouterr().err == "short\n"
-
-
-def test_lines_carry_the_names_of_the_block(capsys: pytest.CaptureFixture[str]) -> None:
-    """What a line says itself goes before, and after the block nothing is carried."""
-    configure()
-    logger = structlog.get_logger("team")
-
-    with log.Naming({"event_id": "evt_1", "context": "acct_1"}):
-        logger.info("inside", context="acct_2")
-        logging.getLogger("other").warning("inside")
-    logger.info("outside")
-
-    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert [(line.get("event_id"), line.get("context")) for line in lines] == [
-        ("evt_1", "acct_2"),
-        ("evt_1", "acct_1"),
-        (None, None),
-    ]

@@ -42,7 +42,7 @@ def test_delivery_is_filled_in_as_far_as_it_came(receiver: Receiver) -> None:
     assert delivery == Delivery(secret=1)
 
 
-def test_delivery_is_in_company_until_its_outcome_is_recorded(
+def test_delivery_is_committed_with_others_until_its_outcome_is_recorded(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it writes before and after its callback is written with what others write."""
@@ -50,7 +50,7 @@ def test_delivery_is_in_company_until_its_outcome_is_recorded(
     said: list[str] = []
 
     @contextmanager
-    def company() -> Iterator[None]:
+    def group_commit() -> Iterator[None]:
         said.append("enters")
         yield
         said.append("leaves")
@@ -60,7 +60,7 @@ def test_delivery_is_in_company_until_its_outcome_is_recorded(
         return finished(claim)
 
     finished = service.inbox.finish
-    monkeypatch.setattr(service.inbox, "company", company)
+    monkeypatch.setattr(service.inbox, "group_commit", group_commit)
     monkeypatch.setattr(service.inbox, "finish", finish)
     body = samples.encode(samples.notification(TYPE, event_id="evt_1"))
 

@@ -172,12 +172,12 @@ class Inbox:
         """Where the inbox is, without the password."""
         return self._database.address
 
-    def company(self) -> AbstractContextManager[None]:
-        """Let what this thread writes in the block be written with what others write, if it can.
+    def group_commit(self) -> AbstractContextManager[None]:
+        """Let what this thread writes in the block be committed with what others write.
 
-        For a thread that is about to write: the others wait a moment for it.
+        On SQLite, and for a thread that is about to write: the others wait a moment for it.
         """
-        return self._database.expected
+        return self._database.siblings
 
     def migrate(self, *, hurried: bool = False) -> None:
         """Bring the tables to this version. Any number of processes may call it at once.

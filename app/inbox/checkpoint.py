@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, closing, suppress
 import sqlalchemy as sa
 import structlog
 
-from app.errors import Unavailable
+from app.errors import Unavailable, in_one_line
 
 log = structlog.get_logger(__name__)
 
@@ -94,11 +94,7 @@ class Checkpoints:
         """Say once until it succeeds again. Nothing is lost: what is committed is in the log."""
         if not self._failing:
             self._failing = True
-            cause = getattr(error, "orig", error)
-            reason = (
-                cause.reason if isinstance(cause, Unavailable) else str(cause).partition("\n")[0]
-            )
-            log.warning("checkpoint_failed", reason=f"{type(cause).__name__}: {reason}")
+            log.warning("checkpoint_failed", reason=in_one_line(error))
 
     def close(self) -> None:
         """Wait until no checkpoint runs."""

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 
-from app.errors import Unavailable
+from app.errors import Unavailable, in_one_line
 from app.inbox import limits, postgresql, sqlite, statements
 from app.inbox.lock import FileLock
 from app.inbox.outage import Outage
@@ -59,8 +59,8 @@ class Database:
         self._begin()
 
     def _begin(self) -> None:
-        self.expected = sqlite.Expected()
-        """Who is about to write: on SQLite the others wait a moment, to be written with them."""
+        self.siblings = sqlite.Siblings()
+        """The threads that are about to write: on SQLite they wait a moment for one another."""
         self._making = threading.RLock()
         self._engine: sa.Engine | None = None
         self._writer: sqlite.SqliteWriter | postgresql.PostgresqlWriter | None = None
@@ -221,7 +221,7 @@ class Database:
         if self.file is None:  # with an engine of its own, whose statements end sooner
             return postgresql.PostgresqlWriter(self._url, self._outage)
         lock = FileLock(_lock_file(self.file))
-        return sqlite.SqliteWriter(self._get_engine(), lock, statements.TOGETHER, self.expected)
+        return sqlite.SqliteWriter(self._get_engine(), lock, statements.TOGETHER, self.siblings)
 
     def _make_engine(self, *, autocommit: bool) -> sa.Engine:
         if self.file is None:
@@ -241,10 +241,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _unavailable(error: Exception) -> Unavailable:
-    # The first line only: PostgreSQL's further lines can quote the row, and so the body.
-    cause = getattr(error, "orig", error)
-    lines = str(cause).strip().splitlines() or [""]
-    return _unreachable(f"{type(cause).__name__}: {lines[0]}")
+    return _unreachable(in_one_line(error))
 
 
 def _unreachable(reason: str) -> Unavailable:

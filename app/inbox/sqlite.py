@@ -4,8 +4,9 @@ SQLite has one writer at a time. So a process has one connection for writing, an
 it is writes for all that wait: one lock, one transaction and one commit for many statements. Alone
 it is one statement that commits itself, and so are several of a kind: between two calls of the
 driver any other thread may take the interpreter, and the lock is held meanwhile. Most of what a
-transaction costs is the same for one event and for eight, so whoever leads waits a moment for
-those that are about to write as well.
+transaction costs is the same for one event and for eight, so it is delayed a moment while others
+are under way: a group commit, as with ``commit_delay`` and ``commit_siblings`` of PostgreSQL
+(https://www.postgresql.org/docs/current/runtime-config-wal.html).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ except ImportError:  # No wheel for this platform: journal_mode() then does with
 
 __all__ = [
     "VERSION",
-    "Expected",
+    "Siblings",
     "SqliteWriter",
     "Together",
     "driver",
@@ -51,8 +52,8 @@ BUSY_TIMEOUT_MS = 4_000
 #: Statements that are written in one transaction at most, so that no process waits for long.
 MOST_AT_ONCE = 64
 
-#: Seconds that a statement waits at most for others that can be written with it.
-COMPANY_SECONDS = 0.0004
+#: Seconds that a statement waits at most for its siblings, to be committed with them.
+COMMIT_DELAY = 0.0004
 
 #: Seconds that a statement waits for its turn before the delivery is answered 503.
 TURN_TIMEOUT = 5.0
@@ -137,23 +138,23 @@ class _Job:
         self.turn.acquire()
 
 
-class Expected:
-    """The threads that are expected to write soon: each from when it enters until it leaves."""
+class Siblings:
+    """The threads that are about to write: each from when it enters until it leaves."""
 
     def __init__(self) -> None:
-        """Expect nobody."""
+        """Begin with none."""
         self._threads: dict[int, None] = {}
 
     def __enter__(self) -> None:
-        """Expect this thread."""
+        """Count this thread."""
         self._threads[threading.get_ident()] = None
 
     def __exit__(self, *_error: object) -> None:
-        """Expect this thread no longer."""
+        """Count this thread no longer."""
         del self._threads[threading.get_ident()]
 
     def __len__(self) -> int:
-        """Return how many are expected."""
+        """Return how many they are."""
         return len(self._threads)
 
 
@@ -169,23 +170,23 @@ class SqliteWriter:
         engine: sa.Engine,
         lock: FileLock,
         together: Mapping[Any, Together],
-        expected: Expected,
+        siblings: Siblings,
     ) -> None:
         """Take the ``engine`` to connect with, and the ``lock`` among processes.
 
-        ``together`` says which statements can be written as one, and how; ``expected`` which
+        ``together`` says which statements can be written as one, and how; ``siblings`` which
         threads are worth waiting for.
         """
         self._engine = engine
         self._lock = lock
         self._together = together
-        self._expected = expected
+        self._siblings = siblings
         self._checkpoints = Checkpoints(engine, self._alone)
         self._mutex = threading.Lock()
         self._waiting: deque[_Job] = deque()
         self._is_led = False
-        #: Held while the thread that leads waits for company.
-        self._company: threading.Lock | None = None
+        #: Held while the thread that leads waits for its siblings.
+        self._delay: threading.Lock | None = None
         self._connection: sa.PoolProxiedConnection | None = None
         self._synchronous = synchronous()
         self._statements: dict[tuple[Any, int], _Compiled] = {}
@@ -229,9 +230,9 @@ class SqliteWriter:
             if not self._is_led:
                 self._is_led = job.leads = True
                 return
-            if self._company is not None and not self._is_anybody_missing():
-                self._company.release()
-                self._company = None
+            if self._delay is not None and not self._is_sibling_missing():
+                self._delay.release()
+                self._delay = None
         try:
             in_time = job.turn.acquire(timeout=TURN_TIMEOUT)
         except BaseException:  # Ctrl-C, to a command
@@ -269,7 +270,7 @@ class SqliteWriter:
 
     def _write_what_waits(self, jobs: list[_Job]) -> None:
         try:
-            self._wait_for_company()
+            self._delay_commit()
             # What comes while other processes write is written with the rest.
             with self._lock:
                 jobs += self._take()
@@ -282,19 +283,19 @@ class SqliteWriter:
             # A file that could not be written when it was opened stays so for this connection.
             self._disconnect()
 
-    def _wait_for_company(self) -> None:
+    def _delay_commit(self) -> None:
         """Wait a moment for those who are about to write, unless all of them wait already."""
         with self._mutex:
-            if not self._is_anybody_missing():
+            if not self._is_sibling_missing():
                 return
-            company = self._company = threading.Lock()
-            company.acquire()
-        company.acquire(timeout=COMPANY_SECONDS)
+            delay = self._delay = threading.Lock()
+            delay.acquire()
+        delay.acquire(timeout=COMMIT_DELAY)
         with self._mutex:
-            self._company = None
+            self._delay = None
 
-    def _is_anybody_missing(self) -> bool:
-        return len(self._expected) > len(self._waiting)
+    def _is_sibling_missing(self) -> bool:
+        return len(self._siblings) > len(self._waiting)
 
     def _take(self) -> list[_Job]:
         """Take what is to be written now. The statement of the thread that leads comes first."""

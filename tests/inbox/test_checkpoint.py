@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from app.inbox import Inbox, NewEvent, checkpoint, sqlite
 from app.inbox.lock import FileLock
-from app.inbox.sqlite import SqliteWriter
+from tests.by_hand import writer_of
 from tests.waiting import wait_for
 
 
@@ -28,13 +28,6 @@ def inbox(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Inbox]:
     inbox.migrate()
     yield inbox
     inbox.close()
-
-
-def writer_of(inbox: Inbox) -> SqliteWriter:
-    """Return what writes for the ``inbox``."""
-    writer = inbox._database._get_writer()  # noqa: SLF001 - no other way
-    assert isinstance(writer, SqliteWriter)
-    return writer
 
 
 def accept(inbox: Inbox, *numbers: int) -> None:
@@ -117,8 +110,15 @@ def test_failure_is_said_once_until_it_succeeds(
             checkpoints._run()  # noqa: SLF001 - no other way
 
     accept(inbox, 1)
+
+    def connection() -> object:
+        with inbox._database._get_engine().connect() as pooled:  # noqa: SLF001 - no other way
+            return pooled.connection.driver_connection
+
     with capture_logs() as lines:
+        used = connection()
         fail()
+        assert connection() is not used  # which may be one that cannot write
         fail()
         assert moved(inbox, tmp_path) == 0
         checkpoints._run()  # noqa: SLF001 - no other way
@@ -154,7 +154,7 @@ def test_turn_or_connection_that_does_not_come_is_said(
         writer._checkpoints._run()  # noqa: SLF001 - no other way
 
     assert [line["reason"] for line in lines] == [
-        "Unavailable: inbox_locked",
+        "Unavailable: the inbox is busy",
         "TimeoutError: no connection is free",
     ]
 

@@ -23,6 +23,7 @@ from app.inbox.database import Database
 from app.inbox.lock import FileLock
 from app.inbox.sqlite import SqliteWriter
 from app.inbox.statements import FINISH, TOGETHER
+from tests.by_hand import trace, writer_of
 from tests.waiting import wait_for
 
 EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")
@@ -186,8 +187,7 @@ def test_statements_that_wait_are_written_together(sqlite_url: str) -> None:
     """While one thread writes others queue up, and the next writes for all in one transaction."""
     inbox = Inbox(sqlite_url, lease_seconds=30)
     inbox.migrate()
-    writer = inbox._database._get_writer()  # noqa: SLF001 - to hold its turn
-    assert isinstance(writer, SqliteWriter)
+    writer = writer_of(inbox)
     results: list[object] = []
     threads = [
         threading.Thread(target=lambda n=n: results.append(inbox.accept(numbered(n)).attempt))
@@ -209,8 +209,7 @@ def test_one_that_cannot_be_written_does_not_spoil_the_others(sqlite_url: str) -
     """Of statements written together, the wrong one fails alone and the others are kept."""
     inbox = Inbox(sqlite_url, lease_seconds=30)
     inbox.migrate()
-    writer = inbox._database._get_writer()  # noqa: SLF001 - to hold its turn
-    assert isinstance(writer, SqliteWriter)
+    writer = writer_of(inbox)
     wrong = sa.text("INSERT INTO events (id) VALUES ('evt_wrong')")
     refused: list[Unavailable] = []
 
@@ -240,8 +239,7 @@ def test_turn_that_does_not_come_is_unavailable(
     monkeypatch.setattr(sqlite, "TURN_TIMEOUT", 0.05)
     inbox = Inbox(sqlite_url, lease_seconds=30)
     inbox.check()
-    writer = inbox._database._get_writer()  # noqa: SLF001 - to hold its turn
-    assert isinstance(writer, SqliteWriter)
+    writer = writer_of(inbox)
 
     with writer.turn(), pytest.raises(Unavailable) as raised:
         inbox.accept(EVENT)
@@ -258,8 +256,7 @@ def test_statement_that_was_written_at_the_last_moment_is_not_refused(
     monkeypatch.setattr(sqlite, "TURN_TIMEOUT", 1)
     inbox = Inbox(sqlite_url, lease_seconds=30)
     inbox.check()
-    writer = inbox._database._get_writer()  # noqa: SLF001 - to write for another thread
-    assert isinstance(writer, SqliteWriter)
+    writer = writer_of(inbox)
     attempts: list[int] = []
     thread = threading.Thread(target=lambda: attempts.append(inbox.accept(EVENT).attempt))
 
@@ -280,8 +277,7 @@ def test_other_tools_lock_leaves_nothing_half_done(
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 50)
     inbox = Inbox(sqlite_url, lease_seconds=30)
     inbox.check()
-    writer = inbox._database._get_writer()  # noqa: SLF001 - to hold its turn
-    assert isinstance(writer, SqliteWriter)
+    writer = writer_of(inbox)
     shell = sqlite.driver.connect(tmp_path / "var" / "inbox.sqlite3", isolation_level=None)
     shell.execute("BEGIN IMMEDIATE")
     refused: list[str] = []
@@ -352,8 +348,7 @@ def test_interrupt_of_a_thread_that_waits_leaves_the_others_alone(
     """Ctrl-C while it waits, and in the moment in which it is to lead."""
     inbox = Inbox(sqlite_url, lease_seconds=30)
     inbox.check()
-    writer = inbox._database._get_writer()  # noqa: SLF001 - to hold its turn
-    assert isinstance(writer, SqliteWriter)
+    writer = writer_of(inbox)
 
     class Interrupted(Late):
         def acquire(self, timeout: float = -1) -> bool:
@@ -443,10 +438,7 @@ def test_what_is_answered_2xx_without_a_success_is_on_the_disk(sqlite_url: str) 
     """An event that is set aside or buried has nothing but its row: that commit is synced."""
     inbox = Inbox(sqlite_url, lease_seconds=30)
     claims = [inbox.accept(numbered(n)).claim for n in range(2)]
-    writer = inbox._database._get_writer()  # noqa: SLF001 - to listen to its connection
-    assert isinstance(writer, SqliteWriter)
-    said: list[str] = []
-    writer._connect().set_trace_callback(said.append)  # noqa: SLF001 - no other way to hear it
+    said = trace(inbox)
 
     def synced(act: Callable[[], object]) -> list[str]:
         said.clear()
@@ -475,8 +467,7 @@ def has_waiting(writer: SqliteWriter, number: int) -> bool:
 
 def together(inbox: Inbox, *acts: Callable[[], Any]) -> list[Any]:
     """Return what came of the ``acts``, when all of them wait for one another."""
-    writer = inbox._database._get_writer()  # noqa: SLF001 - to hold its turn
-    assert isinstance(writer, SqliteWriter)
+    writer = writer_of(inbox)
     with ThreadPoolExecutor(len(acts)) as pool:
         with writer.turn():
             results = []
@@ -486,19 +477,19 @@ def together(inbox: Inbox, *acts: Callable[[], Any]) -> list[Any]:
         return [result.result(30) for result in results]
 
 
-def test_who_is_alone_does_not_wait_for_company(
+def test_who_is_alone_does_not_delay_its_commit(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A delivery while no other is under way is written at once, and so is one that came last."""
-    monkeypatch.setattr(sqlite, "COMPANY_SECONDS", 60)
+    monkeypatch.setattr(sqlite, "COMMIT_DELAY", 60)
     inbox = Inbox(sqlite_url, lease_seconds=30)
     lines = trace(inbox)
 
-    with inbox.company():
+    with inbox.group_commit():
         thread = threading.Thread(target=inbox.accept, args=[numbered(1)])
         inbox.accept(numbered(0))
     inbox.accept(numbered(2))
-    thread.start()  # nobody is expected any more
+    thread.start()  # no other is under way any more
     thread.join(30)
 
     assert words(lines) == ["INSERT", "INSERT", "INSERT"]
@@ -509,15 +500,14 @@ def test_who_is_about_to_write_is_waited_for(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Deliveries that are under way at once are written in one transaction."""
-    monkeypatch.setattr(sqlite, "COMPANY_SECONDS", 60)
+    monkeypatch.setattr(sqlite, "COMMIT_DELAY", 60)
     inbox = Inbox(sqlite_url, lease_seconds=30)
     lines = trace(inbox)
-    writer = inbox._database._get_writer()  # noqa: SLF001 - to see who waits
-    assert isinstance(writer, SqliteWriter)
+    writer = writer_of(inbox)
     here = threading.Barrier(3)
 
     def deliver(number: int) -> None:
-        with inbox.company():
+        with inbox.group_commit():
             here.wait(30)
             wait_for(partial(has_waiting, writer, number))
             inbox.accept(numbered(number))
@@ -538,42 +528,31 @@ def test_who_does_not_come_is_not_waited_for(sqlite_url: str) -> None:
     runs, ends = threading.Event(), threading.Event()
 
     def run() -> None:
-        with inbox.company():
+        with inbox.group_commit():
             runs.set()
             ends.wait(30)
 
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run)
         assert runs.wait(30)
-        with inbox.company():
+        with inbox.group_commit():
             assert inbox.accept(numbered(0)).claim is not None
-        writer = inbox._database._get_writer()  # noqa: SLF001 - to see that nobody waits
-        assert isinstance(writer, SqliteWriter)
-        assert writer._company is None  # noqa: SLF001 - to see that nobody waits
+        writer = writer_of(inbox)
+        assert writer._delay is None  # noqa: SLF001 - to see that nobody waits
         ends.set()
         running.result(30)
     inbox.close()
 
 
-def test_child_expects_none_of_its_parents_threads(sqlite_url: str) -> None:
+def test_child_has_none_of_its_parents_threads(sqlite_url: str) -> None:
     """After a fork only one thread is left."""
     inbox = Inbox(sqlite_url, lease_seconds=30)
-    with inbox.company():
+    with inbox.group_commit():
         child = os.fork()
         if child == 0:
-            os._exit(len(inbox._database.expected))  # noqa: SLF001 - no other way
+            os._exit(len(inbox._database.siblings))  # noqa: SLF001 - no other way
 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
-def trace(inbox: Inbox) -> list[str]:
-    """Return what will be the statements that the ``inbox`` writes."""
-    inbox.migrate()
-    writer = inbox._database._get_writer()  # noqa: SLF001 - to listen to its connection
-    assert isinstance(writer, SqliteWriter)
-    said: list[str] = []
-    writer._connect().set_trace_callback(said.append)  # noqa: SLF001 - no other way to hear it
-    return said
 
 
 def words(statements: list[str]) -> list[str]:
@@ -603,15 +582,11 @@ def test_many_of_which_one_is_known_are_one_transaction(sqlite_url: str) -> None
     """Redeliveries in a burst do not make a commit of each event beside them."""
     inbox = Inbox(sqlite_url, lease_seconds=30)
     inbox.record(numbered(1))
-    writer = inbox._database._get_writer()  # noqa: SLF001 - to listen to its connection
-    assert isinstance(writer, SqliteWriter)
-    said: list[str] = []
-    writer._connect().set_trace_callback(said.append)  # noqa: SLF001 - no other way to hear it
+    said = trace(inbox)
 
     together(inbox, *[partial(inbox.record, numbered(each)) for each in range(3)])
 
-    words = [each.split()[0] for each in said]
-    assert words[-5:] == ["BEGIN", "INSERT", "INSERT", "INSERT", "COMMIT"]
+    assert words(said)[-5:] == ["BEGIN", "INSERT", "INSERT", "INSERT", "COMMIT"]
     inbox.close()
 
 
@@ -667,10 +642,7 @@ def test_statements_of_all_kinds_are_written_together(sqlite_url: str) -> None:
     inbox = Inbox(sqlite_url, lease_seconds=30)
     claim = inbox.accept(numbered(0)).claim
     assert claim is not None
-    writer = inbox._database._get_writer()  # noqa: SLF001 - to listen to its connection
-    assert isinstance(writer, SqliteWriter)
-    said: list[str] = []
-    writer._connect().set_trace_callback(said.append)  # noqa: SLF001 - no other way to hear it
+    said = trace(inbox)
 
     together(
         inbox,
@@ -716,8 +688,7 @@ def test_close_does_not_wait_for_ever(sqlite_url: str, monkeypatch: pytest.Monke
     """While another thread writes, the connection is left to it."""
     inbox = Inbox(sqlite_url, lease_seconds=30)
     inbox.check()
-    writer = inbox._database._get_writer()  # noqa: SLF001 - to hold its turn
-    assert isinstance(writer, SqliteWriter)
+    writer = writer_of(inbox)
     connection = writer._connect()  # noqa: SLF001 - it is to stay open
     monkeypatch.setattr(sqlite, "TURN_TIMEOUT", 0.05)
 
@@ -781,8 +752,7 @@ def test_lock_held_elsewhere_is_unavailable_and_then_well(sqlite_url: str, tmp_p
     inbox = Inbox(sqlite_url, lease_seconds=30)
     inbox.check()
     other = FileLock(tmp_path / "var" / "inbox.sqlite3.lock")
-    writer = inbox._database._get_writer()  # noqa: SLF001 - to make its patience short
-    assert isinstance(writer, SqliteWriter)
+    writer = writer_of(inbox)
     writer._lock._timeout = 0.05  # noqa: SLF001 - to hold its turn
 
     with other, pytest.raises(Unavailable) as raised:
