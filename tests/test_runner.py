@@ -42,26 +42,31 @@ def module(source: str) -> dict[str, str]:
     return {CREATED: f"calls = []\ndef handle(notif, client):\n    calls.append(notif)\n{source}"}
 
 
-def test_names_that_a_callback_binds_do_not_reach_the_next_event(
+def test_names_that_a_callback_binds_stay_in_its_own_lines(
     make_receiver: MakeReceiver, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A thread that runs one event after the other begins each with nothing bound."""
+    """Neither our line of the same event has them, nor the next event of the same thread."""
     source = """
     import structlog
     structlog.get_logger().warning("begins")
     structlog.contextvars.bind_contextvars(event_id=f"mine of {notif.id}", order="or_1")
     structlog.get_logger().warning("bound")
+    raise ValueError
 """
     receiver = make_receiver(module(source), log_level="warning")
     for event_id in ("evt_1", "evt_2"):
-        receiver.service.runner.run(accept(receiver, samples.notification(TYPE, event_id=event_id)))
+        claim = accept(receiver, samples.notification(TYPE, event_id=event_id))
+        with pytest.raises(CallbackFailed):
+            receiver.service.runner.run(claim)
 
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [(line["event"], line["event_id"], line.get("order")) for line in lines] == [
         ("begins", "evt_1", None),
         ("bound", "mine of evt_1", "or_1"),
+        ("callback_raised", "evt_1", None),
         ("begins", "evt_2", None),
         ("bound", "mine of evt_2", "or_1"),
+        ("callback_raised", "evt_2", None),
     ]
 
 

@@ -64,10 +64,6 @@ class Claim:
     """How much of its attempts the event has used up."""
     context: str | None = None
 
-    def __hash__(self) -> int:
-        """Return what tells it from all others, and not what of its body does."""
-        return hash(self.token)
-
 
 @dataclass(frozen=True, slots=True)
 class Accepted:

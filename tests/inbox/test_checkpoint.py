@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from app.inbox import Inbox, NewEvent, checkpoint, sqlite
+from app.inbox.checkpoint import Checkpoints
 from app.inbox.lock import FileLock
 from tests.by_hand import writer_of
 from tests.waiting import wait_for
@@ -185,16 +186,38 @@ def test_thread_that_cannot_start_fails_no_delivery(
     wait_for(lambda: moved(inbox, tmp_path) >= 10)
 
 
+def test_close_waits_for_the_checkpoint_that_runs(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is none that a closed inbox has left behind."""
+    runs, go = threading.Event(), threading.Event()
+
+    def wait(_checkpoints: Checkpoints, _connection: sa.Connection) -> None:
+        runs.set()
+        go.wait(30)
+
+    monkeypatch.setattr(Checkpoints, "_checkpoint", wait)
+    accept(inbox, 1, 2, 3, 4, 5)
+    assert runs.wait(30)
+    closing = threading.Thread(target=inbox.close)
+    closing.start()
+    closing.join(0.1)
+    assert closing.is_alive()
+    go.set()
+    closing.join(30)
+    assert not closing.is_alive()
+
+
 def test_one_checkpoint_runs_at_a_time(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """While one waits for its turn, no other begins."""
     started: list[object] = []
-    run = checkpoint.Checkpoints._run  # noqa: SLF001 - to count the calls
+    run = Checkpoints._run  # noqa: SLF001 - to count the calls
 
     def counted(checkpoints: Any) -> None:
         started.append(checkpoints)
         run(checkpoints)
 
-    monkeypatch.setattr(checkpoint.Checkpoints, "_run", counted)
+    monkeypatch.setattr(Checkpoints, "_run", counted)
     writer = writer_of(inbox)
     with writer.turn():
         for _ in range(20):
@@ -233,5 +256,5 @@ def test_without_a_log_there_is_none(
 def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Return what says how many transactions were counted."""
     counts: list[None] = []
-    monkeypatch.setattr(checkpoint.Checkpoints, "count", lambda _self: counts.append(None))
+    monkeypatch.setattr(Checkpoints, "count", lambda _self: counts.append(None))
     return lambda: len(counts)

@@ -728,6 +728,20 @@ def test_server_that_was_read_only_for_a_while_is_used_again(postgresql_url: str
     inbox.close()
 
 
+def test_error_that_quotes_the_row_is_told_without_it(postgresql_url: str) -> None:
+    """PostgreSQL says which row a statement would have spoiled, and a row holds a body."""
+    inbox = Inbox(postgresql_url, lease_seconds=30)
+    inbox.accept(replace(EVENT, context="acct_of_the_row"))
+    wrong = sa.text("UPDATE events SET state = 'wrong'")
+
+    with pytest.raises(Unavailable) as raised:
+        inbox._database.execute(wrong, {})  # noqa: SLF001 - no statement of the inbox fails so
+
+    assert "known_state" in raised.value.reason
+    assert "acct_of_the_row" not in raised.value.reason
+    inbox.close()
+
+
 def test_options_of_the_url_are_kept(postgresql_url: str) -> None:
     """What the URL sets for its connections holds beside the time limits of the service."""
     url = sa.make_url(postgresql_url).update_query_dict({"options": "-c work_mem=7MB"})
