@@ -35,7 +35,7 @@ def _persist(name: str, work: Callable[[], object]) -> None:
     while True:
         try:
             work()
-        except BaseException:  # noqa: BLE001 - whatever it is, the thread has to go on
+        except BaseException:
             with suppress(BaseException):  # when memory is short a line is lost, not the thread
                 log.exception("thread_failed", thread=name)
         else:
