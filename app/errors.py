@@ -110,6 +110,13 @@ class Unavailable(DeliveryError):
     outcome = "unavailable"
 
 
+class Unstorable(Exception):
+    """The database refuses a value, such as a character that its encoding lacks.
+
+    Unlike ``Unavailable`` it is no outage: the same statement fails for ever.
+    """
+
+
 def in_one_line(error: BaseException) -> str:
     """Return a database's ``error`` as a log may show it: its type, and the first line of its text.
 

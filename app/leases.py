@@ -1,7 +1,8 @@
 """Keeps the leases of this process's claims alive while their callbacks run.
 
-A lease is short, so that a crash is noticed soon, and a callback may be long. One thread for
-all claims renews what is about to end; a callback that is done before that costs nothing.
+A lease is short, so that a crash is noticed soon, and a callback may be long. One thread for all
+claims renews what is about to end, records results that an outage of the inbox kept back, and looks
+for the orphans of other processes. It runs in every serving process from its start.
 """
 
 from __future__ import annotations
@@ -15,10 +16,21 @@ from functools import partial
 
 import structlog
 
-from app.errors import Unavailable
-from app.inbox import Claim, Inbox
+from app import threads
+from app.clocks import since_boot
+from app.errors import Deferred, StartError, Unavailable
+from app.inbox import Claim, Inbox, Suspect
+from app.rescuer import Rescuer
+from app.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
+
+#: Turns of the thread in a lease, and the longest turn in seconds.
+TURNS = 6
+LONGEST_TURN = 1.0
+
+#: The share of a lease after which it is renewed.
+RENEW_SHARE = 1 / 3
 
 #: Seconds between two tries of what the inbox could not take.
 TRY_AGAIN = 0.5
@@ -40,8 +52,8 @@ class Leases:
     def __init__(self, inbox: Inbox, lease_seconds: float) -> None:
         """Take the ``inbox`` that renews, and for how many seconds one renewal holds."""
         self._inbox = inbox
-        self.seconds = lease_seconds
-        """For how many seconds one renewal holds."""
+        self._seconds = lease_seconds
+        self._turn = min(lease_seconds / TURNS, LONGEST_TURN)
         self._lock = threading.Lock()
         self._held: dict[Claim, _Held] = {}
         self._unsettled: dict[Claim, Callable[[], bool]] = {}
@@ -50,12 +62,28 @@ class Leases:
         self._closed = False
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
+        self.rescuer = Rescuer(inbox, self._turn)
+        self.watchdog = Watchdog(lease_seconds, lambda: bool(self._held))
+
+    def start(self) -> None:
+        """Start the thread, unless it runs."""
+        with self._lock:
+            self._start()
+
+    def _start(self) -> None:
+        if self._thread is None or not self._thread.is_alive():  # none survives a fork
+            self._thread = threads.start("leases", self._keep)
 
     @contextmanager
     def held(self, claim: Claim) -> Iterator[None]:
-        """Renew the lease of ``claim`` until the block is left."""
+        """Renew the lease of ``claim`` until the block is left.
+
+        Raises ``Deferred`` when the claim was lost before: this process was stopped between
+        asking for it and this. Raises ``Unavailable`` when that cannot be found out.
+        """
         try:
             self._add(claim)
+            self._verify(claim)
             yield
         finally:
             with self._lock:
@@ -63,27 +91,17 @@ class Leases:
                     self._held.pop(claim, None)
 
     def _add(self, claim: Claim) -> None:
-        now = time.monotonic()
+        speak_at = since_boot() + 2 * self._seconds
         with self._lock:
-            self._held[claim] = _Held(now, now, speak_at=now + 2 * self.seconds)
-            if self._thread is None or not self._thread.is_alive():  # none survives a fork
-                self._thread = threading.Thread(target=self._keep, name="leases", daemon=True)
-                self._thread.start()
+            self._held[claim] = _Held(claim.asked_at, claim.asked_at, speak_at)
+            self._start()
+        self.watchdog.begin()
 
-    def holds(self, event_id: str) -> bool:
-        """Whether a callback for this event still runs here, under a claim that may be lost."""
-        with self._lock:
-            return any(claim.event_id == event_id for claim in self._held)
-
-    def are_behind(self) -> bool:
-        """Whether a lease may have ended that this process has not lost yet, or a result waits.
-
-        Who claims now could get an event that still runs here, or that has succeeded here.
-        """
-        ended = time.monotonic() - self.seconds
-        with self._lock:
-            late = any(each.renewed < ended for each in self._held.values() if not each.lost)
-            return late or bool(self._unsettled)
+    def _verify(self, claim: Claim) -> None:
+        if since_boot() > claim.asked_at + self.watchdog.seconds and not self._inbox.renew(claim):
+            raise Deferred(
+                "the event was taken over by another attempt", reason="claim_lost", retry_after=1
+            )
 
     @property
     def unsettled(self) -> int:
@@ -93,25 +111,12 @@ class Leases:
     def settle_later(self, claim: Claim, settle: Callable[[], bool]) -> None:
         """Go on calling ``settle`` until the inbox takes it, and hold the claim until then.
 
-        For the result of a callback that ran while the inbox could not be reached: forgetting
+        For the result of a callback that ended while the inbox could not be reached: forgetting
         it would run a callback again that has succeeded.
         """
         with self._lock:
             self._unsettled[claim] = settle
         self._wake.set()
-
-    def settle_first(self, event_id: str) -> None:
-        """Settle what waits for this event before anybody claims it.
-
-        When the inbox was away for longer than a lease, the event could be claimed again: its
-        success is known here and nowhere else. Raises ``Unavailable`` while it still is.
-        """
-        if not self._unsettled:
-            return
-        with self._lock:
-            waiting = [each for each in self._unsettled.items() if each[0].event_id == event_id]
-        for claim, settle in waiting:
-            self._settle(claim, settle)
 
     def close(self) -> None:
         """End the thread, and with it every lease that is still held."""
@@ -119,43 +124,53 @@ class Leases:
         self._wake.set()
         if self._thread is not None and self._thread.is_alive():
             self._thread.join()
+        self.watchdog.close()
 
     def _keep(self) -> None:
-        self._try(self._inbox.check)  # connect now: under load there may be no connection left
         while not self._closed:
-            self._wake.wait(TRY_AGAIN if self._failing or self._unsettled else self._pause())
+            self._take_turn()
+            again = self._failing or bool(self._unsettled)
+            self._wake.wait(min(TRY_AGAIN, self._turn) if again else self._turn)
             self._wake.clear()
-            self._failing = False
-            for settle in self._waiting():
-                self._try(settle)
-            for renew in self._due():
-                self._try(renew)
-            self._said = self._said and self._failing
 
-    def _pause(self) -> float:
-        return self.seconds / 6
+    def _take_turn(self) -> None:
+        """Settle, renew, and look for the orphans of others."""
+        self.watchdog.check()
+        self._failing = False
+        for claim, settle in self._waiting():
+            self._try(partial(self._settle, claim, settle))
+        for claim, held in self._due():
+            self._try(partial(self._renew, claim, held))
+        if not self._try(self._rescue):
+            self.rescuer.forget()
+        self._said = self._said and self._failing
 
-    def _try(self, act: Callable[[], object]) -> None:
+    def _try(self, act: Callable[[], object]) -> bool:
+        """Return whether it could be done. What fails must not keep the rest from being tried."""
         try:
             act()
-        except Unavailable as error:
+        except (Unavailable, StartError) as error:
             self._failing = True
             self._say_away(error)
-        except (Exception, SystemExit):  # whatever it is, ending this thread would end every lease
+        except Exception:
             self._failing = True
             log.exception("lease_not_renewed")
+        else:
+            return True
+        return False
 
-    def _say_away(self, error: Unavailable) -> None:
+    def _say_away(self, error: Unavailable | StartError) -> None:
         """Say once for each time that the inbox is away, not for each claim, what waits for it."""
         if not self._said:
             self._said = True
+            # A newer version may have changed the tables: this process is to be replaced by one.
+            reason = error.reason if isinstance(error, Unavailable) else str(error)
             counts = {"running": len(self._held), "unsettled": len(self._unsettled)}
-            log.warning("lease_not_renewed", reason=error.reason, **counts)
+            log.warning("lease_not_renewed", reason=reason, **counts)
 
-    def _waiting(self) -> list[Callable[[], None]]:
+    def _waiting(self) -> list[tuple[Claim, Callable[[], bool]]]:
         with self._lock:
-            waiting = list(self._unsettled.items())
-        return [partial(self._settle, claim, settle) for claim, settle in waiting]
+            return list(self._unsettled.items())
 
     def _settle(self, claim: Claim, settle: Callable[[], bool]) -> None:
         settled = settle()
@@ -164,16 +179,16 @@ class Leases:
             self._held.pop(claim, None)
         log.info("settled_late", **_names(claim), settled=settled)
 
-    def _due(self) -> list[Callable[[], None]]:
-        """Return a renewal for each claim of which a third has gone, the longest waiting first."""
-        due = time.monotonic() - self.seconds / 3
+    def _due(self) -> list[tuple[Claim, _Held]]:
+        """Return each claim whose lease is to be renewed, the longest waiting first."""
+        due = since_boot() - self._seconds * RENEW_SHARE
         with self._lock:
             held = [each for each in self._held.items() if each[1].renewed <= due]
         held.sort(key=lambda each: each[1].renewed)
-        return [partial(self._renew, claim, one) for claim, one in held if not one.lost]
+        return [(claim, one) for claim, one in held if not one.lost]
 
     def _renew(self, claim: Claim, held: _Held) -> None:
-        started = time.monotonic()
+        started = since_boot()
         if self._inbox.renew(claim):
             held.renewed = started
         elif self._is_held(claim):
@@ -187,6 +202,36 @@ class Leases:
     def _is_held(self, claim: Claim) -> bool:
         with self._lock:
             return claim in self._held
+
+    def _rescue(self) -> None:
+        """Renew what a step of the clock made suspect here, and count what others do not renew."""
+        looked_at = time.monotonic()
+        with self._lock:
+            mine = {claim.token: (claim, held) for claim, held in self._held.items()}
+        others: list[Suspect] = []
+        for suspect in self.rescuer.look():
+            if suspect.token in mine:
+                self._renew(*mine[suspect.token])
+            else:
+                others.append(suspect)
+        self.rescuer.count(others, looked_at)
+        self.rescuer.watch_clock()
+
+    def decide_suspects(self, say: Callable[[int], object]) -> None:
+        """Wait until it is known which of the events whose lease ran out are orphans.
+
+        For a command, which may be the only process. It takes up to the grace of their leases,
+        and calls ``say`` with their number before it waits. Raises ``Unavailable``.
+        """
+        rescuer = Rescuer(self._inbox, self._turn)
+        looked_at = time.monotonic()
+        waits = False
+        while undecided := rescuer.count(rescuer.look(), looked_at):
+            if not waits:
+                say(undecided)
+                waits = True
+            time.sleep(self._turn)
+            looked_at = time.monotonic()
 
 
 def _names(claim: Claim) -> dict[str, object]:

@@ -111,10 +111,6 @@ class Receiver:
             return "wrong_mode"
         if self._settings.is_queue:
             return self._record(event, delivery)
-        self._runner.settle_first(event.id)
-        if self._runner.is_running(event.id):
-            delivery.attempt = self._inbox.count(event.id)
-            raise self._running()
         accepted = self._inbox.accept(event)
         delivery.attempt = accepted.attempt
         if accepted.claim is not None:

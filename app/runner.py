@@ -7,33 +7,24 @@ an event, and one SDK handler in a process, shared by all threads.
 from __future__ import annotations
 
 import inspect
-import traceback
+import threading
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import stripe
 import structlog
 
 from app import fetched
-from app.errors import CallbackFailed, Deferred, GiveUp, RetryLater
+from app.errors import CallbackFailed, Deferred, Unavailable
 from app.inbox import Claim, Failure, Inbox
 from app.leases import Leases
 from app.registry import Callback, Module, Registry
+from app.results import Judge, Result
 from app.schedule import Schedule
 
 log = structlog.get_logger(__name__)
-
-#: Characters of a reason that are kept. It is for a person to read, not a store.
-REASON_LENGTH = 1000
-
-#: Characters of a traceback that are kept, the last ones: they say where it happened.
-TRACEBACK_LENGTH = 8000
-
-#: Errors before the callback that say something of this process, not of the notification: the
-#: SDK imports the class of an event when it first meets its type.
-PASSING = (OSError, MemoryError, ImportError, SystemExit)
 
 
 @dataclass(slots=True)
@@ -69,24 +60,8 @@ class Runner:
         """
         self._inbox = inbox
         self._leases = leases
-        self._schedule = schedule
-        self._redact = redact
+        self._judge = Judge(schedule, redact)
         self._handler = registry.register(client, wrap=_wrap)
-
-    def is_running(self, event_id: str) -> bool:
-        """Whether a callback for this event runs in this process, claim or no claim.
-
-        After an outage of the inbox that was longer than the lease the event could be claimed
-        again, beside the callback that still runs here.
-        """
-        return self._leases.holds(event_id)
-
-    def settle_first(self, event_id: str) -> None:
-        """Record what became of this event, if the inbox could not be reached when it ended.
-
-        To be called before the event is claimed. Raises ``Unavailable``.
-        """
-        self._leases.settle_first(event_id)
 
     def run(self, claim: Claim) -> str:
         """Run the callback for ``claim`` and return the outcome once it is recorded.
@@ -101,84 +76,56 @@ class Runner:
     def _run(self, claim: Claim) -> str:
         structlog.contextvars.bind_contextvars(**_names(claim))
         with self._leases.held(claim):
-            outcome, settle = self._call(claim)
-            self._settle(claim, settle)
-        if outcome == "failed":
+            result = self._call(claim)
+            self._settle(claim, lambda: self._record(claim, result))
+        if result.outcome == "failed":
             raise CallbackFailed("the callback failed; the event will be retried", reason="raised")
-        return outcome
+        return result.outcome
 
-    def _call(self, claim: Claim) -> tuple[str, Callable[[], bool]]:
-        """Call the SDK's handler. Returns the outcome, and how to record it."""
+    def _call(self, claim: Claim) -> Result:
+        """Call the SDK's handler, and say what that came to."""
         run = _Run(claim)
         try:
             # What the callback binds to its lines must stand neither in ours nor in the next run's.
             copy_context().run(self._handle, run)
-        except KeyboardInterrupt:
-            self._inbox.fail(claim, Failure("interrupted"))
-            raise
-        except BaseException as error:  # noqa: BLE001 - sys.exit() is a failure like any other
-            return self._judge(run, error)
-        return "handled", lambda: self._inbox.finish(claim)
+        except BaseException as error:
+            # Ctrl-C reaches the main thread, which runs callbacks in a command only. Elsewhere it
+            # is the callback that raises it, and a failure like any other.
+            if isinstance(error, KeyboardInterrupt) and _is_main_thread():
+                self._inbox.fail(claim, Failure("interrupted"))
+                raise
+            return self._judge.judge(claim, error, entered=run.entered)
+        return Result("handled")
 
     def _handle(self, run: _Run) -> None:
         _current.set(run)
         fetched.begin()
         self._handler.handle(run.claim.body)
 
-    def _judge(self, run: _Run, error: BaseException) -> tuple[str, Callable[[], bool]]:
-        """Say what an ``error`` means: for an event that it can never, or not now, be run."""
-        claim = run.claim
-        failure = Failure(self._reason(error), self._traceback(error))
-        if not run.entered and not isinstance(error, PASSING):
-            # Not the whole reason, which may quote the body. The inbox has it.
-            log.error("event_unreadable", attempt=claim.attempt, reason=type(error).__name__)
-            return "unreadable", lambda: self._inbox.bury(claim, "unreadable", failure)
-        if isinstance(error, GiveUp):
-            # A subclass may have none.
-            reason = self._clean(str(getattr(error, "reason", error)))
-            log.error("callback_gave_up", attempt=claim.attempt, reason=reason)
-            given = replace(failure, reason=reason)
-            return "gave_up", lambda: self._inbox.bury(claim, "gave_up", given)
-        log.error("callback_raised", attempt=claim.attempt, exc_info=error)
-        return self._retry(claim, error, failure)
+    def _record(self, claim: Claim, result: Result) -> bool:
+        """Record the result, or as much of it as the inbox can store.
 
-    def _retry(
-        self, claim: Claim, error: BaseException, failure: Failure
-    ) -> tuple[str, Callable[[], bool]]:
-        """Say when the event is due again, or that its attempts are used up."""
-        asked = getattr(error, "seconds", 0.0) if isinstance(error, RetryLater) else None
-        if self._schedule is None:
-            due = replace(failure, delay=asked or 0.0)
-            return "failed", lambda: self._inbox.fail(claim, due)
-        limited = isinstance(error, stripe.RateLimitError)
-        delay, spent = self._schedule.plan(
-            claim.spent,
-            asked=asked,
-            limited=limited,
-            at_least=_retry_after(error) if limited else 0.0,
-        )
-        failure = replace(failure, delay=delay, spent=spent)
-        if self._schedule.is_over(spent):
-            log.error("attempts_exhausted", attempt=claim.attempt)
-            return "exhausted", lambda: self._inbox.bury(claim, "exhausted", failure)
-        log.info("retry_planned", attempt=claim.attempt, delay_seconds=round(delay, 3))
-        return "failed", lambda: self._inbox.fail(claim, failure)
+        Returns False when another attempt took the event. Raises ``Unavailable`` in an outage.
+        """
+        *tries, last = result, *result.fallbacks()
+        for each in tries:
+            try:
+                return self._record_exactly(claim, each)
+            except Unavailable:
+                raise
+            except Exception:
+                log.exception("result_not_recorded", attempt=claim.attempt, outcome=each.outcome)
+        return self._record_exactly(claim, last)
 
-    def _reason(self, error: BaseException) -> str:
-        # format_exception_only() survives an exception whose own __str__ raises.
-        return self._clean("".join(traceback.format_exception_only(error)).strip())
-
-    def _clean(self, text: str) -> str:
-        """Return ``text`` as both databases can store it, without secrets, and not long."""
-        # Secrets go first: a part of one would not be known for what it is.
-        return self._redact(_storable(text))[:REASON_LENGTH]
-
-    def _traceback(self, error: BaseException) -> str:
-        """Return the traceback as it is printed: with lines of code, without local variables."""
-        printed = "".join(traceback.format_exception(error))
-        return self._redact(_storable(printed))[-TRACEBACK_LENGTH:]
+    def _record_exactly(self, claim: Claim, result: Result) -> bool:
+        if result.failure is None:
+            return self._inbox.finish(claim)
+        if result.is_dead:
+            return self._inbox.bury(claim, result.outcome, result.failure)
+        return self._inbox.fail(claim, result.failure)
 
     def _settle(self, claim: Claim, settle: Callable[[], bool]) -> None:
+        self._leases.watchdog.check()
         try:
             settled = settle()
         except Exception:  # whatever it is, the result must not be forgotten
@@ -189,6 +136,10 @@ class Runner:
             raise Deferred(
                 "the event was taken over by another attempt", reason="claim_lost", retry_after=1
             )
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _names(claim: Claim) -> dict[str, str]:
@@ -217,15 +168,3 @@ def _wrap(module: Module) -> Callback:
             raise TypeError(f"{module.file}: handle returned an awaitable, which never ran")
 
     return call
-
-
-def _retry_after(error: BaseException) -> float:
-    """Return for how many seconds Stripe's API asks to be left alone."""
-    headers = getattr(error, "headers", None) or {}
-    asked = str({str(name).lower(): value for name, value in headers.items()}.get("retry-after"))
-    return float(asked) if asked.isascii() and asked.isdigit() else 0.0
-
-
-def _storable(text: str) -> str:
-    """Return ``text`` with no NUL and no lone surrogate."""
-    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")

@@ -495,11 +495,16 @@ def load() -> Bridge:
 
 
 def _background(parts: Service) -> Background:
-    """Run events in this process too, if it is to, and settle what could not be settled yet."""
-    if not parts.settings.is_queue:
-        return Background(unfinished=lambda: parts.leases.unsettled)
+    """Keep the leases, and in queue mode run events, in the process that serves."""
+
+    def begin() -> None:
+        parts.leases.watchdog.start()
+        parts.leases.start()
+        if parts.settings.is_queue:
+            parts.worker.start(parts.settings.worker_threads)
+
     return Background(
-        begin=lambda: parts.worker.start(parts.settings.worker_threads),
+        begin=begin,
         unfinished=lambda: parts.leases.unsettled + parts.worker.running,
         leave=parts.worker.release,
     )

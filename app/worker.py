@@ -13,6 +13,7 @@ from contextlib import suppress
 
 import structlog
 
+from app import threads
 from app.errors import DeliveryError, StartError, Unavailable
 from app.inbox import Claim, Inbox
 from app.leases import Leases
@@ -23,19 +24,13 @@ log = structlog.get_logger(__name__)
 #: Seconds between two looks of an idle process for what others have recorded.
 POLL_SECONDS = 0.5
 
-#: Seconds between two looks for what dead processes have left behind.
-TIDY_SECONDS = 1.0
+#: Seconds between two looks for orphans, which the lease thread finds.
+RESCUE_SECONDS = 1.0
 
-#: Seconds after which an event that is given back can be taken: the process that gave it back has
-#: ended by then, and the callback with it.
-RELEASE_SECONDS = 1.0
-
-#: Seconds after an outage of the inbox in which nothing is taken for left behind: the leases may
-#: have ended of callbacks that still run, and their processes need a moment to renew them.
-GRACE_SECONDS = 6.0
-
-#: Seconds of a claim after which the inbox counts as having been away.
-SLOW_SECONDS = 1.0
+#: Seconds after which a process that gives events back has ended, and seconds after which they can
+#: be taken: the callback cannot run any more then.
+END_SECONDS = 1.0
+RELEASE_SECONDS = 2.0
 
 
 class Worker:
@@ -62,21 +57,17 @@ class Worker:
         self._running: set[Claim] = set()
         self._suspects: set[Claim] = set()
         self._threads: list[threading.Thread] = []
-        self._tidied = float("-inf")
-        self._tidying = threading.Lock()
+        self._rescued_at = float("-inf")
+        self._rescuing = threading.Lock()
         self._away = False
 
-    def start(self, threads: int) -> None:
-        """Start ``threads`` of them, in this process: threads do not survive a fork."""
-        if threads == 0:
-            return
-        acts = [self._work] * threads + [self._listen]
-        self._threads = [
-            threading.Thread(target=act, name=f"worker-{number}", daemon=True)
-            for number, act in enumerate(acts)
-        ]
-        for thread in self._threads:
-            thread.start()
+    def start(self, count: int) -> None:
+        """Start ``count`` of them, in this process: threads do not survive a fork."""
+        self._leases.rescuer.on_orphan = self.wake
+        self._leases.start()
+        acts = [*[self._work] * count, *[self._listen] * bool(count)]
+        for number, act in enumerate(acts):
+            self._threads.append(threads.start(f"worker-{number}", act))
 
     def wake(self) -> None:
         """Say that an event has become due: a thread that waits takes it."""
@@ -102,11 +93,13 @@ class Worker:
             thread.join()
 
     def release(self) -> None:
-        """Give back what still runs, right before the process ends and the callbacks with it."""
-        begun = time.monotonic()
+        """Give back what still runs, right before the process ends and the callbacks with it.
+
+        The process has to end at once then. However slow the inbox is, it ends before the first
+        of the events can be taken. What was not given back by then waits for its lease to end.
+        """
+        self._leases.watchdog.end_within(END_SECONDS)
         for claim in list(self._running):
-            if time.monotonic() > begun + RELEASE_SECONDS / 2:
-                return  # what was given back may soon be taken: end now, the other leases end too
             with suppress(Unavailable):  # its lease ends by itself
                 released = self._inbox.release(claim, RELEASE_SECONDS)
                 log.warning("event_released", **_names(claim), released=released)
@@ -130,20 +123,15 @@ class Worker:
                 self._called.wait()
                 return
             self._has_lookout = True
-            self._called.wait(POLL_SECONDS)
-            self._has_lookout = False
+            try:
+                self._called.wait(POLL_SECONDS)
+            finally:
+                self._has_lookout = False
 
     def _claim(self) -> Claim | None:
-        started = time.monotonic()
+        self._leases.watchdog.check()
         try:
-            if self._leases.are_behind():
-                return None
-            claim = self._tidy() or self._inbox.claim_due(livemode=self._livemode)
-            if claim is not None and self._leases.holds(claim.event_id):
-                # It still runs here, under a claim that another process took over meanwhile.
-                self._suspects.discard(claim)
-                self._inbox.release(claim, self._leases.seconds)
-                return None
+            claim = self._rescue() or self._inbox.claim_due(livemode=self._livemode)
         except (Unavailable, StartError) as error:
             self._say_away(error)
             return None
@@ -151,35 +139,29 @@ class Worker:
             log.exception("claim_failed")
             return None
         self._away = False
-        if time.monotonic() > started + SLOW_SECONDS:
-            self._leave_others_alone()
         return claim
 
     def _say_away(self, error: Unavailable | StartError) -> None:
-        self._leave_others_alone()
         if not self._away:  # once for each time that it is away, not at every look
             self._away = True
             # A newer version may have changed the tables: this process is to be replaced by one.
             reason = error.reason if isinstance(error, Unavailable) else str(error)
             log.warning("inbox_unavailable", reason=reason)
 
-    def _leave_others_alone(self) -> None:
-        self._tidied = time.monotonic() + GRACE_SECONDS - TIDY_SECONDS
-
-    def _tidy(self) -> Claim | None:
-        """Once in a while give up on what kills its processes, and take what they left behind."""
-        with self._tidying:
-            # One at a time: those that were left behind together may not be so again, beside the
-            # one that ends its process.
-            if self._suspects or time.monotonic() < self._tidied + TIDY_SECONDS:
+    def _rescue(self) -> Claim | None:
+        """Once in a while give up on what kills its processes, and take an orphan."""
+        with self._rescuing:
+            # One at a time: those that were orphaned together may not be so again, beside the one
+            # that ends its process.
+            if self._suspects or time.monotonic() < self._rescued_at + RESCUE_SECONDS:
                 return None
-            self._tidied = time.monotonic()
+            self._rescued_at = time.monotonic()
             while buried := self._inbox.bury_poison():
                 log.error("event_crashed", **buried)
-            claim = self._inbox.claim_left_behind(livemode=self._livemode)
+            claim = self._inbox.claim_orphan(livemode=self._livemode)
             if claim is not None:
                 self._suspects.add(claim)
-                log.warning("event_left_behind", **_names(claim))
+                log.warning("event_rescued", **_names(claim))
             return claim
 
     def _run(self, claim: Claim) -> None:
@@ -196,7 +178,7 @@ class Worker:
             self._running.discard(claim)
             if claim in self._suspects:
                 self._suspects.discard(claim)
-                self._tidied = float("-inf")  # there may be more
+                self._rescued_at = float("-inf")  # there may be more
         duration = round((time.perf_counter() - started) * 1000, 2)
         write = log.info if outcome == "handled" else log.warning
         write("attempt", **_names(claim), outcome=outcome, duration_ms=duration)

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.inbox import Inbox, sqlite
+from app.inbox import Inbox, rescue, sqlite
 
 
 def make_engine(url: str, **options: Any) -> sa.Engine:
@@ -24,6 +24,17 @@ def execute(url: str, sql: str) -> None:
     with engine.begin() as connection:
         connection.execute(sa.text(sql))
     engine.dispose()
+
+
+def abandon(inbox: Inbox) -> None:
+    """Have the events whose lease ran out be orphans, as live processes find in the end."""
+    for each in inbox.suspects():
+        assert inbox.suspect(each, rescue.grace_seconds(each.lease_seconds)) is True
+
+
+def orphan(url: str) -> None:
+    """Have every running event be an orphan, whatever its lease."""
+    execute(url, "UPDATE events SET suspected_lease = lease_until, suspected_seconds = 1e9")
 
 
 def select(url: str, table: str) -> list[tuple[Any, ...]]:

@@ -19,6 +19,7 @@ from flask.testing import FlaskClient, FlaskCliRunner
 from app import log
 from app.settings import Settings
 from app.testing.deliver import API_KEY, SECRET, Receiver
+from app.watchdog import Watchdog
 from tests.processes import Postgresql, embedded_postgresql
 
 __all__ = ["API_KEY", "SECRET", "Receiver"]
@@ -53,6 +54,12 @@ def _nothing_secret_is_logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     yield
     text = "".join(written)
     assert [word for word in NEVER_LOGGED if word in text] == []
+
+
+@pytest.fixture(autouse=True)
+def _no_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pytest has the one timer that a process can have: real processes show the watchdog."""
+    monkeypatch.setattr(Watchdog, "start", lambda _self: None)
 
 
 @pytest.fixture(scope="session")

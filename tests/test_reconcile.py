@@ -458,8 +458,7 @@ class TestRun:
         lab.put("evt_1")
         lab.close()
         assert lab.inbox.claim_open("evt_1", livemode=False) is not None  # and never settled
-        url = lab.receiver.service.settings.database_url
-        by_hand.execute(url, "UPDATE events SET lease_until = 0")
+        by_hand.orphan(lab.receiver.service.settings.database_url)
         assert list(lab.reconciler.run_open()) == []
         assert lab.receiver.event("evt_1").state == "dead"
         assert logged("event_crashed")["event_id"] == "evt_1"

@@ -424,18 +424,16 @@ class Unreachable(Inbox):
         return super().finish(claim)
 
 
-@pytest.mark.parametrize("how", [Unavailable("away", reason="away"), RuntimeError("unforeseen")])
 def test_success_that_could_not_be_recorded_is_recorded_later(
-    make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch, how: Exception
+    make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A callback that succeeded while the inbox was away is not run again when it is back."""
     monkeypatch.setattr("app.Inbox", Unreachable)
-    monkeypatch.setattr(Unreachable, "how", how)
     receiver = make_receiver(module(""), lease_seconds=1)
     claim = accept(receiver)
     Unreachable.away.set()
 
-    with pytest.raises(type(how)):
+    with pytest.raises(Unavailable):
         receiver.service.runner.run(claim)
     assert receiver.event(claim.event_id).state == "running"
     assert receiver.service.leases.unsettled == 1
@@ -448,21 +446,45 @@ def test_success_that_could_not_be_recorded_is_recorded_later(
 def test_success_that_waits_is_recorded_before_the_event_can_run_again(
     make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An outage longer than the lease: the redelivery is a duplicate, not a second run."""
+    """An outage longer than the lease: 409 until it is recorded, then a duplicate."""
     monkeypatch.setattr("app.Inbox", Unreachable)
-    monkeypatch.setattr("app.leases.TRY_AGAIN", 600)  # so that the delivery comes first
-    receiver = make_receiver(module(""))
+    receiver = make_receiver(module(""), lease_seconds=1)
     notification = samples.notification(TYPE)
     Unreachable.away.set()
     assert receiver.deliver(notification).status_code == 503
-    assert receiver.deliver(notification).status_code == 503
+    by_hand.execute(receiver.service.settings.database_url, "UPDATE events SET lease_until = 0")
+    assert receiver.deliver(notification).status_code == 409
     Unreachable.away.clear()
+    wait_for(lambda: receiver.event(notification["id"]).state == "done")
 
     answer = receiver.deliver(notification)
 
     assert (answer.status_code, answer.json) == (200, {"success": True, "outcome": "duplicate"})
     assert len(receiver.module(CREATED).calls) == 1
     assert receiver.event(notification["id"]).attempt == 1
+
+
+def test_success_that_can_never_be_recorded_is_dead(
+    make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No outage, so no later try: a person sees it, and it is not run again."""
+    monkeypatch.setattr("app.Inbox", Unreachable)
+    monkeypatch.setattr(Unreachable, "how", RuntimeError("unforeseen"))
+    receiver = make_receiver(module(""))
+    notification = samples.notification(TYPE)
+    Unreachable.away.set()
+    try:
+        answers = [receiver.deliver(notification).json for _ in range(2)]
+    finally:
+        Unreachable.away.clear()
+
+    assert [answer and answer["outcome"] for answer in answers] == ["handled", "duplicate"]
+    event = receiver.event(notification["id"])
+    assert (event.state, event.outcome) == ("dead", "unrecorded")
+    assert event.reason == "the callback succeeded, but that could not be recorded"
+    assert receiver.service.leases.unsettled == 0
+    (line,) = lines(capsys, "result_not_recorded")
+    assert line["outcome"] == "handled"
 
 
 def test_one_handler_serves_all(make_receiver: MakeReceiver) -> None:
@@ -479,7 +501,7 @@ def test_event_that_ends_its_process_is_told_when_it_is_given_up_on(
     receiver = make_receiver(module(""), max_crashes=1)
     notification = samples.notification(TYPE)
     accept(receiver, notification)
-    by_hand.execute(receiver.service.settings.database_url, "UPDATE events SET lease_until = 0")
+    by_hand.orphan(receiver.service.settings.database_url)
 
     answer = receiver.deliver(notification)
 

@@ -86,6 +86,7 @@ def worker(
         raise click.UsageError("WORKER_THREADS is 0. Say how many with --threads.")
     _stop_on_signals(parts)
     _migrate(parts)
+    parts.leases.watchdog.start()
     parts.worker.start(count)
     if interval is not None:
         _reconcile(parts, interval, accounts)

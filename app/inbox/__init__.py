@@ -13,14 +13,15 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 import structlog
 
+from app.clocks import since_boot
 from app.errors import Unavailable
-from app.inbox import budget, limits, migrate, reconcile, report, sqlite, statements
+from app.inbox import budget, limits, migrate, reconcile, report, rescue, sqlite, statements
 from app.inbox.database import Database
 from app.inbox.wanted import Wanted
 
@@ -63,6 +64,23 @@ class Claim:
     spent: float = 0.0
     """How much of its attempts the event has used up."""
     context: str | None = None
+    asked_at: float = field(default_factory=since_boot, compare=False)
+    """When it was asked for, by ``since_boot``: its lease began later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A running event whose lease ran out by the database's clock.
+
+    ``seconds`` is for how long live processes have seen this lease unrenewed.
+    """
+
+    event_id: str
+    attempt: int
+    token: str
+    lease_until: float
+    lease_seconds: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +120,18 @@ class Event:
     crashes: int
     source: str
     """How it came: by a ``delivery``, or by ``reconcile``."""
+    lease_seconds: float
+    suspected_lease: float | None
+    suspected_seconds: float
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether its process is dead, so that it can be run again."""
+        return (
+            self.state == "running"
+            and self.suspected_lease == self.lease_until
+            and self.suspected_seconds >= rescue.grace_seconds(self.lease_seconds)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,11 +247,10 @@ class Inbox:
     def accept(self, event: NewEvent) -> Accepted:
         """Record one delivery of ``event``, and claim the event if it may run now.
 
-        It may when it is new, pending, or running under a lease that has ended. Recording and
-        claiming are one statement, so of any number of simultaneous deliveries one gets the
-        claim.
+        It may when it is new, pending, or an orphan. Recording and claiming are one statement,
+        so of any number of simultaneous deliveries one gets the claim.
         """
-        token = self._token()
+        token, asked_at = self._token(), since_boot()
         row = self._write(
             statements.ACCEPT,
             **_values(event),
@@ -229,7 +258,7 @@ class Inbox:
             lease_seconds=self._lease_seconds,
             max_crashes=self._max_crashes,
         )
-        accepted = _accepted(row, token)
+        accepted = _accepted(row, token, asked_at)
         if accepted.outcome == "crashed":  # it may have been given up on in this statement
             self._write(statements.PROBE, durable=True)
         return accepted
@@ -247,7 +276,7 @@ class Inbox:
 
         When this returns it is on the disk. An event that the inbox has already keeps its state.
         """
-        return _accepted(self._write(statements.RECORD, durable=True, **_values(event)), None)
+        return _accepted(self._write(statements.RECORD, durable=True, **_values(event)))
 
     def notify(self) -> None:
         """Tell the workers of other processes that something is due, if the database can.
@@ -270,10 +299,10 @@ class Inbox:
         """Claim the event of this mode that has been due for longest, if its object is free."""
         return self._claim(statements.CLAIM_DUE, livemode=livemode)
 
-    def claim_left_behind(self, *, livemode: bool) -> Claim | None:
-        """Claim an event of this mode whose runner died."""
+    def claim_orphan(self, *, livemode: bool) -> Claim | None:
+        """Claim an orphan of this mode."""
         return self._claim(
-            statements.CLAIM_LEFT_BEHIND, livemode=livemode, max_crashes=self._max_crashes
+            statements.CLAIM_ORPHAN, livemode=livemode, max_crashes=self._max_crashes
         )
 
     def claim_one(self, event_id: str, *, again: bool = False) -> Claim | None:
@@ -284,7 +313,7 @@ class Inbox:
         return self._claim(statements.CLAIM_ONE, event_id=event_id, again=again)
 
     def _claim(self, statement: sa.Executable, **parameters: Any) -> Claim | None:
-        token = self._token()
+        token, asked_at = self._token(), since_boot()
         row = self._write(
             statement,
             patient=True,
@@ -292,7 +321,7 @@ class Inbox:
             lease_seconds=self._lease_seconds,
             **parameters,
         )
-        return _accepted(row, token).claim if row else None
+        return _accepted(row, token, asked_at).claim if row else None
 
     def bury_poison(self) -> dict[str, object] | None:
         """Give up on one event that has killed too many processes. Returns what to call it."""
@@ -331,19 +360,48 @@ class Inbox:
         when a later delivery is given to ``accept``.
         """
         row = self._write(statements.SET_ASIDE, durable=True, **_values(event), outcome=outcome)
-        return _accepted(row, None)
-
-    def count(self, event_id: str) -> int | None:
-        """Record one delivery of an event that the caller knows to be running.
-
-        Returns the number of its latest attempt, or None when the inbox does not have it.
-        """
-        row = self._write(statements.COUNT, event_id=event_id)
-        return row[0] if row else None
+        return _accepted(row)
 
     def renew(self, claim: Claim) -> bool:
         """Let the lease begin anew. False when the claim is no longer this one."""
         return self._settles(statements.RENEW, claim, lease_seconds=self._lease_seconds)
+
+    def suspects(self) -> list[Suspect]:
+        """Return the running events whose lease ran out, and that are no orphans yet."""
+        rows = self._read(rescue.SUSPECTS, seconds=limits.SECONDS)
+        return [Suspect(**row._asdict()) for row in rows]
+
+    def suspect(self, suspect: Suspect, seconds: float) -> bool | None:
+        """Record for how many ``seconds`` in all the lease was seen unrenewed.
+
+        Returns whether the event is an orphan now, and None when the lease was renewed, or
+        another process recorded something since ``suspect`` was read.
+        """
+        row = self._write(
+            rescue.SUSPECT,
+            event_id=suspect.event_id,
+            claim=suspect.attempt,
+            token=suspect.token,
+            suspected=suspect.lease_until,
+            before=suspect.seconds,
+            seconds=seconds,
+        )
+        return bool(row[0]) if row else None
+
+    def clock(self) -> float:
+        """Return the time of the database, in seconds since the epoch."""
+        return float(self._read(rescue.CLOCK, seconds=limits.SECONDS)[0][0])
+
+    def repair_times(self, *, stepped: bool) -> None:
+        """Make due what would wait because the database's clock stepped back.
+
+        ``stepped`` says that it has just been seen to. Any number of processes may call it. What
+        is delayed on purpose waits its delay anew.
+        """
+        self._write(rescue.REPAIR_EVENTS, patient=True)
+        self._write(rescue.REPAIR_BUDGETS, ahead=0.0 if stepped else rescue.SLOT_SECONDS)
+        if stepped:
+            self._write(rescue.REPAIR_LEADERS)
 
     def finish(self, claim: Claim) -> bool:
         """Record that the callback succeeded. False when another attempt took the event."""
@@ -546,10 +604,12 @@ def _values(event: NewEvent) -> dict[str, Any]:
     }
 
 
-def _accepted(row: tuple[Any, ...] | None, token: str | None) -> Accepted:
+def _accepted(
+    row: tuple[Any, ...] | None, token: str | None = None, asked_at: float = 0.0
+) -> Accepted:
     assert row is not None  # noqa: S101 - an upsert without a WHERE always returns its row
     event_id, event_type, body, state, outcome, attempt, claimed_by, spent, context = row
     claim = None
     if token is not None and claimed_by == token:
-        claim = Claim(event_id, attempt, event_type, body, token, spent, context)
+        claim = Claim(event_id, attempt, event_type, body, token, spent, context, asked_at)
     return Accepted(state, outcome, attempt, claim)

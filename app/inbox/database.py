@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 
-from app.errors import Unavailable, in_one_line
+from app.errors import Unavailable, Unstorable, in_one_line
 from app.inbox import limits, postgresql, sqlite, statements
 from app.inbox.lock import FileLock
 from app.inbox.outage import Outage
@@ -29,6 +29,7 @@ LISTEN_SECONDS = 0.5
 #: Seconds after which a listener asks whether anybody is there: silence does not say.
 ASK_SECONDS = 10.0
 
+_VALUE_ERRORS = (sa.exc.DataError, sqlite.driver.DataError, psycopg.DataError)
 _DRIVER_ERRORS = (sa.exc.DBAPIError, sqlite.driver.Error, psycopg.Error, OSError)
 
 
@@ -78,7 +79,8 @@ class Database:
 
         When this returns, the commit survives the death of every process, and if ``durable``
         the machine's as well. A statement whose connection was lost may be
-        run twice, and has to bear it. Raises ``Unavailable`` when the database cannot be
+        run twice, and has to bear it. Raises ``Unstorable`` for a value that the database
+        refuses, and ``Unavailable`` when the database cannot be
         reached or written; on PostgreSQL within two seconds, or six if it is ``patient``. The
         statement may be run nevertheless then, at any time after that.
         """
@@ -87,6 +89,8 @@ class Database:
             if isinstance(writer, postgresql.PostgresqlWriter):
                 return writer.execute(statement, parameters, patient=patient)
             return writer.execute(statement, parameters, durable=durable)
+        except _VALUE_ERRORS as error:
+            raise Unstorable(in_one_line(error)) from error
         except _DRIVER_ERRORS as error:
             raise _unavailable(error) from error
 

@@ -166,7 +166,8 @@ class PostgresqlWriter:
             # statements of the thread the limit on this side is the shorter one still.
             connection.execute(f"SET statement_timeout = {PATIENT_STATEMENT_TIMEOUT_MS}")
             held.is_patient = True
-        row: tuple[Any, ...] | None = connection.execute(sql, parameters).fetchone()
+        cursor = connection.execute(sql, parameters)
+        row: tuple[Any, ...] | None = cursor.fetchone() if cursor.description else None
         return row
 
     def close(self) -> None:

@@ -7,16 +7,15 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from app.inbox.rescue import orphaned
 from app.inbox.schema import events, leaders, now, watermarks
 from app.inbox.statements import (
     answer,
-    expired,
-    lease_end,
-    left_behind,
+    lease,
     new_row,
-    number,
-    word,
+    rescuable,
 )
+from app.inbox.words import number, word
 
 #: Which of some events the inbox has.
 KNOWN = sa.select(events.c.id).where(events.c.id.in_(sa.bindparam("ids", expanding=True)))
@@ -48,7 +47,7 @@ _is_open = sa.and_(
     events.c.livemode == sa.bindparam("livemode"),
     sa.or_(
         sa.and_(events.c.state == word("pending"), events.c.due_at <= now()),
-        left_behind(events),
+        rescuable(events),
     ),
 )
 
@@ -65,8 +64,8 @@ CLAIM_OPEN = (
         attempt=events.c.attempt + number(1),
         claimed_by=sa.bindparam("token"),
         claimed_at=now(),
-        lease_until=lease_end,
-        crashes=sa.case((expired(events), events.c.crashes + number(1)), else_=events.c.crashes),
+        **lease,
+        crashes=sa.case((orphaned(events), events.c.crashes + number(1)), else_=events.c.crashes),
     )
     .returning(*answer)
 )

@@ -44,6 +44,12 @@ events = sa.Table(
     sa.Column("crashes", sa.Integer, nullable=False),
     # How it came: by a ``delivery``, or by ``reconcile``.
     sa.Column("source", sa.Text, nullable=False),
+    # Seconds from one renewal to the end of the lease, as the process that claimed it has them.
+    sa.Column("lease_seconds", sa.Double, nullable=False, server_default="30"),
+    # The ``lease_until`` that live processes suspect, and for how many seconds they have seen it
+    # unrenewed. Another ``lease_until`` is another lease, of which nothing is suspected yet.
+    sa.Column("suspected_lease", sa.Double),
+    sa.Column("suspected_seconds", sa.Double, nullable=False, server_default="0"),
 )
 
 #: One row per attempt but the latest, which the event's own row holds. A trigger writes it

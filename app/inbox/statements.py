@@ -16,7 +16,7 @@ there beside the one that was sent in its place:
 - ``RENEW``: the same; when its process has ended meanwhile, the event waits one lease longer.
 - ``BURY_POISON``: the event is dead, as it had to be. The line in the log is missing.
 - What a person asked for is done, though the command said that it failed.
-- ``COUNT``, ``NOTIFY``, ``PROBE``: a count, a word or a time that hurts nobody.
+- ``NOTIFY``, ``PROBE``: a word or a time that does no harm.
 
 Words and numbers that never change are written into the SQL: a bound parameter costs more
 than its value at every delivery.
@@ -31,48 +31,38 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from app.inbox.rescue import orphaned
 from app.inbox.schema import attempts, events, now, pauses, readiness, retries
 from app.inbox.sqlite import Together
-
-
-def word(text: str) -> sa.ColumnElement[str]:
-    """Return a ``text`` of this module's own as it stands in the SQL."""
-    return sa.literal_column(f"'{text}'", sa.Text)
-
-
-def number(value: int) -> sa.ColumnElement[int]:
-    """Return a number of this module's own as it stands in the SQL."""
-    return sa.literal_column(str(value), sa.Integer)
-
+from app.inbox.words import number, word
 
 _one = number(1)
-lease_end = now() + sa.bindparam("lease_seconds", type_=sa.Double)
+_lease_seconds = sa.bindparam("lease_seconds", type_=sa.Double)
+lease_end = now() + _lease_seconds
+
+#: What each claim puts into the row of its lease.
+lease: dict[str, Any] = {"lease_until": lease_end, "lease_seconds": _lease_seconds}
 
 _zero = number(0)
 
 CRASHED = "its process ended again and again with no word of what became of it"
 
 
-def expired(event: Any) -> sa.ColumnElement[bool]:
-    """Whether the event was left behind by a runner that died."""
-    return sa.and_(event.c.state == word("running"), event.c.lease_until < now())
-
-
 def _is_poison(event: Any) -> sa.ColumnElement[bool]:
-    """Whether the event was left behind for the last time: it seems to kill who runs it."""
-    return sa.and_(expired(event), event.c.crashes + _one >= sa.bindparam("max_crashes"))
+    """True for an orphan that ended too many processes."""
+    return sa.and_(orphaned(event), event.c.crashes + _one >= sa.bindparam("max_crashes"))
 
 
-def left_behind(event: Any) -> sa.ColumnElement[bool]:
-    """Whether the event was left behind, and may be run again."""
-    return sa.and_(expired(event), event.c.crashes + _one < sa.bindparam("max_crashes"))
+def rescuable(event: Any) -> sa.ColumnElement[bool]:
+    """True for an orphan that may be run again."""
+    return sa.and_(orphaned(event), event.c.crashes + _one < sa.bindparam("max_crashes"))
 
 
 #: Never run because it was of the wrong mode: not "done" by its callback, so it may run still.
 _wrong_mode = sa.and_(events.c.state == word("done"), events.c.outcome == word("wrong_mode"))
 
 #: An event that may be claimed.
-_claimable = sa.or_(events.c.state == word("pending"), left_behind(events), _wrong_mode)
+_claimable = sa.or_(events.c.state == word("pending"), rescuable(events), _wrong_mode)
 
 
 def new_row(**values: object) -> dict[str, object]:
@@ -90,7 +80,7 @@ _claimed: dict[str, Any] = {
     "attempt": _one,
     "claimed_by": sa.bindparam("token"),
     "claimed_at": now(),
-    "lease_until": lease_end,
+    **lease,
 }
 _first = insert(events).values(new_row(**_claimed))
 
@@ -142,9 +132,10 @@ ACCEPT = _first.on_conflict_do_update(
         "claimed_by": _if_claimable("claimed_by"),
         "claimed_at": _if_claimable("claimed_at"),
         "lease_until": _if_claimable("lease_until", poison=sa.null()),
+        "lease_seconds": _if_claimable("lease_seconds"),
         "holds": sa.case((_is_poison(events), sa.null()), else_=events.c.holds),
         "settled_at": sa.case((_is_poison(events), now()), else_=events.c.settled_at),
-        "crashes": sa.case((expired(events), events.c.crashes + _one), else_=events.c.crashes),
+        "crashes": sa.case((orphaned(events), events.c.crashes + _one), else_=events.c.crashes),
     },
 ).returning(*answer)
 
@@ -182,14 +173,6 @@ SET_ASIDE = (
         set_={"deliveries": events.c.deliveries + _one},
     )
     .returning(*answer)
-)
-
-#: Counts a delivery of an event that is not to be claimed.
-COUNT = (
-    sa.update(events)
-    .where(events.c.id == sa.bindparam("event_id"))
-    .values(deliveries=events.c.deliveries + _one)
-    .returning(events.c.attempt)
 )
 
 _mine = sa.and_(
@@ -279,7 +262,7 @@ def _claim(which: Any, **values: Any) -> sa.Executable:
             attempt=events.c.attempt + _one,
             claimed_by=sa.bindparam("token"),
             claimed_at=now(),
-            lease_until=lease_end,
+            **lease,
             **values,
         )
         .returning(*answer)
@@ -317,10 +300,10 @@ CLAIM_DUE = _claim(
     holds=events.c.subject,
 )
 
-#: Claims an event whose runner died.
-CLAIM_LEFT_BEHIND = _claim(
+#: Claims an orphan.
+CLAIM_ORPHAN = _claim(
     sa.select(_event.c.id)
-    .where(left_behind(_event), ~_is_held, _for_workers)
+    .where(rescuable(_event), ~_is_held, _for_workers)
     .order_by(_event.c.lease_until),
     holds=events.c.subject,
     crashes=events.c.crashes + _one,
@@ -336,7 +319,7 @@ CLAIM_ONE = (
     sa.update(events)
     .where(
         events.c.id == sa.bindparam("event_id"),
-        sa.or_(_retriable, expired(events)),
+        sa.or_(_retriable, orphaned(events)),
     )
     .values(
         state=word("running"),
@@ -344,7 +327,7 @@ CLAIM_ONE = (
         attempt=events.c.attempt + _one,
         claimed_by=sa.bindparam("token"),
         claimed_at=now(),
-        lease_until=lease_end,
+        **lease,
     )
     .returning(*answer)
 )
@@ -369,7 +352,7 @@ NOTE_RETRY = (
             sa.cast(sa.bindparam("why"), sa.Text),
         ).where(
             events.c.id == sa.bindparam("event_id"),
-            sa.or_(_retriable, expired(events)),
+            sa.or_(_retriable, orphaned(events)),
         ),
     )
     .returning(retries.c.event_id)

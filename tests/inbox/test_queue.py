@@ -211,10 +211,11 @@ class TestTurns:
         inbox.close()
 
     def test_paused_workers_claim_nothing(self, make_inbox: Callable[..., Inbox]) -> None:
-        """Neither what is due nor what was left behind, in whatever process, until they go on."""
+        """Neither what is due nor an orphan, in whatever process, until they go on."""
         inbox = make_inbox(SHORT)
         inbox.record(EVENT)
         take(inbox)
+        by_hand.abandon(inbox)
         inbox.record(numbered(2))
 
         assert inbox.pause(by="me", why="deploy") is True
@@ -224,37 +225,35 @@ class TestTurns:
         assert paused is not None
         assert (paused.by, paused.why) == ("me", "deploy")
         assert due(other) is None
-        assert other.claim_left_behind(livemode=False) is None
+        assert other.claim_orphan(livemode=False) is None
 
         assert other.resume() is True
         assert other.resume() is False
         assert other.paused() is None
         assert due(other) is not None
-        assert other.claim_left_behind(livemode=False) is not None
+        assert other.claim_orphan(livemode=False) is not None
 
 
 class TestCrashes:
     """Claims that ended with no word."""
 
-    def test_what_was_left_behind_is_taken_over(self, make_inbox: Callable[..., Inbox]) -> None:
-        """Not as long as its lease holds, and not as one that is due."""
-        inbox = make_inbox()
+    def test_orphan_is_taken_over(self, make_inbox: Callable[..., Inbox]) -> None:
+        """Not when its lease ran out, and not as one that is due."""
+        inbox = make_inbox(SHORT)
         inbox.record(EVENT)
         first = take(inbox)
-        assert inbox.claim_left_behind(livemode=False) is None
-        by_hand.execute(inbox._database._url.render_as_string(False), EXPIRE)  # noqa: SLF001, FBT003 - its own database
+        assert inbox.claim_orphan(livemode=False) is None
+        by_hand.abandon(inbox)
         assert due(inbox) is None
 
-        second = inbox.claim_left_behind(livemode=False)
+        second = inbox.claim_orphan(livemode=False)
         assert second is not None
         assert second.attempt == 2
         assert inbox.finish(first) is False
         assert inbox.finish(second) is True
         assert outcomes(inbox) == [(1, "crashed"), (2, "handled")]
 
-    def test_object_of_what_was_left_behind_stays_held(
-        self, make_inbox: Callable[..., Inbox]
-    ) -> None:
+    def test_object_of_an_orphan_stays_held(self, make_inbox: Callable[..., Inbox]) -> None:
         """Its runner may only be slow: others of its object wait until somebody took it over."""
         inbox = make_inbox(SHORT)
         inbox.record(numbered(1, "cus_1"))
@@ -269,9 +268,11 @@ class TestCrashes:
         inbox.record(EVENT)
         take(inbox)
         assert inbox.bury_poison() is None
-        assert inbox.claim_left_behind(livemode=False) is not None
-        assert inbox.claim_left_behind(livemode=False) is not None
-        assert inbox.claim_left_behind(livemode=False) is None
+        for _ in range(2):
+            by_hand.abandon(inbox)
+            assert inbox.claim_orphan(livemode=False) is not None
+        by_hand.abandon(inbox)
+        assert inbox.claim_orphan(livemode=False) is None
 
         assert inbox.bury_poison() == {
             "event_id": "evt_1",
@@ -286,8 +287,9 @@ class TestCrashes:
     def test_poison_is_buried_by_deliveries_too(self, make_inbox: Callable[..., Inbox]) -> None:
         """In inline mode the delivery that would run it once more is a duplicate of a dead one."""
         inbox = make_inbox(SHORT, max_crashes=2)
-        assert inbox.accept(EVENT).claim is not None
-        assert inbox.accept(EVENT).claim is not None
+        for _ in range(2):
+            assert inbox.accept(EVENT).claim is not None
+            by_hand.abandon(inbox)
 
         last = inbox.accept(EVENT)
         assert (last.state, last.outcome, last.claim) == ("dead", "crashed", None)
@@ -301,13 +303,15 @@ class TestCrashes:
         inbox = make_inbox(SHORT, max_crashes=2)
         inbox.record(EVENT)
         take(inbox)
-        second = inbox.claim_left_behind(livemode=False)
+        by_hand.abandon(inbox)
+        second = inbox.claim_orphan(livemode=False)
         assert second is not None
         inbox.fail(second, Failure("no"))
         take(inbox)
+        by_hand.abandon(inbox)
 
         assert inbox.bury_poison() is None
-        assert inbox.claim_left_behind(livemode=False) is not None
+        assert inbox.claim_orphan(livemode=False) is not None
 
     def test_released_event_is_nobodys_fault(self, inbox: Inbox) -> None:
         """A stop gives the claim back: neither a crash nor a failure, due after the delay."""
@@ -342,13 +346,11 @@ class TestCrashes:
         inbox = make_inbox(SHORT, max_crashes=1)
         inbox.record(EVENT)
         claim = take(inbox)
+        by_hand.abandon(inbox)
         assert inbox.bury_poison() is not None
 
         assert inbox.finish(claim) is False
         assert state(inbox) == ("dead", "crashed")
-
-
-EXPIRE = "UPDATE events SET lease_until = 0"
 
 
 class TestHistory:

@@ -12,6 +12,7 @@ from flask.cli import with_appcontext
 from app.cli import stripe_errors
 from app.cli.events.look import when
 from app.cli.events.wanted import explained, read_since
+from app.cli.running import begin_running
 from app.reconcile import Gap, Missing, Reconciler, report
 from app.service import service
 from app.stripe_client import build_client
@@ -88,6 +89,8 @@ def reconcile(since: float | None, accounts: tuple[str, ...], **options: Unpack[
         )
     say = _Json() if options["as_json"] else _Text()
     with explained(), stripe_errors.explained():
+        if not (service().settings.is_queue or options["dry_run"]):
+            begin_running(service())
         gap = reconciler.find(accounts, since)
         left = reconciler.open_ids()
     say.gap(gap, left)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import getpass
 import socket
-import time
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 from flask.cli import with_appcontext
 
 from app.cli.events.wanted import MOST, explained, wanted_options
+from app.cli.running import begin_running
 from app.errors import CallbackFailed, DeliveryError
 from app.inbox.wanted import Wanted
 from app.service import service
@@ -58,6 +58,8 @@ def retry(event_ids: tuple[str, ...], wanted: Wanted, **options: Unpack[Options]
     """
     parts = service()
     with explained():
+        if not (parts.settings.is_queue or options["dry_run"]):
+            begin_running(parts)
         events = _chosen(parts, event_ids, wanted, options)
         refused = [(each, reason) for each in events if (reason := _refusal(parts, each, options))]
     for event, reason in refused:
@@ -121,10 +123,10 @@ def _refusal(parts: Service, event: Event, options: Options) -> str | None:
     if event.state == "done" and event.outcome == SUCCESS and not options["again"]:
         return "has succeeded; to run it a second time say --again"
     if event.state == "running":
-        if (event.lease_until or 0.0) > time.time():
+        if not event.is_orphan:
             return "runs now"
         if parts.settings.is_queue:
-            return "was left behind by a process that ended; a worker takes it by itself"
+            return "is an orphan: a worker takes it by itself"
     return None
 
 

@@ -338,19 +338,34 @@ class TestSelection:
 
         assert "evt_1: runs now" in run(receiver, "retry", "evt_1", "--yes").stderr
 
-    def test_what_a_dead_process_left_behind_is_run(self, make_receiver: Make) -> None:
-        """In inline mode nobody else would: it was answered 200 when a worker had it."""
-        receiver = make_receiver({CREATED: SUCCEEDING}, processing="queue")
+    def test_orphan_is_run(self, make_receiver: Make) -> None:
+        """In inline mode no worker would: it was answered 200 when a worker had it."""
+        receiver = make_receiver({CREATED: SUCCEEDING}, processing="queue", lease_seconds=1)
         deliver(receiver, "evt_1")
         receiver.service.inbox.claim_due(livemode=False)
-        by_hand.execute(receiver.service.settings.database_url, "UPDATE events SET lease_until = 0")
+        by_hand.orphan(receiver.service.settings.database_url)
         queue = run(receiver, "retry", "evt_1", "--yes")
-        assert "evt_1: was left behind by a process that ended; a worker takes it" in queue.stderr
+        assert "evt_1: is an orphan: a worker takes it by itself" in queue.stderr
 
         package = receiver.service.settings.handlers_package
         inline = make_receiver(handlers_package=package)
         assert run(inline, "retry", "--since", "1h", "--yes").exit_code == 0
         assert state(inline, "evt_1") == ("done", "handled", 2)
+
+    def test_event_whose_lease_ran_out_is_decided_first(self, make_receiver: Make) -> None:
+        """The command waits until the grace is over, and runs it if no process renewed it."""
+        receiver = make_receiver({CREATED: FAILING_ONCE}, lease_seconds=1)
+        deliver(receiver, "evt_1")
+        by_hand.execute(
+            receiver.service.settings.database_url,
+            "UPDATE events SET state = 'running', claimed_by = 'dead', lease_until = 0",
+        )
+
+        done = run(receiver, "retry", "evt_1", "--yes")
+
+        assert "The lease of 1 event ran out. Waiting for a process to renew it" in done.stderr
+        assert done.exit_code == 0
+        assert state(receiver, "evt_1")[:2] == ("done", "handled")
 
     @pytest.mark.parametrize(
         "command", [["show", "evt_\udcff"], ["list", "--type", "\udcff"], ["retry", "\udcff"]]

@@ -1,0 +1,104 @@
+"""Finds orphans: events whose process is dead, or no longer renews their leases.
+
+Each serving process looks at the leases that ran out by the database's clock, and counts by its own
+monotonic clock for how long they stay unrenewed. A step of a clock, or an outage of the inbox, so
+ends no claim: a live process renews its lease within the grace (``app/inbox/rescue.py``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import structlog
+
+from app.inbox import Inbox, Suspect
+
+log = structlog.get_logger(__name__)
+
+#: Seconds by which a clock has to step back to count: less does no harm.
+STEP_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was recorded of a suspected lease, and when, by the monotonic clock."""
+
+    seconds: float
+    at: float
+
+
+class Rescuer:
+    """What this process has seen of leases that ran out, and of the database's clock."""
+
+    def __init__(self, inbox: Inbox, turn_seconds: float) -> None:
+        """Take the ``inbox``, and how many seconds there are from one look to the next."""
+        self._inbox = inbox
+        #: More cannot be counted at once: this process may have been stopped, others with it.
+        self._most = 2 * turn_seconds
+        self.on_orphan: Callable[[], object] = lambda: None
+        """Called when an event became an orphan."""
+        self._seen: dict[tuple[str, float], _Seen] = {}
+        self._offset: float | None = None
+
+    def forget(self) -> None:
+        """Begin to count anew: the inbox was away, and no process could renew a lease."""
+        self._seen = {}
+
+    def look(self) -> list[Suspect]:
+        """Return the suspects. Raises ``Unavailable``."""
+        return self._inbox.suspects()
+
+    def count(self, suspects: Iterable[Suspect], looked_at: float) -> int:
+        """Record for how long each of the ``suspects`` stayed unrenewed since the last time.
+
+        ``looked_at`` is the monotonic time right before they were read. Returns how many are still
+        undecided. Raises ``Unavailable``.
+        """
+        seen, self._seen = self._seen, {}
+        undecided = 0
+        for each in suspects:
+            undecided += not self._is_decided(each, seen, looked_at)
+        return undecided
+
+    def _is_decided(
+        self, suspect: Suspect, seen: dict[tuple[str, float], _Seen], looked_at: float
+    ) -> bool:
+        key = (suspect.token, suspect.lease_until)
+        before = seen.get(key)
+        seconds = suspect.seconds
+        if before is not None and before.seconds == seconds:  # else another process counts
+            seconds += min(looked_at - before.at, self._most)
+            is_orphan = self._inbox.suspect(suspect, seconds)
+            if is_orphan is None:
+                return False
+            if is_orphan:
+                self._report(suspect, seconds)
+                return True
+        self._seen[key] = _Seen(seconds, time.monotonic())
+        return False
+
+    def _report(self, suspect: Suspect, seconds: float) -> None:
+        log.warning(
+            "event_orphaned",
+            event_id=suspect.event_id,
+            attempt=suspect.attempt,
+            claimed_by=suspect.token,
+            unrenewed_seconds=round(seconds, 1),
+        )
+        self.on_orphan()
+
+    def watch_clock(self) -> None:
+        """Mend what waits when the database's clock stepped back, and once after the start.
+
+        Raises ``Unavailable``.
+        """
+        offset = self._inbox.clock() - time.monotonic()
+        back = 0.0 if self._offset is None else self._offset - offset
+        if self._offset is None or back > STEP_SECONDS:
+            self._inbox.repair_times(stepped=back > STEP_SECONDS)
+            self._offset = offset
+        if back > STEP_SECONDS:
+            log.warning("clock_stepped_back", seconds=round(back, 1))
+        self._offset = max(self._offset, offset)
