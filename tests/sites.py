@@ -1,0 +1,102 @@
+"""Services of both modes and both databases that go through the same trouble in one test.
+
+Most of such a test is waiting: for a lease, or for the end of an outage. So they wait together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.processes import DEADLINE, Answer, Lab, Service, state
+from tests.waiting import wait_for
+
+DONE = ("done", "handled", 1)
+
+
+@dataclass
+class Site:
+    """Services that share one inbox, and the events that are delivered to them."""
+
+    lab: Lab
+    name: str
+    mode: str
+    url: str
+    services: list[Service]
+    gates: dict[str, Path] = field(default_factory=dict)
+    answers: dict[str, Future[Answer]] = field(default_factory=dict)
+
+    @classmethod
+    def start(
+        cls, lab: Lab, name: str, mode: str, url: str, *, services: int = 2, **settings: Any
+    ) -> Site:
+        """Start so many ``services`` in a ``mode``. All names of a test's sites have to differ."""
+        changed = {"WEB_CONCURRENCY": 1, "WEB_THREADS": 16, "PROCESSING": mode, **settings}
+        started = [lab.start(url, **changed) for _ in range(services)]
+        return cls(lab, name, mode, url, started)
+
+    def event(self, number: int = 0) -> str:
+        """Return the id of an event of this site's."""
+        return f"evt_{number}_{self.name}"
+
+    def hold(self, number: int = 0) -> int:
+        """Have a callback begin that ends when it is released. Returns its process."""
+        event_id = self.event(number)
+        self.gates[event_id] = self.lab.tell("hold", event_id)
+        service = self.services[number % len(self.services)]
+        self.answers[event_id] = self.lab.later(service.deliver, event_id)
+        wait_for(lambda: bool(self.lab.started(event_id, 1)), DEADLINE)
+        return self.lab.started(event_id, 1)[0].pid
+
+    def release(self) -> None:
+        """Let all callbacks end that are held."""
+        for gate in self.gates.values():
+            gate.unlink()
+
+    def comes_to(
+        self, expected: tuple[str, str | None, int], number: int = 0, seconds: float = DEADLINE
+    ) -> None:
+        """Return when an event has come to that state, outcome and attempt, within ``seconds``."""
+        wait_for(lambda: state(self.url, self.event(number)) == expected, seconds)
+
+    def are_done(self) -> bool:
+        """Whether all events that were held have come to their success, at the first attempt."""
+        return all(state(self.url, event_id) == DONE for event_id in self.gates)
+
+    def accounts(self) -> dict[str, list[tuple[str, int]]]:
+        """Return what the callbacks did of each event that was held."""
+        return {event_id: self.lab.account(event_id) for event_id in self.gates}
+
+
+@contextlib.contextmanager
+def redelivered(sites: Iterable[Site]) -> Iterator[None]:
+    """Deliver all events that are held, to all services in turn, until the block is left."""
+    over = threading.Event()
+
+    def redeliver(site: Site, event_id: str) -> None:
+        while not over.is_set():
+            for service in site.services:
+                with contextlib.suppress(OSError):  # its process has just ended
+                    service.deliver(event_id)
+                over.wait(0.1)
+
+    coming = [
+        site.lab.pool.submit(redeliver, site, event_id) for site in sites for event_id in site.gates
+    ]
+    try:
+        yield
+    finally:
+        over.set()
+        for each in coming:
+            each.result(DEADLINE)
+
+
+def let_pass(seconds: float) -> None:
+    """Wait for as long as something wrong could happen."""
+    time.sleep(seconds)
