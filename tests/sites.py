@@ -54,10 +54,10 @@ class Site:
         wait_for(lambda: bool(self.lab.started(event_id, 1)), DEADLINE)
         return self.lab.started(event_id, 1)[0].pid
 
-    def release(self) -> None:
-        """Let all callbacks end that are held."""
-        for gate in self.gates.values():
-            gate.unlink()
+    def release(self, *numbers: int) -> None:
+        """Let the callbacks of these events end."""
+        for number in numbers or range(len(self.gates)):
+            self.gates[self.event(number)].unlink()
 
     def comes_to(
         self, expected: tuple[str, str | None, int], number: int = 0, seconds: float = DEADLINE
@@ -68,6 +68,10 @@ class Site:
     def are_done(self) -> bool:
         """Whether all events that were held have come to their success, at the first attempt."""
         return all(state(self.url, event_id) == DONE for event_id in self.gates)
+
+    def are_settled(self) -> bool:
+        """Whether none of the events that were held is pending or running."""
+        return all(state(self.url, event_id)[0] in {"done", "dead"} for event_id in self.gates)
 
     def accounts(self) -> dict[str, list[tuple[str, int]]]:
         """Return what the callbacks did of each event that was held."""
