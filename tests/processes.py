@@ -25,6 +25,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.inbox import Event, Inbox
+from app.inbox.lock import FileLock
 from app.testing import samples
 from tests.output import Output
 from tests.waiting import wait_for
@@ -477,6 +478,17 @@ def is_alive(pid: int) -> bool:
 def is_stopped(pid: int) -> bool:
     """Whether the process stands still, or has ended and is not waited for as its parent does."""
     return re.search(r"\nState:\t[TZ]", Path(f"/proc/{pid}/status").read_text()) is not None
+
+
+def stop_process(pid: int, database_url: str) -> None:
+    """Stop a process, but not while it is writing: others could not write to its SQLite either."""
+    url = sa.make_url(database_url)
+    with contextlib.ExitStack() as stack:
+        if url.get_backend_name() == "sqlite":
+            lock = FileLock(Path(f"{url.database}.lock"), timeout=DEADLINE)
+            stack.callback(lock.close)
+            stack.enter_context(lock)
+        os.kill(pid, signal.SIGSTOP)
 
 
 def children_of(pid: int) -> list[int]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.processes import DEADLINE, Answer, Lab, Service, state
+from app.inbox import Inbox
+from tests.processes import DEADLINE, Answer, Entry, Lab, Service, children_of, is_alive, state
 from tests.waiting import wait_for
 
 DONE = ("done", "handled", 1)
@@ -49,10 +50,29 @@ class Site:
         """Have a callback begin that ends when it is released. Returns its process."""
         event_id = self.event(number)
         self.gates[event_id] = self.lab.tell("hold", event_id)
+        self.deliver(number)
+        return self.starts(number).pid
+
+    def deliver(self, number: int = 0) -> None:
+        """Deliver an event to one of the services, without waiting for the answer."""
         service = self.services[number % len(self.services)]
-        self.answers[event_id] = self.lab.later(service.deliver, event_id)
-        wait_for(lambda: bool(self.lab.started(event_id, 1)), DEADLINE)
-        return self.lab.started(event_id, 1)[0].pid
+        self.answers[self.event(number)] = self.lab.later(service.deliver, self.event(number))
+
+    def starts(self, number: int = 0, attempt: int = 1) -> Entry:
+        """Return the beginning of an attempt as soon as it is there."""
+        event_id = self.event(number)
+        wait_for(lambda: bool(self.lab.started(event_id, attempt)), DEADLINE)
+        return self.lab.started(event_id, attempt)[0]
+
+    def history(self, number: int = 0) -> list[str]:
+        """Return the outcomes of the attempts of an event that have ended."""
+        with contextlib.closing(Inbox(self.url, lease_seconds=1)) as inbox:
+            return [each.outcome for each in inbox.attempts(self.event(number))]
+
+    @property
+    def log(self) -> str:
+        """What all of its services have written."""
+        return "".join(service.log for service in self.services)
 
     def release(self, *numbers: int) -> None:
         """Let the callbacks of these events end."""
@@ -65,13 +85,13 @@ class Site:
         """Return when an event has come to that state, outcome and attempt, within ``seconds``."""
         wait_for(lambda: state(self.url, self.event(number)) == expected, seconds)
 
+    def are_settled(self) -> bool:
+        """Whether none of the events is pending or running."""
+        return all(state(self.url, event_id)[0] in {"done", "dead"} for event_id in self.answers)
+
     def are_done(self) -> bool:
         """Whether all events that were held have come to their success, at the first attempt."""
         return all(state(self.url, event_id) == DONE for event_id in self.gates)
-
-    def are_settled(self) -> bool:
-        """Whether none of the events that were held is pending or running."""
-        return all(state(self.url, event_id)[0] in {"done", "dead"} for event_id in self.gates)
 
     def accounts(self) -> dict[str, list[tuple[str, int]]]:
         """Return what the callbacks did of each event that was held."""
@@ -79,26 +99,45 @@ class Site:
 
 
 @contextlib.contextmanager
-def redelivered(sites: Iterable[Site]) -> Iterator[None]:
-    """Deliver all events that are held, to all services in turn, until the block is left."""
+def redelivered(sites: Iterable[Site], *, besides: Iterable[int] = ()) -> Iterator[None]:
+    """Deliver all events again and again, to all services in turn, until the block is left.
+
+    But to none whose process is one of ``besides``, and would not answer.
+    """
     over = threading.Event()
 
-    def redeliver(site: Site, event_id: str) -> None:
+    def redeliver(event_id: str, services: list[Service]) -> None:
         while not over.is_set():
-            for service in site.services:
+            for service in services:
                 with contextlib.suppress(OSError):  # its process has just ended
                     service.deliver(event_id)
                 over.wait(0.1)
 
-    coming = [
-        site.lab.pool.submit(redeliver, site, event_id) for site in sites for event_id in site.gates
-    ]
+    coming: list[Future[None]] = []
+    for site in sites:
+        services = [each for each in site.services if not set(besides) & {*processes_of(each)}]
+        coming += [site.lab.pool.submit(redeliver, each, services) for each in site.answers]
     try:
         yield
     finally:
         over.set()
         for each in coming:
             each.result(DEADLINE)
+
+
+def processes_of(service: Service) -> list[int]:
+    """Return the processes of a service that answer requests and run callbacks."""
+    return children_of(service.process.pid)
+
+
+def watch_end(lab: Lab, pid: int) -> Future[float]:
+    """Return when a process will have ended, by the clock of the journal."""
+
+    def wait() -> float:
+        wait_for(lambda: not is_alive(pid), DEADLINE)
+        return time.monotonic()
+
+    return lab.pool.submit(wait)
 
 
 def let_pass(seconds: float) -> None:
