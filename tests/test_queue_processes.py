@@ -17,14 +17,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.inbox import Inbox
 from app.inbox.wanted import Wanted
-from tests import by_hand
-from tests.network import Path
+from tests import by_hand, network
 from tests.processes import (
     ACCEPTED,
     DEADLINE,
@@ -254,7 +254,7 @@ def test_nothing_is_given_back_that_still_runs(lab: Lab, postgresql_url: str, ki
     """
     held = [f"evt_{number}" for number in range(4)]
     settings: dict[str, Any] = {"WEB_CONCURRENCY": 1, "LEASE_SECONDS": 3}
-    path = Path(postgresql_url)
+    path = network.Path(postgresql_url)
     web = start(lab, postgresql_url, WORKER_THREADS=0, **settings)
     wait_for(web.is_ready, DEADLINE)
     for each in SLOW_RELEASE:
