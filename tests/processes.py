@@ -367,8 +367,8 @@ class Lab:
         """End all services. Nothing that they wrote may hold what has to be kept out of logs."""
         for file in self.package.glob("*.hold"):
             file.unlink()
-        for service in self.services:
-            service.end()
+        for ended in [self.pool.submit(service.end) for service in self.services]:
+            ended.result()
         self.pool.shutdown()
         for service in self.services:
             assert_discreet(service.log)
