@@ -81,17 +81,27 @@ def own_postgresql() -> Iterator[Postgresql]:
 
 
 @pytest.fixture
-def postgresql_url(postgresql: str) -> Iterator[str]:
-    """The URL of a new, empty PostgreSQL database."""
-    name = f"test_{uuid.uuid4().hex}"
+def make_postgresql_url(postgresql: str) -> Iterator[Callable[..., str]]:
+    """A function that makes a new, empty PostgreSQL database, with SQL's ``options`` if given."""
+    names: list[str] = []
     with psycopg.connect(postgresql, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        yield (
-            sa.make_url(postgresql)
-            .set(drivername="postgresql+psycopg", database=name)
-            .render_as_string(hide_password=False)
-        )
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+        def make(options: str = "") -> str:
+            name = f"test_{uuid.uuid4().hex}"
+            connection.execute(f"CREATE DATABASE {name} {options}")
+            names.append(name)
+            url = sa.make_url(postgresql).set(drivername="postgresql+psycopg", database=name)
+            return url.render_as_string(hide_password=False)
+
+        yield make
+        for name in names:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def postgresql_url(make_postgresql_url: Callable[..., str]) -> str:
+    """The URL of a new, empty PostgreSQL database."""
+    return make_postgresql_url()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -20,8 +20,9 @@ class Path:
         """Take the ``url`` of a PostgreSQL."""
         self._url = sa.make_url(url)
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._is_open = threading.Event()
-        self._is_open.set()
+        self._is_asking = threading.Event()
+        self._is_answering = threading.Event()
+        self.open()
         self._sockets: list[socket.socket] = []
         self.accepted = 0
         """How many connections have been made so far."""
@@ -38,15 +39,21 @@ class Path:
 
     def swallow(self) -> None:
         """Let nothing more through, in either direction."""
-        self._is_open.clear()
+        self._is_asking.clear()
+        self._is_answering.clear()
+
+    def swallow_answers(self) -> None:
+        """Let nothing more through from the server: what it is told to do, it does."""
+        self._is_answering.clear()
 
     def open(self) -> None:
         """Let all through again."""
-        self._is_open.set()
+        self._is_asking.set()
+        self._is_answering.set()
 
     def close(self) -> None:
         """End all connections."""
-        self._is_open.set()
+        self.open()
         for each in (self._listener, *self._sockets):
             each.close()
 
@@ -59,7 +66,7 @@ class Path:
             far = self._reach()
             self._sockets += [near, far]
             self.accepted += 1
-            for ends in ((near, far), (far, near)):
+            for ends in ((near, far, self._is_asking), (far, near, self._is_answering)):
                 threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
 
     def _reach(self) -> socket.socket:
@@ -71,10 +78,12 @@ class Path:
         far.connect(f"{folder}/.s.PGSQL.{port}")
         return far
 
-    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+    def _pass_on(
+        self, source: socket.socket, target: socket.socket, is_passing: threading.Event
+    ) -> None:
         try:
             while data := source.recv(65536):
-                self._is_open.wait()
+                is_passing.wait()
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
         except OSError:  # the other side has ended

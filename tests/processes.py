@@ -25,6 +25,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.inbox import Event, Inbox
+from app.inbox.lock import FileLock
 from app.testing import samples
 from tests.output import Output
 from tests.waiting import wait_for
@@ -50,10 +51,13 @@ MARKERS = (
 )
 """None of these may ever be logged. Each stands in one kind of thing that is kept out of logs."""
 
+HANG_SECONDS = 12
+"""For how long a callback that is told to ``hang`` holds the interpreter's lock."""
+
 #: A callback does what files in its folder say, and keeps its own account of what it did. The
 #: number of its attempt is the service's business, which no other callback needs to know.
 HANDLER = f"""
-    import json, os, time
+    import ctypes, json, os, time
     from pathlib import Path
 
     from app.runner import _current
@@ -75,6 +79,8 @@ HANDLER = f"""
         note("start", notif, attempt)
         while is_told("hold", notif, attempt):
             time.sleep(0.01)
+        if is_told("hang", notif, attempt):
+            ctypes.PyDLL(None).sleep({HANG_SECONDS})  # unlike CDLL, with the interpreter's lock
         if is_told("exit", notif, attempt):
             os._exit(7)
         if is_told("fail", notif, attempt):
@@ -146,6 +152,8 @@ class Service:
     ) -> None:
         """Start it, with Python's ``arguments``. ``quick`` ends it without much ado."""
         self._quick = quick
+        self.clock: Callable[[], float] = time.time
+        """When deliveries are signed: another clock for a service whose own was moved."""
         self.process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=ROOT,
@@ -198,7 +206,7 @@ class Service:
         body = notification(event_id)
         headers = {
             "Content-Type": "application/json",
-            "Stripe-Signature": samples.sign(body, secret),
+            "Stripe-Signature": samples.sign(body, secret, int(self.clock())),
         }
         return self.ask("POST", "/webhook", body, headers)
 
@@ -311,7 +319,10 @@ class Lab:
         return {**passed_on, "PYTHONPATH": str(self.package.parent), **complete, **changed}
 
     def tell(self, word: str, event_id: str, attempt: int = 1) -> Path:
-        """Have an attempt ``hold`` until its file is removed, or ``fail``. Returns the file."""
+        """Have an attempt ``hold`` until its file is removed, ``hang`` or ``fail``.
+
+        Returns the file.
+        """
         file = self.package / f"{event_id}.{attempt}.{word}"
         file.touch()
         return file
@@ -356,8 +367,8 @@ class Lab:
         """End all services. Nothing that they wrote may hold what has to be kept out of logs."""
         for file in self.package.glob("*.hold"):
             file.unlink()
-        for service in self.services:
-            service.end()
+        for ended in [self.pool.submit(service.end) for service in self.services]:
+            ended.result()
         self.pool.shutdown()
         for service in self.services:
             assert_discreet(service.log)
@@ -467,6 +478,17 @@ def is_alive(pid: int) -> bool:
 def is_stopped(pid: int) -> bool:
     """Whether the process stands still, or has ended and is not waited for as its parent does."""
     return re.search(r"\nState:\t[TZ]", Path(f"/proc/{pid}/status").read_text()) is not None
+
+
+def stop_process(pid: int, database_url: str) -> None:
+    """Stop a process, but not while it is writing: others could not write to its SQLite either."""
+    url = sa.make_url(database_url)
+    with contextlib.ExitStack() as stack:
+        if url.get_backend_name() == "sqlite":
+            lock = FileLock(Path(f"{url.database}.lock"), timeout=DEADLINE)
+            stack.callback(lock.close)
+            stack.enter_context(lock)
+        os.kill(pid, signal.SIGSTOP)
 
 
 def children_of(pid: int) -> list[int]:

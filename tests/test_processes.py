@@ -25,7 +25,6 @@ import pytest
 import sqlalchemy as sa
 
 from app.inbox import Inbox
-from app.inbox.lock import FileLock
 from app.testing import samples
 from app.testing.stripe_api import StripeApi
 from tests.processes import (
@@ -53,6 +52,7 @@ from tests.processes import (
     notification,
     skip_without_prlimit,
     state,
+    stop_process,
 )
 from tests.waiting import wait_for
 
@@ -220,17 +220,6 @@ def test_callback_of_three_leases_runs_once(lab: Lab, database_url: str) -> None
     assert lab.account(EVENT) == ONCE
 
 
-def stop(pid: int, database_url: str) -> None:
-    """Stop a process, but not while it is writing: others could not write to its SQLite either."""
-    url = sa.make_url(database_url)
-    with contextlib.ExitStack() as stack:
-        if url.get_backend_name() == "sqlite":
-            lock = FileLock(Path(f"{url.database}.lock"), timeout=DEADLINE)
-            stack.callback(lock.close)
-            stack.enter_context(lock)
-        os.kill(pid, signal.SIGSTOP)
-
-
 @pytest.mark.parametrize("second_ends", ["succeeds", "fails", "goes on"])
 def test_stopped_process_cannot_settle_another_attempt(
     lab: Lab, database_url: str, second_ends: str
@@ -241,7 +230,7 @@ def test_stopped_process_cannot_settle_another_attempt(
         lab.start(database_url, WEB_CONCURRENCY=1, LEASE_SECONDS=lease) for _ in range(2)
     )
     first, wake_first, pid = lab.hold(first_service.deliver, EVENT)
-    stop(pid, database_url)
+    stop_process(pid, database_url)
     second, release_second, _ = lab.hold(second_service.deliver_until_taken, EVENT, attempt=2)
     if second_ends == "fails":
         lab.tell("fail", EVENT, attempt=2)

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import pytest
 
 from app.inbox import Inbox
 from app.inbox.wanted import Wanted
+from tests import by_hand, network
 from tests.processes import (
     ACCEPTED,
     DEADLINE,
@@ -41,6 +43,7 @@ from tests.processes import (
     skip_without_prlimit,
     state,
 )
+from tests.sites import watch_end
 from tests.waiting import wait_for
 
 MODULE = EVENT_TYPE.replace(".", "_")
@@ -232,6 +235,53 @@ def test_what_outlasts_the_grace_period_is_given_back(
     comes_to(database_url, ("done", "handled", 2))
     assert lab.account(EVENT) == [("start", 1), ("start", 2), ("end", 2)]
     assert history(database_url) == ["released", "handled"]
+
+
+#: What gives an event back takes its time, as on a busy server.
+SLOW_RELEASE = [
+    """CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+       'BEGIN PERFORM pg_sleep(0.3); RETURN NEW; END'""",
+    """CREATE TRIGGER slow BEFORE UPDATE ON events FOR EACH ROW
+       WHEN (NEW.outcome = 'released') EXECUTE FUNCTION slow()""",
+]
+
+
+@pytest.mark.parametrize("kind", ["web", "worker"])
+def test_nothing_is_given_back_that_still_runs(lab: Lab, postgresql_url: str, kind: str) -> None:
+    """However long it takes to give all back: no event starts elsewhere before its process ended.
+
+    The server does what it is told slowly, and after the first event its answers are lost.
+    """
+    held = [f"evt_{number}" for number in range(4)]
+    settings: dict[str, Any] = {"WEB_CONCURRENCY": 1, "LEASE_SECONDS": 3}
+    path = network.Path(postgresql_url)
+    web = start(lab, postgresql_url, WORKER_THREADS=0, **settings)
+    wait_for(web.is_ready, DEADLINE)
+    for each in SLOW_RELEASE:
+        by_hand.execute(postgresql_url, each)
+    if kind == "web":
+        stopped = start(lab, path.url, "--graceful-timeout", "2", **settings)
+    else:
+        stopped = lab.start_worker(path.url, "--grace", "0.2", "--threads", "4", **settings)
+    for event_id in held:
+        lab.tell("hold", event_id)
+        web.deliver(event_id)
+        has_started(lab, event=event_id)
+    end = watch_end(lab, lab.started(held[0], 1)[0].pid)
+    other = lab.start_worker(postgresql_url, "--threads", "4", **settings)
+    wait_for(lambda: "worker_started" in other.log, DEADLINE)
+
+    stopped.terminate()
+    states = partial(map, partial(state, postgresql_url), held)
+    wait_for(lambda: end.done() or ("pending", "released", 1) in states(), DEADLINE)
+    path.swallow_answers()
+    for event_id in held:
+        comes_to(postgresql_url, ("done", "handled", 2), event_id)
+    path.close()
+
+    assert stopped.wait() == 0
+    early = [each for each in held if lab.started(each, 2)[0].at <= end.result(DEADLINE)]
+    assert early == []
 
 
 # Crashes

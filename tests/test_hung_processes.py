@@ -1,0 +1,156 @@
+"""Processes that cannot renew their leases because none of their threads runs.
+
+A callback holds the interpreter's lock in one call of C, or the whole process is stopped. Such a
+process has to end itself before its event starts elsewhere, or as soon as it goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import (
+    DEADLINE,
+    EVENT_TYPE,
+    HANDLER,
+    Lab,
+    find,
+    is_alive,
+    stop_process,
+)
+from tests.sites import DONE, Site, let_pass, processes_of, redelivered, watch_end
+from tests.waiting import wait_for
+
+MODULE = EVENT_TYPE.replace(".", "_")
+MODES = ["inline", "queue"]
+LEASE = 3
+PAST_GRACE = LEASE + 2 + 1.5
+"""Seconds after which an event is taken over whose process is gone, and some more."""
+AGAIN = [("start", 1), ("start", 2), ("end", 2)]
+"""The account of an event whose first attempt ended with its process."""
+CRASHED = ["crashed", "handled"]
+"""Its history: the first process has recorded nothing."""
+
+
+@pytest.fixture
+def lab(tmp_path: Path, make_handlers: Callable[..., str]) -> Iterator[Lab]:
+    """Services with callbacks that do as they are told, ended with the test."""
+    name = make_handlers(**{MODULE: HANDLER})
+    lab = Lab(tmp_path / "packages" / name)
+    try:
+        yield lab
+    finally:
+        lab.close()
+
+
+@pytest.fixture
+def start(
+    lab: Lab, tmp_path: Path, make_postgresql_url: Callable[[], str]
+) -> Callable[[str, str], Site]:
+    """A function that starts two services in a mode, with a database of their own."""
+
+    def start(mode: str, database: str) -> Site:
+        name = f"{mode}_{database}"
+        sqlite = f"sqlite:///{tmp_path}/{name}/inbox.sqlite3"
+        url = sqlite if database == "sqlite" else make_postgresql_url()
+        return Site.start(lab, name, mode, url, LEASE_SECONDS=LEASE)
+
+    return start
+
+
+@pytest.fixture
+def sites(start: Callable[[str, str], Site]) -> list[Site]:
+    """Two services in each mode, with each database."""
+    return [start(mode, database) for mode in MODES for database in ("sqlite", "postgresql")]
+
+
+def test_process_whose_interpreter_is_held_ends_before_its_event_runs_elsewhere(
+    lab: Lab, sites: list[Site]
+) -> None:
+    """It cannot renew, and its callback goes on: it has to be gone by then. It says where it was.
+
+    It ends by itself, and its callback has not come to its end.
+    """
+    for site in sites:
+        lab.tell("hang", site.event())
+        site.deliver()
+    pids = [site.starts().pid for site in sites]
+    ends = [watch_end(lab, pid) for pid in pids]
+
+    with redelivered(sites, besides=pids):
+        for site in sites:
+            wait_for(site.are_settled, DEADLINE)
+
+    for site, end in zip(sites, ends, strict=True):
+        assert lab.account(site.event()) == AGAIN, site.name
+        assert site.starts(attempt=2).at > end.result(DEADLINE), site.name
+        assert site.history() == CRASHED, site.name
+        assert "Timeout (" in site.log, site.name
+        assert f"{MODULE}.py" in site.log, site.name
+
+
+def test_stopped_process_settles_and_claims_nothing_when_it_goes_on(
+    lab: Lab, sites: list[Site]
+) -> None:
+    """Its event was taken over, and what it was about to do is no longer its own: it ends.
+
+    Neither the success of its callback counts, nor does it take another event.
+    """
+    pids = [site.hold() for site in sites]
+    ends = [watch_end(lab, pid) for pid in pids]
+    for site, pid in zip(sites, pids, strict=True):
+        lab.tell("hold", site.event(), attempt=2)
+        stop_process(pid, site.url)
+    with redelivered(sites, besides=pids), released(lab.package, "*.2.hold"):
+        others = [site.starts(attempt=2).pid for site in sites]
+        for site, pid in zip(sites, pids, strict=True):
+            site.release()
+            os.kill(pid, signal.SIGCONT)
+        for site, end, other in zip(sites, ends, others, strict=True):
+            end.result(DEADLINE)
+            if site.mode == "inline":
+                with pytest.raises(ConnectionError):
+                    site.answers[site.event()].result(DEADLINE)
+            event = find(site.url, site.event())
+            assert (event.state, event.outcome, event.attempt) == ("running", None, 2), site.name
+            assert is_alive(other), site.name
+            assert lab.started(site.event(), 3) == [], site.name
+            assert "Timeout (" in site.log, site.name
+            assert "claim_lost" not in site.log, site.name  # it did not even try to settle
+    for site in sites:
+        site.comes_to(("done", "handled", 2))
+        assert site.history() == CRASHED, site.name
+
+
+@contextlib.contextmanager
+def released(package: Path, pattern: str) -> Iterator[None]:
+    """Let the callbacks end that are held by such files when the block is left."""
+    try:
+        yield
+    finally:
+        for gate in package.glob(pattern):
+            gate.unlink()
+
+
+def test_idle_process_that_was_stopped_lives_on(lab: Lab, sites: list[Site]) -> None:
+    """It holds no claim, so there is nothing that it could do wrong."""
+    services = [(site, service) for site in sites for service in site.services]
+    for _, service in services:
+        wait_for(service.is_ready, DEADLINE)
+    workers = {pid: site for site, service in services for pid in processes_of(service)}
+    for pid, site in workers.items():
+        stop_process(pid, site.url)
+    let_pass(PAST_GRACE)
+    for pid in workers:
+        os.kill(pid, signal.SIGCONT)
+
+    for number, (site, service) in enumerate(services):
+        assert service.deliver(site.event(number)).status == 200
+        site.comes_to(DONE, number)
+    assert [pid for pid in workers if not is_alive(pid)] == []
+    assert {each.pid for each in lab.journal()} <= set(workers)
