@@ -42,14 +42,15 @@ from tests.processes import (
     ROOT,
     RUNNING,
     SECRETS,
-    TAKEN_OVER,
     Answer,
     Lab,
     Postgresql,
     Service,
     assert_discreet,
     find,
+    is_alive,
     notification,
+    says_why,
     skip_without_prlimit,
     state,
     stop_process,
@@ -224,7 +225,7 @@ def test_callback_of_three_leases_runs_once(lab: Lab, database_url: str) -> None
 def test_stopped_process_cannot_settle_another_attempt(
     lab: Lab, database_url: str, second_ends: str
 ) -> None:
-    """Whoever wakes up after its lease has no say in what became of the event since."""
+    """A process that wakes up after its lease ends itself, and has no say in its event."""
     lease = 1
     first_service, second_service = (
         lab.start(database_url, WEB_CONCURRENCY=1, LEASE_SECONDS=lease) for _ in range(2)
@@ -243,7 +244,9 @@ def test_stopped_process_cannot_settle_another_attempt(
     before = state(database_url, EVENT)
     wake_first()
     os.kill(pid, signal.SIGCONT)
-    answer = first.result(DEADLINE)
+    with pytest.raises(ConnectionError):
+        first.result(DEADLINE)
+    wait_for(lambda: not is_alive(pid), DEADLINE)
     after = state(database_url, EVENT)
     if second_ends == "goes on":
         release_second()
@@ -253,10 +256,13 @@ def test_stopped_process_cannot_settle_another_attempt(
         "fails": (("pending", "failed", 2), FAILED, HANDLED),
         "goes on": (("running", None, 2), HANDLED, DUPLICATE),
     }[second_ends]
-    assert answer.brief == TAKEN_OVER
+    assert says_why(first_service.log)
+    assert "claim_lost" not in first_service.log  # it did not even try
     assert before == after == expected[0]
     assert second.result(DEADLINE).brief == expected[1]
     assert first_service.deliver(EVENT).brief == expected[2]
+    with contextlib.closing(Inbox(database_url, lease_seconds=1)) as inbox:
+        assert inbox.attempts(EVENT)[0].outcome == "crashed"
 
 
 def test_callback_that_raises_is_run_again(lab: Lab, database_url: str) -> None:

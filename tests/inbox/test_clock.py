@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from app.inbox import Failure, Inbox, NewEvent
+from app.rescuer import Rescuer
 from tests.clock import Clock
 
 EVENT = NewEvent(
@@ -95,7 +96,7 @@ def test_step_lets_no_worker_take_what_runs(
     for _ in range(2):
         clock.step(seconds)
         for each in (first, second):
-            assert each.claim_left_behind(livemode=False) is None
+            assert each.claim_orphan(livemode=False) is None
             assert each.claim_due(livemode=False) is None
             assert each.claim_one("evt_1") is None
             assert each.bury_poison() is None
@@ -109,6 +110,7 @@ def test_new_event_is_due_at_once(inbox: Inbox, clock: Clock, seconds: float) ->
     """One that was recorded before the step, and one after it: neither has to wait for a clock."""
     inbox.record(EVENT)
     clock.step(seconds)
+    Rescuer(inbox, 1.0).watch_clock()  # as each live process does
     inbox.record(replace(EVENT, id="evt_2", subject="cus_2"))
 
     claimed = [inbox.claim_due(livemode=False) for _ in range(2)]
@@ -123,6 +125,7 @@ def test_new_events_of_one_object_do_not_block_each_other(
     """One runs after the other, whichever has the earlier time."""
     inbox.record(EVENT)
     clock.step(seconds)
+    Rescuer(inbox, 1.0).watch_clock()  # as each live process does
     inbox.record(replace(EVENT, id="evt_2"))
 
     first = inbox.claim_due(livemode=False)
