@@ -34,7 +34,7 @@ from app.testing.stripe_api import StripeApi
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call() -> None:
-    """Let the log go where the test is captured: pytest has another stream than for its fixtures."""
+    """Let the log go where the test is captured: its fixtures had another stream."""
     log.output.take()
 
 
