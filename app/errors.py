@@ -10,7 +10,7 @@ text of another exception, because Stripe keeps answers and shows them in its da
 
 from __future__ import annotations
 
-from app.text import head, printable, redactor
+from app.text import head, printable, redactor, type_name
 
 #: Characters of a database's error that are shown.
 LINE_LENGTH = 500
@@ -127,5 +127,5 @@ def in_one_line(error: BaseException) -> str:
     try:
         lines = head(str(cause).strip(), LINE_LENGTH, _redact).splitlines() or [""]
     except Exception as failure:  # noqa: BLE001 - a driver's own code can raise anything
-        lines = [f"not shown: {type(failure).__name__}"]
+        lines = [f"not shown: {type_name(failure)}"]
     return f"{type(cause).__name__}: {printable(lines[0])}"

@@ -20,7 +20,16 @@ import structlog
 from gunicorn.glogging import Logger
 
 from app.plain import NAME_LENGTH, Plain, is_plain
-from app.text import LINES, as_json, bounded, printable, printed_traceback, redactor, storable
+from app.text import (
+    LINES,
+    as_json,
+    bounded,
+    printable,
+    printed_traceback,
+    redactor,
+    storable,
+    type_name,
+)
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor, WrappedLogger
@@ -148,7 +157,7 @@ class Lines:
             raise
         except BaseException as error:  # noqa: BLE001 - see above
             rest = {"event": event} if is_plain("event", event) else {"event": "line_not_rendered"}
-            return self._line(method, {**rest, "not_rendered": type(error).__name__})
+            return self._line(method, {**rest, "not_rendered": type_name(error)})
 
     def _line(self, method: str, event_dict: EventDict) -> str:
         for process in _PROCESSORS:
@@ -176,8 +185,11 @@ class Lines:
         trace = {} if error is None else {"exception": self._traceback(error, length)}
         left = length - sum(map(len, trace.values()))
         plain = Plain(left, int(length * VALUE_PART), self._clean)
-        # What needs no change first: names of the event count more than a long text beside them.
-        names = sorted(fields, key=lambda name: not is_plain(name, fields[name]))
+        # The names of the event count more than what a callback has to say beside them.
+        bound = structlog.contextvars.get_contextvars()
+        names = sorted(
+            fields, key=lambda name: (not is_plain(name, fields[name]), name not in bound)
+        )
         made = {name: plain.of(fields[name]) for name in names if plain.left > 0}
         cut = {} if plain.left > 0 else {"cut": True}
         fitted = {self._name(name): made[name] for name in fields if name in made}

@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+from app.text import type_name
+
 T = TypeVar("T")
 
 #: Characters of a text that needs no shortening.
@@ -63,7 +65,7 @@ class Plain:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - a value's own code can raise anything
-            return self._text(f"<{type(value).__name__}, not shown: {type(error).__name__}>")
+            return self._text(f"<{type_name(value)}, not shown: {type_name(error)}>")
 
     def _of(self, value: Any, depth: int) -> Any:
         # By its type and the type's own functions: an object can say that it is of another class.

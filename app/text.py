@@ -113,17 +113,44 @@ def bounded(text: str, most: int, redact: Redact) -> str:
     return f"{head(text, side, redact)}{note}{tail(text, side, redact)}"
 
 
+def type_name(value: object) -> str:
+    """Return the name of the type of ``value``, whatever its metaclass makes of it."""
+    return str(type.__dict__["__name__"].__get__(type(value)))
+
+
 def printed_traceback(error: BaseException, most: int, redact: Redact) -> str:
     """Return the traceback as Python prints it: with lines of code, without local variables.
 
     It is redacted, and has at most ``most`` characters: 400 or more. When it has to be cut, the
     text of an exception gets a quarter of them: the rest is for where it was raised.
     """
+
+    def shorter(text: str) -> str:
+        return bounded(text, most // 4, redact) if len(text) > most else text
+
     try:
-        pieces = traceback.format_exception(error)
+        whole = traceback.TracebackException.from_exception(error, compact=True)
+        _shorten(whole, shorter)
+        pieces = list(whole.format())
     except Exception as failure:  # noqa: BLE001 - attributes of an exception can be anything
-        name = f"{type(error).__name__} (not shown: {type(failure).__name__})\n"
+        name = f"{type_name(error)} (not shown: {type_name(failure)})\n"
         pieces = [*traceback.format_tb(error.__traceback__), name]
     if sum(map(len, pieces)) <= most:
         return redact("".join(pieces))
     return bounded("".join(bounded(each, most // 4, redact) for each in pieces), most, redact)
+
+
+def _shorten(whole: traceback.TracebackException, shorter: Redact) -> None:
+    """Cut the texts of an exception, and of those that led to it.
+
+    Not only what is printed of them: Python takes each apart, line by line, which costs seconds.
+    """
+    todo = [whole]
+    for each in todo:
+        known = vars(each)
+        known["_str"] = shorter(known.get("_str", ""))
+        if isinstance(known.get("__notes__"), list):
+            known["__notes__"] = [
+                shorter(note) if isinstance(note, str) else note for note in known["__notes__"]
+            ]
+        todo += filter(None, (each.__cause__, each.__context__, *(each.exceptions or ())))

@@ -152,6 +152,20 @@ class TestTraceback:
         assert "in fail_at_last\n    raise error\nValueError: beginx" in printed
         assert printed.endswith("xend\n")
 
+    def test_notes_and_what_led_to_it_are_cut_too(self) -> None:
+        """Python would take each of these texts apart, line by line."""
+        error = ExceptionGroup("group", [OSError("first" + "\n" * 10**7)])
+        error.add_note("note" + "\n" * 10**7)
+        error.__notes__.append(5)  # type: ignore[arg-type]  # a note is whatever it is
+        error.__cause__ = OSError("cause" + "\n" * 10**7)
+
+        printed = text.printed_traceback(raised(error), 16_000, redact)
+
+        assert len(printed) <= 16_000
+        for word in ("group", "first", "note", "cause", "5\n"):
+            assert word in printed
+        assert printed.count("characters left out") == 3
+
     def test_exception_that_cannot_be_printed_shows_its_frames(self) -> None:
         """Attributes that Python's own printing reads can be anything."""
 
