@@ -173,12 +173,8 @@ class Lines:
 
     def _shortened(self, fields: EventDict, error: BaseException | None) -> str:
         """Return a line that is not too long, whatever stands in it."""
-        line = ""
-        for length in VALUES_LENGTHS:
-            line = self._render(self._fitted(fields, error, length))
-            if len(line.encode("utf-8", "replace")) <= LINE_BYTES:
-                break
-        return line
+        lines = (self._render(self._fitted(fields, error, length)) for length in VALUES_LENGTHS)
+        return next(line for line in lines if len(line.encode("utf-8", "replace")) <= LINE_BYTES)
 
     def _fitted(self, fields: EventDict, error: BaseException | None, length: int) -> EventDict:
         """Return plain fields in the same order, in ``length`` characters."""
@@ -190,7 +186,11 @@ class Lines:
         names = sorted(
             fields, key=lambda name: (not is_plain(name, fields[name]), name not in bound)
         )
-        made = {name: plain.of(fields[name]) for name in names if plain.left > 0}
+        made = {}
+        for name in names:
+            if plain.left > 0:
+                plain.left -= len(name[:NAME_LENGTH])
+                made[name] = plain.of(fields[name])
         cut = {} if plain.left > 0 else {"cut": True}
         fitted = {self._name(name): made[name] for name in fields if name in made}
         return {**fitted, **cut, **trace}

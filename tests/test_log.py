@@ -506,9 +506,10 @@ class TestBound:
             ("named", {f"value{number}": "\x01" * 3999 for number in range(100)}),
             ("named", {f"value{number}": number for number in range(5000)}),
             ("named", {"k" * 10**7: 1}),
+            ("named", {"\U0001f600" * 190 + str(number): 1 for number in range(200)}),
             ("named", {"value": {str(number): [number] * 100 for number in range(10**4)}}),
         ],
-        ids=map(str, range(9)),
+        ids=map(str, range(10)),
     )
     def test_line(
         self,
