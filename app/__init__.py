@@ -11,7 +11,7 @@ import threading
 from flask import Flask, Response, jsonify
 from werkzeug.exceptions import HTTPException
 
-from app import cli, health, log, registry, webhook
+from app import cli, health, log, registry, text, webhook
 from app.cli import broken
 from app.errors import GiveUp, RetryLater, StartError
 from app.inbox import Inbox
@@ -71,7 +71,7 @@ def _build(settings: Settings) -> Service:
         inbox,
         leases,
         schedule=_schedule(settings) if settings.is_queue else None,
-        redact=log.redactor(_secrets(settings)),
+        redact=text.redactor(_secrets(settings)),
     )
     stopping = threading.Event()
     worker = Worker(inbox, runner, leases, livemode=settings.livemode, stopping=stopping)

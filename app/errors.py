@@ -10,6 +10,13 @@ text of another exception, because Stripe keeps answers and shows them in its da
 
 from __future__ import annotations
 
+from app.text import head, printable, redactor, type_name
+
+#: Characters of a database's error that are shown.
+LINE_LENGTH = 500
+
+_redact = redactor(())
+
 #: Seconds that an event can be put off. Stripe lists and resends events for thirty days.
 LONGEST_DELAY = 30 * 86400.0
 
@@ -120,8 +127,12 @@ class Unstorable(Exception):
 def in_one_line(error: BaseException) -> str:
     """Return a database's ``error`` as a log may show it: its type, and the first line of its text.
 
-    PostgreSQL's further lines can quote the row, and so the body.
+    PostgreSQL's further lines can quote the row, and so the body. Of a line that is longer than
+    500 characters the beginning is returned.
     """
     cause = getattr(error, "orig", error)
-    lines = str(cause).strip().splitlines() or [""]
-    return f"{type(cause).__name__}: {lines[0]}"
+    try:
+        lines = head(str(cause).strip(), LINE_LENGTH, _redact).splitlines() or [""]
+    except Exception as failure:  # noqa: BLE001 - a driver's own code can raise anything
+        lines = [f"not shown: {type_name(failure)}"]
+    return f"{type(cause).__name__}: {printable(lines[0])}"

@@ -1,24 +1,37 @@
-"""structlog for our lines, and for everybody else's: one format, no secrets.
+"""structlog for our lines, and for everybody else's: one format, no secrets, no failure.
 
 Lines go to standard error. What is logged never holds a body or local variables: nothing here
 renders them, and SQLAlchemy is told to hide its parameters (``app/inbox/database.py``).
+
+No log call raises, whatever it is given, and none loses its line: what cannot be rendered is
+replaced by a text that says so, and a stream that fails by a copy of file descriptor 2.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import re
+import os
 import sys
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from gunicorn.glogging import Logger
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+from app.plain import NAME_LENGTH, Plain, is_plain
+from app.text import (
+    LINES,
+    as_json,
+    bounded,
+    printable,
+    printed_traceback,
+    redactor,
+    storable,
+    type_name,
+)
 
+if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor, WrappedLogger
 
 #: Loggers that may not go below WARNING, whatever LOG_LEVEL says: the SDK's write URLs at
@@ -28,100 +41,84 @@ QUIET_LOGGERS = ("stripe", "urllib3", "sqlalchemy", "alembic", "psycopg")
 #: What a reader looks for first, in this order.
 FIRST = ("timestamp", "level", "event")
 
-#: What secrets look like, for those that are not this process's own.
-SECRET_SHAPES = (
-    r"\bwhsec_[^\s\"',]+",
-    r"\b[sr]k_(?:live|test)_[^\s\"',]+",
-    r"(?<=://)[^\s/:@\"']*:[^\s/@\"']+(?=@)",  # user:password in a URL
-)
+#: Bytes of a line, at most, without its line end.
+LINE_BYTES = 32768
 
-#: What a line with one of these shapes has to hold.
-SECRET_SIGNS = ("whsec_", "k_live_", "k_test_", "://")
+#: Characters of all values of a line that has to be shortened. The next is tried when characters
+#: that are written as several bytes (12 in JSON) make the line too long. The last is short enough.
+VALUES_LENGTHS = (24000, 6000, 1500)
+
+#: Parts of these that one value gets, and the traceback.
+VALUE_PART, TRACEBACK_PART = 1 / 6, 2 / 3
+
+#: What structlog's console renderer writes as it stands, on one line.
+BARE = (*FIRST, "logger", "logger_name")
+
+#: The names of structlog's methods, and the level that each means.
+METHODS = {
+    "debug": "debug",
+    "info": "info",
+    "msg": "info",
+    "warning": "warning",
+    "warn": "warning",
+    "error": "error",
+    "exception": "error",
+    "critical": "critical",
+    "fatal": "critical",
+}
 
 
 def configure(level: str, log_format: str, secrets: Iterable[str] = ()) -> None:
     """Set up logging for this process: ``level``, and ``json`` or ``console`` lines.
 
-    ``secrets`` are replaced wherever they would be written, in tracebacks as well.
+    ``secrets`` are replaced wherever they would be written, in tracebacks as well. Lines go to
+    standard error as it is now.
     """
-    render = _renderer(log_format, secrets)
+    output.take()
+    lines = Lines(log_format, secrets)
     structlog.configure(
-        processors=[*_shared_processors(), structlog.processors.format_exc_info, render],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=StandardError,
+        processors=[lines],
+        wrapper_class=_logger_class(level),
+        logger_factory=lambda *_names: output,
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(StandardError())
-    handler.setFormatter(_foreign_formatter(render))
-    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    logging.basicConfig(handlers=[Handler(lines)], level=level.upper(), force=True)
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
-
-
-def _shared_processors() -> list[Processor]:
-    return [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-
-
-def _foreign_formatter(render: Processor) -> logging.Formatter:
-    """Return the formatter for lines of the standard library's loggers."""
-    return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[*_shared_processors(), structlog.stdlib.add_logger_name],
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.format_exc_info,
-            render,
-        ],
-    )
-
-
-def _renderer(log_format: str, secrets: Iterable[str]) -> Processor:
-    render: Callable[..., Any]
-    if log_format == "json":
-        render = structlog.processors.JSONRenderer()
-    else:
-        render = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(),
-            sort_keys=False,
-            exception_formatter=structlog.dev.plain_traceback,  # the rich one shows locals
-        )
-    redact = redactor(secrets)
-
-    def render_redacted(logger: WrappedLogger, method: str, event_dict: EventDict) -> str:
-        first = {name: event_dict.pop(name) for name in FIRST if name in event_dict}
-        return redact(str(render(logger, method, {**first, **event_dict})))
-
-    return render_redacted
-
-
-def redactor(secrets: Iterable[str]) -> Callable[[str], str]:
-    """Return a function that takes the ``secrets``, and all that looks like one, out of a text."""
-    # As they are, and as they stand in JSON.
-    own = {form for secret in secrets for form in (secret, json.dumps(secret)[1:-1])}
-    pattern = re.compile("|".join([*map(re.escape, own), *SECRET_SHAPES]))
-    signs = [*own, *SECRET_SIGNS]
-
-    def redact(line: str) -> str:
-        # Nearly no line holds a secret, and looking for a word costs far less than a pattern.
-        if any(sign in line for sign in signs):
-            return pattern.sub("[redacted]", line)
-        return line
-
-    return redact
+    logging.raiseExceptions = False  # a handler of a library prints a traceback when it fails
+    # No hook of the standard library's is asked before a record is made of `extra`.
+    logging.Logger.makeRecord = _make_record  # type: ignore[assignment,method-assign]  # replaced on purpose
 
 
 class StandardError:
-    """Writes whole lines to standard error, as it is at that moment.
+    """Writes whole lines to standard error, as it was when it was taken.
 
-    One write a line, so that the lines of several processes do not mix.
+    It is not looked up again: ``contextlib.redirect_stderr`` replaces it for all threads, and two
+    overlapping uses can leave a closed stream, or none, behind. One write a line, so that the
+    lines of several processes do not mix.
     """
 
-    def __init__(self, *_names: object) -> None:
-        """Take and ignore the names that structlog gives to a logger."""
+    def __init__(self) -> None:
+        """Take nothing yet."""
+        self._stream: Any = None
+        self._spare = -1
+
+    def take(self) -> None:
+        """Take standard error as it is now."""
+        self._stream = sys.stderr  # None where a process is started without one
+        # A copy of the descriptor: 2 itself can be closed, and then be given to a connection.
+        with contextlib.suppress(OSError):
+            self._spare = (
+                os.dup(2) if self._spare < 0 else os.dup2(2, self._spare, inheritable=False)
+            )
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person reads it."""
+        with contextlib.suppress(Exception):
+            return bool(self._stream.isatty())
+        return False
 
     def msg(self, message: str) -> None:
         """Write one line."""
@@ -130,14 +127,200 @@ class StandardError:
     debug = info = warning = error = critical = exception = fatal = log = msg
 
     def write(self, text: str) -> None:
-        """Write ``text``. The standard library's handler calls this one, line end included."""
-        # A full disk or a closed pipe behind standard error must not fail a delivery.
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(text)
-            sys.stderr.flush()
+        """Write ``text``. A full disk or a closed pipe behind it must not fail a delivery."""
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except Exception:  # noqa: BLE001 - the stream can be any object, and closed
+            with contextlib.suppress(OSError):
+                os.write(self._spare, text.encode("utf-8", "replace"))
 
-    def flush(self) -> None:
-        """Do nothing: each line was flushed as it was written."""
+
+#: Where the lines of this process go. ``configure`` takes it anew.
+output = StandardError()
+
+
+class Lines:
+    """The only processor of structlog: it makes a line of whatever it is given."""
+
+    def __init__(self, log_format: str, secrets: Iterable[str]) -> None:
+        """Take ``json`` or ``console``, and what is to be redacted."""
+        self._redact = redactor(secrets)
+        self._console = None if log_format == "json" else _console_renderer()
+
+    def __call__(self, _logger: WrappedLogger, method: str, event_dict: EventDict) -> str:
+        """Return the line of one event, without its end. Raises nothing."""
+        event = event_dict.get("event")
+        try:
+            return self._line(method, event_dict)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - see above
+            rest = {"event": event} if is_plain("event", event) else {"event": "line_not_rendered"}
+            return self._line(method, {**rest, "not_rendered": type_name(error)})
+
+    def _line(self, method: str, event_dict: EventDict) -> str:
+        for process in _PROCESSORS:
+            process(None, method, event_dict)  # each of them changes it in place
+        error = _error(event_dict.pop("exc_info", None))
+        first = {name: event_dict.pop(name) for name in FIRST if name in event_dict}
+        fields = {**first, **event_dict}
+        if error is None and all(is_plain(*field) for field in fields.items()):
+            line = self._render(fields)
+            if len(line) <= LINE_BYTES // 4:  # UTF-8 has four bytes for a character at most
+                return line
+        return self._shortened(fields, error)
+
+    def _shortened(self, fields: EventDict, error: BaseException | None) -> str:
+        """Return a line that is not too long, whatever stands in it."""
+        lines = (self._render(self._fitted(fields, error, length)) for length in VALUES_LENGTHS)
+        return next(line for line in lines if len(line.encode("utf-8", "replace")) <= LINE_BYTES)
+
+    def _fitted(self, fields: EventDict, error: BaseException | None, length: int) -> EventDict:
+        """Return plain fields in the same order, in ``length`` characters."""
+        trace = {} if error is None else {"exception": self._traceback(error, length)}
+        left = length - sum(map(len, trace.values()))
+        plain = Plain(left, int(length * VALUE_PART), self._clean)
+        # The names of the event count more than what a callback has to say beside them.
+        bound = structlog.contextvars.get_contextvars()
+        names = sorted(
+            fields, key=lambda name: (not is_plain(name, fields[name]), name not in bound)
+        )
+        made = {}
+        for name in names:
+            if plain.left > 0:
+                plain.left -= len(name[:NAME_LENGTH])
+                made[name] = plain.of(fields[name])
+        cut = {} if plain.left > 0 else {"cut": True}
+        fitted = {self._name(name): made[name] for name in fields if name in made}
+        return {**fitted, **cut, **trace}
+
+    def _traceback(self, error: BaseException, length: int) -> str:
+        most = int(length * TRACEBACK_PART)
+        return self._clean(printed_traceback(error, most, self._redact).rstrip(), most)
+
+    def _clean(self, text: str, most: int) -> str:
+        """Return ``text`` in at most ``most`` characters, as this format may hold it."""
+        if len(text) > most:
+            text = bounded(text, most, self._redact)
+        return storable(text) if self._console is None else printable(text, LINES)
+
+    def _name(self, name: str) -> str:
+        return printable(name if len(name) <= NAME_LENGTH else self._clean(name, NAME_LENGTH))
+
+    def _render(self, fields: EventDict) -> str:
+        if self._console is None:
+            return self._redact(as_json(fields))
+        bare = {name: printable(str(fields[name])) for name in BARE if name in fields}
+        texts = {name: str(fields[name]) for name in ("exception", "stack") if name in fields}
+        return self._redact(str(self._console(None, "", {**fields, **bare, **texts})))
+
+
+_PROCESSORS: tuple[Processor, ...] = (
+    structlog.contextvars.merge_contextvars,
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+)
+
+
+def _console_renderer() -> structlog.dev.ConsoleRenderer:
+    return structlog.dev.ConsoleRenderer(colors=output.is_terminal, sort_keys=False)
+
+
+def _error(exc_info: Any) -> BaseException | None:
+    """Return the exception that is meant by what log calls take as ``exc_info``."""
+    if isinstance(exc_info, tuple):  # as sys.exc_info() returns it
+        exc_info = exc_info[1] if len(exc_info) > 1 else None
+    elif exc_info and not isinstance(exc_info, BaseException):
+        exc_info = sys.exc_info()[1]
+    return exc_info if isinstance(exc_info, BaseException) else None
+
+
+def _logger_class(level: str) -> type:
+    """Return structlog's own class for ``level``, with methods that do not raise."""
+    base = structlog.make_filtering_bound_logger(level)
+    least = logging.getLevelNamesMapping()[level.upper()]
+    return type(
+        base.__name__, (base,), {name: _method(name, least) for name in METHODS} | {"log": _log}
+    )
+
+
+def _method(name: str, least: int) -> Callable[..., None]:
+    """Return the method ``name``, which says nothing below the level ``least``."""
+    level = METHODS[name]
+    is_silent = logging.getLevelNamesMapping()[level.upper()] < least
+    beside = {"exc_info": True} if name == "exception" else {}
+
+    # All names stay free for values. structlog's own methods take four of them for themselves.
+    def call(self: Any, event: object = None, /, *args: object, **values: object) -> None:
+        if not is_silent:
+            _say(self, level, event, args, {**beside, **values})
+
+    return call
+
+
+def _log(
+    self: Any, level: object = None, event: object = None, /, *args: object, **values: object
+) -> None:
+    name = logging.getLevelName(level).lower() if isinstance(level, int) else ""
+    getattr(self, name if name in METHODS else "info")(event, *args, **values)
+
+
+def _say(
+    logger: Any, level: str, event: Any, args: tuple[object, ...], values: dict[str, object]
+) -> None:
+    """Log an ``event`` with its arguments, or beside them where they do not fit into it."""
+    if args:
+        try:
+            event %= args[0] if len(args) == 1 and isinstance(args[0], dict) else args
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001 - an argument's own code can raise anything
+            values["args"] = args
+    if "event" in values:
+        values["event_"] = values.pop("event")
+    with contextlib.suppress(structlog.DropEvent):  # a test that captures events raises it
+        (line,), _ = logger._process_event(level, event, values)  # noqa: SLF001 - meant for such classes
+        logger._logger.msg(line)  # noqa: SLF001 - the same
+
+
+class Handler(logging.Handler):
+    """Writes the records of the standard library's loggers in the same form."""
+
+    def __init__(self, lines: Lines) -> None:
+        """Take what makes ``lines``."""
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record. Raises nothing."""
+        values: dict[str, object] = {"logger": record.name}
+        try:
+            values["event"] = record.getMessage()
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001 - an argument's own code can raise anything
+            values |= {"event": record.msg, "args": record.args}
+        if record.exc_info:
+            values["exc_info"] = record.exc_info
+        if record.stack_info:
+            values["stack_info"] = record.stack_info
+        output.msg(self._lines(None, record.levelname.lower(), values))
+
+
+_make_any_record = logging.Logger.makeRecord
+
+
+def _make_record(logger: logging.Logger, *given: Any, **named: Any) -> logging.LogRecord:
+    """Make a record, without arguments and ``extra`` when they cannot be taken.
+
+    ``extra`` raises when it names a field that records have, such as ``name``.
+    """
+    try:
+        return _make_any_record(logger, *given, **named)
+    except Exception:  # noqa: BLE001 - an argument's own code can raise anything
+        name, level, file, line, message, _args, exc_info, *_ = given
+        return _make_any_record(logger, name, level, file, line, message, (), exc_info)
 
 
 class GunicornLogger(Logger):  # type: ignore[misc]  # gunicorn has no type information

@@ -17,13 +17,14 @@ import structlog
 from app.errors import LONGEST_DELAY, GiveUp, RetryLater
 from app.inbox import Claim, Failure
 from app.schedule import Schedule
+from app.text import head, printed_traceback, storable
 
 log = structlog.get_logger(__name__)
 
 #: Characters of a reason that are kept. It is for a person to read, not a store.
 REASON_LENGTH = 1000
 
-#: Characters of a traceback that are kept, the last ones: they say where it happened.
+#: Characters of a traceback that are kept: of its beginning, and of its end with the exception.
 TRACEBACK_LENGTH = 8000
 
 #: Errors before the callback that say something of this process, not of the notification: the
@@ -128,13 +129,11 @@ class Judge:
 
     def _clean(self, text: str) -> str:
         """Return ``text`` as both databases can store it, without secrets, and not long."""
-        # Secrets go first: a part of one would not be known for what it is.
-        return self._redact(_storable(text))[:REASON_LENGTH]
+        return storable(head(text, REASON_LENGTH, self._redact))
 
     def _traceback(self, error: BaseException) -> str:
         """Return the traceback as it is printed: with lines of code, without local variables."""
-        printed = "".join(traceback.format_exception(error))
-        return self._redact(_storable(printed))[-TRACEBACK_LENGTH:]
+        return storable(printed_traceback(error, TRACEBACK_LENGTH, self._redact))
 
 
 def _text(value: object) -> str:
@@ -158,8 +157,3 @@ def _retry_after(error: BaseException) -> float:
     headers = getattr(error, "headers", None) or {}
     asked = str({str(name).lower(): value for name, value in headers.items()}.get("retry-after"))
     return min(float(asked), LONGEST_DELAY) if asked.isascii() and asked.isdigit() else 0.0
-
-
-def _storable(text: str) -> str:
-    """Return ``text`` with no NUL and no lone surrogate."""
-    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")

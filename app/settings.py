@@ -143,7 +143,7 @@ class _Reader:
 
 
 def _default_log_format() -> str:
-    return "console" if sys.stderr.isatty() else "json"
+    return "console" if sys.stderr and sys.stderr.isatty() else "json"
 
 
 def _api_key(value: str) -> str:

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 import json
 import logging
+import subprocess
 import sys
+import tempfile
+import textwrap
+import unicodedata
+import uuid
 import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
 from gunicorn.config import Config
 
 from app import log
+from app.text import HIDDEN, NOTE
+
+ROOT = Path(__file__).parent.parent
 
 SECRET = 'whsec_marker"with\\odd'
 
@@ -148,29 +161,442 @@ def test_gunicorns_lines_have_the_same_form(capsys: pytest.CaptureFixture[str]) 
     assert json.loads(line)["logger"] == "gunicorn.error"
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("closed")])
-def test_log_that_cannot_be_written_fails_nothing(
-    monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    """A full disk or a closed pipe behind standard error does not fail a delivery."""
-
-    class Full(io.StringIO):
-        def write(self, _text: str) -> int:
-            raise error
-
-    configure()
-    monkeypatch.setattr(sys, "stderr", Full())
-
-    structlog.get_logger().info("ours")
-    logging.getLogger("team").error("theirs")
+FORMATS = pytest.mark.parametrize("log_format", ["json", "console"])
 
 
-def test_lines_go_to_standard_error_as_it_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream that was put in the place of standard error gets the lines from then on."""
-    configure()
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
+class TestStream:
+    """Lines go where standard error went at the start, whatever becomes of it."""
 
-    structlog.get_logger().info("named")
+    def test_stream_is_taken_once(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """What a callback puts in the place of standard error, all threads would write to."""
+        configure()
 
-    assert json.loads(stream.getvalue())["event"] == "named"
+        with contextlib.redirect_stderr(io.StringIO()) as instead:
+            structlog.get_logger().info("ours")
+            logging.getLogger("team").error("theirs")
+
+        assert instead.getvalue() == ""
+        assert names(capsys) == ["ours", "theirs"]
+
+    @pytest.mark.parametrize("left_behind", [None, "closed"])
+    def test_overlapping_redirections_lose_nothing(
+        self, capsys: pytest.CaptureFixture[str], left_behind: str | None
+    ) -> None:
+        """Of two that overlap the one that ends last leaves the other's stream behind."""
+        configure()
+        other = None if left_behind is None else io.StringIO()
+        first, second = contextlib.redirect_stderr(other), contextlib.redirect_stderr(io.StringIO())
+
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        second.__exit__(None, None, None)
+        if other:
+            other.close()
+        structlog.get_logger().info("ours")
+        logging.getLogger("team").error("theirs")
+
+        assert sys.stderr is other
+        sys.stderr = sys.__stderr__
+        assert names(capsys) == ["ours", "theirs"]
+
+    @pytest.mark.parametrize(
+        "error", [OSError(28, "No space left on device"), ValueError("closed"), TypeError("odd")]
+    )
+    def test_descriptor_gets_what_the_stream_does_not_take(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
+        error: Exception,
+    ) -> None:
+        """The line is written all the same."""
+
+        class Broken(io.StringIO):
+            def write(self, _text: str) -> int:
+                raise error
+
+        monkeypatch.setattr(sys, "stderr", Broken())
+        configure()
+
+        structlog.get_logger().info("ours", name="J\u00fcrgen \ud800")
+        logging.getLogger("team").error("theirs")
+
+        assert [json.loads(line)["event"] for line in capfd.readouterr().err.splitlines()] == [
+            "ours",
+            "theirs",
+        ]
+
+    @FORMATS
+    def test_process_without_standard_error_logs_nothing(self, log_format: str) -> None:
+        """Descriptor 2 belongs to the next file or connection then: no line may go there."""
+        code = """
+            import os, sys
+            from app import log
+            from app.settings import _default_log_format
+            import structlog
+            assert sys.stderr is None and _default_log_format() == "json"
+            log.configure("info", sys.argv[1])
+            file = os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
+            assert file == 2, file
+            structlog.get_logger().info("ours")
+        """
+        with tempfile.NamedTemporaryFile() as file:
+            # Closed by the shell: Python itself always hands on three descriptors.
+            command = 'exec "$0" -c "$1" "$2" "$3" 2>&-'
+            words = [sys.executable, textwrap.dedent(code), log_format, file.name]
+            done = subprocess.run(["sh", "-c", command, *words], cwd=ROOT, check=False)
+            assert (done.returncode, file.read()) == (0, b"")
+
+    def test_log_that_cannot_be_written_at_all_fails_nothing(self) -> None:
+        """Neither the stream nor the descriptor takes anything: a full disk behind both."""
+        code = """
+            import logging, os, sys
+            from app import log
+            import structlog
+            os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+            log.configure("info", "json")
+            structlog.get_logger().info("ours")
+            logging.getLogger("team").error("theirs")
+            os._exit(7)
+        """
+        done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, check=False)
+        assert done.returncode == 7
+
+    def test_only_a_terminal_gets_colours(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A stream that is no file is none."""
+
+        class Terminal(io.StringIO):
+            def isatty(self) -> bool:
+                return True
+
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stderr", terminal)
+        configure("console")
+        structlog.get_logger().info("named", evil="\x1b[2J\u202e", **{"\x1b[2J": 1})
+        assert "\x1b[" in terminal.getvalue()
+        assert "\x1b[2J" not in terminal.getvalue()
+
+        monkeypatch.setattr(sys, "stderr", None)
+        configure("console")
+        assert not log.output.is_terminal
+
+
+def names(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Return the names of all lines."""
+    return [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
+
+
+class Odd:
+    """Raises when it is shown."""
+
+    def __init__(self, error: type[BaseException] = ValueError) -> None:
+        """Take what it raises."""
+        self._error = error
+
+    def __repr__(self) -> str:
+        """Raise."""
+        raise self._error
+
+    __str__ = __repr__
+
+    def __bool__(self) -> bool:
+        """Raise."""
+        raise self._error
+
+
+class OddError(Exception):
+    """Raises when it is shown, and has no name."""
+
+    def __str__(self) -> str:
+        """Raise."""
+        raise TypeError
+
+
+class Nameless(type):
+    """The type of a type that does not tell its name."""
+
+    @property
+    def __name__(cls) -> str:  # type: ignore[override]  # that is what is odd
+        """Raise."""
+        raise LookupError
+
+
+class NamelessOdd(Odd, metaclass=Nameless):
+    """Cannot even be named."""
+
+
+CIRCULAR: dict[str, Any] = {}
+CIRCULAR["self"] = CIRCULAR
+
+#: Values that JSON, or Python's own printing, does not take.
+VALUES: list[Any] = [
+    b"\xff",
+    uuid.UUID(int=1),
+    {(1, 2): 3, uuid.UUID(int=1): 4, None: b"x"},
+    CIRCULAR,
+    [CIRCULAR] * 3,
+    Odd(),
+    Odd(SystemExit),
+    Odd(asyncio.CancelledError),
+    {Odd(): Odd()},
+    NamelessOdd(),
+    OddError(),
+    "lone \ud800 surrogate",
+    10**5000,
+    float("nan"),
+    object,
+    Ellipsis,
+    structlog,
+]
+# By its number: pytest shows arguments, and not all of these can be shown.
+EACH_VALUE = pytest.mark.parametrize("number", range(len(VALUES)))
+
+
+class TestAnything:
+    """No log call raises, and each writes its line."""
+
+    @FORMATS
+    @EACH_VALUE
+    def test_any_value(
+        self, log_format: str, number: int, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """As a value, inside of one, bound, as an argument, as the event, as an exception."""
+        configure(log_format)
+        value = VALUES[number]
+        ours, theirs = structlog.get_logger("team"), logging.getLogger("team")
+
+        ours.info("named", value=value)
+        ours.info("named", value=[{"deep": value}])
+        ours.bind(value=value).info("named")
+        ours.info("named %s", value)
+        ours.info(value)
+        ours.info("named", exc_info=value)
+        ours.info("named", exc_info=(OddError, value, None))
+        ours.info("named", exception=value, stack=value)
+        theirs.info("named %s", value)
+        theirs.info("named %(a)s", {"a": value})
+        theirs.info(value)
+        theirs.info("named", extra={"value": value})
+        with structlog.contextvars.bound_contextvars(value=value):
+            ours.info("named")
+            theirs.info("named")
+
+        printed = capsys.readouterr().err
+        if log_format == "json":
+            assert (
+                len([json.loads(line, parse_constant=pytest.fail) for line in printed.splitlines()])
+                == 14
+            )
+        assert printed.count("[info     ]" if log_format == "console" else '"level": "info"') == 14
+        assert "--- Logging error ---" not in printed
+
+    @FORMATS
+    @pytest.mark.parametrize("kind", [structlog.get_logger, logging.getLogger])
+    @pytest.mark.parametrize(
+        "call",
+        [
+            ("info", ["named %d", "x"], {}),
+            ("info", ["named", 1, 2], {}),
+            ("info", ["named %(a)s", {"b": 1}], {}),
+            ("log", [25, "named"], {}),
+            ("log", [20, "named"], {}),
+            ("exception", ["named"], {}),
+            ("exception", ["named"], {"exc_info": ()}),
+            ("info", ["named"], {"extra": {"name": 1, "message": 2}}),
+            ("info", ["named"], {"stack_info": True}),
+        ],
+        ids=map(str, range(9)),
+    )
+    def test_any_call(
+        self,
+        log_format: str,
+        kind: Callable[[], Any],
+        call: tuple[str, list[Any], dict[str, Any]],
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """Arguments that do not fit make no call raise."""
+        configure(log_format)
+        method, args, values = call
+
+        getattr(kind(), method)(*args, **values)
+
+        assert capsys.readouterr().err.count("named") == 1
+
+    def test_arguments_that_do_not_fit_are_kept(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Who reads the line sees what was to be said."""
+        configure()
+
+        structlog.get_logger().info("named %d", "x", event="evt_1", self=1, method_name=2)
+        structlog.get_logger().log("info", "named")
+        logging.getLogger("team").info("named %d", "x")
+        structlog.get_logger().info()
+
+        ours, no_level, theirs, empty = map(json.loads, capsys.readouterr().err.splitlines())
+        assert (ours["event"], ours["args"], ours["event_"], ours["self"]) == (
+            "named %d",
+            ["x"],
+            "evt_1",
+            1,
+        )
+        assert (theirs["event"], theirs["args"]) == ("named %d", ["x"])
+        assert (no_level["event"], no_level["level"]) == ("named", "info")
+        assert "event" not in empty
+
+    def test_methods_mean_what_they_mean_in_structlog(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Each has its level, and below LOG_LEVEL none says anything, whatever it is given."""
+        configure(level="warning")
+        logger = structlog.get_logger()
+
+        for name in (*log.METHODS, "log"):
+            getattr(logger, name)(*([30] if name == "log" else []), "%s", name, event=Odd())
+
+        lines = map(json.loads, capsys.readouterr().err.splitlines())
+        assert {line["event"]: line["level"] for line in lines} == {
+            "warning": "warning",
+            "warn": "warning",
+            "error": "error",
+            "exception": "error",
+            "critical": "critical",
+            "fatal": "critical",
+            "log": "warning",
+        }
+
+    def test_events_can_be_captured(self) -> None:
+        """``structlog.testing.capture_logs`` works, for the tests of handlers."""
+        configure()
+
+        with structlog.testing.capture_logs() as captured:
+            structlog.get_logger().info("named %s", "x", answer=42)
+
+        assert captured == [{"event": "named x", "answer": 42, "log_level": "info"}]
+
+    @pytest.mark.parametrize("log", [structlog.get_logger(), logging.getLogger("team")])
+    @pytest.mark.parametrize(
+        "say", [["named %s", Odd(KeyboardInterrupt)], [Odd(KeyboardInterrupt)]]
+    )
+    def test_ctrl_c_ends_a_command_all_the_same(self, log: Any, say: list[Any]) -> None:
+        """It is for the process, not for the line."""
+        configure()
+
+        with pytest.raises(KeyboardInterrupt):
+            log.info(*say)
+
+    def test_ctrl_c_in_an_exception(self) -> None:
+        """The same, where the line is made."""
+        configure()
+
+        with pytest.raises(KeyboardInterrupt):
+            structlog.get_logger().info("named", exc_info=Odd(KeyboardInterrupt))
+
+
+@FORMATS
+class TestBound:
+    """No line is longer than 32 KiB, and none steers a terminal."""
+
+    @pytest.mark.parametrize(
+        ("event", "values"),
+        [
+            ("x" * 10**7, {}),
+            ("named", {"value": "\U0001f600" * 10**6}),
+            ("named", {"value": ["\U0001f600" * 10**6] * 100}),
+            ("named", {"value": "\x1b" * 10**7}),
+            ("named", {f"value{number}": "x" * 3999 for number in range(100)}),
+            ("named", {f"value{number}": "\x01" * 3999 for number in range(100)}),
+            ("named", {f"value{number}": number for number in range(5000)}),
+            ("named", {"k" * 10**7: 1}),
+            ("named", {"\U0001f600" * 190 + str(number): 1 for number in range(200)}),
+            ("named", {"value": {str(number): [number] * 100 for number in range(10**4)}}),
+        ],
+        ids=map(str, range(10)),
+    )
+    def test_line(
+        self,
+        log_format: str,
+        event: str,
+        values: dict[str, Any],
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """Whatever is long, what names the event is there."""
+        configure(log_format)
+
+        with structlog.contextvars.bound_contextvars(event_id="evt_1", attempt=2):
+            structlog.get_logger().info(event, **values)
+            logging.getLogger("team").info(event, {"values": values})
+            fail_with(event + str(values)[: 10**6], structlog.get_logger())
+
+        printed = capsys.readouterr().err
+        if log_format == "json":
+            assert len(printed.splitlines()) == 3
+        for line in printed.splitlines():
+            assert len(line.encode()) <= log.LINE_BYTES
+            if log_format == "json":
+                made = json.loads(line)
+                assert (made["event_id"], made["attempt"]) == ("evt_1", 2)
+        assert printed.count("evt_1") == 3
+
+    @pytest.mark.parametrize("character", ["x", "\U0001f600", "\x1b", "\n"])
+    def test_exception(
+        self, log_format: str, character: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A text of 20 million characters leaves room for where it was raised."""
+        configure(log_format)
+
+        text = "begin" + character * 20_000_000 + "end"
+
+        for logger in (structlog.get_logger(), logging.getLogger("team")):
+            fail_with(text, logger)
+            line = capsys.readouterr().err
+            assert len(line.encode()) <= log.LINE_BYTES + 1
+            assert "in raise_value_error" in line
+            assert "ValueError: begin" in line
+            assert "characters left out" in line
+            assert line.rstrip('}"\n').endswith("end")
+
+    def test_nothing_steers_the_terminal(
+        self, log_format: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Neither in a name, a value, an event, a logger's name nor an exception."""
+        configure(log_format)
+        evil = "\x1b[2J\u202eevil\u2028\x9b\r\x7f\u200b"
+
+        structlog.get_logger().error(
+            evil, value=evil, nested=[evil], **{evil: 1}, exc_info=OSError(evil)
+        )
+        logging.getLogger(evil).error(evil)
+        logging.getLogger("team").error("two\nlines")
+
+        printed = capsys.readouterr().err
+        assert {each for each in printed if unicodedata.category(each) in HIDDEN} == {"\n"}
+        assert printed.count("evil") >= 7
+        assert "\nlines" not in printed
+
+    def test_no_cut_shows_a_part_of_a_secret(
+        self, log_format: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Wherever a text that is too long is cut, in whatever it stands."""
+        configure(log_format)
+        longest = int(log.VALUES_LENGTHS[0] * log.VALUE_PART)
+        side = (longest - NOTE) // 2
+
+        for offset in range(len(SECRET) + 1):
+            text = "-" * (side - offset) + SECRET + "-" * 10_000 + SECRET + "-" * (side - offset)
+            structlog.get_logger().info("named", value=text, nested=[text])
+            structlog.get_logger().info("raised", exc_info=ValueError(text))
+
+        printed = capsys.readouterr().err
+        assert [word for word in ("marker", "with", "odd") if word in printed] == []
+
+
+def fail_with(text: str, logger: Any) -> None:
+    """Log an exception with this text."""
+    try:
+        raise_value_error(text)
+    except ValueError:
+        logger.exception("raised")
+
+
+def raise_value_error(text: str) -> None:
+    """Raise it."""
+    raise ValueError(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
+from app.cli.output import say
 
 if TYPE_CHECKING:
     from app.service import Service
@@ -24,4 +24,4 @@ def begin_running(parts: Service) -> None:
 def _say(count: int) -> None:
     events = "1 event" if count == 1 else f"{count} events"
     said = f"The lease of {events} ran out. Waiting for a process to renew it ..."
-    click.echo(said, err=True)
+    say(said, err=True)

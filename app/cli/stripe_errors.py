@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 import stripe
 
+from app.text import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -34,6 +36,10 @@ class StripeFailedError(click.ClickException):
     """
 
     exit_code = 3
+
+    def __init__(self, message: str) -> None:
+        """Take the sentence, which can quote what Stripe's API, or something else, answered."""
+        super().__init__(printable(message))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from app import create_app, registry, stripe_client
+from app import create_app, log, registry, stripe_client
 from app.settings import Settings, environment
 from app.testing.deliver import (
     API_KEY,
@@ -30,6 +30,12 @@ from app.testing.deliver import (
     RunHandler,
 )
 from app.testing.stripe_api import StripeApi
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    """Let the log go where the test is captured: its fixtures had another stream."""
+    log.output.take()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import stripe
 from flask.cli import with_appcontext
 
 from app.cli.destination.compare import WEBHOOK_PATH, handled_types, mode
+from app.cli.output import say, say_lines
 from app.cli.stripe_errors import StripeFailedError, checked, explained
 from app.service import service
 from app.stripe_client import build_client
@@ -85,18 +86,19 @@ def _show(made: EventDestination, url: str) -> None:
     with explained():
         secret = made.webhook_endpoint and made.webhook_endpoint.signing_secret
         events_from, types = ", ".join(made.events_from or []), made.enabled_events
-        click.echo(f"Created {made.id} in {mode(live=made.livemode)} mode.")
-        click.echo(f"  sends to     {url}")
-        click.echo(f"  events from  {events_from}")
-        click.echo(f"  event types  {', '.join(types)}")
+        say(f"Created {made.id} in {mode(live=made.livemode)} mode.")
+        say(f"  sends to     {url}")
+        say(f"  events from  {events_from}")
+        say(f"  event types  {', '.join(types)}")
     if not urlsplit(url).path.endswith(WEBHOOK_PATH):
-        click.echo(
-            f"\nThe service takes deliveries at {WEBHOOK_PATH}: this URL needs a proxy that"
+        say()
+        say(
+            f"The service takes deliveries at {WEBHOOK_PATH}: this URL needs a proxy that"
             " rewrites the path."
         )
     if not secret:
         raise click.ClickException("Stripe did not tell its signing secret. See the dashboard.")
-    click.echo(
+    say_lines(
         "\nIts signing secret, which Stripe never shows again. In .env, put it behind the secrets"
         " that are\nthere (... stands for them), with a comma, and restart the service:\n"
         f"\n  STRIPE_WEBHOOK_SECRET=...,{secret}\n"

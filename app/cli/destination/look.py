@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +18,7 @@ from app.cli.destination.compare import (
     status_of,
     url_of,
 )
+from app.cli.output import say, say_json, say_table
 from app.cli.stripe_errors import explained
 from app.service import service
 from app.stripe_client import build_client
@@ -42,14 +42,14 @@ def list_destinations(*, as_json: bool) -> None:
         rows = [_cells(one) for one in found]
         objects = [as_object(one) for one in found]
     if as_json:
-        click.echo(json.dumps(objects, indent=2))
+        say_json(objects)
     elif not rows:
-        click.echo(
+        say(
             f"No event destinations in {mode(live=settings.livemode)} mode. Create one with"
             " `flask destination create --url https://your.host/webhook`."
         )
     else:
-        print_table([HEADINGS, *rows])
+        say_table([HEADINGS, *rows])
 
 
 @click.command("check")
@@ -90,26 +90,29 @@ def _expected(url: str | None, *, connected_accounts: bool) -> Expected:
 def show_comparison(comparison: Comparison, *, as_json: bool = False) -> None:
     """Print what Stripe has and where it differs, for a person or, with ``as_json``, a program."""
     if as_json:
-        click.echo(json.dumps(_comparison_as_object(comparison), indent=2))
+        say_json(_comparison_as_object(comparison))
         return
     _show_destination(comparison.destination)
     _show_types("enabled and handled", comparison.matched)
     _show_types("missing at Stripe", comparison.missing, "its handler is never called")
     _show_types("without a handler", comparison.unhandled, "goes to the fallback")
     for problem in comparison.problems:
-        click.echo(f"\n{problem.sentence}.")
+        say()
+        say(f"{problem.sentence}.")
     if comparison.missing or comparison.unhandled:
         prune = " --prune" if comparison.unhandled else ""
-        click.echo(
-            "\nThe event types differ. Bring them in line with"
+        say()
+        say(
+            "The event types differ. Bring them in line with"
             f" `flask destination sync {comparison.destination.id}{prune}`."
         )
     elif not comparison.differs:
-        click.echo("\nIt is as the code wants it.")
+        say()
+        say("It is as the code wants it.")
 
 
 def _show_destination(destination: EventDestination) -> None:
-    click.echo(f"{destination.id}  {destination.name}")
+    say(f"{destination.id}  {destination.name}")
     fields = {
         "type": destination.type,
         "payload": destination.event_payload,
@@ -119,15 +122,16 @@ def _show_destination(destination: EventDestination) -> None:
         "sends to": url_of(destination) or "no URL",
     }
     for name, value in fields.items():
-        click.echo(f"  {name:<11}  {value}")
+        say(f"  {name:<11}  {value}")
 
 
 def _show_types(heading: str, types: Sequence[str], remark: str = "") -> None:
     if types:
-        click.echo(f"\n{heading}:")
+        say()
+        say(f"{heading}:")
     width = max(map(len, types), default=0)
     for name in types:
-        click.echo(f"  {name:<{width}}  {remark}".rstrip())
+        say(f"  {name:<{width}}  {remark}".rstrip())
 
 
 def as_object(destination: EventDestination) -> dict[str, Any]:
@@ -165,11 +169,3 @@ def _cells(destination: EventDestination) -> tuple[str, ...]:
         str(len(destination.enabled_events)),
         url_of(destination) or destination.type,
     )
-
-
-def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of cells, each column as wide as its widest cell."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())

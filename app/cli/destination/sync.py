@@ -18,9 +18,11 @@ from app.cli.destination.compare import (
 )
 from app.cli.destination.create import NOTHING_HANDLED
 from app.cli.destination.look import show_comparison
+from app.cli.output import say
 from app.cli.stripe_errors import checked, explained
 from app.service import service
 from app.stripe_client import build_client
+from app.text import printable
 
 if TYPE_CHECKING:
     import stripe
@@ -79,17 +81,18 @@ def sync(
         plan = _plan(comparison, prune=prune)
         _show(plan, before)
     if not (plan.add or plan.remove):
-        click.echo("\nNothing to change.")
+        say()
+        say("Nothing to change.")
         return
     if not yes:
-        click.confirm(f"\nChange {destination_id}?", abort=True)
+        click.confirm(f"\nChange {printable(destination_id)}?", abort=True)
     _apply(client, before, plan)
 
 
 def _refuse(comparison: Comparison, expected: Expected) -> None:
     """Refuse where no list of types would help, or where it would be empty."""
     if not takes_thin(comparison.destination):
-        raise click.ClickException(f"{comparison.problems[0].sentence}.")
+        raise click.ClickException(printable(f"{comparison.problems[0].sentence}."))
     if not expected.types:
         raise click.ClickException(f"{NOTHING_HANDLED}.")
 
@@ -104,21 +107,21 @@ def _plan(comparison: Comparison, *, prune: bool) -> Plan:
 
 
 def _show(plan: Plan, destination: EventDestination) -> None:
-    click.echo(f"Plan for {destination.id} ({destination.name}):")
+    say(f"Plan for {destination.id} ({destination.name}):")
     for name in plan.add:
-        click.echo(f"  add     {name}")
+        say(f"  add     {name}")
     for name in plan.remove:
-        click.echo(f"  remove  {name}")
+        say(f"  remove  {name}")
     for name in plan.keep:
-        click.echo(f"  keep    {name}")
+        say(f"  keep    {name}")
     for name in plan.unhandled:
-        click.echo(f"  keep    {name}  (has no handler; --prune removes it)")
+        say(f"  keep    {name}  (has no handler; --prune removes it)")
     if plan.add or plan.remove:
-        click.echo()
+        say()
     if plan.add:
-        click.echo(ORDER_WHEN_ADDING)
+        say(ORDER_WHEN_ADDING)
     if plan.remove:
-        click.echo(ORDER_WHEN_REMOVING)
+        say(ORDER_WHEN_REMOVING)
 
 
 def _apply(client: stripe.StripeClient, before: EventDestination, plan: Plan) -> None:
@@ -141,4 +144,4 @@ def _apply(client: stripe.StripeClient, before: EventDestination, plan: Plan) ->
                 "Stripe took the change and has other event types now. Look with"
                 f" `flask destination check {before.id}`."
             )
-    click.echo(f"Changed: {before.id} has {len(plan.result)} event types now.")
+    say(f"Changed: {before.id} has {len(plan.result)} event types now.")

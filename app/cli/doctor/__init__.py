@@ -13,6 +13,7 @@ from app import registry
 from app.cli.doctor import local
 from app.cli.doctor.lines import Level, Line
 from app.cli.doctor.remote import Account, Options
+from app.cli.output import say
 from app.errors import StartError
 from app.inbox import Inbox
 from app.service import service
@@ -52,8 +53,8 @@ def doctor(
     for line in _examine(Options(url, ping, wait)):
         line.show()
         levels[line.level] += 1
-    click.echo()
-    click.echo(", ".join(f"{levels[level]} {level.name}" for level in Level))
+    say()
+    say(", ".join(f"{levels[level]} {level.name}" for level in Level))
     context.exit(1 if max(levels) > (Level.OK if strict else Level.WARN) else 0)
 
 

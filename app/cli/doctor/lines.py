@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 import click
 
+from app.cli.output import say
+from app.text import printable
+
 #: Columns of the words in front.
 _LEVEL, _WHAT = 4, 12
 _COLOURS = {"OK": "green", "WARN": "yellow", "FAIL": "red"}
@@ -32,9 +35,9 @@ class Line(NamedTuple):
         """Print it, with the remedy below."""
         name = self.level.name
         level = click.style(f"{name:<{_LEVEL}}", fg=_COLOURS[name])
-        click.echo(f"{level}  {self.what:<{_WHAT}}  {self.text}")
+        click.echo(f"{level}  {self.what:<{_WHAT}}  {printable(self.text)}")
         if self.remedy:
-            click.echo(f"{'':{_LEVEL}}  {'':{_WHAT}}  -> {self.remedy}")
+            say(f"{'':{_LEVEL}}  {'':{_WHAT}}  -> {self.remedy}")
 
 
 def duration(seconds: float) -> str:

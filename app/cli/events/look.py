@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +9,9 @@ import click
 from flask.cli import with_appcontext
 
 from app.cli.events.wanted import MOST, explained, wanted_options
+from app.cli.output import say, say_json, say_lines, say_table
 from app.service import service
+from app.text import printable
 
 if TYPE_CHECKING:
     from app.inbox import Attempt, Event, Note
@@ -32,16 +32,16 @@ def list_events(wanted: Wanted, limit: int, *, as_json: bool) -> None:
         events = inbox.select(wanted, limit)
         paused = inbox.paused()
     if as_json:
-        click.echo(json.dumps([_row(event) for event in events], indent=2))
+        say_json([_row(event) for event in events])
         return
     if paused:
-        click.echo(say_paused(paused))
+        say(say_paused(paused))
     if not events:
-        click.echo(f"No events {wanted.words()}.")
+        say(f"No events {wanted.words()}.")
         return
-    _table([_cells(event) for event in events])
+    say_table([HEADINGS, *map(_cells, events)])
     if len(events) == limit:
-        click.echo(f"The latest {limit}; there may be more (--limit).")
+        say(f"The latest {limit}; there may be more (--limit).")
 
 
 @click.command("show")
@@ -54,19 +54,20 @@ def show(event_id: str, *, as_json: bool) -> None:
     with explained():
         event = inbox.find(event_id)
         if event is None:
-            raise click.ClickException(f"The inbox has no event {event_id}.")
+            raise click.ClickException(f"The inbox has no event {printable(event_id)}.")
         attempts, retries = inbox.attempts(event_id), inbox.retries(event_id)
     if as_json:
-        click.echo(json.dumps(_whole(event, attempts, retries), indent=2))
+        say_json(_whole(event, attempts, retries))
         return
     _print_fields(event)
     for attempt in attempts:
         _print_attempt(attempt)
     for retry in retries:
-        click.echo(
-            f"\nrun again by {retry.by} at {when(retry.at)}: {retry.why or 'no reason given'}"
-        )
-    click.echo(f"\nbody\n{_printable(event.body.decode('utf-8', 'replace'))}")
+        say()
+        say(f"run again by {retry.by} at {when(retry.at)}: {retry.why or 'no reason given'}")
+    say()
+    say("body")
+    say_lines(event.body.decode("utf-8", "replace"))
 
 
 def _whole(event: Event, attempts: list[Attempt], retries: list[Note]) -> dict[str, Any]:
@@ -130,30 +131,18 @@ def _cells(event: Event) -> tuple[str, ...]:
     return (received, *about, event.outcome or "-", event.context or "-")
 
 
-def _table(rows: list[tuple[str, ...]]) -> None:
-    lines = [HEADINGS, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
-        click.echo("  ".join(cells).rstrip())
-
-
 def _print_fields(event: Event) -> None:
     for name, value in _row(event).items():
         if value is not None:
-            click.echo(f"{name:<12} {_printable(str(value))}")
+            say(f"{name:<12} {value}")
 
 
 def _print_attempt(attempt: Attempt) -> None:
     seconds = attempt.ended_at - attempt.started_at
-    click.echo(
-        f"\nattempt {attempt.attempt}: {attempt.outcome}, from {when(attempt.started_at)}"
+    say()
+    say(
+        f"attempt {attempt.attempt}: {attempt.outcome}, from {when(attempt.started_at)}"
         f" for {seconds:.3f} s, in {attempt.claimed_by}"
     )
     if attempt.traceback:
-        click.echo(_printable(attempt.traceback.rstrip()))
-
-
-def _printable(text: str) -> str:
-    """Leave out what would steer the terminal: some of it comes from outside."""
-    return re.sub(r"[^\t\n\x20-\x7e\xa0-\U0010ffff]", "\ufffd", text)
+        say_lines(attempt.traceback.rstrip())

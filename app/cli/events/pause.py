@@ -8,6 +8,7 @@ from flask.cli import with_appcontext
 from app.cli.events.look import say_paused
 from app.cli.events.retry import operator
 from app.cli.events.wanted import explained
+from app.cli.output import say
 from app.service import service
 
 INLINE = (
@@ -28,9 +29,9 @@ def pause(why: str | None) -> None:
         changed = service().inbox.pause(by=operator(), why=why)
         paused = service().inbox.paused()
     if not changed:
-        click.echo("They are paused already.")
+        say("They are paused already.")
     if paused:
-        click.echo(say_paused(paused))
+        say(say_paused(paused))
     _say_inline()
 
 
@@ -40,10 +41,10 @@ def resume() -> None:
     """Let the workers go on."""
     with explained():
         changed = service().inbox.resume()
-    click.echo("The workers go on." if changed else "The workers are not paused.")
+    say("The workers go on." if changed else "The workers are not paused.")
     _say_inline()
 
 
 def _say_inline() -> None:
     if not service().settings.is_queue:
-        click.echo(INLINE, err=True)
+        say(INLINE, err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -12,6 +11,7 @@ from flask.cli import with_appcontext
 from app.cli import stripe_errors
 from app.cli.events.look import when
 from app.cli.events.wanted import explained, read_since
+from app.cli.output import say, say_json
 from app.cli.running import begin_running
 from app.reconcile import Gap, Missing, Reconciler, report
 from app.service import service
@@ -141,34 +141,32 @@ class _Text:
     def gap(self, gap: Gap, left: list[str]) -> None:
         """Say what was read and what is missing."""
         for warning in _warnings(gap):
-            click.echo(f"Warning: {warning}", err=True)
+            say(f"Warning: {warning}", err=True)
         if gap.windows:
             begin, end = min(each.begin for each in gap.windows), gap.windows[0].end
             types = len({type_ for each in gap.windows for type_ in each.types})
-            click.echo(
+            say(
                 f"Stripe lists {_events(gap.listed)} of {_count(types, 'handled type')} from"
                 f" {when(begin)[:19]} to {when(end)[:19]} (UTC), for {_accounts(gap)}."
             )
-        click.echo(
-            f"The inbox lacks {len(gap.missing)} of them:" if gap.missing else "None is missing."
-        )
+        say(f"The inbox lacks {len(gap.missing)} of them:" if gap.missing else "None is missing.")
         for each in gap.missing[:SHOWN]:
             about = (each.created, each.event.id, each.event.type, each.event.context or "-")
-            click.echo("  ".join(about))
+            say("  ".join(about))
         if len(gap.missing) > SHOWN:
-            click.echo(f"and {len(gap.missing) - SHOWN} more (--json shows all)")
+            say(f"and {len(gap.missing) - SHOWN} more (--json shows all)")
         if left:
-            click.echo(f"Of those brought back before, {_events(len(left))} did not succeed yet.")
+            say(f"Of those brought back before, {_events(len(left))} did not succeed yet.")
 
     def recorded(self, count: int) -> None:
         """Say how many were recorded."""
         if count:
-            click.echo(f"Recorded {_events(count)}.")
+            say(f"Recorded {_events(count)}.")
 
     def ran(self, event_id: str, event_type: str, outcome: str) -> None:
         """Say what became of one event."""
         self.failed += outcome != SETTLED
-        click.echo(f"{event_id}  {event_type}  {outcome}")
+        say(f"{event_id}  {event_type}  {outcome}")
 
     def end(self) -> None:
         """Say nothing more."""
@@ -215,7 +213,7 @@ class _Json:
 
     def end(self) -> None:
         """Print it."""
-        click.echo(json.dumps(self._document, indent=2))
+        say_json(self._document)
 
 
 def _row(missing: Missing) -> dict[str, Any]:

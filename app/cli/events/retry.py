@@ -10,10 +10,12 @@ import click
 from flask.cli import with_appcontext
 
 from app.cli.events.wanted import MOST, explained, wanted_options
+from app.cli.output import say
 from app.cli.running import begin_running
 from app.errors import CallbackFailed, DeliveryError
 from app.inbox.wanted import Wanted
 from app.service import service
+from app.text import printable
 
 if TYPE_CHECKING:
     from app.inbox import Event
@@ -63,16 +65,16 @@ def retry(event_ids: tuple[str, ...], wanted: Wanted, **options: Unpack[Options]
         events = _chosen(parts, event_ids, wanted, options)
         refused = [(each, reason) for each in events if (reason := _refusal(parts, each, options))]
     for event, reason in refused:
-        click.echo(f"{event.id}: {reason}", err=True)
+        say(f"{event.id}: {reason}", err=True)
     fit = [event for event in events if event not in [each for each, _ in refused]]
     if event_ids and refused:
         raise click.ClickException("Nothing was run.")
     if not fit:
-        click.echo("There is nothing to run again.")
+        say("There is nothing to run again.")
         return
     if options["dry_run"]:
         for event in fit:
-            click.echo(f"{event.id}  {event.type}  {event.state}")
+            say(f"{event.id}  {event.type}  {event.state}")
         return
     if not options["yes"]:
         click.confirm(f"Run {len(fit)} events again?", abort=True)
@@ -102,7 +104,7 @@ def _chosen(
     ]
     events = sorted(found, key=lambda event: (event.received_at, event.id))[: options["limit"]]
     capped = f"; the {len(events)} oldest are taken (--limit)" if len(events) < count else ""
-    click.echo(f"{count} {'event' if count == 1 else 'events'} selected{capped}.")
+    say(f"{count} {'event' if count == 1 else 'events'} selected{capped}.")
     return events
 
 
@@ -110,7 +112,7 @@ def _named(parts: Service, event_ids: tuple[str, ...]) -> list[Event]:
     found = {event_id: parts.inbox.find(event_id) for event_id in event_ids}
     missing = [event_id for event_id, event in found.items() if event is None]
     if missing:
-        raise click.ClickException(f"The inbox has no event {', '.join(missing)}.")
+        raise click.ClickException(f"The inbox has no event {printable(', '.join(missing))}.")
     events = [event for event in found.values() if event is not None]
     return sorted(events, key=lambda event: (event.received_at, event.id))
 
@@ -138,7 +140,7 @@ def _run_all(parts: Service, events: list[Event], options: Options) -> None:
         noted = parts.inbox.note_retry(event.id, by=operator(), why=options["why"], again=again)
         outcome = run(parts, event, again=again) if noted else "not run: it has changed meanwhile"
         failed += outcome not in {SUCCESS, "due now"}
-        click.echo(f"{event.id}  {event.type}  {outcome}")
+        say(f"{event.id}  {event.type}  {outcome}")
     if failed:
         raise click.ClickException(f"{failed} of {len(events)} did not succeed.")
 

@@ -15,8 +15,10 @@ from urllib.parse import urlsplit, urlunsplit
 import click
 from flask.cli import with_appcontext
 
+from app.cli.output import say
 from app.service import service
 from app.testing import samples
+from app.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -178,11 +180,11 @@ def _post(url: str, body: bytes, signature: str) -> Answer:
         ) from None
     except (OSError, HTTPException, ValueError) as error:
         raise click.ClickException(
-            f"{url} did not answer: {str(error) or type(error).__name__}"
+            printable(f"{url} did not answer: {str(error) or type(error).__name__}")
         ) from None
 
 
 def _print_row(widths: tuple[int, int], *cells: str) -> None:
     event_id, event_type, status, milliseconds, outcome = cells
     row = f"{event_id:<{widths[0]}}  {event_type:<{widths[1]}}  {status:<6}  {milliseconds:>9}"
-    click.echo(f"{row}  {outcome}")
+    say(f"{row}  {outcome}")

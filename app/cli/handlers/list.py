@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 from flask.cli import with_appcontext
 
+from app.cli.output import say, say_json
 from app.service import service
 
 
@@ -19,11 +18,11 @@ def list_modules(*, as_json: bool) -> None:
     modules = [*registry.modules, registry.fallback]
     if as_json:
         rows = [{"type": m.event_type, "file": m.file, "summary": m.summary} for m in modules]
-        click.echo(json.dumps(rows, indent=2))
+        say_json(rows)
         return
     if not registry.modules:
-        click.echo("No event type has a handler module; every event goes to the fallback.")
+        say("No event type has a handler module; every event goes to the fallback.")
     widths = [max(len(m.event_type) for m in modules), max(len(m.file) for m in modules)]
     for module in modules:
         line = f"{module.event_type:{widths[0]}}  {module.file:{widths[1]}}  {module.summary}"
-        click.echo(line.rstrip())
+        say(line.rstrip())

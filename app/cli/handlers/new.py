@@ -14,6 +14,7 @@ import stripe
 from flask.cli import with_appcontext
 
 from app.cli.handlers.template import module_text, test_text
+from app.cli.output import say, say_lines
 from app.registry import EVENT_TYPE_SHAPE, event_types, module_name
 from app.service import service
 from app.testing import samples
@@ -97,7 +98,7 @@ def _write(file: Path, text: str) -> None:
         raise click.ClickException(
             f"{_shown(file)} could not be written: {error.strerror}"
         ) from None
-    click.echo(f"Wrote {_shown(file)}")
+    say(f"Wrote {_shown(file)}")
 
 
 def _shown(file: Path) -> str:
@@ -107,7 +108,7 @@ def _shown(file: Path) -> str:
 
 def _say_what_is_next(event_type: str, place: Place) -> None:
     commands = Path(_shown(Path(sys.executable).parent))
-    click.echo(
+    say_lines(
         f"""
 Next:
   {commands / "python"} -m pytest {_shown(place.test)}

@@ -7,6 +7,7 @@ import re
 import click
 import stripe
 
+from app.cli.output import say
 from app.testing import samples
 
 
@@ -31,4 +32,4 @@ def types(pattern: str) -> None:
         related = samples.related_class(event_type)
         name = samples.public_name(related) if related else ""
         line = f"{event_type:{width}}  {samples.related_object_kind(event_type):9}  {name}"
-        click.echo(line.rstrip())
+        say(line.rstrip())

@@ -1,0 +1,156 @@
+"""Text from outside, made fit to be shown and kept: printable, bounded, without secrets.
+
+A text that is cut is redacted beside the cut first. A secret that was cut in two would not be
+known for what it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import traceback
+import unicodedata
+from collections.abc import Callable, Iterable
+from typing import Any
+
+Redact = Callable[[str], str]
+
+#: What secrets look like, for those that are not this process's own.
+SECRET_SHAPES = (
+    r"\bwhsec_[^\s\"',]+",
+    r"\b[sr]k_(?:live|test)_[^\s\"',]+",
+    r"(?<=://)[^\s/:@\"']*:[^\s/@\"']+(?=@)",  # user:password in a URL
+)
+
+#: What a text with one of these shapes has to hold.
+SECRET_SIGNS = ("whsec_", "k_live_", "k_test_", "://")
+
+#: Characters beside a cut that are searched for secrets and then dropped: longer than any secret.
+MARGIN = 4000
+
+#: Characters that the note about a cut takes, at most.
+NOTE = 50
+
+#: Control characters that a text of several lines may keep.
+LINES = "\n\t"
+
+#: Unicode categories of what steers a terminal, turns the text around, or cannot be seen.
+HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def redactor(secrets: Iterable[str]) -> Redact:
+    """Return a function that takes the ``secrets``, and all that looks like one, out of a text."""
+    # As they are, as they stand in JSON, and as Python quotes them.
+    forms = {form for each in secrets for form in (each, json.dumps(each)[1:-1], repr(each)[1:-1])}
+    own = sorted(forms, key=len, reverse=True)
+    pattern = re.compile("|".join([*map(re.escape, own), *SECRET_SHAPES]))
+    signs = [*own, *SECRET_SIGNS]
+
+    def redact(text: str) -> str:
+        # Nearly no text holds a secret, and looking for a word costs far less than a pattern.
+        if any(sign in text for sign in signs):
+            return pattern.sub("[redacted]", text)
+        return text
+
+    return redact
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return ``text`` without the characters that are ``HIDDEN``, but for those in ``keep``.
+
+    White space among them becomes a space, the others become U+FFFD.
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each in keep else _visible(each) for each in text)
+
+
+def _visible(character: str) -> str:
+    if unicodedata.category(character) not in HIDDEN:
+        return character
+    return " " if character.isspace() else "\ufffd"
+
+
+def storable(text: str) -> str:
+    """Return ``text`` as both databases and all readers of JSON take it: UTF-8, without NUL."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """Return ``value`` as JSON in which only printable ASCII stands, and line ends with ``indent``.
+
+    Raises what ``json.dumps`` raises.
+    """
+    return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")
+
+
+def head(text: str, most: int, redact: Redact) -> str:
+    """Return the first ``most`` characters, redacted, with no part of a secret at the end."""
+    if len(text) <= most + MARGIN:
+        return redact(text)[:most]
+    return redact(text[: most + MARGIN])[:-MARGIN][:most]
+
+
+def tail(text: str, most: int, redact: Redact) -> str:
+    """Return the last ``most`` characters, redacted, with no part of a secret at the beginning."""
+    if len(text) <= most + MARGIN:
+        return redact(text)[-most:]
+    return redact(text[-most - MARGIN :])[MARGIN:][-most:]
+
+
+def bounded(text: str, most: int, redact: Redact) -> str:
+    """Return ``text``, redacted, in at most ``most`` characters: 100 or more.
+
+    A longer one keeps its beginning and its end, and says how much is left out between. The time
+    that this takes depends on ``most``, not on the text.
+    """
+    if len(text) <= most + 2 * MARGIN:
+        text = redact(text)
+    if len(text) <= most:
+        return text
+    side = (most - NOTE) // 2
+    note = f" ... {len(text) - 2 * side} characters left out ... "
+    return f"{head(text, side, redact)}{note}{tail(text, side, redact)}"
+
+
+def type_name(value: object) -> str:
+    """Return the name of the type of ``value``, whatever its metaclass makes of it."""
+    return str(type.__dict__["__name__"].__get__(type(value)))
+
+
+def printed_traceback(error: BaseException, most: int, redact: Redact) -> str:
+    """Return the traceback as Python prints it: with lines of code, without local variables.
+
+    It is redacted, and has at most ``most`` characters: 400 or more. When it has to be cut, the
+    text of an exception gets a quarter of them: the rest is for where it was raised.
+    """
+
+    def shorter(text: str) -> str:
+        return bounded(text, most // 4, redact) if len(text) > most else text
+
+    try:
+        whole = traceback.TracebackException.from_exception(error, compact=True)
+        _shorten(whole, shorter)
+        pieces = list(whole.format())
+    except Exception as failure:  # noqa: BLE001 - attributes of an exception can be anything
+        name = f"{type_name(error)} (not shown: {type_name(failure)})\n"
+        pieces = [*traceback.format_tb(error.__traceback__), name]
+    if sum(map(len, pieces)) <= most:
+        return redact("".join(pieces))
+    return bounded("".join(bounded(each, most // 4, redact) for each in pieces), most, redact)
+
+
+def _shorten(whole: traceback.TracebackException, shorter: Redact) -> None:
+    """Cut the texts of an exception, and of those that led to it.
+
+    Not only what is printed of them: Python takes each apart, line by line, which costs seconds.
+    """
+    todo = [whole]
+    for each in todo:
+        known = vars(each)
+        known["_str"] = shorter(known.get("_str", ""))
+        if isinstance(known.get("__notes__"), list):
+            known["__notes__"] = [
+                shorter(note) if isinstance(note, str) else note for note in known["__notes__"]
+            ]
+        todo += filter(None, (each.__cause__, each.__context__, *(each.exceptions or ())))

@@ -1,0 +1,178 @@
+"""No command prints what steers a terminal, wherever it comes from."""
+
+from __future__ import annotations
+
+import ast
+import json
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import Result
+
+from app.cli import output
+from app.cli.doctor.lines import Level, Line
+from app.testing import samples
+from app.testing.stripe_api import StripeApi
+from app.text import HIDDEN
+from tests import by_hand
+from tests.conftest import Receiver
+
+ROOT = Path(__file__).parents[2]
+EVIL = "\x1b[2J\u202eevil\u2028\x9b\r\x7f\u200bend"
+SHOWN = "\ufffd[2J\ufffdevil \ufffd \ufffd\ufffdend"
+
+#: The two that print, and the one line of the doctor's that has a colour of ours.
+PRINTING = {"app/cli/output.py", "app/cli/doctor/lines.py"}
+
+Make = Callable[..., Receiver]
+
+
+def assert_harmless(printed: str) -> None:
+    """Only line ends and tabs are left of all that a terminal does not show."""
+    assert {each for each in printed if unicodedata.category(each) in HIDDEN} <= {"\n", "\t"}
+
+
+def test_all_commands_print_in_one_place() -> None:
+    """A command that prints by itself could forget to look at what it prints."""
+    printing = {
+        str(file.relative_to(ROOT))
+        for file in (ROOT / "app/cli").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in {"print", "click.echo", "click.secho"}
+    }
+    assert printing == PRINTING
+
+
+def test_line_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A text from outside makes no line of its own."""
+    output.say(f"{EVIL}\nstate dead")
+    output.say(EVIL, err=True)
+    assert capsys.readouterr() == (f"{SHOWN} state dead\n", f"{SHOWN}\n")
+
+
+def test_lines_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of a traceback, with its tabs."""
+    output.say_lines(f"a\n\t{EVIL}")
+    assert capsys.readouterr().out == f"a\n\t{SHOWN}\n"
+
+
+def test_cells_are_as_wide_as_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """A cell with a line end breaks no row."""
+    output.say_table([("a", "b"), ("1\n2", EVIL)])
+    assert capsys.readouterr().out == f"a    b\n1 2  {SHOWN}\n"
+
+
+def test_json_is_the_same_in_printable_ascii(capsys: pytest.CaptureFixture[str]) -> None:
+    """Programs get all of it, and a terminal nothing."""
+    output.say_json({"reason": EVIL})
+    printed = capsys.readouterr().out
+    assert_harmless(printed)
+    assert printed.isascii()
+    assert json.loads(printed) == {"reason": EVIL}
+
+
+def test_doctor_has_no_colours_but_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """What Stripe or a handler says stands in both columns of a line."""
+    Line(Level.FAIL, "types", f"{EVIL}\nOK", f"{EVIL}\nOK").show()
+    assert_harmless(click.unstyle(capsys.readouterr().out))
+
+
+def spoil(url: str, table: str, *columns: str) -> None:
+    """Put such a text into columns of a table, as another writer of the database could."""
+    evil = "x'" + f"{EVIL}\nstate pending".encode().hex() + "'"
+    for column in columns:
+        value = evil if column == "body" else f"CAST({evil} AS TEXT)"
+        by_hand.execute(url, f"UPDATE {table} SET {column} = {value}")  # noqa: S608 - names of the test's own
+
+
+@pytest.fixture
+def events(make_receiver: Make, sqlite_url: str) -> Callable[..., Result]:
+    """A function that runs ``flask events`` on an inbox with nothing but such texts."""
+    module = "from app import GiveUp\ndef handle(notif, client):\n    raise GiveUp('no')\n"
+    receiver = make_receiver({"v1_customer_created": module}, database_url=sqlite_url)
+    receiver.deliver(samples.notification("v1.customer.created", event_id="evt_1"))
+    runner = receiver.app.test_cli_runner()
+
+    def call(*words: str) -> Result:
+        return runner.invoke(args=["events", *words])
+
+    call("retry", "evt_1", "--yes", "--why", "x")
+    call("pause", "--why", "x")
+    spoil(sqlite_url, "events", "type", "context", "outcome", "reason", "traceback", "body")
+    spoil(sqlite_url, "attempts", "claimed_by", "outcome", "reason", "traceback")
+    spoil(sqlite_url, "retries", '"by"', "why")
+    spoil(sqlite_url, "pauses", '"by"', "why")
+    return call
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["list"],
+        ["list", "--json"],
+        ["show", "evt_1"],
+        ["show", "evt_1", "--json"],
+        ["retry", "evt_1", "--dry-run"],
+        ["retry", "evt_1", "--yes"],
+        ["pause"],
+    ],
+    ids=" ".join,
+)
+def test_events_are_harmless(events: Callable[..., Result], words: list[str]) -> None:
+    """Types, contexts, reasons, tracebacks, bodies, and who did what and why."""
+    printed = events(*words).output
+    assert_harmless(printed)
+    assert "evil" in printed
+    own_lines = [line for line in printed.splitlines() if line.startswith("state pending")]
+    assert len(own_lines) == (3 if words == ["show", "evt_1"] else 0)  # tracebacks and the body
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["list"], ["check", "{id}"], ["sync", "{id}", "--check"], ["sync", "{id}"]],
+    ids=" ".join,
+)
+def test_destinations_are_harmless(
+    make_receiver: Make, stripe_api: StripeApi, words: list[str]
+) -> None:
+    """Names, types, reasons and addresses that Stripe has."""
+    module = "def handle(notif, client): pass\n"
+    receiver = make_receiver({"v1_customer_created": module}, stripe_api_base=stripe_api.url)
+    evil = f"{EVIL}\nIt is as the code wants it."
+    name = stripe_api.destinations.add("https://your.host/webhook", ["v1.invoice.paid"], name=evil)
+    webhook = {"url": f"https://your.host/{evil}"}
+    stripe_api.destinations.change(name, webhook_endpoint=webhook, enabled_events=["v1.x", evil])
+
+    named = [word.format(id=name) for word in words]
+    printed = (
+        receiver.app.test_cli_runner().invoke(args=["destination", *named], input="n\n").output
+    )
+
+    assert_harmless(printed)
+    assert "evil" in printed
+    assert "It is as the code wants it." not in printed.splitlines()
+
+
+def test_errors_of_stripe_are_harmless(make_receiver: Make, stripe_api: StripeApi) -> None:
+    """What is quoted of an answer is no way around."""
+    receiver = make_receiver(stripe_api_base=stripe_api.url)
+    error = {"type": "invalid_request_error", "message": f"No {EVIL}"}
+    body = json.dumps({"error": error}).encode()
+    stripe_api.garble(body=body, status=400)
+
+    printed = receiver.app.test_cli_runner().invoke(args=["destination", "list"]).output
+
+    assert_harmless(printed)
+    assert "evil" in printed
+
+
+@pytest.mark.parametrize("words", [["show", EVIL], ["retry", EVIL]], ids=str)
+def test_id_that_is_not_there_is_harmless(receiver: Receiver, words: list[str]) -> None:
+    """It may have been copied from anywhere."""
+    printed = receiver.app.test_cli_runner().invoke(args=["events", *words]).output
+    assert_harmless(printed)
+    assert f"The inbox has no event {SHOWN}." in printed
