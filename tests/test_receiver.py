@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from app.errors import CallbackFailed, Refused
-from app.inbox import Claim
 from app.receiver import Delivery
 from app.testing import samples
 from tests.conftest import SECRET, Receiver
@@ -40,33 +37,6 @@ def test_delivery_is_filled_in_as_far_as_it_came(receiver: Receiver) -> None:
         receiver.service.receiver.receive(body, samples.sign(body, SECRET), delivery)
 
     assert delivery == Delivery(secret=1)
-
-
-def test_delivery_is_committed_with_others_until_its_outcome_is_recorded(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What it writes before and after its callback is written with what others write."""
-    service = receiver.service
-    said: list[str] = []
-
-    @contextmanager
-    def group_commit() -> Iterator[None]:
-        said.append("enters")
-        yield
-        said.append("leaves")
-
-    def finish(claim: Claim) -> bool:
-        said.append("finishes")
-        return finished(claim)
-
-    finished = service.inbox.finish
-    monkeypatch.setattr(service.inbox, "group_commit", group_commit)
-    monkeypatch.setattr(service.inbox, "finish", finish)
-    body = samples.encode(samples.notification(TYPE, event_id="evt_1"))
-
-    service.receiver.receive(body, samples.sign(body, SECRET), Delivery())
-
-    assert said == ["enters", "finishes", "leaves"]
 
 
 @pytest.mark.parametrize(

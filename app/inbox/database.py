@@ -59,8 +59,6 @@ class Database:
         self._begin()
 
     def _begin(self) -> None:
-        self.siblings = sqlite.Siblings()
-        """The threads that are about to write: on SQLite they wait a moment for one another."""
         self._making = threading.RLock()
         self._engine: sa.Engine | None = None
         self._writer: sqlite.SqliteWriter | postgresql.PostgresqlWriter | None = None
@@ -221,7 +219,7 @@ class Database:
         if self.file is None:  # with an engine of its own, whose statements end sooner
             return postgresql.PostgresqlWriter(self._url, self._outage)
         lock = FileLock(_lock_file(self.file))
-        return sqlite.SqliteWriter(self._get_engine(), lock, statements.TOGETHER, self.siblings)
+        return sqlite.SqliteWriter(self._get_engine(), lock, statements.TOGETHER)
 
     def _make_engine(self, *, autocommit: bool) -> sa.Engine:
         if self.file is None:

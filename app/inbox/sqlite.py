@@ -3,10 +3,8 @@
 SQLite has one writer at a time. So a process has one connection for writing, and whoever's turn
 it is writes for all that wait: one lock, one transaction and one commit for many statements. Alone
 it is one statement that commits itself, and so are several of a kind: between two calls of the
-driver any other thread may take the interpreter, and the lock is held meanwhile. Most of what a
-transaction costs is the same for one event and for eight, so it is delayed a moment while others
-are under way: a group commit, as with ``commit_delay`` and ``commit_siblings`` of PostgreSQL
-(https://www.postgresql.org/docs/current/runtime-config-wal.html).
+driver any other thread may take the interpreter, and the lock is held meanwhile. That is a group
+commit without a delay: a statement never waits for one that is not there yet.
 """
 
 from __future__ import annotations
@@ -33,7 +31,6 @@ except ImportError:  # No wheel for this platform: journal_mode() then does with
 
 __all__ = [
     "VERSION",
-    "Siblings",
     "SqliteWriter",
     "Together",
     "driver",
@@ -51,9 +48,6 @@ BUSY_TIMEOUT_MS = 4_000
 
 #: Statements that are written in one transaction at most, so that no process waits for long.
 MOST_AT_ONCE = 64
-
-#: Seconds that a statement waits at most for its siblings, to be committed with them.
-COMMIT_DELAY = 0.0004
 
 #: Seconds that a statement waits for its turn before the delivery is answered 503.
 TURN_TIMEOUT = 5.0
@@ -138,26 +132,6 @@ class _Job:
         self.turn.acquire()
 
 
-class Siblings:
-    """The threads that are about to write: each from when it enters until it leaves."""
-
-    def __init__(self) -> None:
-        """Begin with none."""
-        self._threads: dict[int, None] = {}
-
-    def __enter__(self) -> None:
-        """Count this thread."""
-        self._threads[threading.get_ident()] = None
-
-    def __exit__(self, *_error: object) -> None:
-        """Count this thread no longer."""
-        del self._threads[threading.get_ident()]
-
-    def __len__(self) -> int:
-        """Return how many they are."""
-        return len(self._threads)
-
-
 class _NotAsOneError(Exception):
     """Not every row was there to be changed."""
 
@@ -170,23 +144,18 @@ class SqliteWriter:
         engine: sa.Engine,
         lock: FileLock,
         together: Mapping[Any, Together],
-        siblings: Siblings,
     ) -> None:
         """Take the ``engine`` to connect with, and the ``lock`` among processes.
 
-        ``together`` says which statements can be written as one, and how; ``siblings`` which
-        threads are worth waiting for.
+        ``together`` says which statements can be written as one, and how.
         """
         self._engine = engine
         self._lock = lock
         self._together = together
-        self._siblings = siblings
         self._checkpoints = Checkpoints(engine, self._alone)
         self._mutex = threading.Lock()
         self._waiting: deque[_Job] = deque()
         self._is_led = False
-        #: Held while the thread that leads waits for its siblings.
-        self._delay: threading.Lock | None = None
         self._connection: sa.PoolProxiedConnection | None = None
         self._synchronous = synchronous()
         self._statements: dict[tuple[Any, int], _Compiled] = {}
@@ -230,9 +199,6 @@ class SqliteWriter:
             if not self._is_led:
                 self._is_led = job.leads = True
                 return
-            if self._delay is not None and not self._is_sibling_missing():
-                self._delay.release()
-                self._delay = None
         try:
             in_time = job.turn.acquire(timeout=TURN_TIMEOUT)
         except BaseException:  # Ctrl-C, to a command
@@ -270,7 +236,6 @@ class SqliteWriter:
 
     def _write_what_waits(self, jobs: list[_Job]) -> None:
         try:
-            self._delay_commit()
             # What comes while other processes write is written with the rest.
             with self._lock:
                 jobs += self._take()
@@ -282,20 +247,6 @@ class SqliteWriter:
         if any(job.error is not None for job in jobs):
             # A file that could not be written when it was opened stays so for this connection.
             self._disconnect()
-
-    def _delay_commit(self) -> None:
-        """Wait a moment for those who are about to write, unless all of them wait already."""
-        with self._mutex:
-            if not self._is_sibling_missing():
-                return
-            delay = self._delay = threading.Lock()
-            delay.acquire()
-        delay.acquire(timeout=COMMIT_DELAY)
-        with self._mutex:
-            self._delay = None
-
-    def _is_sibling_missing(self) -> bool:
-        return len(self._siblings) > len(self._waiting)
 
     def _take(self) -> list[_Job]:
         """Take what is to be written now. The statement of the thread that leads comes first."""
