@@ -86,6 +86,7 @@ def test_last_part_waits_for_other_processes(inbox: Inbox, tmp_path: Path) -> No
     """The log begins anew while nobody writes, in whatever process."""
     writer = writer_of(inbox)
     accept(inbox, 1, 2, 3, 4)
+    inbox.latest(1)  # leaves a connection in the pool: a new one would wait for the lock
     other = FileLock(Path(f"{inbox._database.file}.lock"))  # noqa: SLF001 - no other way
     checkpoints = writer._checkpoints  # noqa: SLF001 - no other way
     with other:
