@@ -159,7 +159,6 @@ class Inbox:
         self._process = 0
         self._prefix = ""
         self._numbers = itertools.count()
-        self._migrated = False
         self._migrating = threading.Lock()
 
     @property
@@ -177,11 +176,10 @@ class Inbox:
         if not self._migrating.acquire(timeout=MIGRATION_TURN):
             raise Unavailable("the inbox is not available", reason="migrating", retry_after=5)
         try:
-            if not self._migrated:
+            if not self._database.migrated:
                 self._warn_about_sqlite()
                 with self._database.migration(hurried=hurried) as connection:
                     migrate.upgrade(connection)
-                self._migrated = True
         finally:
             self._migrating.release()
 
@@ -202,7 +200,7 @@ class Inbox:
         patient: bool = False,
         **parameters: Any,
     ) -> tuple[Any, ...] | None:
-        if not self._migrated:  # the database was not there when the service started
+        if not self._database.migrated:  # it was not there at the start, or is another file now
             self.migrate(hurried=True)
         return self._database.execute(statement, parameters, durable=durable, patient=patient)
 
@@ -424,7 +422,7 @@ class Inbox:
     def _read(
         self, statement: sa.Executable, *, seconds: float = limits.READ_SECONDS, **parameters: Any
     ) -> list[sa.Row[Any]]:
-        if not self._migrated:
+        if not self._database.migrated:
             self.migrate(hurried=True)
         return self._database.read(statement, parameters, seconds)
 

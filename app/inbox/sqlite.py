@@ -22,12 +22,7 @@ import sqlalchemy as sa
 
 from app.errors import Unavailable
 from app.inbox.checkpoint import KEPT_BYTES, MOST_PAGES, Checkpoints
-from app.inbox.lock import FileLock
-
-try:  # The SQLite in this wheel has the WAL-reset bug fixed, Python's own mostly has not.
-    from pysqlite3 import dbapi2 as driver
-except ImportError:  # No wheel for this platform: journal_mode() then does without WAL.
-    import sqlite3 as driver
+from app.inbox.file import Connection, SqliteFile, driver
 
 __all__ = [
     "VERSION",
@@ -36,6 +31,7 @@ __all__ = [
     "driver",
     "journal_mode",
     "make_engine",
+    "prepare",
 ]
 
 VERSION: tuple[int, ...] = driver.sqlite_version_info
@@ -74,25 +70,38 @@ def synchronous() -> str:
     return "NORMAL" if journal_mode(VERSION) == "WAL" else "FULL"
 
 
-def make_engine(url: sa.URL, *, autocommit: bool) -> sa.Engine:
-    """Return an engine for a file, which commits every statement or begins by hand."""
-    mode = journal_mode(VERSION)
+def prepare(connection: Any) -> None:
+    """Set how a new ``connection`` waits and writes."""
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    connection.execute(f"PRAGMA journal_mode = {journal_mode(VERSION)}")
+    connection.execute(f"PRAGMA synchronous = {synchronous()}")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {MOST_PAGES}")
+    connection.execute(f"PRAGMA journal_size_limit = {KEPT_BYTES}")
+
+
+def make_engine(url: sa.URL, connect: Callable[[], Connection], *, autocommit: bool) -> sa.Engine:
+    """Return an engine that connects with ``connect``.
+
+    It commits every statement, or begins by hand.
+    """
     # hide_parameters: an error's text goes to the log, and a parameter is the body.
     engine = sa.create_engine(url, module=driver, hide_parameters=True)
 
-    @sa.event.listens_for(engine, "connect")
-    def _on_connect(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver would begin late, and not for DDL
-        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-        connection.execute(f"PRAGMA journal_mode = {mode}")
-        connection.execute(f"PRAGMA synchronous = {synchronous()}")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {MOST_PAGES}")
-        connection.execute(f"PRAGMA journal_size_limit = {KEPT_BYTES}")
+    @sa.event.listens_for(engine, "do_connect")
+    def _connect(*_arguments: object) -> Connection:
+        return connect()
+
+    @sa.event.listens_for(engine, "checkout")
+    def _check_out(connection: Connection, _record: object, _proxy: object) -> None:
+        try:
+            connection.file.verify(connection)
+        except Unavailable as error:  # all of that age are replaced by new ones
+            raise sa.exc.InvalidatePoolError(error.reason) from error
 
     if not autocommit:
 
         @sa.event.listens_for(engine, "begin")
-        def _on_begin(connection: sa.Connection) -> None:
+        def _begin(connection: sa.Connection) -> None:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
@@ -142,21 +151,22 @@ class SqliteWriter:
     def __init__(
         self,
         engine: sa.Engine,
-        lock: FileLock,
+        file: SqliteFile,
         together: Mapping[Any, Together],
     ) -> None:
-        """Take the ``engine`` to connect with, and the ``lock`` among processes.
+        """Take the ``file``, and the ``engine`` that compiles for it.
 
         ``together`` says which statements can be written as one, and how.
         """
         self._engine = engine
-        self._lock = lock
+        self._file = file
+        self._lock = file.lock()
         self._together = together
         self._checkpoints = Checkpoints(engine, self._alone)
         self._mutex = threading.Lock()
         self._waiting: deque[_Job] = deque()
         self._is_led = False
-        self._connection: sa.PoolProxiedConnection | None = None
+        self._connection: Connection | None = None
         self._synchronous = synchronous()
         self._statements: dict[tuple[Any, int], _Compiled] = {}
 
@@ -242,8 +252,9 @@ class SqliteWriter:
                 self._write(jobs)
         except BaseException as error:  # noqa: BLE001 - each of the threads gets it raised
             jobs += [] if jobs else self._take()
+            explained = self._file.explain(error)
             for job in jobs:
-                job.error, job.done = job.error or error, True
+                job.error, job.done = job.error or explained, True
         if any(job.error is not None for job in jobs):
             # A file that could not be written when it was opened stays so for this connection.
             self._disconnect()
@@ -270,11 +281,14 @@ class SqliteWriter:
     def _write(self, jobs: list[_Job]) -> None:
         """Write all in one transaction, or each alone when one of them cannot be written."""
         connection = self._connect()
+        self._file.verify(connection, self._lock)
         self._synchronize(connection, durable=any(job.durable for job in jobs))
         together = [partial(self._write_group, connection, group) for group in self._group(jobs)]
         in_turn = [partial(self._write_one, connection, job) for job in jobs]
         if not _commit(connection, together) and not _commit(connection, in_turn):
             _write_alone(jobs, in_turn)
+        # What was written is answered only if it can be found at the path.
+        self._file.verify(connection, self._lock)
         for job in jobs:
             job.done = True
 
@@ -326,10 +340,10 @@ class SqliteWriter:
             self._statements[statement, number] = compiled
         return compiled
 
-    def _connect(self) -> Any:
+    def _connect(self) -> Connection:
         if self._connection is None:
-            self._connection = self._engine.raw_connection()
-        return self._connection.driver_connection
+            self._connection = self._file.open(self._lock)
+        return self._connection
 
     def close(self) -> None:
         """Close the connection, when nobody uses it. The next statement connects again."""
@@ -342,7 +356,7 @@ class SqliteWriter:
         connection, self._connection = self._connection, None
         self._synchronous = synchronous()
         if connection is not None:
-            connection.invalidate()
+            connection.close()
 
 
 def _commit(connection: Any, acts: Sequence[Callable[[], None]]) -> bool:
