@@ -21,6 +21,7 @@ import structlog
 from app.errors import Unavailable
 from app.inbox import budget, limits, migrate, reconcile, report, sqlite, statements
 from app.inbox.database import Database
+from app.inbox.file import Findings
 from app.inbox.wanted import Wanted
 
 log = structlog.get_logger(__name__)
@@ -182,6 +183,14 @@ class Inbox:
                     migrate.upgrade(connection)
         finally:
             self._migrating.release()
+
+    def examine(self) -> Findings | None:
+        """Return the state of SQLite's files, without any change. None on PostgreSQL."""
+        return self._database.examine()
+
+    def create_nothing(self) -> None:
+        """Make no file of SQLite's in this process where none is."""
+        self._database.may_create = False
 
     def _warn_about_sqlite(self) -> None:
         if self._database.file and sqlite.journal_mode(sqlite.VERSION) != "WAL":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -189,8 +189,10 @@ class Database:
         return self._is_migrated if self._file is None else self._file.migrated
 
     def examine(self) -> Findings | None:
-        """Return the state of SQLite's files, for the doctor. Nothing is changed."""
-        return None if self._file is None else self._file.examine()
+        """Return the state of SQLite's files, without any change, as far as it can be seen."""
+        with suppress(OSError):
+            return None if self._file is None else self._file.examine()
+        return None
 
     @contextmanager
     def _turn(self, *, start: bool) -> Iterator[sa.Engine]:

@@ -83,6 +83,7 @@ class Connection(driver.Connection):  # type: ignore[misc]  # the wheel has no t
         """Close the connection, or keep it open for ever."""
         if self.inodes is None or self.file.has(self):
             super().close()
+            self.inodes = None
         else:
             keep_for_ever(self)
 
@@ -189,8 +190,10 @@ class SqliteFile:
         """Open a connection under the ``lock``. Raises ``Unavailable`` and the driver's errors."""
         self._paths = _beside(self.path)
         here = self.look()
-        self._admit(here)
         note = _read_note(lock.read())
+        if note is not None and note.inodes.file == here.file:
+            self._save_log(note, here)
+        self._admit(here)
         if note is not None and note.inodes.file != here.file:
             self._set_aside(note.inodes, here)
         connection = self._open(here)
@@ -231,6 +234,21 @@ class SqliteFile:
             raise
         return connection
 
+    def _save_log(self, note: _Note, here: Inodes) -> None:
+        """Move what is in a removed log to its database, before a new log is begun.
+
+        Raises ``Unavailable`` when that cannot be done now, or when it is for another process.
+        """
+        if note.inodes.wal in {None, here.wal}:
+            return
+        having = [each for each in self._connections if each.inodes == note.inodes]
+        if any(map(_checkpoint, having)):
+            return
+        # Without an index too, the log was removed by SQLite, or is lost to other processes.
+        elsewhere = here.shm == note.inodes.shm and _is_alive(note.process)
+        if having or (elsewhere and note.process != os.getpid()):
+            raise self._unavailable("inbox_log_missing")
+
     def _set_aside(self, noted: Inodes, here: Inodes) -> None:
         """Rename the log of a former database, and remove its index."""
         _, wal, shm = self._paths
@@ -241,42 +259,21 @@ class SqliteFile:
             Path(wal).rename(kept)
             log.warning("inbox_log_set_aside", file=str(self.path), log=kept)
 
-    def verify(self, connection: Connection, lock: FileLock | None = None) -> None:
-        """Raise ``Unavailable`` unless the files of the ``connection`` are at their paths.
-
-        Without a ``lock`` that is held, one is taken when they are not.
-        """
-        if self.look() == connection.inodes:
-            return
-        # Either the files were changed, or this is an old connection, and a newer one knows them.
-        if lock is not None:
-            raise self._give_up(connection, lock)
-        own = self.lock()
-        try:
-            with own:
-                raise self._give_up(connection, own)
-        finally:
-            own.close()
-
-    def _give_up(self, connection: Connection, lock: FileLock) -> Unavailable:
-        """Return the error for a ``connection`` whose files are not all at their paths."""
+    def verify(self, connection: Connection) -> None:
+        """Raise ``Unavailable`` unless the files of the ``connection`` are at their paths."""
         here, own = self.look(), connection.inodes
-        assert own is not None  # noqa: S101 - every connection that was opened knows its inodes
-        if here == self._latest:
-            return _error("inbox_file_replaced")
+        if here == own:
+            return
+        if own is None or here == self._latest:  # another connection has noticed the change
+            raise _error("inbox_file_replaced")
         if here.file is None:
-            return self._unavailable("inbox_file_missing")
+            raise self._unavailable("inbox_file_missing")
         if here.file != own.file:
-            return self._unavailable("inbox_file_replaced")
+            raise self._unavailable("inbox_file_replaced")
         if here.shm != own.shm:
             # This process has the lost index in its memory, and others would make a new one.
             self._without_index = here.file
-        note = _read_note(lock.read())
-        if note is not None and note.inodes == own:
-            # No process has opened a new log yet: what is in the lost one can go to the database.
-            with suppress(driver.Error):
-                connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
-        return self._unavailable("inbox_log_missing")
+        raise self._unavailable("inbox_log_missing")
 
     def _unavailable(self, reason: str) -> Unavailable:
         """Return the error, and log it once for each change."""
@@ -303,18 +300,18 @@ class SqliteFile:
         return error
 
     def examine(self) -> Findings:
-        """Return the state of the files, for the doctor. Nothing is changed."""
+        """Return the state of the files, without any change. Raises ``OSError``."""
         note = _read_note(self._peek())
         here = self.look()
         paths = [self.lock_path, *map(Path, self._paths)]
         astray = note is not None and note.inodes.file != here.file and _is_alive(note.process)
-        real = Path(self._paths[1])
+        wal = Path(self._paths[1])
         return Findings(
             exists=here.file is not None,
             known=note is not None,
             user=note.process if note is not None and astray else None,
             exposed=tuple(path for path in paths if path.exists() and path.stat().st_mode & 0o077),
-            aside=tuple(sorted(real.parent.glob(f"{real.name}.*"))),
+            aside=tuple(sorted(wal.parent.glob(f"{wal.name}.*"))),
         )
 
 
@@ -342,6 +339,15 @@ def _beside(path: Path) -> tuple[str, str, str]:
     """Return the paths of database, log and index. SQLite follows links before it names them."""
     real = os.path.realpath(path)
     return str(path), f"{real}-wal", f"{real}-shm"
+
+
+def _checkpoint(connection: Connection) -> bool:
+    """Move the log of the connection to its database. False when it was not all moved."""
+    try:
+        busy, pages, moved = connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+    except driver.Error:
+        return False
+    return not busy and pages == moved
 
 
 def _error(reason: str) -> Unavailable:

@@ -281,14 +281,14 @@ class SqliteWriter:
     def _write(self, jobs: list[_Job]) -> None:
         """Write all in one transaction, or each alone when one of them cannot be written."""
         connection = self._connect()
-        self._file.verify(connection, self._lock)
+        self._file.verify(connection)
         self._synchronize(connection, durable=any(job.durable for job in jobs))
         together = [partial(self._write_group, connection, group) for group in self._group(jobs)]
         in_turn = [partial(self._write_one, connection, job) for job in jobs]
         if not _commit(connection, together) and not _commit(connection, in_turn):
             _write_alone(jobs, in_turn)
         # What was written is answered only if it can be found at the path.
-        self._file.verify(connection, self._lock)
+        self._file.verify(connection)
         for job in jobs:
             job.done = True
 
