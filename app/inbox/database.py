@@ -60,8 +60,9 @@ class Database:
     def _leave_to_the_parent(self) -> None:
         # A connection cannot be shared across a fork. The parent's are kept from being
         # finalized here: closing them would end them for the parent.
-        keep_for_ever((self._engine, self._writer))
-        if self._file is not None:
+        if self._file is None:
+            keep_for_ever((self._engine, self._writer))
+        else:
             self._file.leave_to_the_parent()
         self._begin()
 

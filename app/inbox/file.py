@@ -77,6 +77,7 @@ class Connection(driver.Connection):  # type: ignore[misc]  # the wheel has no t
     """A connection that is closed only while its files are at their paths."""
 
     file: SqliteFile
+    process: int
     inodes: Inodes | None = None
 
     def close(self) -> None:
@@ -136,9 +137,9 @@ class SqliteFile:
         return Inodes(_inode(file), _inode(wal), _inode(shm))
 
     def has(self, connection: Connection) -> bool:
-        """Whether the files of the ``connection`` are those at the paths."""
+        """Whether the ``connection`` is of this process, and its files are those at the paths."""
         try:
-            return self.look() == connection.inodes
+            return connection.process == os.getpid() and self.look() == connection.inodes
         except OSError:
             return False
 
@@ -221,7 +222,7 @@ class SqliteFile:
             f"file:{quote(str(self.path))}?mode=rw",
             **{**self._options, "uri": True, "factory": Connection, "isolation_level": None},
         )
-        connection.file = self
+        connection.file, connection.process = self, os.getpid()
         self._connections.add(connection)
         if self.look().file != here.file:
             keep_for_ever(connection)

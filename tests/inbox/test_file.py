@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.errors import Unavailable
-from app.inbox import Inbox, NewEvent, sqlite
+from app.inbox import Inbox, NewEvent, lock, sqlite
 from app.inbox import file as inbox_file
 from app.inbox.file import SqliteFile
 from tests.by_hand import writer_of
@@ -260,6 +261,39 @@ def test_child_closes_no_connection_of_its_parents(sqlite_url: str, path: Path) 
 
     wait_for(lambda: not Path(f"/proc/{child}/fd").exists() or not list_open(child))
     assert Path(f"{path}-wal").read_bytes() == log
+
+
+def test_child_that_closes_what_it_inherited_closes_nothing(inbox: Inbox, path: Path) -> None:
+    """A connection of the parent's that is closed in a child is left as it is."""
+    connection = writer_of(inbox)._connect()  # noqa: SLF001 - no other way
+    child = os.fork()
+    if child == 0:
+        connection.close()
+        os._exit(0 if connection.execute("SELECT 1").fetchone() == (1,) else 1)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    inbox.check()
+    assert Path(f"{path}-wal").exists()
+
+
+def test_files_are_private_from_their_beginning(
+    sqlite_url: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other user can open a file in the moment in which it is made."""
+    # So that only what a file is made with counts.
+    monkeypatch.setattr(inbox_file, "make_private", lambda _file: None)
+    monkeypatch.setattr(lock, "make_private", lambda _file: None)
+    mask = os.umask(0)
+    try:
+        inbox = Inbox(sqlite_url, lease_seconds=30)
+        inbox.check()
+        found = {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
+    finally:
+        os.umask(mask)
+    inbox.close()
+
+    names = [f"inbox.sqlite3{suffix}" for suffix in ("", "-wal", "-shm", ".lock")]
+    assert found == dict.fromkeys(names, 0o600)
 
 
 def list_open(pid: int) -> list[str]:
