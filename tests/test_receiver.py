@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from threading import get_ident
 from types import SimpleNamespace
 
 import pytest
@@ -133,7 +134,7 @@ def test_delivery_beside_a_long_callback_waits_for_nothing(
         module = receiver.module("v1_customer_created")
         assert module.begun.wait(30)
         # Only what waits for a lock with an end can wait for others that are not there yet.
-        monkeypatch.setattr(sqlite, "threading", SimpleNamespace(Lock=Watched))
+        monkeypatch.setattr(sqlite, "threading", SimpleNamespace(Lock=Watched, get_ident=get_ident))
         assert deliver("evt_fast") == 200
         monkeypatch.undo()
         module.ends.set()
