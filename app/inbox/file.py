@@ -296,7 +296,7 @@ class SqliteFile:
     def explain(self, error: BaseException) -> BaseException:
         """Return the ``error``, or that the file is missing if it is."""
         with suppress(OSError):
-            if self.opened and self.look().file is None:
+            if isinstance(error, Exception) and self.opened and self.look().file is None:
                 return self._unavailable("inbox_file_missing")
         return error
 
@@ -366,7 +366,7 @@ def _inode(path: str) -> _Inode:
 def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

@@ -23,6 +23,7 @@ from app.inbox.file import SqliteFile
 from tests.by_hand import writer_of
 from tests.waiting import wait_for
 
+HUGE = b'{"inodes": [null, null, null], "process": 1%s}' % (b"0" * 40)
 EVENT = NewEvent("evt_1", "v1.a", livemode=False, context=None, body=b"{}")
 
 
@@ -149,7 +150,15 @@ def test_folder_that_cannot_be_searched_closes_no_connection(
 
 @pytest.mark.parametrize(
     "note",
-    [b"", b"{", b"[]", b'{"inodes": [1, 2, 3], "process": 1}', b'{"inodes": [null]}', b"\xff"],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"inodes": [1, 2, 3], "process": 1}',
+        b'{"inodes": [null]}',
+        b"\xff",
+        HUGE,
+    ],
 )
 def test_note_that_cannot_be_read_is_none(inbox: Inbox, path: Path, note: bytes) -> None:
     """A lock file of an earlier version, or one that was not written to its end, keeps nothing."""
