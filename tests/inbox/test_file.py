@@ -130,6 +130,41 @@ def test_log_that_cannot_be_saved_now_is_saved_later(inbox: Inbox, path: Path) -
     assert {event.id for event in inbox.latest(10)} == {"evt_1", "evt_2"}
 
 
+def test_removed_index_is_waited_for_until_a_restart(inbox: Inbox, path: Path) -> None:
+    """Other processes make a new index: who has the old one in memory neither reads nor writes."""
+    Path(f"{path}-shm").unlink()
+
+    for _ in range(3):
+        with pytest.raises(Unavailable) as raised:
+            inbox.check()
+        assert raised.value.reason == "inbox_log_missing"
+        with pytest.raises(Unavailable):
+            inbox.latest(1)
+
+
+def test_file_that_was_replaced_between_two_connections(inbox: Inbox, path: Path) -> None:
+    """A process that has no connection at the moment knows its file all the same."""
+    inbox.close()
+    replace(path)
+
+    with pytest.raises(Unavailable) as raised:
+        inbox.check()
+    assert raised.value.reason == "inbox_file_replaced"
+    inbox.check()
+
+
+def test_file_that_was_removed_between_two_connections(inbox: Inbox, path: Path) -> None:
+    """The same, where no file is left."""
+    inbox.close()
+    path.unlink()
+
+    for _ in range(2):
+        with pytest.raises(Unavailable) as raised:
+            inbox.check()
+        assert raised.value.reason == "inbox_file_missing"
+    assert not path.exists()
+
+
 def test_folder_that_cannot_be_searched_closes_no_connection(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from app import threads
 from app.errors import Unavailable
-from app.inbox import Inbox, NewEvent, database, limits, outage
+from app.inbox import Inbox, NewEvent, database, limits, outage, postgresql
 from app.inbox.database import Database
 from app.inbox.limits import Connector, TimedOut
 from tests.network import Path
@@ -313,3 +313,17 @@ def test_listener_finds_out_that_nobody_speaks(
 
     assert [each.partition(":")[0] for each in reasons] == ["TimedOut"]
     path.open()
+
+
+def test_connection_that_cannot_be_prepared_is_closed(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that refuses the setting is one that cannot be used, and nothing is left open."""
+    monkeypatch.setattr(postgresql, "_COMMIT_SYNCHRONOUSLY", "SELECT set_config('wrong', 'on')")
+    base = Database(postgresql_url)
+
+    assert "set_config" in reason(lambda: base.execute(BACKEND, {}))
+    assert "set_config" in reason(lambda: base.read(BACKEND, {}))
+    monkeypatch.undo()
+    assert base.execute(BACKEND, {})
+    base.close()
