@@ -143,6 +143,10 @@ class SqliteFile:
         except OSError:
             return False
 
+    def has_file(self, connection: Connection) -> bool:
+        """Whether the database is at its path: the log can be saved if that is lost alone."""
+        return connection.inodes is not None and _inode(self._paths[0]) == connection.inodes.file
+
     @contextmanager
     def claim(self, timeout: float, *, create: bool) -> Iterator[FileLock]:
         """Hold the lock, and use the file that is at the path from now on.

@@ -199,7 +199,7 @@ def test_failure_that_came_late_is_forgotten(path: Path, connector: Connector) -
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_result_that_cannot_be_handed_over_blocks_nobody(
+def test_result_that_cannot_be_handed_over_blocks_no_call(
     path: Path, connector: Connector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When memory is short the thread tries again: a call that waits gets its connection."""
