@@ -87,8 +87,7 @@ class Receiver:
         event = read_notification(body)
         delivery.event_id, delivery.event_type = event.id, event.type
         delivery.livemode, delivery.context = event.livemode, event.context
-        with self._inbox.group_commit():
-            return self._take(event, delivery)
+        return self._take(event, delivery)
 
     def count(self, refused: Refused, delivery: Delivery) -> None:
         """Count a refusal by its reason, since this process started, for its line in the log."""

@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import burst, frozen, idle
+from benchmarks import burst, frozen, idle, mixed
 from benchmarks.serving import Subject, load, serve
 
 #: As it would be served without the service, and as it is by the service's own worker, which is
@@ -59,17 +59,20 @@ def main() -> None:
     for number in range(options.rounds):
         print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
         rounds.append({each.name: _measure(each, options) for each in subjects})
-    _report(rounds)
+    if rounds:
+        _report(rounds)
     burst.run(options.burst)
+    mixed.run(options.mixed)
     idle.run(options.idle)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="0 for none")
     parser.add_argument("--seconds", type=int, default=5, help="of load, for each subject a round")
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--burst", type=int, default=5000, help="deliveries at once; 0 for none")
+    parser.add_argument("--mixed", type=int, default=5, help="seconds beside slow ones; 0 for none")
     parser.add_argument("--idle", type=int, default=20, help="events for idle workers; 0 for none")
     parser.add_argument("--frozen", action="store_true", help="only freeze a PostgreSQL of its own")
     parser.add_argument("--postgresql", metavar="URL", help="measure the service on it as well")

@@ -31,7 +31,7 @@ HANDLERS = {
 #: wrk's threads. One is enough to keep two cores busy with Python, and leaves them more.
 LOAD_THREADS = 1
 #: Notifications that are signed beforehand for each second of load: none is posted twice.
-MOST_PER_SECOND = 8000
+MOST_PER_SECOND = 12000
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,20 @@ from flask import Flask, Response, jsonify, request
 
 from app.server import Bridge
 from app.settings import Settings
+from benchmarks import mixed
 from benchmarks.burst import CALLBACK_SECONDS
 
 
-def create_app(settings: Settings, seconds: float = 0.0) -> Flask:
-    """Return the example's application, with a callback that takes so many ``seconds``."""
+def create_app(settings: Settings, seconds: float = 0.0, slow_type: str | None = None) -> Flask:
+    """Return the example's application, with a callback that takes so many ``seconds``.
+
+    With ``slow_type``, only events of this type take them.
+    """
     app = Flask(__name__)
     client = stripe.StripeClient(settings.stripe_api_key)
 
-    def callback(*_arguments: Any) -> None:
-        if seconds:
+    def callback(notif: Any, *_arguments: Any) -> None:
+        if seconds and slow_type in {None, notif.type}:
             time.sleep(seconds)
 
     handler = client.notification_handler(settings.stripe_webhook_secrets[0], callback)
@@ -51,10 +55,15 @@ def load_slow() -> Bridge:
     return _bridge(CALLBACK_SECONDS)
 
 
-def _bridge(seconds: float = 0.0) -> Bridge:
+def load_mixed() -> Bridge:
+    """The same, with slow callbacks for one type of events."""
+    return _bridge(CALLBACK_SECONDS, mixed.SLOW_TYPE)
+
+
+def _bridge(seconds: float = 0.0, slow_type: str | None = None) -> Bridge:
     settings = Settings.load()
     return Bridge(
-        create_app(settings, seconds),
+        create_app(settings, seconds, slow_type),
         threads=settings.web_threads,
         max_body_bytes=settings.max_body_bytes,
         stopping=threading.Event(),

@@ -55,7 +55,7 @@ def writer_of(inbox: Inbox) -> sqlite.SqliteWriter:
 
 def trace(inbox: Inbox) -> list[str]:
     """Return what will be the statements that the ``inbox`` writes."""
-    inbox.migrate()
+    inbox.check()
     said: list[str] = []
     writer_of(inbox)._connect().set_trace_callback(said.append)  # noqa: SLF001 - no other way
     return said

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -437,6 +438,19 @@ class Postgresql:
         return url.set(drivername="postgresql+psycopg", password=PASSWORD).render_as_string(
             hide_password=False
         )
+
+    def set(self, name: str, value: str) -> None:
+        """Change a setting of the server, and return when it holds."""
+        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+            connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+            connection.execute("SELECT pg_reload_conf()")
+
+        def holds() -> bool:
+            with psycopg.connect(self._server.get_uri()) as connection:
+                row = connection.execute("SELECT current_setting(%s)", [name]).fetchone()
+            return row == (value,)
+
+        wait_for(holds, DEADLINE)
 
     def stop(self) -> None:
         """End the server and all its connections."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import get_ident
+from types import SimpleNamespace
 
 import pytest
 
 from app.errors import CallbackFailed, Refused
-from app.inbox import Claim
+from app.inbox import sqlite
 from app.receiver import Delivery
 from app.testing import samples
 from tests.conftest import SECRET, Receiver
@@ -40,33 +43,6 @@ def test_delivery_is_filled_in_as_far_as_it_came(receiver: Receiver) -> None:
         receiver.service.receiver.receive(body, samples.sign(body, SECRET), delivery)
 
     assert delivery == Delivery(secret=1)
-
-
-def test_delivery_is_committed_with_others_until_its_outcome_is_recorded(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What it writes before and after its callback is written with what others write."""
-    service = receiver.service
-    said: list[str] = []
-
-    @contextmanager
-    def group_commit() -> Iterator[None]:
-        said.append("enters")
-        yield
-        said.append("leaves")
-
-    def finish(claim: Claim) -> bool:
-        said.append("finishes")
-        return finished(claim)
-
-    finished = service.inbox.finish
-    monkeypatch.setattr(service.inbox, "group_commit", group_commit)
-    monkeypatch.setattr(service.inbox, "finish", finish)
-    body = samples.encode(samples.notification(TYPE, event_id="evt_1"))
-
-    service.receiver.receive(body, samples.sign(body, SECRET), Delivery())
-
-    assert said == ["enters", "finishes", "leaves"]
 
 
 @pytest.mark.parametrize(
@@ -118,3 +94,49 @@ def test_failure_does_not_chain_the_callbacks_error(receiver: Receiver) -> None:
         receiver.service.receiver.receive(body, samples.sign(body, SECRET), Delivery())
 
     assert (failed.value.__cause__, failed.value.__context__) == (None, None)
+
+
+SLOW = """
+    import threading
+
+    begun, ends = threading.Event(), threading.Event()
+
+    def handle(notif, client):
+        if notif.id == "evt_slow":
+            begun.set()
+            assert ends.wait(30)
+"""
+
+
+def test_delivery_beside_a_long_callback_waits_for_nothing(
+    make_receiver: Callable[..., Receiver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written is committed at once, however many callbacks of the process still run."""
+    receiver = make_receiver({"v1_customer_created": SLOW})
+    waits: list[float] = []
+
+    class Watched:
+        """A lock that notes how long it is waited for at most."""
+
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+            self.release = self._lock.release
+
+        def acquire(self, *, timeout: float = -1) -> bool:
+            waits.extend([timeout] if timeout >= 0 else [])
+            return self._lock.acquire(timeout=timeout)
+
+    def deliver(event_id: str) -> int:
+        return receiver.deliver(samples.notification(TYPE, event_id=event_id)).status_code
+
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(deliver, "evt_slow")
+        module = receiver.module("v1_customer_created")
+        assert module.begun.wait(30)
+        # Only what waits for a lock with an end can wait for others that are not there yet.
+        monkeypatch.setattr(sqlite, "threading", SimpleNamespace(Lock=Watched, get_ident=get_ident))
+        assert deliver("evt_fast") == 200
+        monkeypatch.undo()
+        module.ends.set()
+        assert slow.result(30) == 200
+    assert waits == []

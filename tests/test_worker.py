@@ -484,7 +484,9 @@ class TestFaults:
         receiver = make_queue(module(""), threads=0)
         inbox, url = receiver.service.inbox, receiver.service.settings.database_url
         by_hand.execute(url, "UPDATE alembic_version SET version_num = '9999'")
-        inbox._migrated = False  # noqa: SLF001 - as in a process that started without its database
+        file = inbox._database._file  # noqa: SLF001 - as in a process that started without it
+        assert file is not None
+        file.migrated = False
         receiver.service.worker.start(1)
         for _ in range(3):
             receiver.service.worker.wake()

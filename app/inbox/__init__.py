@@ -12,7 +12,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +22,7 @@ from app.clocks import since_boot
 from app.errors import Unavailable
 from app.inbox import budget, limits, migrate, reconcile, report, rescue, sqlite, statements
 from app.inbox.database import Database
+from app.inbox.file import Findings
 from app.inbox.wanted import Wanted
 
 log = structlog.get_logger(__name__)
@@ -190,20 +190,12 @@ class Inbox:
         self._process = 0
         self._prefix = ""
         self._numbers = itertools.count()
-        self._migrated = False
         self._migrating = threading.Lock()
 
     @property
     def address(self) -> str:
         """Where the inbox is, without the password."""
         return self._database.address
-
-    def group_commit(self) -> AbstractContextManager[None]:
-        """Let what this thread writes in the block be committed with what others write.
-
-        On SQLite, and for a thread that is about to write: the others wait a moment for it.
-        """
-        return self._database.siblings
 
     def migrate(self, *, hurried: bool = False) -> None:
         """Bring the tables to this version. Any number of processes may call it at once.
@@ -215,13 +207,20 @@ class Inbox:
         if not self._migrating.acquire(timeout=MIGRATION_TURN):
             raise Unavailable("the inbox is not available", reason="migrating", retry_after=5)
         try:
-            if not self._migrated:
+            if not self._database.migrated:
                 self._warn_about_sqlite()
                 with self._database.migration(hurried=hurried) as connection:
                     migrate.upgrade(connection)
-                self._migrated = True
         finally:
             self._migrating.release()
+
+    def examine(self) -> Findings | None:
+        """Return the state of SQLite's files, without any change. None on PostgreSQL."""
+        return self._database.examine()
+
+    def create_nothing(self) -> None:
+        """Make no file of SQLite's in this process where none is."""
+        self._database.may_create = False
 
     def _warn_about_sqlite(self) -> None:
         if self._database.file and sqlite.journal_mode(sqlite.VERSION) != "WAL":
@@ -240,7 +239,7 @@ class Inbox:
         patient: bool = False,
         **parameters: Any,
     ) -> tuple[Any, ...] | None:
-        if not self._migrated:  # the database was not there when the service started
+        if not self._database.migrated:  # it was not there at the start, or is another file now
             self.migrate(hurried=True)
         return self._database.execute(statement, parameters, durable=durable, patient=patient)
 
@@ -490,7 +489,7 @@ class Inbox:
     def _read(
         self, statement: sa.Executable, *, seconds: float = limits.READ_SECONDS, **parameters: Any
     ) -> list[sa.Row[Any]]:
-        if not self._migrated:
+        if not self._database.migrated:
             self.migrate(hurried=True)
         return self._database.read(statement, parameters, seconds)
 

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, closing, suppress
 import sqlalchemy as sa
 import structlog
 
+from app import threads
 from app.errors import Unavailable, in_one_line
 
 log = structlog.get_logger(__name__)
@@ -63,10 +64,9 @@ class Checkpoints:
         return self._thread is not None and self._thread.is_alive()
 
     def _begin(self) -> None:
-        thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
-        with suppress(RuntimeError):  # no thread is to be had: what was written is written
-            thread.start()
-            self._thread = thread
+        # Without a thread or memory for one: what was written is written.
+        with suppress(RuntimeError, MemoryError):
+            self._thread = threads.start("checkpoint", self._run)
 
     def _run(self) -> None:
         try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -15,7 +16,7 @@ import sqlalchemy as sa
 
 from app.errors import Unavailable, Unstorable, in_one_line
 from app.inbox import limits, postgresql, sqlite, statements
-from app.inbox.lock import FileLock
+from app.inbox.file import Findings, SqliteFile, keep_for_ever
 from app.inbox.outage import Outage
 
 Parameters = dict[str, Any]
@@ -44,7 +45,11 @@ class Database:
         """Take the ``url`` of the database. Nothing connects before the first statement."""
         self._url = sa.make_url(url)
         is_sqlite = self._url.get_backend_name() == "sqlite"
-        self.file = Path(self._url.database or "").absolute() if is_sqlite else None
+        self._file = SqliteFile(self._url, sqlite.prepare) if is_sqlite else None
+        self.file = self._file.path if self._file else None
+        self.may_create = True
+        """Whether a file of SQLite's is made where none is."""
+        self._is_migrated = False
         self._begin()
         os.register_at_fork(after_in_child=self._leave_to_the_parent)
 
@@ -56,12 +61,13 @@ class Database:
     def _leave_to_the_parent(self) -> None:
         # A connection cannot be shared across a fork. The parent's are kept from being
         # finalized here: closing them would end them for the parent.
-        self._of_the_parent = (self._engine, self._writer)
+        if self._file is None:
+            keep_for_ever((self._engine, self._writer))
+        else:
+            self._file.leave_to_the_parent()
         self._begin()
 
     def _begin(self) -> None:
-        self.siblings = sqlite.Siblings()
-        """The threads that are about to write: on SQLite they wait a moment for one another."""
         self._making = threading.RLock()
         self._engine: sa.Engine | None = None
         self._writer: sqlite.SqliteWriter | postgresql.PostgresqlWriter | None = None
@@ -162,10 +168,9 @@ class Database:
         ``hurried``, PostgreSQL is found out within two seconds not to be there; its statements
         may take their time all the same, or a long one would fail at every delivery.
         """
-        engine = self._make_engine(autocommit=False)
         try:
             with (
-                self._turn(),
+                self._turn(start=not hurried) as engine,
                 self._connect(engine, hurried=hurried) as connection,
                 connection.begin(),
             ):
@@ -173,26 +178,46 @@ class Database:
                 yield connection
         except _DRIVER_ERRORS as error:
             raise _unavailable(error) from error
-        finally:
-            engine.dispose()
+        if self._file is None:
+            self._is_migrated = True
+        else:
+            self._file.migrated = True
 
     def _connect(self, engine: sa.Engine, *, hurried: bool) -> sa.Connection:
         # Watched, it would be made in a thread of its own, and whoever does not hurry may fork.
         with self._watch(limits.SECONDS) if hurried else nullcontext():
             return engine.connect()
 
+    @property
+    def migrated(self) -> bool:
+        """Whether the tables of the database in use are known to be of this version."""
+        return self._is_migrated if self._file is None else self._file.migrated
+
+    def examine(self) -> Findings | None:
+        """Return the state of SQLite's files, without any change, as far as it can be seen."""
+        with suppress(OSError):
+            return None if self._file is None else self._file.examine()
+        return None
+
     @contextmanager
-    def _turn(self) -> Iterator[None]:
-        if self.file is None:
-            yield
+    def _turn(self, *, start: bool) -> Iterator[sa.Engine]:
+        """Give the engine for a migration. On SQLite no other process writes in the block."""
+        if self._file is None:
+            with _disposing(self._make_postgresql(autocommit=False)) as engine:
+                yield engine
             return
-        _make_folder(self.file.parent)
-        lock = FileLock(_lock_file(self.file), timeout=MIGRATION_TIMEOUT)
-        try:
-            with lock:
-                yield
-        finally:
-            lock.close()
+        create = self.may_create and (start or self._is_first(self._file))
+        if create:
+            _make_folder(self._file.path.parent)
+        with self._file.claim(MIGRATION_TIMEOUT, create=create) as lock:
+            open_ = partial(self._file.open, lock)
+            with _disposing(sqlite.make_engine(self._url, open_, autocommit=False)) as engine:
+                yield engine
+
+    @staticmethod
+    def _is_first(file: SqliteFile) -> bool:
+        """Whether no file is known to have been here: a new one forgets which events ran."""
+        return not file.opened and not file.is_known()
 
     def _take_advisory_lock(self, connection: sa.Connection) -> None:
         if self.file is None:
@@ -212,7 +237,7 @@ class Database:
     def _get_engine(self) -> sa.Engine:
         with self._making:
             if self._engine is None:
-                self._engine = self._make_engine(autocommit=True)
+                self._engine = self._make_engine()
             return self._engine
 
     def _get_writer(self) -> sqlite.SqliteWriter | postgresql.PostgresqlWriter:
@@ -222,24 +247,30 @@ class Database:
             return self._writer
 
     def _make_writer(self) -> sqlite.SqliteWriter | postgresql.PostgresqlWriter:
-        if self.file is None:  # with an engine of its own, whose statements end sooner
+        if self._file is None:  # with an engine of its own, whose statements end sooner
             return postgresql.PostgresqlWriter(self._url, self._outage)
-        lock = FileLock(_lock_file(self.file))
-        return sqlite.SqliteWriter(self._get_engine(), lock, statements.TOGETHER, self.siblings)
+        return sqlite.SqliteWriter(self._get_engine(), self._file, statements.TOGETHER)
 
-    def _make_engine(self, *, autocommit: bool) -> sa.Engine:
-        if self.file is None:
-            return postgresql.make_engine(self._url, self._outage, autocommit=autocommit)
-        return sqlite.make_engine(self._url, autocommit=autocommit)
+    def _make_engine(self) -> sa.Engine:
+        if self._file is None:
+            return self._make_postgresql(autocommit=True)
+        return sqlite.make_engine(self._url, self._file.connect, autocommit=True)
+
+    def _make_postgresql(self, *, autocommit: bool) -> sa.Engine:
+        return postgresql.make_engine(self._url, self._outage, autocommit=autocommit)
 
 
-def _lock_file(file: Path) -> Path:
-    return Path(f"{file}.lock")
+@contextmanager
+def _disposing(engine: sa.Engine) -> Iterator[sa.Engine]:
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
 def _make_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise _unreachable(f"{type(error).__name__}: {error.strerror}: {folder}") from error
 

@@ -8,17 +8,19 @@ driver would wait for ever.
 from __future__ import annotations
 
 import math
-import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
+
+from app import threads
 
 T = TypeVar("T")
 
@@ -154,15 +156,23 @@ class Connector:
 
 def _begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Connection]:
     future: Future[Connection] = Future()
-
-    def connect() -> None:
-        try:
-            future.set_result(Connection.connect(*args, **kwargs))
-        except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
-            future.set_exception(error)
-
-    threading.Thread(target=connect, name="connecting", daemon=True).start()
+    try:
+        threads.start("connecting", partial(_fill, future, args, kwargs))
+    except (RuntimeError, MemoryError) as error:
+        raise psycopg.OperationalError("no thread is left to connect in") from error
     return future
+
+
+def _fill(future: Future[Connection], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Connect. Called again when it raises: a future that stays open would block all others."""
+    if future.done():
+        return
+    try:
+        connection = Connection.connect(*args, **kwargs)
+    except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+        future.set_exception(error)
+    else:
+        future.set_result(connection)
 
 
 def _is_fresh(future: Future[Connection]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import time
 from pathlib import Path
 
@@ -19,6 +20,12 @@ TIMEOUT = 5.0
 
 #: Seconds between two looks at the lock, growing from the first to the last.
 POLL = (0.0002, 0.005)
+
+#: The mode of each file of the inbox. Any user who can open the lock file can hold the lock.
+PRIVATE = 0o600
+
+#: The longest note in a lock file.
+_NOTE_BYTES = 4096
 
 
 class FileLock:
@@ -40,47 +47,74 @@ class FileLock:
 
     def __enter__(self) -> None:
         """Take the lock."""
-        if self._descriptor is None:
-            self._descriptor = self._open()
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._wait(self._descriptor)
+        deadline = time.monotonic() + self._timeout
+        while True:
+            if self._descriptor is None:
+                self._descriptor = self._open()
+            _wait(self._descriptor, deadline)
+            if self._is_at_its_path(self._descriptor):
+                return
+            self.close()  # it was removed: other processes take the lock on a new file
 
     def _open(self) -> int:
-        # The mode is SQLite's for its own files: who may write the inbox may take the lock.
         try:
-            return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
         except OSError as error:
             raise Unavailable(
                 "the inbox is not available",
                 reason=f"{type(error).__name__}: {error.strerror}: {self._path}",
                 retry_after=5,
             ) from error
+        make_private(descriptor)
+        return descriptor
 
-    def _wait(self, descriptor: int) -> None:
-        deadline = time.monotonic() + self._timeout
-        pause, longest = POLL
-        while True:
-            time.sleep(pause)
-            pause = min(pause * 1.5, longest)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise Unavailable(
-                        "the inbox is busy", reason="inbox_locked", retry_after=5
-                    ) from None
-            else:
-                return
+    def _is_at_its_path(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.stat(self._path))  # noqa: PTH116 - at every write
+        except FileNotFoundError:
+            return False
 
     def __exit__(self, *_error: object) -> None:
         """Release the lock."""
         if self._descriptor is not None:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
+    def read(self) -> bytes:
+        """Return the note in the lock file. The lock has to be held."""
+        return b"" if self._descriptor is None else os.pread(self._descriptor, _NOTE_BYTES, 0)
+
+    def write(self, note: bytes) -> None:
+        """Replace the note in the lock file. The lock has to be held."""
+        if self._descriptor is not None:
+            os.pwrite(self._descriptor, note, 0)
+            os.ftruncate(self._descriptor, len(note))
+
     def close(self) -> None:
         """Close the file. A lock that is held is released."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
+
+
+def _wait(descriptor: int, deadline: float) -> None:
+    """Take the lock. Raises ``Unavailable`` at the ``deadline``."""
+    pause, longest = POLL
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    "the inbox is busy", reason="inbox_locked", retry_after=5
+                ) from None
+        else:
+            return
+        time.sleep(pause)
+        pause = min(pause * 1.5, longest)
+
+
+def make_private(file: int | str) -> None:
+    """Take all rights to a ``file`` of this user's from all other users."""
+    found = os.stat(file)  # noqa: PTH116 - a descriptor has no method of that name
+    if found.st_uid == os.geteuid() and found.st_mode & 0o077:
+        os.chmod(file, stat.S_IMODE(found.st_mode) & 0o700)  # noqa: PTH101 - the same

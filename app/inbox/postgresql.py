@@ -26,6 +26,13 @@ READ_STATEMENT_TIMEOUT_MS = 30_000
 #: behind it are the renewals of other leases.
 LOCK_TIMEOUT_MS = 1_000
 
+#: A commit that was answered is on the disk, whatever the default of the database is. A stronger
+#: one stays. Set for the session, a setting is not changed by a reload of the server's.
+_COMMIT_SYNCHRONOUSLY = (
+    "SELECT set_config('synchronous_commit', coalesce("
+    "nullif(current_setting('synchronous_commit'), 'off'), 'on'), false)"
+)
+
 #: Milliseconds that sent data may stay unconfirmed.
 UNCONFIRMED_MS = 5_000
 
@@ -69,7 +76,7 @@ def _watch(engine: sa.Engine, outage: Outage) -> None:
 
     @sa.event.listens_for(engine, "do_connect")
     def connect(_dialect: object, _record: object, args: Any, names: Any) -> Connection:
-        return connector.connect(*args, **names)
+        return _pinned(connector.connect(*args, **names))
 
     @sa.event.listens_for(engine, "checkout")
     def check_out(connection: Connection, _record: object, _proxy: object) -> None:
@@ -79,6 +86,17 @@ def _watch(engine: sa.Engine, outage: Outage) -> None:
     @sa.event.listens_for(engine, "engine_disposed")
     def dispose(_engine: object) -> None:
         connector.close()
+
+
+def _pinned(connection: Connection) -> Connection:
+    connection.autocommit = True  # otherwise a rollback would take the setting back
+    try:
+        connection.execute(_COMMIT_SYNCHRONOUSLY)
+    except BaseException:
+        connection.close()
+        raise
+    connection.autocommit = False  # as the driver gives it, and SQLAlchemy changes it
+    return connection
 
 
 class _Held:

@@ -3,10 +3,8 @@
 SQLite has one writer at a time. So a process has one connection for writing, and whoever's turn
 it is writes for all that wait: one lock, one transaction and one commit for many statements. Alone
 it is one statement that commits itself, and so are several of a kind: between two calls of the
-driver any other thread may take the interpreter, and the lock is held meanwhile. Most of what a
-transaction costs is the same for one event and for eight, so it is delayed a moment while others
-are under way: a group commit, as with ``commit_delay`` and ``commit_siblings`` of PostgreSQL
-(https://www.postgresql.org/docs/current/runtime-config-wal.html).
+driver any other thread may take the interpreter, and the lock is held meanwhile. That is a group
+commit without a delay: a statement never waits for one that is not there yet.
 """
 
 from __future__ import annotations
@@ -24,21 +22,16 @@ import sqlalchemy as sa
 
 from app.errors import Unavailable
 from app.inbox.checkpoint import KEPT_BYTES, MOST_PAGES, Checkpoints
-from app.inbox.lock import FileLock
-
-try:  # The SQLite in this wheel has the WAL-reset bug fixed, Python's own mostly has not.
-    from pysqlite3 import dbapi2 as driver
-except ImportError:  # No wheel for this platform: journal_mode() then does without WAL.
-    import sqlite3 as driver
+from app.inbox.file import Connection, SqliteFile, driver
 
 __all__ = [
     "VERSION",
-    "Siblings",
     "SqliteWriter",
     "Together",
     "driver",
     "journal_mode",
     "make_engine",
+    "prepare",
 ]
 
 VERSION: tuple[int, ...] = driver.sqlite_version_info
@@ -51,9 +44,6 @@ BUSY_TIMEOUT_MS = 4_000
 
 #: Statements that are written in one transaction at most, so that no process waits for long.
 MOST_AT_ONCE = 64
-
-#: Seconds that a statement waits at most for its siblings, to be committed with them.
-COMMIT_DELAY = 0.0004
 
 #: Seconds that a statement waits for its turn before the delivery is answered 503.
 TURN_TIMEOUT = 5.0
@@ -80,25 +70,38 @@ def synchronous() -> str:
     return "NORMAL" if journal_mode(VERSION) == "WAL" else "FULL"
 
 
-def make_engine(url: sa.URL, *, autocommit: bool) -> sa.Engine:
-    """Return an engine for a file, which commits every statement or begins by hand."""
-    mode = journal_mode(VERSION)
+def prepare(connection: Any) -> None:
+    """Set how a new ``connection`` waits and writes."""
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    connection.execute(f"PRAGMA journal_mode = {journal_mode(VERSION)}")
+    connection.execute(f"PRAGMA synchronous = {synchronous()}")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {MOST_PAGES}")
+    connection.execute(f"PRAGMA journal_size_limit = {KEPT_BYTES}")
+
+
+def make_engine(url: sa.URL, connect: Callable[[], Connection], *, autocommit: bool) -> sa.Engine:
+    """Return an engine that connects with ``connect``.
+
+    It commits every statement, or begins by hand.
+    """
     # hide_parameters: an error's text goes to the log, and a parameter is the body.
     engine = sa.create_engine(url, module=driver, hide_parameters=True)
 
-    @sa.event.listens_for(engine, "connect")
-    def _on_connect(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver would begin late, and not for DDL
-        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-        connection.execute(f"PRAGMA journal_mode = {mode}")
-        connection.execute(f"PRAGMA synchronous = {synchronous()}")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {MOST_PAGES}")
-        connection.execute(f"PRAGMA journal_size_limit = {KEPT_BYTES}")
+    @sa.event.listens_for(engine, "do_connect")
+    def _connect(*_arguments: object) -> Connection:
+        return connect()
+
+    @sa.event.listens_for(engine, "checkout")
+    def _check_out(connection: Connection, _record: object, _proxy: object) -> None:
+        try:
+            connection.file.verify(connection)
+        except Unavailable as error:  # all of that age are replaced by new ones
+            raise sa.exc.InvalidatePoolError(error.reason) from error
 
     if not autocommit:
 
         @sa.event.listens_for(engine, "begin")
-        def _on_begin(connection: sa.Connection) -> None:
+        def _begin(connection: sa.Connection) -> None:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
@@ -138,26 +141,6 @@ class _Job:
         self.turn.acquire()
 
 
-class Siblings:
-    """The threads that are about to write: each from when it enters until it leaves."""
-
-    def __init__(self) -> None:
-        """Begin with none."""
-        self._threads: dict[int, None] = {}
-
-    def __enter__(self) -> None:
-        """Count this thread."""
-        self._threads[threading.get_ident()] = None
-
-    def __exit__(self, *_error: object) -> None:
-        """Count this thread no longer."""
-        del self._threads[threading.get_ident()]
-
-    def __len__(self) -> int:
-        """Return how many they are."""
-        return len(self._threads)
-
-
 class _NotAsOneError(Exception):
     """Not every row was there to be changed."""
 
@@ -168,26 +151,22 @@ class SqliteWriter:
     def __init__(
         self,
         engine: sa.Engine,
-        lock: FileLock,
+        file: SqliteFile,
         together: Mapping[Any, Together],
-        siblings: Siblings,
     ) -> None:
-        """Take the ``engine`` to connect with, and the ``lock`` among processes.
+        """Take the ``file``, and the ``engine`` that compiles for it.
 
-        ``together`` says which statements can be written as one, and how; ``siblings`` which
-        threads are worth waiting for.
+        ``together`` says which statements can be written as one, and how.
         """
         self._engine = engine
-        self._lock = lock
+        self._file = file
+        self._lock = file.lock()
         self._together = together
-        self._siblings = siblings
         self._checkpoints = Checkpoints(engine, self._alone)
         self._mutex = threading.Lock()
         self._waiting: deque[_Job] = deque()
         self._is_led = False
-        #: Held while the thread that leads waits for its siblings.
-        self._delay: threading.Lock | None = None
-        self._connection: sa.PoolProxiedConnection | None = None
+        self._connection: Connection | None = None
         self._synchronous = synchronous()
         self._statements: dict[tuple[Any, int], _Compiled] = {}
 
@@ -230,9 +209,6 @@ class SqliteWriter:
             if not self._is_led:
                 self._is_led = job.leads = True
                 return
-            if self._delay is not None and not self._is_sibling_missing():
-                self._delay.release()
-                self._delay = None
         try:
             in_time = job.turn.acquire(timeout=TURN_TIMEOUT)
         except BaseException:  # Ctrl-C, to a command
@@ -270,32 +246,18 @@ class SqliteWriter:
 
     def _write_what_waits(self, jobs: list[_Job]) -> None:
         try:
-            self._delay_commit()
             # What comes while other processes write is written with the rest.
             with self._lock:
                 jobs += self._take()
                 self._write(jobs)
         except BaseException as error:  # noqa: BLE001 - each of the threads gets it raised
             jobs += [] if jobs else self._take()
+            explained = self._file.explain(error)
             for job in jobs:
-                job.error, job.done = job.error or error, True
+                job.error, job.done = job.error or explained, True
         if any(job.error is not None for job in jobs):
             # A file that could not be written when it was opened stays so for this connection.
             self._disconnect()
-
-    def _delay_commit(self) -> None:
-        """Wait a moment for those who are about to write, unless all of them wait already."""
-        with self._mutex:
-            if not self._is_sibling_missing():
-                return
-            delay = self._delay = threading.Lock()
-            delay.acquire()
-        delay.acquire(timeout=COMMIT_DELAY)
-        with self._mutex:
-            self._delay = None
-
-    def _is_sibling_missing(self) -> bool:
-        return len(self._siblings) > len(self._waiting)
 
     def _take(self) -> list[_Job]:
         """Take what is to be written now. The statement of the thread that leads comes first."""
@@ -319,11 +281,15 @@ class SqliteWriter:
     def _write(self, jobs: list[_Job]) -> None:
         """Write all in one transaction, or each alone when one of them cannot be written."""
         connection = self._connect()
+        self._file.verify(connection)
         self._synchronize(connection, durable=any(job.durable for job in jobs))
         together = [partial(self._write_group, connection, group) for group in self._group(jobs)]
         in_turn = [partial(self._write_one, connection, job) for job in jobs]
         if not _commit(connection, together) and not _commit(connection, in_turn):
             _write_alone(jobs, in_turn)
+        # What was written is answered only if it can be found at the path.
+        if not self._file.has_file(connection):
+            self._file.verify(connection)
         for job in jobs:
             job.done = True
 
@@ -375,10 +341,10 @@ class SqliteWriter:
             self._statements[statement, number] = compiled
         return compiled
 
-    def _connect(self) -> Any:
+    def _connect(self) -> Connection:
         if self._connection is None:
-            self._connection = self._engine.raw_connection()
-        return self._connection.driver_connection
+            self._connection = self._file.open(self._lock)
+        return self._connection
 
     def close(self) -> None:
         """Close the connection, when nobody uses it. The next statement connects again."""
@@ -391,7 +357,7 @@ class SqliteWriter:
         connection, self._connection = self._connection, None
         self._synchronous = synchronous()
         if connection is not None:
-            connection.invalidate()
+            connection.close()
 
 
 def _commit(connection: Any, acts: Sequence[Callable[[], None]]) -> bool:

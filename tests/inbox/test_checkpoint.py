@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from structlog.testing import capture_logs
 
+from app import threads
 from app.inbox import Inbox, NewEvent, checkpoint, sqlite
 from app.inbox.checkpoint import Checkpoints
 from app.inbox.lock import FileLock
@@ -86,6 +87,7 @@ def test_last_part_waits_for_other_processes(inbox: Inbox, tmp_path: Path) -> No
     """The log begins anew while nobody writes, in whatever process."""
     writer = writer_of(inbox)
     accept(inbox, 1, 2, 3, 4)
+    inbox.latest(1)  # leaves a connection in the pool: a new one would wait for the lock
     other = FileLock(Path(f"{inbox._database.file}.lock"))  # noqa: SLF001 - no other way
     checkpoints = writer._checkpoints  # noqa: SLF001 - no other way
     with other:
@@ -258,3 +260,30 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     counts: list[None] = []
     monkeypatch.setattr(Checkpoints, "count", lambda _self: counts.append(None))
     return lambda: len(counts)
+
+
+@pytest.mark.parametrize("failure", [MemoryError, SystemExit])
+def test_checkpoint_that_fails_for_any_reason_is_not_the_last(
+    inbox: Inbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: type[BaseException]
+) -> None:
+    """Neither a lack of memory nor a line that cannot be logged keeps the log from being moved."""
+    monkeypatch.setattr(threads, "PAUSE_SECONDS", 0.01)
+    failed: list[str] = []
+
+    class BrokenLog:
+        def __getattr__(self, name: str) -> Callable[..., None]:
+            def fail(*_words: object, **_fields: object) -> None:
+                failed.append(name)
+                raise failure
+
+            return fail
+
+    with monkeypatch.context() as broken:
+        broken.setattr(checkpoint, "_CHECKPOINT", "PRAGMA wal_checkpoint(")
+        broken.setattr(checkpoint, "log", BrokenLog())
+        broken.setattr(threads, "log", BrokenLog())
+        accept(inbox, 1, 2, 3, 4, 5)
+        wait_for(lambda: failed.count("warning") > 1 or failed.count("exception") > 0)
+
+    accept(inbox, 6, 7, 8, 9, 10)
+    wait_for(lambda: moved(inbox, tmp_path) >= 10)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 
 import psycopg
 import pytest
 import sqlalchemy as sa
 
+from app import threads
 from app.errors import Unavailable
-from app.inbox import Inbox, NewEvent, database, limits, outage
+from app.inbox import Inbox, NewEvent, database, limits, outage, postgresql
 from app.inbox.database import Database
 from app.inbox.limits import Connector, TimedOut
 from tests.network import Path
@@ -197,6 +199,43 @@ def test_failure_that_came_late_is_forgotten(path: Path, connector: Connector) -
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
+def test_result_that_cannot_be_handed_over_blocks_no_call(
+    path: Path, connector: Connector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When memory is short the thread tries again: a call that waits gets its connection."""
+    monkeypatch.setattr(threads, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(limits, "SECONDS", 30.0)
+    set_result = Future.set_result
+    failures = [MemoryError(), MemoryError()]
+
+    def fail_first(future: Future[object], result: limits.Connection) -> None:
+        if failures:
+            result.close()
+            raise failures.pop()
+        set_result(future, result)
+        raise MemoryError  # after the result was set: it is not set again
+
+    monkeypatch.setattr(Future, "set_result", fail_first)
+    with limits.within(30.0), connector.connect(dsn(path)) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    assert failures == []
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("can't start new thread"), MemoryError()])
+def test_connection_without_a_thread_is_refused(
+    base: Database, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    """A delivery is answered 503 when the system has no thread left, and the next one is well."""
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise failure
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", refuse)
+        assert "no thread is left" in reason(lambda: base.execute(BACKEND, {}))
+    assert base.execute(BACKEND, {})
+
+
 def test_nothing_is_left_behind(path: Path, connector: Connector) -> None:
     """A connection that comes after everything was closed is closed as well."""
     path.swallow()
@@ -274,3 +313,17 @@ def test_listener_finds_out_that_nobody_speaks(
 
     assert [each.partition(":")[0] for each in reasons] == ["TimedOut"]
     path.open()
+
+
+def test_connection_that_cannot_be_prepared_is_closed(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that refuses the setting is one that cannot be used, and nothing is left open."""
+    monkeypatch.setattr(postgresql, "_COMMIT_SYNCHRONOUSLY", "SELECT set_config('wrong', 'on')")
+    base = Database(postgresql_url)
+
+    assert "set_config" in reason(lambda: base.execute(BACKEND, {}))
+    assert "set_config" in reason(lambda: base.read(BACKEND, {}))
+    monkeypatch.undo()
+    assert base.execute(BACKEND, {})
+    base.close()

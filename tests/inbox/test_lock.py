@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from app.errors import Unavailable
 from app.inbox.lock import FileLock
+from tests.waiting import wait_for
 
 HOLD = """
 import sys
@@ -83,3 +86,56 @@ def test_closing_releases_and_leaving_then_does_nothing(tmp_path: Path) -> None:
         with other:
             pass
         other.close()
+
+
+def test_lock_of_a_removed_file_is_none(tmp_path: Path) -> None:
+    """Two processes that hold the lock on two files would both hold it."""
+    path = tmp_path / "lock"
+    first, second = FileLock(path), FileLock(path, timeout=0.05)
+    with first:
+        pass
+    path.unlink()
+    first._timeout = 0.05  # noqa: SLF001 - so that it does not wait for long
+    with second, pytest.raises(Unavailable), first:
+        pass
+    with first:
+        first.write(b"note")
+    path.unlink()
+    path.write_bytes(b"another")
+    with first:
+        assert first.read() == b"another"
+    first.close()
+    second.close()
+
+
+def test_lock_whose_file_is_removed_while_it_is_waited_for(tmp_path: Path) -> None:
+    """Who gets the lock on a file that is not at its path takes the one on the file that is."""
+    path = tmp_path / "lock"
+    holder, waiting, third = FileLock(path), FileLock(path), FileLock(path, timeout=0.05)
+    holds = threading.Event()
+
+    def wait() -> bool:
+        with waiting:
+            holds.set()
+            with pytest.raises(Unavailable), third:
+                pass
+        return True
+
+    with ThreadPoolExecutor(1) as pool:
+        with holder:
+            result = pool.submit(wait)
+            wait_for(lambda: waiting._descriptor is not None)  # noqa: SLF001 - no other way
+            path.unlink()
+            assert not holds.is_set()
+        assert result.result(30)
+    assert path.exists()
+    for lock in (holder, waiting, third):
+        lock.close()
+
+
+def test_closed_lock_has_no_note(tmp_path: Path) -> None:
+    """What is not held can neither be read nor written."""
+    lock = FileLock(tmp_path / "lock")
+    lock.write(b"note")
+    assert lock.read() == b""
+    assert not (tmp_path / "lock").exists()

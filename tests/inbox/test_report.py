@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from app.inbox import Inbox, NewEvent
 from tests import by_hand
+from tests.processes import Postgresql
 
 EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")
 HOUR = 3600
@@ -118,9 +119,33 @@ def test_many_hosts_are_right_on_postgresql(
     assert inbox.report().hosts == ()
 
 
-def test_commits_that_can_be_lost(make_inbox: Callable[[str], Inbox], postgresql_url: str) -> None:
-    """A PostgreSQL that answers before it has written is told by the setting's name."""
-    assert "synchronous_commit" not in make_inbox(postgresql_url).report().not_durable
+def test_commits_that_can_be_lost(
+    make_inbox: Callable[[str], Inbox], own_postgresql: Postgresql
+) -> None:
+    """A PostgreSQL that never waits for its disk is told by the setting's name."""
+    own_postgresql.set("fsync", "on")
+    assert make_inbox(own_postgresql.url).report().not_durable == ()
+    own_postgresql.set("fsync", "off")
+    assert make_inbox(own_postgresql.url).report().not_durable == ("fsync",)
+
+
+@pytest.mark.parametrize(
+    ("default", "used"),
+    [("off", "on"), ("local", "local"), ("remote_apply", "remote_apply"), ("on", "on")],
+)
+def test_commits_are_synchronous_whatever_the_default(
+    make_inbox: Callable[[str], Inbox], postgresql_url: str, default: str, used: str
+) -> None:
+    """A default that is stronger than the disk's stays, and one that is weaker does not."""
     database = sa.make_url(postgresql_url).database
-    by_hand.execute(postgresql_url, f"ALTER DATABASE {database} SET synchronous_commit = off")
-    assert "synchronous_commit" in make_inbox(postgresql_url).report().not_durable
+    by_hand.execute(postgresql_url, f"ALTER DATABASE {database} SET synchronous_commit = {default}")
+    inbox = make_inbox(postgresql_url)
+    inbox.check()
+    base = inbox._database  # noqa: SLF001 - no other way
+    show = sa.text("SELECT current_setting('synchronous_commit')")
+
+    assert base.execute(show, {}) == (used,)
+    assert base.read(show, {})[0][0] == used
+    with base.migration() as connection:
+        assert connection.execute(show).scalar_one() == used
+    assert inbox.report().not_durable == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,25 +70,90 @@ def handlers_lines(registry: Registry, settings: Settings) -> Iterator[Line]:
 
 def inbox_lines(inbox: Inbox, settings: Settings) -> Iterator[Line]:
     """Yield whether the inbox can be written and is kept, and what waits in it."""
+    inbox.create_nothing()
+    lines = list(_misplaced(inbox, settings))
+    yield from lines
+    if lines:
+        return
     try:
         inbox.check()
         report = inbox.report()
     except Unavailable as error:
-        yield Line(
-            Level.FAIL,
-            "inbox",
-            f"{inbox.address} cannot be reached or written ({error.reason})",
-            "Check DATABASE_URL and the database. Until then deliveries are answered 503",
-        )
+        yield _unreachable(inbox, error.reason)
         return
     except StartError as error:
         yield from problems("inbox", error)
         return
-    yield from list(_durability(inbox, settings, report)) or [
+    yield from [*_durability(inbox, settings, report), *_exposed(inbox)] or [
         Line(Level.OK, "inbox", f"{inbox.address} can be written")
     ]
     yield _waiting(report, settings)
     yield _dead(report)
+
+
+def _misplaced(inbox: Inbox, settings: Settings) -> Iterator[Line]:
+    """Yield why SQLite's file is not looked into, if it is not."""
+    found = inbox.examine()
+    if found is None:
+        return
+    if found.known and not found.exists:
+        yield Line(
+            Level.FAIL,
+            "inbox",
+            f"{inbox.address} is missing, and was here before: deliveries are answered 503",
+            "Put the file back. Or restart the service: it begins with an empty inbox, and has"
+            " forgotten which events were handled",
+        )
+    elif not found.exists:
+        yield _not_made_yet(inbox, settings)
+    elif found.user is not None:
+        yield Line(
+            Level.FAIL,
+            "inbox",
+            f"{inbox.address} was replaced while process {found.user} had it open",
+            "The process changes over at its next delivery. If it does not, restart it",
+        )
+
+
+def _not_made_yet(inbox: Inbox, settings: Settings) -> Line:
+    folder = next(parent for parent in _file(settings).parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        return _unreachable(inbox, f"{folder} is no folder that can be written")
+    made = Line(Level.OK, "inbox", f"{inbox.address} is made at the first start")
+    return next(_thrown_away(inbox, settings), made)
+
+
+def _unreachable(inbox: Inbox, reason: str) -> Line:
+    return Line(
+        Level.FAIL,
+        "inbox",
+        f"{inbox.address} cannot be reached or written ({reason})",
+        "Check DATABASE_URL and the database. Until then deliveries are answered 503",
+    )
+
+
+def _file(settings: Settings) -> Path:
+    return Path(sa.make_url(settings.database_url).database or "").absolute()
+
+
+def _exposed(inbox: Inbox) -> Iterator[Line]:
+    """Yield what other users can open, and what was left of former files."""
+    found = inbox.examine()
+    if found is not None and found.exposed:
+        yield Line(
+            Level.WARN,
+            "inbox",
+            "other users can read events or hold the lock:"
+            f" {few([str(path) for path in found.exposed])}",
+            "Give these files to the user that runs the service, and take all rights from others",
+        )
+    if found is not None and found.aside:
+        yield Line(
+            Level.WARN,
+            "inbox",
+            f"logs of replaced files may hold events: {few([str(path) for path in found.aside])}",
+            "Remove them when nothing in the replaced files is missed",
+        )
 
 
 def _durability(inbox: Inbox, settings: Settings, report: Report) -> Iterator[Line]:
@@ -100,22 +166,26 @@ def _durability(inbox: Inbox, settings: Settings, report: Report) -> Iterator[Li
             f"{inbox.address} can lose commits: {few(list(report.not_durable))} is off",
             "Switch it on in PostgreSQL's configuration",
         )
-    url = sa.make_url(settings.database_url)
-    place = _file_system(Path(url.database or "")) if url.get_backend_name() == "sqlite" else ""
-    if queue and place in THROWN_AWAY:
-        yield Line(
-            Level.FAIL,
-            "inbox",
-            f"{inbox.address} lies on {place}, which goes with the container: what was answered"
-            " 200 and has not run is lost then",
-            "Mount a volume there, or use PostgreSQL",
-        )
+    yield from _thrown_away(inbox, settings)
     if report.hosts:
         yield Line(
             Level.WARN,
             "inbox",
             f"several hosts ran events on SQLite in turns: {few(list(report.hosts))}",
             "Use PostgreSQL for more than one container: SQLite is a file on one machine",
+        )
+
+
+def _thrown_away(inbox: Inbox, settings: Settings) -> Iterator[Line]:
+    url = sa.make_url(settings.database_url)
+    place = _file_system(_file(settings)) if url.get_backend_name() == "sqlite" else ""
+    if settings.processing == "queue" and place in THROWN_AWAY:
+        yield Line(
+            Level.FAIL,
+            "inbox",
+            f"{inbox.address} lies on {place}, which goes with the container: what was answered"
+            " 200 and has not run is lost then",
+            "Mount a volume there, or use PostgreSQL",
         )
 
 

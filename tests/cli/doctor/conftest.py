@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from click.testing import Result
 
 from app import stripe_client
+from app.errors import Unavailable
 from app.testing.stripe_api import StripeApi
 from tests.conftest import Receiver
 from tests.serving import serving
@@ -70,12 +72,21 @@ def _no_patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 def make_ours(
     make_receiver: Callable[..., Receiver], stripe_api: StripeApi
 ) -> Callable[..., Receiver]:
-    """A function that makes an application with two handlers, that asks the stand-in."""
+    """A function that makes an application with two handlers, that asks the stand-in.
+
+    Its file of SQLite's is there, as after a start.
+    """
     stripe_api.put("/v2/core/events", {"data": [], "next_page_url": None})
 
-    def make(modules: dict[str, str] | None = None, **changes: Any) -> Receiver:
+    def make(
+        modules: dict[str, str] | None = None, *, started: bool = True, **changes: Any
+    ) -> Receiver:
         modules = MODULES if modules is None else modules
-        return make_receiver(modules, stripe_api_base=stripe_api.url, **changes)
+        receiver = make_receiver(modules, stripe_api_base=stripe_api.url, **changes)
+        if started and receiver.service.inbox.address.startswith("sqlite"):
+            with suppress(Unavailable):
+                receiver.service.inbox.migrate()
+        return receiver
 
     return make
 

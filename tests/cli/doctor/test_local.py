@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from app.cli.doctor import local
-from app.inbox import NewEvent
+from app.inbox import NewEvent, lock
+from app.inbox import file as inbox_file
+from app.inbox.file import SqliteFile
 from app.testing.stripe_api import StripeApi
 from tests import by_hand
 from tests.cli.doctor.conftest import examine
 from tests.conftest import Receiver
+from tests.processes import Postgresql
 
 HOUR = 3600
 
@@ -26,6 +31,11 @@ def put(receiver: Receiver, event_id: str, changes: str) -> None:
         receiver.service.settings.database_url,
         f"UPDATE events SET {changes} WHERE id = '{event_id}'",  # noqa: S608 - the tests' own words
     )
+
+
+def file_of(receiver: Receiver) -> Path:
+    """Return SQLite's file."""
+    return Path(receiver.service.settings.database_url.removeprefix("sqlite:///"))
 
 
 class TestSettings:
@@ -120,15 +130,96 @@ class TestInbox:
         processing: str,
         level: str,
         make_ours: Callable[..., Receiver],
-        postgresql_url: str,
+        own_postgresql: Postgresql,
     ) -> None:
         """In queue mode the answer is a promise, so it fails there; in inline mode it warns."""
-        receiver = make_ours(database_url=postgresql_url, processing=processing)
-        name = postgresql_url.rpartition("/")[2].partition("?")[0]
-        by_hand.execute(postgresql_url, f"ALTER DATABASE {name} SET synchronous_commit = off")
+        own_postgresql.set("fsync", "off")
+        receiver = make_ours(database_url=own_postgresql.url, processing=processing)
         lines = examine(receiver, "--no-ping").about("inbox")
         assert [line[0] for line in lines] == [level]
-        assert "synchronous_commit is off" in lines[0][1]
+        assert "fsync is off" in lines[0][1]
+
+    def test_missing_file_is_not_made(
+        self, make_ours: Callable[..., Receiver], tmp_path: Path
+    ) -> None:
+        """Before the first start there is no file, and the doctor leaves it so."""
+        receiver = make_ours(started=False)
+        found = examine(receiver)
+        assert found.about("inbox") == [
+            ("OK", f"{receiver.service.inbox.address} is made at the first start")
+        ]
+        assert found.about("pending") == []
+        assert list(tmp_path.glob("var/*")) == []
+
+    def test_place_of_a_missing_file_counts(
+        self,
+        make_ours: Callable[..., Receiver],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A disk that goes with the container is a FAIL before the first start too."""
+        mounts = tmp_path / "mounts"
+        mounts.write_text("22 1 8:1 / / rw - overlay none rw\n", encoding="utf-8")
+        monkeypatch.setattr(local, "MOUNTS", mounts)
+        receiver = make_ours(started=False, processing="queue")
+        ((level, text),) = examine(receiver, "--no-ping").about("inbox")
+        assert level == "FAIL"
+        assert "lies on overlay" in text
+
+    def test_file_that_was_removed(self, ours: Receiver) -> None:
+        """A file that a service has had is a FAIL when it is missing, and is not made anew."""
+        file = file_of(ours)
+        file.unlink()
+        ((level, text),) = examine(ours, "--no-ping").about("inbox")
+        assert level == "FAIL"
+        assert "is missing, and was here before" in text
+        assert "-> Put the file back." in text
+        assert not file.exists()
+
+    def test_file_that_was_replaced(self, ours: Receiver) -> None:
+        """A process that runs and has opened another file than the one at the path is a FAIL."""
+        file = file_of(ours)
+        shutil.copyfile(file, f"{file}.new")
+        Path(f"{file}.new").replace(file)
+        ((level, text),) = examine(ours, "--no-ping").about("inbox")
+        assert level == "FAIL"
+        assert f"was replaced while process {os.getpid()} had it open" in text
+
+    def test_files_that_others_can_open(
+        self, ours: Receiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Files of another user's that cannot be made private are a WARN."""
+        ours.service.inbox.check()
+        file = file_of(ours)
+        file.chmod(0o644)
+        # No test can give a file to another user and still write it as this one.
+        monkeypatch.setattr(lock, "make_private", lambda _file: None)
+        monkeypatch.setattr(inbox_file, "make_private", lambda _file: None)
+        ((level, text),) = examine(ours, "--no-ping").about("inbox")
+        assert level == "WARN"
+        assert f"other users can read events or hold the lock: {file} ->" in text
+
+    def test_log_that_was_set_aside(self, ours: Receiver) -> None:
+        """The log of a replaced file may hold events, and is named."""
+        kept = Path(f"{file_of(ours)}-wal.1")
+        kept.touch()
+        ((level, text),) = examine(ours, "--no-ping").about("inbox")
+        assert level == "WARN"
+        assert f"logs of replaced files may hold events: {kept} ->" in text
+
+    def test_folder_that_cannot_be_searched(
+        self, ours: Receiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What cannot be seen is left to the test whether the inbox can be written."""
+
+        def refuse(_file: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        # Root, who may run the tests, can search every folder.
+        monkeypatch.setattr(SqliteFile, "look", refuse)
+        ((level, text),) = examine(ours, "--no-ping").about("inbox")
+        assert level == "FAIL"
+        assert "cannot be reached or written (PermissionError" in text
 
     @pytest.mark.parametrize(
         ("processing", "kind", "level"),
