@@ -32,6 +32,7 @@ from gunicorn.workers.gasgi import ASGIWorker
 
 from app import create_app
 from app.errors import Unavailable
+from app.framing import Parser
 from app.pool import Pool
 from app.service import Service, service
 
@@ -57,8 +58,11 @@ SWITCH_SECONDS = 0.001
 SPARE_SECONDS = 1.0
 
 PIECE_BYTES = 32768
+
+#: How long a connection that is being closed still takes what its client sends, and how many reads
+#: of it. A socket that is closed on unread bytes can take back its answer.
 LINGER_SECONDS = 1.0
-LINGER_MESSAGES = 64
+LINGER_READS = 256
 
 log = structlog.get_logger(__name__)
 
@@ -161,7 +165,6 @@ class Bridge:
         except _RefusedError as refused:
             log.warning("request_refused", status=refused.answer.status)
             await _send(send, refused.answer)
-            await _linger(receive)
             # gunicorn takes this for a client that left: it closes, without a word in the log.
             raise asyncio.CancelledError from None
         if self.stopping.is_set():
@@ -216,15 +219,6 @@ async def _send(send: Send, answer: Answer) -> None:
     for start in range(0, last + 1, PIECE_BYTES):
         piece = answer.body[start : start + PIECE_BYTES]
         await send({"type": "http.response.body", "body": piece, "more_body": start < last})
-
-
-async def _linger(receive: Receive) -> None:
-    """Throw away what is still coming: a socket closed on unread bytes can take back its answer."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(LINGER_SECONDS):
-            for _ in range(LINGER_MESSAGES):
-                if not (await receive()).get("more_body"):
-                    break
 
 
 def _call(wsgi_app: WSGIApplication, scope: Scope, body: bytes) -> Answer:
@@ -301,8 +295,12 @@ class Connection(ASGIProtocol):  # type: ignore[misc] # gunicorn publishes no ty
     """One client's connection, held for a bounded time in each of its states.
 
     gunicorn bounds the wait for the second request of a connection, not for the first, nor the time
-    that a client takes to read an answer, nor the number of connections.
+    that a client takes to read an answer, nor the number of connections, nor what surrounds a body.
     """
+
+    _closed: bool
+    _linger: asyncio.TimerHandle | None = None
+    _discarded = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Give the client ``read_seconds`` for its first header, and make room for it."""
@@ -316,7 +314,47 @@ class Connection(ASGIProtocol):  # type: ignore[misc] # gunicorn publishes no ty
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self.worker.waiting.pop(self, None)
+        if self._linger is not None:
+            self._linger.cancel()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what the client sent, or discard it when no more is answered."""
+        if not self._closed:
+            super().data_received(data)
+            return
+        self._discarded += 1
+        if self._discarded > LINGER_READS:
+            self.transport.abort()
+
+    def _setup_callback_parser(self) -> None:
+        # Never the C parser: memory was seen to grow without end when connections close after
+        # each request.
+        self._callback_parser = Parser(
+            on_headers_complete=self._on_headers_complete,
+            on_body=self._on_body,
+            on_message_complete=self._on_message_complete,
+            limit_request_line=self.cfg.limit_request_line,
+            limit_request_fields=self.cfg.limit_request_fields,
+            limit_request_field_size=self.cfg.limit_request_field_size,
+        )
+
+    def _http1_buffered(self) -> int:
+        # gunicorn counts what its own parser holds, and not that of a subclass.
+        held: int = super()._http1_buffered()
+        return held + self._callback_parser.pipelined
+
+    def _close_transport(self) -> None:
+        """Tell the client that nothing follows, and close when it has closed, or a second later."""
+        if self._closed:
+            return
+        self._closed = True
+        self._resume_reading()
+        with contextlib.suppress(OSError, RuntimeError):  # the client has left in this moment
+            self.transport.write_eof()
+        loop: asyncio.AbstractEventLoop = self.worker.loop
+        self._linger = loop.call_later(LINGER_SECONDS, self.transport.close)
+        self.worker.waiting[self] = None
 
     def pause_writing(self) -> None:
         """Give the client ``read_seconds`` to take its answer."""
