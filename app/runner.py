@@ -16,7 +16,7 @@ from typing import Any
 import stripe
 import structlog
 
-from app import fetched
+from app import fetched, forks
 from app.errors import CallbackFailed, Deferred, GiveUp, RetryLater
 from app.inbox import Claim, Failure, Inbox
 from app.leases import Leases
@@ -123,7 +123,8 @@ class Runner:
     def _handle(self, run: _Run) -> None:
         _current.set(run)
         fetched.begin()
-        self._handler.handle(run.claim.body)
+        with forks.ending_in_the_block():
+            self._handler.handle(run.claim.body)
 
     def _judge(self, run: _Run, error: BaseException) -> tuple[str, Callable[[], bool]]:
         """Say what an ``error`` means: for an event that it can never, or not now, be run."""

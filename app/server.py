@@ -30,7 +30,7 @@ import structlog
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers.gasgi import ASGIWorker
 
-from app import create_app
+from app import create_app, forks
 from app.errors import Unavailable
 from app.framing import Parser
 from app.pool import Pool
@@ -457,6 +457,7 @@ class Worker(ASGIWorker):  # type: ignore[misc] # gunicorn publishes no types
             with contextlib.suppress(OSError):  # some sandboxes do not let a process choose
                 os.sched_setaffinity(0, {self.processor})
             self.asgi.prepare_callbacks(_give_way)
+        forks.isolate(self.SIGNALS, self.sockets)
         self.asgi.background.begin()
         super().run()
         if self.asgi.unfinished:
