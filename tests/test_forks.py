@@ -36,7 +36,7 @@ MODULE = EVENT_TYPE.replace(".", "_")
 FORKING = (
     HANDLER
     + """
-    import multiprocessing, sys
+    import multiprocessing, signal, sys
     import app
 
     def leave(status):
@@ -85,8 +85,22 @@ FORKING = (
                 child.terminate()
                 child.join()
                 note(f"child {child.exitcode}", notif, attempt)
+        elif how == "handles":
+            ready = multiprocessing.get_context("fork").Event()
+            child = multiprocessing.get_context("fork").Process(target=exit_by_itself, args=[ready])
+            child.start()
+            ready.wait()
+            child.terminate()
+            child.join()
+            note(f"child {child.exitcode}", notif, attempt)
         else:
             plain(notif, client)
+
+    def exit_by_itself(ready):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))
+        ready.set()
+        while True:
+            time.sleep(1)
 
     def wait():
         while not (FOLDER / "go").exists():
@@ -220,8 +234,10 @@ def test_signal_to_a_child_reaches_the_child_alone(
     service = start(lab, sqlite_url, processing=processing)
 
     run(service, sqlite_url, "evt_terminates", processing)
+    run(service, sqlite_url, "evt_handles", processing)
 
     assert lab.account("evt_terminates") == [(f"child {-signal.SIGTERM}", 1)] * 20
+    assert lab.account("evt_handles") == [("child 5", 1)]
     run(service, sqlite_url, "evt_1", processing)
     assert len({entry.pid for entry in lab.journal()}) == 1
 
