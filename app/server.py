@@ -86,6 +86,7 @@ _BAD_CODING = _error(400, "the only transfer coding that is read is chunked", _C
 _TOO_SLOW = _error(408, "the body did not arrive in time", _CLOSE)
 _TOO_LARGE = _error(413, "the body is too large", _CLOSE)
 _FAILED = _error(500, "internal server error")
+_NO_THREAD = _error(503, "the service has no thread left", (b"retry-after", b"1"))
 _STOPPING = _error(503, "the service is shutting down", (b"retry-after", b"1"), _CLOSE)
 
 
@@ -137,11 +138,11 @@ class Bridge:
         self.read_seconds = read_seconds
         call = functools.partial(_call, wsgi_app)
         self._max_body_bytes = max_body_bytes
-        self._callbacks = Pool(call, threads, "callback")
+        self._callbacks = Pool(call, threads, "callback", failed=_FAILED)
         # Only a POST can run a callback. Health checks have threads of their own: a container
         # whose callbacks, or whose inbox, are all waited for is busy, not ill.
-        self._probes = Pool(call, 1, "probe")
-        self._alive = Pool(call, 1, "alive")
+        self._probes = Pool(call, 1, "probe", failed=_FAILED)
+        self._alive = Pool(call, 1, "alive", failed=_FAILED)
         self.background = background or Background()
         self._answering = 0
 
@@ -174,9 +175,16 @@ class Bridge:
         try:
             # When the client leaves, this is cancelled: a request that still waits for a thread is
             # dropped (Stripe delivers it again), one that has begun runs to its end.
-            await _send(send, await self._pool(scope).call(scope, body))
+            await _send(send, await self._run(scope, body))
         finally:
             self._answering -= 1
+
+    async def _run(self, scope: Scope, body: bytes) -> Answer:
+        try:
+            return await self._pool(scope).call(scope, body)
+        except (RuntimeError, MemoryError) as error:
+            log.warning("request_refused", status=_NO_THREAD.status, reason=str(error))
+            return _NO_THREAD
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
         for name, value in headers:
@@ -222,11 +230,7 @@ async def _send(send: Send, answer: Answer) -> None:
 
 
 def _call(wsgi_app: WSGIApplication, scope: Scope, body: bytes) -> Answer:
-    try:
-        return _answer(wsgi_app, _environ(scope, body))
-    except BaseException:  # a sys.exit() that came through would end the process for all others
-        log.exception("request_failed")
-        return _FAILED
+    return _answer(wsgi_app, _environ(scope, body))
 
 
 def _answer(wsgi_app: WSGIApplication, environ: WSGIEnvironment) -> Answer:

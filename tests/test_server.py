@@ -32,6 +32,7 @@ from flask import Flask
 
 from app.server import LINGER_READS, TICK_SECONDS, Background, Bridge, choose_processor
 from app.testing import samples
+from tests.processes import skip_without_prlimit
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "gunicorn.conf.py"
@@ -495,6 +496,26 @@ def test_callback_that_exits_does_not_end_the_process(serve: Serve) -> None:
     assert (answer.status, answer.json) == (500, {"error": "internal server error"})
     assert "SystemExit: 3" in server.log
     assert server.ask("GET", "/pid").body == pid
+
+
+def test_request_without_a_thread_is_answered(serve: Serve) -> None:
+    """When the system has no thread left, requests get 503, and 200 as soon as it has one."""
+    skip_without_prlimit()
+    server = serve("--workers", "1")
+    client = server.connect()
+    worker = int(client.ask("GET", "/pid").body)
+    limits = resource.prlimit(worker, resource.RLIMIT_AS)
+    # Less than the stack of a thread needs.
+    size = int(Path(f"/proc/{worker}/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.prlimit(worker, resource.RLIMIT_AS, (size + 1_500_000, limits[1]))
+
+    refused = client.ask("POST", "/echo")
+    assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+    assert refused.json == {"error": "the service has no thread left"}
+    assert client.ask("GET", "/pid").status == 200
+    assert "can't start new thread" in server.log
+    resource.prlimit(worker, resource.RLIMIT_AS, limits)
+    assert client.ask("POST", "/echo", b"x").json["body"] == "x"
 
 
 MALFORMED = {
