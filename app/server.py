@@ -444,6 +444,9 @@ class Worker(ASGIWorker):  # type: ignore[misc] # gunicorn publishes no types
             del self.waiting[oldest]
             oldest.transport.abort()
 
+    def init_signals(self) -> None:
+        """Keep the arbiter's handlers, which queue, until the loop runs: uvloop loses signals."""
+
     def handle_exit_signal(self) -> None:
         """Stop accepting, and let what is running end."""
         super().handle_exit_signal()
@@ -471,6 +474,7 @@ class Worker(ASGIWorker):  # type: ignore[misc] # gunicorn publishes no types
             os._exit(0)
 
     async def _serve(self) -> None:
+        super().init_signals()
         for listener in self.sockets:
             await self._listen(listener.sock)
         if self._is_told_to_stop():

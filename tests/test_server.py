@@ -872,12 +872,14 @@ def test_quick_stop_waits_for_nothing(serve: Serve, how: signal.Signals) -> None
 
 
 @pytest.mark.parametrize("early", ["SIGTERM", "SIGINT", "SIGQUIT"])
+@pytest.mark.parametrize("hook", ["post_fork", "post_worker_init"])
 def test_stop_that_comes_while_a_worker_starts_is_not_lost(
-    serve: Serve, tmp_path: Path, early: str
+    serve: Serve, tmp_path: Path, early: str, hook: str
 ) -> None:
-    """A worker that is told to stop before it has handlers of its own stops, and at once.
+    """A worker that is told to stop before its event loop runs stops, and at once.
 
-    gunicorn only queues such a signal, where nobody looks: it would wait for the grace period.
+    gunicorn only queues such a signal, where nobody looks, and uvloop loses it: the worker would
+    be killed at the end of the grace period.
     """
     config = tmp_path / "early.conf.py"
     config.write_text(
@@ -887,8 +889,12 @@ def test_stop_that_comes_while_a_worker_starts_is_not_lost(
         exec(pathlib.Path({str(CONFIG)!r}).read_text())
         hand_over = post_fork
 
+        def post_worker_init(worker):
+            if {hook!r} == "post_worker_init" and worker.age == 1:
+                os.kill(os.getpid(), signal.{early})
+
         def post_fork(server, worker):
-            if worker.age == 1:
+            if {hook!r} == "post_fork" and worker.age == 1:
                 os.kill(os.getpid(), signal.SIGHUP)  # of no matter, and before it
                 os.kill(os.getpid(), signal.{early})
             hand_over(server, worker)
