@@ -16,8 +16,6 @@ worker_class = "app.server.Worker"
 bind = f"0.0.0.0:{settings.port}"
 workers = settings.web_concurrency
 preload_app = True
-# With the C parser memory was seen to grow without end when connections close after each request.
-http_parser = "python"
 # uvloop where it is installed: a tenth less processor time for a delivery.
 asgi_loop = "auto"
 asgi_lifespan = "off"

@@ -3,32 +3,58 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import Generic, ParamSpec, TypeVar
 
+import structlog
+
+from app.threads import start
+
 P = ParamSpec("P")
 T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Call(Generic[T]):
+    """One call: the function with its arguments, and the result that it has so far."""
+
+    future: asyncio.Future[T]
+    act: Callable[[], T] | None
+    result: T
+
+    def run(self) -> None:
+        """Call the function, unless it was called before, or nothing waits for its result."""
+        act, self.act = self.act, None
+        if act is not None and not self.future.cancelled():
+            self.result = act()
 
 
 class Pool(Generic[P, T]):
     """A fixed number of threads that call one function, for one event loop.
 
-    An executor of the standard library makes two futures for each call, one with a lock of its
-    own, and chains them: that was a tenth of what a whole request costs.
+    Whatever raises, every call gets a result and no thread ends. An executor of the standard
+    library makes two futures for each call, one with a lock of its own, and chains them: that was
+    a tenth of what a whole request costs.
     """
 
-    def __init__(self, act: Callable[P, T], threads: int, name: str) -> None:
-        """Take the function, which must not raise, and how many ``threads`` may be in it at once.
+    def __init__(self, act: Callable[P, T], threads: int, name: str, *, failed: T) -> None:
+        """Take the function, and how many ``threads`` may be in it at once.
 
-        They begin at the first call, because no thread survives a fork.
+        A call that raises is logged, and its result is ``failed``. The threads begin at the first
+        call, because no thread survives a fork.
         """
         self._act = act
+        self._failed = failed
         self.prepare: Callable[[], object] = lambda: None
-        """What each thread calls first."""
+        """What each thread calls first. It works without when that raises."""
         self._names = [f"{name}-{number}" for number in range(threads)]
+        self._has_threads = False
         self._calls: SimpleQueue[_Call[T]] = SimpleQueue()
         self.abandoned = 0
         """How many calls are queued or running that nobody waits for any more."""
@@ -36,13 +62,12 @@ class Pool(Generic[P, T]):
     async def call(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Have a thread call the function, and return its result.
 
-        When this is cancelled before a thread has begun, none will.
+        When this is cancelled before a thread has begun, none will. Raises ``RuntimeError`` or
+        ``MemoryError`` while the system lets the pool have no thread at all.
         """
-        while self._names:
-            threading.Thread(target=self._work, name=self._names[-1], daemon=True).start()
-            self._names.pop()  # not before: a thread that could not start is tried again
+        self._start()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._calls.put((future, lambda: self._act(*args, **kwargs)))
+        self._calls.put(_Call(future, lambda: self._act(*args, **kwargs), self._failed))
         try:
             return await future
         except asyncio.CancelledError:
@@ -50,21 +75,39 @@ class Pool(Generic[P, T]):
             self.abandoned += future.cancelled()
             raise
 
-    def _work(self) -> None:
-        self.prepare()
+    def _start(self) -> None:
+        """Start the threads that are missing, as many as the system lets start."""
+        while self._names:
+            try:
+                start(self._names[-1], partial(self._work, [self.prepare], [None]))
+            except (RuntimeError, MemoryError):
+                if self._has_threads:
+                    return
+                raise
+            self._has_threads = True
+            self._names.pop()  # not before: a thread that could not start is tried again
+
+    def _work(self, first: list[Callable[[], object]], current: list[_Call[T] | None]) -> None:
+        """Do what ``first`` says, once, then run calls. To be called again when it raises."""
+        while first:
+            first.pop()()
         while True:
-            self._run(*self._calls.get())
+            # Where it is found again: no call is lost between the queue and its result.
+            call = current[0] = current[0] or self._calls.get()
+            self._run(call)
+            current[0] = None
 
-    def _run(self, future: asyncio.Future[T], act: Callable[[], T]) -> None:
-        results = [] if future.cancelled() else [act()]
+    def _run(self, call: _Call[T]) -> None:
+        try:
+            call.run()
+        except BaseException:  # a sys.exit() is an error like any other
+            with suppress(BaseException):  # when memory is short a line is lost, not the answer
+                log.exception("request_failed")
         with suppress(RuntimeError):  # the loop has been closed: the process is about to end
-            future.get_loop().call_soon_threadsafe(self._end, future, results)
+            call.future.get_loop().call_soon_threadsafe(self._end, call)
 
-    def _end(self, future: asyncio.Future[T], results: list[T]) -> None:
-        if future.cancelled():
+    def _end(self, call: _Call[T]) -> None:
+        if call.future.cancelled():
             self.abandoned -= 1
         else:
-            future.set_result(results[0])
-
-
-_Call = tuple[asyncio.Future[T], Callable[[], T]]
+            call.future.set_result(call.result)

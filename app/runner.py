@@ -16,7 +16,7 @@ from typing import Any
 import stripe
 import structlog
 
-from app import fetched
+from app import fetched, forks
 from app.errors import CallbackFailed, Deferred, Unavailable
 from app.inbox import Claim, Failure, Inbox
 from app.leases import Leases
@@ -100,7 +100,8 @@ class Runner:
     def _handle(self, run: _Run) -> None:
         _current.set(run)
         fetched.begin()
-        self._handler.handle(run.claim.body)
+        with forks.ending_in_the_block():
+            self._handler.handle(run.claim.body)
 
     def _record(self, claim: Claim, result: Result) -> bool:
         """Record the result, or as much of it as the inbox can store.

@@ -30,8 +30,9 @@ import structlog
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers.gasgi import ASGIWorker
 
-from app import create_app
+from app import create_app, forks
 from app.errors import Unavailable
+from app.framing import Parser
 from app.pool import Pool
 from app.service import Service, service
 
@@ -57,8 +58,11 @@ SWITCH_SECONDS = 0.001
 SPARE_SECONDS = 1.0
 
 PIECE_BYTES = 32768
+
+#: How long a connection that is being closed still takes what its client sends, and how many reads
+#: of it. A socket that is closed on unread bytes can take back its answer.
 LINGER_SECONDS = 1.0
-LINGER_MESSAGES = 64
+LINGER_READS = 256
 
 log = structlog.get_logger(__name__)
 
@@ -82,6 +86,7 @@ _BAD_CODING = _error(400, "the only transfer coding that is read is chunked", _C
 _TOO_SLOW = _error(408, "the body did not arrive in time", _CLOSE)
 _TOO_LARGE = _error(413, "the body is too large", _CLOSE)
 _FAILED = _error(500, "internal server error")
+_NO_THREAD = _error(503, "the service has no thread left", (b"retry-after", b"1"))
 _STOPPING = _error(503, "the service is shutting down", (b"retry-after", b"1"), _CLOSE)
 
 
@@ -133,11 +138,11 @@ class Bridge:
         self.read_seconds = read_seconds
         call = functools.partial(_call, wsgi_app)
         self._max_body_bytes = max_body_bytes
-        self._callbacks = Pool(call, threads, "callback")
+        self._callbacks = Pool(call, threads, "callback", failed=_FAILED)
         # Only a POST can run a callback. Health checks have threads of their own: a container
         # whose callbacks, or whose inbox, are all waited for is busy, not ill.
-        self._probes = Pool(call, 1, "probe")
-        self._alive = Pool(call, 1, "alive")
+        self._probes = Pool(call, 1, "probe", failed=_FAILED)
+        self._alive = Pool(call, 1, "alive", failed=_FAILED)
         self.background = background or Background()
         self._answering = 0
 
@@ -161,7 +166,6 @@ class Bridge:
         except _RefusedError as refused:
             log.warning("request_refused", status=refused.answer.status)
             await _send(send, refused.answer)
-            await _linger(receive)
             # gunicorn takes this for a client that left: it closes, without a word in the log.
             raise asyncio.CancelledError from None
         if self.stopping.is_set():
@@ -171,9 +175,16 @@ class Bridge:
         try:
             # When the client leaves, this is cancelled: a request that still waits for a thread is
             # dropped (Stripe delivers it again), one that has begun runs to its end.
-            await _send(send, await self._pool(scope).call(scope, body))
+            await _send(send, await self._run(scope, body))
         finally:
             self._answering -= 1
+
+    async def _run(self, scope: Scope, body: bytes) -> Answer:
+        try:
+            return await self._pool(scope).call(scope, body)
+        except (RuntimeError, MemoryError) as error:
+            log.warning("request_refused", status=_NO_THREAD.status, reason=str(error))
+            return _NO_THREAD
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
         for name, value in headers:
@@ -218,21 +229,8 @@ async def _send(send: Send, answer: Answer) -> None:
         await send({"type": "http.response.body", "body": piece, "more_body": start < last})
 
 
-async def _linger(receive: Receive) -> None:
-    """Throw away what is still coming: a socket closed on unread bytes can take back its answer."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(LINGER_SECONDS):
-            for _ in range(LINGER_MESSAGES):
-                if not (await receive()).get("more_body"):
-                    break
-
-
 def _call(wsgi_app: WSGIApplication, scope: Scope, body: bytes) -> Answer:
-    try:
-        return _answer(wsgi_app, _environ(scope, body))
-    except BaseException:  # a sys.exit() that came through would end the process for all others
-        log.exception("request_failed")
-        return _FAILED
+    return _answer(wsgi_app, _environ(scope, body))
 
 
 def _answer(wsgi_app: WSGIApplication, environ: WSGIEnvironment) -> Answer:
@@ -301,8 +299,12 @@ class Connection(ASGIProtocol):  # type: ignore[misc] # gunicorn publishes no ty
     """One client's connection, held for a bounded time in each of its states.
 
     gunicorn bounds the wait for the second request of a connection, not for the first, nor the time
-    that a client takes to read an answer, nor the number of connections.
+    that a client takes to read an answer, nor the number of connections, nor what surrounds a body.
     """
+
+    _closed: bool
+    _linger: asyncio.TimerHandle | None = None
+    _discarded = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Give the client ``read_seconds`` for its first header, and make room for it."""
@@ -316,7 +318,47 @@ class Connection(ASGIProtocol):  # type: ignore[misc] # gunicorn publishes no ty
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self.worker.waiting.pop(self, None)
+        if self._linger is not None:
+            self._linger.cancel()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what the client sent, or discard it when no more is answered."""
+        if not self._closed:
+            super().data_received(data)
+            return
+        self._discarded += 1
+        if self._discarded > LINGER_READS:
+            self.transport.abort()
+
+    def _setup_callback_parser(self) -> None:
+        # Never the C parser: memory was seen to grow without end when connections close after
+        # each request.
+        self._callback_parser = Parser(
+            on_headers_complete=self._on_headers_complete,
+            on_body=self._on_body,
+            on_message_complete=self._on_message_complete,
+            limit_request_line=self.cfg.limit_request_line,
+            limit_request_fields=self.cfg.limit_request_fields,
+            limit_request_field_size=self.cfg.limit_request_field_size,
+        )
+
+    def _http1_buffered(self) -> int:
+        # gunicorn counts what its own parser holds, and not that of a subclass.
+        held: int = super()._http1_buffered()
+        return held + self._callback_parser.pipelined
+
+    def _close_transport(self) -> None:
+        """Tell the client that nothing follows, and close when it has closed, or a second later."""
+        if self._closed:
+            return
+        self._closed = True
+        self._resume_reading()
+        with contextlib.suppress(OSError, RuntimeError):  # the client has left in this moment
+            self.transport.write_eof()
+        loop: asyncio.AbstractEventLoop = self.worker.loop
+        self._linger = loop.call_later(LINGER_SECONDS, self.transport.close)
+        self.worker.waiting[self] = None
 
     def pause_writing(self) -> None:
         """Give the client ``read_seconds`` to take its answer."""
@@ -402,6 +444,9 @@ class Worker(ASGIWorker):  # type: ignore[misc] # gunicorn publishes no types
             del self.waiting[oldest]
             oldest.transport.abort()
 
+    def init_signals(self) -> None:
+        """Keep the arbiter's handlers, which queue, until the loop runs: uvloop loses signals."""
+
     def handle_exit_signal(self) -> None:
         """Stop accepting, and let what is running end."""
         super().handle_exit_signal()
@@ -419,6 +464,7 @@ class Worker(ASGIWorker):  # type: ignore[misc] # gunicorn publishes no types
             with contextlib.suppress(OSError):  # some sandboxes do not let a process choose
                 os.sched_setaffinity(0, {self.processor})
             self.asgi.prepare_callbacks(_give_way)
+        forks.isolate(self.SIGNALS, self.sockets)
         self.asgi.background.begin()
         super().run()
         if self.asgi.unfinished:
@@ -428,6 +474,7 @@ class Worker(ASGIWorker):  # type: ignore[misc] # gunicorn publishes no types
             os._exit(0)
 
     async def _serve(self) -> None:
+        super().init_signals()
         for listener in self.sockets:
             await self._listen(listener.sock)
         if self._is_told_to_stop():

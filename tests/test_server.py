@@ -30,8 +30,9 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 import pytest
 from flask import Flask
 
-from app.server import TICK_SECONDS, Background, Bridge, choose_processor
+from app.server import LINGER_READS, TICK_SECONDS, Background, Bridge, choose_processor
 from app.testing import samples
+from tests.processes import skip_without_prlimit
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "gunicorn.conf.py"
@@ -88,11 +89,14 @@ TINY_APP = f"""
     def pid():
         return str(os.getpid())
 
-    def load(threads, read_seconds):
+    def load(threads, read_seconds, max_body_bytes):
         log.configure("info", "json")
-        stopping = threading.Event()
         return server.Bridge(
-            app, threads=threads, max_body_bytes=65536, stopping=stopping, read_seconds=read_seconds
+            app,
+            threads=threads,
+            max_body_bytes=max_body_bytes,
+            stopping=threading.Event(),
+            read_seconds=read_seconds,
         )
 """
 
@@ -243,6 +247,7 @@ def running(
     *options: str,
     threads: int = 2,
     read_seconds: float = 60,
+    max_body_bytes: int = 65536,
     config: Path = CONFIG,
 ) -> Iterator[Server]:
     """Run gunicorn with its real configuration and ``options``, until the test is over."""
@@ -252,7 +257,7 @@ def running(
         "--pythonpath",
         f"{folder},{ROOT}",
         *options,
-        f"tiny:load({threads}, {read_seconds})",
+        f"tiny:load({threads}, {read_seconds}, {max_body_bytes})",
     ]
     environment = {**os.environ, "STRIPE_API_KEY": "sk_test_fake", "STRIPE_WEBHOOK_SECRET": SECRET}
     with started(command, folder, environment) as server:
@@ -493,6 +498,26 @@ def test_callback_that_exits_does_not_end_the_process(serve: Serve) -> None:
     assert server.ask("GET", "/pid").body == pid
 
 
+def test_request_without_a_thread_is_answered(serve: Serve) -> None:
+    """When the system has no thread left, requests get 503, and 200 as soon as it has one."""
+    skip_without_prlimit()
+    server = serve("--workers", "1")
+    client = server.connect()
+    worker = int(client.ask("GET", "/pid").body)
+    limits = resource.prlimit(worker, resource.RLIMIT_AS)
+    # Less than the stack of a thread needs.
+    size = int(Path(f"/proc/{worker}/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.prlimit(worker, resource.RLIMIT_AS, (size + 1_500_000, limits[1]))
+
+    refused = client.ask("POST", "/echo")
+    assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+    assert refused.json == {"error": "the service has no thread left"}
+    assert client.ask("GET", "/pid").status == 200
+    assert "can't start new thread" in server.log
+    resource.prlimit(worker, resource.RLIMIT_AS, limits)
+    assert client.ask("POST", "/echo", b"x").json["body"] == "x"
+
+
 MALFORMED = {
     "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -617,6 +642,99 @@ def test_body_of_the_limit_is_read(server: Server) -> None:
     assert whole.json["body"] == chunked.json["body"] == "x" * 65536
     assert whole.json["CONTENT_LENGTH"] == chunked.json["CONTENT_LENGTH"] == "65536"
     assert "HTTP_TRANSFER_ENCODING" not in chunked.json
+
+
+CHUNKED = b"POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n"
+
+#: Whole requests within all limits but one: how much surrounds the body.
+SPENDTHRIFT = {
+    "60,000 chunks of one byte": CHUNKED + b"\r\n" + b"1\r\nx\r\n" * 60000 + b"0\r\n\r\n",
+    "chunk extensions": CHUNKED
+    + b"\r\n"
+    + (b"1;a=" + b"b" * 4000 + b"\r\nx\r\n") * 20
+    + b"0\r\n\r\n",
+    "chunk sizes with zeros": CHUNKED + b"\r\n" + (b"0" * 4000 + b"1\r\nx\r\n") * 20 + b"0\r\n\r\n",
+    "a chunk size with 40,000 zeros": CHUNKED
+    + b"\r\n"
+    + b"0" * 40000
+    + b"1\r\nx\r\n"
+    + b"0\r\n\r\n",
+    "trailers": CHUNKED + b"\r\n0\r\n" + (b"X: " + b"x" * 3000 + b"\r\n") * 20 + b"\r\n",
+    "headers": CHUNKED + (b"X: " + b"x" * 3000 + b"\r\n") * 20 + b"\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("request_bytes", SPENDTHRIFT.values(), ids=SPENDTHRIFT.keys())
+def test_request_of_little_but_framing_is_refused(server: Server, request_bytes: bytes) -> None:
+    """What surrounds a body is bounded like the body: it costs the event loop more."""
+    client = server.connect()
+    with contextlib.suppress(ConnectionError):
+        client.send(request_bytes)
+
+    answer = client.answer()
+
+    assert (answer.status, answer.headers["Connection"]) == (400, "close")
+    assert client.rest() == b""
+
+
+def test_large_body_in_small_chunks_is_read(serve: Serve) -> None:
+    """The bound on framing does not limit the body: 16 MiB may come as proxies send them."""
+    server = serve(max_body_bytes=16 * 1024 * 1024)
+    client = server.connect(CHUNKED + b"\r\n")
+    for _ in range(4096):
+        client.send(b"1000\r\n" + b"x" * 0x1000 + b"\r\n")
+    client.send(b"0\r\n\r\n")
+
+    assert client.answer().json["CONTENT_LENGTH"] == "16777216"
+
+
+def test_refused_client_may_send_its_body(server: Server) -> None:
+    """Closing on unread bytes would take the answer back, on some systems before it was read."""
+    client = server.connect(b"POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 1048576\r\n\r\n")
+    answer = client.answer()
+    for _ in range(16):
+        client.send(b"x" * 65536)
+
+    assert answer.status == 413
+    assert client.rest() == b""
+
+
+def test_what_is_discarded_after_a_refusal_is_bounded(server: Server) -> None:
+    """A client that goes on sending is cut off after a bounded number of reads."""
+    client = server.connect(
+        b"POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 9999999999\r\n\r\n"
+    )
+    # uvloop reads up to 256 KiB at a time; the rest was in buffers of the kernel.
+    most, sent = LINGER_READS * 262_144 + 20_000_000, 0
+    with contextlib.suppress(ConnectionError):
+        while sent < most:
+            client.send(b"x" * 65536)
+            sent += 65536
+
+    assert sent < most
+
+
+def test_refused_client_that_stays_is_closed(serve: Serve) -> None:
+    """A client that neither sends nor closes does not keep its place."""
+    server = serve("--workers", "1")
+    idle = server.connect()
+    worker = int(idle.ask("GET", "/pid").body)
+    before = sockets_of(worker)
+
+    client = server.connect(MALFORMED["no HTTP"])
+
+    assert client.answer().status == 400
+    assert client.rest() == b""
+    wait_for(lambda: sockets_of(worker) == before)
+
+
+def sockets_of(pid: int) -> int:
+    """Return how many sockets a process has open."""
+    links = []
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            links.append(str(file.readlink()))
+    return sum(link.startswith("socket:") for link in links)
 
 
 def test_client_that_asks_first_is_told_to_go_on(server: Server) -> None:
@@ -754,12 +872,14 @@ def test_quick_stop_waits_for_nothing(serve: Serve, how: signal.Signals) -> None
 
 
 @pytest.mark.parametrize("early", ["SIGTERM", "SIGINT", "SIGQUIT"])
+@pytest.mark.parametrize("hook", ["post_fork", "post_worker_init"])
 def test_stop_that_comes_while_a_worker_starts_is_not_lost(
-    serve: Serve, tmp_path: Path, early: str
+    serve: Serve, tmp_path: Path, early: str, hook: str
 ) -> None:
-    """A worker that is told to stop before it has handlers of its own stops, and at once.
+    """A worker that is told to stop before its event loop runs stops, and at once.
 
-    gunicorn only queues such a signal, where nobody looks: it would wait for the grace period.
+    gunicorn only queues such a signal, where nobody looks, and uvloop loses it: the worker would
+    be killed at the end of the grace period.
     """
     config = tmp_path / "early.conf.py"
     config.write_text(
@@ -769,8 +889,12 @@ def test_stop_that_comes_while_a_worker_starts_is_not_lost(
         exec(pathlib.Path({str(CONFIG)!r}).read_text())
         hand_over = post_fork
 
+        def post_worker_init(worker):
+            if {hook!r} == "post_worker_init" and worker.age == 1:
+                os.kill(os.getpid(), signal.{early})
+
         def post_fork(server, worker):
-            if worker.age == 1:
+            if {hook!r} == "post_fork" and worker.age == 1:
                 os.kill(os.getpid(), signal.SIGHUP)  # of no matter, and before it
                 os.kill(os.getpid(), signal.{early})
             hand_over(server, worker)

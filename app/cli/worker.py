@@ -13,6 +13,7 @@ import click
 import structlog
 from flask.cli import with_appcontext
 
+from app import forks
 from app.cli.events.reconcile import make_reconciler, read_accounts
 from app.cli.events.wanted import UNITS
 from app.errors import Unavailable
@@ -27,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 #: Seconds between two looks whether all has ended.
 TICK_SECONDS = 0.05
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def read_interval(
@@ -106,8 +109,9 @@ def _stop_on_signals(parts: Service) -> None:
     def stop(_number: int, _frame: FrameType | None) -> None:
         parts.stopping.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOP_SIGNALS:
         signal.signal(number, stop)
+    forks.isolate(STOP_SIGNALS)
 
 
 def _migrate(parts: Service) -> None:

@@ -1,0 +1,120 @@
+"""Processes that a callback forks: they belong to the callback and keep nothing of the service.
+
+A forked process has a copy of all that its parent has: the listening socket, the connections of
+clients, the pipe on which a signal wakes the parent's event loop, and the rest of the call that
+would record the result and answer.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+import structlog
+
+from app.log import output
+
+log = structlog.get_logger(__name__)
+
+_forking = threading.local()
+
+
+def isolate(signals: Iterable[int], listeners: Iterable[Any] = ()) -> None:
+    """Isolate this process from those that it forks from now on. To be called once.
+
+    In a child the ``signals`` have their default effect, and only on the child. It holds neither
+    the sockets of ``listeners`` nor the connections that they accepted.
+    """
+    signals = list(signals)
+    names = {_local_name(each) for each in listeners}
+
+    def block() -> None:
+        # A signal that reached the child before it is isolated would stop the parent.
+        _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+
+    os.register_at_fork(before=block, after_in_parent=unblock)
+    steps = (partial(_reset, signals), partial(_drop_sockets, names), _open_outputs, unblock)
+    for step in steps:  # each by itself: one that fails does not keep the next from being done
+        os.register_at_fork(after_in_child=step)
+
+
+def _reset(signals: Iterable[int]) -> None:
+    signal.set_wakeup_fd(-1)
+    for number in signals:
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _open_outputs() -> None:
+    """Open both outputs anew: a lock of theirs, held by another thread, is never released here."""
+    sys.stdout, sys.stderr = _open_output(1), _open_output(2)
+    output.take()
+
+
+def _open_output(descriptor: int) -> TextIO:
+    return open(descriptor, "w", buffering=1, errors="backslashreplace", closefd=False)
+
+
+def _drop_sockets(names: set[object]) -> None:
+    """Drop all sockets with one of these local ``names``, without a word to the other end."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in [int(each.name) for each in Path("/dev/fd").iterdir()]:
+        if _name_of(descriptor) in names:
+            # Not closed: the event loop's objects could later close a file with that number.
+            os.dup2(null, descriptor, inheritable=False)
+    os.close(null)
+
+
+def _name_of(descriptor: int) -> object:
+    """Return the local name of a socket, or None for any other descriptor."""
+    try:
+        held = socket.socket(fileno=descriptor)
+    except OSError:
+        return None
+    try:
+        return _local_name(held)
+    finally:
+        held.detach()
+
+
+def _local_name(sock: Any) -> object:
+    """Return the port of a socket, or its path: a listener shares it with what it accepts."""
+    name = sock.getsockname()
+    return name[1] if isinstance(name, tuple) else name
+
+
+@contextmanager
+def ending_in_the_block() -> Iterator[None]:
+    """End every process that is forked in the block at the end of the block.
+
+    It exits with 0, with the code of a ``SystemExit``, or with 1 after any other exception.
+    """
+    pid = os.getpid()
+    status = 0
+    try:
+        yield
+    except BaseException as error:
+        if os.getpid() == pid:
+            raise
+        status = _status(error)
+    finally:
+        if os.getpid() != pid:
+            os._exit(status)
+
+
+def _status(error: BaseException) -> int:
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        return (error.code or 0) & 0xFF
+    with suppress(BaseException):  # it ends, said or not
+        log.error("forked_process_failed", exc_info=error)
+    return 1
