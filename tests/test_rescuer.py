@@ -78,6 +78,32 @@ def test_step_of_the_clock_alone_makes_no_orphan(
     assert inbox.accept(EVENT).claim is not None
 
 
+@pytest.mark.parametrize("lease", ["now", "later"])
+def test_claim_of_the_version_before_is_rescued_later(
+    inbox: Inbox, database_url: str, lease: str
+) -> None:
+    """During a deployment: it does not say how long its lease is, so it is trusted for longer."""
+    by_hand.execute(database_url, "UPDATE events SET lease_seconds = NULL")
+    by_hand.execute(database_url, AHEAD if lease == "later" else RAN_OUT)
+    rescuer = Rescuer(inbox, 30.0)
+
+    look(rescuer, seconds=0)
+    assert look(rescuer, seconds=50) == 1
+    assert inbox.accept(EVENT).claim is None
+    assert look(rescuer, seconds=11) == 0
+    assert inbox.find("evt_1").is_orphan  # type: ignore[union-attr]  # it is there
+    assert inbox.accept(EVENT).claim is not None
+
+
+def test_long_lease_of_the_version_before_is_not_suspected(inbox: Inbox, database_url: str) -> None:
+    """A lease that ends in some minutes may be as long as that."""
+    by_hand.execute(
+        database_url, "UPDATE events SET lease_seconds = NULL, lease_until = lease_until + 600"
+    )
+
+    assert Rescuer(inbox, TURN).look() == []
+
+
 def test_renewed_lease_is_counted_anew(make_inbox: Callable[..., Inbox]) -> None:
     """What was counted before the renewal is of another lease."""
     inbox = make_inbox(SHORT)

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from app import threads
 from app.errors import Unavailable
 from app.inbox import Claim, Event, Inbox, NewEvent
+from app.leases import Leases
 from app.testing import samples
 from app.testing.stripe_api import StripeApi
+from app.worker import Worker
 from tests import by_hand
 from tests.conftest import Receiver
 from tests.waiting import wait_for
@@ -476,6 +479,42 @@ class TestFaults:
         said = capsys.readouterr().err
         assert '"claim_failed"' in said
         assert '"run_failed"' in said
+
+    def test_error_outside_of_every_guard_ends_no_thread(
+        self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Memory can be short anywhere. The threads of the worker and of the leases go on."""
+        failing = ["wait", "turn"]
+
+        def run_short(name: str, act: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*arguments: Any) -> Any:
+                if name in failing:
+                    failing.remove(name)
+                    raise MemoryError
+                return act(*arguments)
+
+            return call
+
+        # No test can take all memory away at just these moments.
+        monkeypatch.setattr(threads, "PAUSE_SECONDS", 0.01)
+        monkeypatch.setattr(Worker, "_wait", run_short("wait", Worker._wait))  # noqa: SLF001 - the same
+        monkeypatch.setattr(Leases, "_take_turn", run_short("turn", Leases._take_turn))  # noqa: SLF001 - the same
+        receiver = make_queue(module(""), threads=1, lease_seconds=1)
+        wait_for(lambda: not failing)
+        notification = samples.notification(TYPE)
+        receiver.deliver(notification)
+        ends(receiver, notification, "done")
+        receiver.service.worker.join()
+        inbox = receiver.service.inbox
+        for name in ("evt_mine", "evt_other"):
+            inbox.record(NewEvent(name, TYPE, livemode=False, context=None, body=b"{}"))
+        claim, other = inbox.claim_one("evt_mine"), inbox.claim_one("evt_other")
+        assert claim is not None
+        assert other is not None
+
+        with receiver.service.leases.held(claim):
+            wait_for(lambda: receiver.event("evt_other").is_orphan)
+            assert not receiver.event("evt_mine").is_orphan
 
     def test_tables_of_a_newer_version_end_no_thread(
         self, make_queue: MakeReceiver, capsys: pytest.CaptureFixture[str]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import re
 import signal
-import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 import structlog
 from flask.cli import with_appcontext
 
-from app import forks
+from app import forks, threads
 from app.cli.events.reconcile import make_reconciler, read_accounts
 from app.cli.events.wanted import UNITS
 from app.errors import Unavailable
@@ -100,9 +100,8 @@ def worker(
 
 def _reconcile(parts: Service, interval: float, accounts: tuple[str, ...]) -> None:
     """Reconcile in a thread of its own, which may be ended at any moment."""
-    arguments = (interval, parts.stopping, accounts)
-    act = make_reconciler(parts).run_every
-    threading.Thread(target=act, args=arguments, name="reconciler", daemon=True).start()
+    run_every = make_reconciler(parts).run_every
+    threads.start("reconciler", partial(run_every, interval, parts.stopping, accounts))
 
 
 def _stop_on_signals(parts: Service) -> None:

@@ -79,7 +79,7 @@ class Suspect:
     attempt: int
     token: str
     lease_until: float
-    lease_seconds: float
+    lease_seconds: float | None
     seconds: float
 
 
@@ -120,7 +120,7 @@ class Event:
     crashes: int
     source: str
     """How it came: by a ``delivery``, or by ``reconcile``."""
-    lease_seconds: float
+    lease_seconds: float | None
     suspected_lease: float | None
     suspected_seconds: float
 

@@ -25,15 +25,26 @@ GRACE_LEAST = 2.0
 ROUNDING = 1.0
 
 
-def grace_seconds(lease_seconds: float) -> float:
+#: The grace, in seconds, of an event that a replica of a version before claimed: it does not say
+#: how long its lease is. And the longest lease that there can be.
+UNKNOWN_GRACE = 60.0
+LONGEST_LEASE = 3600.0
+
+
+def grace_seconds(lease_seconds: float | None) -> float:
     """Return for how many seconds a lease that ran out has to stay unrenewed."""
+    if lease_seconds is None:
+        return UNKNOWN_GRACE
     return max(GRACE_SHARE * lease_seconds, GRACE_LEAST)
 
 
 def _grace(event: Any) -> sa.ColumnElement[float]:
     share = number(GRACE_SHARE) * event.c.lease_seconds
-    least = number(GRACE_LEAST)
-    return sa.case((share > least, share), else_=least)
+    return sa.case(
+        (event.c.lease_seconds.is_(None), number(UNKNOWN_GRACE)),
+        (share > number(GRACE_LEAST), share),
+        else_=number(GRACE_LEAST),
+    )
 
 
 def orphaned(event: Any) -> sa.ColumnElement[bool]:
@@ -51,6 +62,8 @@ _seen = sa.case(
     else_=number(0.0),
 )
 
+_longest = sa.func.coalesce(events.c.lease_seconds, number(LONGEST_LEASE))
+
 #: The running events whose lease ran out by the clock and that are no orphans yet.
 SUSPECTS = sa.select(
     events.c.id.label("event_id"),
@@ -63,7 +76,7 @@ SUSPECTS = sa.select(
     events.c.state == word("running"),
     sa.or_(
         events.c.lease_until < now(),
-        events.c.lease_until > now() + events.c.lease_seconds + number(ROUNDING),
+        events.c.lease_until > now() + _longest + number(ROUNDING),
     ),
     _seen < _grace(events),
 )

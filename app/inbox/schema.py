@@ -45,7 +45,8 @@ events = sa.Table(
     # How it came: by a ``delivery``, or by ``reconcile``.
     sa.Column("source", sa.Text, nullable=False),
     # Seconds from one renewal to the end of the lease, as the process that claimed it has them.
-    sa.Column("lease_seconds", sa.Double, nullable=False, server_default="30"),
+    # NULL if a version before claimed it, which does not say.
+    sa.Column("lease_seconds", sa.Double),
     # The ``lease_until`` that live processes suspect, and for how many seconds they have seen it
     # unrenewed. Another ``lease_until`` is another lease, of which nothing is suspected yet.
     sa.Column("suspected_lease", sa.Double),

@@ -17,7 +17,7 @@ depends_on = None
 
 def upgrade() -> None:
     """Add the columns."""
-    for name, default in (("lease_seconds", "30"), ("suspected_seconds", "0")):
-        column = sa.Column(name, sa.Double, nullable=False, server_default=default)
-        op.add_column("events", column)
+    op.add_column("events", sa.Column("lease_seconds", sa.Double))
     op.add_column("events", sa.Column("suspected_lease", sa.Double))
+    column = sa.Column("suspected_seconds", sa.Double, nullable=False, server_default="0")
+    op.add_column("events", column)
