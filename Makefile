@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # A part of the tests, as in: make test ARGS='tests/test_inbox.py -x'
 ARGS ?=
+# How many tests run side by side when all are run: those of processes mostly wait.
+TESTS_AT_ONCE ?= 4
 # For `make handler`: an event type, and UNTYPED=1 for one that is newer than the installed SDK.
 TYPE ?=
 UNTYPED ?=
@@ -35,7 +37,7 @@ demo: $(INSTALLED) ## Deliver signed notifications to a service of its own and s
 test: $(INSTALLED) ## Run all tests; fails when one fails or a branch is missed (ARGS='...' runs a part)
 ifeq ($(strip $(ARGS)),)
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage run -m pytest --numprocesses $(TESTS_AT_ONCE) --dist worksteal
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 else

@@ -24,11 +24,19 @@ from app.log import output
 
 log = structlog.get_logger(__name__)
 
-_forking = threading.local()
+
+class _Masks(threading.local):
+    """The signal masks of a thread that forks, the latest last: ``isolate`` may be called twice."""
+
+    def __init__(self) -> None:
+        self.before: list[set[int]] = []
+
+
+_masks = _Masks()
 
 
 def isolate(signals: Iterable[int], listeners: Iterable[Any] = ()) -> None:
-    """Isolate this process from those that it forks from now on. To be called once.
+    """Isolate this process from those that it forks from now on.
 
     In a child the ``signals`` have their default effect, and only on the child. It holds neither
     the sockets of ``listeners`` nor the connections that they accepted.
@@ -38,10 +46,10 @@ def isolate(signals: Iterable[int], listeners: Iterable[Any] = ()) -> None:
 
     def block() -> None:
         # A signal that reached the child before it is isolated would stop the parent.
-        _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        _masks.before.append(signal.pthread_sigmask(signal.SIG_BLOCK, signals))
 
     def unblock() -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+        signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before.pop())
 
     os.register_at_fork(before=block, after_in_parent=unblock)
     steps = (partial(_reset, signals), partial(_drop_sockets, names), _open_outputs, unblock)

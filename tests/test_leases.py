@@ -10,7 +10,8 @@ from functools import partial
 
 import pytest
 
-from app.errors import Unavailable
+from app.clocks import since_boot
+from app.errors import Deferred, Unavailable
 from app.inbox import Claim, Inbox, NewEvent
 from app.leases import Leases
 from tests import by_hand
@@ -94,11 +95,27 @@ def test_lost_claim_is_said_once_and_not_renewed(
         seen.append(said(capsys))
         return "".join(seen)
 
-    with make(inbox).held(first):
+    # As if it had just been asked for: an older claim is verified before it is held.
+    with make(inbox).held(replace(first, asked_at=since_boot())):
         wait_for(lambda: "lease_lost" in look())
         stop = threading.Event()
         stop.wait(LEASE)
     assert look().count("lease_lost") == 1
+
+
+def test_claim_that_is_late_is_verified_before_it_is_held(inbox: Inbox) -> None:
+    """The process was stopped right after it asked: the event may run elsewhere by now."""
+    late = replace(claim(inbox), asked_at=since_boot() - 60)
+    leases = make(inbox)
+    with leases.held(late):
+        pass
+    wait_for(inbox.suspects)
+    by_hand.abandon(inbox)
+    claim(inbox)
+
+    with pytest.raises(Deferred), leases.held(late):
+        pytest.fail("it is not held")
+    assert not leases._held  # noqa: SLF001 - nothing else tells
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:

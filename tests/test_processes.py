@@ -450,14 +450,16 @@ def test_sqlite_without_permission_is_waited_for(
     service = lab.start(sqlite_url, launcher=("-c", WITHOUT_PRIVILEGE))
     assert service.ask("GET", "/healthz").brief == (200, "ok")
     protected.chmod(0o500)
-    assert service.readiness().brief == NOT_READY
-    assert_unavailable(service.deliver(EVENT))
+    if (which, when) != ("folder", "after the start"):  # each process has its files open by then
+        assert service.readiness().brief == NOT_READY
+        assert_unavailable(service.deliver(EVENT))
     # All of them: SQLite makes other files beside its first, with the same mode.
     for path in (file.parent, *file.parent.iterdir()):
         path.chmod(0o700)
 
     wait_for(service.is_ready, DEADLINE)
-    assert service.deliver(EVENT).brief == HANDLED
+    # A process may have opened one of the files in between, and then refuses one delivery more.
+    wait_for(lambda: service.deliver(EVENT).brief == HANDLED, DEADLINE)
     assert lab.account(EVENT) == ONCE
 
 

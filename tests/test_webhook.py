@@ -22,6 +22,7 @@ from werkzeug.test import TestResponse
 
 from app.inbox import Event, Inbox, NewEvent
 from app.testing import samples
+from tests import by_hand
 from tests.conftest import API_KEY, SECRET, Receiver
 
 TYPE = "v1.customer.created"
@@ -396,10 +397,11 @@ def test_event_that_runs_elsewhere_is_deferred(open_door: OpenDoor, database_url
 
 
 def test_event_of_a_dead_runner_is_run(open_door: OpenDoor, database_url: str) -> None:
-    """Under a lease that has ended it is run, as the next attempt."""
+    """An orphan is run, as the next attempt."""
     door = open_door(database_url=database_url)
     body = encode(id="evt_1")
     running_elsewhere(door, body, lease_seconds=-1)
+    by_hand.orphan(database_url)
 
     assert door.assert_taken(door.deliver(body), "handled")["attempt"] == 2
     assert len(door.ran) == 1
