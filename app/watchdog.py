@@ -12,7 +12,10 @@ from __future__ import annotations
 import faulthandler
 import os
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
+from typing import NoReturn
 
 import structlog
 
@@ -29,6 +32,9 @@ LEAST_SECONDS = 1.5
 
 #: How often the timer is set anew within that time.
 BEATS = 5
+
+#: The share of the seconds of ``end_within`` after which a thread ends the process.
+SOFT_SHARE = 0.8
 
 STANDARD_ERROR = 2
 
@@ -78,11 +84,16 @@ class Watchdog:
             os._exit(EXIT_STATUS)
 
     def end_within(self, seconds: float) -> None:
-        """Let this process end after so many seconds at the latest, whatever it does."""
+        """Let this process end after so many seconds at the latest, whatever it does.
+
+        It exits with 0 if one of its threads can run, else with the stacks of all threads.
+        """
         with self._lock:
-            if self._started:
-                self._set(seconds)
-                self._ends = True
+            if not self._started:
+                return
+            self._set(seconds)
+            self._ends = True
+        threads.start("end", partial(_end_after, seconds * SOFT_SHARE))
 
     def close(self) -> None:
         """Stop watching."""
@@ -109,3 +120,8 @@ class Watchdog:
         if self._beat_at is not None and not self._ends:
             faulthandler.cancel_dump_traceback_later()
             self._beat_at = None
+
+
+def _end_after(seconds: float) -> NoReturn:
+    time.sleep(seconds)
+    os._exit(0)

@@ -127,8 +127,7 @@ def _end(parts: Service, grace: float) -> None:
     while (parts.worker.running or parts.leases.unsettled) and time.monotonic() < deadline:
         time.sleep(TICK_SECONDS)
     running = parts.worker.running
-    if running:
-        parts.worker.release()
     log.info("worker_ended", running=running)
     if running:
+        parts.worker.release()
         os._exit(0)  # a callback's thread cannot be ended, and a normal exit may wait for it
