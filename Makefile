@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Written last: a .venv without it was left half-made, and one older than the lock is out of date.
 INSTALLED := $(VENV)/.installed
-# A part of the tests, as in: make test ARGS='tests/test_inbox.py -x'
+# A part of the tests, as in: make test ARGS='tests/inbox/test_inbox.py -x'
 ARGS ?=
 # How many tests run side by side when all are run: those of processes mostly wait.
 TESTS_AT_ONCE ?= 4

@@ -1,7 +1,8 @@
 """structlog for our lines, and for everybody else's: one format, no secrets, no failure.
 
 Lines go to standard error. What is logged never holds a body or local variables: nothing here
-renders them, and SQLAlchemy is told to hide its parameters (``app/inbox/database.py``).
+renders them, and SQLAlchemy is told to hide its parameters (``make_engine`` in
+``app/inbox/sqlite.py`` and ``app/inbox/postgresql.py``).
 
 No log call raises, whatever it is given, and none loses its line: what cannot be rendered is
 replaced by a text that says so, and a stream that fails by a copy of file descriptor 2.

@@ -50,8 +50,8 @@ class Module:
 class Registry:
     """All handler modules of one package.
 
-    ``modules`` are sorted by event type. ``known`` of them are types of the SDK; the others
-    are newer than the SDK and reach their callback through the fallback.
+    ``modules`` are sorted by event type. An event type that is newer than the SDK reaches its
+    callback through the SDK's fallback.
     """
 
     modules: tuple[Module, ...]

@@ -189,7 +189,7 @@ class TestSettings:
 
 
 class TestLayers:
-    """Rule 6 of the house: each layer knows the ones below it and nothing of the others."""
+    """Each layer knows the ones below it and nothing of the others."""
 
     def test_http_stops_at_the_edge(self) -> None:
         """Of app/, only the edge imports Flask, Werkzeug or anything else that speaks HTTP."""
@@ -259,7 +259,7 @@ class TestLayers:
 
 
 class TestCode:
-    """Rules of the house that a linter has no word for."""
+    """Rules of this repository that a linter cannot check."""
 
     def test_each_test_states_its_rule(self) -> None:
         """Each test has a docstring."""
