@@ -14,6 +14,7 @@ from stripe.v2.core import EventNotification
 
 from app.testing import samples
 from app.testing.stripe_api import Asked, StripeApi
+from tests.waiting import wait_for
 
 METER = "v1.billing.meter.error_report_triggered"
 KEY = "sk_test_fake_for_tests"
@@ -294,7 +295,8 @@ class TestConnections:
                 connection = http.client.HTTPConnection(api.url.removeprefix("http://"))
                 connection.request("GET", "/v1/balance")
                 answer = pool.submit(connection.getresponse)
-            assert answer.result(10).status == 404
+                wait_for(lambda: api.asked)  # one that has not come in by the end is refused
+            assert answer.result(60).status == 404
             connection.close()
 
 
