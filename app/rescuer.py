@@ -94,8 +94,11 @@ class Rescuer:
 
         Raises ``Unavailable``.
         """
-        offset = self._inbox.clock() - time.monotonic()
-        back = 0.0 if self._offset is None else self._offset - offset
+        asked_at = time.monotonic()
+        clock = self._inbox.clock()
+        offset = clock - time.monotonic()
+        # A late answer is no step: the clock was read after it was asked for.
+        back = 0.0 if self._offset is None else self._offset - (clock - asked_at)
         if self._offset is None or back > STEP_SECONDS:
             self._inbox.repair_times(stepped=back > STEP_SECONDS)
             self._offset = offset
