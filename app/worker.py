@@ -65,7 +65,7 @@ class Worker:
         """Start ``count`` of them, in this process: threads do not survive a fork."""
         self._leases.rescuer.on_orphan = self.wake
         self._leases.start()
-        acts = [*[self._work] * count, *[self._listen] * bool(count)]
+        acts = [self._work] * count + ([self._listen] if count else [])
         for number, act in enumerate(acts):
             self._threads.append(threads.start(f"worker-{number}", act))
 

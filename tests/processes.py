@@ -124,7 +124,6 @@ class Answer:
 HANDLED = (200, "handled")
 DUPLICATE = (200, "duplicate")
 RUNNING = (409, "the event is running; deliver it again")
-TAKEN_OVER = (409, "the event was taken over by another attempt")
 FAILED = (500, "the callback failed; the event will be retried")
 ACCEPTED = (200, "accepted")
 NO_INBOX = (503, "the inbox is not available")
