@@ -138,15 +138,18 @@ class Leases:
         self.watchdog.check()
         self._failing = False
         for claim, settle in self._waiting():
-            self._try(partial(self._settle, claim, settle))
+            self._try("result_not_recorded", partial(self._settle, claim, settle), claim)
         for claim, held in self._due():
-            self._try(partial(self._renew, claim, held))
-        if not self._try(self._rescue):
+            self._try("lease_not_renewed", partial(self._renew, claim, held), claim)
+        if not self._try("rescue_failed", self._rescue):
             self.rescuer.forget()
         self._said = self._said and self._failing
 
-    def _try(self, act: Callable[[], object]) -> bool:
-        """Return whether it could be done. What fails must not keep the rest from being tried."""
+    def _try(self, failed: str, act: Callable[[], object], claim: Claim | None = None) -> bool:
+        """Return False when ``act`` raised: one failure must not keep the rest from being tried.
+
+        An error that is no outage is logged under the name ``failed``.
+        """
         try:
             act()
         except (Unavailable, StartError) as error:
@@ -154,7 +157,7 @@ class Leases:
             self._say_away(error)
         except Exception:
             self._failing = True
-            log.exception("lease_not_renewed")
+            log.exception(failed, **(_names(claim) if claim else {}))
         else:
             return True
         return False
