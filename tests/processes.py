@@ -153,7 +153,7 @@ class Service:
         """Start it, with Python's ``arguments``. ``quick`` ends it without much ado."""
         self._quick = quick
         self.clock: Callable[[], float] = time.time
-        """When deliveries are signed: another clock for a service whose own was moved."""
+        """The clock of the signatures: another one if the clock of the service was moved."""
         self.process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=ROOT,

@@ -150,7 +150,7 @@ def test_lock_whose_folder_cannot_be_searched_is_not_kept(tmp_path: Path) -> Non
 
 
 def test_lock_whose_file_is_removed_while_it_is_waited_for(tmp_path: Path) -> None:
-    """Who gets the lock on a file that is not at its path takes the one on the file that is."""
+    """A process that gets the lock on a removed file takes the one on the new file instead."""
     path = tmp_path / "lock"
     holder, waiting, third = FileLock(path), FileLock(path), FileLock(path, timeout=0.05)
     holds = threading.Event()
