@@ -30,8 +30,10 @@ LOCKS = ("requirements.lock", "requirements-dev.lock")
 HTTP = {"flask", "http.client", "http.server", "requests", "urllib.request", "urllib3", "werkzeug"}
 HTTP |= {"app.health", "app.server", "app.service", "app.webhook"}
 HTTP_MODULES = ("__init__", "webhook", "health", "server", "service", "cli", "testing")
-STRIPE_MODULES = ("receiver", "runner", "results", "registry", "stripe_client", "reconcile")
-STRIPE_MODULES += ("cli", "testing")
+STRIPE_MODULES = (
+    *("receiver", "runner", "results", "registry", "stripe_client", "reconcile"),
+    *("cli", "testing"),
+)
 NO_REASON = re.compile(
     r"#*\s*(?:noqa(?::\s*[A-Z]+\d+(?:,\s*[A-Z]+\d+)*)?"
     r"|type:\s*ignore(?:\[[^\]]*\])?"
