@@ -28,8 +28,8 @@ worker_connections = 800
 keepalive = 75
 # Below the 30 s after which Kubernetes, ECS and others kill.
 graceful_timeout = 25
-# Stripe and the proxies on the way send some 20 short ones; 800 clients at once should not fill the
-# memory. An integer in a header has to stay under the 4,300 digits that Python converts.
+# Stripe and the proxies on the way send some 20 short fields; 800 clients at once should not fill
+# the memory. An integer in a header has to stay under the 4,300 digits that Python converts.
 limit_request_fields = 64
 limit_request_field_size = 4096
 # Heartbeat files: in memory, and writable where the root file system is not.

@@ -8,8 +8,8 @@ import time
 def since_boot() -> float:
     """Return seconds that never step, and that count while the machine is suspended.
 
-    ``time.monotonic`` stands still then on Linux. Where the system has no such clock, it is
-    ``time.monotonic``.
+    ``time.monotonic`` stops while Linux or macOS is suspended. Systems without ``CLOCK_BOOTTIME``
+    have ``CLOCK_MONOTONIC``, which does not stop on macOS.
     """
     return time.clock_gettime(_CLOCK)
 

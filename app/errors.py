@@ -42,7 +42,7 @@ class GiveUp(Exception):
 
     def __init__(self, reason: str) -> None:
         """Take the ``reason`` that the person who looks at the event will read."""
-        self.reason = str(reason)  # here, where an error of its own is still the callback's
+        self.reason = str(reason)  # here: when str() raises, the callback has failed
         super().__init__(self.reason)
 
 
@@ -56,7 +56,7 @@ class RetryLater(Exception):
     def __init__(self, seconds: float, reason: str = "the callback asked for it") -> None:
         """Take the ``seconds`` to wait, and the ``reason`` for the person who looks at it.
 
-        More than thirty days are thirty days: Stripe keeps an event no longer.
+        At most thirty days: Stripe keeps an event no longer.
         """
         self.seconds = min(max(0.0, float(seconds)), LONGEST_DELAY)
         self.reason = str(reason)

@@ -1,8 +1,8 @@
 """Processes that a callback forks: they belong to the callback and keep nothing of the service.
 
-A forked process has a copy of all that its parent has: the listening socket, the connections of
-clients, the pipe on which a signal wakes the parent's event loop, and the rest of the call that
-would record the result and answer.
+A forked process has a copy of everything in its parent. That includes the listening socket, the
+connections of clients, and the pipe on which a signal wakes the parent's event loop. The child also
+has the rest of the call, which would record the result and answer.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def isolate(signals: Iterable[int], listeners: Iterable[Any] = ()) -> None:
 
     os.register_at_fork(before=block, after_in_parent=unblock)
     steps = (partial(_reset, signals), partial(_drop_sockets, names), _open_outputs, unblock)
-    for step in steps:  # each by itself: one that fails does not keep the next from being done
+    for step in steps:  # one each: a step that fails does not keep the next from running
         os.register_at_fork(after_in_child=step)
 
 
@@ -64,7 +64,7 @@ def _reset(signals: Iterable[int]) -> None:
 
 
 def _open_outputs() -> None:
-    """Open both outputs anew: a lock of theirs, held by another thread, is never released here."""
+    """Open both outputs anew: a lock that another thread held is never released in the child."""
     sys.stdout, sys.stderr = _open_output(1), _open_output(2)
     output.take()
 
@@ -74,7 +74,7 @@ def _open_output(descriptor: int) -> TextIO:
 
 
 def _drop_sockets(names: set[object]) -> None:
-    """Drop all sockets with one of these local ``names``, without a word to the other end."""
+    """Drop all sockets with one of these local ``names``, unnoticed by their peers."""
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in [int(each.name) for each in Path("/dev/fd").iterdir()]:
         if _name_of(descriptor) in names:
@@ -123,6 +123,6 @@ def ending_in_the_block() -> Iterator[None]:
 def _status(error: BaseException) -> int:
     if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
         return (error.code or 0) & 0xFF
-    with suppress(BaseException):  # it ends, said or not
+    with suppress(BaseException):  # it ends, logged or not
         log.error("forked_process_failed", exc_info=error)
     return 1

@@ -1,8 +1,8 @@
-"""gunicorn's HTTP parser, with a bound on what surrounds the body of a request.
+"""gunicorn's HTTP parser, with a bound on the framing of a request.
 
-The limits of gunicorn count fields and bytes of a field. A body in chunks of one byte, a chunk
-size with thousands of leading zeros, or a request that arrives byte by byte stays within them,
-and costs the event loop a thousand times what its bytes are worth.
+gunicorn limits the number of fields and the bytes of each. Within these limits a body can come in
+chunks of one byte, a chunk size can have thousands of leading zeros, and a request can arrive byte
+by byte. Such a request costs the event loop a thousand times more than its bytes.
 """
 
 from __future__ import annotations

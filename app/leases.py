@@ -1,8 +1,8 @@
 """Keeps the leases of this process's claims alive while their callbacks run.
 
-A lease is short, so that a crash is noticed soon, and a callback may be long. One thread for all
-claims renews what is about to end, records results that an outage of the inbox kept back, and looks
-for the orphans of other processes. It runs in every serving process from its start.
+A lease is short, so that a crash is noticed soon, and a callback may be long. One thread renews the
+leases of all claims. It also records results that an outage of the inbox delayed, and looks for the
+orphans of other processes. It runs in every serving process from its start.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TRY_AGAIN = 0.5
 
 @dataclass(slots=True)
 class _Held:
-    """One claim that is held: since when, when its lease last began, when to speak of it."""
+    """A held claim, by ``since_boot``: its begin, its last renewal, its next line in the log."""
 
     since: float
     renewed: float
@@ -78,8 +78,8 @@ class Leases:
     def held(self, claim: Claim) -> Iterator[None]:
         """Renew the lease of ``claim`` until the block is left.
 
-        Raises ``Deferred`` when the claim was lost before: this process was stopped between
-        asking for it and this. Raises ``Unavailable`` when that cannot be found out.
+        Raises ``Deferred`` when the claim was lost already, because this process was stopped since
+        it asked for it. Raises ``Unavailable`` when the inbox cannot be asked.
         """
         try:
             self._add(claim)
@@ -109,10 +109,10 @@ class Leases:
         return len(self._unsettled)
 
     def settle_later(self, claim: Claim, settle: Callable[[], bool]) -> None:
-        """Go on calling ``settle`` until the inbox takes it, and hold the claim until then.
+        """Retry ``settle`` until the result is recorded, and hold the claim until then.
 
-        For the result of a callback that ended while the inbox could not be reached: forgetting
-        it would run a callback again that has succeeded.
+        For the result of a callback that ended during an outage of the inbox. Without it a
+        callback that succeeded would run again.
         """
         with self._lock:
             self._unsettled[claim] = settle
@@ -138,15 +138,18 @@ class Leases:
         self.watchdog.check()
         self._failing = False
         for claim, settle in self._waiting():
-            self._try(partial(self._settle, claim, settle))
+            self._try("result_not_recorded", partial(self._settle, claim, settle), claim)
         for claim, held in self._due():
-            self._try(partial(self._renew, claim, held))
-        if not self._try(self._rescue):
+            self._try("lease_not_renewed", partial(self._renew, claim, held), claim)
+        if not self._try("rescue_failed", self._rescue):
             self.rescuer.forget()
         self._said = self._said and self._failing
 
-    def _try(self, act: Callable[[], object]) -> bool:
-        """Return whether it could be done. What fails must not keep the rest from being tried."""
+    def _try(self, failed: str, act: Callable[[], object], claim: Claim | None = None) -> bool:
+        """Return False when ``act`` raised: one failure must not keep the rest from being tried.
+
+        An error that is no outage is logged under the name ``failed``.
+        """
         try:
             act()
         except (Unavailable, StartError) as error:
@@ -154,13 +157,13 @@ class Leases:
             self._say_away(error)
         except Exception:
             self._failing = True
-            log.exception("lease_not_renewed")
+            log.exception(failed, **(_names(claim) if claim else {}))
         else:
             return True
         return False
 
     def _say_away(self, error: Unavailable | StartError) -> None:
-        """Say once for each time that the inbox is away, not for each claim, what waits for it."""
+        """Log an outage of the inbox once, not for each claim, with what waits for its end."""
         if not self._said:
             self._said = True
             # A newer version may have changed the tables: this process is to be replaced by one.
@@ -204,7 +207,7 @@ class Leases:
             return claim in self._held
 
     def _rescue(self) -> None:
-        """Renew what a step of the clock made suspect here, and count what others do not renew."""
+        """Renew own leases that a clock step made suspect, and count those of other processes."""
         looked_at = time.monotonic()
         with self._lock:
             mine = {claim.token: (claim, held) for claim, held in self._held.items()}
@@ -218,10 +221,10 @@ class Leases:
         self.rescuer.watch_clock()
 
     def decide_suspects(self, say: Callable[[int], object]) -> None:
-        """Wait until it is known which of the events whose lease ran out are orphans.
+        """Wait until each expired lease was renewed, or its event is an orphan.
 
-        For a command, which may be the only process. It takes up to the grace of their leases,
-        and calls ``say`` with their number before it waits. Raises ``Unavailable``.
+        For a command, which may be the only process. It takes up to the grace of the leases, and
+        calls ``say`` with their number before it waits. Raises ``Unavailable``.
         """
         rescuer = Rescuer(self._inbox, self._turn)
         looked_at = time.monotonic()

@@ -1,11 +1,11 @@
-"""structlog for our lines, and for everybody else's: one format, no secrets, no failure.
+"""structlog for our lines and for those of all libraries: one format, no secrets, no failure.
 
 Lines go to standard error. What is logged never holds a body or local variables: nothing here
 renders them, and SQLAlchemy is told to hide its parameters (``make_engine`` in
 ``app/inbox/sqlite.py`` and ``app/inbox/postgresql.py``).
 
-No log call raises, whatever it is given, and none loses its line: what cannot be rendered is
-replaced by a text that says so, and a stream that fails by a copy of file descriptor 2.
+No log call raises or loses its line. A value that cannot be rendered is replaced by a text that
+says so. When the stream fails, the line goes to a copy of file descriptor 2.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ output = StandardError()
 
 
 class Lines:
-    """The only processor of structlog: it makes a line of whatever it is given."""
+    """The only processor of structlog: it renders any event as one line."""
 
     def __init__(self, log_format: str, secrets: Iterable[str]) -> None:
         """Take ``json`` or ``console``, and what is to be redacted."""
@@ -173,7 +173,7 @@ class Lines:
         return self._shortened(fields, error)
 
     def _shortened(self, fields: EventDict, error: BaseException | None) -> str:
-        """Return a line that is not too long, whatever stands in it."""
+        """Return a line of ``LINE_BYTES`` at most, for any fields."""
         lines = (self._render(self._fitted(fields, error, length)) for length in VALUES_LENGTHS)
         return next(line for line in lines if len(line.encode("utf-8", "replace")) <= LINE_BYTES)
 
@@ -182,7 +182,7 @@ class Lines:
         trace = {} if error is None else {"exception": self._traceback(error, length)}
         left = length - sum(map(len, trace.values()))
         plain = Plain(left, int(length * VALUE_PART), self._clean)
-        # The names of the event count more than what a callback has to say beside them.
+        # The identifiers of the event are kept before the values that a callback logs.
         bound = structlog.contextvars.get_contextvars()
         names = sorted(
             fields, key=lambda name: (not is_plain(name, fields[name]), name not in bound)
@@ -270,7 +270,7 @@ def _log(
 def _say(
     logger: Any, level: str, event: Any, args: tuple[object, ...], values: dict[str, object]
 ) -> None:
-    """Log an ``event`` with its arguments, or beside them where they do not fit into it."""
+    """Log an ``event`` formatted with its arguments, or with them as a field if that fails."""
     if args:
         try:
             event %= args[0] if len(args) == 1 and isinstance(args[0], dict) else args

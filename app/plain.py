@@ -1,7 +1,7 @@
 """Values of any kind as plain data, for a line of the log.
 
-A callback may log whatever it has: circular lists, objects whose ``__repr__`` raises, integers of
-a million digits. Nothing of that may raise, or take more room than a line has.
+A callback may log anything: circular lists, objects whose ``__repr__`` raises, integers of a
+million digits. Nothing of that may raise, or take more room than a line has.
 """
 
 from __future__ import annotations

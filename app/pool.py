@@ -29,7 +29,7 @@ class _Call(Generic[T]):
     result: T
 
     def run(self) -> None:
-        """Call the function, unless it was called before, or nothing waits for its result."""
+        """Call the function, unless it was called before or its caller was cancelled."""
         act, self.act = self.act, None
         if act is not None and not self.future.cancelled():
             self.result = act()
@@ -38,9 +38,9 @@ class _Call(Generic[T]):
 class Pool(Generic[P, T]):
     """A fixed number of threads that call one function, for one event loop.
 
-    Whatever raises, every call gets a result and no thread ends. An executor of the standard
-    library makes two futures for each call, one with a lock of its own, and chains them: that was
-    a tenth of what a whole request costs.
+    Every call gets a result and no thread ends, even when the function raises. An executor of the
+    standard library makes and chains two futures for each call, one with a lock of its own. That
+    was a tenth of the cost of a request.
     """
 
     def __init__(self, act: Callable[P, T], threads: int, name: str, *, failed: T) -> None:
@@ -52,18 +52,18 @@ class Pool(Generic[P, T]):
         self._act = act
         self._failed = failed
         self.prepare: Callable[[], object] = lambda: None
-        """What each thread calls first. It works without when that raises."""
+        """A function that each thread calls first. The thread goes on when it raises."""
         self._names = [f"{name}-{number}" for number in range(threads)]
         self._has_threads = False
         self._calls: SimpleQueue[_Call[T]] = SimpleQueue()
         self.abandoned = 0
-        """How many calls are queued or running that nobody waits for any more."""
+        """How many cancelled calls are still queued or running."""
 
     async def call(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Have a thread call the function, and return its result.
 
-        When this is cancelled before a thread has begun, none will. Raises ``RuntimeError`` or
-        ``MemoryError`` while the system lets the pool have no thread at all.
+        When this is cancelled before a thread has begun, the function is not called. Raises
+        ``RuntimeError`` or ``MemoryError`` while the pool cannot start a single thread.
         """
         self._start()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -71,7 +71,7 @@ class Pool(Generic[P, T]):
         try:
             return await future
         except asyncio.CancelledError:
-            # Not when it has just ended: nobody will see to it any more.
+            # Not when it has just ended: ``_end`` ran before and counts it down no more.
             self.abandoned += future.cancelled()
             raise
 
@@ -88,11 +88,11 @@ class Pool(Generic[P, T]):
             self._names.pop()  # not before: a thread that could not start is tried again
 
     def _work(self, first: list[Callable[[], object]], current: list[_Call[T] | None]) -> None:
-        """Do what ``first`` says, once, then run calls. To be called again when it raises."""
+        """Call what is in ``first`` once, then run calls. It can be called again when it raised."""
         while first:
             first.pop()()
         while True:
-            # Where it is found again: no call is lost between the queue and its result.
+            # Kept in a list: a call is not lost when this raises before it has a result.
             call = current[0] = current[0] or self._calls.get()
             self._run(call)
             current[0] = None

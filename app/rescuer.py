@@ -1,8 +1,8 @@
 """Finds orphans: events whose process is dead, or no longer renews their leases.
 
-Each serving process looks at the leases that ran out by the database's clock, and counts by its own
-monotonic clock for how long they stay unrenewed. A step of a clock, or an outage of the inbox, so
-ends no claim: a live process renews its lease within the grace (``app/inbox/rescue.py``).
+Each serving process looks for leases that ran out by the database's clock. It counts by its own
+monotonic clock how long they stay unrenewed. So neither a clock step nor an outage of the inbox
+ends a claim: a live process renews its lease within the grace (``app/inbox/rescue.py``).
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ STEP_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What was recorded of a suspected lease, and when, by the monotonic clock."""
+    """The seconds recorded for a suspected lease, and when, by the monotonic clock."""
 
     seconds: float
     at: float
 
 
 class Rescuer:
-    """What this process has seen of leases that ran out, and of the database's clock."""
+    """Watches expired leases and the database's clock for this process."""
 
     def __init__(self, inbox: Inbox, turn_seconds: float) -> None:
         """Take the ``inbox``, and how many seconds there are from one look to the next."""
         self._inbox = inbox
-        #: More cannot be counted at once: this process may have been stopped, others with it.
+        #: The most seconds that one look adds: this process may have been stopped, others with it.
         self._most = 2 * turn_seconds
         self.on_orphan: Callable[[], object] = lambda: None
         """Called when an event became an orphan."""
@@ -90,12 +90,15 @@ class Rescuer:
         self.on_orphan()
 
     def watch_clock(self) -> None:
-        """Mend what waits when the database's clock stepped back, and once after the start.
+        """Repair due times when the database's clock stepped back, and once after the start.
 
         Raises ``Unavailable``.
         """
-        offset = self._inbox.clock() - time.monotonic()
-        back = 0.0 if self._offset is None else self._offset - offset
+        asked_at = time.monotonic()
+        clock = self._inbox.clock()
+        offset = clock - time.monotonic()
+        # A late answer is no step: the clock was read after it was asked for.
+        back = 0.0 if self._offset is None else self._offset - (clock - asked_at)
         if self._offset is None or back > STEP_SECONDS:
             self._inbox.repair_times(stepped=back > STEP_SECONDS)
             self._offset = offset

@@ -1,7 +1,7 @@
-"""Judges what an attempt came to: done, to be retried, or dead.
+"""Decides the result of an attempt: done, to be retried, or dead.
 
-A callback can raise anything, and what it raises can misbehave when it is looked at. Judging it
-never fails: a text that cannot be had or stored is replaced.
+A callback can raise anything, and the code of its exception can raise too. Judging never fails: a
+text that cannot be read or stored is replaced.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ REASON_LENGTH = 1000
 #: Characters of a traceback that are kept: of its beginning, and of its end with the exception.
 TRACEBACK_LENGTH = 8000
 
-#: Errors before the callback that say something of this process, not of the notification: the
-#: SDK imports the class of an event when it first meets its type.
+#: Errors before the callback that come from this process, not from the notification. The SDK
+#: imports the class of an event when it first meets its type.
 PASSING = (OSError, MemoryError, ImportError, SystemExit)
 
 UNKNOWN = "an error whose text cannot be read"
@@ -36,7 +36,7 @@ UNKNOWN = "an error whose text cannot be read"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an attempt came to. ``failure`` is None after a success.
+    """The result of an attempt. ``failure`` is None after a success.
 
     ``outcome`` is ``handled``, ``failed``, ``gave_up``, ``unreadable``, ``exhausted`` or
     ``unrecorded``.
@@ -62,10 +62,10 @@ class Result:
 
 
 class Judge:
-    """Says what an error means for its event."""
+    """Decides what an error means for its event."""
 
     def __init__(self, schedule: Schedule | None, redact: Callable[[str], str]) -> None:
-        """Take the retry ``schedule``, and what takes the secrets out of a text.
+        """Take the retry ``schedule``, and a function that redacts secrets.
 
         Without a schedule Stripe decides when it delivers the event again.
         """
@@ -79,7 +79,7 @@ class Judge:
         """
         try:
             return self._judge(claim, error, entered=entered)
-        except BaseException:  # what it asks of the error is the callback's own code
+        except BaseException:  # reading the error runs the callback's own code
             log.exception("error_not_judged", attempt=claim.attempt)
             return self._plan(claim, Failure(UNKNOWN))
 
@@ -90,7 +90,7 @@ class Judge:
             log.error("event_unreadable", attempt=claim.attempt, reason=type(error).__name__)
             return Result("unreadable", failure)
         if isinstance(error, GiveUp):
-            # A subclass may have none.
+            # A subclass may have no ``reason``.
             reason = self._clean(_text(getattr(error, "reason", error)))
             log.error("callback_gave_up", attempt=claim.attempt, reason=reason)
             return Result("gave_up", replace(failure, reason=reason))

@@ -83,10 +83,10 @@ class Runner:
         return result.outcome
 
     def _call(self, claim: Claim) -> Result:
-        """Call the SDK's handler, and say what that came to."""
+        """Call the SDK's handler and return the result."""
         run = _Run(claim)
         try:
-            # What the callback binds to its lines must stand neither in ours nor in the next run's.
+            # Log fields that the callback binds must not reach our lines or the next run.
             copy_context().run(self._handle, run)
         except BaseException as error:
             # Ctrl-C reaches the main thread, which runs callbacks in a command only. Elsewhere it
@@ -129,7 +129,7 @@ class Runner:
         self._leases.watchdog.check()
         try:
             settled = settle()
-        except Exception:  # whatever it is, the result must not be forgotten
+        except Exception:  # an unforeseen one too: the result must not be lost
             self._leases.settle_later(claim, settle)
             raise
         if not settled:

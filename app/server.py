@@ -59,8 +59,8 @@ SPARE_SECONDS = 1.0
 
 PIECE_BYTES = 32768
 
-#: How long a connection that is being closed still takes what its client sends, and how many reads
-#: of it. A socket that is closed on unread bytes can take back its answer.
+#: Seconds, and reads, for which a connection that is being closed discards what its client sends.
+#: A socket that is closed with unread bytes is reset, and the client can lose the answer.
 LINGER_SECONDS = 1.0
 LINGER_READS = 256
 
@@ -298,8 +298,8 @@ def _key(header: bytes) -> str:
 class Connection(ASGIProtocol):  # type: ignore[misc] # gunicorn publishes no types
     """One client's connection, held for a bounded time in each of its states.
 
-    gunicorn bounds the wait for the second request of a connection, not for the first, nor the time
-    that a client takes to read an answer, nor the number of connections, nor what surrounds a body.
+    gunicorn bounds only the wait for the second request of a connection. Bounded here are the wait
+    for the first one, the reading of an answer, the framing of a body, and the connections.
     """
 
     _closed: bool

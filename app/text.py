@@ -1,7 +1,7 @@
 """Text from outside, made fit to be shown and kept: printable, bounded, without secrets.
 
 A text that is cut is redacted beside the cut first. A secret that was cut in two would not be
-known for what it is.
+recognized.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def bounded(text: str, most: int, redact: Redact) -> str:
 
 
 def type_name(value: object) -> str:
-    """Return the name of the type of ``value``, whatever its metaclass makes of it."""
+    """Return the name of the type of ``value``, also if its metaclass overrides that."""
     return str(type.__dict__["__name__"].__get__(type(value)))
 
 

@@ -1,4 +1,4 @@
-"""Threads that go on: one whose work raises says so and begins again.
+"""Long-lived threads: when its work raises, a thread logs the error and starts the work again.
 
 A thread that ends unnoticed takes its share of the work with it: leases are not renewed, events
 are not claimed, requests are not answered.

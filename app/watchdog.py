@@ -1,10 +1,11 @@
-"""Ends a process whose threads could not run for so long that others may take its claims.
+"""Ends a hung process before its claims can be rescued.
 
-A callback that holds the interpreter lock in one C call keeps every other thread from running, the
-one that renews the leases included. So does a process that is stopped, and a machine that sleeps.
-The lease of such a process runs out while its callback goes on, and another process starts the
-event beside it. ``faulthandler`` has a timer that needs neither the lock nor a signal handler: it
-writes the stacks of all threads to standard error and ends the process.
+A C call that holds the GIL keeps every other thread from running, the one that renews the leases
+included. So does a signal that stops the process, or a machine that is suspended. The lease then
+runs out while the callback goes on, and another process would start the event beside it.
+
+``faulthandler`` has a timer that needs neither the GIL nor a signal handler. It writes the stacks
+of all threads to standard error and ends the process.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from app.clocks import since_boot
 
 log = structlog.get_logger(__name__)
 
-#: The longest that no thread may run, as a share of the lease, and its least length in seconds.
-#: It is shorter than the grace (``app/inbox/rescue.py``), so this process ends before its claims
-#: can be taken, whatever the clocks of the machine and of the database do.
+#: The longest time in which no thread runs, as a share of the lease, and its minimum in seconds.
+#: It is shorter than the grace (``app/inbox/rescue.py``). So this process ends before its claims
+#: can be rescued, even when a clock steps.
 SHARE = 0.5
 LEAST_SECONDS = 1.5
 
-#: How often the timer is set anew within that time.
+#: How often the timer is reset within that time.
 BEATS = 5
 
 #: The share of the seconds of ``end_within`` after which a thread ends the process.
@@ -46,9 +47,9 @@ class Watchdog:
     """The timer of this process. It runs only while the process holds claims."""
 
     def __init__(self, lease_seconds: float, is_needed: Callable[[], bool]) -> None:
-        """Take the length of a lease, and what says whether this process holds any."""
+        """Take the length of a lease in seconds, and a function: true while claims are held."""
         self.seconds = max(SHARE * lease_seconds, LEAST_SECONDS)
-        """For how long no thread may run before the process ends."""
+        """Seconds without a running thread after which the process ends."""
         self._is_needed = is_needed
         self._started = False
         self._beat_at: float | None = None
@@ -58,7 +59,7 @@ class Watchdog:
         self._closed = threading.Event()
 
     def start(self) -> None:
-        """Begin to watch this process: a serving one, since there is one timer in a process."""
+        """Begin to watch. Only a process that runs callbacks may: a process has one such timer."""
         with self._lock:
             if self._started:
                 return
@@ -84,7 +85,7 @@ class Watchdog:
             os._exit(EXIT_STATUS)
 
     def end_within(self, seconds: float) -> None:
-        """Let this process end after so many seconds at the latest, whatever it does.
+        """End this process after so many ``seconds`` at the latest, even if it hangs.
 
         It exits with 0 if one of its threads can run, else with the stacks of all threads.
         """

@@ -27,8 +27,8 @@ POLL_SECONDS = 0.5
 #: Seconds between two looks for orphans, which the lease thread finds.
 RESCUE_SECONDS = 1.0
 
-#: Seconds after which a process that gives events back has ended, and seconds after which they can
-#: be taken: the callback cannot run any more then.
+#: Seconds until a process that releases its events has ended, and until they can be claimed again.
+#: The second time is longer, so that no callback still runs.
 END_SECONDS = 1.0
 RELEASE_SECONDS = 2.0
 
@@ -65,7 +65,7 @@ class Worker:
         """Start ``count`` of them, in this process: threads do not survive a fork."""
         self._leases.rescuer.on_orphan = self.wake
         self._leases.start()
-        acts = [*[self._work] * count, *[self._listen] * bool(count)]
+        acts = [self._work] * count + ([self._listen] if count else [])
         for number, act in enumerate(acts):
             self._threads.append(threads.start(f"worker-{number}", act))
 
@@ -93,10 +93,10 @@ class Worker:
             thread.join()
 
     def release(self) -> None:
-        """Give back what still runs, right before the process ends and the callbacks with it.
+        """Release the events that still run, right before the process ends with their callbacks.
 
-        The process has to end at once then. However slow the inbox is, it ends before the first
-        of the events can be taken. What was not given back by then waits for its lease to end.
+        The process must end right after this. Even when the inbox is slow, it ends before the first
+        of these events can be claimed. An event that was not released waits for its lease to end.
         """
         self._leases.watchdog.end_within(END_SECONDS)
         for claim in list(self._running):
@@ -149,10 +149,9 @@ class Worker:
             log.warning("inbox_unavailable", reason=reason)
 
     def _rescue(self) -> Claim | None:
-        """Once in a while give up on what kills its processes, and take an orphan."""
+        """Once a second give up on events that crash their processes, and claim an orphan."""
         with self._rescuing:
-            # One at a time: those that were orphaned together may not be so again, beside the one
-            # that ends its process.
+            # One at a time: an orphan that ends its process again must not orphan others with it.
             if self._suspects or time.monotonic() < self._rescued_at + RESCUE_SECONDS:
                 return None
             self._rescued_at = time.monotonic()

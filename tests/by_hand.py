@@ -27,13 +27,13 @@ def execute(url: str, sql: str) -> None:
 
 
 def abandon(inbox: Inbox) -> None:
-    """Have the events whose lease ran out be orphans, as live processes find in the end."""
+    """Make orphans of the events whose lease ran out, as live processes do after the grace."""
     for each in inbox.suspects():
         assert inbox.suspect(each, rescue.grace_seconds(each.lease_seconds)) is True
 
 
 def orphan(url: str) -> None:
-    """Have every running event be an orphan, whatever its lease."""
+    """Make every running event an orphan, also one with a live lease."""
     execute(url, "UPDATE events SET suspected_lease = lease_until, suspected_seconds = 1e9")
 
 

@@ -89,7 +89,7 @@ class Clock:
             by_hand.execute(url, f"UPDATE clock SET seconds = {offset}")  # noqa: S608 - a number
 
     def of_processes(self, package: Path, *, library: bool = HAS_LIBRARY) -> None:
-        """Have those processes go by it whose handler ``package`` this is.
+        """Give this clock to the processes with this handler ``package``.
 
         By the ``library``, which moves all that a process asks for the time; without it by the
         clocks of Python and of SQLite's statements.
@@ -107,7 +107,7 @@ class Clock:
         service.clock = self.now
 
     def of_postgresql(self, url: str) -> None:
-        """Have a new database go by it, whatever its server's clock says."""
+        """Give this clock to a new database, instead of its server's."""
         by_hand.execute(url, f"CREATE TABLE clock AS SELECT {self.offset}::float8 AS seconds")
         for name in FUNCTIONS:
             by_hand.execute(url, FUNCTION.format(name=name))

@@ -124,7 +124,6 @@ class Answer:
 HANDLED = (200, "handled")
 DUPLICATE = (200, "duplicate")
 RUNNING = (409, "the event is running; deliver it again")
-TAKEN_OVER = (409, "the event was taken over by another attempt")
 FAILED = (500, "the callback failed; the event will be retried")
 ACCEPTED = (200, "accepted")
 NO_INBOX = (503, "the inbox is not available")
@@ -154,7 +153,7 @@ class Service:
         """Start it, with Python's ``arguments``. ``quick`` ends it without much ado."""
         self._quick = quick
         self.clock: Callable[[], float] = time.time
-        """When deliveries are signed: another clock for a service whose own was moved."""
+        """The clock of the signatures: another one if the clock of the service was moved."""
         self.process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=ROOT,

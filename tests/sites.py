@@ -102,7 +102,7 @@ class Site:
 def redelivered(sites: Iterable[Site], *, besides: Iterable[int] = ()) -> Iterator[None]:
     """Deliver all events again and again, to all services in turn, until the block is left.
 
-    But to none whose process is one of ``besides``, and would not answer.
+    Processes of ``besides`` get none: they would not answer.
     """
     over = threading.Event()
 

@@ -33,7 +33,7 @@ from tests.waiting import wait_for
 MODES = ["inline", "queue"]
 LEASE = 3
 PAST_GRACE = LEASE + 2 + 1.5
-"""Seconds after which an event is taken over whose process was killed, and some more."""
+"""Seconds, with a margin, until the event of a killed process is rescued."""
 HOUR = 3600
 SOON = 30
 """Seconds within which happens what does not wait for an hour."""

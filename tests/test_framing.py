@@ -76,7 +76,7 @@ def test_chunks_of_one_byte_are_parsed_up_to_a_bound(bodies: Bodies) -> None:
 
 
 def test_request_in_reads_of_one_byte_is_read_up_to_a_bound(bodies: Bodies) -> None:
-    """Each segment wakes the event loop, whatever is in it."""
+    """Each segment wakes the event loop, also one of a single byte."""
     with pytest.raises(ParseError):
         bodies.feed(with_length(b"x" * 60_000), 1)
 

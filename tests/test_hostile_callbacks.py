@@ -145,7 +145,7 @@ def test_overlapping_redirections_of_standard_error_stop_nothing(
 
 @FORMATS
 def test_log_calls_fail_no_event(lab: Lab, sqlite_url: str, log_format: str) -> None:
-    """Whatever is logged, the callback goes on, runs once, and each line appears."""
+    """The callback may log any value: it goes on, runs once, and each line appears."""
     service = lab.start(sqlite_url, LOG_FORMAT=log_format, WEB_CONCURRENCY=1)
 
     assert service.deliver("evt_values").brief == HANDLED

@@ -1,4 +1,4 @@
-"""Whatever a callback raises, a person sees what became of its event, and others go on.
+"""A callback may raise anything: a person sees the outcome of its event, and others go on.
 
 What it raises is made by code that is not ours: its text, its attributes and its headers can be
 anything, and can raise themselves.
@@ -115,7 +115,7 @@ def make(make_receiver: MakeReceiver) -> MakeReceiver:
         receiver = make_receiver(modules, processing=mode, **settings, **changes)
         receiver.service.inbox.migrate()
         if mode == "queue":
-            receiver.service.worker.start(1)  # so that no other one goes on in its place
+            receiver.service.worker.start(1)  # so that no other thread does its work
         return receiver
 
     return make
@@ -134,7 +134,7 @@ def is_seen(receiver: Receiver) -> bool:
 
 
 def comes_to_rest(receiver: Receiver) -> Event:
-    """Return the event as it is when a person can see what became of it, and others go on."""
+    """Wait until the event has an outcome and others go on, and return it."""
     wait_for(partial(is_seen, receiver))
     deliver(receiver, GOOD)
     wait_for(lambda: receiver.event(GOOD).state == "done")
@@ -189,7 +189,7 @@ def test_hostile_text_on_postgresql(
 def test_rate_limit_waits_for_thirty_days_at_most(
     make: MakeReceiver, stripe_api: StripeApi, database_url: str, seconds: str
 ) -> None:
-    """Whatever the header of a 429 says: later Stripe would not know the event any more."""
+    """The header of a 429 cannot ask for more: Stripe would not know the event any more."""
     error = "notif.fetch_event()"
     receiver = make(error, "queue", database_url=database_url, stripe_api_base=stripe_api.url)
     stripe_api.fail(status=429, headers={"Retry-After": seconds})

@@ -31,9 +31,9 @@ MODULE = EVENT_TYPE.replace(".", "_")
 MODES = ["inline", "queue"]
 LEASE = 3
 PAST_GRACE = LEASE + 2 + 1.5
-"""Seconds after which an event is taken over whose process is gone, and some more."""
+"""Seconds, with a margin, until the event of a dead process is rescued."""
 AGAIN = [("start", 1), ("start", 2), ("end", 2)]
-"""The account of an event whose first attempt ended with its process."""
+"""The history of an event: its first attempt ended with the process."""
 CRASHED = ["crashed", "handled"]
 """Its history: the first process has recorded nothing."""
 
@@ -75,7 +75,7 @@ def test_process_whose_interpreter_is_held_ends_before_its_event_runs_elsewhere(
 ) -> None:
     """It cannot renew, and its callback goes on: it has to be gone by then. It says where it was.
 
-    It ends by itself, and its callback has not come to its end.
+    The process ends itself, and its callback has not returned.
     """
     for site in sites:
         lab.tell("hang", site.event())

@@ -12,7 +12,7 @@ import pytest
 
 from app.clocks import since_boot
 from app.errors import Deferred, Unavailable
-from app.inbox import Claim, Inbox, NewEvent
+from app.inbox import Claim, Inbox, NewEvent, Suspect
 from app.leases import Leases
 from tests import by_hand
 from tests.waiting import wait_for
@@ -157,6 +157,31 @@ def test_failed_renewal_is_tried_again_within_the_lease(
     assert "lease_not_renewed" in said(capsys)
     close_all()
     inbox.close()
+
+
+def test_unforeseen_failure_is_logged_with_its_event(
+    sqlite_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A renewal that fails names its event, and a failed look for orphans keeps none from it."""
+
+    class Broken(Flaky):
+        def suspects(self) -> list[Suspect]:
+            raise RuntimeError("unforeseen")
+
+    inbox = Broken(sqlite_url, lease_seconds=LEASE)
+    inbox.how = RuntimeError("unforeseen")
+    mine = claim(inbox)
+    first = lease_end(inbox)
+    inbox.failures = 1
+
+    with make(inbox).held(mine):
+        wait_for(lambda: lease_end(inbox) > first)
+    close_all()
+    inbox.close()
+
+    lines = said(capsys).splitlines()
+    assert any("lease_not_renewed" in line and "evt_1" in line for line in lines)
+    assert any("rescue_failed" in line for line in lines)
 
 
 def test_outage_is_said_once_however_many_wait(

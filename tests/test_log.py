@@ -165,7 +165,7 @@ FORMATS = pytest.mark.parametrize("log_format", ["json", "console"])
 
 
 class TestStream:
-    """Lines go where standard error went at the start, whatever becomes of it."""
+    """Lines go where standard error went at the start, even if it is replaced or closed."""
 
     def test_stream_is_taken_once(self, capsys: pytest.CaptureFixture[str]) -> None:
         """What a callback puts in the place of standard error, all threads would write to."""
@@ -209,7 +209,7 @@ class TestStream:
         capfd: pytest.CaptureFixture[str],
         error: Exception,
     ) -> None:
-        """The line is written all the same."""
+        """The line is written nevertheless."""
 
         class Broken(io.StringIO):
             def write(self, _text: str) -> int:
@@ -423,7 +423,7 @@ class TestAnything:
         assert capsys.readouterr().err.count("named") == 1
 
     def test_arguments_that_do_not_fit_are_kept(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """Who reads the line sees what was to be said."""
+        """The line shows the message and the arguments."""
         configure()
 
         structlog.get_logger().info("named %d", "x", event="evt_1", self=1, method_name=2)
@@ -445,7 +445,7 @@ class TestAnything:
     def test_methods_mean_what_they_mean_in_structlog(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Each has its level, and below LOG_LEVEL none says anything, whatever it is given."""
+        """Each has its level, and none writes a line below LOG_LEVEL, for any arguments."""
         configure(level="warning")
         logger = structlog.get_logger()
 
@@ -518,7 +518,7 @@ class TestBound:
         values: dict[str, Any],
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """Whatever is long, what names the event is there."""
+        """The identifiers of the event are in the line, also beside long values."""
         configure(log_format)
 
         with structlog.contextvars.bound_contextvars(event_id="evt_1", attempt=2):
@@ -575,7 +575,7 @@ class TestBound:
     def test_no_cut_shows_a_part_of_a_secret(
         self, log_format: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Wherever a text that is too long is cut, in whatever it stands."""
+        """In each place where a text can be cut, and in each kind of value."""
         configure(log_format)
         longest = int(log.VALUES_LENGTHS[0] * log.VALUE_PART)
         side = (longest - NOTE) // 2

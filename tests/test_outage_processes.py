@@ -34,7 +34,7 @@ LEASE = 2
 EVENTS = 6
 """Callbacks that run when the inbox goes away, in two processes."""
 PAST_GRACE = LEASE + 2 + 3
-"""Seconds after which an event is taken over whose process was killed, and some more."""
+"""Seconds, with a margin, until the event of a killed process is rescued."""
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from app.plain import Plain, is_plain
 
 
 class Raising:
-    """Raises whatever is asked of it."""
+    """Raises at every access."""
 
     def __init__(self, error: type[BaseException]) -> None:
         """Take what it raises."""
@@ -108,7 +108,7 @@ PAIRS: list[tuple[Any, Any]] = [
 # Numbered: pytest would call str() on the integer.
 @pytest.mark.parametrize(("value", "made"), PAIRS, ids=map(str, range(len(PAIRS))))
 def test_value_becomes_plain(value: object, made: object) -> None:
-    """Whatever it is, and whatever it raises."""
+    """For any value, and any error that it raises."""
     assert plain(value) == made
 
 

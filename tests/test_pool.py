@@ -177,7 +177,7 @@ def test_call_that_raises_has_a_result(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Whatever it raises, and though it cannot be logged, the thread goes on with the next."""
+    """The thread goes on with the next call, also if the error cannot be logged."""
     failures = [error, error]
 
     def act(name: str) -> str:

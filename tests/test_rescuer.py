@@ -9,7 +9,7 @@ import pytest
 
 from app.inbox import Failure, Inbox, NewEvent
 from app.inbox.rescue import GRACE_LEAST
-from app.rescuer import Rescuer
+from app.rescuer import STEP_SECONDS, Rescuer
 from tests import by_hand
 from tests.waiting import wait_for
 
@@ -214,3 +214,27 @@ def test_step_back_is_mended_when_it_is_seen(
     assert inbox.reserve("live all", 1, 1.0)[0] < 5
     printed = capsys.readouterr()
     assert "clock_stepped_back" in printed.out + printed.err
+
+
+def test_late_answer_is_no_step_of_the_clock(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A leader keeps its term, and no slot becomes free, because an answer took seconds."""
+    rescuer = Rescuer(inbox, TURN)
+    rescuer.watch_clock()
+    assert inbox.lead("reconcile", "alive", 60)
+    clock = inbox.clock
+
+    def answer_late() -> float:
+        read = clock()
+        time.sleep(2 * STEP_SECONDS)
+        return read
+
+    # No real database answers late when it is told to.
+    monkeypatch.setattr(inbox, "clock", answer_late)
+
+    rescuer.watch_clock()
+
+    assert not inbox.lead("reconcile", "other", 60)
+    printed = capsys.readouterr()
+    assert "clock_stepped_back" not in printed.out + printed.err

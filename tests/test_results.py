@@ -1,4 +1,4 @@
-"""Judging an error never fails, whatever the error is."""
+"""Judging an error never fails, for any error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def make_judge() -> Judge:
 
 
 class Hostile(Exception):
-    """An error whose class cannot be asked for."""
+    """An error that raises when its class is read."""
 
     @property  # type: ignore[misc]  # what a callback can do
     def __class__(self) -> Any:
@@ -53,7 +53,7 @@ def test_error_that_cannot_be_looked_at_is_a_failure(capsys: pytest.CaptureFixtu
 
 
 def test_reason_without_a_text_is_replaced() -> None:
-    """The event is given up on all the same."""
+    """The event is given up on nevertheless."""
     result = make_judge().judge(CLAIM, Mute(), entered=True)
 
     assert result.outcome == "gave_up"

@@ -878,8 +878,8 @@ def test_stop_that_comes_while_a_worker_starts_is_not_lost(
 ) -> None:
     """A worker that is told to stop before its event loop runs stops, and at once.
 
-    gunicorn only queues such a signal, where nobody looks, and uvloop loses it: the worker would
-    be killed at the end of the grace period.
+    gunicorn only queues such a signal, and uvloop loses it. The worker would be killed at the end
+    of the grace period.
     """
     config = tmp_path / "early.conf.py"
     config.write_text(

@@ -88,7 +88,7 @@ def notice(service: Service, word: str, act: Callable[[], object]) -> None:
 
 
 def begin(lab: Lab, url: str) -> Service:
-    """Start a service each of whose processes has opened the file, and take one delivery."""
+    """Start a service, deliver one event, and wait until each process has opened the file."""
     service = start(lab, url)
     processes: set[int] = set()
 
@@ -105,7 +105,7 @@ def begin(lab: Lab, url: str) -> Service:
 def has_open(pid: int) -> bool:
     """Whether the process has a log of SQLite's open."""
     folder = Path(f"/proc/{pid}/fd")
-    with contextlib.suppress(OSError):  # it may close one meanwhile
+    with contextlib.suppress(OSError):  # it may close one during this
         return any("-wal" in os.readlink(each) for each in folder.iterdir())  # noqa: PTH115 - a text
     return False
 
@@ -128,7 +128,7 @@ def is_sound(file: Path) -> bool:
 
 
 def copy(file: Path) -> Path:
-    """Return a copy of the file with what is in it by now, whose pages lie elsewhere."""
+    """Return a copy of the file with its present rows, in other pages."""
     made = file.parent / "copy"
     with contextlib.closing(sqlite.driver.connect(file)) as connection:
         connection.execute("VACUUM INTO ?", [str(made)])
@@ -193,7 +193,7 @@ def test_replaced_file_is_changed_over_to(lab: Lab, sqlite_url: str, file: Path)
 def test_log_of_a_replaced_file_is_not_replayed_at_start(
     lab: Lab, sqlite_url: str, file: Path
 ) -> None:
-    """A file that is put in the place of one whose service was killed keeps what it has."""
+    """A file that replaces the one of a killed service keeps its rows."""
     killed = start(lab, sqlite_url)
     assert killed.deliver("evt_before").brief == ACCEPTED
     saved = copy(file)
@@ -241,7 +241,7 @@ def test_old_file_is_brought_to_this_version(lab: Lab, sqlite_url: str, file: Pa
 
 
 def test_restart_makes_a_missing_file(lab: Lab, sqlite_url: str, file: Path) -> None:
-    """Who starts the service without its file gets an empty inbox, and a line that says so."""
+    """A service that starts without its file has an empty inbox, and logs that."""
     first = start(lab, sqlite_url)
     assert first.deliver("evt_before").brief == ACCEPTED
     first.terminate()
@@ -362,7 +362,7 @@ def modes(file: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("umask", ["022", "000"])
 def test_files_are_for_their_user_alone(lab: Lab, sqlite_url: str, file: Path, umask: str) -> None:
-    """No other user can read an event or hold the lock, whatever the mask; old files included."""
+    """No other user can read an event or hold the lock, for any umask; old files included."""
     service = lab.start(sqlite_url, launcher=("-c", WITH_UMASK, umask))
     assert service.deliver("evt_1").brief == HANDLED
     files = [file, *(Path(f"{file}{suffix}") for suffix in ("-wal", "-shm", ".lock"))]
@@ -382,7 +382,7 @@ def test_files_are_for_their_user_alone(lab: Lab, sqlite_url: str, file: Path, u
 def test_killed_postgresql_keeps_what_was_acknowledged(
     lab: Lab, own_postgresql: Postgresql
 ) -> None:
-    """With synchronous_commit=off as the database's default, a 2xx is on the disk all the same."""
+    """With synchronous_commit=off as the database's default, a 2xx is still on the disk."""
     own_postgresql.set("wal_writer_delay", "10s")
     name = sa.make_url(own_postgresql.url).database
     by_hand.execute(own_postgresql.url, f"ALTER DATABASE {name} SET synchronous_commit = off")

@@ -156,7 +156,7 @@ class TestTraceback:
         """Python would take each of these texts apart, line by line."""
         error = ExceptionGroup("group", [OSError("first" + "\n" * 10**7)])
         error.add_note("note" + "\n" * 10**7)
-        error.__notes__.append(5)  # type: ignore[arg-type]  # a note is whatever it is
+        error.__notes__.append(5)  # type: ignore[arg-type]  # a note can be of any type
         error.__cause__ = OSError("cause" + "\n" * 10**7)
 
         printed = text.printed_traceback(raised(error), 16_000, redact)

@@ -21,7 +21,7 @@ def _short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_failure_is_reported_and_the_work_begins_again(
     error: BaseException, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever it raises, the thread lives until its work returns."""
+    """The thread lives until its work returns, for any error that the work raises."""
     failures = [error, error]
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""What the commands print, so that nothing in it steers the terminal."""
+"""Output of the commands, without characters that control the terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def say(line: str = "", *, err: bool = False) -> None:
-    """Print one line, whatever stands in it."""
+    """Print ``line`` as one line, without its control characters."""
     click.echo(printable(line), err=err)
 
 

@@ -1,4 +1,4 @@
-"""What a command does that runs callbacks itself."""
+"""The set-up of a command that runs callbacks itself."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def begin_running(parts: Service) -> None:
-    """Keep the leases of this process, and find out which running events are orphans.
+    """Start the watchdog and the leases, and decide which running events are orphans.
 
-    When the lease of an event ran out, that takes up to the grace of the lease: a process that is
-    alive renews it. Raises ``Unavailable``.
+    When a lease ran out, this waits up to its grace: a live process renews it. Raises
+    ``Unavailable``.
     """
     parts.leases.watchdog.start()
     parts.leases.start()

@@ -126,7 +126,7 @@ class Event:
 
     @property
     def is_orphan(self) -> bool:
-        """Whether its process is dead, so that it can be run again."""
+        """Whether its process is dead, or no longer renews its lease: it can be run again."""
         return (
             self.state == "running"
             and self.suspected_lease == self.lease_until
@@ -394,8 +394,8 @@ class Inbox:
     def repair_times(self, *, stepped: bool) -> None:
         """Make due what would wait because the database's clock stepped back.
 
-        ``stepped`` says that it has just been seen to. Any number of processes may call it. What
-        is delayed on purpose waits its delay anew.
+        ``stepped``: the step was observed just now. Any number of processes may call this. An event
+        with a delay waits for its delay again.
         """
         self._write(rescue.REPAIR_EVENTS, patient=True)
         self._write(rescue.REPAIR_BUDGETS, ahead=0.0 if stepped else rescue.SLOT_SECONDS)

@@ -84,11 +84,11 @@ class Database:
         """Run one writing statement as one transaction, and return its first row.
 
         When this returns, the commit survives the death of every process, and if ``durable``
-        the machine's as well. A statement whose connection was lost may be
-        run twice, and has to bear it. Raises ``Unstorable`` for a value that the database
-        refuses, and ``Unavailable`` when the database cannot be
-        reached or written; on PostgreSQL within two seconds, or six if it is ``patient``. The
-        statement may be run nevertheless then, at any time after that.
+        the machine's as well. A statement may run twice when its connection is lost, and has to be
+        idempotent. Raises ``Unstorable`` for a value that the database refuses.
+
+        Raises ``Unavailable`` when the database cannot be reached or written: on PostgreSQL within
+        two seconds, or six if it is ``patient``. The statement may still run at any time later.
         """
         writer = self._get_writer()
         try:

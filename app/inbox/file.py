@@ -4,9 +4,9 @@ A process that has a file open can write to it after it was removed or replaced.
 knows the inodes of its database, of the log (``-wal``) and of the index of the log (``-shm``). They
 are compared with those at the paths, under the lock among processes, around every transaction.
 
-The lock file holds a note with the inodes of the connection that was opened last. SQLite would
-replay a log into whatever database is beside it. So a log that the note names is renamed when its
-database is not there any more.
+The lock file holds a note with the inodes of the connection that was opened last. SQLite replays a
+log into any database that is beside it. So a log that the note names is renamed when its database
+is not at the path any more.
 
 SQLite removes a log by its path when the last connection to its database is closed. So a connection
 whose files are not at their paths is never closed, and neither is one of the parent process.
@@ -249,7 +249,7 @@ class SqliteFile:
         having = [each for each in self._connections if each.inodes == note.inodes]
         if any(map(_checkpoint, having)):
             return
-        # Without an index too, the log was removed by SQLite, or is lost to other processes.
+        # If the index is missing too, SQLite removed both, or no other process can use the log.
         elsewhere = here.shm == note.inodes.shm and _is_alive(note.process)
         if having or (elsewhere and note.process != os.getpid()):
             raise self._unavailable("inbox_log_missing")
@@ -287,7 +287,7 @@ class SqliteFile:
         return _error(reason)
 
     def _say(self, reason: str | None) -> None:
-        """Log what is wrong with the file, or None for nothing, when that changes."""
+        """Log the ``reason`` why the file cannot be used, or None if it can, when that changes."""
         with self._saying:
             said, self._said = self._said, reason
         if said == reason:

@@ -49,29 +49,30 @@ class FileLock:
         """Take the lock."""
         deadline = time.monotonic() + self._timeout
         while True:
-            if self._descriptor is None:
-                self._descriptor = self._open()
-            _wait(self._descriptor, deadline)
-            if self._is_at_its_path(self._descriptor):
+            descriptor = self._open() if self._descriptor is None else self._descriptor
+            _wait(descriptor, deadline)
+            if self._is_at_its_path(descriptor):
                 return
             self.close()  # it was removed: other processes take the lock on a new file
 
     def _open(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+            descriptor = self._descriptor = os.open(self._path, flags, PRIVATE)
+            make_private(descriptor)
         except OSError as error:
+            self.close()
             raise Unavailable(
                 "the inbox is not available",
                 reason=f"{type(error).__name__}: {error.strerror}: {self._path}",
                 retry_after=5,
             ) from error
-        make_private(descriptor)
         return descriptor
 
     def _is_at_its_path(self, descriptor: int) -> bool:
         try:
             return os.path.samestat(os.fstat(descriptor), os.stat(self._path))  # noqa: PTH116 - at every write
-        except FileNotFoundError:
+        except OSError:  # opening it again says why
             return False
 
     def __exit__(self, *_error: object) -> None:

@@ -26,8 +26,8 @@ READ_STATEMENT_TIMEOUT_MS = 30_000
 #: behind it are the renewals of other leases.
 LOCK_TIMEOUT_MS = 1_000
 
-#: A commit that was answered is on the disk, whatever the default of the database is. A stronger
-#: one stays. Set for the session, a setting is not changed by a reload of the server's.
+#: Makes every acknowledged commit durable where the database's default is ``off``. A stronger
+#: setting stays. A session's own setting does not change when the server reloads its configuration.
 _COMMIT_SYNCHRONOUSLY = (
     "SELECT set_config('synchronous_commit', coalesce("
     "nullif(current_setting('synchronous_commit'), 'off'), 'on'), false)"

@@ -1,9 +1,9 @@
-"""Which running events are orphans, and what a step of the database's clock leaves to be mended.
+"""Which running events are orphans, and the repair of times after a step of the clock.
 
 A clock alone never ends a claim: it can step, and after an outage of the inbox every lease has run
 out at once. An event is an orphan when its lease ran out by the database's clock, and live
 processes then saw it unrenewed for a further grace. They count the grace by their own monotonic
-clocks and add it up in the row (``app/rescuer.py``), so the count goes on when one of them ends.
+clocks and add it up in the row (``app/rescuer.py``). So the count goes on when one of them ends.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ GRACE_LEAST = 2.0
 #: later still was made before the clock stepped back, and counts as run out.
 ROUNDING = 1.0
 
-
-#: The grace, in seconds, of an event that a replica of a version before claimed: it does not say
-#: how long its lease is. And the longest lease that there can be.
+#: The grace, in seconds, of an event that a replica of an older version claimed: it does not record
+#: the length of its lease.
 UNKNOWN_GRACE = 60.0
+
+#: The longest lease in seconds that there can be.
 LONGEST_LEASE = 3600.0
 
 
@@ -104,7 +105,7 @@ CLOCK = sa.select(now())
 
 _delayed = events.c.outcome.in_([word("failed"), word("released")])
 
-#: Makes due what a clock that stepped back would hold up: at once, or after its delay anew.
+#: Makes events due that a step back of the clock holds up: now, or after their delay from now.
 REPAIR_EVENTS = (
     sa.update(events)
     .where(
@@ -125,7 +126,7 @@ REPAIR_EVENTS = (
     )
 )
 
-#: Lets requests to Stripe's API go on that would wait for a slot so many seconds ahead.
+#: Frees the slots of a rate limit that are taken for more than ``ahead`` seconds from now.
 REPAIR_BUDGETS = (
     sa.update(budgets)
     .where(budgets.c.free_at > now() + sa.bindparam("ahead", type_=sa.Double))
@@ -135,5 +136,5 @@ REPAIR_BUDGETS = (
 #: Ends the terms of leaders. One that is alive takes its term again.
 REPAIR_LEADERS = sa.update(leaders).where(leaders.c.until > now()).values(until=now())
 
-#: Seconds ahead at which a slot for a request cannot be: it was made before a step back.
+#: A slot for a request is never more seconds ahead, unless the clock stepped back.
 SLOT_SECONDS = 120.0

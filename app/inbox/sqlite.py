@@ -1,10 +1,10 @@
 """SQLite: which version is safe, how it is opened, and how many threads write to it.
 
-SQLite has one writer at a time. So a process has one connection for writing, and whoever's turn
-it is writes for all that wait: one lock, one transaction and one commit for many statements. Alone
-it is one statement that commits itself, and so are several of a kind: between two calls of the
-driver any other thread may take the interpreter, and the lock is held meanwhile. That is a group
-commit without a delay: a statement never waits for one that is not there yet.
+SQLite has one writer at a time. So a process has one connection for writing, and one thread at a
+time writes the statements of all threads that wait: one lock, one transaction, one commit. A single
+statement commits itself, and so does a batch of one kind. Every further call of the driver can hand
+the GIL to another thread while the lock is held. This is a group commit without a delay: no
+statement waits for one that is not there yet.
 """
 
 from __future__ import annotations

@@ -3,20 +3,20 @@
 They run on SQLite and on PostgreSQL as they stand. Each one decides and records together:
 what it may do stands in its own conditions, never in a question asked before.
 
-A statement that PostgreSQL did not answer in time failed for its caller, and may be committed
-all the same, when a frozen server comes round. So each one has to bear being late, and being
-there beside the one that was sent in its place:
+A statement that PostgreSQL did not answer in time has failed for its caller. A hung server may
+still commit it later. So each statement has to bear being late, and running beside the one that was
+sent after it:
 
 - ``RECORD``, ``SET_ASIDE``: the event is authentic, and Stripe, which was answered 503, delivers
-  it again. It counts a delivery more.
-- ``ACCEPT`` and the claims: the event is held by a token that nobody has. Nobody runs it, and
-  nobody can settle it; when the lease ends it is left behind like that of a process that died.
-- ``SETTLE``: the claim is named with its attempt and its token. It is still this one's, and
-  becomes what the next try makes of it too, or another one's, and nothing happens.
-- ``RENEW``: the same; when its process has ended meanwhile, the event waits one lease longer.
+  it again. The row counts one delivery more.
+- ``ACCEPT`` and the claims: the event is claimed with a token that no process knows. So no process
+  runs or settles it. When its lease ends it becomes an orphan.
+- ``SETTLE``: the claim is named with its attempt and its token. If the event still has that claim,
+  the next try records the same result. If another claim has it, nothing changes.
+- ``RENEW``: the same. If its process has ended, the event becomes an orphan one lease later.
 - ``BURY_POISON``: the event is dead, as it had to be. The line in the log is missing.
-- What a person asked for is done, though the command said that it failed.
-- ``NOTIFY``, ``PROBE``: a word or a time that does no harm.
+- The command of a person: it took effect, though it reported a failure.
+- ``NOTIFY``, ``PROBE``: one more notification or time, which does no harm.
 
 Words and numbers that never change are written into the SQL: a bound parameter costs more
 than its value at every delivery.

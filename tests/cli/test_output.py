@@ -36,7 +36,7 @@ def assert_harmless(printed: str) -> None:
 
 
 def test_all_commands_print_in_one_place() -> None:
-    """A command that prints by itself could forget to look at what it prints."""
+    """A command that calls click.echo could print control characters."""
     printing = {
         str(file.relative_to(ROOT))
         for file in (ROOT / "app/cli").rglob("*.py")
@@ -123,7 +123,7 @@ def events(make_receiver: Make, sqlite_url: str) -> Callable[..., Result]:
     ids=" ".join,
 )
 def test_events_are_harmless(events: Callable[..., Result], words: list[str]) -> None:
-    """Types, contexts, reasons, tracebacks, bodies, and who did what and why."""
+    """Types, contexts, reasons, tracebacks, bodies, names of persons and their reasons."""
     printed = events(*words).output
     assert_harmless(printed)
     assert "evil" in printed

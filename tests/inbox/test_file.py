@@ -131,7 +131,7 @@ def test_log_that_cannot_be_saved_now_is_saved_later(inbox: Inbox, path: Path) -
 
 
 def test_removed_index_is_waited_for_until_a_restart(inbox: Inbox, path: Path) -> None:
-    """Other processes make a new index: who has the old one in memory neither reads nor writes."""
+    """Others make a new index: a process with the old one in memory neither reads nor writes."""
     Path(f"{path}-shm").unlink()
 
     for _ in range(3):
@@ -143,7 +143,7 @@ def test_removed_index_is_waited_for_until_a_restart(inbox: Inbox, path: Path) -
 
 
 def test_file_that_was_replaced_between_two_connections(inbox: Inbox, path: Path) -> None:
-    """A process that has no connection at the moment knows its file all the same."""
+    """A process without a connection knows its file too."""
     inbox.close()
     replace(path)
 
@@ -168,13 +168,13 @@ def test_file_that_was_removed_between_two_connections(inbox: Inbox, path: Path)
 def test_folder_that_cannot_be_searched_closes_no_connection(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of what cannot be seen it is not known whose log would be removed."""
+    """When the folder cannot be searched, closing could remove the log of another database."""
     connection = writer_of(inbox)._connect()  # noqa: SLF001 - no other way
 
     def refuse(_file: SqliteFile) -> None:
         raise PermissionError(13, "Permission denied")
 
-    with monkeypatch.context() as closed:  # root, who may run the tests, can search every folder
+    with monkeypatch.context() as closed:  # root can search every folder
         closed.setattr(SqliteFile, "look", refuse)
         with pytest.raises(Unavailable) as raised:
             inbox.check()
@@ -213,7 +213,7 @@ def test_process_of_another_user_is_alive(monkeypatch: pytest.MonkeyPatch) -> No
     def refuse(_process: int, _signal: int) -> None:
         raise PermissionError
 
-    # Root, who may run the tests, can send a signal to every process.
+    # The tests may run as root, which can send a signal to every process.
     monkeypatch.setattr(os, "kill", refuse)
     assert inbox_file._is_alive(1)  # noqa: SLF001 - no other way
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import threading
@@ -52,6 +54,26 @@ def test_lock_that_cannot_be_opened_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(Unavailable) as raised, FileLock(tmp_path / "no folder" / "lock"):
         pass
     assert "FileNotFoundError: No such file or directory" in raised.value.reason
+
+
+def test_lock_whose_mode_cannot_be_set_is_unavailable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems have no modes: that is 503 with the path, and no descriptor stays open."""
+
+    def refuse(*_arguments: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    # No file system of a test's refuses this to root.
+    monkeypatch.setattr("app.inbox.lock.make_private", refuse)
+    path = tmp_path / "lock"
+
+    with pytest.raises(Unavailable) as raised, FileLock(path):
+        pass
+
+    assert raised.value.reason == f"PermissionError: Operation not permitted: {path}"
+    opened = [os.path.realpath(each) for each in Path("/dev/fd").iterdir()]
+    assert str(path) not in opened
 
 
 def test_processes_exclude_each_other_until_one_is_killed(tmp_path: Path) -> None:
@@ -108,8 +130,27 @@ def test_lock_of_a_removed_file_is_none(tmp_path: Path) -> None:
     second.close()
 
 
+def test_lock_whose_folder_cannot_be_searched_is_not_kept(tmp_path: Path) -> None:
+    """A process that finds out by an error would keep all others from the lock."""
+    folder, moved = tmp_path / "folder", tmp_path / "moved"
+    folder.mkdir()
+    first, second = FileLock(folder / "lock"), FileLock(moved / "lock", timeout=0.05)
+    with first:
+        pass
+    folder.rename(moved)
+    folder.touch()
+
+    with pytest.raises(Unavailable) as raised, first:
+        pass
+
+    assert "NotADirectoryError" in raised.value.reason
+    with second:
+        pass
+    second.close()
+
+
 def test_lock_whose_file_is_removed_while_it_is_waited_for(tmp_path: Path) -> None:
-    """Who gets the lock on a file that is not at its path takes the one on the file that is."""
+    """A process that gets the lock on a removed file takes the one on the new file instead."""
     path = tmp_path / "lock"
     holder, waiting, third = FileLock(path), FileLock(path), FileLock(path, timeout=0.05)
     holds = threading.Event()

@@ -211,7 +211,7 @@ class TestTurns:
         inbox.close()
 
     def test_paused_workers_claim_nothing(self, make_inbox: Callable[..., Inbox]) -> None:
-        """Neither what is due nor an orphan, in whatever process, until they go on."""
+        """No process claims a due event or an orphan until the workers are resumed."""
         inbox = make_inbox(SHORT)
         inbox.record(EVENT)
         take(inbox)

@@ -157,12 +157,10 @@ class TestOpen:
         """And then given up on: it may be what kills them."""
         inbox = make_inbox(lease_seconds=-1, max_crashes=3)
         inbox.bring_back(EVENT)
-        for attempt in (1, 2, 3):
+        for attempt in (1, 2, 3, None):
             claim = claim_open(inbox)
-            assert claim is not None
-            assert claim.attempt == attempt
+            assert (claim and claim.attempt) == attempt
             by_hand.abandon(inbox)
-        assert claim_open(inbox) is None
         assert inbox.open_ids(livemode=False) == []
         buried = inbox.bury_poison()
         assert buried is not None

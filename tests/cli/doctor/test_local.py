@@ -215,7 +215,7 @@ class TestInbox:
         def refuse(_file: object) -> None:
             raise PermissionError(13, "Permission denied")
 
-        # Root, who may run the tests, can search every folder.
+        # The tests may run as root, which can search every folder.
         monkeypatch.setattr(SqliteFile, "look", refuse)
         ((level, text),) = examine(ours, "--no-ping").about("inbox")
         assert level == "FAIL"
