@@ -20,6 +20,7 @@ from app import threads
 from app.clocks import since_boot
 from app.errors import Deferred, StartError, Unavailable
 from app.inbox import Claim, Inbox, Suspect
+from app.log import output
 from app.rescuer import Rescuer
 from app.watchdog import Watchdog
 
@@ -127,6 +128,10 @@ class Leases:
         self.watchdog.close()
 
     def _keep(self) -> None:
+        with output.never_waiting():  # or its leases would run out while their callbacks go on
+            self._keep_on()
+
+    def _keep_on(self) -> None:
         while not self._closed:
             self._take_turn()
             again = self._failing or bool(self._unsettled)
@@ -174,10 +179,10 @@ class Leases:
 
     def _settle(self, claim: Claim, settle: Callable[[], bool]) -> None:
         settled = settle()
+        log.info("settled_late", **_names(claim), settled=settled)  # a stop waits for the rest
         with self._lock:
             self._unsettled.pop(claim, None)
             self._held.pop(claim, None)
-        log.info("settled_late", **_names(claim), settled=settled)
 
     def _due(self) -> list[tuple[Claim, _Held]]:
         """Return each claim whose lease is to be renewed, the longest waiting first."""

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import stat
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -32,6 +34,9 @@ BEATS = 5
 
 STANDARD_ERROR = 2
 
+#: Seconds in which a process that ends itself says so.
+SAY_SECONDS = 1.0
+
 #: gunicorn takes 3 and 4 for a start that failed.
 EXIT_STATUS = 1
 
@@ -44,6 +49,7 @@ class Watchdog:
         self.seconds = max(SHARE * lease_seconds, LEAST_SECONDS)
         """For how long no thread may run before the process ends."""
         self._is_needed = is_needed
+        self._output = STANDARD_ERROR
         self._started = False
         self._beat_at: float | None = None
         """When the timer was set, by ``since_boot``; None while it is not."""
@@ -57,6 +63,7 @@ class Watchdog:
             if self._started:
                 return
             self._started = True
+            self._output = _open_standard_error()
         threads.start("watchdog", self._keep)
 
     def begin(self) -> None:
@@ -73,8 +80,10 @@ class Watchdog:
         """
         beat_at = self._beat_at
         if beat_at is not None and since_boot() > beat_at + self.seconds:
+            # The line can block, when standard error is not read. The timer cannot.
+            faulthandler.dump_traceback_later(SAY_SECONDS, exit=True, file=self._output)
             log.critical("process_hung", seconds=round(since_boot() - beat_at, 1))
-            faulthandler.dump_traceback(STANDARD_ERROR, all_threads=True)
+            faulthandler.dump_traceback(self._output, all_threads=True)
             os._exit(EXIT_STATUS)
 
     def end_within(self, seconds: float) -> None:
@@ -102,10 +111,22 @@ class Watchdog:
 
     def _set(self, seconds: float) -> None:
         if not self._ends and not self._closed.is_set():
-            faulthandler.dump_traceback_later(seconds, exit=True, file=STANDARD_ERROR)
+            faulthandler.dump_traceback_later(seconds, exit=True, file=self._output)
             self._beat_at = since_boot()
 
     def _unset(self) -> None:
         if self._beat_at is not None and not self._ends:
             faulthandler.cancel_dump_traceback_later()
             self._beat_at = None
+
+
+def _open_standard_error() -> int:
+    """Return a descriptor of standard error that does not block, where that can be had.
+
+    A pipe takes no more when its reader has stopped, and a terminal after Ctrl-S.
+    """
+    with suppress(OSError):  # it can be closed, and not everywhere can it be opened anew
+        mode = os.fstat(STANDARD_ERROR).st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+            return os.open(f"/proc/self/fd/{STANDARD_ERROR}", os.O_WRONLY | os.O_NONBLOCK)
+    return STANDARD_ERROR
