@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -39,11 +39,15 @@ TRY_AGAIN = 0.5
 
 @dataclass(slots=True)
 class _Held:
-    """One claim that is held: since when, when its lease last began, when to speak of it."""
+    """One claim that is held: since when, when its lease last began, when to speak of it.
+
+    ``tried`` is when it was last asked whether the claim is still held.
+    """
 
     since: float
     renewed: float
     speak_at: float
+    tried: float = 0.0
     lost: bool = False
 
 
@@ -139,16 +143,26 @@ class Leases:
             self._wake.clear()
 
     def _take_turn(self) -> None:
-        """Settle, renew, and look for the orphans of others."""
+        """Renew, settle, and look for the orphans of others."""
         self.watchdog.check()
         self._failing = False
-        for claim, settle in self._waiting():
-            self._try(partial(self._settle, claim, settle))
-        for claim, held in self._due():
-            self._try(partial(self._renew, claim, held))
-        if not self._try(self._rescue):
-            self.rescuer.forget()
+        due = self._due()
+        if due:
+            # First all in one statement. One by one, a locked row or a slow inbox would keep the
+            # others from being renewed in time.
+            self._try(partial(self._inbox.renew_all, [claim for claim, _ in due]))
+        self._try_some([partial(self._settle, *each) for each in self._waiting()])
+        self._try_some([partial(self._renew, *each) for each in due])
+        self._try(self._rescue)
         self._said = self._said and self._failing
+
+    def _try_some(self, acts: Iterable[Callable[[], object]]) -> None:
+        """Try as many as there is time for: all leases are to be renewed again soon."""
+        end = since_boot() + self._turn
+        for act in acts:
+            self._try(act)
+            if since_boot() > end:
+                return
 
     def _try(self, act: Callable[[], object]) -> bool:
         """Return whether it could be done. What fails must not keep the rest from being tried."""
@@ -174,10 +188,13 @@ class Leases:
             log.warning("lease_not_renewed", reason=reason, **counts)
 
     def _waiting(self) -> list[tuple[Claim, Callable[[], bool]]]:
+        """Return the results that wait for the inbox, the one tried longest ago first."""
         with self._lock:
             return list(self._unsettled.items())
 
     def _settle(self, claim: Claim, settle: Callable[[], bool]) -> None:
+        with self._lock:
+            self._unsettled[claim] = self._unsettled.pop(claim)  # it is the last one next time
         settled = settle()
         log.info("settled_late", **_names(claim), settled=settled)  # a stop waits for the rest
         with self._lock:
@@ -185,15 +202,15 @@ class Leases:
             self._held.pop(claim, None)
 
     def _due(self) -> list[tuple[Claim, _Held]]:
-        """Return each claim whose lease is to be renewed, the longest waiting first."""
+        """Return each claim whose lease is to be renewed, the one tried longest ago first."""
         due = since_boot() - self._seconds * RENEW_SHARE
         with self._lock:
             held = [each for each in self._held.items() if each[1].renewed <= due]
-        held.sort(key=lambda each: each[1].renewed)
+        held.sort(key=lambda each: each[1].tried)
         return [(claim, one) for claim, one in held if not one.lost]
 
     def _renew(self, claim: Claim, held: _Held) -> None:
-        started = since_boot()
+        held.tried = started = since_boot()
         if self._inbox.renew(claim):
             held.renewed = started
         elif self._is_held(claim):
@@ -212,14 +229,19 @@ class Leases:
         """Renew what a step of the clock made suspect here, and count what others do not renew."""
         looked_at = time.monotonic()
         with self._lock:
-            mine = {claim.token: (claim, held) for claim, held in self._held.items()}
+            # A claim whose answer was lost was asked for again: its token can be on two events.
+            held = {(claim.event_id, claim.token): claim for claim in self._held}
+        mine: list[Claim] = []
         others: list[Suspect] = []
         for suspect in self.rescuer.look():
-            if suspect.token in mine:
-                self._renew(*mine[suspect.token])
-            else:
+            claim = held.get((suspect.event_id, suspect.token))
+            if claim is None:
                 others.append(suspect)
-        self.rescuer.count(others, looked_at)
+            else:
+                mine.append(claim)
+        if mine:
+            self._try(partial(self._inbox.renew_all, mine))
+        self._try(partial(self.rescuer.count, others, looked_at))
         self.rescuer.watch_clock()
 
     def decide_suspects(self, say: Callable[[int], object]) -> None:
