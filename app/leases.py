@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import structlog
 
@@ -20,10 +21,13 @@ from app import threads
 from app.clocks import since_boot
 from app.errors import Deferred, StartError, Unavailable
 from app.inbox import Claim, Inbox, Suspect
+from app.log import output
 from app.rescuer import Rescuer
 from app.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 #: Turns of the thread in a lease, and the longest turn in seconds.
 TURNS = 6
@@ -38,11 +42,15 @@ TRY_AGAIN = 0.5
 
 @dataclass(slots=True)
 class _Held:
-    """A held claim, by ``since_boot``: its begin, its last renewal, its next line in the log."""
+    """A held claim, by ``since_boot``: its begin, its last renewal, its next line in the log.
+
+    ``tried`` is when the inbox was last asked to renew it alone.
+    """
 
     since: float
     renewed: float
     speak_at: float
+    tried: float = 0.0
     lost: bool = False
 
 
@@ -127,6 +135,10 @@ class Leases:
         self.watchdog.close()
 
     def _keep(self) -> None:
+        with output.never_waiting():  # or its leases would run out while their callbacks go on
+            self._keep_on()
+
+    def _keep_on(self) -> None:
         while not self._closed:
             self._take_turn()
             again = self._failing or bool(self._unsettled)
@@ -134,19 +146,32 @@ class Leases:
             self._wake.clear()
 
     def _take_turn(self) -> None:
-        """Settle, renew, and look for the orphans of others."""
+        """Renew, settle, and look for the orphans of others."""
         self.watchdog.check()
         self._failing = False
-        for claim, settle in self._waiting():
-            self._try("result_not_recorded", partial(self._settle, claim, settle), claim)
-        for claim, held in self._due():
-            self._try("lease_not_renewed", partial(self._renew, claim, held), claim)
-        if not self._try("rescue_failed", self._rescue):
-            self.rescuer.forget()
+        due = self._due()
+        if due:
+            # First all in one statement. One by one, a locked row or a slow inbox would keep the
+            # others from being renewed in time.
+            claims = [claim for claim, _ in due]
+            self._try("lease_not_renewed", partial(self._inbox.renew_all, claims))
+        self._try_some("result_not_recorded", self._settle, self._waiting())
+        self._try_some("lease_not_renewed", self._renew, due)
+        self._try("rescue_failed", self._rescue)
         self._said = self._said and self._failing
 
-    def _try(self, failed: str, act: Callable[[], object], claim: Claim | None = None) -> bool:
-        """Return False when ``act`` raised: one failure must not keep the rest from being tried.
+    def _try_some(
+        self, failed: str, act: Callable[[Claim, T], object], some: Iterable[tuple[Claim, T]]
+    ) -> None:
+        """Try as many as there is time for: all leases are to be renewed again soon."""
+        end = since_boot() + self._turn
+        for claim, more in some:
+            self._try(failed, partial(act, claim, more), claim)
+            if since_boot() > end:
+                return
+
+    def _try(self, failed: str, act: Callable[[], object], claim: Claim | None = None) -> None:
+        """Call ``act``. Whatever it raises, the rest is still tried.
 
         An error that is no outage is logged under the name ``failed``.
         """
@@ -158,9 +183,6 @@ class Leases:
         except Exception:
             self._failing = True
             log.exception(failed, **(_names(claim) if claim else {}))
-        else:
-            return True
-        return False
 
     def _say_away(self, error: Unavailable | StartError) -> None:
         """Log an outage of the inbox once, not for each claim, with what waits for its end."""
@@ -172,26 +194,29 @@ class Leases:
             log.warning("lease_not_renewed", reason=reason, **counts)
 
     def _waiting(self) -> list[tuple[Claim, Callable[[], bool]]]:
+        """Return the results that wait for the inbox, the one tried longest ago first."""
         with self._lock:
             return list(self._unsettled.items())
 
     def _settle(self, claim: Claim, settle: Callable[[], bool]) -> None:
+        with self._lock:
+            self._unsettled[claim] = self._unsettled.pop(claim)  # it is the last one next time
         settled = settle()
+        log.info("settled_late", **_names(claim), settled=settled)  # a stop waits for the rest
         with self._lock:
             self._unsettled.pop(claim, None)
             self._held.pop(claim, None)
-        log.info("settled_late", **_names(claim), settled=settled)
 
     def _due(self) -> list[tuple[Claim, _Held]]:
-        """Return each claim whose lease is to be renewed, the longest waiting first."""
+        """Return each claim whose lease is to be renewed, the one tried longest ago first."""
         due = since_boot() - self._seconds * RENEW_SHARE
         with self._lock:
             held = [each for each in self._held.items() if each[1].renewed <= due]
-        held.sort(key=lambda each: each[1].renewed)
+        held.sort(key=lambda each: each[1].tried)
         return [(claim, one) for claim, one in held if not one.lost]
 
     def _renew(self, claim: Claim, held: _Held) -> None:
-        started = since_boot()
+        held.tried = started = since_boot()
         if self._inbox.renew(claim):
             held.renewed = started
         elif self._is_held(claim):
@@ -210,14 +235,19 @@ class Leases:
         """Renew own leases that a clock step made suspect, and count those of other processes."""
         looked_at = time.monotonic()
         with self._lock:
-            mine = {claim.token: (claim, held) for claim, held in self._held.items()}
+            # A claim whose answer was lost was asked for again: its token can be on two events.
+            held = {(claim.event_id, claim.token): claim for claim in self._held}
+        mine: list[Claim] = []
         others: list[Suspect] = []
         for suspect in self.rescuer.look():
-            if suspect.token in mine:
-                self._renew(*mine[suspect.token])
-            else:
+            claim = held.get((suspect.event_id, suspect.token))
+            if claim is None:
                 others.append(suspect)
-        self.rescuer.count(others, looked_at)
+            else:
+                mine.append(claim)
+        if mine:
+            self._try("lease_not_renewed", partial(self._inbox.renew_all, mine))
+        self._try("rescue_failed", partial(self.rescuer.count, others, looked_at))
         self.rescuer.watch_clock()
 
     def decide_suspects(self, say: Callable[[int], object]) -> None:

@@ -13,13 +13,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from gunicorn.glogging import Logger
 
+from app import threads
 from app.plain import NAME_LENGTH, Plain, is_plain
 from app.text import (
     LINES,
@@ -51,6 +55,9 @@ VALUES_LENGTHS = (24000, 6000, 1500)
 
 #: Parts of these that one value gets, and the traceback.
 VALUE_PART, TRACEBACK_PART = 1 / 6, 2 / 3
+
+#: Lines of a thread that may not wait for standard error, at most.
+MOST_WAITING = 1000
 
 #: What structlog's console renderer writes as it stands, on one line.
 BARE = (*FIRST, "logger", "logger_name")
@@ -104,6 +111,7 @@ class StandardError:
         """Take nothing yet."""
         self._stream: Any = None
         self._spare = -1
+        self._own = threading.local()
 
     def take(self) -> None:
         """Take standard error as it is now."""
@@ -127,8 +135,36 @@ class StandardError:
 
     debug = info = warning = error = critical = exception = fatal = log = msg
 
+    @contextlib.contextmanager
+    def never_waiting(self) -> Iterator[None]:
+        """Have another thread write what this thread says in the block.
+
+        A pipe or a terminal that takes no more, because its reader has stopped, blocks all that
+        write to it. When ``MOST_WAITING`` lines wait, further ones are lost.
+        """
+        lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        with contextlib.suppress(RuntimeError, MemoryError):  # no thread is left: it may wait
+            threads.start("log", partial(self._write_all, lines))
+            self._own.lines = lines
+        try:
+            yield
+        finally:
+            self._own.lines = None
+            lines.put(None)
+
+    def _write_all(self, lines: queue.SimpleQueue[str | None]) -> None:
+        while (text := lines.get()) is not None:
+            self._write(text)
+
     def write(self, text: str) -> None:
         """Write ``text``. A full disk or a closed pipe behind it must not fail a delivery."""
+        lines = getattr(self._own, "lines", None)
+        if lines is None:
+            self._write(text)
+        elif lines.qsize() < MOST_WAITING:
+            lines.put(text)
+
+    def _write(self, text: str) -> None:
         try:
             self._stream.write(text)
             self._stream.flush()

@@ -13,12 +13,17 @@ from dataclasses import dataclass
 
 import structlog
 
+from app.errors import Unavailable
 from app.inbox import Inbox, Suspect
 
 log = structlog.get_logger(__name__)
 
 #: Seconds by which a clock has to step back to count: less does no harm.
 STEP_SECONDS = 1.0
+
+
+#: The id of an event, and the end of its lease.
+_Key = tuple[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,8 @@ class Rescuer:
         self._most = 2 * turn_seconds
         self.on_orphan: Callable[[], object] = lambda: None
         """Called when an event became an orphan."""
-        self._seen: dict[tuple[str, float], _Seen] = {}
+        self._seen: dict[_Key, _Seen] = {}
+        self._failed: dict[_Key, float] = {}
         self._offset: float | None = None
 
     def forget(self) -> None:
@@ -47,26 +53,44 @@ class Rescuer:
         self._seen = {}
 
     def look(self) -> list[Suspect]:
-        """Return the suspects. Raises ``Unavailable``."""
-        return self._inbox.suspects()
+        """Return the suspects. When it raises ``Unavailable``, counting begins anew."""
+        try:
+            return self._inbox.suspects()
+        except BaseException:
+            self.forget()
+            raise
 
     def count(self, suspects: Iterable[Suspect], looked_at: float) -> int:
         """Record for how long each of the ``suspects`` stayed unrenewed since the last time.
 
         ``looked_at`` is the monotonic time right before they were read. Returns how many are still
-        undecided. Raises ``Unavailable``.
+        undecided. Raises ``Unavailable`` when one of them cannot be recorded, as a locked row: the
+        others are, as far as there is time.
         """
         seen, self._seen = self._seen, {}
-        undecided = 0
-        for each in suspects:
-            undecided += not self._is_decided(each, seen, looked_at)
+        failed, self._failed = self._failed, {}
+        undecided, failure = 0, None
+        # What failed comes last, so that it takes no time from what can be recorded.
+        for each in sorted(suspects, key=lambda each: failed.get(_key(each), 0.0)):
+            key = _key(each)
+            before = seen.get(key)
+            if key in failed:
+                self._failed[key] = failed[key]
+            if time.monotonic() > looked_at + self._most:
+                undecided += 1
+                if before is not None and failure is None:  # else the inbox may have been away
+                    self._seen[key] = before
+                continue
+            try:
+                undecided += not self._is_decided(each, before, looked_at)
+            except Unavailable as error:
+                self._failed[key] = time.monotonic()
+                failure = error
+        if failure is not None:
+            raise failure
         return undecided
 
-    def _is_decided(
-        self, suspect: Suspect, seen: dict[tuple[str, float], _Seen], looked_at: float
-    ) -> bool:
-        key = (suspect.token, suspect.lease_until)
-        before = seen.get(key)
+    def _is_decided(self, suspect: Suspect, before: _Seen | None, looked_at: float) -> bool:
         seconds = suspect.seconds
         if before is not None and before.seconds == seconds:  # else another process counts
             seconds += min(looked_at - before.at, self._most)
@@ -76,7 +100,7 @@ class Rescuer:
             if is_orphan:
                 self._report(suspect, seconds)
                 return True
-        self._seen[key] = _Seen(seconds, time.monotonic())
+        self._seen[_key(suspect)] = _Seen(seconds, time.monotonic())
         return False
 
     def _report(self, suspect: Suspect, seconds: float) -> None:
@@ -105,3 +129,7 @@ class Rescuer:
         if back > STEP_SECONDS:
             log.warning("clock_stepped_back", seconds=round(back, 1))
         self._offset = max(self._offset, offset)
+
+
+def _key(suspect: Suspect) -> _Key:
+    return suspect.event_id, suspect.lease_until

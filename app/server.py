@@ -552,6 +552,6 @@ def _background(parts: Service) -> Background:
 
     return Background(
         begin=begin,
-        unfinished=lambda: parts.leases.unsettled + parts.worker.running,
+        unfinished=lambda: parts.leases.unsettled + parts.worker.unfinished,
         leave=parts.worker.release,
     )

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import NoReturn
 
@@ -39,6 +41,9 @@ SOFT_SHARE = 0.8
 
 STANDARD_ERROR = 2
 
+#: Seconds in which a process that ends itself says so.
+SAY_SECONDS = 1.0
+
 #: gunicorn takes 3 and 4 for a start that failed.
 EXIT_STATUS = 1
 
@@ -51,6 +56,7 @@ class Watchdog:
         self.seconds = max(SHARE * lease_seconds, LEAST_SECONDS)
         """Seconds without a running thread after which the process ends."""
         self._is_needed = is_needed
+        self._output = STANDARD_ERROR
         self._started = False
         self._beat_at: float | None = None
         """When the timer was set, by ``since_boot``; None while it is not."""
@@ -64,6 +70,7 @@ class Watchdog:
             if self._started:
                 return
             self._started = True
+            self._output = _open_standard_error()
         threads.start("watchdog", self._keep)
 
     def begin(self) -> None:
@@ -80,8 +87,10 @@ class Watchdog:
         """
         beat_at = self._beat_at
         if beat_at is not None and since_boot() > beat_at + self.seconds:
+            # The line can block, when standard error is not read. The timer cannot.
+            faulthandler.dump_traceback_later(SAY_SECONDS, exit=True, file=self._output)
             log.critical("process_hung", seconds=round(since_boot() - beat_at, 1))
-            faulthandler.dump_traceback(STANDARD_ERROR, all_threads=True)
+            faulthandler.dump_traceback(self._output, all_threads=True)
             os._exit(EXIT_STATUS)
 
     def end_within(self, seconds: float) -> None:
@@ -114,7 +123,7 @@ class Watchdog:
 
     def _set(self, seconds: float) -> None:
         if not self._ends and not self._closed.is_set():
-            faulthandler.dump_traceback_later(seconds, exit=True, file=STANDARD_ERROR)
+            faulthandler.dump_traceback_later(seconds, exit=True, file=self._output)
             self._beat_at = since_boot()
 
     def _unset(self) -> None:
@@ -126,3 +135,15 @@ class Watchdog:
 def _end_after(seconds: float) -> NoReturn:
     time.sleep(seconds)
     os._exit(0)
+
+
+def _open_standard_error() -> int:
+    """Return a descriptor of standard error that does not block, where that can be had.
+
+    A pipe takes no more when its reader has stopped, and a terminal after Ctrl-S.
+    """
+    with suppress(OSError):  # it can be closed, and not everywhere can it be opened anew
+        mode = os.fstat(STANDARD_ERROR).st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+            return os.open(f"/proc/self/fd/{STANDARD_ERROR}", os.O_WRONLY | os.O_NONBLOCK)
+    return STANDARD_ERROR

@@ -14,6 +14,7 @@ from contextlib import suppress
 import structlog
 
 from app import threads
+from app.clocks import since_boot
 from app.errors import DeliveryError, StartError, Unavailable
 from app.inbox import Claim, Inbox
 from app.leases import Leases
@@ -26,6 +27,10 @@ POLL_SECONDS = 0.5
 
 #: Seconds between two looks for orphans, which the lease thread finds.
 RESCUE_SECONDS = 1.0
+
+#: Seconds for which no other orphan runs beside one. An event that ends its process does so soon,
+#: and one that hangs must not hold up the others for ever.
+ALONE_SECONDS = 30.0
 
 #: Seconds until a process that releases its events has ended, and until they can be claimed again.
 #: The second time is longer, so that no callback still runs.
@@ -54,6 +59,7 @@ class Worker:
         self._called = threading.Condition()
         self._calls = 0
         self._has_lookout = False
+        self._claiming: set[int] = set()
         self._running: set[Claim] = set()
         self._suspects: set[Claim] = set()
         self._threads: list[threading.Thread] = []
@@ -79,6 +85,11 @@ class Worker:
     def running(self) -> int:
         """How many events run now."""
         return len(self._running)
+
+    @property
+    def unfinished(self) -> int:
+        """How many events run now or may be about to: a claim is being asked for."""
+        return len(self._claiming) + len(self._running)
 
     def stop(self) -> None:
         """Have all threads end that wait; those that run an event end after it."""
@@ -107,7 +118,7 @@ class Worker:
     def _work(self) -> None:
         while not self._stopping.is_set():
             calls = self._calls
-            claim = self._claim()
+            claim = self._take()
             if claim is None:
                 self._wait(calls)
             else:
@@ -127,6 +138,18 @@ class Worker:
                 self._called.wait(POLL_SECONDS)
             finally:
                 self._has_lookout = False
+
+    def _take(self) -> Claim | None:
+        """Claim an event, and count as unfinished from before that: a stop waits for both."""
+        thread = threading.get_ident()
+        self._claiming.add(thread)
+        try:
+            claim = None if self._stopping.is_set() else self._claim()
+            if claim is not None:
+                self._running.add(claim)
+            return claim
+        finally:
+            self._claiming.discard(thread)
 
     def _claim(self) -> Claim | None:
         self._leases.watchdog.check()
@@ -152,7 +175,7 @@ class Worker:
         """Once a second give up on events that crash their processes, and claim an orphan."""
         with self._rescuing:
             # One at a time: an orphan that ends its process again must not orphan others with it.
-            if self._suspects or time.monotonic() < self._rescued_at + RESCUE_SECONDS:
+            if self._is_alone() or time.monotonic() < self._rescued_at + RESCUE_SECONDS:
                 return None
             self._rescued_at = time.monotonic()
             while buried := self._inbox.bury_poison():
@@ -163,9 +186,13 @@ class Worker:
                 log.warning("event_rescued", **_names(claim))
             return claim
 
+    def _is_alone(self) -> bool:
+        """Whether an orphan runs that has to be the only one."""
+        begun = since_boot() - ALONE_SECONDS
+        return any(each.asked_at > begun for each in list(self._suspects))
+
     def _run(self, claim: Claim) -> None:
         started = time.perf_counter()
-        self._running.add(claim)
         try:
             outcome = self._runner.run(claim)
         except DeliveryError as error:

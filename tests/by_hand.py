@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,6 +25,18 @@ def execute(url: str, sql: str) -> None:
     engine = make_engine(url)
     with engine.begin() as connection:
         connection.execute(sa.text(sql))
+    engine.dispose()
+
+
+@contextmanager
+def locking(url: str, *event_ids: str) -> Iterator[None]:
+    """Lock the rows of these events in a PostgreSQL in a transaction that goes on in the block."""
+    engine = make_engine(url)
+    with engine.connect() as connection:
+        names: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
+        select = sa.text("SELECT id FROM events WHERE id IN :ids FOR UPDATE").bindparams(names)
+        connection.execute(select, {"ids": event_ids})
+        yield
     engine.dispose()
 
 

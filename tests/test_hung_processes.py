@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from app.watchdog import _open_standard_error
 from tests.processes import (
     DEADLINE,
     EVENT_TYPE,
@@ -155,3 +156,101 @@ def test_idle_process_that_was_stopped_lives_on(lab: Lab, sites: list[Site]) -> 
         site.comes_to(DONE, number)
     assert [pid for pid in workers if not is_alive(pid)] == []
     assert {each.pid for each in lab.journal()} <= set(workers)
+
+
+#: Runs gunicorn, and stops reading its standard error when a file is there.
+DEAF = """
+import os, subprocess, sys, time
+from pathlib import Path
+
+source, target = os.pipe()
+process = subprocess.Popen([sys.executable, "-m", "gunicorn", *sys.argv[1:]], stderr=target)
+file = Path(os.environ["DEAF"])
+os.set_blocking(source, False)
+while not file.exists():
+    try:
+        os.write(2, os.read(source, 65536))
+    except BlockingIOError:
+        time.sleep(0.01)
+filling = os.open(f"/proc/self/fd/{target}", os.O_WRONLY | os.O_NONBLOCK)
+for size in (4096, 1):
+    try:
+        while True:
+            os.write(filling, b"." * size)
+    except BlockingIOError:
+        pass
+file.unlink()
+process.wait()
+"""
+
+
+@pytest.fixture
+def deaf(lab: Lab, sqlite_url: str) -> Site:
+    """Two services, of which the first one's standard error is read by nobody any more.
+
+    It runs an event.
+    """
+    file = lab.package / "deaf"
+    settings = {"LEASE_SECONDS": LEASE, "WEB_CONCURRENCY": 1, "DEAF": file}
+    services = [
+        lab.start(sqlite_url, launcher=launcher, **settings)
+        for launcher in (("-c", DEAF), ("-m", "gunicorn"))
+    ]
+    site = Site(lab, "deaf", "inline", sqlite_url, services)
+    wait_for(services[1].is_ready, DEADLINE)
+    site.hold()
+    file.touch()
+    wait_for(lambda: not file.exists(), DEADLINE)
+    return site
+
+
+def test_process_whose_lines_are_not_read_keeps_its_event(lab: Lab, deaf: Site) -> None:
+    """It says that the callback still runs, which blocks, and renews its lease all the same."""
+    other = Site(lab, deaf.name, deaf.mode, deaf.url, deaf.services[1:], answers=deaf.answers)
+    with redelivered([other]):
+        let_pass(5 * LEASE)
+        deaf.release()
+        deaf.comes_to(DONE)
+    assert lab.account(deaf.event()) == [("start", 1), ("end", 1)]
+
+
+@pytest.mark.parametrize("how", ["hangs", "is stopped"])
+def test_process_whose_lines_are_not_read_ends_itself_all_the_same(
+    lab: Lab, deaf: Site, how: str
+) -> None:
+    """What it has to say may not be taken. Its event starts elsewhere when it is gone."""
+    pid = deaf.starts().pid
+    end = watch_end(lab, pid)
+    if how == "hangs":
+        lab.tell("hang", deaf.event())
+        deaf.release()
+        other = Site(lab, deaf.name, deaf.mode, deaf.url, deaf.services[1:], answers=deaf.answers)
+        with redelivered([other]):
+            deaf.comes_to(("done", "handled", 2))
+        assert deaf.starts(attempt=2).at > end.result(DEADLINE)
+    else:
+        stop_process(pid, deaf.url)
+        let_pass(PAST_GRACE)
+        os.kill(pid, signal.SIGCONT)
+        end.result(DEADLINE)
+    assert ("end", 1) not in lab.account(deaf.event())
+
+
+@pytest.mark.parametrize("kind", ["file", "pipe", "closed"])
+def test_standard_error_is_opened_anew_only_where_it_can_block(kind: str, tmp_path: Path) -> None:
+    """A file takes all, and what is written to it by two descriptors would be mixed up."""
+    source, target = os.pipe()
+    if kind == "file":
+        target = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    spare = os.dup(2)
+    os.dup2(target, 2)
+    if kind == "closed":
+        os.close(2)
+    try:
+        opened = _open_standard_error()
+    finally:
+        os.dup2(spare, 2)
+
+    assert (opened != 2) == (kind == "pipe")
+    assert os.get_blocking(opened) == (kind != "pipe")
+    os.close(source)

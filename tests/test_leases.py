@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -298,6 +299,41 @@ def test_renewal_that_comes_after_the_end_is_no_loss(
 
     assert not held.lost
     assert "lease_lost" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_locked_rows_keep_no_other_lease_from_being_renewed(database_url: str) -> None:
+    """Each of them is waited for, for a second. Twelve are more than the whole lease."""
+    inbox = Inbox(database_url, lease_seconds=6)
+    mine = [claim(inbox, replace(EVENT, id=f"evt_{number}")) for number in range(1, 14)]
+    leases = Leases(inbox, 6)
+    MADE.append(leases)
+    locked = [each.event_id for each in mine[1:]]
+    with contextlib.ExitStack() as stack:
+        for each in reversed(mine):
+            stack.enter_context(leases.held(each))
+        stack.enter_context(by_hand.locking(database_url, *locked))
+        wait_for(lambda: len(inbox.suspects()) >= len(locked))
+        end = time.monotonic() + 12
+        while time.monotonic() < end:
+            assert "evt_1" not in {each.event_id for each in inbox.suspects()}
+            time.sleep(0.05)
+    close_all()
+    inbox.close()
+
+
+def test_token_of_a_claim_is_not_the_claim(inbox: Inbox, database_url: str) -> None:
+    """A claim whose answer was lost is asked for again: two events then have one token.
+
+    One of them is held. The other one is an orphan, also where this is the only process.
+    """
+    lost, mine = claim(inbox), claim(inbox, replace(EVENT, id="evt_2"))
+    by_hand.execute(database_url, f"UPDATE events SET claimed_by = '{mine.token}'")  # noqa: S608 - a test's own
+    assert lost.token != mine.token
+
+    with make(inbox).held(mine):
+        wait_for(lambda: (found := inbox.find("evt_1")) is not None and found.is_orphan)
+        assert not inbox.find("evt_2").is_orphan  # type: ignore[union-attr]  # it is there
 
 
 def test_lines_name_the_account(inbox: Inbox, capsys: pytest.CaptureFixture[str]) -> None:

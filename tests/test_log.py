@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import unicodedata
 import uuid
 import warnings
@@ -24,6 +25,7 @@ from gunicorn.config import Config
 
 from app import log
 from app.text import HIDDEN, NOTE
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parent.parent
 
@@ -600,3 +602,69 @@ def fail_with(text: str, logger: Any) -> None:
 def raise_value_error(text: str) -> None:
     """Raise it."""
     raise ValueError(text)
+
+
+class TestNeverWaiting:
+    """A thread that others depend on does not wait for standard error."""
+
+    def test_lines_are_written_in_order_after_the_block_too(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By another thread, which ends."""
+        stream = redirect(monkeypatch)
+        with log.output.never_waiting():
+            for number in range(3):
+                log.output.write(f"{number}\n")
+        wait_for(lambda: stream.getvalue() == "0\n1\n2\n")
+        log.output.write("3\n")
+        assert stream.getvalue().endswith("2\n3\n")
+        wait_for(lambda: "log" not in {each.name for each in threading.enumerate()})
+
+    def test_lines_are_lost_when_too_many_wait(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """They are kept in memory, and it may take for ever."""
+        goes_on = threading.Event()
+        stream = Stuck(goes_on)
+        monkeypatch.setattr(log.output, "_stream", stream)
+        with log.output.never_waiting():
+            for _ in range(log.MOST_WAITING + 100):
+                log.output.write(".")
+        goes_on.set()
+        wait_for(lambda: "log" not in {each.name for each in threading.enumerate()})
+        assert log.MOST_WAITING <= len(stream.written) <= log.MOST_WAITING + 1
+
+    def test_without_a_thread_it_waits(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A line later is better than none."""
+        stream = redirect(monkeypatch)
+
+        def refuse(_thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        # The limit of threads is the whole user's: it cannot be lowered for one test alone.
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        with log.output.never_waiting():
+            log.output.write("said\n")
+            assert stream.getvalue() == "said\n"
+
+
+class Stuck(io.StringIO):
+    """A stream that takes nothing until it goes on."""
+
+    def __init__(self, goes_on: threading.Event) -> None:
+        """Take what lets it go on."""
+        super().__init__()
+        self._goes_on = goes_on
+        self.written: list[str] = []
+
+    def write(self, text: str) -> int:
+        """Wait, and keep the text."""
+        self._goes_on.wait(60)
+        self.written.append(text)
+        return len(text)
+
+
+def redirect(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """Return what is written to standard error from now on."""
+    stream = io.StringIO()
+    # In the place of a pipe: what is read of it would come in pieces.
+    monkeypatch.setattr(log.output, "_stream", stream)
+    return stream

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -115,6 +116,24 @@ def test_postgresql_is_away_for_longer_than_a_lease(
 ) -> None:
     """Whether it refuses connections or answers nothing: every callback runs once."""
     go_through(start_on(lab, own_postgresql), outage(own_postgresql), 5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_locked_rows_are_no_outage_for_the_others(lab: Lab, postgresql_url: str, mode: str) -> None:
+    """A person locks rows of one process for long: what it runs beside them keeps its lease."""
+    settings: dict[str, Any] = {"LEASE_SECONDS": 4, "WORKER_THREADS": EVENTS}
+    site = Site.start(lab, mode, mode, postgresql_url, services=1, **settings)
+    for number in range(EVENTS):
+        site.hold(number)
+    site.services.append(lab.start(postgresql_url, PROCESSING=mode, WEB_CONCURRENCY=1, **settings))
+    wait_for(site.services[-1].is_ready, DEADLINE)
+    with redelivered([site]):
+        with by_hand.locking(postgresql_url, *map(site.event, range(1, EVENTS))):
+            let_pass(20)
+        let_pass(PAST_GRACE)
+        site.release()
+        wait_for(site.are_settled, DEADLINE)
+    assert site.accounts() == dict.fromkeys(site.gates, ONCE)
 
 
 # SQLite

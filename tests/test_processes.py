@@ -355,6 +355,32 @@ def test_success_is_kept_through_an_outage_longer_than_the_lease(
     assert lab.account(EVENT) == ONCE
 
 
+def test_command_ends_only_when_its_results_are_recorded(
+    lab: Lab, own_postgresql: Postgresql
+) -> None:
+    """A callback that a command ran with success is not run again because the inbox was away."""
+    url = own_postgresql.url
+    service = lab.start(url, LEASE_SECONDS=1)
+    lab.tell("fail", EVENT)
+    assert service.deliver(EVENT).brief == FAILED
+    release = lab.tell("hold", EVENT, 2)
+    command = Service(
+        lab.environment(DATABASE_URL=url, LEASE_SECONDS=1),
+        ("-m", "flask", "events", "retry", EVENT, "--yes"),
+    )
+    lab.services.append(command)
+    wait_for(lambda: bool(lab.started(EVENT, 2)), DEADLINE)
+
+    own_postgresql.stop()
+    release.unlink()
+    wait_for(lambda: "Waiting until it can record" in command.log, DEADLINE)
+    own_postgresql.start()
+    command.wait()
+
+    assert state(url, EVENT) == ("done", "handled", 2)
+    assert service.deliver(EVENT).brief == DUPLICATE
+
+
 def test_callback_that_outlasts_an_outage_is_not_run_beside_itself(
     lab: Lab, own_postgresql: Postgresql
 ) -> None:

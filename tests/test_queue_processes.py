@@ -209,6 +209,36 @@ def test_worker_that_stops_lets_a_callback_end(lab: Lab, database_url: str) -> N
     assert "worker_ended" in worker.log
 
 
+#: What claims an event takes its time.
+SLOW_CLAIM = [
+    """CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+       'BEGIN PERFORM pg_sleep(2); RETURN NEW; END'""",
+    """CREATE TRIGGER slow BEFORE UPDATE ON events FOR EACH ROW
+       WHEN (NEW.state = 'running') EXECUTE FUNCTION slow()""",
+]
+IS_CLAIMED = "(SELECT * FROM pg_stat_activity WHERE wait_event = 'PgSleep') AS claims"
+
+
+@pytest.mark.parametrize("kind", ["web", "worker"])
+def test_stop_waits_for_a_claim_that_is_on_its_way(
+    lab: Lab, postgresql_url: str, kind: str
+) -> None:
+    """Its event would be left behind for two leases, and its callback ended in the middle."""
+    service = start(lab, postgresql_url, WORKER_THREADS=int(kind == "web"), WEB_CONCURRENCY=1)
+    wait_for(service.is_ready, DEADLINE)
+    for each in SLOW_CLAIM:
+        by_hand.execute(postgresql_url, each)
+    service.deliver(EVENT)
+    process = service if kind == "web" else lab.start_worker(postgresql_url, "--threads", "1")
+    wait_for(lambda: by_hand.select(postgresql_url, IS_CLAIMED), DEADLINE)
+
+    process.terminate()
+
+    assert process.wait() == 0
+    assert state(postgresql_url, EVENT) == DONE
+    assert lab.account(EVENT) == ONCE
+
+
 @pytest.mark.parametrize("kind", ["web", "worker"])
 def test_what_outlasts_the_grace_period_is_given_back(
     lab: Lab, database_url: str, kind: str

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
+from app.errors import Unavailable
 from app.inbox import Failure, Inbox, NewEvent
 from app.inbox.rescue import GRACE_LEAST
 from app.rescuer import STEP_SECONDS, Rescuer
@@ -53,6 +55,11 @@ def suspected(inbox: Inbox) -> float:
     event = inbox.find("evt_1")
     assert event is not None
     return event.suspected_seconds
+
+
+def record_and_claim(inbox: Inbox, number: int) -> None:
+    """Have one more event run."""
+    assert inbox.accept(replace(EVENT, id=f"evt_{number}")).claim is not None
 
 
 def test_lease_that_holds_is_not_suspected(inbox: Inbox) -> None:
@@ -159,6 +166,51 @@ def test_time_in_which_no_process_could_renew_is_not_counted(
 
     assert look(rescuer, seconds=3600) == 1
     assert suspected(inbox) <= 1
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(("locked", "free"), [("evt_1", "evt_2"), ("evt_2", "evt_1")])
+def test_locked_row_keeps_no_other_event_from_being_rescued(
+    inbox: Inbox, database_url: str, locked: str, free: str
+) -> None:
+    """A person's transaction holds up what it has locked, and nothing else."""
+    record_and_claim(inbox, 2)
+    by_hand.execute(database_url, RAN_OUT)
+    rescuer = Rescuer(inbox, TURN)
+    look(rescuer, seconds=0)
+
+    with by_hand.locking(database_url, locked), pytest.raises(Unavailable):
+        look(rescuer, seconds=GRACE_LEAST + 1)
+    assert inbox.find(free).is_orphan  # type: ignore[union-attr]  # it is there
+    assert look(rescuer, seconds=GRACE_LEAST + 1) == 1  # counted anew: it could not be renewed
+    assert look(rescuer, seconds=GRACE_LEAST + 1) == 0
+
+
+def test_suspects_take_no_more_than_their_time(inbox: Inbox, database_url: str) -> None:
+    """This process has leases to renew. What there was no time for is counted the next time."""
+    record_and_claim(inbox, 2)
+    by_hand.execute(database_url, RAN_OUT)
+    rescuer = Rescuer(inbox, TURN)
+    look(rescuer, seconds=0)
+
+    assert look(rescuer, seconds=-3600) == 2
+    assert suspected(inbox) == 0
+    assert look(rescuer, seconds=GRACE_LEAST + 1) == 0
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_suspect_that_came_after_a_failure_is_counted_anew(inbox: Inbox, database_url: str) -> None:
+    """It may have been an outage, in which no process could renew. What failed comes last."""
+    record_and_claim(inbox, 2)
+    by_hand.execute(database_url, RAN_OUT)
+    rescuer = Rescuer(inbox, TURN)
+    look(rescuer, seconds=0)
+    with by_hand.locking(database_url, "evt_1"), pytest.raises(Unavailable):
+        look(rescuer, seconds=0.5 - 2 * TURN)  # the time is over when it has failed
+    assert look(rescuer, seconds=-3600) == 2
+
+    assert look(rescuer, seconds=GRACE_LEAST + 1) == 2
+    assert look(rescuer, seconds=GRACE_LEAST + 1) == 0
 
 
 def test_start_makes_due_what_a_step_back_holds_up(

@@ -563,6 +563,22 @@ class TestFaults:
             ends(receiver, notification, "done")
         assert max(receiver.module(CREATED).most) == 2
 
+    def test_orphan_that_hangs_holds_up_no_other_for_ever(
+        self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its process was killed because of that, maybe, and there may be no other process."""
+        monkeypatch.setattr("app.worker.RESCUE_SECONDS", 0.0)  # so that every claim looks for more
+        monkeypatch.setattr("app.worker.ALONE_SECONDS", 1.0)  # half a minute is long for a test
+        receiver = make_queue(WAITING, threads=0)
+        for notification in [samples.notification(TYPE) for _ in range(3)]:
+            receiver.deliver(notification)
+            receiver.service.inbox.claim_due(livemode=False)
+        by_hand.orphan(receiver.service.settings.database_url)
+
+        receiver.service.worker.start(4)
+        wait_for(lambda: len(receiver.module(CREATED).inside) == 3)
+        receiver.module(CREATED).go.set()
+
 
 class TestStop:
     """What a stop does with what runs."""

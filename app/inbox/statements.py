@@ -13,7 +13,8 @@ sent after it:
   runs or settles it. When its lease ends it becomes an orphan.
 - ``SETTLE``: the claim is named with its attempt and its token. If the event still has that claim,
   the next try records the same result. If another claim has it, nothing changes.
-- ``RENEW``: the same. If its process has ended, the event becomes an orphan one lease later.
+- ``RENEW``, ``renew_many``: the same. If its process has ended, the event becomes an orphan one
+  lease later.
 - ``BURY_POISON``: the event is dead, as it had to be. The line in the log is missing.
 - The command of a person: it took effect, though it reported a failure.
 - ``NOTIFY``, ``PROBE``: one more notification or time, which does no harm.
@@ -25,7 +26,7 @@ than its value at every delivery.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -189,9 +190,30 @@ RENEW = (
     .returning(events.c.id)
 )
 
+
+@cache
+def renew_many(count: int) -> sa.Executable:
+    """Return the statement that renews so many leases at once, but waits for no locked row.
+
+    The parameters are ``event_id_0``, ``token_0`` and so on. It tells nothing of each claim.
+    """
+    mine = [
+        column.in_([sa.bindparam(f"{name}_{each}", type_=column.type) for each in range(count)])
+        for name, column in (("event_id", events.c.id), ("token", events.c.claimed_by))
+    ]
+    free = (
+        sa.select(events.c.id)
+        .where(*mine, events.c.state == word("running"))
+        .with_for_update(skip_locked=True)
+    )
+    return sa.update(events).where(events.c.id.in_(free)).values(lease_until=lease_end)
+
+
 _settled: dict[str, Any] = {
     "crashes": _zero,
     "lease_until": sa.null(),
+    # A replica of the version before may claim it next, and does not say how long its lease is.
+    "lease_seconds": sa.null(),
     "holds": sa.null(),
     "settled_at": now(),
 }

@@ -313,6 +313,15 @@ class TestCrashes:
         assert inbox.bury_poison() is None
         assert inbox.claim_orphan(livemode=False) is not None
 
+    def test_settled_event_says_nothing_of_the_next_lease(self, inbox: Inbox) -> None:
+        """A replica of the version before can claim it, and its lease may be a longer one."""
+        inbox.record(EVENT)
+        inbox.fail(take(inbox), Failure("no"))
+
+        event = inbox.find("evt_1")
+        assert event is not None
+        assert event.lease_seconds is None
+
     def test_released_event_is_nobodys_fault(self, inbox: Inbox) -> None:
         """A stop gives the claim back: neither a crash nor a failure, due after the delay."""
         inbox.record(EVENT)
