@@ -143,7 +143,9 @@ class Leases:
             self._try(partial(self._renew, claim, held))
         if not self._try(self._rescue):
             self.rescuer.forget()
-        self._said = self._said and self._failing
+        if self._said and not self._failing:
+            self._said = False
+            log.info("inbox_available")
 
     def _try(self, act: Callable[[], object]) -> bool:
         """Return whether it could be done. What fails must not keep the rest from being tried."""
@@ -166,7 +168,8 @@ class Leases:
             # A newer version may have changed the tables: this process is to be replaced by one.
             reason = error.reason if isinstance(error, Unavailable) else str(error)
             counts = {"running": len(self._held), "unsettled": len(self._unsettled)}
-            log.warning("lease_not_renewed", reason=reason, **counts)
+            event = "lease_not_renewed" if any(counts.values()) else "inbox_unavailable"
+            log.warning(event, reason=reason, **counts)
 
     def _waiting(self) -> list[tuple[Claim, Callable[[], bool]]]:
         with self._lock:

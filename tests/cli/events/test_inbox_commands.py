@@ -212,7 +212,7 @@ class TestRetryInline:
 
         done = run(receiver, "retry", "evt_1", answer="y\n")
         assert done.exit_code == 0
-        assert "Run 1 events again? [y/N]: y\n" in done.stdout
+        assert "Run 1 event again? [y/N]: y\n" in done.stdout
         assert f"evt_1  {TYPE}  handled\n" in done.stdout
         assert state(receiver, "evt_1") == ("done", "handled", 2)
 
