@@ -152,8 +152,7 @@ class Leases:
         try:
             act()
         except (Unavailable, StartError) as error:
-            self._failing = True
-            self._say_away(error)
+            self.say_away(error)
         except Exception:
             self._failing = True
             log.exception("lease_not_renewed")
@@ -161,10 +160,12 @@ class Leases:
             return True
         return False
 
-    def _say_away(self, error: Unavailable | StartError) -> None:
-        """Say once for each time that the inbox is away, not for each claim, what waits for it."""
-        if not self._said:
-            self._said = True
+    def say_away(self, error: Unavailable | StartError) -> None:
+        """Log once for each outage of the inbox, not for each claim, what waits for it."""
+        self._failing = True
+        with self._lock:
+            said, self._said = self._said, True
+        if not said:
             # A newer version may have changed the tables: this process is to be replaced by one.
             reason = error.reason if isinstance(error, Unavailable) else str(error)
             counts = {"running": len(self._held), "unsettled": len(self._unsettled)}
