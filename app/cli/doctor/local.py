@@ -142,7 +142,8 @@ def _unreachable(inbox: Inbox, reason: str) -> Line:
         Level.FAIL,
         "inbox",
         f"{inbox.address} cannot be reached or written ({reason})",
-        "Check DATABASE_URL and the database. Until then deliveries are answered 503",
+        "Check DATABASE_URL and the database, and for SQLite the rights and the disk. If the"
+        " service cannot use it either, deliveries are answered 503",
     )
 
 
