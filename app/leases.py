@@ -158,7 +158,9 @@ class Leases:
         self._try_some("result_not_recorded", self._settle, self._waiting())
         self._try_some("lease_not_renewed", self._renew, due)
         self._try("rescue_failed", self._rescue)
-        self._said = self._said and self._failing
+        if self._said and not self._failing:
+            self._said = False
+            log.info("inbox_available")
 
     def _try_some(
         self, failed: str, act: Callable[[Claim, T], object], some: Iterable[tuple[Claim, T]]
@@ -178,20 +180,22 @@ class Leases:
         try:
             act()
         except (Unavailable, StartError) as error:
-            self._failing = True
-            self._say_away(error)
+            self.say_away(error)
         except Exception:
             self._failing = True
             log.exception(failed, **(_names(claim) if claim else {}))
 
-    def _say_away(self, error: Unavailable | StartError) -> None:
+    def say_away(self, error: Unavailable | StartError) -> None:
         """Log an outage of the inbox once, not for each claim, with what waits for its end."""
-        if not self._said:
-            self._said = True
+        self._failing = True
+        with self._lock:
+            said, self._said = self._said, True
+        if not said:
             # A newer version may have changed the tables: this process is to be replaced by one.
             reason = error.reason if isinstance(error, Unavailable) else str(error)
             counts = {"running": len(self._held), "unsettled": len(self._unsettled)}
-            log.warning("lease_not_renewed", reason=reason, **counts)
+            event = "lease_not_renewed" if any(counts.values()) else "inbox_unavailable"
+            log.warning(event, reason=reason, **counts)
 
     def _waiting(self) -> list[tuple[Claim, Callable[[], bool]]]:
         """Return the results that wait for the inbox, the one tried longest ago first."""

@@ -69,7 +69,7 @@ class Worker:
 
     def start(self, count: int) -> None:
         """Start ``count`` of them, in this process: threads do not survive a fork."""
-        self._leases.rescuer.on_orphan = self.wake
+        self._leases.rescuer.on_orphan = self._look_at_once
         self._leases.start()
         acts = [self._work] * count + ([self._listen] if count else [])
         for number, act in enumerate(acts):
@@ -80,6 +80,10 @@ class Worker:
         with self._called:
             self._calls += 1
             self._called.notify()
+
+    def _look_at_once(self) -> None:
+        self._rescued_at = float("-inf")
+        self.wake()
 
     @property
     def running(self) -> int:
@@ -156,20 +160,15 @@ class Worker:
         try:
             claim = self._rescue() or self._inbox.claim_due(livemode=self._livemode)
         except (Unavailable, StartError) as error:
-            self._say_away(error)
+            if not self._away:  # once for each time that it is away, not at every look
+                self._away = True
+                self._leases.say_away(error)
             return None
         except Exception:  # whatever it is, ending this thread would end its share of the work
             log.exception("claim_failed")
             return None
         self._away = False
         return claim
-
-    def _say_away(self, error: Unavailable | StartError) -> None:
-        if not self._away:  # once for each time that it is away, not at every look
-            self._away = True
-            # A newer version may have changed the tables: this process is to be replaced by one.
-            reason = error.reason if isinstance(error, Unavailable) else str(error)
-            log.warning("inbox_unavailable", reason=reason)
 
     def _rescue(self) -> Claim | None:
         """Once a second give up on events that crash their processes, and claim an orphan."""

@@ -8,8 +8,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from app.clocks import since_boot
 from app.errors import Deferred, Unavailable
@@ -209,6 +211,32 @@ def test_outage_is_said_once_however_many_wait(
             inbox.failures = 9
             wait_for(partial(is_renewed_after, end + LEASE))
             assert times() == outage
+    wait_for(lambda: times() == outage == "".join(seen).count("inbox_available"))
+    close_all()
+    inbox.close()
+
+
+def test_outage_is_said_where_nothing_runs(
+    sqlite_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a lease to renew the line is about the inbox alone, and so is that of its end."""
+    inbox = Inbox(sqlite_url, lease_seconds=LEASE)
+    inbox.migrate()
+    file = Path(str(sa.make_url(sqlite_url).database))
+    seen: list[str] = []
+
+    def is_said(word: str) -> bool:
+        seen.append(said(capsys))
+        return word in "".join(seen)
+
+    make(inbox).start()
+    file.rename(f"{file}.away")
+    wait_for(partial(is_said, "inbox_unavailable"))
+    Path(f"{file}.away").rename(file)
+    wait_for(partial(is_said, "inbox_available"))
+
+    assert "".join(seen).count("inbox_unavailable") == 1
+    assert not is_said("lease_not_renewed")
     close_all()
     inbox.close()
 

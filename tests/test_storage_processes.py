@@ -39,6 +39,7 @@ MODULE = EVENT_TYPE.replace(".", "_")
 MISSING = (503, "the inbox's file is missing")
 REPLACED = (503, "the inbox's file was replaced")
 LOST_LOG = (503, "the log beside the inbox's file was removed or replaced")
+LOST_INDEX = (503, "the index beside the inbox's file was removed or replaced")
 EVENTS = [f"evt_{number}" for number in range(8)]
 PROCESSES = 2
 
@@ -255,11 +256,17 @@ def test_restart_makes_a_missing_file(lab: Lab, sqlite_url: str, file: Path) -> 
     assert kept(sqlite_url) == {"evt_after"}
 
 
-def test_command_makes_no_file_where_one_was(lab: Lab, sqlite_url: str, file: Path) -> None:
+@pytest.mark.parametrize("lost", ["file", "folder"])
+def test_command_makes_no_file_where_one_was(
+    lab: Lab, sqlite_url: str, file: Path, lost: str
+) -> None:
     """A command that reads the inbox does not end the 503 with an empty one."""
     service = start(lab, sqlite_url)
     assert service.deliver("evt_before").brief == ACCEPTED
-    file.unlink()
+    if lost == "file":
+        file.unlink()
+    else:
+        shutil.rmtree(file.parent)
 
     command = subprocess.run(
         [sys.executable, "-m", "flask", "events", "list"],
@@ -272,8 +279,10 @@ def test_command_makes_no_file_where_one_was(lab: Lab, sqlite_url: str, file: Pa
     )
 
     assert command.returncode == 1
-    assert "inbox_file_missing" in command.stderr
+    assert "Error: The inbox's file is missing: " in command.stderr
+    assert "put the file back, or restart the service" in command.stderr
     assert not file.exists()
+    assert service.deliver("evt_after").brief == MISSING
 
 
 def test_removed_log_loses_nothing(lab: Lab, sqlite_url: str, file: Path) -> None:
@@ -318,9 +327,9 @@ def test_removed_index_needs_a_restart(lab: Lab, sqlite_url: str, file: Path) ->
     for suffix in ("-wal", "-shm"):
         Path(f"{file}{suffix}").unlink()
     answers: set[tuple[int, str]] = set()
-    notice(service, "inbox_log_missing", lambda: answers.add(service.deliver("evt_after").brief))
+    notice(service, "inbox_index_missing", lambda: answers.add(service.deliver("evt_after").brief))
 
-    assert answers == {LOST_LOG}
+    assert answers == {LOST_INDEX}
     kill(service)
     again = start(lab, sqlite_url)
     assert again.deliver("evt_after").brief == ACCEPTED

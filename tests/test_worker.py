@@ -540,6 +540,20 @@ class TestFaults:
         assert said.count('"inbox_unavailable"') == 1
         assert "made by a newer version" in said
 
+    def test_orphan_is_run_as_soon_as_it_is_one(
+        self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The process that finds it does not wait for its next look."""
+        monkeypatch.setattr("app.worker.RESCUE_SECONDS", 600.0)  # no test waits until it would fail
+        receiver = make_queue(module(""), threads=0, lease_seconds=1)
+        notification = samples.notification(TYPE)
+        receiver.deliver(notification)
+        receiver.service.inbox.claim_due(livemode=False)
+
+        receiver.service.worker.start(1)
+        ends(receiver, notification, "done")
+        receiver.service.worker.join()
+
     def test_orphans_run_one_at_a_time(
         self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -45,6 +45,16 @@ _MESSAGES = {
     "inbox_file_missing": "the inbox's file is missing",
     "inbox_file_replaced": "the inbox's file was replaced",
     "inbox_log_missing": "the log beside the inbox's file was removed or replaced",
+    "inbox_index_missing": "the index beside the inbox's file was removed or replaced",
+}
+
+_ADVICE = {
+    "inbox_file_missing": "put the file back, or restart the service with an empty inbox, which"
+    " has forgotten which events were handled",
+    "inbox_file_replaced": "the process changes over to the file that is there now. If it does"
+    " not, the reason of the next delivery says why",
+    "inbox_log_missing": "the process moves what it has of the log to the file, and goes on",
+    "inbox_index_missing": "restart the service",
 }
 
 _Inode = tuple[int, int] | None
@@ -62,13 +72,15 @@ class Findings(NamedTuple):
     """The state of the files at their paths.
 
     ``known``: a process has opened the file at this path before. ``user``: the process that may
-    use another file than the one at the path. ``exposed``: the files that other users can open.
-    ``aside``: the logs of former files.
+    use another file than the one at the path. ``stuck``: the process that answers 503 until it is
+    restarted, because the index of its log was removed. ``exposed``: the files that other users
+    can open. ``aside``: the logs of former files.
     """
 
     exists: bool
     known: bool
     user: int | None
+    stuck: int | None
     exposed: tuple[Path, ...]
     aside: tuple[Path, ...]
 
@@ -219,7 +231,7 @@ class SqliteFile:
         if self._file != here.file:
             raise self._unavailable("inbox_file_replaced")
         if self._without_index == here.file:
-            raise self._unavailable("inbox_log_missing")
+            raise self._unavailable("inbox_index_missing")
 
     def _open(self, here: Inodes) -> Connection:
         connection: Connection = driver.connect(
@@ -278,6 +290,7 @@ class SqliteFile:
         if here.shm != own.shm:
             # This process has the lost index in its memory, and others would make a new one.
             self._without_index = here.file
+            raise self._unavailable("inbox_index_missing")
         raise self._unavailable("inbox_log_missing")
 
     def _unavailable(self, reason: str) -> Unavailable:
@@ -295,7 +308,7 @@ class SqliteFile:
         if reason is None:
             log.info("inbox_file_opened", file=str(self.path))
         else:
-            log.error(reason, file=str(self.path))
+            log.error(reason, file=str(self.path), advice=_ADVICE[reason])
 
     def explain(self, error: BaseException) -> BaseException:
         """Return the ``error``, or that the file is missing if it is."""
@@ -309,12 +322,13 @@ class SqliteFile:
         note = _read_note(self._peek())
         here = self.look()
         paths = [self.lock_path, *map(Path, self._paths)]
-        astray = note is not None and note.inodes.file != here.file and _is_alive(note.process)
         wal = Path(self._paths[1])
+        user = note if note is not None and _is_alive(note.process) else None
         return Findings(
             exists=here.file is not None,
             known=note is not None,
-            user=note.process if note is not None and astray else None,
+            user=user.process if user and user.inodes.file != here.file else None,
+            stuck=user.process if user and user.lost_its_index(here) else None,
             exposed=tuple(path for path in paths if path.exists() and path.stat().st_mode & 0o077),
             aside=tuple(sorted(wal.parent.glob(f"{wal.name}.*"))),
         )
@@ -325,6 +339,11 @@ class _Note(NamedTuple):
 
     inodes: Inodes
     process: int
+
+    def lost_its_index(self, here: Inodes) -> bool:
+        """Whether the index is not at its path, though the log is. SQLite removes both."""
+        file, wal, shm = self.inodes
+        return wal is not None and here[:2] == (file, wal) and here.shm != shm
 
     def encode(self) -> bytes:
         return json.dumps({"inodes": self.inodes, "process": self.process}).encode()

@@ -173,6 +173,7 @@ def test_errors_of_stripe_are_harmless(make_receiver: Make, stripe_api: StripeAp
 @pytest.mark.parametrize("words", [["show", EVIL], ["retry", EVIL]], ids=str)
 def test_id_that_is_not_there_is_harmless(receiver: Receiver, words: list[str]) -> None:
     """It may have been copied from anywhere."""
+    receiver.service.inbox.migrate()
     printed = receiver.app.test_cli_runner().invoke(args=["events", *words]).output
     assert_harmless(printed)
     assert f"The inbox has no event {SHOWN}." in printed

@@ -137,7 +137,7 @@ def test_removed_index_is_waited_for_until_a_restart(inbox: Inbox, path: Path) -
     for _ in range(3):
         with pytest.raises(Unavailable) as raised:
             inbox.check()
-        assert raised.value.reason == "inbox_log_missing"
+        assert raised.value.reason == "inbox_index_missing"
         with pytest.raises(Unavailable):
             inbox.latest(1)
 

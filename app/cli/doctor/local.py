@@ -111,7 +111,15 @@ def _misplaced(inbox: Inbox, settings: Settings) -> Iterator[Line]:
             Level.FAIL,
             "inbox",
             f"{inbox.address} was replaced while process {found.user} had it open",
-            "The process changes over at its next delivery. If it does not, restart it",
+            "The process changes over at its next delivery. If it does not, its log says why",
+        )
+    elif found.stuck is not None:
+        yield Line(
+            Level.FAIL,
+            "inbox",
+            f"the index of {inbox.address} was removed while process {found.stuck} had it open:"
+            " it answers 503",
+            "Restart the service",
         )
 
 
@@ -119,7 +127,13 @@ def _not_made_yet(inbox: Inbox, settings: Settings) -> Line:
     folder = next(parent for parent in _file(settings).parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         return _unreachable(inbox, f"{folder} is no folder that can be written")
-    made = Line(Level.OK, "inbox", f"{inbox.address} is made at the first start")
+    made = Line(
+        Level.WARN,
+        "inbox",
+        f"{inbox.address} is not there: the next start makes it",
+        "Start the service. If it runs, its folder was removed, and deliveries are answered 503:"
+        " put the folder back",
+    )
     return next(_thrown_away(inbox, settings), made)
 
 
@@ -128,7 +142,8 @@ def _unreachable(inbox: Inbox, reason: str) -> Line:
         Level.FAIL,
         "inbox",
         f"{inbox.address} cannot be reached or written ({reason})",
-        "Check DATABASE_URL and the database. Until then deliveries are answered 503",
+        "Check DATABASE_URL and the database, and for SQLite the rights and the disk. If the"
+        " service cannot use it either, deliveries are answered 503",
     )
 
 

@@ -105,6 +105,8 @@ def _row(event: Event) -> dict[str, Any]:
         "received_at": when(event.received_at),
         "due_at": when(event.due_at) if event.state == "pending" else None,
         "lease_until": when(event.lease_until) if event.lease_until else None,
+        "claimed_by": event.claimed_by if event.state == "running" else None,
+        "orphan": event.is_orphan or None,
         "settled_at": when(event.settled_at) if event.settled_at else None,
     }
 
@@ -140,9 +142,10 @@ def _print_fields(event: Event) -> None:
 def _print_attempt(attempt: Attempt) -> None:
     seconds = attempt.ended_at - attempt.started_at
     say()
+    took = f"for {seconds:.3f} s" if seconds >= 0 else f"to {when(attempt.ended_at)}"
     say(
-        f"attempt {attempt.attempt}: {attempt.outcome}, from {when(attempt.started_at)}"
-        f" for {seconds:.3f} s, in {attempt.claimed_by}"
+        f"attempt {attempt.attempt}: {attempt.outcome}, from {when(attempt.started_at)} {took},"
+        f" in {attempt.claimed_by}"
     )
     if attempt.traceback:
         say_lines(attempt.traceback.rstrip())

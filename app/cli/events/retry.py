@@ -77,7 +77,7 @@ def retry(event_ids: tuple[str, ...], wanted: Wanted, **options: Unpack[Options]
             say(f"{event.id}  {event.type}  {event.state}")
         return
     if not options["yes"]:
-        click.confirm(f"Run {len(fit)} events again?", abort=True)
+        click.confirm(f"Run {_events(len(fit))} again?", abort=True)
     with explained():
         _run_all(parts, fit, options)
 
@@ -104,8 +104,12 @@ def _chosen(
     ]
     events = sorted(found, key=lambda event: (event.received_at, event.id))[: options["limit"]]
     capped = f"; the {len(events)} oldest are taken (--limit)" if len(events) < count else ""
-    say(f"{count} {'event' if count == 1 else 'events'} selected{capped}.")
+    say(f"{_events(count)} selected{capped}.")
     return events
+
+
+def _events(count: int) -> str:
+    return "1 event" if count == 1 else f"{count} events"
 
 
 def _named(parts: Service, event_ids: tuple[str, ...]) -> list[Event]:

@@ -14,6 +14,7 @@ import click
 
 from app.errors import Unavailable
 from app.inbox.wanted import STATES, Wanted
+from app.service import service
 
 #: How many events can be asked for at once: what both databases count to.
 MOST = 2**31 - 1
@@ -24,11 +25,18 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Say in one sentence that the inbox cannot be reached."""
+    """Use the inbox if it is there, and say in one sentence if it is not.
+
+    No file is made for it: a running service that lost its own would go on with an empty one.
+    """
+    service().inbox.create_nothing()
     try:
         yield
     except Unavailable as error:
-        raise click.ClickException(f"The inbox is not available: {error.reason}") from None
+        what = error.message[0].upper() + error.message[1:]
+        raise click.ClickException(
+            f"{what}: {error.reason}. See what to do with `flask doctor`."
+        ) from None
     except UnicodeError:
         raise click.UsageError("An argument is not text that can be looked for.") from None
 

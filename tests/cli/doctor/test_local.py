@@ -146,7 +146,12 @@ class TestInbox:
         receiver = make_ours(started=False)
         found = examine(receiver)
         assert found.about("inbox") == [
-            ("OK", f"{receiver.service.inbox.address} is made at the first start")
+            (
+                "WARN",
+                f"{receiver.service.inbox.address} is not there: the next start makes it"
+                " -> Start the service. If it runs, its folder was removed, and deliveries are"
+                " answered 503: put the folder back",
+            )
         ]
         assert found.about("pending") == []
         assert list(tmp_path.glob("var/*")) == []
@@ -184,6 +189,16 @@ class TestInbox:
         ((level, text),) = examine(ours, "--no-ping").about("inbox")
         assert level == "FAIL"
         assert f"was replaced while process {os.getpid()} had it open" in text
+
+    def test_index_that_was_removed(self, ours: Receiver) -> None:
+        """A process that runs and has lost its index is a FAIL, however often one looks."""
+        ours.service.inbox.check()
+        Path(f"{file_of(ours)}-shm").unlink()
+        for _ in range(2):
+            ((level, text),) = examine(ours, "--no-ping").about("inbox")
+            assert level == "FAIL"
+            assert f"was removed while process {os.getpid()} had it open" in text
+            assert "-> Restart the service" in text
 
     def test_files_that_others_can_open(
         self, ours: Receiver, monkeypatch: pytest.MonkeyPatch

@@ -185,7 +185,35 @@ class TestShow:
         deliver(receiver, "evt_1")
         receiver.service.inbox.claim_due(livemode=False)
 
-        assert json.loads(run(receiver, "show", "evt_1", "--json").stdout)["lease_until"]
+        shown = json.loads(run(receiver, "show", "evt_1", "--json").stdout)
+        assert shown["lease_until"]
+        assert shown["claimed_by"] == receiver.event("evt_1").claimed_by
+        assert shown["orphan"] is None
+
+    def test_orphan_is_shown_as_one(self, make_receiver: Make, sqlite_url: str) -> None:
+        """An event whose process is dead is told from one that runs."""
+        receiver = make_receiver(processing="queue")
+        deliver(receiver, "evt_1")
+        receiver.service.inbox.claim_due(livemode=False)
+        by_hand.orphan(sqlite_url)
+
+        assert "orphan       True\n" in run(receiver, "show", "evt_1").stdout
+
+    def test_attempt_during_which_the_clock_stepped_back(
+        self, make_receiver: Make, sqlite_url: str
+    ) -> None:
+        """Its end is shown, not a length of less than nothing."""
+        receiver = make_receiver({CREATED: GIVING_UP})
+        deliver(receiver, "evt_1")
+        by_hand.execute(sqlite_url, "UPDATE events SET claimed_at = settled_at + 60")
+
+        (line,) = (
+            each
+            for each in run(receiver, "show", "evt_1").stdout.splitlines()
+            if "attempt 1" in each
+        )
+        assert " s, in " not in line
+        assert " to 20" in line
 
     def test_unknown_event_is_one_sentence(self, receiver: Receiver) -> None:
         """And a status that is not 0."""
@@ -212,7 +240,7 @@ class TestRetryInline:
 
         done = run(receiver, "retry", "evt_1", answer="y\n")
         assert done.exit_code == 0
-        assert "Run 1 events again? [y/N]: y\n" in done.stdout
+        assert "Run 1 event again? [y/N]: y\n" in done.stdout
         assert f"evt_1  {TYPE}  handled\n" in done.stdout
         assert state(receiver, "evt_1") == ("done", "handled", 2)
 

@@ -236,7 +236,10 @@ class TestRefusals:
         (tmp_path / "file").touch()
         done = run(make(database_url=f"sqlite:///{tmp_path}/file/inbox.sqlite3"), "--yes")
         assert done.exit_code == 1
-        assert done.stderr.splitlines()[-1].startswith("Error: The inbox is not available: ")
+        assert done.stderr.splitlines()[-1] == (
+            "Error: The inbox's file is missing: inbox_file_missing."
+            " See what to do with `flask doctor`."
+        )
 
     def test_watermark_that_is_older_than_the_list(self, make: Make, sqlite_url: str) -> None:
         """A warning says what nobody can bring back."""

@@ -1,0 +1,25 @@
+"""What the commands find after a start of the service: its inbox."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from app.errors import Unavailable
+from tests.conftest import Receiver
+
+
+@pytest.fixture
+def make_receiver(make_receiver: Callable[..., Receiver]) -> Callable[..., Receiver]:
+    """A function that puts an application together, and makes its inbox as a start does."""
+
+    def make(*modules: Any, **changes: Any) -> Receiver:
+        receiver = make_receiver(*modules, **changes)
+        with suppress(Unavailable):
+            receiver.service.inbox.migrate()
+        return receiver
+
+    return make
