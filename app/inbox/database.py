@@ -174,7 +174,7 @@ class Database:
                 self._connect(engine, hurried=hurried) as connection,
                 connection.begin(),
             ):
-                self._take_advisory_lock(connection)
+                self._take_advisory_lock(connection, hurried=hurried)
                 yield connection
         except _DRIVER_ERRORS as error:
             raise _unavailable(error) from error
@@ -219,10 +219,15 @@ class Database:
         """Whether no file is known to have been here: a new one forgets which events ran."""
         return not file.opened and not file.is_known()
 
-    def _take_advisory_lock(self, connection: sa.Connection) -> None:
-        if self.file is None:
-            connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{MIGRATION_TIMEOUT}s'")
-            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('app.migrations'))")
+    def _take_advisory_lock(self, connection: sa.Connection, *, hurried: bool) -> None:
+        if self.file is not None:
+            return
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{MIGRATION_TIMEOUT}s'")
+        if not hurried:  # a delivery is answered 503 while another process migrates
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{MIGRATION_TIMEOUT}s'")
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('app.migrations'))")
+        # A change of a table that waits for long would hold up all others that use the table.
+        connection.exec_driver_sql("SET LOCAL lock_timeout = DEFAULT")
 
     def close(self) -> None:
         """Close the connections of all threads. The next statement connects again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 
 from app.errors import StartError, Unavailable
 from app.inbox import Claim, Failure, Inbox, NewEvent
+from app.inbox.postgresql import LOCK_TIMEOUT_MS
 from tests import by_hand
 
 EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context="acct_1", body=b'{"a": 1}')
@@ -326,6 +328,27 @@ def test_many_replicas_can_migrate_at_once(make_inbox: Callable[[], Inbox]) -> N
 
     with ThreadPoolExecutor(10) as threads:
         list(threads.map(start, inboxes))
+
+
+def test_start_waits_for_the_migration_of_another_process(postgresql_url: str) -> None:
+    """For longer than a statement waits for a row. A delivery does not: it is answered 503."""
+    lock = "SELECT pg_advisory_xact_lock(hashtext('app.migrations'))"
+    inbox = Inbox(postgresql_url, lease_seconds=LONG)
+    engine = by_hand.make_engine(postgresql_url)
+
+    with ThreadPoolExecutor(1) as threads:
+        with engine.begin() as other:
+            other.exec_driver_sql(lock)
+            with pytest.raises(Unavailable):
+                inbox.migrate(hurried=True)
+            starting = threads.submit(inbox.migrate)
+            time.sleep(LOCK_TIMEOUT_MS / 1000 + 0.5)
+            assert not starting.done()
+        starting.result(60)
+
+    inbox.check()
+    inbox.close()
+    engine.dispose()
 
 
 def test_tables_of_a_newer_version_are_refused(inbox: Inbox, database_url: str) -> None:
