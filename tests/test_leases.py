@@ -143,6 +143,12 @@ class Flaky(Inbox):
             raise self.how
         return super().renew(claim)
 
+    def renew_all(self, claims: list[Claim]) -> None:
+        """Fail as long as the others do."""
+        if self.failures:
+            raise self.how
+        super().renew_all(claims)
+
 
 @pytest.mark.parametrize("how", [Unavailable("away", reason="away"), RuntimeError("unforeseen")])
 def test_failed_renewal_is_tried_again_within_the_lease(
