@@ -1,8 +1,8 @@
 """gunicorn's HTTP parser, with a bound on the framing of a request.
 
 gunicorn limits the number of fields and the bytes of each. Within these limits a body can come in
-chunks of one byte, a chunk size can have thousands of leading zeros, and a request can arrive byte
-by byte. Such a request costs the event loop a thousand times more than its bytes.
+chunks of one byte, and a request byte by byte. A chunk size can have thousands of leading zeros.
+Such a request costs the event loop a thousand times more than its bytes.
 """
 
 from __future__ import annotations

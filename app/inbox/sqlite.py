@@ -1,7 +1,7 @@
 """SQLite: which version is safe, how it is opened, and how many threads write to it.
 
-SQLite has one writer at a time. So a process has one connection for writing, and one thread at a
-time writes the statements of all threads that wait: one lock, one transaction, one commit. A single
+SQLite has one writer at a time. So a process has one connection for writing. One thread at a time
+writes the statements of all threads that wait: one lock, one transaction, one commit. A single
 statement commits itself, and so does a batch of one kind. Every further call of the driver can hand
 the GIL to another thread while the lock is held. This is a group commit without a delay: no
 statement waits for one that is not there yet.
