@@ -133,8 +133,8 @@ def test_three_replicas_run_each_event_once(lab: Lab, postgresql_url: str) -> No
     """The same deliveries spread over three replicas with one PostgreSQL run 20 callbacks too."""
     services = [lab.start(postgresql_url, WEB_THREADS=12) for _ in range(3)]
     account_for_crowd(lab, postgresql_url, services)
-    # They competed: no replica ran all callbacks.
-    assert len({entry.pid for entry in lab.journal()}) > 1
+    # They competed: each of them answered some of the deliveries.
+    assert all('"event": "delivery"' in service.log for service in services)
 
 
 #: The handler package is imported right before the inbox is opened.

@@ -32,6 +32,7 @@ from tests.processes import (
     Service,
     children_of,
     is_alive,
+    stop_process,
 )
 from tests.waiting import wait_for
 
@@ -305,11 +306,16 @@ def test_removed_log_loses_nothing(lab: Lab, sqlite_url: str, file: Path) -> Non
 def test_removed_log_is_left_to_those_who_have_it(lab: Lab, sqlite_url: str, file: Path) -> None:
     """Another process begins no new log before the old one is in the file."""
     service = begin(lab, sqlite_url)
+    workers = children_of(service.process.pid)
+    for pid in workers:  # they look by themselves as well, and would save it
+        stop_process(pid, sqlite_url)
     Path(f"{file}-wal").unlink()
     with contextlib.closing(Inbox(sqlite_url, lease_seconds=1)) as inbox:
         with pytest.raises(Unavailable) as raised:
             inbox.check()
         assert raised.value.message == LOST_LOG[1]
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
         accept(service, "evt_after")
         inbox.check()
 

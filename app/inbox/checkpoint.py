@@ -72,7 +72,7 @@ class Checkpoints:
         try:
             with closing(self._engine.connect()) as connection:
                 self._checkpoint(connection)
-        except (sa.exc.SQLAlchemyError, Unavailable) as error:
+        except (sa.exc.SQLAlchemyError, Unavailable, OSError) as error:
             self._say(error)
         else:
             self._failing = False

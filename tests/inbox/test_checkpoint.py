@@ -7,7 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from unittest.mock import Mock
 
 import pytest
@@ -287,3 +287,22 @@ def test_checkpoint_that_fails_for_any_reason_is_not_the_last(
 
     accept(inbox, 6, 7, 8, 9, 10)
     wait_for(lambda: moved(inbox, tmp_path) >= 10)
+
+
+def test_checkpoint_without_its_folder_is_logged_once(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the system is a failure like one of SQLite's."""
+
+    def refuse(*_arguments: object) -> NoReturn:
+        raise PermissionError("no access")
+
+    accept(inbox, 1)
+    checkpoints = writer_of(inbox)._checkpoints  # noqa: SLF001 - no other way
+    # root can enter every folder.
+    monkeypatch.setattr(checkpoints._engine, "connect", refuse)  # noqa: SLF001 - as above
+    with capture_logs() as lines:
+        checkpoints._run()  # noqa: SLF001 - as above
+        checkpoints._run()  # noqa: SLF001 - as above
+
+    assert [line["event"] for line in lines] == ["checkpoint_failed"]

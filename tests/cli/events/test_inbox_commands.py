@@ -104,6 +104,8 @@ class TestList:
             "deliveries": 1,
             "source": "delivery",
             "lease_until": None,
+            "claimed_by": None,
+            "orphan": None,
         }
 
     def test_no_events_have_words(self, receiver: Receiver) -> None:
