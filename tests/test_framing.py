@@ -102,3 +102,16 @@ def test_body_of_the_next_request_earns_nothing_for_this_one(bodies: Bodies) -> 
     assert bodies.parser.pipelined == 0
     with pytest.raises(ParseError):
         bodies.parser.feed(CHUNKED + chunks(b"x" * 1000, 1) + tail)
+
+
+def test_next_request_is_held_while_one_is_answered(bodies: Bodies) -> None:
+    """It is counted when its turn comes, and parsed from its first byte."""
+    bodies.feed(with_length(b"first"), 65536)
+    second = with_length(b"second")
+    bodies.feed(second, 10)
+
+    assert bodies.pieces == [b"first"]
+    assert bodies.parser.remaining() == second
+    bodies.parser.reset()
+    bodies.feed(second, 10)
+    assert b"".join(bodies.pieces) == b"firstsecond"

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from app.errors import StartError, Unavailable
+from app.errors import StartError, Unavailable, Unstorable
 from app.inbox import Claim, Failure, Inbox, NewEvent
 from app.inbox.postgresql import LOCK_TIMEOUT_MS
 from tests import by_hand
@@ -412,3 +412,13 @@ def end_connections(url: str) -> None:
             )
         )
     engine.dispose()
+
+
+def test_value_that_the_database_refuses_is_no_outage(postgresql_url: str) -> None:
+    """It would be refused for ever, so there is nothing to wait for."""
+    inbox = Inbox(postgresql_url, lease_seconds=LONG)
+
+    with pytest.raises(Unstorable, match="NUL"):
+        inbox.pause(by="\0", why=None)
+    assert inbox.pause(by="me", why=None)
+    inbox.close()
