@@ -110,7 +110,8 @@ class Receiver:
             return "wrong_mode"
         if self._settings.is_queue:
             return self._record(event, delivery)
-        accepted = self._inbox.accept(event)
+        with self._inbox.group_commit():  # no longer: other deliveries would wait for the callback
+            accepted = self._inbox.accept(event)
         delivery.attempt = accepted.attempt
         if accepted.claim is not None:
             return self._runner.run(accepted.claim)
@@ -122,7 +123,8 @@ class Receiver:
         return "duplicate"
 
     def _record(self, event: NewEvent, delivery: Delivery) -> str:
-        accepted = self._inbox.record(event)
+        with self._inbox.group_commit():
+            accepted = self._inbox.record(event)
         delivery.attempt = accepted.attempt
         if accepted.state in {"done", "dead"}:
             return "duplicate"

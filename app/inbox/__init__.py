@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -196,6 +197,13 @@ class Inbox:
     def address(self) -> str:
         """Where the inbox is, without the password."""
         return self._database.address
+
+    def group_commit(self) -> AbstractContextManager[None]:
+        """Let what this thread writes in the block be committed with what others write.
+
+        On SQLite, and for a thread that is about to write: the others wait a moment for it.
+        """
+        return self._database.siblings
 
     def migrate(self, *, hurried: bool = False) -> None:
         """Bring the tables to this version. Any number of processes may call it at once.

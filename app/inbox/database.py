@@ -68,6 +68,8 @@ class Database:
         self._begin()
 
     def _begin(self) -> None:
+        self.siblings = sqlite.Siblings()
+        """The threads that are about to write: on SQLite they wait a moment for one another."""
         self._making = threading.RLock()
         self._engine: sa.Engine | None = None
         self._writer: sqlite.SqliteWriter | postgresql.PostgresqlWriter | None = None
@@ -254,7 +256,9 @@ class Database:
     def _make_writer(self) -> sqlite.SqliteWriter | postgresql.PostgresqlWriter:
         if self._file is None:  # with an engine of its own, whose statements end sooner
             return postgresql.PostgresqlWriter(self._url, self._outage)
-        return sqlite.SqliteWriter(self._get_engine(), self._file, statements.TOGETHER)
+        return sqlite.SqliteWriter(
+            self._get_engine(), self._file, statements.TOGETHER, self.siblings
+        )
 
     def _make_engine(self) -> sa.Engine:
         if self._file is None:

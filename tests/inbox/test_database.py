@@ -478,6 +478,84 @@ def together(inbox: Inbox, *acts: Callable[[], Any]) -> list[Any]:
         return [result.result(30) for result in results]
 
 
+def test_who_is_alone_does_not_delay_its_commit(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A delivery while no other is under way is written at once, and so is one that came last."""
+    monkeypatch.setattr(sqlite, "COMMIT_DELAY", 60)
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    lines = trace(inbox)
+
+    with inbox.group_commit():
+        thread = threading.Thread(target=inbox.accept, args=[numbered(1)])
+        inbox.accept(numbered(0))
+    inbox.accept(numbered(2))
+    thread.start()  # no other is under way any more
+    thread.join(30)
+
+    assert words(lines) == ["INSERT", "INSERT", "INSERT"]
+    inbox.close()
+
+
+def test_who_is_about_to_write_is_waited_for(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deliveries that are under way at once are written in one transaction."""
+    monkeypatch.setattr(sqlite, "COMMIT_DELAY", 60)
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    lines = trace(inbox)
+    writer = writer_of(inbox)
+    here = threading.Barrier(3)
+
+    def deliver(number: int) -> None:
+        with inbox.group_commit():
+            here.wait(30)
+            wait_for(partial(has_waiting, writer, number))
+            inbox.accept(numbered(number))
+
+    with ThreadPoolExecutor(3) as pool:
+        for result in [pool.submit(deliver, number) for number in range(3)]:
+            result.result(30)
+
+    assert words(lines) == ["INSERT"]
+    assert len(inbox.latest(10)) == 3
+    inbox.close()
+
+
+def test_who_does_not_come_is_not_waited_for(sqlite_url: str) -> None:
+    """A long callback, which writes nothing, holds others up for a moment only."""
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    inbox.migrate()
+    runs, ends = threading.Event(), threading.Event()
+
+    def run() -> None:
+        with inbox.group_commit():
+            runs.set()
+            ends.wait(30)
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run)
+        assert runs.wait(30)
+        with inbox.group_commit():
+            assert inbox.accept(numbered(0)).claim is not None
+        writer = writer_of(inbox)
+        assert writer._delay is None  # noqa: SLF001 - to see that nobody waits
+        ends.set()
+        running.result(30)
+    inbox.close()
+
+
+def test_child_has_none_of_its_parents_threads(sqlite_url: str) -> None:
+    """After a fork only one thread is left."""
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    with inbox.group_commit():
+        child = os.fork()
+        if child == 0:
+            os._exit(len(inbox._database.siblings))  # noqa: SLF001 - no other way
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def words(statements: list[str]) -> list[str]:
     """Return how each of the ``statements`` begins."""
     return [each.split()[0] for each in statements]
