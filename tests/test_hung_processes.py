@@ -186,10 +186,7 @@ process.wait()
 
 @pytest.fixture
 def deaf(lab: Lab, sqlite_url: str) -> Site:
-    """Two services, of which the first one's standard error is read by nobody any more.
-
-    It runs an event.
-    """
+    """Two services. The first one runs an event, and its standard error is no longer read."""
     file = lab.package / "deaf"
     settings = {"LEASE_SECONDS": LEASE, "WEB_CONCURRENCY": 1, "DEAF": file}
     services = [

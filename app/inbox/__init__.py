@@ -376,7 +376,7 @@ class Inbox:
     def renew_all(self, claims: list[Claim]) -> None:
         """Let the leases of these ``claims`` begin anew, in one statement.
 
-        It passes over each row that somebody has locked, and over each claim that was lost.
+        It skips locked rows and lost claims.
         """
         names: dict[str, Any] = {}
         for number, each in enumerate(claims):
