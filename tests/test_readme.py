@@ -28,7 +28,10 @@ FILE = re.compile(r"`([\w/]+\.py)`(?:(?!`[\w/]+\.py`|```)[\s\S])*?\n\n```python\
 #: What mypy knows of the SDK already, where `make check` has run.
 CACHE = str(ROOT / ".mypy_cache")
 #: What a developer has in the folder of the project, and a clone has not.
-NOT_CLONED = shutil.ignore_patterns(".git", ".venv", "var", ".env", "__pycache__", ".*_cache")
+NOT_CLONED = shutil.ignore_patterns(
+    # Files of coverage come and go while other tests run.
+    *(".git", ".venv", "var", ".env", "__pycache__", ".*_cache", ".coverage*", ".hypothesis")
+)
 
 
 def section(title: str) -> str:
