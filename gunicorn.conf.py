@@ -4,15 +4,15 @@ import gc
 from pathlib import Path
 from typing import Any
 
-from app.server import choose_processor
 from app.settings import Settings
+from app.web.server import choose_processor
 
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - the files are made by mkstemp and unlinked at once
 
 settings = Settings.load()
 
-wsgi_app = "app.server:load()"
-worker_class = "app.server.Worker"
+wsgi_app = "app.web.server:load()"
+worker_class = "app.web.server.Worker"
 bind = f"0.0.0.0:{settings.port}"
 workers = settings.web_concurrency
 preload_app = True

@@ -2,7 +2,7 @@
 
 Lines go to standard error. What is logged never holds a body or local variables: nothing here
 renders them, and SQLAlchemy is told to hide its parameters (``make_engine`` in
-``app/inbox/sqlite.py`` and ``app/inbox/postgresql.py``).
+``app/inbox/engine/sqlite.py`` and ``app/inbox/engine/postgresql.py``).
 
 No log call raises or loses its line. A value that cannot be rendered is replaced by a text that
 says so. When the stream fails, the line goes to a copy of file descriptor 2.
@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from gunicorn.glogging import Logger
 
-from app import threads
 from app.plain import NAME_LENGTH, Plain, is_plain
+from app.runtime import threads
 from app.text import (
     LINES,
     as_json,

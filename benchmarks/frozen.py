@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.serving import Server, Subject, deliver, serve
-from tests.processes import Postgresql, embedded_postgresql
+from tests.support.services import Postgresql, embedded_postgresql
 
 CROWD = 40
 THREADS = 8

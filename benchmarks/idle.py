@@ -12,9 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from app.inbox import Inbox
-from app.inbox.wanted import Wanted
+from app.inbox.sql.filters import Wanted
 from benchmarks.serving import Server, Subject, deliver, serve, work
-from tests.processes import Postgresql, embedded_postgresql
+from tests.support.services import Postgresql, embedded_postgresql
 
 #: Seconds between two events. A worker looks by itself twice a second, and begins to wait anew
 #: after each event, so that they come at any time of its wait.

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from app.testing import samples
 from benchmarks.burst import CALLBACK_SECONDS
 from benchmarks.serving import SECRET, Server, Subject, load, serve
+from devkit import samples
 
 SLOW_TYPE = "v1.invoice.paid"
 #: Connections to callbacks that return at once, and to those that wait as for Stripe's API.

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.testing import samples
+from devkit import samples
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRET = "whsec_fake_for_benchmarks"

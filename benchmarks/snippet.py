@@ -14,8 +14,8 @@ from typing import Any
 import stripe
 from flask import Flask, Response, jsonify, request
 
-from app.server import Bridge
 from app.settings import Settings
+from app.web.server import Bridge
 from benchmarks import mixed
 from benchmarks.burst import CALLBACK_SECONDS
 

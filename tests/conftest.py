@@ -17,15 +17,15 @@ from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 
 from app import log
+from app.runtime.watchdog import Watchdog
 from app.settings import Settings
-from app.testing.deliver import API_KEY, SECRET, Receiver
-from app.watchdog import Watchdog
-from tests.processes import Postgresql, embedded_postgresql
+from devkit.deliver import API_KEY, SECRET, Receiver
+from tests.support.services import Postgresql, embedded_postgresql
 
 __all__ = ["API_KEY", "SECRET", "Receiver"]
 
 #: The fixtures that a team has for its handlers; what is defined here again builds on them.
-pytest_plugins = ["app.testing.plugin"]
+pytest_plugins = ["devkit.plugin"]
 
 FALLBACK = """
     calls = []

@@ -33,7 +33,7 @@ def test_settings_come_from_the_environment(
 
     made = app.create_app()
 
-    assert app.service.service(made).settings.livemode is True
+    assert app.services.services(made).settings.livemode is True
 
 
 def test_broken_handlers_stop_the_start(settings: Settings, make_handlers: MakeHandlers) -> None:
@@ -98,7 +98,7 @@ def test_a_fault_of_ours_is_500_without_details(
         raise RuntimeError("marker")
 
     # No input is known that gets here, so the fault has to be put in by hand.
-    monkeypatch.setattr("app.receiver.Receiver.receive", broken)
+    monkeypatch.setattr("app.processing.receiver.Receiver.receive", broken)
     answer = receiver.post(b"{}", None)
 
     assert (answer.status_code, answer.json) == (500, {"error": "internal server error"})

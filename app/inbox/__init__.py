@@ -19,12 +19,14 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
-from app.clocks import since_boot
 from app.errors import Unavailable
-from app.inbox import budget, limits, migrate, reconcile, report, rescue, sqlite, statements
-from app.inbox.database import Database
-from app.inbox.file import Findings
-from app.inbox.wanted import Wanted
+from app.inbox import migrate
+from app.inbox.engine import deadline, sqlite
+from app.inbox.engine.database import Database
+from app.inbox.engine.sqlite_file import Findings
+from app.inbox.sql import rate_limit, reconcile, report, rescue, statements
+from app.inbox.sql.filters import Wanted
+from app.runtime.clocks import since_boot
 
 log = structlog.get_logger(__name__)
 
@@ -357,7 +359,7 @@ class Inbox:
 
     def paused(self) -> Note | None:
         """Return who paused the workers, and why, if they are paused."""
-        rows = self._read(statements.PAUSED, seconds=limits.SECONDS)  # a probe waits for it
+        rows = self._read(statements.PAUSED, seconds=deadline.SECONDS)  # a probe waits for it
         return Note(**rows[0]._asdict()) if rows else None
 
     def set_aside(self, event: NewEvent, outcome: str) -> Accepted:
@@ -386,7 +388,7 @@ class Inbox:
 
     def suspects(self) -> list[Suspect]:
         """Return the running events whose lease ran out, and that are no orphans yet."""
-        rows = self._read(rescue.SUSPECTS, seconds=limits.SECONDS)
+        rows = self._read(rescue.SUSPECTS, seconds=deadline.SECONDS)
         return [Suspect(**row._asdict()) for row in rows]
 
     def suspect(self, suspect: Suspect, seconds: float) -> bool | None:
@@ -408,7 +410,7 @@ class Inbox:
 
     def clock(self) -> float:
         """Return the time of the database, in seconds since the epoch."""
-        return float(self._read(rescue.CLOCK, seconds=limits.SECONDS)[0][0])
+        return float(self._read(rescue.CLOCK, seconds=deadline.SECONDS)[0][0])
 
     def repair_times(self, *, stepped: bool) -> None:
         """Make due what would wait because the database's clock stepped back.
@@ -506,7 +508,7 @@ class Inbox:
         return [Event(**row._asdict()) for row in self._read(statements.LATEST, limit=limit)]
 
     def _read(
-        self, statement: sa.Executable, *, seconds: float = limits.READ_SECONDS, **parameters: Any
+        self, statement: sa.Executable, *, seconds: float = deadline.READ_SECONDS, **parameters: Any
     ) -> list[sa.Row[Any]]:
         if not self._database.migrated:
             self.migrate(hurried=True)
@@ -577,14 +579,14 @@ class Inbox:
 
         Returns in how many seconds the first one is, and how far apart they are.
         """
-        row = self._write(budget.RESERVE, name=bucket, slots=float(slots), interval=interval)
+        row = self._write(rate_limit.RESERVE, name=bucket, slots=float(slots), interval=interval)
         assert row is not None  # noqa: S101 - an upsert without a WHERE always returns its row
         end, pace = row
         return end - slots * pace, pace
 
     def slow_down(self, bucket: str, *, pause: float, slow: float) -> None:
         """Let the bucket have no slot for ``pause`` seconds, and half as many for ``slow``."""
-        self._write(budget.SLOW_DOWN, name=bucket, pause=pause, slow=slow)
+        self._write(rate_limit.SLOW_DOWN, name=bucket, pause=pause, slow=slow)
 
     def check(self) -> None:
         """Write one row, to find out whether the inbox can be written."""

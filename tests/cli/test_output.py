@@ -14,11 +14,11 @@ from click.testing import Result
 
 from app.cli import output
 from app.cli.doctor.lines import Level, Line
-from app.testing import samples
-from app.testing.stripe_api import StripeApi
 from app.text import HIDDEN
-from tests import by_hand
+from devkit import samples
+from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver
+from tests.support import raw_sql
 
 ROOT = Path(__file__).parents[2]
 EVIL = "\x1b[2J\u202eevil\u2028\x9b\r\x7f\u200bend"
@@ -86,7 +86,7 @@ def spoil(url: str, table: str, *columns: str) -> None:
     evil = "x'" + f"{EVIL}\nstate pending".encode().hex() + "'"
     for column in columns:
         value = evil if column == "body" else f"CAST({evil} AS TEXT)"
-        by_hand.execute(url, f"UPDATE {table} SET {column} = {value}")  # noqa: S608 - names of the test's own
+        raw_sql.execute(url, f"UPDATE {table} SET {column} = {value}")  # noqa: S608 - names of the test's own
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def test_errors_of_stripe_are_harmless(make_receiver: Make, stripe_api: StripeAp
 @pytest.mark.parametrize("words", [["show", EVIL], ["retry", EVIL]], ids=str)
 def test_id_that_is_not_there_is_harmless(receiver: Receiver, words: list[str]) -> None:
     """It may have been copied from anywhere."""
-    receiver.service.inbox.migrate()
+    receiver.services.inbox.migrate()
     printed = receiver.app.test_cli_runner().invoke(args=["events", *words]).output
     assert_harmless(printed)
     assert f"The inbox has no event {SHOWN}." in printed

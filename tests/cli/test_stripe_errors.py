@@ -9,7 +9,7 @@ import pytest
 import stripe
 
 from app.cli.stripe_errors import StripeFailedError, checked, clean, explained
-from app.testing.stripe_api import StripeApi
+from devkit.stripe_api import StripeApi
 
 KEY = "sk_test_fake_for_tests"
 

@@ -1,4 +1,4 @@
-"""``flask worker``: what it refuses. What it does is shown by tests/test_queue_processes.py."""
+"""``flask worker``: what it refuses. What it does is shown by tests/processes/test_queue.py."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.testing import samples
-from app.testing.stripe_api import StripeApi
+from devkit import samples
+from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 Make = Callable[..., Receiver]
 
@@ -44,7 +44,7 @@ def test_no_threads_are_refused(make_receiver: Make) -> None:
 def test_it_runs_until_it_is_told_to_stop(make_receiver: Make) -> None:
     """A stop that came before it began ends it at once, in good order."""
     receiver = make_receiver(processing="queue")
-    receiver.service.stopping.set()
+    receiver.services.stopping.set()
     assert receiver.app.test_cli_runner().invoke(args=["worker"]).exit_code == 0
 
 
@@ -66,13 +66,13 @@ def test_it_reconciles(make_receiver: Make, stripe_api: StripeApi) -> None:
         "v1.customer.created", event_id="evt_1", created=created, context="acct_1"
     )
     stripe_api.put_event(samples.event(notification))
-    inbox = receiver.service.inbox
+    inbox = receiver.services.inbox
 
     def stop_when_it_is_done() -> None:
         try:
             wait_for(lambda: (event := inbox.find("evt_1")) and event.state == "done")
         finally:
-            receiver.service.stopping.set()
+            receiver.services.stopping.set()
 
     inbox.migrate()
     with ThreadPoolExecutor(1) as pool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.testing.deliver import Deliver, Logged
+from devkit.deliver import Deliver, Logged
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.testing.deliver import Deliver, Logged
+from devkit.deliver import Deliver, Logged
 
 TYPE = "v1.billing.meter.error_report_triggered"
 

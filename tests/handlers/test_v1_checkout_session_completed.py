@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from app.testing.deliver import Deliver, Logged
-from app.testing.stripe_api import StripeApi
+from devkit.deliver import Deliver, Logged
+from devkit.stripe_api import StripeApi
 
 TYPE = "v1.checkout.session.completed"
 

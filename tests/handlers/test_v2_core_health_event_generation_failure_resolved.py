@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.testing.deliver import Deliver, Logged
+from devkit.deliver import Deliver, Logged
 
 TYPE = "v2.core.health.event_generation_failure.resolved"
 LOST = "payment_intent.requires_action"

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from app.inbox import Failure, Inbox, NewEvent
-from app.rescuer import Rescuer
-from tests.clock import Clock
+from app.processing.rescuer import Rescuer
+from tests.support.clock import Clock
 
 EVENT = NewEvent(
     "evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}", subject="cus_1"

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 
 from app.errors import StartError, Unavailable, Unstorable
 from app.inbox import Claim, Failure, Inbox, NewEvent
-from app.inbox.postgresql import LOCK_TIMEOUT_MS
-from tests import by_hand
+from app.inbox.engine.postgresql import LOCK_TIMEOUT_MS
+from tests.support import raw_sql
 
 EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context="acct_1", body=b'{"a": 1}')
 
@@ -117,7 +117,7 @@ def test_what_was_stored_first_is_what_runs(make_inbox: Callable[[float], Inbox]
     """A later delivery cannot put another body under an id that the inbox has."""
     inbox = make_inbox(SHORT)
     claim(inbox)
-    by_hand.abandon(inbox)
+    raw_sql.abandon(inbox)
 
     again = claim(inbox, replace(EVENT, body=b"other", type="v1.other"))
 
@@ -129,7 +129,7 @@ def test_orphan_can_be_taken_over(make_inbox: Callable[[float], Inbox]) -> None:
     inbox = make_inbox(SHORT)
     claim(inbox)
     assert inbox.accept(EVENT).claim is None  # its lease ran out, which alone says nothing
-    by_hand.abandon(inbox)
+    raw_sql.abandon(inbox)
 
     assert claim(inbox).attempt == 2
 
@@ -141,7 +141,7 @@ def test_late_runner_cannot_settle_over_the_one_that_took_it(
     """Fencing: a claim of an earlier attempt changes nothing, whatever it says."""
     first = claim(make_inbox(SHORT))
     inbox = make_inbox(LONG)
-    by_hand.abandon(inbox)
+    raw_sql.abandon(inbox)
     second = claim(inbox)
     before = inbox.find("evt_1")
 
@@ -157,7 +157,7 @@ def test_claim_that_the_database_has_forgotten_settles_nothing(
     """After a restore two runners can hold the same attempt: only the one on record settles."""
     inbox = make_inbox()
     forgotten = claim(inbox)
-    by_hand.execute(database_url, "DELETE FROM events")
+    raw_sql.execute(database_url, "DELETE FROM events")
     on_record = claim(inbox)
 
     assert forgotten.attempt == on_record.attempt
@@ -218,7 +218,7 @@ def test_dead_event_is_kept_and_not_run(inbox: Inbox) -> None:
 def test_dead_event_runs_again_when_a_person_says_so(inbox: Inbox, database_url: str) -> None:
     """The README's way: the state set to pending by hand, and the event delivered once more."""
     inbox.bury(claim(inbox), "gave_up", Failure("no such plan"))
-    by_hand.execute(database_url, "UPDATE events SET state = 'pending' WHERE id = 'evt_1'")
+    raw_sql.execute(database_url, "UPDATE events SET state = 'pending' WHERE id = 'evt_1'")
 
     assert inbox.finish(claim(inbox)) is True
 
@@ -236,7 +236,7 @@ def test_renewal_makes_an_ended_lease_whole(make_inbox: Callable[[float], Inbox]
     """A runner that was late but not replaced goes on: its event is not taken any more."""
     mine = claim(make_inbox(SHORT))
     inbox = make_inbox(LONG)
-    by_hand.abandon(inbox)
+    raw_sql.abandon(inbox)
 
     assert inbox.renew(mine) is True
 
@@ -308,7 +308,7 @@ def test_check_writes(inbox: Inbox, database_url: str) -> None:
     inbox.check()
     inbox.check()
 
-    engine = by_hand.make_engine(database_url)
+    engine = raw_sql.make_engine(database_url)
     with engine.connect() as connection:
         rows = connection.execute(sa.text("SELECT id FROM readiness")).all()
     engine.dispose()
@@ -334,7 +334,7 @@ def test_start_waits_for_the_migration_of_another_process(postgresql_url: str) -
     """For longer than a statement waits for a row. A delivery does not: it is answered 503."""
     lock = "SELECT pg_advisory_xact_lock(hashtext('app.migrations'))"
     inbox = Inbox(postgresql_url, lease_seconds=LONG)
-    engine = by_hand.make_engine(postgresql_url)
+    engine = raw_sql.make_engine(postgresql_url)
 
     with ThreadPoolExecutor(1) as threads:
         with engine.begin() as other:
@@ -354,7 +354,7 @@ def test_start_waits_for_the_migration_of_another_process(postgresql_url: str) -
 def test_tables_of_a_newer_version_are_refused(inbox: Inbox, database_url: str) -> None:
     """An older version cannot know what the new tables mean, and says what to do."""
     inbox.migrate()
-    by_hand.execute(database_url, "UPDATE alembic_version SET version_num = '9999'")
+    raw_sql.execute(database_url, "UPDATE alembic_version SET version_num = '9999'")
 
     with pytest.raises(StartError, match="revision 9999, made by a newer version"):
         Inbox(database_url, lease_seconds=LONG).migrate()
@@ -403,7 +403,7 @@ def test_closed_connections_are_replaced(inbox: Inbox, database_url: str) -> Non
 
 def end_connections(url: str) -> None:
     """Let the server end every other connection to this database, as a restart does."""
-    engine = by_hand.make_engine(url)
+    engine = raw_sql.make_engine(url)
     with engine.connect() as connection:
         connection.execute(
             sa.text(

@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 
 from app.inbox import Claim, Failure, Inbox, NewEvent
-from app.inbox.wanted import Wanted
-from tests import by_hand
-from tests.waiting import wait_for
+from app.inbox.sql.filters import Wanted
+from tests.support import raw_sql
+from tests.support.waiting import wait_for
 
 EVENT = NewEvent(
     "evt_1", "v1.customer.created", livemode=False, context="acct_1", body=b"{}", subject="cus_1"
@@ -199,7 +199,7 @@ class TestTurns:
         inbox = Inbox(postgresql_url, lease_seconds=LONG)
         for number, subject in ((1, "cus_1"), (2, "cus_1"), (3, "cus_2")):
             inbox.record(numbered(number, subject))
-        engine = by_hand.make_engine(postgresql_url)
+        engine = raw_sql.make_engine(postgresql_url)
 
         with engine.begin() as other:
             other.exec_driver_sql("SELECT id FROM events WHERE id = 'evt_1' FOR UPDATE")
@@ -215,7 +215,7 @@ class TestTurns:
         inbox = make_inbox(SHORT)
         inbox.record(EVENT)
         take(inbox)
-        by_hand.abandon(inbox)
+        raw_sql.abandon(inbox)
         inbox.record(numbered(2))
 
         assert inbox.pause(by="me", why="deploy") is True
@@ -243,7 +243,7 @@ class TestCrashes:
         inbox.record(EVENT)
         first = take(inbox)
         assert inbox.claim_orphan(livemode=False) is None
-        by_hand.abandon(inbox)
+        raw_sql.abandon(inbox)
         assert due(inbox) is None
 
         second = inbox.claim_orphan(livemode=False)
@@ -269,9 +269,9 @@ class TestCrashes:
         take(inbox)
         assert inbox.bury_poison() is None
         for _ in range(2):
-            by_hand.abandon(inbox)
+            raw_sql.abandon(inbox)
             assert inbox.claim_orphan(livemode=False) is not None
-        by_hand.abandon(inbox)
+        raw_sql.abandon(inbox)
         assert inbox.claim_orphan(livemode=False) is None
 
         assert inbox.bury_poison() == {
@@ -289,7 +289,7 @@ class TestCrashes:
         inbox = make_inbox(SHORT, max_crashes=2)
         for _ in range(2):
             assert inbox.accept(EVENT).claim is not None
-            by_hand.abandon(inbox)
+            raw_sql.abandon(inbox)
 
         last = inbox.accept(EVENT)
         assert (last.state, last.outcome, last.claim) == ("dead", "crashed", None)
@@ -303,12 +303,12 @@ class TestCrashes:
         inbox = make_inbox(SHORT, max_crashes=2)
         inbox.record(EVENT)
         take(inbox)
-        by_hand.abandon(inbox)
+        raw_sql.abandon(inbox)
         second = inbox.claim_orphan(livemode=False)
         assert second is not None
         inbox.fail(second, Failure("no"))
         take(inbox)
-        by_hand.abandon(inbox)
+        raw_sql.abandon(inbox)
 
         assert inbox.bury_poison() is None
         assert inbox.claim_orphan(livemode=False) is not None
@@ -355,7 +355,7 @@ class TestCrashes:
         inbox = make_inbox(SHORT, max_crashes=1)
         inbox.record(EVENT)
         claim = take(inbox)
-        by_hand.abandon(inbox)
+        raw_sql.abandon(inbox)
         assert inbox.bury_poison() is not None
 
         assert inbox.finish(claim) is False
@@ -394,7 +394,7 @@ class TestHistory:
         inbox.record(EVENT)
         inbox.finish(take(inbox))
         inbox.note_retry("evt_1", by="me", why=None, again=True)
-        by_hand.execute(database_url, "DELETE FROM events")
+        raw_sql.execute(database_url, "DELETE FROM events")
 
         assert inbox.attempts("evt_1") == []
         assert inbox.retries("evt_1") == []

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from app.inbox import Claim, Failure, Inbox, NewEvent
-from app.reconcile import BEFORE
-from tests import by_hand
+from app.reconcile.reconciler import BEFORE
+from tests.support import raw_sql
 
 EVENT = NewEvent(
     "evt_1", "v1.customer.created", livemode=False, context="acct_1", body=b"{}", subject="cus_1"
@@ -160,7 +160,7 @@ class TestOpen:
         for attempt in (1, 2, 3, None):
             claim = claim_open(inbox)
             assert (claim and claim.attempt) == attempt
-            by_hand.abandon(inbox)
+            raw_sql.abandon(inbox)
         assert inbox.open_ids(livemode=False) == []
         buried = inbox.bury_poison()
         assert buried is not None
@@ -212,6 +212,6 @@ class TestLeader:
         assert one.lead("x", "one", 600) is True
         assert other.lead("x", "other", 600) is False
         assert other.lead("y", "other", 600) is True
-        by_hand.execute(database_url, "UPDATE leaders SET until = until - 601")
+        raw_sql.execute(database_url, "UPDATE leaders SET until = until - 601")
         assert other.lead("x", "other", 600) is True
         assert one.lead("x", "one", 600) is False

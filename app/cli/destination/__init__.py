@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask.cli import AppGroup
 
 from app.cli.destination.create import create
-from app.cli.destination.look import check, list_destinations
+from app.cli.destination.list_show import check, list_destinations
 from app.cli.destination.sync import sync
 
 destination = AppGroup(

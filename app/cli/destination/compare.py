@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import stripe
     from stripe.v2.core import EventDestination
 
-    from app.registry import Registry
+    from app.processing.registry import Registry
 
-#: Where the service takes deliveries (``app/webhook.py``).
+#: Where the service takes deliveries (``app/web/webhook.py``).
 WEBHOOK_PATH = "/webhook"
 #: What a snapshot destination has in the place of all its types. Thin ones have no such thing.
 WILDCARD = "*"

@@ -12,8 +12,8 @@ from flask.cli import with_appcontext
 from app.cli.destination.compare import WEBHOOK_PATH, handled_types, mode
 from app.cli.output import say, say_lines
 from app.cli.stripe_errors import StripeFailedError, checked, explained
-from app.service import service
-from app.stripe_client import build_client
+from app.factory import make_client
+from app.services import services
 
 if TYPE_CHECKING:
     from stripe.params.v2.core import EventDestinationCreateParams
@@ -51,7 +51,7 @@ def create(url: str, name: str | None, *, connected_accounts: bool) -> None:
 
     Stripe shows the secret this once and never again.
     """
-    settings, types = service().settings, sorted(handled_types(service().registry))
+    settings, types = services().settings, sorted(handled_types(services().registry))
     if not types:
         raise click.ClickException(f"{NOTHING_HANDLED}.")
     if settings.livemode and not url.startswith("https:"):
@@ -72,7 +72,7 @@ def _create(settings: Settings, params: EventDestinationCreateParams) -> EventDe
     """Create it. Where it is not known whether that was done, the error says how to find out."""
     try:
         with explained():
-            return checked(build_client(settings).v2.core.event_destinations.create(params))
+            return checked(make_client(settings).v2.core.event_destinations.create(params))
     except StripeFailedError as error:
         if not isinstance(error.__cause__, UNDECIDED):
             raise

@@ -17,11 +17,11 @@ from app.cli.destination.compare import (
     takes_thin,
 )
 from app.cli.destination.create import NOTHING_HANDLED
-from app.cli.destination.look import show_comparison
+from app.cli.destination.list_show import show_comparison
 from app.cli.output import say
 from app.cli.stripe_errors import checked, explained
-from app.service import service
-from app.stripe_client import build_client
+from app.factory import make_client
+from app.services import services
 from app.text import printable
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def sync(
     with --prune. Deploy first and then sync when types are added; sync first and then deploy when
     they are removed.
     """
-    client, registry = build_client(service().settings), service().registry
-    expected = Expected(handled_types(registry), service().settings.livemode)
+    client, registry = make_client(services().settings), services().registry
+    expected = Expected(handled_types(registry), services().settings.livemode)
     with explained():
         before = fetch(client, destination_id)
         comparison = compare(before, expected)

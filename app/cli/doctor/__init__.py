@@ -9,21 +9,21 @@ import click
 from flask import current_app
 from flask.cli import with_appcontext
 
-from app import registry
 from app.cli.doctor import local
 from app.cli.doctor.lines import Level, Line
 from app.cli.doctor.remote import Account, Options
 from app.cli.output import say
 from app.errors import StartError
+from app.factory import make_client, make_inbox
 from app.inbox import Inbox
-from app.service import service
+from app.processing import registry
+from app.services import services
 from app.settings import Settings
-from app.stripe_client import build_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from app.registry import Registry
+    from app.processing.registry import Registry
 
 
 @click.command("doctor")
@@ -60,8 +60,8 @@ def doctor(
 
 def _examine(options: Options) -> Iterator[Line]:
     """Yield all lines. A service that cannot start is examined as far as it goes."""
-    if "service" in current_app.extensions:
-        own = service()
+    if "services" in current_app.extensions:
+        own = services()
         yield from _look(own.settings, own.registry, own.inbox, options)
         return
     try:
@@ -70,7 +70,7 @@ def _examine(options: Options) -> Iterator[Line]:
         yield from local.problems("settings", error)
         yield Line(Level.WARN, "others", "not looked at", "They need settings that can be used")
         return
-    inbox = Inbox(settings.database_url, lease_seconds=settings.lease_seconds)
+    inbox = make_inbox(settings)
     try:
         yield from _look(settings, None, inbox, options)
     finally:
@@ -87,7 +87,7 @@ def _look(
     else:
         yield from _wrong_handlers(settings)
     yield from local.inbox_lines(inbox, settings)
-    yield from Account(build_client(settings), settings, plugged_in, inbox, options).lines()
+    yield from Account(make_client(settings), settings, plugged_in, inbox, options).lines()
 
 
 def _wrong_handlers(settings: Settings) -> Iterator[Line]:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from app.inbox import Inbox
-    from app.inbox.report import Report
-    from app.registry import Registry
+    from app.inbox.sql.report import Report
+    from app.processing.registry import Registry
     from app.settings import Settings
 
 #: Where Linux says which file system lies where.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from stripe.v2.core import EventDestination
 
     from app.inbox import Event, Inbox
-    from app.registry import Registry
+    from app.processing.registry import Registry
     from app.settings import Settings
 
 T = TypeVar("T")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 from flask.cli import with_appcontext
 
-from app.cli.events.look import say_paused
+from app.cli.events.filters import explained
+from app.cli.events.list_show import say_paused
 from app.cli.events.retry import operator
-from app.cli.events.wanted import explained
 from app.cli.output import say
-from app.service import service
+from app.services import services
 
 INLINE = (
     "PROCESSING is inline: there are no workers to pause, callbacks run in the requests."
@@ -26,8 +26,8 @@ def pause(why: str | None) -> None:
     What runs goes on, and deliveries are still recorded and answered 200.
     """
     with explained():
-        changed = service().inbox.pause(by=operator(), why=why)
-        paused = service().inbox.paused()
+        changed = services().inbox.pause(by=operator(), why=why)
+        paused = services().inbox.paused()
     if not changed:
         say("They are paused already.")
     if paused:
@@ -40,11 +40,11 @@ def pause(why: str | None) -> None:
 def resume() -> None:
     """Let the workers go on."""
     with explained():
-        changed = service().inbox.resume()
+        changed = services().inbox.resume()
     say("The workers go on." if changed else "The workers are not paused.")
     _say_inline()
 
 
 def _say_inline() -> None:
-    if not service().settings.is_queue:
+    if not services().settings.is_queue:
         say(INLINE, err=True)

@@ -9,16 +9,15 @@ import click
 from flask.cli import with_appcontext
 
 from app.cli import stripe_errors
-from app.cli.events.look import when
-from app.cli.events.wanted import explained, read_since
+from app.cli.events.filters import explained, read_since
+from app.cli.events.list_show import when
 from app.cli.output import say, say_json
 from app.cli.running import begin_running
-from app.reconcile import Gap, Missing, Reconciler, report
-from app.service import service
-from app.stripe_client import build_client
+from app.reconcile.reconciler import Gap, Missing, Reconciler, report
+from app.services import services
 
 if TYPE_CHECKING:
-    from app.service import Service
+    pass
 
 #: Missing events that are shown one by one. With ``--json`` it is all of them.
 SHOWN = 20
@@ -45,12 +44,6 @@ def read_accounts(
         if not ACCOUNT.fullmatch(account):
             raise click.BadParameter(f"{account!r} is no account like acct_1 or acct_1/acct_2")
     return value
-
-
-def make_reconciler(parts: Service) -> Reconciler:
-    """Put the parts of this process together."""
-    client = build_client(parts.settings, parts.inbox)
-    return Reconciler(parts.settings, parts.registry, parts.inbox, client, parts.runner)
 
 
 @click.command("reconcile")
@@ -82,15 +75,15 @@ def reconcile(since: float | None, accounts: tuple[str, ...], **options: Unpack[
     """
     if options["as_json"] and not (options["yes"] or options["dry_run"]):
         raise click.UsageError("--json asks nothing: give --yes or --dry-run with it.")
-    reconciler = make_reconciler(service())
+    reconciler = services().reconciler
     if not reconciler.types:
         raise click.ClickException(
             "There is no handler module but the fallback, so no event type to look for."
         )
     say = _Json() if options["as_json"] else _Text()
     with explained(), stripe_errors.explained():
-        if not (service().settings.is_queue or options["dry_run"]):
-            begin_running(service())
+        if not (services().settings.is_queue or options["dry_run"]):
+            begin_running(services())
         gap = reconciler.find(accounts, since)
         left = reconciler.open_ids()
     say.gap(gap, left)
@@ -105,7 +98,7 @@ def _close(
 ) -> None:
     """Record what is missing and run what is open, if that is wanted."""
     count = len(gap.missing) + len(left)
-    is_queue = service().settings.is_queue
+    is_queue = services().settings.is_queue
     if count and not options["yes"]:
         what = "Record them for the workers?" if is_queue else f"Record and run {_events(count)}?"
         click.confirm(what, abort=True)

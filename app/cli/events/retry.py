@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import click
 from flask.cli import with_appcontext
 
-from app.cli.events.wanted import MOST, explained, wanted_options
+from app.cli.events.filters import MOST, explained, wanted_options
 from app.cli.output import say
 from app.cli.running import begin_running
 from app.errors import CallbackFailed, DeliveryError
-from app.inbox.wanted import Wanted
-from app.service import service
+from app.inbox.sql.filters import Wanted
+from app.services import services
 from app.text import printable
 
 if TYPE_CHECKING:
     from app.inbox import Event
-    from app.service import Service
+    from app.services import Services
 
 SUCCESS = "handled"
 
@@ -58,7 +58,7 @@ def retry(event_ids: tuple[str, ...], wanted: Wanted, **options: Unpack[Options]
     In queue mode the workers run them, in inline mode this command does. Without a state, events
     that are pending or dead are selected. Who ran it and why is kept with each event.
     """
-    parts = service()
+    parts = services()
     with explained():
         if not (parts.settings.is_queue or options["dry_run"]):
             begin_running(parts)
@@ -83,7 +83,7 @@ def retry(event_ids: tuple[str, ...], wanted: Wanted, **options: Unpack[Options]
 
 
 def _chosen(
-    parts: Service, event_ids: tuple[str, ...], wanted: Wanted, options: Options
+    parts: Services, event_ids: tuple[str, ...], wanted: Wanted, options: Options
 ) -> list[Event]:
     """Return the events that are meant, the oldest first, and say how many there are."""
     if event_ids and wanted != Wanted():
@@ -112,7 +112,7 @@ def _events(count: int) -> str:
     return "1 event" if count == 1 else f"{count} events"
 
 
-def _named(parts: Service, event_ids: tuple[str, ...]) -> list[Event]:
+def _named(parts: Services, event_ids: tuple[str, ...]) -> list[Event]:
     found = {event_id: parts.inbox.find(event_id) for event_id in event_ids}
     missing = [event_id for event_id, event in found.items() if event is None]
     if missing:
@@ -121,7 +121,7 @@ def _named(parts: Service, event_ids: tuple[str, ...]) -> list[Event]:
     return sorted(events, key=lambda event: (event.received_at, event.id))
 
 
-def _refusal(parts: Service, event: Event, options: Options) -> str | None:
+def _refusal(parts: Services, event: Event, options: Options) -> str | None:
     """Say why this event cannot be run again, or nothing."""
     if event.livemode != parts.settings.livemode:
         mode = "live" if event.livemode else "test"
@@ -136,7 +136,7 @@ def _refusal(parts: Service, event: Event, options: Options) -> str | None:
     return None
 
 
-def _run_all(parts: Service, events: list[Event], options: Options) -> None:
+def _run_all(parts: Services, events: list[Event], options: Options) -> None:
     run = _reopen if parts.settings.is_queue else _run
     failed = 0
     for event in events:
@@ -149,12 +149,12 @@ def _run_all(parts: Service, events: list[Event], options: Options) -> None:
         raise click.ClickException(f"{failed} of {len(events)} did not succeed.")
 
 
-def _reopen(parts: Service, event: Event, *, again: bool) -> str:
+def _reopen(parts: Services, event: Event, *, again: bool) -> str:
     taken = parts.inbox.reopen(event.id, again=again)
     return "due now" if taken else "not run: it has changed meanwhile"
 
 
-def _run(parts: Service, event: Event, *, again: bool) -> str:
+def _run(parts: Services, event: Event, *, again: bool) -> str:
     claim = parts.inbox.claim_one(event.id, again=again)
     if claim is None:
         return "not run: it has changed meanwhile"

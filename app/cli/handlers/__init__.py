@@ -1,14 +1,10 @@
-"""``flask handlers``: what is plugged in, what can be, and a new one."""
+"""``flask handlers``: the handler modules that there are."""
 
 from __future__ import annotations
 
 from flask.cli import AppGroup
 
 from app.cli.handlers.list import list_modules
-from app.cli.handlers.new import new
-from app.cli.handlers.types import types
 
-handlers = AppGroup("handlers", help="Write a handler module, and show those that there are.")
+handlers = AppGroup("handlers", help="Show the handler modules, and write new ones.")
 handlers.add_command(list_modules)
-handlers.add_command(new)
-handlers.add_command(types)

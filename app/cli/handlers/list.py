@@ -6,7 +6,7 @@ import click
 from flask.cli import with_appcontext
 
 from app.cli.output import say, say_json
-from app.service import service
+from app.services import services
 
 
 @click.command("list")
@@ -14,7 +14,7 @@ from app.service import service
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
 def list_modules(*, as_json: bool) -> None:
     """Show every handled event type, its file and what it does."""
-    registry = service().registry
+    registry = services().registry
     modules = [*registry.modules, registry.fallback]
     if as_json:
         rows = [{"type": m.event_type, "file": m.file, "summary": m.summary} for m in modules]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from app.testing.stripe_api import StripeApi
+from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver
 
 CUSTOMER, INVOICE = "v1.customer.created", "v1.invoice.paid"
@@ -45,7 +45,7 @@ def run(ours: Receiver) -> Run:
             args=["destination", *arguments],
             **more,
         )
-        for secret in (ours.service.settings.stripe_api_key, "whsec_fake_for_tests"):
+        for secret in (ours.services.settings.stripe_api_key, "whsec_fake_for_tests"):
             assert secret not in result.output
         assert result.exception is None or isinstance(result.exception, SystemExit)
         return result

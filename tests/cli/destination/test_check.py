@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from app.testing.stripe_api import StripeApi
+from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver
 
 URL = "https://your.host/webhook"

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from click.testing import Result
 
-from app.testing.destinations import PATH
-from app.testing.stripe_api import StripeApi
+from devkit.destinations import PATH
+from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver
 
 URL = "https://your.host/webhook"
@@ -64,8 +64,8 @@ def test_live_needs_https(ours: Receiver, run: Run, stripe_api: StripeApi) -> No
     """In live mode a plain URL is refused before Stripe is asked; in test mode it is fine."""
     plain = "http://your.host/webhook"
     assert run("create", "--url", plain).exit_code == 0
-    settings = replace(ours.service.settings, stripe_api_key="sk_live_fake_for_tests")
-    ours.app.extensions["service"] = replace(ours.service, settings=settings)
+    settings = replace(ours.services.settings, stripe_api_key="sk_live_fake_for_tests")
+    ours.app.extensions["services"] = replace(ours.services, settings=settings)
     result = run("create", "--url", plain)
     assert (result.exit_code, len(stripe_api.asked)) == (1, 1)
     assert "live mode needs https" in result.stderr

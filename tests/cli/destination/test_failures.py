@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from click.testing import Result
 
-from app import stripe_client
-from app.testing.stripe_api import StripeApi
+from app.stripe_api import client
+from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver
 
 URL = "https://your.host/webhook"
@@ -44,9 +44,9 @@ Run = Callable[..., Result]
 @pytest.fixture(autouse=True)
 def _no_patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stripe is asked once, and a time-out comes after a second: the same code, less patience."""
-    monkeypatch.setattr(stripe_client, "MAX_NETWORK_RETRIES", 0)
+    monkeypatch.setattr(client, "MAX_NETWORK_RETRIES", 0)
     if "time-out" in request.node.name:
-        monkeypatch.setattr(stripe_client, "TIMEOUT", (1, 1))
+        monkeypatch.setattr(client, "TIMEOUT", (1, 1))
 
 
 def is_one_sentence(result: Result, said: str) -> None:
@@ -76,8 +76,8 @@ def test_nobody_listens(command: str, ours: Receiver, run: Run) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         base = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        settings = replace(ours.service.settings, stripe_api_base=base)
-        ours.app.extensions["service"] = replace(ours.service, settings=settings)
+        settings = replace(ours.services.settings, stripe_api_base=base)
+        ours.app.extensions["services"] = replace(ours.services, settings=settings)
         is_one_sentence(run(*COMMANDS[command]), "the connection was refused")
 
 
@@ -126,7 +126,7 @@ def test_passing_failures_are_repeated(
     run: Run, stripe_api: StripeApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What fails for a moment is asked again by the SDK, and nobody sees it."""
-    monkeypatch.setattr(stripe_client, "MAX_NETWORK_RETRIES", 2)
+    monkeypatch.setattr(client, "MAX_NETWORK_RETRIES", 2)
     stripe_api.fail(status=500)
     stripe_api.reset()
     assert run("list").exit_code == 0

@@ -10,7 +10,7 @@ from typing import Any
 from click.testing import Result
 from werkzeug import Request
 
-from app.testing.stripe_api import StripeApi
+from devkit.stripe_api import StripeApi
 
 URL = "https://your.host/webhook"
 TYPE = "v1.customer.created"

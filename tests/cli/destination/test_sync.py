@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from click.testing import Result
 
-from app.testing.stripe_api import StripeApi
+from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver
 
 URL = "https://your.host/webhook"

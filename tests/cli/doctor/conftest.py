@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from app import stripe_client
 from app.errors import Unavailable
-from app.testing.stripe_api import StripeApi
+from app.stripe_api import client
+from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver
-from tests.serving import serving
+from tests.support.serving import serving
 
 TYPES = ["v1.customer.created", "v1.invoice.paid"]
 MODULES = {
@@ -63,9 +63,9 @@ def read(result: Result) -> Examined:
 @pytest.fixture(autouse=True)
 def _no_patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stripe is asked once, and a time-out comes after a second: the same code, less patience."""
-    monkeypatch.setattr(stripe_client, "MAX_NETWORK_RETRIES", 0)
+    monkeypatch.setattr(client, "MAX_NETWORK_RETRIES", 0)
     if "time-out" in request.node.name:
-        monkeypatch.setattr(stripe_client, "TIMEOUT", (1, 1))
+        monkeypatch.setattr(client, "TIMEOUT", (1, 1))
 
 
 @pytest.fixture
@@ -83,9 +83,9 @@ def make_ours(
     ) -> Receiver:
         modules = MODULES if modules is None else modules
         receiver = make_receiver(modules, stripe_api_base=stripe_api.url, **changes)
-        if started and receiver.service.inbox.address.startswith("sqlite"):
+        if started and receiver.services.inbox.address.startswith("sqlite"):
             with suppress(Unavailable):
-                receiver.service.inbox.migrate()
+                receiver.services.inbox.migrate()
         return receiver
 
     return make

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.testing.stripe_api import StripeApi
+from devkit.stripe_api import StripeApi
 from tests.cli.doctor.conftest import TYPES, examine
 from tests.conftest import SECRET, Receiver
 
@@ -15,7 +15,7 @@ def test_all_is_well(ours: Receiver, url: str, stripe_api: StripeApi) -> None:
     """One OK line for each thing, a real ping among them, and exit status 0."""
     name = stripe_api.destinations.add(url, TYPES, secret=SECRET)
     found = examine(ours, "--strict")
-    package = ours.service.settings.handlers_package
+    package = ours.services.settings.handlers_package
     assert found.status == 0
     assert {level for level, _, _ in found.lines} == {"OK"}
     assert [what for _, what, _ in found.lines] == [
@@ -32,11 +32,11 @@ def test_all_is_well(ours: Receiver, url: str, stripe_api: StripeApi) -> None:
     (settings, handlers, inbox, *_), texts = found.lines, dict(line[1:] for line in found.lines)
     assert settings[2].startswith("inline mode, a test key, 1 signing secret, the stand-in at ")
     assert handlers[2] == f"2 event types and a fallback, in {package}"
-    assert inbox[2] == f"{ours.service.inbox.address} can be written"
+    assert inbox[2] == f"{ours.services.inbox.address} can be written"
     assert texts["key"] == "a test key that reads events and event destinations"
     assert texts["destination"] == f"{name} sends 2 handled types to {url}"
     assert texts["ping"].startswith(f"{name}: a ping came and was handled in ")
-    (pinged,) = ours.service.inbox.latest(limit=2)
+    (pinged,) = ours.services.inbox.latest(limit=2)
     assert (pinged.type, pinged.outcome) == ("v2.core.event_destination.ping", "handled")
 
 

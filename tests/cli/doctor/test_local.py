@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 
 from app.cli.doctor import local
-from app.inbox import NewEvent, lock
-from app.inbox import file as inbox_file
-from app.inbox.file import SqliteFile
-from app.testing.stripe_api import StripeApi
-from tests import by_hand
+from app.inbox import NewEvent
+from app.inbox.engine import file_lock
+from app.inbox.engine import sqlite_file as inbox_file
+from app.inbox.engine.sqlite_file import SqliteFile
+from devkit.stripe_api import StripeApi
 from tests.cli.doctor.conftest import examine
 from tests.conftest import Receiver
-from tests.processes import Postgresql
+from tests.support import raw_sql
+from tests.support.services import Postgresql
 
 HOUR = 3600
 
@@ -26,16 +27,16 @@ HOUR = 3600
 def put(receiver: Receiver, event_id: str, changes: str) -> None:
     """Put an event into the inbox, and change its row by hand."""
     event = NewEvent(event_id, "v1.invoice.paid", livemode=False, context=None, body=b"{}")
-    receiver.service.inbox.set_aside(event, "wrong_mode")
-    by_hand.execute(
-        receiver.service.settings.database_url,
+    receiver.services.inbox.set_aside(event, "wrong_mode")
+    raw_sql.execute(
+        receiver.services.settings.database_url,
         f"UPDATE events SET {changes} WHERE id = '{event_id}'",  # noqa: S608 - the tests' own words
     )
 
 
 def file_of(receiver: Receiver) -> Path:
     """Return SQLite's file."""
-    return Path(receiver.service.settings.database_url.removeprefix("sqlite:///"))
+    return Path(receiver.services.settings.database_url.removeprefix("sqlite:///"))
 
 
 class TestSettings:
@@ -53,7 +54,7 @@ class TestSettings:
     def test_stripe_itself(self, ours: Receiver) -> None:
         """Without a stand-in nothing is said of one; several secrets are counted."""
         settings = replace(
-            ours.service.settings, stripe_api_base=None, stripe_webhook_secrets=("a", "b")
+            ours.services.settings, stripe_api_base=None, stripe_webhook_secrets=("a", "b")
         )
         (line,) = local.settings_lines(settings)
         assert line.text == "inline mode, a test key, 2 signing secrets"
@@ -87,7 +88,8 @@ class TestInbox:
             found = examine(receiver, "--no-ping")
             ((level, text),) = found.about("inbox")
             assert level == "FAIL"
-            assert text.startswith(f"{receiver.service.inbox.address} cannot be reached or written")
+            address = receiver.services.inbox.address
+            assert text.startswith(f"{address} cannot be reached or written")
             assert "Check DATABASE_URL" in text
             assert "hidden_word" not in found.result.output
             assert found.about("pending") == found.about("dead") == []
@@ -95,22 +97,22 @@ class TestInbox:
     def test_read_only(self, make_ours: Callable[..., Receiver], postgresql_url: str) -> None:
         """An inbox that can be read and not written is a FAIL: that is how a replica looks."""
         receiver = make_ours(database_url=postgresql_url)
-        receiver.service.inbox.check()
+        receiver.services.inbox.check()
         name = postgresql_url.rpartition("/")[2].partition("?")[0]
         change = f"ALTER DATABASE {name} SET default_transaction_read_only = on"
-        by_hand.execute(postgresql_url, change)
-        receiver.service.inbox.close()
+        raw_sql.execute(postgresql_url, change)
+        receiver.services.inbox.close()
         ((level, text),) = examine(receiver, "--no-ping").about("inbox")
         assert level == "FAIL"
         assert "cannot be reached or written" in text
 
     def test_of_a_newer_version(self, ours: Receiver) -> None:
         """An inbox that a newer version has changed says so."""
-        ours.service.inbox.check()
-        url = ours.service.settings.database_url
-        by_hand.execute(url, "UPDATE alembic_version SET version_num = '9999'")
-        again = replace(ours.service, inbox=type(ours.service.inbox)(url, lease_seconds=30))
-        ours.app.extensions["service"] = again
+        ours.services.inbox.check()
+        url = ours.services.settings.database_url
+        raw_sql.execute(url, "UPDATE alembic_version SET version_num = '9999'")
+        again = replace(ours.services, inbox=type(ours.services.inbox)(url, lease_seconds=30))
+        ours.app.extensions["services"] = again
         ((level, text),) = examine(ours, "--no-ping").about("inbox")
         assert level == "FAIL"
         assert "an inbox of revision 9999, made by a newer version" in text
@@ -148,7 +150,7 @@ class TestInbox:
         assert found.about("inbox") == [
             (
                 "WARN",
-                f"{receiver.service.inbox.address} is not there: the next start makes it"
+                f"{receiver.services.inbox.address} is not there: the next start makes it"
                 " -> Start the service. If it runs, its folder was removed, and deliveries are"
                 " answered 503: put the folder back",
             )
@@ -192,7 +194,7 @@ class TestInbox:
 
     def test_index_that_was_removed(self, ours: Receiver) -> None:
         """A process that runs and has lost its index is a FAIL, however often one looks."""
-        ours.service.inbox.check()
+        ours.services.inbox.check()
         Path(f"{file_of(ours)}-shm").unlink()
         for _ in range(2):
             ((level, text),) = examine(ours, "--no-ping").about("inbox")
@@ -204,11 +206,11 @@ class TestInbox:
         self, ours: Receiver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Files of another user's that cannot be made private are a WARN."""
-        ours.service.inbox.check()
+        ours.services.inbox.check()
         file = file_of(ours)
         file.chmod(0o644)
         # No test can give a file to another user and still write it as this one.
-        monkeypatch.setattr(lock, "make_private", lambda _file: None)
+        monkeypatch.setattr(file_lock, "make_private", lambda _file: None)
         monkeypatch.setattr(inbox_file, "make_private", lambda _file: None)
         ((level, text),) = examine(ours, "--no-ping").about("inbox")
         assert level == "WARN"

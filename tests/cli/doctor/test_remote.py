@@ -13,13 +13,13 @@ import pytest
 
 from app.cli.doctor.lines import duration, few
 from app.inbox import NewEvent
-from app.testing import samples
-from app.testing.destinations import PATH, PING
-from app.testing.stripe_api import StripeApi
-from tests import by_hand
+from devkit import samples
+from devkit.destinations import PATH, PING
+from devkit.stripe_api import StripeApi
 from tests.cli.doctor.conftest import MODULES, TYPES, examine
 from tests.conftest import SECRET, Receiver
-from tests.serving import serving
+from tests.support import raw_sql
+from tests.support.serving import serving
 
 URL = "https://your.host/webhook"
 NOBODY = "http://127.0.0.1:9/webhook"
@@ -99,8 +99,8 @@ class TestKey:
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             base = f"http://127.0.0.1:{unused.getsockname()[1]}"
-            settings = replace(ours.service.settings, stripe_api_base=base)
-            ours.app.extensions["service"] = replace(ours.service, settings=settings)
+            settings = replace(ours.services.settings, stripe_api_base=base)
+            ours.app.extensions["services"] = replace(ours.services, settings=settings)
             ((level, text),) = examine(ours).about("key")
         assert level == "FAIL"
         assert "the connection was refused" in text
@@ -280,9 +280,9 @@ class TestPing:
         notification = samples.notification(PING)
         stripe_api.put(f"{PATH}/{name}/ping", samples.event(notification))
         event = NewEvent(notification["id"], PING, livemode=False, context=None, body=b"{}")
-        ours.service.inbox.set_aside(event, "wrong_mode")
-        by_hand.execute(
-            ours.service.settings.database_url,
+        ours.services.inbox.set_aside(event, "wrong_mode")
+        raw_sql.execute(
+            ours.services.settings.database_url,
             "UPDATE events SET state = 'pending', outcome = NULL",
         )
         assert examine(ours, "--wait", "0.1").about("ping") == [

@@ -19,7 +19,7 @@ def make_receiver(make_receiver: Callable[..., Receiver]) -> Callable[..., Recei
     def make(*modules: Any, **changes: Any) -> Receiver:
         receiver = make_receiver(*modules, **changes)
         with suppress(Unavailable):
-            receiver.service.inbox.migrate()
+            receiver.services.inbox.migrate()
         return receiver
 
     return make

@@ -13,9 +13,9 @@ from flask.testing import FlaskCliRunner
 
 from app.cli.events.retry import operator
 from app.inbox import Failure, Inbox
-from app.testing import samples
-from tests import by_hand
+from devkit import samples
 from tests.conftest import Receiver
+from tests.support import raw_sql
 
 TYPE = "v1.customer.created"
 CREATED = "v1_customer_created"
@@ -185,7 +185,7 @@ class TestShow:
         """Until when nobody else can take it."""
         receiver = make_receiver(processing="queue")
         deliver(receiver, "evt_1")
-        receiver.service.inbox.claim_due(livemode=False)
+        receiver.services.inbox.claim_due(livemode=False)
 
         shown = json.loads(run(receiver, "show", "evt_1", "--json").stdout)
         assert shown["lease_until"]
@@ -196,8 +196,8 @@ class TestShow:
         """An event whose process is dead is told from one that runs."""
         receiver = make_receiver(processing="queue")
         deliver(receiver, "evt_1")
-        receiver.service.inbox.claim_due(livemode=False)
-        by_hand.orphan(sqlite_url)
+        receiver.services.inbox.claim_due(livemode=False)
+        raw_sql.orphan(sqlite_url)
 
         assert "orphan       True\n" in run(receiver, "show", "evt_1").stdout
 
@@ -207,7 +207,7 @@ class TestShow:
         """Its end is shown, not a length of less than nothing."""
         receiver = make_receiver({CREATED: GIVING_UP})
         deliver(receiver, "evt_1")
-        by_hand.execute(sqlite_url, "UPDATE events SET claimed_at = settled_at + 60")
+        raw_sql.execute(sqlite_url, "UPDATE events SET claimed_at = settled_at + 60")
 
         (line,) = (
             each
@@ -287,9 +287,9 @@ class TestRetryQueue:
             {CREATED: SUCCEEDING}, processing="queue", database_url=database_url
         )
         deliver(receiver, "evt_1")
-        claim = receiver.service.inbox.claim_due(livemode=False)
+        claim = receiver.services.inbox.claim_due(livemode=False)
         assert claim is not None
-        receiver.service.inbox.bury(claim, "exhausted", Failure("no", spent=9))
+        receiver.services.inbox.bury(claim, "exhausted", Failure("no", spent=9))
 
         done = run(receiver, "retry", "evt_1", "--yes")
         assert done.stdout == f"evt_1  {TYPE}  due now\n"
@@ -324,7 +324,7 @@ class TestSelection:
 
     def test_one_event_is_one(self, several: Receiver) -> None:
         """The sentence is right for one."""
-        several.service.inbox.reopen("evt_2")
+        several.services.inbox.reopen("evt_2")
         assert "1 event selected.\n" in run(several, "retry", "--state", "dead", "--dry-run").stdout
 
     def test_nothing_selected_has_words(self, receiver: Receiver) -> None:
@@ -342,7 +342,7 @@ class TestSelection:
         again = run(several, "retry", "evt_3", "--again", "--yes")
         assert again.exit_code == 0
         assert state(several, "evt_3") == ("done", "handled", 2)
-        assert len(several.service.inbox.retries("evt_3")) == 1
+        assert len(several.services.inbox.retries("evt_3")) == 1
 
     def test_other_mode_is_refused(self, make_receiver: Make) -> None:
         """A live event is not run with a test key."""
@@ -364,7 +364,7 @@ class TestSelection:
         """Nobody runs it beside itself."""
         receiver = make_receiver(processing="queue")
         deliver(receiver, "evt_1")
-        receiver.service.inbox.claim_due(livemode=False)
+        receiver.services.inbox.claim_due(livemode=False)
 
         assert "evt_1: runs now" in run(receiver, "retry", "evt_1", "--yes").stderr
 
@@ -372,12 +372,12 @@ class TestSelection:
         """In inline mode no worker would: it was answered 200 when a worker had it."""
         receiver = make_receiver({CREATED: SUCCEEDING}, processing="queue", lease_seconds=1)
         deliver(receiver, "evt_1")
-        receiver.service.inbox.claim_due(livemode=False)
-        by_hand.orphan(receiver.service.settings.database_url)
+        receiver.services.inbox.claim_due(livemode=False)
+        raw_sql.orphan(receiver.services.settings.database_url)
         queue = run(receiver, "retry", "evt_1", "--yes")
         assert "evt_1: is an orphan: a worker takes it by itself" in queue.stderr
 
-        package = receiver.service.settings.handlers_package
+        package = receiver.services.settings.handlers_package
         inline = make_receiver(handlers_package=package)
         assert run(inline, "retry", "--since", "1h", "--yes").exit_code == 0
         assert state(inline, "evt_1") == ("done", "handled", 2)
@@ -386,8 +386,8 @@ class TestSelection:
         """The command waits until the grace is over, and runs it if no process renewed it."""
         receiver = make_receiver({CREATED: FAILING_ONCE}, lease_seconds=1)
         deliver(receiver, "evt_1")
-        by_hand.execute(
-            receiver.service.settings.database_url,
+        raw_sql.execute(
+            receiver.services.settings.database_url,
             "UPDATE events SET state = 'running', claimed_by = 'dead', lease_until = 0",
         )
 
@@ -430,7 +430,7 @@ class TestSelection:
         receiver = make_receiver({CREATED: FAILING_ONCE})
         deliver(receiver, "evt_1")
         receiver = make_receiver(
-            handlers_package=receiver.service.settings.handlers_package, processing=processing
+            handlers_package=receiver.services.settings.handlers_package, processing=processing
         )
         # The moment between two statements of one command cannot be chosen.
         monkeypatch.setattr(Inbox, act, lambda *_, **__: None)
@@ -488,6 +488,6 @@ def test_claims_of_the_command_are_its_own(make_receiver: Make) -> None:
     """What the command runs is settled by its claim, like everything else."""
     receiver = make_receiver({CREATED: FAILING_ONCE})
     deliver(receiver, "evt_1")
-    claim = receiver.service.inbox.claim_one("evt_1")
+    claim = receiver.services.inbox.claim_one("evt_1")
     assert claim is not None
-    assert receiver.service.inbox.finish(replace(claim, attempt=1)) is False
+    assert receiver.services.inbox.finish(replace(claim, attempt=1)) is False

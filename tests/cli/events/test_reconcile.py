@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from app import stripe_client
-from app.testing import samples
-from app.testing.stripe_api import StripeApi
-from tests import by_hand
+from app.stripe_api import client
+from devkit import samples
+from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver
+from tests.support import raw_sql
 
 TYPE = "v1.customer.created"
 HANDLER = "calls = []\ndef handle(notif, client):\n    calls.append(notif.id)\n"
@@ -54,7 +54,7 @@ def run(receiver: Receiver, *options: str, answer: str | None = None) -> Result:
 
 def recorded(receiver: Receiver) -> set[tuple[str, str, str]]:
     """Return id, state and source of all that the inbox has."""
-    return {(each.id, each.state, each.source) for each in receiver.service.inbox.latest(1000)}
+    return {(each.id, each.state, each.source) for each in receiver.services.inbox.latest(1000)}
 
 
 class TestGap:
@@ -116,7 +116,7 @@ class TestGap:
         put(stripe_api, "evt_1")
         assert run(receiver, answer=answer).exit_code == 1
         assert recorded(receiver) == set()
-        assert receiver.service.inbox.reached(livemode=False, context="") == {}
+        assert receiver.services.inbox.reached(livemode=False, context="") == {}
 
     def test_dry_run_only_looks(self, make: Make, stripe_api: StripeApi) -> None:
         """It asks nothing and records nothing, also with --yes."""
@@ -125,7 +125,7 @@ class TestGap:
         done = run(receiver, "--dry-run", "--yes")
         assert (done.exit_code, "evt_1" in done.stdout) == (0, True)
         assert recorded(receiver) == set()
-        assert receiver.service.inbox.reached(livemode=False, context="") == {}
+        assert receiver.services.inbox.reached(livemode=False, context="") == {}
 
     def test_since(self, make: Make, stripe_api: StripeApi) -> None:
         """As far back as is asked for."""
@@ -245,11 +245,11 @@ class TestRefusals:
         """A warning says what nobody can bring back."""
         receiver = make()
         run(receiver)
-        by_hand.execute(sqlite_url, "UPDATE watermarks SET reached = reached - 31 * 86400")
+        raw_sql.execute(sqlite_url, "UPDATE watermarks SET reached = reached - 31 * 86400")
         done = run(receiver, "--json", "--yes")
         (warning,) = json.loads(done.stdout)["warnings"]
         assert warning.startswith(f"{TYPE} of the account of the key was last reconciled more")
-        by_hand.execute(sqlite_url, "UPDATE watermarks SET reached = reached - 31 * 86400")
+        raw_sql.execute(sqlite_url, "UPDATE watermarks SET reached = reached - 31 * 86400")
         assert f"Warning: {warning}" in run(receiver).stderr
         assert "Warning" not in run(receiver).stderr
 
@@ -313,7 +313,7 @@ class TestErrorsOfStripe:
         self, make: Make, stripe_api: StripeApi, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """An API that does not answer is not waited for."""
-        monkeypatch.setattr(stripe_client, "TIMEOUT", (1, 0.2))
+        monkeypatch.setattr(client, "TIMEOUT", (1, 0.2))
         stripe_api.hold(LIST, times=3)
         assert "did not answer in time" in self.said(run(make(), "--yes"))
 
@@ -326,7 +326,7 @@ class TestErrorsOfStripe:
         self, make: Make, stripe_api: StripeApi, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Nothing is recorded of what was read by then; the next call reads it all."""
-        monkeypatch.setattr("app.reconcile.PAGE", 2)
+        monkeypatch.setattr("app.reconcile.reconciler.PAGE", 2)
         for number in range(3):
             put(stripe_api, f"evt_{number}", 60 - number)
         receiver = make()

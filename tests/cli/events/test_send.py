@@ -11,10 +11,10 @@ from flask import Flask
 from flask.testing import FlaskCliRunner
 from werkzeug.wrappers import Response
 
-from app.cli.events.send import post
-from app.service import service
+from app.services import services
+from devkit.cli.events_send import post
 from tests.conftest import Receiver
-from tests.serving import serving
+from tests.support.serving import serving
 
 TYPE = "v1.customer.created"
 
@@ -73,7 +73,7 @@ class TestSend:
     def test_context(self, app: Flask, send: Callable[..., list[list[str]]]) -> None:
         """The context is part of the event."""
         _, row = send(TYPE, "--context", "acct_1")
-        event = service(app).inbox.find(row[0])
+        event = services(app).inbox.find(row[0])
         assert event is not None
         assert event.context == "acct_1"
 
@@ -113,18 +113,18 @@ class TestSend:
 
     def test_first_secret_is_used(self, app: Flask, runner: FlaskCliRunner, url: str) -> None:
         """Of several secrets the first one signs: here it is one that the service lacks."""
-        own = service(app)
+        own = services(app)
         secrets = ("whsec_fake_first", *own.settings.stripe_webhook_secrets)
         changed = replace(own, settings=replace(own.settings, stripe_webhook_secrets=secrets))
-        app.extensions["service"] = changed
+        app.extensions["services"] = changed
         result = runner.invoke(args=["events", "send", TYPE, "--url", url])
         assert "the signature does not match the body" in result.stdout
 
     def test_port_is_the_settings(self, app: Flask, runner: FlaskCliRunner, url: str) -> None:
         """Without --url it is sent to /webhook on this machine, at the service's own port."""
-        own = service(app)
+        own = services(app)
         port = int(url.split(":")[2].partition("/")[0])
-        app.extensions["service"] = replace(own, settings=replace(own.settings, port=port))
+        app.extensions["services"] = replace(own, settings=replace(own.settings, port=port))
         result = runner.invoke(args=["events", "send", TYPE])
         assert "handled" in result.stdout
 

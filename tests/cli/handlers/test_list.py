@@ -13,7 +13,7 @@ MODULE = '"""Greets."""\ndef handle(notif, client): pass\n'
 def test_types_files_and_summaries_are_listed(make_receiver: Callable[..., Receiver]) -> None:
     """Each type with its file and the first line of its docstring, the fallback last."""
     receiver = make_receiver({"v1_invoice_paid": MODULE, "v1_customer_created": MODULE})
-    package = receiver.service.settings.handlers_package
+    package = receiver.services.settings.handlers_package
 
     result = receiver.app.test_cli_runner().invoke(args=["handlers", "list"])
 
@@ -35,7 +35,7 @@ def test_empty_list_has_words(receiver: Receiver) -> None:
 def test_json_is_for_programs(make_receiver: Callable[..., Receiver]) -> None:
     """--json prints one list, and nothing else."""
     receiver = make_receiver({"v1_customer_created": MODULE})
-    package = receiver.service.settings.handlers_package
+    package = receiver.services.settings.handlers_package
 
     result = receiver.app.test_cli_runner().invoke(args=["handlers", "list", "--json"])
 

@@ -1,0 +1,171 @@
+"""``flask destination list`` and ``check``: what Stripe has, and where it differs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from flask.cli import with_appcontext
+
+from app.cli.destination.compare import (
+    Comparison,
+    Expected,
+    compare,
+    fetch,
+    fetch_all,
+    handled_types,
+    mode,
+    status_of,
+    url_of,
+)
+from app.cli.output import say, say_json, say_table
+from app.cli.stripe_errors import explained
+from app.factory import make_client
+from app.services import services
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stripe.v2.core import EventDestination
+
+HEADINGS = ("id", "name", "status", "payload", "events from", "types", "sends to")
+
+
+@click.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
+@with_appcontext
+def list_destinations(*, as_json: bool) -> None:
+    """Show the event destinations of the key's account and mode."""
+    settings = services().settings
+    with explained():
+        found = fetch_all(make_client(settings))
+        rows = [_cells(one) for one in found]
+        objects = [as_object(one) for one in found]
+    if as_json:
+        say_json(objects)
+    elif not rows:
+        say(
+            f"No event destinations in {mode(live=settings.livemode)} mode. Create one with"
+            " `flask destination create --url https://your.host/webhook`."
+        )
+    else:
+        say_table([HEADINGS, *rows])
+
+
+@click.command("check")
+@click.argument("destination_id", metavar="ID")
+@click.option("--url", help="Where it has to send to. [default: any URL that ends in /webhook]")
+@click.option(
+    "--connected-accounts", is_flag=True, help="Demand that it brings events of those, too."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
+@with_appcontext
+@click.pass_context
+def check(
+    context: click.Context,
+    /,
+    destination_id: str,
+    url: str | None,
+    *,
+    connected_accounts: bool,
+    as_json: bool,
+) -> None:
+    """Compare the destination ID with the code. Exit status 1 when they differ.
+
+    A type that has a handler and is not enabled at Stripe is dead code. One that is enabled and
+    has no handler goes to the fallback.
+    """
+    expected = _expected(url, connected_accounts=connected_accounts)
+    with explained():
+        comparison = compare(fetch(make_client(services().settings), destination_id), expected)
+        show_comparison(comparison, as_json=as_json)
+    context.exit(1 if comparison.differs else 0)
+
+
+def _expected(url: str | None, *, connected_accounts: bool) -> Expected:
+    types, livemode = handled_types(services().registry), services().settings.livemode
+    return Expected(types, livemode, url, connected_accounts)
+
+
+def show_comparison(comparison: Comparison, *, as_json: bool = False) -> None:
+    """Print what Stripe has and where it differs, for a person or, with ``as_json``, a program."""
+    if as_json:
+        say_json(_comparison_as_object(comparison))
+        return
+    _show_destination(comparison.destination)
+    _show_types("enabled and handled", comparison.matched)
+    _show_types("missing at Stripe", comparison.missing, "its handler is never called")
+    _show_types("without a handler", comparison.unhandled, "goes to the fallback")
+    for problem in comparison.problems:
+        say()
+        say(f"{problem.sentence}.")
+    if comparison.missing or comparison.unhandled:
+        prune = " --prune" if comparison.unhandled else ""
+        say()
+        say(
+            "The event types differ. Bring them in line with"
+            f" `flask destination sync {comparison.destination.id}{prune}`."
+        )
+    elif not comparison.differs:
+        say()
+        say("It is as the code wants it.")
+
+
+def _show_destination(destination: EventDestination) -> None:
+    say(f"{destination.id}  {destination.name}")
+    fields = {
+        "type": destination.type,
+        "payload": destination.event_payload,
+        "status": status_of(destination),
+        "mode": mode(live=destination.livemode),
+        "events from": ", ".join(destination.events_from or []) or "nobody",
+        "sends to": url_of(destination) or "no URL",
+    }
+    for name, value in fields.items():
+        say(f"  {name:<11}  {value}")
+
+
+def _show_types(heading: str, types: Sequence[str], remark: str = "") -> None:
+    if types:
+        say()
+        say(f"{heading}:")
+    width = max(map(len, types), default=0)
+    for name in types:
+        say(f"  {name:<{width}}  {remark}".rstrip())
+
+
+def as_object(destination: EventDestination) -> dict[str, Any]:
+    """Return a destination for other programs."""
+    return {
+        "id": destination.id,
+        "name": destination.name,
+        "type": destination.type,
+        "event_payload": destination.event_payload,
+        "status": destination.status,
+        "livemode": destination.livemode,
+        "events_from": destination.events_from,
+        "url": url_of(destination),
+        "enabled_events": sorted(destination.enabled_events),
+    }
+
+
+def _comparison_as_object(comparison: Comparison) -> dict[str, Any]:
+    return {
+        **as_object(comparison.destination),
+        "differs": comparison.differs,
+        "problems": [{"what": one.what, "sentence": one.sentence} for one in comparison.problems],
+        "missing_at_stripe": list(comparison.missing),
+        "without_a_handler": list(comparison.unhandled),
+    }
+
+
+def _cells(destination: EventDestination) -> tuple[str, ...]:
+    return (
+        destination.id,
+        destination.name,
+        status_of(destination),
+        destination.event_payload,
+        ", ".join(destination.events_from or []),
+        str(len(destination.enabled_events)),
+        url_of(destination) or destination.type,
+    )

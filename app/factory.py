@@ -1,0 +1,139 @@
+"""The composition root: every part is made here, for the server and for every command."""
+
+from __future__ import annotations
+
+import threading
+
+import click
+import stripe
+from flask import Flask, Response, jsonify
+from flask.cli import AppGroup
+from werkzeug.exceptions import HTTPException
+
+from app import log, text
+from app.errors import StartError
+from app.inbox import Inbox
+from app.processing import registry
+from app.processing.leases import Leases
+from app.processing.receiver import Receiver
+from app.processing.retry_policy import Schedule
+from app.processing.runner import Runner
+from app.processing.worker import Worker
+from app.reconcile.reconciler import Reconciler
+from app.services import Services
+from app.settings import Settings
+from app.stripe_api.client import build_client
+from app.web import health, webhook
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """Return the application, put together from ``settings`` or from the environment.
+
+    Nothing is connected yet, neither to the inbox nor to Stripe, so that a server can fork
+    afterwards. Raises ``StartError`` when the settings or the handler modules are wrong.
+    ``flask doctor`` is the exception: it shows what is wrong.
+    """
+    try:
+        return _make_app(settings or Settings.load())
+    except StartError as error:
+        from app.cli import startup_failure  # noqa: PLC0415 - a server does without the CLI
+
+        if settings is None and startup_failure.looks_for_commands():
+            return startup_failure.only_doctor(error)
+        raise
+
+
+def _make_app(settings: Settings) -> Flask:
+    log.configure(settings.log_level, settings.log_format, secrets=_secrets(settings))
+    app = Flask("app", static_folder=None)
+    app.extensions["services"] = make_services(settings)
+    app.register_blueprint(webhook.blueprint)
+    app.register_blueprint(health.blueprint)
+    app.register_error_handler(HTTPException, _answer_in_json)
+    app.cli = Commands("app")
+    return app
+
+
+def make_services(settings: Settings) -> Services:
+    """Return all parts of one process. Raises ``StartError`` when a handler module is wrong."""
+    handlers = registry.load(settings.handlers_package)
+    inbox = make_inbox(settings)
+    client = make_client(settings, inbox)
+    leases = Leases(inbox, settings.lease_seconds)
+    runner = Runner(
+        handlers,
+        client,
+        inbox,
+        leases,
+        schedule=_schedule(settings) if settings.is_queue else None,
+        redact=text.redactor(_secrets(settings)),
+    )
+    stopping = threading.Event()
+    worker = Worker(inbox, runner, leases, livemode=settings.livemode, stopping=stopping)
+    return Services(
+        settings=settings,
+        registry=handlers,
+        inbox=inbox,
+        client=client,
+        leases=leases,
+        runner=runner,
+        worker=worker,
+        receiver=Receiver(settings, inbox, runner, worker, stopping),
+        reconciler=Reconciler(settings, handlers, inbox, client, runner),
+        stopping=stopping,
+    )
+
+
+def make_inbox(settings: Settings) -> Inbox:
+    """Return the inbox of these ``settings``. It does not connect."""
+    return Inbox(
+        settings.database_url,
+        lease_seconds=settings.lease_seconds,
+        max_crashes=settings.max_crashes,
+    )
+
+
+def make_client(settings: Settings, inbox: Inbox | None = None) -> stripe.StripeClient:
+    """Return a client of Stripe's API. With an ``inbox`` it keeps to the shared rate limit."""
+    return build_client(settings, inbox)
+
+
+def _schedule(settings: Settings) -> Schedule:
+    return Schedule(
+        base_seconds=settings.retry_base_seconds,
+        cap_seconds=settings.retry_cap_seconds,
+        max_attempts=settings.max_attempts,
+    )
+
+
+def _secrets(settings: Settings) -> list[str]:
+    return [settings.stripe_api_key, *settings.stripe_webhook_secrets]
+
+
+def _answer_in_json(error: HTTPException) -> Response:
+    """Answer what Flask refuses, such as a wrong method, in the form of all other answers."""
+    response = jsonify(error=error.name.lower())
+    response.status_code = error.code or 500
+    response.headers.extend(
+        (name, value) for name, value in error.get_headers() if name.lower() != "content-type"
+    )
+    return response
+
+
+class Commands(AppGroup):
+    """The commands of ``flask``, which a server never loads."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        self._load()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of this name, or None."""
+        self._load()
+        return super().get_command(ctx, cmd_name)
+
+    def _load(self) -> None:
+        from app import cli  # noqa: PLC0415 - see the class
+
+        cli.register(self)

@@ -1,0 +1,1 @@
+"""The databases: how a statement is run on SQLite and on PostgreSQL. It knows no HTTP."""

@@ -1,0 +1,102 @@
+"""Moves what SQLite has written to its log into the database, while others go on writing.
+
+Left to itself SQLite does it in the commit that finds the log long. That commit waits for the disk
+some milliseconds, and everybody who is to write waits for it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, suppress
+
+import sqlalchemy as sa
+import structlog
+
+from app.errors import Unavailable, in_one_line
+from app.runtime import threads
+
+log = structlog.get_logger(__name__)
+
+#: Transactions of this process from one checkpoint to the next. Each adds some five pages of 4 KB.
+TRANSACTIONS = 400
+
+#: Pages in the log at which a commit does it after all: 32 MB. Nobody came to it in time.
+MOST_PAGES = 8_000
+
+#: Bytes that the file of the log keeps when it begins anew. It gets longer while somebody reads for
+#: long, because nothing that a reader may need is overwritten.
+KEPT_BYTES = 64 * 2**20
+
+#: Seconds that a process which closes its inbox waits for a checkpoint.
+CLOSE_SECONDS = 5.0
+
+_CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
+
+
+class Checkpoints:
+    """The checkpoints of one process: each in a thread of its own, and one at a time."""
+
+    def __init__(
+        self, engine: sa.Engine, alone: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        """Take the ``engine`` to connect with, and what keeps all others from writing."""
+        self._engine = engine
+        self._alone = alone
+        self._counting = threading.Lock()
+        self._transactions = 0
+        self._thread: threading.Thread | None = None
+        self._failing = False
+
+    def count(self) -> None:
+        """Count one transaction. It may be forgotten when several threads count at once."""
+        if not self._counting.acquire(blocking=False):
+            return
+        try:
+            self._transactions += 1
+            if self._transactions >= TRANSACTIONS and not self._is_running():
+                self._transactions = 0
+                self._begin()
+        finally:
+            self._counting.release()
+
+    def _is_running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def _begin(self) -> None:
+        # Without a thread or memory for one: what was written is written.
+        with suppress(RuntimeError, MemoryError):
+            self._thread = threads.start("checkpoint", self._run)
+
+    def _run(self) -> None:
+        try:
+            with closing(self._engine.connect()) as connection:
+                self._checkpoint(connection)
+        except (sa.exc.SQLAlchemyError, Unavailable, OSError) as error:
+            self._say(error)
+        else:
+            self._failing = False
+
+    def _checkpoint(self, connection: sa.Connection) -> None:
+        try:
+            # Nearly all of it is moved while others write.
+            connection.exec_driver_sql(_CHECKPOINT).all()
+            # The log begins anew, instead of growing, only after a moment in which nothing is left
+            # to be moved.
+            with self._alone():
+                connection.exec_driver_sql(_CHECKPOINT).all()
+        except sa.exc.SQLAlchemyError:
+            # A file that could not be written when it was opened stays so for this connection.
+            connection.invalidate()
+            raise
+
+    def _say(self, error: Exception) -> None:
+        """Say once until it succeeds again. Nothing is lost: what is committed is in the log."""
+        if not self._failing:
+            self._failing = True
+            log.warning("checkpoint_failed", reason=in_one_line(error))
+
+    def close(self) -> None:
+        """Wait until no checkpoint runs."""
+        if self._thread is not None:
+            self._thread.join(CLOSE_SECONDS)

@@ -1,0 +1,88 @@
+"""What a person should know of the inbox. It only reads, and claims nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from app.inbox.sql.schema import events, now
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+#: Seconds back in which two hosts that ran events at the same time are looked for.
+LOOK_BACK = 24 * 3600
+
+_waits = sa.or_(
+    events.c.state == "pending",
+    sa.and_(events.c.state == "running", events.c.lease_until < now()),
+)
+_WAITING = sa.select(
+    sa.func.count().label("number"),
+    (now() - sa.func.min(events.c.received_at)).label("oldest"),
+    (now() - sa.func.min(events.c.due_at)).label("overdue"),
+).where(_waits)
+
+_DEAD = sa.select(sa.func.count()).where(events.c.state == "dead")
+
+# A claim is named after its host, its process and a random number (``Inbox.accept``).
+_host = sa.func.substr(events.c.claimed_by, 1, sa.func.instr(events.c.claimed_by, ":") - 1)
+_HOSTS = (
+    sa.select(
+        _host.label("host"),
+        sa.func.min(events.c.settled_at).label("begin"),
+        sa.func.max(events.c.settled_at).label("end"),
+    )
+    .where(events.c.claimed_by.is_not(None), events.c.settled_at > now() - LOOK_BACK)
+    .group_by(_host)
+    .order_by("begin")
+)
+
+# Not synchronous_commit: each connection sets its own.
+_DURABILITY = sa.text("SELECT name FROM pg_settings WHERE name = 'fsync' AND setting = 'off'")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How many events wait, for how many seconds, how many are dead, and two suspicions.
+
+    ``oldest``: since the first of those that wait was received. ``overdue``: since the first of
+    them could have been run; negative when none can yet. ``hosts``: those that ran events in turns
+    on SQLite, which is for one. ``not_durable``: settings of PostgreSQL with which a commit can
+    be lost.
+    """
+
+    waiting: int
+    oldest: float
+    overdue: float
+    dead: int
+    hosts: tuple[str, ...]
+    not_durable: tuple[str, ...]
+
+
+def make(read: Callable[..., list[sa.Row[Any]]], *, on_sqlite: bool) -> Report:
+    """Ask the database with ``read``. Raises what that raises."""
+    (waiting,) = read(_WAITING)
+    ((dead,),) = read(_DEAD)
+    return Report(
+        waiting=waiting.number,
+        oldest=waiting.oldest or 0.0,
+        overdue=waiting.overdue or 0.0,
+        dead=dead,
+        hosts=_in_turns(read(_HOSTS)) if on_sqlite else (),
+        not_durable=() if on_sqlite else tuple(row.name for row in read(_DURABILITY)),
+    )
+
+
+def _in_turns(rows: Iterable[sa.Row[Any]]) -> tuple[str, ...]:
+    """Return the hosts whose times overlap: a new host in the place of an old one does not."""
+    together: set[str] = set()
+    latest: sa.Row[Any] | None = None
+    for row in rows:  # by their begin
+        if latest is not None and row.begin < latest.end:
+            together |= {latest.host, row.host}
+        if latest is None or row.end > latest.end:
+            latest = row
+    return tuple(sorted(together))

@@ -1,0 +1,141 @@
+"""Which running events are orphans, and the repair of times after a step of the clock.
+
+A clock alone never ends a claim: it can step, and after an outage of the inbox every lease has run
+out at once. An event is an orphan when its lease ran out by the database's clock, and live
+processes then saw it unrenewed for a further grace. They count the grace by their own monotonic
+clocks and add it up in the row (``app/processing/rescuer.py``).
+So the count goes on when one of them ends.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.inbox.sql.literals import number, word
+from app.inbox.sql.schema import budgets, events, leaders, now
+
+#: The grace, as a share of the lease, and its least length in seconds. A live process renews
+#: after at most half of its lease, and within a second when it finds its own lease run out.
+GRACE_SHARE = 0.6
+GRACE_LEAST = 2.0
+
+#: Seconds by which a lease may end later than one lease from now, for rounding. A lease that ends
+#: later still was made before the clock stepped back, and counts as run out.
+ROUNDING = 1.0
+
+#: The grace, in seconds, of an event that a replica of an older version claimed: it does not record
+#: the length of its lease.
+UNKNOWN_GRACE = 60.0
+
+#: The longest lease in seconds that there can be.
+LONGEST_LEASE = 3600.0
+
+
+def grace_seconds(lease_seconds: float | None) -> float:
+    """Return for how many seconds a lease that ran out has to stay unrenewed."""
+    if lease_seconds is None:
+        return UNKNOWN_GRACE
+    return max(GRACE_SHARE * lease_seconds, GRACE_LEAST)
+
+
+def _grace(event: Any) -> sa.ColumnElement[float]:
+    share = number(GRACE_SHARE) * event.c.lease_seconds
+    return sa.case(
+        (event.c.lease_seconds.is_(None), number(UNKNOWN_GRACE)),
+        (share > number(GRACE_LEAST), share),
+        else_=number(GRACE_LEAST),
+    )
+
+
+def orphaned(event: Any) -> sa.ColumnElement[bool]:
+    """True if the process that claimed the event is dead, or no longer renews its lease."""
+    return sa.and_(
+        event.c.state == word("running"),
+        event.c.suspected_lease == event.c.lease_until,
+        event.c.suspected_seconds >= _grace(event),
+    )
+
+
+#: For how many seconds the present lease was seen unrenewed.
+_seen = sa.case(
+    (events.c.suspected_lease == events.c.lease_until, events.c.suspected_seconds),
+    else_=number(0.0),
+)
+
+_longest = sa.func.coalesce(events.c.lease_seconds, number(LONGEST_LEASE))
+
+#: The running events whose lease ran out by the clock and that are no orphans yet.
+SUSPECTS = sa.select(
+    events.c.id.label("event_id"),
+    events.c.attempt,
+    events.c.claimed_by.label("token"),
+    events.c.lease_until,
+    events.c.lease_seconds,
+    _seen.label("seconds"),
+).where(
+    events.c.state == word("running"),
+    sa.or_(
+        events.c.lease_until < now(),
+        events.c.lease_until > now() + _longest + number(ROUNDING),
+    ),
+    _seen < _grace(events),
+)
+
+#: Records that a lease was seen unrenewed for longer, unless it was renewed, or another process
+#: recorded something since: so no second is counted twice. Answers whether it is an orphan now.
+SUSPECT = (
+    sa.update(events)
+    .where(
+        events.c.id == sa.bindparam("event_id"),
+        events.c.attempt == sa.bindparam("claim"),
+        events.c.claimed_by == sa.bindparam("token"),
+        events.c.state == word("running"),
+        events.c.lease_until == sa.bindparam("suspected", type_=sa.Double),
+        _seen == sa.bindparam("before", type_=sa.Double),
+    )
+    .values(
+        suspected_lease=events.c.lease_until,
+        suspected_seconds=sa.bindparam("seconds", type_=sa.Double),
+    )
+    .returning(orphaned(events))
+)
+
+CLOCK = sa.select(now())
+
+_delayed = events.c.outcome.in_([word("failed"), word("released")])
+
+#: Makes events due that a step back of the clock holds up: now, or after their delay from now.
+REPAIR_EVENTS = (
+    sa.update(events)
+    .where(
+        events.c.state == word("pending"),
+        events.c.due_at > now(),
+        sa.or_(
+            events.c.outcome.is_(None),
+            ~_delayed,
+            events.c.settled_at > now(),
+        ),
+    )
+    .values(
+        due_at=sa.case(
+            (_delayed, now() + (events.c.due_at - events.c.settled_at)),
+            else_=now(),
+        ),
+        settled_at=sa.case((events.c.settled_at > now(), now()), else_=events.c.settled_at),
+    )
+)
+
+#: Frees the slots of a rate limit that are taken for more than ``ahead`` seconds from now.
+REPAIR_BUDGETS = (
+    sa.update(budgets)
+    .where(budgets.c.free_at > now() + sa.bindparam("ahead", type_=sa.Double))
+    .values(free_at=now(), slow_until=now())
+)
+
+#: Ends the terms of leaders. One that is alive takes its term again.
+REPAIR_LEADERS = sa.update(leaders).where(leaders.c.until > now()).values(until=now())
+
+#: A slot for a request is never more seconds ahead, unless the clock stepped back.
+SLOT_SECONDS = 120.0

@@ -1,0 +1,1 @@
+"""The way of an event: received, claimed, run by its callback, and settled."""

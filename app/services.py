@@ -1,0 +1,40 @@
+"""The parts of one process, as ``app.factory`` makes them."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import cast
+
+import stripe
+from flask import Flask, current_app
+
+from app.inbox import Inbox
+from app.processing.leases import Leases
+from app.processing.receiver import Receiver
+from app.processing.registry import Registry
+from app.processing.runner import Runner
+from app.processing.worker import Worker
+from app.reconcile.reconciler import Reconciler
+from app.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What one process has of each part. It sits on ``app.extensions["services"]``."""
+
+    settings: Settings
+    registry: Registry
+    inbox: Inbox
+    client: stripe.StripeClient
+    leases: Leases
+    runner: Runner
+    worker: Worker
+    receiver: Receiver
+    reconciler: Reconciler
+    stopping: threading.Event
+
+
+def services(app: Flask | None = None) -> Services:
+    """Return the parts of ``app``, or of the application that handles this request."""
+    return cast("Services", (app or current_app).extensions["services"])

@@ -1,0 +1,117 @@
+"""``flask handlers new``: write a handler module and its test."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import stripe
+from flask.cli import with_appcontext
+
+from app.cli.output import say, say_lines
+from app.processing.registry import EVENT_TYPE_SHAPE, event_types, module_name
+from app.services import services
+from devkit import samples
+from devkit.scaffold import module_text, test_text
+
+if TYPE_CHECKING:
+    from app.services import Services
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a handler module and its test are written."""
+
+    module: Path
+    test: Path
+
+
+@click.command("new")
+@with_appcontext
+@click.argument("event_type", metavar="TYPE")
+@click.option("--untyped", is_flag=True, help="For a TYPE that is newer than the installed SDK.")
+def new(event_type: str, *, untyped: bool) -> None:
+    """Write a handler module for events of TYPE, and a test that passes as it stands.
+
+    A file that is there stays as it is.
+    """
+    _check_type(event_type, untyped=untyped)
+    parts = services()
+    place = _place(parts.settings.handlers_package, event_type)
+    _refuse_second(parts, event_type, place)
+    _write(place.module, module_text(event_type))
+    _write(place.test, test_text(event_type))
+    _say_what_is_next(event_type, place)
+
+
+def _check_type(event_type: str, *, untyped: bool) -> None:
+    """Refuse a type that the SDK does not know, unless that is what was asked for."""
+    known = event_type in event_types()
+    if untyped and known:
+        raise click.UsageError(
+            f"stripe {stripe.VERSION} knows {event_type!r}. Leave out --untyped, and it is typed"
+        )
+    if known or (untyped and EVENT_TYPE_SHAPE.fullmatch(event_type)):
+        return
+    near = samples.nearest(event_type)
+    hint = f"; nearest: {', '.join(near)}" if near else ""
+    advice = (
+        "Types of event notifications begin with v1. or v2."
+        if untyped
+        else "For a type that is newer than the SDK add --untyped"
+    )
+    raise click.BadParameter(
+        f"{event_type!r} is no event type of stripe {stripe.VERSION}{hint}. {advice}",
+        param_hint="TYPE",
+    )
+
+
+def _place(package_name: str, event_type: str) -> Place:
+    """Return where the files belong: the test lies below tests/ as the package lies beside it."""
+    package = Path(importlib.import_module(package_name).__path__[0])
+    parts = package_name.split(".")
+    tests = package.parents[len(parts) - 1] / "tests" / Path(*parts)
+    name = f"{module_name(event_type)}.py"
+    return Place(package / name, tests / f"test_{name}")
+
+
+def _refuse_second(parts: Services, event_type: str, place: Place) -> None:
+    """Refuse to write where a file is, and to write a second module for one type."""
+    files = [module.file for module in parts.registry.modules if module.event_type == event_type]
+    there = [*files, *(_shown(file) for file in (place.module, place.test) if file.exists())]
+    if there:
+        raise click.ClickException(f"{there[0]} is there and stays as it is. Nothing was written")
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a file that is not there yet."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except OSError as error:
+        raise click.ClickException(
+            f"{_shown(file)} could not be written: {error.strerror}"
+        ) from None
+    say(f"Wrote {_shown(file)}")
+
+
+def _shown(file: Path) -> str:
+    """Return the path as a person in this folder would write it."""
+    return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
+
+
+def _say_what_is_next(event_type: str, place: Place) -> None:
+    commands = Path(_shown(Path(sys.executable).parent))
+    say_lines(
+        f"""
+Next:
+  {commands / "python"} -m pytest {_shown(place.test)}
+  make dev    # in another terminal: the service, which takes over each change of a handler
+  {commands / "flask"} events send {shlex.quote(event_type)}"""
+    )

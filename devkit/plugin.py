@@ -1,0 +1,149 @@
+"""Fixtures for tests of handlers: ``pytest_plugins = ["devkit.plugin"]`` in a conftest.py.
+
+``deliver`` takes an event through the whole service, ``run_handler`` calls one callback alone,
+``stripe_api`` is the stand-in for Stripe's API that both of them ask, ``logged`` finds a line of
+the log.
+
+This is the one module below app/ that needs pytest, and only pytest imports it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import create_app, log
+from app.processing import registry
+from app.settings import Settings, environment
+from app.stripe_api import client
+from devkit.deliver import (
+    API_KEY,
+    SECRET,
+    Deliver,
+    Door,
+    Logged,
+    MakeDeliver,
+    Receiver,
+    RunHandler,
+)
+from devkit.stripe_api import StripeApi
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    """Let the log go where the test is captured: its fixtures had another stream."""
+    log.output.take()
+
+
+@pytest.fixture
+def stripe_api() -> Iterator[StripeApi]:
+    """The stand-in for Stripe's API, serving."""
+    with StripeApi().serve() as api:
+        yield api
+
+
+@pytest.fixture(scope="session")
+def handlers_package() -> str:
+    """The package whose handlers are tested: HANDLERS_PACKAGE, as the service itself reads it."""
+    fakes = environment(STRIPE_API_KEY=API_KEY, STRIPE_WEBHOOK_SECRET=SECRET)
+    return Settings.load(fakes).handlers_package
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """The URL of a SQLite file that does not exist yet, in a folder that does not either."""
+    return f"sqlite:///{tmp_path}/var/inbox.sqlite3"
+
+
+@pytest.fixture
+def settings(sqlite_url: str, handlers_package: str) -> Settings:
+    """Complete settings: one secret, a test key, SQLite. Nothing of this machine's but a name."""
+    return Settings(
+        stripe_api_key=API_KEY,
+        stripe_webhook_secrets=(SECRET,),
+        database_url=sqlite_url,
+        handlers_package=handlers_package,
+    )
+
+
+@pytest.fixture
+def api_timeout() -> tuple[float, float]:
+    """Seconds that callbacks wait for Stripe's API to connect and to answer: the service's own.
+
+    A test of a time-out is faster with less: ``@pytest.mark.parametrize("api_timeout", [(1, 1)])``.
+    """
+    return client.TIMEOUT
+
+
+@pytest.fixture
+def make_receiver(settings: Settings) -> Iterator[Callable[..., Receiver]]:
+    """A function that puts an application together, with settings that differ."""
+    made: list[Receiver] = []
+
+    def make(**changes: Any) -> Receiver:
+        app = create_app(replace(settings, **changes))
+        made.append(Receiver(app, app.test_client()))
+        return made[-1]
+
+    yield make
+    for receiver in made:
+        receiver.close()
+
+
+@pytest.fixture
+def make_deliver(
+    make_receiver: Callable[..., Receiver],
+    stripe_api: StripeApi,
+    api_timeout: tuple[float, float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> MakeDeliver:
+    """A function like ``deliver``'s maker, for settings that differ."""
+
+    def make(**changes: Any) -> Deliver:
+        door = Door()
+        with monkeypatch.context() as patch:
+            # No mock: the real modules, each behind a door that a test can hold.
+            patch.setattr(registry, "load", door.load)
+            # No mock either: another number, so that a test need not wait as long as the service.
+            patch.setattr(client, "TIMEOUT", api_timeout)
+            receiver = make_receiver(stripe_api_base=stripe_api.url, **changes)
+        return Deliver(receiver, stripe_api, door)
+
+    return make
+
+
+@pytest.fixture
+def deliver(make_deliver: MakeDeliver, handlers_package: str) -> Deliver:
+    """Deliver signed events to the real application with the team's handlers."""
+    return make_deliver(handlers_package=handlers_package)
+
+
+@pytest.fixture
+def run_handler(
+    settings: Settings,
+    stripe_api: StripeApi,
+    api_timeout: tuple[float, float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> RunHandler:
+    """Call one callback with a typed notification, without the service around it."""
+    # No mock: another number, so that a test need not wait as long as the service.
+    monkeypatch.setattr(client, "TIMEOUT", api_timeout)
+    return RunHandler(replace(settings, stripe_api_base=stripe_api.url), stripe_api)
+
+
+@pytest.fixture
+def logged(capsys: pytest.CaptureFixture[str]) -> Logged:
+    """Return the fields of the one line of a name that was logged in this test."""
+    lines: list[dict[str, Any]] = []
+
+    def find(name: str) -> dict[str, Any]:
+        lines.extend(map(json.loads, capsys.readouterr().err.splitlines()))
+        (line,) = [line for line in lines if line["event"] == name]
+        return line
+
+    return find

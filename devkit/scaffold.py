@@ -1,0 +1,149 @@
+"""What ``flask handlers new`` writes: a handler module for each event type, and its test."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+from stripe.events import _event_classes as sdk
+
+from app.processing.registry import event_types, module_name
+from devkit import samples
+
+if TYPE_CHECKING:
+    import stripe
+
+#: Columns of a line of code, as in pyproject.toml.
+LINE_LENGTH = 100
+
+MODULE = '''\
+"""{event_type}: say what is done."""
+
+import structlog
+{imports}{declaration}
+
+log = structlog.get_logger(__name__)
+
+
+def handle(
+    notif: {notification},
+    client: StripeClient,
+) -> None:
+    """Fetch {fetched}, and log a line.
+
+    Return: done. Raise anything: try again. Raise app.GiveUp("reason"): never again.
+    """
+{body}
+    log.info(
+        "{log_name}",
+{fields}
+    )
+'''
+
+TEST = '''\
+"""{event_type}: its handler."""
+
+from devkit.deliver import Deliver, Logged
+from devkit.stripe_api import StripeApi
+
+TYPE = "{event_type}"
+
+
+def test_event_is_handled(deliver: Deliver, stripe_api: StripeApi, logged: Logged) -> None:
+    """What it fetches is asked for in the account that the event is about, and logged."""
+    delivery = deliver(TYPE, context="acct_1")
+
+    assert (delivery.status, delivery.outcome) == (200, "handled")
+    assert {{asked.stripe_context for asked in stripe_api.asked}} == {{"acct_1"}}
+    line = logged("{log_name}")
+    assert line["event_id"] == delivery.notification["id"]
+
+
+def test_redelivery_does_not_run_it_again(deliver: Deliver) -> None:
+    """Stripe may deliver an event more than once; it is handled once."""
+    assert [each.outcome for each in deliver.twice(TYPE)] == ["handled", "duplicate"]
+
+
+def test_failure_is_tried_again(deliver: Deliver) -> None:
+    """While Stripe's API fails nothing is lost: the redelivery is handled."""
+    assert [each.outcome for each in deliver.retried(TYPE)] == ["failed", "handled"]
+'''
+
+
+def module_text(event_type: str) -> str:
+    """Return a handler module for ``event_type``: a typed one if the SDK knows the type."""
+    known = event_type in event_types()
+    notification = (
+        sdk.get_v2_event_notification_class(event_type).__name__
+        if known
+        else "UnknownEventNotification"
+    )
+    related = samples.related_class(event_type) if known else None
+    name = related.OBJECT_NAME.rpartition(".")[2] if related else ""  # type: ignore[attr-defined]  # all have it
+    return MODULE.format(
+        event_type=event_type,
+        imports=_imports(notification, related),
+        declaration="" if known else f'\n\nEVENT_TYPE = "{event_type}"',
+        notification=notification,
+        fetched=f"the event and the {name.replace('_', ' ')} as it is now" if name else "the event",
+        body="\n".join([*_event_lines(event_type), *_related_lines(name, related)]),
+        log_name=_log_name(event_type),
+        fields=textwrap.indent("\n".join(_fields(event_type, name)), " " * 8),
+    )
+
+
+def test_text(event_type: str) -> str:
+    """Return a test for what ``module_text`` returns."""
+    return TEST.format(event_type=event_type, log_name=_log_name(event_type))
+
+
+def _log_name(event_type: str) -> str:
+    """Return a static name for a line of the log: the type without its version."""
+    return module_name(event_type).partition("_")[2]
+
+
+def _imports(notification: str, related: type[stripe.StripeObject] | None) -> str:
+    """Return what has to be imported from the SDK, in the order that the linter wants."""
+    names = {"stripe": ["StripeClient"], "stripe.events": [notification]}
+    if related:
+        package, _, name = samples.public_name(related).rpartition(".")
+        names.setdefault(package, []).append(name)
+    lines = [
+        f"from {package} import {', '.join(sorted(names[package]))}" for package in sorted(names)
+    ]
+    return "\n".join(map(_wrapped, lines))
+
+
+def _wrapped(line: str) -> str:
+    """Return an import as the formatter writes it when it is long."""
+    if len(line) <= LINE_LENGTH:
+        return line
+    head, _, names = line.partition(" import ")
+    return f"{head} import (\n    {names},\n)"
+
+
+def _event_lines(event_type: str) -> list[str]:
+    """Return the lines that fetch the event, with what it brings besides the notification."""
+    event_class = sdk.get_v2_event_class(event_type)
+    data = getattr(event_class, "__annotations__", {}).get("data")
+    what = f"event.data has {', '.join(data.__annotations__)}" if data else "what happened"
+    text = f"The whole event: {what}. This is one request to Stripe's API."
+    comment = textwrap.wrap(text, LINE_LENGTH - 6)
+    return [*(f"    # {line}" for line in comment), "    event = notif.fetch_event()"]
+
+
+def _related_lines(name: str, related: type[stripe.StripeObject] | None) -> list[str]:
+    if related is None:
+        return []
+    return [
+        "    # Its state of now, not that of the event; a deleted one is gone. One request more.",
+        f"    {name}: {related.__name__} = notif.fetch_related_object()",
+    ]
+
+
+def _fields(event_type: str, name: str) -> list[str]:
+    """Return the fields of the log line."""
+    if not name:
+        return ["created=event.created,"]
+    attribute = "id" if samples.related_object_kind(event_type) == "object" else "object"
+    return ["created=event.created,", f"{name}={name}.{attribute},"]

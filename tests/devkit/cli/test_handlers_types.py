@@ -1,0 +1,60 @@
+"""``flask handlers types``: what the installed SDK knows."""
+
+from __future__ import annotations
+
+import pytest
+from flask.testing import FlaskCliRunner
+
+from devkit import samples
+
+
+def rows(runner: FlaskCliRunner, *arguments: str) -> list[list[str]]:
+    """Return the rows that are shown, as cells."""
+    result = runner.invoke(args=["handlers", "types", *arguments])
+    assert result.exit_code == 0, result.stderr
+    return [line.split() for line in result.stdout.splitlines()]
+
+
+def test_each_type_is_shown_with_its_kind(runner: FlaskCliRunner) -> None:
+    """All types in order, each with what its notifications name."""
+    shown = rows(runner)
+    assert [row[0] for row in shown] == samples.event_types()
+    kinds = [samples.related_object_kind(event_type) for event_type in samples.event_types()]
+    assert [row[1] for row in shown] == kinds
+
+
+@pytest.mark.parametrize(
+    ("event_type", "cells"),
+    [
+        ("v1.customer.created", ["object", "stripe.Customer"]),
+        ("v2.core.account.closed", ["object", "stripe.v2.core.Account"]),
+        ("v1.balance.available", ["singleton", "stripe.Balance"]),
+        ("v1.billing.meter.no_meter_found", ["none"]),
+    ],
+)
+def test_class_is_named(runner: FlaskCliRunner, event_type: str, cells: list[str]) -> None:
+    """Beside the kind stands the class that a callback gets, by the name it is imported by."""
+    assert rows(runner, event_type) == [[event_type, *cells]]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "first", "last"),
+    [
+        ("checkout", "v1.checkout.session.async_payment_failed", "v1.checkout.session.expired"),
+        ("V1.*meter.no", "v1.billing.meter.no_meter_found", "v1.billing.meter.no_meter_found"),
+        ("[requirements]", "v2.core.account[requirements].updated", None),
+    ],
+)
+def test_pattern(runner: FlaskCliRunner, pattern: str, first: str, last: str | None) -> None:
+    """A part of a name is enough; * stands for anything, and brackets for themselves."""
+    shown = rows(runner, pattern)
+    assert shown[0][0] == first
+    assert shown[-1][0] == (last or first)
+
+
+def test_no_match_has_words(runner: FlaskCliRunner) -> None:
+    """Where nothing matches it says so, with what is near, and a script notices."""
+    result = runner.invoke(args=["handlers", "types", "v1.custommer.created"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "has 'v1.custommer.created'; nearest: v1.customer.created, " in result.stderr
+    assert "nearest" not in runner.invoke(args=["handlers", "types", "zzz"]).stderr

@@ -1,0 +1,309 @@
+"""Checkpoints of SQLite: when they run, and that nobody waits for them."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+from unittest.mock import Mock
+
+import pytest
+import sqlalchemy as sa
+from structlog.testing import capture_logs
+
+from app.inbox import Inbox, NewEvent
+from app.inbox.engine import checkpoint, sqlite
+from app.inbox.engine.checkpoint import Checkpoints
+from app.inbox.engine.file_lock import FileLock
+from app.runtime import threads
+from tests.support.raw_sql import writer_of
+from tests.support.waiting import wait_for
+
+
+@pytest.fixture
+def inbox(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Inbox]:
+    """Return an inbox with a checkpoint after every five transactions."""
+    monkeypatch.setattr(checkpoint, "TRANSACTIONS", 5)
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    inbox.migrate()
+    yield inbox
+    inbox.close()
+
+
+def accept(inbox: Inbox, *numbers: int) -> None:
+    """Accept an event for each of the ``numbers``."""
+    for number in numbers:
+        name = f"evt_{number}"
+        inbox.accept(NewEvent(name, "v1.a", livemode=False, context=None, body=b"{}"))
+
+
+def moved(inbox: Inbox, folder: Path) -> int:
+    """Return how many events stand in the database's own file, without its log."""
+    file = inbox._database.file  # noqa: SLF001 - no other way
+    assert file is not None
+    copy = folder / "copy.sqlite3"
+    shutil.copyfile(file, copy)
+    with contextlib.closing(sqlite.driver.connect(copy)) as connection:
+        try:
+            return int(connection.execute("SELECT count(*) FROM events").fetchone()[0])
+        except sqlite.driver.DatabaseError:  # it was copied half written
+            return -1
+
+
+def test_log_is_moved_while_others_may_write(inbox: Inbox, tmp_path: Path) -> None:
+    """Most of a checkpoint needs nobody's turn, and what came meanwhile is moved in its own."""
+    writer = writer_of(inbox)
+    accept(inbox, 1, 2, 3, 4)
+    assert moved(inbox, tmp_path) == 0
+    with writer.turn():  # so that the checkpoint gets none
+        writer._checkpoints.count()  # noqa: SLF001 - as for the fifth transaction
+        wait_for(lambda: moved(inbox, tmp_path) == 4)
+        checkpoints = writer._checkpoints  # noqa: SLF001 - no other way
+        assert checkpoints._thread is not None  # noqa: SLF001 - no other way
+        assert checkpoints._thread.is_alive()  # noqa: SLF001 - no other way
+    checkpoints.close()
+
+    accept(inbox, 5, 6)
+    inbox.close()
+    assert moved(inbox, tmp_path) == 6
+
+
+def test_log_begins_anew(inbox: Inbox) -> None:
+    """However much is written, the log stays as long as it is between two checkpoints."""
+    file = inbox._database.file  # noqa: SLF001 - no other way
+    log = Path(f"{file}-wal")
+    sizes = []
+    for first in range(0, 150, 5):
+        accept(inbox, *range(first, first + 5))
+        writer_of(inbox)._checkpoints.close()  # noqa: SLF001 - until it is done
+        sizes.append(log.stat().st_size)
+
+    assert sizes[-1] < 2 * sizes[4]
+
+
+def test_last_part_waits_for_other_processes(inbox: Inbox, tmp_path: Path) -> None:
+    """The log begins anew while nobody writes, in whatever process."""
+    writer = writer_of(inbox)
+    accept(inbox, 1, 2, 3, 4)
+    inbox.latest(1)  # leaves a connection in the pool: a new one would wait for the lock
+    other = FileLock(Path(f"{inbox._database.file}.lock"))  # noqa: SLF001 - no other way
+    checkpoints = writer._checkpoints  # noqa: SLF001 - no other way
+    with other:
+        checkpoints.count()
+        wait_for(lambda: moved(inbox, tmp_path) == 4)
+        wait_for(lambda: len(writer._waiting) == 1)  # noqa: SLF001 - it has its turn
+        assert checkpoints._thread is not None  # noqa: SLF001 - no other way
+        checkpoints._thread.join(0.1)  # noqa: SLF001 - no other way
+        assert checkpoints._thread.is_alive()  # noqa: SLF001 - no other way
+    checkpoints.close()
+    assert not checkpoints._thread.is_alive()  # noqa: SLF001 - no other way
+
+
+def test_failure_is_said_once_until_it_succeeds(
+    inbox: Inbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writing goes on without it: what is committed stands in the log."""
+    checkpoints = writer_of(inbox)._checkpoints  # noqa: SLF001 - no other way
+
+    def fail() -> None:
+        with monkeypatch.context() as broken:
+            broken.setattr(checkpoint, "_CHECKPOINT", "PRAGMA wal_checkpoint(")
+            checkpoints._run()  # noqa: SLF001 - no other way
+
+    accept(inbox, 1)
+
+    def connection() -> object:
+        with inbox._database._get_engine().connect() as pooled:  # noqa: SLF001 - no other way
+            return pooled.connection.driver_connection
+
+    with capture_logs() as lines:
+        used = connection()
+        fail()
+        assert connection() is not used  # which may be one that cannot write
+        fail()
+        assert moved(inbox, tmp_path) == 0
+        checkpoints._run()  # noqa: SLF001 - no other way
+        assert moved(inbox, tmp_path) == 1
+        fail()
+
+    assert (
+        lines
+        == [
+            {
+                "event": "checkpoint_failed",
+                "log_level": "warning",
+                "reason": "OperationalError: incomplete input",
+            }
+        ]
+        * 2
+    )
+
+
+def test_turn_or_connection_that_does_not_come_is_said(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a checkpoint waits for in vain, its thread ends with a line, not a traceback."""
+    writer = writer_of(inbox)
+    monkeypatch.setattr(sqlite, "TURN_TIMEOUT", 0.01)
+    engine = inbox._database._get_engine()  # noqa: SLF001 - no other way
+    empty = sa.exc.TimeoutError("no connection is free")
+
+    with capture_logs() as lines, writer.turn():
+        writer._checkpoints._run()  # noqa: SLF001 - no other way
+        writer._checkpoints._failing = False  # noqa: SLF001 - to hear the next
+        monkeypatch.setattr(engine, "connect", Mock(side_effect=empty))
+        writer._checkpoints._run()  # noqa: SLF001 - no other way
+
+    assert [line["reason"] for line in lines] == [
+        "Unavailable: the inbox is busy",
+        "TimeoutError: no connection is free",
+    ]
+
+
+def test_threads_that_count_at_once_do_not_wait(inbox: Inbox) -> None:
+    """A transaction that is not counted is one less until the next checkpoint."""
+    checkpoints = writer_of(inbox)._checkpoints  # noqa: SLF001 - no other way
+    with checkpoints._counting:  # noqa: SLF001 - as another thread
+        accept(inbox, 1, 2, 3, 4, 5, 6)
+
+    assert checkpoints._thread is None  # noqa: SLF001 - no other way
+
+
+def test_thread_that_cannot_start_fails_no_delivery(
+    inbox: Inbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transaction that asks for a checkpoint was committed before it asks."""
+    with monkeypatch.context() as full:
+
+        def refuse(_thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        full.setattr(threading.Thread, "start", refuse)
+        accept(inbox, 1, 2, 3, 4, 5)
+
+    assert len(inbox.latest(10)) == 5
+    accept(inbox, 6, 7, 8, 9, 10)
+    wait_for(lambda: moved(inbox, tmp_path) >= 10)
+
+
+def test_close_waits_for_the_checkpoint_that_runs(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is none that a closed inbox has left behind."""
+    runs, go = threading.Event(), threading.Event()
+
+    def wait(_checkpoints: Checkpoints, _connection: sa.Connection) -> None:
+        runs.set()
+        go.wait(30)
+
+    monkeypatch.setattr(Checkpoints, "_checkpoint", wait)
+    accept(inbox, 1, 2, 3, 4, 5)
+    assert runs.wait(30)
+    closing = threading.Thread(target=inbox.close)
+    closing.start()
+    closing.join(0.1)
+    assert closing.is_alive()
+    go.set()
+    closing.join(30)
+    assert not closing.is_alive()
+
+
+def test_one_checkpoint_runs_at_a_time(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one waits for its turn, no other begins."""
+    started: list[object] = []
+    run = Checkpoints._run  # noqa: SLF001 - to count the calls
+
+    def counted(checkpoints: Any) -> None:
+        started.append(checkpoints)
+        run(checkpoints)
+
+    monkeypatch.setattr(Checkpoints, "_run", counted)
+    writer = writer_of(inbox)
+    with writer.turn():
+        for _ in range(20):
+            writer._checkpoints.count()  # noqa: SLF001 - as for a transaction
+        wait_for(lambda: len(started) > 0)
+        assert len(started) == 1
+    writer._checkpoints.close()  # noqa: SLF001 - until it is done
+    accept(inbox, 1)
+    wait_for(lambda: len(started) > 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("wal_autocheckpoint", checkpoint.MOST_PAGES), ("journal_size_limit", checkpoint.KEPT_BYTES)],
+)
+def test_log_is_bounded_when_nobody_comes(inbox: Inbox, name: str, value: int) -> None:
+    """A commit moves a long log where no thread can, and a file that got long is cut."""
+    connection = writer_of(inbox)._connect()  # noqa: SLF001 - no other way
+    assert connection.execute(f"PRAGMA {name}").fetchone()[0] == value
+
+
+def test_without_a_log_there_is_none(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, counted: Callable[[], int]
+) -> None:
+    """An SQLite that is used in TRUNCATE mode has nothing to move."""
+    monkeypatch.setattr(sqlite, "VERSION", (3, 40, 1))
+    monkeypatch.setattr(checkpoint, "TRANSACTIONS", 1)
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    accept(inbox, 1, 2)
+
+    assert counted() == 0
+    inbox.close()
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Return what says how many transactions were counted."""
+    counts: list[None] = []
+    monkeypatch.setattr(Checkpoints, "count", lambda _self: counts.append(None))
+    return lambda: len(counts)
+
+
+@pytest.mark.parametrize("failure", [MemoryError, SystemExit])
+def test_checkpoint_that_fails_for_any_reason_is_not_the_last(
+    inbox: Inbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: type[BaseException]
+) -> None:
+    """Neither a lack of memory nor a line that cannot be logged keeps the log from being moved."""
+    monkeypatch.setattr(threads, "PAUSE_SECONDS", 0.01)
+    failed: list[str] = []
+
+    class BrokenLog:
+        def __getattr__(self, name: str) -> Callable[..., None]:
+            def fail(*_words: object, **_fields: object) -> None:
+                failed.append(name)
+                raise failure
+
+            return fail
+
+    with monkeypatch.context() as broken:
+        broken.setattr(checkpoint, "_CHECKPOINT", "PRAGMA wal_checkpoint(")
+        broken.setattr(checkpoint, "log", BrokenLog())
+        broken.setattr(threads, "log", BrokenLog())
+        accept(inbox, 1, 2, 3, 4, 5)
+        wait_for(lambda: failed.count("warning") > 1 or failed.count("exception") > 0)
+
+    accept(inbox, 6, 7, 8, 9, 10)
+    wait_for(lambda: moved(inbox, tmp_path) >= 10)
+
+
+def test_checkpoint_without_its_folder_is_logged_once(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the system is a failure like one of SQLite's."""
+
+    def refuse(*_arguments: object) -> NoReturn:
+        raise PermissionError("no access")
+
+    accept(inbox, 1)
+    checkpoints = writer_of(inbox)._checkpoints  # noqa: SLF001 - no other way
+    # root can enter every folder.
+    monkeypatch.setattr(checkpoints._engine, "connect", refuse)  # noqa: SLF001 - as above
+    with capture_logs() as lines:
+        checkpoints._run()  # noqa: SLF001 - as above
+        checkpoints._run()  # noqa: SLF001 - as above
+
+    assert [line["event"] for line in lines] == ["checkpoint_failed"]

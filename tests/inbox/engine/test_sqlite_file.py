@@ -1,0 +1,393 @@
+"""SQLite's file: what a process knows of it, what it keeps from it, and what a child inherits."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from app.errors import Unavailable
+from app.inbox import Inbox, NewEvent
+from app.inbox.engine import file_lock, sqlite
+from app.inbox.engine import sqlite_file as inbox_file
+from app.inbox.engine.sqlite_file import SqliteFile
+from tests.support.raw_sql import writer_of
+from tests.support.waiting import wait_for
+
+HUGE = b'{"inodes": [null, null, null], "process": 1%s}' % (b"0" * 40)
+EVENT = NewEvent("evt_1", "v1.a", livemode=False, context=None, body=b"{}")
+
+
+@pytest.fixture
+def path(sqlite_url: str) -> Path:
+    """Where SQLite's file is."""
+    return Path(str(sa.make_url(sqlite_url).database))
+
+
+@pytest.fixture
+def inbox(sqlite_url: str) -> Iterator[Inbox]:
+    """An inbox that has been written to and read."""
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    inbox.accept(EVENT)
+    inbox.latest(1)
+    yield inbox
+    inbox.close()
+
+
+def replace(path: Path) -> None:
+    """Put another file in the place of SQLite's, as `mv` does."""
+    other = path.with_name("other")
+    with contextlib.closing(sqlite.driver.connect(path)) as connection:
+        connection.execute("VACUUM INTO ?", [str(other)])
+    other.replace(path)
+
+
+def test_reading_changes_over_too(inbox: Inbox, path: Path) -> None:
+    """A read says once that the file was replaced, and the next one reads the new file."""
+    replace(path)
+
+    with pytest.raises(Unavailable) as raised:
+        inbox.latest(1)
+    assert raised.value.reason == "inbox_file_replaced"
+    assert [event.id for event in inbox.latest(1)] == ["evt_1"]
+
+
+def test_idle_connection_to_an_old_file_costs_no_other_answer(inbox: Inbox, path: Path) -> None:
+    """When the writing connection has noticed the change, the reading ones are replaced quietly."""
+    replace(path)
+    with pytest.raises(Unavailable):
+        inbox.check()
+    inbox.check()
+
+    assert [event.id for event in inbox.latest(1)] == ["evt_1"]
+
+
+def test_file_that_is_removed_during_a_transaction(
+    inbox: Inbox, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was committed to a file that is gone afterwards was not written."""
+    prepare = sqlite.SqliteWriter._prepare  # noqa: SLF001 - no other way to be there in that moment
+
+    def remove(*arguments: Any) -> Any:
+        path.unlink()
+        return prepare(*arguments)
+
+    with monkeypatch.context() as moment:
+        moment.setattr(sqlite.SqliteWriter, "_prepare", remove)
+        with pytest.raises(Unavailable) as raised:
+            inbox.check()
+
+    assert raised.value.reason == "inbox_file_missing"
+
+
+def test_file_that_is_replaced_while_it_is_opened(
+    inbox: Inbox, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection of which it is not known to which file it leads is not used."""
+    connect = sqlite.driver.connect
+    inbox.close()
+
+    def late(*arguments: Any, **named: Any) -> Any:
+        monkeypatch.undo()
+        replace(path)
+        return connect(*arguments, **named)
+
+    monkeypatch.setattr(inbox_file.driver, "connect", late)
+    with pytest.raises(Unavailable) as raised:
+        inbox.check()
+
+    assert raised.value.reason == "inbox_file_replaced"
+    inbox.check()
+
+
+def test_log_that_cannot_be_saved_now_is_saved_later(inbox: Inbox, path: Path) -> None:
+    """While another connection still reads an older state, no new log is begun."""
+    connections = inbox._database._file._connections  # type: ignore[union-attr]  # noqa: SLF001 - no other way
+    reading = next(each for each in connections if each is not writer_of(inbox)._connect())  # noqa: SLF001 - no other way
+    reading.execute(f"PRAGMA busy_timeout = {sqlite.BUSY_TIMEOUT_MS}")
+    reading.execute("BEGIN")
+    assert reading.execute("SELECT count(*) FROM events").fetchone() == (1,)
+    inbox.accept(NewEvent("evt_2", "v1.a", livemode=False, context=None, body=b"{}"))
+    writer_of(inbox)._connect().execute("PRAGMA busy_timeout = 10")  # noqa: SLF001 - no other way
+
+    Path(f"{path}-wal").unlink()
+    for _ in range(3):
+        with pytest.raises(Unavailable) as raised:
+            inbox.check()
+        assert raised.value.reason == "inbox_log_missing"
+    reading.execute("COMMIT")
+    inbox.check()
+
+    assert {event.id for event in inbox.latest(10)} == {"evt_1", "evt_2"}
+
+
+def test_removed_index_is_waited_for_until_a_restart(inbox: Inbox, path: Path) -> None:
+    """Others make a new index: a process with the old one in memory neither reads nor writes."""
+    Path(f"{path}-shm").unlink()
+
+    for _ in range(3):
+        with pytest.raises(Unavailable) as raised:
+            inbox.check()
+        assert raised.value.reason == "inbox_index_missing"
+        with pytest.raises(Unavailable):
+            inbox.latest(1)
+
+
+def test_file_that_was_replaced_between_two_connections(inbox: Inbox, path: Path) -> None:
+    """A process without a connection knows its file too."""
+    inbox.close()
+    replace(path)
+
+    with pytest.raises(Unavailable) as raised:
+        inbox.check()
+    assert raised.value.reason == "inbox_file_replaced"
+    inbox.check()
+
+
+def test_file_that_was_removed_between_two_connections(inbox: Inbox, path: Path) -> None:
+    """The same, where no file is left."""
+    inbox.close()
+    path.unlink()
+
+    for _ in range(2):
+        with pytest.raises(Unavailable) as raised:
+            inbox.check()
+        assert raised.value.reason == "inbox_file_missing"
+    assert not path.exists()
+
+
+def test_folder_that_cannot_be_searched_closes_no_connection(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the folder cannot be searched, closing could remove the log of another database."""
+    connection = writer_of(inbox)._connect()  # noqa: SLF001 - no other way
+
+    def refuse(_file: SqliteFile) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as closed:  # root can search every folder
+        closed.setattr(SqliteFile, "look", refuse)
+        with pytest.raises(Unavailable) as raised:
+            inbox.check()
+    assert raised.value.reason == "PermissionError: [Errno 13] Permission denied"
+    assert connection.execute("SELECT 1").fetchone() == (1,)
+    inbox.check()
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"inodes": [1, 2, 3], "process": 1}',
+        b'{"inodes": [null]}',
+        b"\xff",
+        HUGE,
+    ],
+)
+def test_note_that_cannot_be_read_is_none(inbox: Inbox, path: Path, note: bytes) -> None:
+    """A lock file of an earlier version, or one that was not written to its end, keeps nothing."""
+    inbox.close()
+    Path(f"{path}.lock").write_bytes(note)
+
+    inbox.check()
+    found = inbox.examine()
+
+    assert found is not None
+    assert found.known
+
+
+def test_process_of_another_user_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that may not be sent a signal is there."""
+
+    def refuse(_process: int, _signal: int) -> None:
+        raise PermissionError
+
+    # The tests may run as root, which can send a signal to every process.
+    monkeypatch.setattr(os, "kill", refuse)
+    assert inbox_file._is_alive(1)  # noqa: SLF001 - no other way
+
+
+def test_path_may_be_a_link(tmp_path: Path) -> None:
+    """SQLite keeps the log beside the file that a link leads to; the link can be moved on."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    link = tmp_path / "inbox.sqlite3"
+    link.symlink_to(tmp_path / "first" / "data")
+    (tmp_path / "first" / "data").touch()
+    (tmp_path / "second" / "data").touch()
+    inbox = Inbox(f"sqlite:///{link}", lease_seconds=30)
+    inbox.accept(EVENT)
+
+    moved = tmp_path / "moved"
+    moved.symlink_to(tmp_path / "second" / "data")
+    moved.replace(link)
+    with pytest.raises(Unavailable):
+        inbox.check()
+    inbox.check()
+
+    assert inbox.latest(10) == []
+    assert list((tmp_path / "first").glob("data-wal*")) == [tmp_path / "first" / "data-wal"]
+    inbox.close()
+
+
+#: A child that goes on after its parent was killed with the lock in its hands.
+FORK = """
+import os, sys, time
+from app.inbox import Inbox
+
+inbox = Inbox(sys.argv[1], lease_seconds=30)
+inbox.check()
+inbox.latest(1)
+writer = inbox._database._get_writer()
+with writer._lock:
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
+        time.sleep(600)
+    time.sleep(600)
+"""
+
+
+def test_child_does_not_hold_its_parents_lock(sqlite_url: str) -> None:
+    """When a process is killed while it writes, no child of its keeps all others from writing."""
+    parent = subprocess.Popen([sys.executable, "-c", FORK, sqlite_url], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    try:
+        parent.kill()
+        parent.wait(30)
+        parent.stdout.close()
+        inbox = Inbox(sqlite_url, lease_seconds=30)
+        inbox.check()
+        inbox.close()
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+#: A child that ends as Python ends, when its parent has been killed.
+EXIT = """
+import os, signal, sys, time
+from app.inbox import Inbox, NewEvent
+
+inbox = Inbox(sys.argv[1], lease_seconds=30)
+inbox.accept(NewEvent("evt_1", "v1.a", livemode=False, context=None, body=b"{}"))
+inbox.latest(1)
+parent = os.getpid()
+if os.fork() == 0:
+    print(os.getpid(), flush=True)
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    sys.exit()
+time.sleep(600)
+"""
+
+
+def test_child_closes_no_connection_of_its_parents(sqlite_url: str, path: Path) -> None:
+    """The last connection that is closed removes the log: a child's memory of one is none."""
+    parent = subprocess.Popen([sys.executable, "-c", EXIT, sqlite_url], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    log = Path(f"{path}-wal").read_bytes()
+    parent.kill()
+    parent.wait(30)
+    assert parent.stdout.read() == b""  # the child has ended
+    parent.stdout.close()
+
+    wait_for(lambda: not Path(f"/proc/{child}/fd").exists() or not list_open(child))
+    assert Path(f"{path}-wal").read_bytes() == log
+
+
+def test_child_that_closes_what_it_inherited_closes_nothing(inbox: Inbox, path: Path) -> None:
+    """A connection of the parent's that is closed in a child is left as it is."""
+    connection = writer_of(inbox)._connect()  # noqa: SLF001 - no other way
+    child = os.fork()
+    if child == 0:
+        connection.close()
+        os._exit(0 if connection.execute("SELECT 1").fetchone() == (1,) else 1)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    inbox.check()
+    assert Path(f"{path}-wal").exists()
+
+
+def test_files_are_private_from_their_beginning(
+    sqlite_url: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other user can open a file in the moment in which it is made."""
+    # So that only what a file is made with counts.
+    monkeypatch.setattr(inbox_file, "make_private", lambda _file: None)
+    monkeypatch.setattr(file_lock, "make_private", lambda _file: None)
+    mask = os.umask(0)
+    try:
+        inbox = Inbox(sqlite_url, lease_seconds=30)
+        inbox.check()
+        found = {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
+    finally:
+        os.umask(mask)
+    inbox.close()
+
+    names = [f"inbox.sqlite3{suffix}" for suffix in ("", "-wal", "-shm", ".lock")]
+    assert found == dict.fromkeys(names, 0o600)
+
+
+def list_open(pid: int) -> list[str]:
+    """Return the files that a process has open: none when it is a zombie."""
+    with contextlib.suppress(OSError):
+        return os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208 - names are enough
+    return []
+
+
+#: Ends as Python ends, with connections to a file that was replaced.
+ABANDON = """
+import sys
+from pathlib import Path
+from app.errors import Unavailable
+from app.inbox import Inbox, NewEvent
+
+inbox = Inbox(sys.argv[1], lease_seconds=30)
+inbox.accept(NewEvent("evt_1", "v1.a", livemode=False, context=None, body=b"{}"))
+inbox.latest(1)
+path = inbox._database.file
+away = path.rename(path.with_name("away"))
+try:
+    inbox.check()
+except Unavailable:
+    pass
+away.rename(path)  # where SQLite itself would close, and remove the log
+Path(f"{path}-wal").rename(path.with_name("old"))
+Path(f"{path}-wal").write_bytes(b"of another")
+"""
+
+
+def test_connection_that_was_given_up_is_not_closed_at_exit(sqlite_url: str, path: Path) -> None:
+    """The log at the path may be another file's by then."""
+    subprocess.run([sys.executable, "-c", ABANDON, sqlite_url], check=True, timeout=60)
+
+    assert Path(f"{path}-wal").read_bytes() == b"of another"
+
+
+def test_lock_is_free_after_each_connection(inbox: Inbox, path: Path) -> None:
+    """Opening a connection to read leaves no descriptor of the lock behind."""
+    descriptors = [each for each in Path("/proc/self/fd").iterdir() if links_to(each, path)]
+    assert len(descriptors) == 1  # the writing thread's
+    with Path(f"{path}.lock").open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    inbox.check()
+
+
+def links_to(descriptor: Path, path: Path) -> bool:
+    """Whether the descriptor is one of the lock file's."""
+    with contextlib.suppress(OSError):
+        return str(descriptor.readlink()) == f"{path}.lock"
+    return False

@@ -1,0 +1,151 @@
+"""What a person should know of the inbox, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+
+from app.inbox import Inbox, NewEvent
+from tests.support import raw_sql
+from tests.support.services import Postgresql
+
+EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")
+HOUR = 3600
+
+
+@pytest.fixture
+def make_inbox() -> Iterator[Callable[[str], Inbox]]:
+    """A function that opens a database."""
+    opened: list[Inbox] = []
+
+    def make(url: str) -> Inbox:
+        opened.append(Inbox(url, lease_seconds=600))
+        return opened[-1]
+
+    yield make
+    for inbox in opened:
+        inbox.close()
+
+
+@pytest.fixture
+def inbox(make_inbox: Callable[[str], Inbox], database_url: str) -> Inbox:
+    """The inbox on each database in turn."""
+    return make_inbox(database_url)
+
+
+def put(inbox: Inbox, url: str, event_id: str, changes: str) -> None:
+    """Put an event in, and change its row by hand."""
+    inbox.set_aside(replace(EVENT, id=event_id), "wrong_mode")
+    raw_sql.execute(
+        url,
+        f"UPDATE events SET {changes} WHERE id = '{event_id}'",  # noqa: S608 - the tests' own words
+    )
+
+
+def test_empty_inbox(inbox: Inbox) -> None:
+    """Nothing waits, nothing is dead, nobody ran anything."""
+    report = inbox.report()
+    assert (report.waiting, report.oldest, report.overdue) == (0, 0.0, 0.0)
+    assert (report.dead, report.hosts) == (0, ())
+
+
+def test_what_waits(inbox: Inbox, database_url: str) -> None:
+    """Counted are events that are pending, and those whose runner has died; the oldest counts."""
+    wait = "state = 'pending', received_at = received_at - {}, due_at = due_at - {}"
+    put(inbox, database_url, "evt_1", wait.format(2 * HOUR, HOUR))
+    put(inbox, database_url, "evt_2", wait.format(HOUR, -HOUR))
+    dead_runner = "state = 'running', lease_until = due_at - 1, due_at = due_at - 90"
+    put(inbox, database_url, "evt_3", dead_runner)
+    put(inbox, database_url, "evt_4", "state = 'running', lease_until = due_at + 600")
+    put(inbox, database_url, "evt_5", "state = 'done'")
+
+    report = inbox.report()
+
+    assert report.waiting == 3
+    assert 2 * HOUR <= report.oldest < 3 * HOUR
+    assert HOUR <= report.overdue < 2 * HOUR
+
+
+def test_dead_are_counted(inbox: Inbox, database_url: str) -> None:
+    """Each event that was given up on counts, and no other."""
+    for event_id in ("evt_1", "evt_2"):
+        put(inbox, database_url, event_id, "state = 'dead'")
+    put(inbox, database_url, "evt_3", "state = 'done'")
+    assert inbox.report().dead == 2
+
+
+def ran(inbox: Inbox, url: str, host: str, *hours_ago: float) -> None:
+    """Have ``host`` run an event at each of these times."""
+    for hours in hours_ago:
+        changes = f"claimed_by = '{host}:1:ab', settled_at = settled_at - {hours * HOUR}"
+        put(inbox, url, f"evt_{host}_{hours}", changes)
+
+
+@pytest.mark.parametrize(
+    ("runs", "suspects"),
+    [
+        ({"a": (5, 1)}, ()),
+        ({"a": (5, 3), "b": (2, 1)}, ()),
+        ({"a": (5, 2), "b": (3, 1)}, ("a", "b")),
+        ({"a": (9, 1), "b": (3,), "c": (2,)}, ("a", "b", "c")),
+        ({"a": (9, 7), "b": (6, 2), "c": (3, 1)}, ("b", "c")),
+        ({"a": (40, 30), "b": (35, 1)}, ()),
+    ],
+    ids=["one", "replaced", "two", "long and short", "replaced, then two", "long ago"],
+)
+def test_hosts_in_turns_are_suspected(
+    runs: dict[str, tuple[float, ...]],
+    suspects: tuple[str, ...],
+    make_inbox: Callable[[str], Inbox],
+    sqlite_url: str,
+) -> None:
+    """On SQLite, hosts that ran events in the same hours of the last day are named."""
+    inbox = make_inbox(sqlite_url)
+    for host, hours in runs.items():
+        ran(inbox, sqlite_url, host, *hours)
+    assert inbox.report().hosts == suspects
+
+
+def test_many_hosts_are_right_on_postgresql(
+    make_inbox: Callable[[str], Inbox], postgresql_url: str
+) -> None:
+    """PostgreSQL is for many: nobody is suspected there."""
+    inbox = make_inbox(postgresql_url)
+    ran(inbox, postgresql_url, "a", 5, 1)
+    ran(inbox, postgresql_url, "b", 3)
+    assert inbox.report().hosts == ()
+
+
+def test_commits_that_can_be_lost(
+    make_inbox: Callable[[str], Inbox], own_postgresql: Postgresql
+) -> None:
+    """A PostgreSQL that never waits for its disk is told by the setting's name."""
+    own_postgresql.set("fsync", "on")
+    assert make_inbox(own_postgresql.url).report().not_durable == ()
+    own_postgresql.set("fsync", "off")
+    assert make_inbox(own_postgresql.url).report().not_durable == ("fsync",)
+
+
+@pytest.mark.parametrize(
+    ("default", "used"),
+    [("off", "on"), ("local", "local"), ("remote_apply", "remote_apply"), ("on", "on")],
+)
+def test_commits_are_synchronous_whatever_the_default(
+    make_inbox: Callable[[str], Inbox], postgresql_url: str, default: str, used: str
+) -> None:
+    """A default that is stronger than the disk's stays, and one that is weaker does not."""
+    database = sa.make_url(postgresql_url).database
+    raw_sql.execute(postgresql_url, f"ALTER DATABASE {database} SET synchronous_commit = {default}")
+    inbox = make_inbox(postgresql_url)
+    inbox.check()
+    base = inbox._database  # noqa: SLF001 - no other way
+    show = sa.text("SELECT current_setting('synchronous_commit')")
+
+    assert base.execute(show, {}) == (used,)
+    assert base.read(show, {})[0][0] == used
+    with base.migration() as connection:
+        assert connection.execute(show).scalar_one() == used
+    assert inbox.report().not_durable == ()

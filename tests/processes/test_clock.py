@@ -1,0 +1,192 @@
+"""A wall clock that is set while the service runs: no event runs twice, and none waits for it.
+
+Leases end by the wall clock, which may be moved at any moment. Callbacks keep a journal of their
+own, and what it says is what counts.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.clock import HAS_LIBRARY, Clock
+from tests.support.services import (
+    ACCEPTED,
+    DEADLINE,
+    DUPLICATE,
+    EVENT_TYPE,
+    HANDLED,
+    HANDLER,
+    ONCE,
+    Lab,
+    find,
+    state,
+)
+from tests.support.sites import DONE, Site, let_pass, redelivered
+from tests.support.waiting import wait_for
+
+MODES = ["inline", "queue"]
+LEASE = 3
+PAST_GRACE = LEASE + 2 + 1.5
+"""Seconds, with a margin, until the event of a killed process is rescued."""
+HOUR = 3600
+SOON = 30
+"""Seconds within which happens what does not wait for an hour."""
+
+
+@pytest.fixture
+def lab(tmp_path: Path, make_handlers: Callable[..., str]) -> Iterator[Lab]:
+    """Services with callbacks that do as they are told, ended with the test."""
+    name = make_handlers(**{EVENT_TYPE.replace(".", "_"): HANDLER})
+    lab = Lab(tmp_path / "packages" / name)
+    lab.measured = False  # there are many of them, and other tests go the same ways
+    try:
+        yield lab
+    finally:
+        lab.close()
+
+
+@pytest.fixture
+def clock(tmp_path: Path, lab: Lab) -> Clock:
+    """The clock by which all services of the lab go."""
+    clock = Clock(tmp_path)
+    clock.of_processes(lab.package)
+    return clock
+
+
+@pytest.fixture
+def start(
+    lab: Lab, clock: Clock, tmp_path: Path, make_postgresql_url: Callable[[], str]
+) -> Callable[..., Site]:
+    """A function that starts services which go by the clock, with an inbox of their own."""
+
+    def start(name: str, mode: str, database: str = "sqlite", **settings: Any) -> Site:
+        url = f"sqlite:///{tmp_path}/{name}/inbox.sqlite3"
+        if database == "postgresql":
+            url = make_postgresql_url()
+            clock.of_postgresql(url)
+        site = Site.start(
+            lab, name, mode, url, LEASE_SECONDS=LEASE, **clock.environment, **settings
+        )
+        for service in site.services:
+            clock.of_service(service)
+        return site
+
+    return start
+
+
+@pytest.mark.parametrize("library", sorted({HAS_LIBRARY, False}))
+def test_service_goes_by_the_clock_of_the_test(lab: Lab, tmp_path: Path, *, library: bool) -> None:
+    """Its signatures, its statements and its lines: or the tests here would show nothing."""
+    clock = Clock(tmp_path)
+    clock.of_processes(lab.package, library=library)
+    url = f"sqlite:///{tmp_path}/inbox.sqlite3"
+    service = lab.start(url, **clock.environment)
+    clock.of_service(service)
+    wait_for(service.is_ready, DEADLINE)
+
+    clock.step(HOUR)
+    begun = clock.now()
+    assert service.deliver("evt_1").brief == HANDLED
+
+    received_at = find(url, "evt_1").received_at
+    assert begun - 1 <= received_at <= clock.now() + 1
+    clock.step(-HOUR)
+    assert service.deliver("evt_2").brief == HANDLED
+    assert find(url, "evt_2").received_at < received_at - HOUR / 2
+
+
+STEPS = {
+    "a minute twice": [60, 60],
+    "an hour": [HOUR],
+    "an hour back": [-HOUR],
+    "an hour and back": [HOUR, -HOUR],
+}
+
+
+@pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
+def test_step_of_the_clock_runs_no_event_twice(
+    clock: Clock, start: Callable[..., Site], steps: list[int]
+) -> None:
+    """A callback that runs keeps its event, in one process and among several, in both modes.
+
+    The leases of all of them end with the step, or are an hour long, and none can be renewed
+    before the next delivery comes.
+    """
+    sites = [
+        start(f"{mode}_{services}_{processes}", mode, services=services, WEB_CONCURRENCY=processes)
+        for mode in MODES
+        for services, processes in ((1, 1), (1, 2), (2, 1))
+    ] + [start(f"{mode}_postgresql", mode, "postgresql") for mode in MODES]
+    for site in sites:
+        site.hold()
+
+    with redelivered(sites):
+        for seconds in steps:
+            clock.step(seconds)
+            let_pass(0.7)
+        let_pass(PAST_GRACE)
+        for site in sites:
+            site.release()
+        done = {site.name: site.answers[site.event()].result(DEADLINE).brief for site in sites}
+        let_pass(0.5)
+
+    expected = {"inline": HANDLED, "queue": ACCEPTED}
+    assert {site.name: site.accounts()[site.event()] for site in sites} == {
+        site.name: ONCE for site in sites
+    }
+    assert done == {site.name: expected[site.mode] for site in sites}
+    assert {site.name: state(site.url, site.event()) for site in sites} == {
+        site.name: DONE for site in sites
+    }
+    for site in sites:
+        assert {each.deliver(site.event()).brief for each in site.services} == {DUPLICATE}
+
+
+@pytest.mark.parametrize("seconds", [HOUR, -HOUR], ids=["on", "back"])
+def test_event_of_a_killed_process_is_run_again_after_a_step(
+    lab: Lab, clock: Clock, start: Callable[..., Site], seconds: int
+) -> None:
+    """Its lease may last an hour by the clock: neither the event nor its object waits for that."""
+    sites = [
+        start(f"{mode}_{database}@customer_{mode}_{database}", mode, database)
+        for mode in MODES
+        for database in ("sqlite", "postgresql")
+    ]
+    pids = [site.hold() for site in sites]
+
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    clock.step(seconds)
+    with redelivered(sites):
+        for site in sites:
+            site.comes_to(("done", "handled", 2), seconds=SOON)
+
+    for site in sites:
+        assert lab.account(site.event()) == [("start", 1), ("start", 2), ("end", 2)]
+        site.services[1].deliver(site.event(1))
+        site.comes_to(DONE, 1, SOON)
+
+
+def test_new_event_runs_at_once_after_the_clock_went_back(
+    lab: Lab, clock: Clock, start: Callable[..., Site]
+) -> None:
+    """It was recorded an hour ahead of now: it has not to wait until that hour comes."""
+    sites = [start(name, "queue", name, WORKER_THREADS=0) for name in ("sqlite", "postgresql")]
+    for site in sites:
+        assert site.services[0].deliver(site.event(1)).brief == ACCEPTED
+
+    clock.step(-HOUR)
+    for site in sites:
+        assert site.services[1].deliver(site.event(2)).brief == ACCEPTED
+        lab.start_worker(site.url, LEASE_SECONDS=LEASE, **clock.environment)
+
+    for site in sites:
+        for number in (1, 2):
+            site.comes_to(DONE, number, SOON)
+            assert lab.account(site.event(number)) == ONCE

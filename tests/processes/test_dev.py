@@ -1,0 +1,309 @@
+"""``make dev``, as its user has it: real processes, a real port, files that change."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from app.inbox import Inbox, NewEvent
+from devkit import dev, placeholders, samples
+from devkit.cli.events_send import Answer, post
+from devkit.stripe_api import StripeApi
+from tests.conftest import API_KEY, SECRET
+from tests.support.output import Output
+from tests.support.waiting import wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = "team_handlers"
+TYPE = "v1.customer.created"
+MODULE = "v1_customer_created"
+FALLBACK = "def handle(notif, client, details): pass\n"
+SAY = """
+import structlog
+
+def handle(notif, client):
+    customer = notif.fetch_related_object()
+    structlog.get_logger().info("{words}", kind=customer.object)
+"""
+
+
+class Dev:
+    """The command, run in a folder with a handler package."""
+
+    def __init__(self, folder: Path, **changes: str) -> None:
+        """Start it on a free port."""
+        self.folder = folder
+        self.port = free_port()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "devkit.dev"],
+            cwd=folder,
+            env={**environment(folder), "PORT": str(self.port), **changes},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        self._output = Output(self.process)
+
+    @property
+    def shown(self) -> str:
+        """What stands in the terminal."""
+        return self._output.text
+
+    def shows(self, words: str, times: int = 1) -> None:
+        """Wait until the words stand in the terminal."""
+        wait_for(lambda: self.shown.count(words) >= times, 60)
+
+    def write(self, source: str, name: str = MODULE) -> None:
+        """Save a handler module."""
+        (self.folder / PACKAGE / f"{name}.py").write_text(source, encoding="utf-8")
+
+    def send(self, event_type: str = TYPE) -> Answer:
+        """Deliver a sample."""
+        body = samples.encode(samples.notification(event_type))
+        url = f"http://127.0.0.1:{self.port}/webhook"
+        return post(url, body, samples.sign(body, SECRET))
+
+    def end(self, number: int = signal.SIGINT) -> int:
+        """Press Ctrl-C, and return the exit status."""
+        self.process.send_signal(number)
+        status = self.process.wait(60)
+        self._output.finish(60)
+        return status
+
+
+def free_port() -> int:
+    """Return a port that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Return complete settings."""
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "STRIPE_API_KEY": API_KEY,
+        "STRIPE_WEBHOOK_SECRET": SECRET,
+        "STRIPE_API_BASE": "",
+        "DATABASE_URL": f"sqlite:///{folder}/inbox.sqlite3",
+        "HANDLERS_PACKAGE": PACKAGE,
+        "LOG_LEVEL": "info",
+    }
+
+
+StartDev = Callable[..., Dev]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[StartDev]:
+    """A function that starts the command beside a package with modules, and a fallback."""
+    started: list[Dev] = []
+
+    def make(modules: dict[str, str] | None = None, **changes: str) -> Dev:
+        (tmp_path / PACKAGE).mkdir()
+        for name, source in {"__init__": "", "fallback": FALLBACK, **(modules or {})}.items():
+            (tmp_path / PACKAGE / f"{name}.py").write_text(source, encoding="utf-8")
+        started.append(Dev(tmp_path, **changes))
+        return started[-1]
+
+    yield make
+    for each in started:
+        with suppress(ProcessLookupError):
+            each.end()
+
+
+class TestReload:
+    """Edit a handler, send, see it."""
+
+    def test_change_is_taken_over(self, start: StartDev) -> None:
+        """What a module does after it was saved is what the next delivery gets."""
+        running = start({MODULE: SAY.format(words="first_words")})
+        running.shows("service_configured")
+        assert running.send().outcome == "handled"
+        running.write(SAY.format(words="other_words"))
+        running.shows("Taken over.")
+        assert running.send().outcome == "handled"
+        running.shows("other_words")
+        assert f"Changed: {MODULE}.py" in running.shown
+        assert running.shown.count("first_words") == 1
+
+    def test_new_module_is_plugged_in(self, start: StartDev) -> None:
+        """A module that is added handles its type from then on."""
+        running = start()
+        running.shows("service_configured")
+        running.write(SAY.format(words="new_words"))
+        running.shows("Taken over.")
+        running.send()
+        running.shows("new_words")
+
+    def test_delivery_waits_while_the_service_starts(self, start: StartDev) -> None:
+        """Nothing is refused between two services: the port is open all the time."""
+        running = start({MODULE: SAY.format(words="first_words")})
+        running.shows("service_configured")
+        for number in range(3):
+            running.write(SAY.format(words=f"words_{number}"))
+            running.shows("Taken over.", times=number + 1)
+            assert running.send().outcome == "handled"
+            running.shows(f"words_{number}")
+
+
+#: A broken module, and the words that say where and what to do.
+BROKEN = [
+    ("def handle(notif, client:\n", MODULE, "line 1: cannot be imported: SyntaxError:"),
+    ("def handle(client, notif): ...\n", MODULE, "line 1: handle has its parameters in another"),
+    ("\ndef handle(notif): ...\n", MODULE, "line 2: handle(notif) has the wrong parameters"),
+    ("async def handle(notif, client): ...\n", MODULE, "line 1: handle is async and would never"),
+    ("import strype\n", MODULE, "line 1: cannot be imported: ModuleNotFoundError: No module named"),
+    (SAY, "v1_custommer_created", "'v1.custommer.created' is no event type of stripe"),
+]
+
+
+class TestBrokenHandlers:
+    """What is wrong with a module is shown with file, line and remedy; the service goes on."""
+
+    def test_service_goes_on(self, start: StartDev) -> None:
+        """One mistake after the other is shown, and the service serves as before all the time."""
+        good = SAY.format(words="good_words")
+        running = start({MODULE: good})
+        running.shows("service_configured")
+        for number, (source, name, words) in enumerate(BROKEN, start=1):
+            running.write(source, name)
+            running.shows("The service goes on with the handlers as they were before.", number)
+            assert f"{PACKAGE}/{name}.py: {words}" in running.shown
+            assert running.send().outcome == "handled"
+        running.shows("good_words", times=len(BROKEN))
+        (running.folder / PACKAGE / "v1_custommer_created.py").unlink()
+        running.write(good.replace("good_words", "mended_words"))
+        running.shows("Taken over.")
+        running.send()
+        running.shows("mended_words")
+
+    def test_start_with_a_broken_module(self, start: StartDev) -> None:
+        """A service that could not start does so as soon as the module is mended."""
+        running = start({MODULE: "def handle(): ...\n"})
+        running.shows("The service starts as soon as this is mended.")
+        running.write(SAY.format(words="mended_words"))
+        running.shows("service_configured")
+        assert running.send().outcome == "handled"
+        running.shows("mended_words")
+
+    def test_service_that_ends_by_itself(self, start: StartDev) -> None:
+        """It is said that the service has ended, and the next change starts it."""
+        module = (
+            "import os, signal\ndef handle(notif, client): os.kill(os.getppid(), signal.SIGTERM)\n"
+        )
+        running = start({MODULE: module})
+        running.shows("service_configured")
+        running.send()
+        running.shows("The service has ended.")
+        running.write(SAY.format(words="new_words"))
+        assert running.send().outcome == "handled"
+
+
+class TestStandIn:
+    """Callbacks find what they ask for, whoever sent the event."""
+
+    def test_everything_that_was_sent_is_found(self, start: StartDev) -> None:
+        """Events and objects of what was delivered are answered, with the SDK's fields."""
+        module = (
+            "def handle(notif, client):\n"
+            "    assert notif.fetch_event().data.developer_message_summary\n"
+            "    assert notif.fetch_related_object().status\n"
+        )
+        running = start({"v1_billing_meter_error_report_triggered": module})
+        running.shows("service_configured")
+        assert running.send("v1.billing.meter.error_report_triggered").outcome == "handled"
+
+    def test_other_api_can_be_named(self, start: StartDev, stripe_api: StripeApi) -> None:
+        """With STRIPE_API_BASE callbacks ask there, for example Stripe itself."""
+        running = start({MODULE: SAY.format(words="words")}, STRIPE_API_BASE=stripe_api.url)
+        running.shows(f"{stripe_api.url}, as STRIPE_API_BASE says")
+        running.send()
+        assert [asked.path.rpartition("/")[0] for asked in stripe_api.asked] == ["/v1/customers"]
+
+    def test_source_is_the_inbox(self, tmp_path: Path) -> None:
+        """An event is found by its id, an object by its address; all else is not found."""
+        url = f"sqlite:///{tmp_path}/inbox.sqlite3"
+        with closing(Inbox(url, lease_seconds=1)) as inbox:
+            assert dev.find(inbox, "/v1/anything") is None
+            inbox.migrate()
+            plain = samples.notification("v1.billing.meter.no_meter_found")
+            sample = samples.notification(TYPE)
+            for each in (sample, plain):
+                body = samples.encode(each)
+                inbox.accept(
+                    NewEvent(each["id"], each["type"], livemode=False, context=None, body=body)
+                )
+            assert dev.find(inbox, f"/v2/core/events/{sample['id']}") == placeholders.event(sample)
+            related = placeholders.api_object(sample)
+            assert dev.find(inbox, sample["related_object"]["url"]) == related
+            assert dev.find(inbox, "/v1/anything") is None
+
+    def test_inbox_that_is_away(self, tmp_path: Path) -> None:
+        """While the inbox cannot be reached nothing is found; the service says why."""
+        (tmp_path / "file").write_text("no folder", encoding="utf-8")
+        url = f"sqlite:///{tmp_path}/file/inbox.sqlite3"
+        with closing(Inbox(url, lease_seconds=1)) as inbox:
+            assert dev.find(inbox, "/v1/anything") is None
+
+
+class TestEnd:
+    """Whoever ends it has nothing left to clean up."""
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    def test_signal_ends_everything(self, start: StartDev, number: int) -> None:
+        """It ends with status 0, without a traceback, and with all that it has started."""
+        running = start()
+        running.shows("service_configured")
+        running.send()
+        assert running.end(number) == 0
+        assert "Traceback" not in running.shown
+        with pytest.raises(ConnectionRefusedError):
+            running.send()
+
+    def test_port_that_is_taken(self, start: StartDev) -> None:
+        """Another service on the port is named as the likely reason, and what to do."""
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            number = other.getsockname()[1]
+            running = start(PORT=str(number))
+            assert running.process.wait(60) == 1
+            running.shows(f"Port {number} cannot be opened: Address already in use.")
+            assert "make dev PORT=4243" in running.shown
+
+    @pytest.mark.parametrize("name", ["no_such_package", "no.such.package"])
+    def test_package_that_is_none(self, start: StartDev, name: str) -> None:
+        """Without a package there is nothing to look after."""
+        running = start(HANDLERS_PACKAGE=name)
+        assert running.process.wait(60) == 1
+        running.shows(f"HANDLERS_PACKAGE={name} is no package that can be found from here")
+
+
+def test_service_is_easy_to_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process that runs callbacks at once and logs for people, whatever .env says."""
+    for name, value in {
+        "WEB_CONCURRENCY": "4",
+        "PROCESSING": "queue",
+        "LOG_LEVEL": "debug",
+    }.items():
+        monkeypatch.setenv(name, value)
+    found = dev.service_environment("http://127.0.0.1:1")
+    assert (found["WEB_CONCURRENCY"], found["PROCESSING"]) == ("1", "inline")
+    assert (found["LOG_FORMAT"], found["LOG_LEVEL"]) == ("console", "debug")
+    assert found["STRIPE_API_BASE"] == "http://127.0.0.1:1"
+
+
+def test_file_that_has_just_gone(tmp_path: Path) -> None:
+    """A file that is removed while the folder is looked at is a change like any other."""
+    (tmp_path / "there.py").write_text("", encoding="utf-8")
+    (tmp_path / "gone.py").symlink_to(tmp_path / "nowhere.py")
+    found = dev.snapshot(tmp_path)
+    assert found[tmp_path / "gone.py"] is None
+    assert found[tmp_path / "there.py"] is not None

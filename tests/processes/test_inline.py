@@ -1,0 +1,676 @@
+"""The promises of the service, shown with the real gunicorn: crowded, killed, stopped and cut off.
+
+Callbacks keep a journal of their own, and what they say is what counts: an inbox can claim that an
+event ran once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from app.inbox import Inbox
+from devkit import samples
+from devkit.stripe_api import StripeApi
+from tests.support.services import (
+    BODY_MARKER,
+    DEADLINE,
+    DUPLICATE,
+    EVENT_TYPE,
+    FAILED,
+    HANDLED,
+    HANDLER,
+    HOST,
+    NO_INBOX,
+    ONCE,
+    PASSWORD,
+    ROOT,
+    RUNNING,
+    SECRETS,
+    Answer,
+    Lab,
+    Postgresql,
+    Service,
+    assert_discreet,
+    children_of,
+    find,
+    is_alive,
+    notification,
+    says_why,
+    skip_without_prlimit,
+    state,
+    stop_process,
+)
+from tests.support.waiting import wait_for
+
+MODULE = EVENT_TYPE.replace(".", "_")
+EVENT = "evt_1"
+NOT_READY = (503, "unavailable")
+
+
+@pytest.fixture
+def lab(tmp_path: Path, make_handlers: Callable[..., str]) -> Iterator[Lab]:
+    """Services with callbacks that do as they are told, ended with the test."""
+    name = make_handlers(**{MODULE: HANDLER})
+    lab = Lab(tmp_path / "packages" / name)
+    try:
+        yield lab
+    finally:
+        lab.close()
+
+
+# Crowds
+
+
+CROWD = 300
+"""Deliveries at once."""
+CROWDED = [f"evt_{number}" for number in range(20)]
+
+
+def wait_until_all_listen(services: list[Service]) -> None:
+    """Return when each of the services has a port."""
+    assert len({service.port for service in services}) == len(services)
+
+
+def deliver_at_once(lab: Lab, services: list[Service]) -> list[Future[Answer]]:
+    """Deliver each event of ``CROWDED`` as often as the others, all at the same moment."""
+    for event_id in CROWDED:
+        notification(event_id)  # made beforehand, so that nothing holds a delivery up
+    wait_until_all_listen(services)
+    gate = threading.Barrier(CROWD)
+
+    def deliver(number: int) -> Answer:
+        gate.wait(DEADLINE)
+        return services[number % len(services)].deliver(CROWDED[number % len(CROWDED)])
+
+    return [lab.pool.submit(deliver, number) for number in range(CROWD)]
+
+
+def account_for_crowd(lab: Lab, database_url: str, services: list[Service]) -> None:
+    """Let a crowd in, half of its callbacks slow, and check what became of everything."""
+    slow, quick = CROWDED[:10], CROWDED[10:]
+    gates = [lab.tell("hold", event_id) for event_id in slow]
+    answers = deliver_at_once(lab, services)
+    wait_for(lambda: len(lab.journal()) == len(slow) + 2 * len(quick), DEADLINE)
+    for gate in gates:
+        gate.unlink()
+
+    counted = Counter(answer.result(DEADLINE).brief for answer in answers)
+
+    assert counted[HANDLED] == len(CROWDED)
+    assert set(counted) <= {HANDLED, DUPLICATE, RUNNING}
+    assert {event_id: lab.account(event_id) for event_id in CROWDED} == dict.fromkeys(CROWDED, ONCE)
+    events = [find(database_url, event_id) for event_id in CROWDED]
+    assert {(event.state, event.outcome, event.attempt) for event in events} == {
+        ("done", "handled", 1)
+    }
+    assert sum(event.deliveries for event in events) == CROWD
+
+
+def test_crowd_of_deliveries_runs_each_event_once(lab: Lab, database_url: str) -> None:
+    """Of 300 deliveries of 20 events at once, to 2 processes of 12 threads, 20 run a callback.
+
+    A process that is given nearly all of them has threads left beside those for slow callbacks.
+    """
+    account_for_crowd(lab, database_url, [lab.start(database_url, WEB_THREADS=12)])
+
+
+def test_three_replicas_run_each_event_once(lab: Lab, postgresql_url: str) -> None:
+    """The same deliveries spread over three replicas with one PostgreSQL run 20 callbacks too."""
+    services = [lab.start(postgresql_url, WEB_THREADS=12) for _ in range(3)]
+    account_for_crowd(lab, postgresql_url, services)
+    # They competed: each of them answered some of the deliveries.
+    assert all('"event": "delivery"' in service.log for service in services)
+
+
+#: The handler package is imported right before the inbox is opened.
+START_TOGETHER = """
+    import os, time
+    from pathlib import Path
+
+    FOLDER = Path(__file__).parent
+    (FOLDER / f"{os.getpid()}.here").touch()
+    while not (FOLDER / "go").exists():
+        time.sleep(0.001)
+"""
+
+
+def test_ten_replicas_start_at_once(lab: Lab, database_url: str) -> None:
+    """Ten that meet an empty database at the same moment are all ready; one made the tables."""
+    (lab.package / "__init__.py").write_text(textwrap.dedent(START_TOGETHER))
+    services = [lab.start(database_url, WEB_CONCURRENCY=1) for _ in range(10)]
+    wait_for(lambda: len(list(lab.package.glob("*.here"))) == 10, DEADLINE)
+
+    (lab.package / "go").touch()
+    answers = [service.readiness() for service in services]
+
+    assert [answer.brief for answer in answers] == [(200, "ready")] * 10
+    assert not any("inbox_unavailable_at_start" in service.log for service in services)
+    tables, marks = made_tables(database_url)
+    assert {"alembic_version", "attempts", "events", "readiness"} <= set(tables)
+    assert marks == 1
+    delivered = [service.deliver(EVENT).brief for service in services]
+    assert delivered == [HANDLED, *[DUPLICATE] * 9]
+
+
+def made_tables(database_url: str) -> tuple[list[str], int]:
+    """Return the names of all tables, and how often they were marked as made."""
+    engine = sa.create_engine(database_url)
+    try:
+        with engine.connect() as connection:
+            marks = connection.execute(sa.text("SELECT count(*) FROM alembic_version")).scalar_one()
+        return sorted(sa.inspect(engine).get_table_names()), marks
+    finally:
+        engine.dispose()
+
+
+# Crashes and leases
+
+
+def test_killed_process_gives_its_event_back(lab: Lab, database_url: str) -> None:
+    """After SIGKILL in a callback: 409 until the lease ends, then the event is run again, once."""
+    lease = 3
+    service = lab.start(database_url, LEASE_SECONDS=lease)
+    killed, _, pid = lab.hold(service.deliver, EVENT)
+
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(ConnectionError):
+        killed.result(DEADLINE)
+    lease_end = find(database_url, EVENT).lease_until
+    too_early = service.deliver(EVENT)
+    again, release, _ = lab.hold(service.deliver_until_taken, EVENT, attempt=2)
+    second_lease_end = find(database_url, EVENT).lease_until
+    release()
+
+    assert (too_early.brief, too_early.retry_after) == (RUNNING, lease)
+    assert again.result(DEADLINE).brief == HANDLED
+    assert lease_end is not None
+    assert second_lease_end is not None
+    assert second_lease_end - lease >= lease_end  # the second claim was not made before
+    assert [service.deliver(EVENT).brief for _ in range(3)] == [DUPLICATE] * 3
+    assert lab.account(EVENT) == [("start", 1), ("start", 2), ("end", 2)]
+    assert state(database_url, EVENT) == ("done", "handled", 2)
+
+
+def test_callback_of_three_leases_runs_once(lab: Lab, database_url: str) -> None:
+    """As long as a callback runs, its lease does not end, however often the event is delivered."""
+    lease = 2
+    service = lab.start(database_url, LEASE_SECONDS=lease)
+    long, release, _ = lab.hold(service.deliver, EVENT)
+    (start,) = lab.journal(EVENT)
+
+    while time.monotonic() < start.at + 3.5 * lease:
+        answer = service.deliver(EVENT)
+        assert (answer.brief, answer.retry_after) == (RUNNING, lease)
+        time.sleep(0.05)
+    release()
+
+    assert long.result(DEADLINE).brief == HANDLED
+    assert service.deliver(EVENT).brief == DUPLICATE
+    assert lab.account(EVENT) == ONCE
+
+
+@pytest.mark.parametrize("second_ends", ["succeeds", "fails", "goes on"])
+def test_stopped_process_cannot_settle_another_attempt(
+    lab: Lab, database_url: str, second_ends: str
+) -> None:
+    """A process that wakes up after its lease ends itself, and has no say in its event."""
+    lease = 1
+    first_service, second_service = (
+        lab.start(database_url, WEB_CONCURRENCY=1, LEASE_SECONDS=lease) for _ in range(2)
+    )
+    first, wake_first, pid = lab.hold(first_service.deliver, EVENT)
+    stop_process(pid, database_url)
+    second, release_second, _ = lab.hold(second_service.deliver_until_taken, EVENT, attempt=2)
+    if second_ends == "fails":
+        lab.tell("fail", EVENT, attempt=2)
+    if second_ends == "succeeds":
+        lab.tell("fail", EVENT, attempt=1)
+    if second_ends != "goes on":
+        release_second()
+        second.result(DEADLINE)
+
+    before = state(database_url, EVENT)
+    wake_first()
+    os.kill(pid, signal.SIGCONT)
+    with pytest.raises(ConnectionError):
+        first.result(DEADLINE)
+    wait_for(lambda: not is_alive(pid), DEADLINE)
+    after = state(database_url, EVENT)
+    if second_ends == "goes on":
+        release_second()
+
+    expected = {
+        "succeeds": (("done", "handled", 2), HANDLED, DUPLICATE),
+        "fails": (("pending", "failed", 2), FAILED, HANDLED),
+        "goes on": (("running", None, 2), HANDLED, DUPLICATE),
+    }[second_ends]
+    assert says_why(first_service.log)
+    assert "claim_lost" not in first_service.log  # it did not even try
+    assert before == after == expected[0]
+    assert second.result(DEADLINE).brief == expected[1]
+    assert first_service.deliver(EVENT).brief == expected[2]
+    with contextlib.closing(Inbox(database_url, lease_seconds=1)) as inbox:
+        assert inbox.attempts(EVENT)[0].outcome == "crashed"
+
+
+def test_callback_that_raises_is_run_again(lab: Lab, database_url: str) -> None:
+    """500 as often as the callback raises, each time a new attempt; after success a duplicate."""
+    service = lab.start(database_url)
+    lab.tell("fail", EVENT, attempt=1)
+    lab.tell("fail", EVENT, attempt=2)
+
+    delivered = []
+    for _ in range(5):
+        brief = service.deliver(EVENT).brief
+        delivered.append((brief, state(database_url, EVENT)))
+
+    assert delivered == [
+        (FAILED, ("pending", "failed", 1)),
+        (FAILED, ("pending", "failed", 2)),
+        (HANDLED, ("done", "handled", 3)),
+        (DUPLICATE, ("done", "handled", 3)),
+        (DUPLICATE, ("done", "handled", 3)),
+    ]
+    assert lab.account(EVENT) == [
+        *[("start", 1), ("raise", 1)],
+        *[("start", 2), ("raise", 2)],
+        *[("start", 3), ("end", 3)],
+    ]
+
+
+# An inbox that is not there
+
+
+def assert_unavailable(answer: Answer) -> None:
+    """Fail unless the answer asks to come back later."""
+    assert (answer.brief, answer.retry_after) == (NO_INBOX, 5)
+
+
+def test_outage_of_postgresql_loses_and_repeats_nothing(
+    lab: Lab, own_postgresql: Postgresql
+) -> None:
+    """Without its server: 503. With it again all is well, and what succeeded meanwhile is kept."""
+    service = lab.start(own_postgresql.url)
+    assert service.deliver("evt_before").brief == HANDLED
+    running, release, _ = lab.hold(service.deliver, "evt_running")
+
+    own_postgresql.stop()
+    assert_unavailable(service.deliver("evt_during"))
+    assert service.readiness().brief == NOT_READY
+    release()
+    assert_unavailable(running.result(DEADLINE))
+    own_postgresql.start()
+    wait_for(service.is_ready, DEADLINE)
+
+    assert service.deliver_until_taken("evt_running").brief == DUPLICATE
+    assert service.deliver("evt_during").brief == HANDLED
+    assert service.deliver("evt_before").brief == DUPLICATE
+    for event_id in ("evt_before", "evt_running", "evt_during"):
+        assert lab.account(event_id) == ONCE
+        assert state(own_postgresql.url, event_id) == ("done", "handled", 1)
+
+
+@pytest.mark.parametrize("delivered", ["later", "at once"])
+def test_success_is_kept_through_an_outage_longer_than_the_lease(
+    lab: Lab, own_postgresql: Postgresql, delivered: str
+) -> None:
+    """A callback that succeeded is not run again by its process, though its lease has ended.
+
+    Another process could not know: it takes the event unless the result is recorded before.
+    """
+    lease = 1
+    service = lab.start(own_postgresql.url, WEB_CONCURRENCY=1, LEASE_SECONDS=lease)
+    running, release, _ = lab.hold(service.deliver, EVENT)
+    lease_end = find(own_postgresql.url, EVENT).lease_until
+    assert lease_end is not None
+
+    own_postgresql.stop()
+    release()
+    assert_unavailable(running.result(DEADLINE))
+    wait_for(lambda: time.time() > lease_end + lease, DEADLINE)
+    if delivered == "later":
+        own_postgresql.start()
+        wait_for(lambda: state(own_postgresql.url, EVENT) == ("done", "handled", 1), DEADLINE)
+    else:
+        goes_on = lab.pool.submit(wait_for, lambda: service.deliver(EVENT).status == 200, DEADLINE)
+        own_postgresql.start()
+        goes_on.result(DEADLINE)
+
+    assert service.deliver(EVENT).brief == DUPLICATE
+    assert lab.account(EVENT) == ONCE
+
+
+def test_command_ends_only_when_its_results_are_recorded(
+    lab: Lab, own_postgresql: Postgresql
+) -> None:
+    """A callback that a command ran with success is not run again because the inbox was away."""
+    url = own_postgresql.url
+    service = lab.start(url, LEASE_SECONDS=1)
+    lab.tell("fail", EVENT)
+    assert service.deliver(EVENT).brief == FAILED
+    release = lab.tell("hold", EVENT, 2)
+    command = Service(
+        lab.environment(DATABASE_URL=url, LEASE_SECONDS=1),
+        ("-m", "flask", "events", "retry", EVENT, "--yes"),
+    )
+    lab.services.append(command)
+    wait_for(lambda: bool(lab.started(EVENT, 2)), DEADLINE)
+
+    own_postgresql.stop()
+    release.unlink()
+    wait_for(lambda: "Waiting until it can record" in command.log, DEADLINE)
+    own_postgresql.start()
+    command.wait()
+
+    assert state(url, EVENT) == ("done", "handled", 2)
+    assert service.deliver(EVENT).brief == DUPLICATE
+
+
+def test_callback_that_outlasts_an_outage_is_not_run_beside_itself(
+    lab: Lab, own_postgresql: Postgresql
+) -> None:
+    """A callback that still runs when the inbox is back keeps its event, though its lease ended.
+
+    Another process could not know: it takes the event unless the lease is renewed before.
+    """
+    lease = 1
+    service = lab.start(own_postgresql.url, WEB_CONCURRENCY=1, LEASE_SECONDS=lease)
+    running, release, _ = lab.hold(service.deliver, EVENT)
+
+    own_postgresql.stop()
+    stopped = time.time()
+    wait_for(lambda: time.time() > stopped + 2 * lease, DEADLINE)
+    start = lab.pool.submit(own_postgresql.start)
+    answers = set()
+
+    def is_renewed() -> bool:
+        answers.add(service.deliver(EVENT).brief)
+        return start.done() and (find(own_postgresql.url, EVENT).lease_until or 0) > time.time()
+
+    wait_for(is_renewed, DEADLINE)
+    answers.add(service.deliver(EVENT).brief)
+    release()
+
+    assert RUNNING in answers
+    assert answers <= {RUNNING, NO_INBOX}
+    assert running.result(DEADLINE).brief == HANDLED
+    assert service.deliver(EVENT).brief == DUPLICATE
+    assert lab.account(EVENT) == ONCE
+
+
+def test_service_starts_before_its_postgresql(lab: Lab, own_postgresql: Postgresql) -> None:
+    """Started without its server it says 503, and is ready by itself when the server is there."""
+    own_postgresql.stop()
+    service = lab.start(own_postgresql.url)
+
+    assert service.ask("GET", "/healthz").brief == (200, "ok")
+    assert service.readiness().brief == NOT_READY
+    assert_unavailable(service.deliver(EVENT))
+    own_postgresql.start()
+
+    wait_for(service.is_ready, DEADLINE)
+    assert service.deliver(EVENT).brief == HANDLED
+    assert lab.account(EVENT) == ONCE
+
+
+def test_full_disk_loses_and_repeats_nothing(lab: Lab, sqlite_url: str) -> None:
+    """While SQLite cannot grow: 503. When it can all is well, and what succeeded is kept."""
+    skip_without_prlimit()
+    service = lab.start(sqlite_url, WEB_CONCURRENCY=1)
+    running, release, pid = lab.hold(service.deliver, "evt_running")
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    # Room for the journal, and for no page of a database.
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (2048, most))
+    assert_unavailable(service.deliver("evt_during"))
+    assert service.readiness().brief == NOT_READY
+    release()
+    assert_unavailable(running.result(DEADLINE))
+    assert lab.journal("evt_during") == []
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, most))
+    wait_for(service.is_ready, DEADLINE)
+
+    assert service.deliver_until_taken("evt_running").brief == DUPLICATE
+    assert service.deliver("evt_during").brief == HANDLED
+    for event_id in ("evt_running", "evt_during"):
+        assert lab.account(event_id) == ONCE
+        assert state(sqlite_url, event_id) == ("done", "handled", 1)
+
+
+#: Runs gunicorn without root's right to write where nobody may. Whoever is not root has no such
+#: right and loses nothing.
+WITHOUT_PRIVILEGE = """
+import ctypes, os, sys
+for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP: counts from exec on
+os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *sys.argv[1:]])
+"""
+
+
+def replace_processes(service: Service) -> None:
+    """Kill the processes that serve, and wait until gunicorn has started others."""
+    before = set(children_of(service.process.pid))
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not before & set(children_of(service.process.pid)), DEADLINE)
+    assert service.ask("GET", "/healthz").brief == (200, "ok")
+
+
+@pytest.mark.parametrize("when", ["before the start", "after the start"])
+@pytest.mark.parametrize("which", ["folder", "file", "lock file"])
+def test_sqlite_without_permission_is_waited_for(
+    lab: Lab, sqlite_url: str, which: str, when: str
+) -> None:
+    """As long as a file of SQLite's cannot be written: 503. No restart is needed afterwards."""
+    file = Path(str(sa.make_url(sqlite_url).database))
+    file.parent.mkdir()
+    with contextlib.closing(Inbox(sqlite_url, lease_seconds=1)) as inbox:
+        inbox.migrate()
+    protected = {"folder": file.parent, "file": file, "lock file": Path(f"{file}.lock")}[which]
+
+    if when == "before the start":
+        protected.chmod(0o500)
+    service = lab.start(sqlite_url, launcher=("-c", WITHOUT_PRIVILEGE))
+    assert service.ask("GET", "/healthz").brief == (200, "ok")
+    protected.chmod(0o500)
+    if when == "after the start":
+        replace_processes(service)  # those before may have the file open, and can write it
+    if (which, when) != ("folder", "after the start"):  # the files are there by then
+        assert service.readiness().brief == NOT_READY
+        assert_unavailable(service.deliver(EVENT))
+    # All of them: SQLite makes other files beside its first, with the same mode.
+    for path in (file.parent, *file.parent.iterdir()):
+        path.chmod(0o700)
+
+    wait_for(service.is_ready, DEADLINE)
+    # A process may have opened one of the files in between, and then refuses one delivery more.
+    wait_for(lambda: service.deliver(EVENT).brief == HANDLED, DEADLINE)
+    assert lab.account(EVENT) == ONCE
+
+
+def test_sqlite_without_its_folder_is_waited_for(lab: Lab, sqlite_url: str) -> None:
+    """As long as SQLite's folder cannot be made: 503. No restart is needed afterwards."""
+    folder = Path(str(sa.make_url(sqlite_url).database)).parent
+    folder.write_text("a file of this name is in the way")
+    service = lab.start(sqlite_url)
+
+    assert service.readiness().brief == NOT_READY
+    assert_unavailable(service.deliver(EVENT))
+    folder.unlink()
+
+    wait_for(service.is_ready, DEADLINE)
+    assert service.deliver(EVENT).brief == HANDLED
+
+
+# Start and stop
+
+
+def test_stop_lets_a_callback_end(lab: Lab, database_url: str) -> None:
+    """After SIGTERM nobody new is accepted, what runs is answered, and the exit status is 0."""
+    service = lab.start(database_url)
+    running, release, _ = lab.hold(service.deliver, EVENT)
+
+    service.terminate()
+    wait_for(service.refuses, DEADLINE)
+    release()
+
+    assert running.result(DEADLINE).brief == HANDLED
+    assert service.wait() == 0
+    assert lab.account(EVENT) == ONCE
+    assert state(database_url, EVENT) == ("done", "handled", 1)
+
+
+def test_stop_leaves_a_long_callback_to_the_next(lab: Lab, database_url: str) -> None:
+    """What outlasts the grace period ends with its process, and is run again after its lease."""
+    service = lab.start(database_url, "--graceful-timeout", "2", LEASE_SECONDS=2)
+    running, _, _ = lab.hold(service.deliver, EVENT)
+
+    service.terminate()
+    assert service.wait() == 0
+    with pytest.raises(ConnectionError):
+        running.result(DEADLINE)
+    assert state(database_url, EVENT) == ("running", None, 1)
+    successor = lab.start(database_url, LEASE_SECONDS=2)
+
+    assert successor.deliver_until_taken(EVENT).brief == HANDLED
+    assert lab.account(EVENT) == [("start", 1), ("start", 2), ("end", 2)]
+    assert state(database_url, EVENT) == ("done", "handled", 2)
+
+
+def start_in_vain(lab: Lab, **settings: str) -> list[str]:
+    """Start gunicorn, which has to end with 1 without a traceback. Returns what it said."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "gunicorn", "--bind", f"{HOST}:0"],
+        cwd=ROOT,
+        env=lab.environment(**settings),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert_discreet(ended.stderr)
+    return ended.stderr.splitlines()
+
+
+def test_wrong_settings_are_all_that_is_said(lab: Lab) -> None:
+    """A start with wrong settings ends with one line for each of them, and nothing else."""
+    said = start_in_vain(
+        lab,
+        STRIPE_API_KEY="",
+        STRIPE_WEBHOOK_SECRET=f"{SECRETS[0]},{SECRETS[0]}",
+        DATABASE_URL="mysql://root:MarkerOfPassword@db/x",
+        LEASE_SECONDS="soon",
+    )
+
+    assert said[0] == "The settings cannot be used:"
+    names = [line.removeprefix("  - ").split()[0] for line in said[1:]]
+    assert names == ["STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET", "DATABASE_URL", "LEASE_SECONDS"]
+
+
+def test_broken_handlers_are_all_that_is_said(lab: Lab) -> None:
+    """A start with broken handlers ends with one line for each of them, and nothing else."""
+    broken = {
+        "v1_custommer_created": "def handle(notif, client): ...",
+        "v1_invoice_paid": "import no_such_module",
+        "v1_charge_failed": "def handle(notif): ...",
+    }
+    for name, source in broken.items():
+        (lab.package / f"{name}.py").write_text(source)
+
+    said = start_in_vain(lab, DATABASE_URL="sqlite:////nowhere/inbox.sqlite3")
+
+    assert said[0] == "The handler modules cannot be used:"
+    files = [line.removeprefix("  - ").split(":")[0] for line in said[1:]]
+    assert files == [f"{lab.package.name}/{name}.py" for name in sorted(broken)]
+
+
+# Discretion
+
+TELLTALE = """
+    import logging, os
+
+    from app import GiveUp
+
+    def handle(notif, client):
+        local = "".join(["Marker", "Of", "Local"])
+        secret = os.environ["STRIPE_WEBHOOK_SECRET"]
+        body = notif.fetch_event()
+        logging.getLogger("team").warning("the key is %s", client._requestor.api_key)
+        if notif.id == "evt_give_up":
+            raise GiveUp(f"nobody can book {secret}")
+        if notif.id == "evt_exit":
+            raise SystemExit(f"{secret}")
+        fail(local, secret, body, notif)
+
+    def fail(local, secret, body, notif):
+        try:
+            {}[local]
+        except KeyError:
+            raise ValueError(f"no account for {secret}") from None
+"""
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_nothing_confidential_is_logged(
+    lab: Lab, stripe_api: StripeApi, sqlite_url: str, log_format: str
+) -> None:
+    """At LOG_LEVEL=debug neither secrets nor bodies nor local variables are in any line."""
+    (lab.package / f"{MODULE}.py").write_text(textwrap.dedent(TELLTALE))
+    service = lab.start(
+        sqlite_url, STRIPE_API_BASE=stripe_api.url, LOG_LEVEL="debug", LOG_FORMAT=log_format
+    )
+    events = ["evt_raise", "evt_give_up", "evt_exit"]
+    for event_id in events:
+        sample = samples.notification(EVENT_TYPE, event_id=event_id)
+        stripe_api.put_event(samples.event(sample, {"marker": BODY_MARKER}))
+
+    delivered = [service.deliver(event_id, SECRETS[1]).status for event_id in events]
+    forged = service.deliver("evt_forged", "whsec_of_somebody_else").status
+    broken = service.ask("POST", "/webhook", BODY_MARKER.encode(), {"Stripe-Signature": "t=1"})
+    service.terminate()
+
+    assert (delivered, forged, broken.status) == ([500, 200, 500], 400, 400)
+    assert service.wait() == 0
+    service.end()
+    assert_discreet(service.log)
+    assert service.log.count("[redacted]") >= 2 * len(events)
+    assert "Traceback" in service.log
+    assert "evt_raise" in service.log
+    if log_format == "json":
+        assert {type(json.loads(line)) for line in service.log.splitlines()} == {dict}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://someone:{PASSWORD}@{HOST}:9/inbox",
+        f"postgresql://{HOST}:9/inbox?user=someone&password={PASSWORD}",
+    ],
+    ids=["before the host", "in the query"],
+)
+def test_password_of_the_database_is_not_logged(lab: Lab, url: str) -> None:
+    """Neither the start nor a database that cannot be reached shows the password, however given."""
+    service = lab.start(url, LOG_LEVEL="debug")
+
+    assert service.readiness().brief == NOT_READY
+    assert_unavailable(service.deliver(EVENT))
+    service.end()
+    assert "not_ready" in service.log
+    assert_discreet(service.log)

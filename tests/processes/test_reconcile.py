@@ -1,0 +1,211 @@
+"""Reconciliation with real processes that are killed: what was dropped comes back, and once.
+
+Callbacks keep a journal of their own, and what it says is what counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import random
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.inbox import Event, Inbox
+from app.inbox.sql.filters import Wanted
+from app.reconcile.reconciler import LAG, OVERLAP
+from devkit import samples
+from devkit.stripe_api import StripeApi
+from tests.conftest import Receiver
+from tests.support import raw_sql
+from tests.support.services import DEADLINE, HANDLER, Entry, Lab, Service, find
+from tests.support.waiting import wait_for
+
+TYPES = ("v1.customer.created", "v1.invoice.paid")
+ACCOUNTS = ("acct_1", "acct_2", "acct_3", "acct_4")
+EVENTS = 3000
+LATE = 40
+"""Deliveries that come while it is reconciled, and so are dropped only at first."""
+
+
+@pytest.fixture
+def lab(tmp_path: Path, make_handlers: Callable[..., str]) -> Iterator[Lab]:
+    """Processes with callbacks that keep a journal, ended with the test."""
+    name = make_handlers(**{type_.replace(".", "_"): HANDLER for type_ in TYPES})
+    lab = Lab(tmp_path / "packages" / name)
+    try:
+        yield lab
+    finally:
+        lab.close()
+
+
+@functools.cache
+def sample(event_type: str) -> dict[str, Any]:
+    """Return a notification of the type: making one for each event would take a while."""
+    return samples.notification(event_type)
+
+
+class World:
+    """What Stripe has, what it delivered, and what reconciles the rest."""
+
+    def __init__(self, lab: Lab, api: StripeApi, url: str, seed: int) -> None:
+        """Take the parts, and what chance begins with."""
+        self.lab = lab
+        self.api = api
+        self.url = url
+        self.chance = random.Random(seed)  # noqa: S311 - a test's own
+        self.inbox = Inbox(url, lease_seconds=1)
+        self.bodies: dict[str, dict[str, Any]] = {}
+
+    def happen(self, count: int, begin: int = 0, oldest: float = 80_000) -> None:
+        """Let so many events happen, of all accounts and in the last hours or seconds."""
+        now = datetime.now(UTC)
+        for number in range(begin, begin + count):
+            age = self.chance.uniform(LAG + 60, oldest)
+            notification = {
+                **sample(self.chance.choice(TYPES)),
+                "id": f"evt_{number}",
+                "created": (now - timedelta(seconds=age)).isoformat(timespec="milliseconds"),
+            }
+            if context := self.chance.choice([None, *ACCOUNTS]):
+                notification["context"] = context
+            self.bodies[notification["id"]] = notification
+            self.api.put_event(samples.event(notification, {}))
+
+    def reconcile(self) -> Service:
+        """Start the command."""
+        accounts = [word for account in ACCOUNTS for word in ("--account", account)]
+        arguments = ("-m", "flask", "events", "reconcile", "--yes", *accounts)
+        self.lab.services.append(Service(self.environment(), arguments))
+        return self.lab.services[-1]
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        """Return the settings, with leases that end soon."""
+        settings = {"LEASE_SECONDS": "1", "MAX_CRASHES": "1000", **changes}
+        return self.lab.environment(DATABASE_URL=self.url, STRIPE_API_BASE=self.api.url, **settings)
+
+    def kill_when(self, condition: Callable[[], bool]) -> None:
+        """Start the command, and kill it at a moment."""
+        process = self.reconcile()
+        wait_for(lambda: condition() or process.process.poll() is not None, DEADLINE)
+        process.process.kill()
+        process.wait()
+
+    def kill_while_it_reads(self) -> None:
+        """Start the command, and kill it while it waits for one of the pages."""
+        held: list[threading.Event] = []
+        pages = self.chance.randint(1, 20)
+        self.api.events.after_page(pages, lambda: held.append(self.api.hold("/v2/core/events")))
+        self.kill_when(lambda: bool(held))
+        held[0].set()
+
+    def brought_back(self) -> set[str]:
+        """Return the ids of all that was brought back."""
+        rows = raw_sql.select(self.url, "events WHERE source = 'reconcile'")
+        return {row[0] for row in rows}
+
+    def open_events(self) -> list[Event]:
+        """Return what is not settled."""
+        states = ("pending", "running")
+        return [each for state in states for each in self.inbox.select(Wanted(state), EVENTS)]
+
+
+def test_exactly_what_was_dropped_is_brought_back_once(
+    lab: Lab, make_receiver: Callable[..., Receiver], stripe_api: StripeApi, database_url: str
+) -> None:
+    """3,000 events of five accounts, a tenth dropped at random, and the command killed four times.
+
+    It is killed while it reads, while it records and while it runs, and deliveries go on meanwhile.
+    """
+    seed = secrets.randbits(32)
+    world = World(lab, stripe_api, database_url, seed)
+    receiver = make_receiver(handlers_package=lab.package.name, database_url=database_url)
+    world.happen(EVENTS)
+    dropped = {id_ for id_ in world.bodies if world.chance.random() < 0.1}
+    delivered = [body for id_, body in world.bodies.items() if id_ not in dropped]
+    with ThreadPoolExecutor(8) as pool:
+        answers = pool.map(lambda body: receiver.deliver(body).status_code, delivered)
+        assert set(answers) == {200}
+    late = world.chance.sample(sorted(dropped), LATE)
+
+    with contextlib.closing(world.inbox), ThreadPoolExecutor(1) as pool:
+        world.kill_while_it_reads()
+        assert world.brought_back() == set()
+        delivering = pool.submit(_deliver_late, receiver, [world.bodies[id_] for id_ in late])
+        limit = world.chance.randint(5, 60)
+        world.kill_when(lambda: len(world.brought_back()) >= limit)
+        for _ in range(2):
+            limit = len(lab.journal()) + world.chance.randint(5, 100)
+            world.kill_when(lambda: len(lab.journal()) >= limit)  # noqa: B023 - it is called at once
+        delivering.result()
+        # What ran when it was killed can be run when its lease has ended.
+        wait_for(lambda: all((each.lease_until or 0) < time.time() for each in world.open_events()))
+        last = world.reconcile()
+        assert last.wait() == 0, last.log
+        assert_complete(world, lab.journal(), dropped, set(late), kills=4)
+
+        before = len(lab.journal())
+        again = world.reconcile()
+        assert again.wait() == 0, again.log
+        assert "None is missing." in again.log
+        assert len(lab.journal()) == before, seed
+
+
+def _deliver_late(receiver: Receiver, bodies: list[dict[str, Any]]) -> None:
+    """Deliver until each is taken: one that runs elsewhere is refused for the moment."""
+    for body in bodies:
+        wait_for(lambda: receiver.deliver(body).status_code == 200, DEADLINE)  # noqa: B023 - called at once
+
+
+def assert_complete(
+    world: World, journal: list[Entry], dropped: set[str], late: set[str], kills: int
+) -> None:
+    """Fail unless all events were run to their end, and none after its success was recorded."""
+    events = {each.id: each for each in world.inbox.latest(EVENTS + 1)}
+    assert events.keys() == world.bodies.keys()
+    assert {each.state for each in events.values()} == {"done"}
+    assert dropped - late <= world.brought_back() <= dropped
+    last = {entry.event_id: entry for entry in journal}
+    assert {id_: (each.what, each.attempt) for id_, each in last.items()} == {
+        id_: ("end", each.attempt) for id_, each in events.items()
+    }
+    runs = Counter(entry.event_id for entry in journal if entry.what == "start")
+    again = {id_ for id_, count in runs.items() if count > 1}
+    assert again <= dropped
+    # One event at a time runs, so a kill can make one run again.
+    assert sum(runs.values()) - EVENTS <= kills
+    assert {each.context for each in events.values()} == {None, *ACCOUNTS}
+
+
+def test_worker_takes_over_when_the_one_that_reconciles_is_killed(
+    lab: Lab, stripe_api: StripeApi, database_url: str
+) -> None:
+    """Of two workers one reconciles; when it is killed the other one does, after its term."""
+    world = World(lab, stripe_api, database_url, 1)
+    world.happen(5)
+    accounts = [word for account in ACCOUNTS for word in ("--account", account)]
+    options = ("-m", "flask", "worker", "--threads", "1", "--reconcile-every", "1s", *accounts)
+    environment = world.environment(PROCESSING="queue")
+    first = Service(environment, options)
+    lab.services.append(first)
+    with contextlib.closing(world.inbox):
+        wait_for(lambda: len(world.inbox.select(Wanted("done"), 10)) == 5, DEADLINE)
+        lab.services.append(Service(environment, options))
+        wait_for(lambda: "worker_started" in lab.services[-1].log, DEADLINE)
+        first.process.kill()
+        first.wait()
+        world.happen(3, begin=5, oldest=LAG + OVERLAP - 60)
+        raw_sql.execute(database_url, "UPDATE leaders SET until = 0")
+        wait_for(lambda: len(world.inbox.select(Wanted("done"), 10)) == 8, DEADLINE)
+        assert "event_brought_back" in lab.services[-1].log
+    assert Counter(entry.what for entry in lab.journal()) == {"start": 8, "end": 8}
+    assert find(database_url, "evt_7").source == "reconcile"

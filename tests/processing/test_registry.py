@@ -1,0 +1,250 @@
+"""Handler modules are found, checked all at once, and registered on the SDK's handler."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stripe
+
+from app.errors import StartError
+from app.processing import registry
+from devkit import samples
+from tests.conftest import MakeHandlers
+
+HANDLE = """
+    '''What it does.
+
+    And more.'''
+    def handle(notif, client):
+        pass
+"""
+CREATED = "v1_customer_created"
+
+
+def problems(package: str) -> list[str]:
+    """Return what is wrong with a package that cannot be used."""
+    with pytest.raises(StartError) as raised:
+        registry.load(package)
+    assert str(raised.value).startswith("The handler modules cannot be used:\n")
+    return raised.value.problems
+
+
+def test_modules_are_found_by_their_names(make_handlers: MakeHandlers) -> None:
+    """A file named after an event type is that type's handler; helpers and notes are not."""
+    package = make_handlers(v1_invoice_paid=HANDLE, v1_customer_created=HANDLE, _helper="x = 1")
+
+    loaded = registry.load(package)
+
+    assert [(m.event_type, m.file, m.summary) for m in loaded.modules] == [
+        ("v1.customer.created", f"{package}/v1_customer_created.py", "What it does."),
+        ("v1.invoice.paid", f"{package}/v1_invoice_paid.py", "What it does."),
+    ]
+    assert loaded.fallback.file == f"{package}/fallback.py"
+
+
+def test_only_a_fallback_is_enough(make_handlers: MakeHandlers) -> None:
+    """With no module at all, everything goes to the fallback."""
+    assert registry.load(make_handlers()).modules == ()
+
+
+def test_module_can_be_a_folder(make_handlers: MakeHandlers) -> None:
+    """A handler that outgrows its file becomes a package of the same name."""
+    package = make_handlers()
+    folder = Path(sys.path[0]) / package / CREATED
+    folder.mkdir()
+    (folder / "__init__.py").write_text("def handle(notif, client): pass\n")
+
+    assert [m.event_type for m in registry.load(package).modules] == ["v1.customer.created"]
+
+
+def test_every_type_of_the_sdk_is_accepted_and_called_with_its_class(
+    make_handlers: MakeHandlers,
+) -> None:
+    """A module named after each of the SDK's types gets that type's notification."""
+    types = samples.event_types()
+    assert len(types) >= 326
+    source = "calls = []\ndef handle(notif, client):\n    calls.append((notif, client))\n"
+    package = make_handlers(**{registry.module_name(each): source for each in types})
+    loaded = registry.load(package)
+    client = stripe.StripeClient("sk_test_fake")
+    handler = loaded.register(client, lambda module: module.callback)
+
+    assert handler.registered_event_types == types
+    for each in types:
+        handler.handle(samples.encode(samples.notification(each, context="acct_1")))
+        ((notif, bound),) = sys.modules[f"{package}.{registry.module_name(each)}"].calls
+        assert notif.type == each == type(notif).LOOKUP_TYPE
+        assert type(notif).__name__.endswith("EventNotification")
+        assert str(bound._requestor._options.stripe_context) == "acct_1"  # noqa: SLF001 - no getter
+
+
+def test_classes_of_registered_types_are_imported_at_start() -> None:
+    """The first event of a type is not slower than the next: nothing is left to import."""
+    code = """
+import sys
+from app.processing import registry
+import stripe
+loaded = registry.load("handlers")
+loaded.register(stripe.StripeClient("sk_test_fake"), lambda module: module.callback)
+print(*(name for name in sys.modules if name.startswith("stripe.events._v1_")))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == [
+        "stripe.events._v1_billing_meter_error_report_triggered_event",
+        "stripe.events._v1_checkout_session_completed_event",
+    ]
+
+
+def test_type_newer_than_the_sdk_is_routed_by_name(make_handlers: MakeHandlers) -> None:
+    """A type that the SDK does not know reaches the module that declares it."""
+    newer = "v2.core.health.event_generation_failure.resolved"
+    package = make_handlers(
+        lost=f"EVENT_TYPE = {newer!r}\ncalls = []\ndef handle(notif, client): calls.append(notif)"
+    )
+    loaded = registry.load(package)
+    handler = loaded.register(stripe.StripeClient("sk_test_fake"), lambda m: m.callback)
+    body: dict[str, Any] = {
+        "id": "evt_1",
+        "object": "v2.core.event",
+        "created": "2026-11-23T00:00:00Z",
+        "livemode": False,
+    }
+
+    handler.handle(samples.encode({**body, "type": newer}))
+    handler.handle(samples.encode({**body, "type": "v9.not.known"}))
+    handler.handle(samples.encode({**body, "type": "v1.billing.meter.no_meter_found"}))
+
+    assert [notif.type for notif in sys.modules[f"{package}.lost"].calls] == [newer]
+    fallback = sys.modules[f"{package}.fallback"].calls
+    assert [(notif.type, details.is_known_event_type) for notif, _client, details in fallback] == [
+        ("v9.not.known", False),
+        ("v1.billing.meter.no_meter_found", True),
+    ]
+
+
+def test_declared_type_that_the_sdk_knows_is_registered(make_handlers: MakeHandlers) -> None:
+    """After an upgrade of the SDK a module with EVENT_TYPE goes on, with the type's own class."""
+    source = "EVENT_TYPE = 'v1.customer.created'\ndef handle(notif, client): pass"
+    loaded = registry.load(make_handlers(new_customer=source))
+
+    handler = loaded.register(stripe.StripeClient("sk_test_fake"), lambda m: m.callback)
+    assert handler.registered_event_types == ["v1.customer.created"]
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "words"),
+    [
+        (
+            "v1_custommer_created",
+            HANDLE,
+            f"'v1.custommer.created' is no event type of stripe {stripe.VERSION};"
+            " nearest: 'v1.customer.created'. Name the file v1_customer_created.py",
+        ),
+        ("V1_Customer_Created", HANDLE, "Rename it to v1_customer_created.py"),
+        ("v1.customer.created", HANDLE, "Rename it to v1_customer_created.py"),
+        ("v1-custommer-created", HANDLE, "Name the file v1_customer_created.py"),
+        ("utils", "x = 1", "begin the name of a helper with _"),
+        (CREATED, "x = 1", "defines no handle. Define def handle(notif, client)"),
+        (CREATED, "handle = 1", "handle is no function"),
+        (CREATED, "def handle(notif): pass", "handle(notif) has the wrong parameters"),
+        (CREATED, "def handle(notif, client, more): pass", "has the wrong parameters"),
+        (CREATED, "def handle(notif, client, *, more): pass", "has the wrong parameters"),
+        (CREATED, "def handle(client, notif): pass", "has its parameters in another order"),
+        (CREATED, "async def handle(notif, client): pass", "line 1: handle is async"),
+        (CREATED, "async def handle(notif, client): yield", "handle is async and would never run"),
+        (CREATED, "def handle(notif, client): yield", "handle has a yield and would never run"),
+        (CREATED, "x = 1\ndef handle(:\n", "line 2: cannot be imported: SyntaxError:"),
+        (CREATED, "x = 1\n\nimport nothing_there", "line 3: cannot be imported: ModuleNotFound"),
+        (CREATED, "raise SystemExit(3)", "line 1: cannot be imported: SystemExit: 3"),
+        (CREATED, "import _helper_that_raises", "cannot be imported"),
+        (CREATED, "x = 1 +", "SyntaxError: invalid syntax. Correct this line"),
+        (CREATED, "import nothing_there", "Correct the name, or install what is missing"),
+        (CREATED, "1 / 0", "Nothing may fail while the module is imported: mend it"),
+        (
+            CREATED,
+            "from stripe.events import V1CustommerCreatedEventNotification",
+            "stripe.events has no V1CustommerCreatedEventNotification."
+            " Use V1CustomerCreatedEventNotification",
+        ),
+        (CREATED, "from stripe import zzz", "stripe has no zzz. Remove it, or correct the name"),
+        ("new", "EVENT_TYPE = 'customer.created'", "EVENT_TYPE is 'customer.created'. Use the"),
+        ("new", "EVENT_TYPE = ['v1.a']", "EVENT_TYPE is ['v1.a']. Use the type"),
+        ("fallback", "def handle(notif, client): pass", "Use def handle(notif, client, details)"),
+    ],
+)
+def test_wrong_module_is_named_with_the_remedy(
+    make_handlers: MakeHandlers, name: str, source: str, words: str
+) -> None:
+    """Whatever is wrong with a module stops the start, with the file's name and what to do."""
+    package = make_handlers(**{name: source})
+    (problem,) = problems(package)
+    assert problem.startswith(f"{package}/{name}.py: ")
+    assert words in problem
+
+
+def test_all_problems_are_said_at_once(make_handlers: MakeHandlers) -> None:
+    """Three wrong modules are three lines, in the order of their names."""
+    package = make_handlers(v1_a="", v1_customer_created="def handle(): pass", v1_b="1 +")
+
+    said = problems(package)
+
+    assert [problem.split(":")[0] for problem in said] == [
+        f"{package}/{name}.py" for name in ("v1_a", "v1_b", "v1_customer_created")
+    ]
+
+
+def test_two_modules_for_one_type_are_refused(make_handlers: MakeHandlers) -> None:
+    """One event type, one callback: with two, a retry would repeat the one that succeeded."""
+    source = "EVENT_TYPE = 'v1.customer.created'\ndef handle(notif, client): pass"
+    package = make_handlers(another=source, v1_customer_created=HANDLE)
+
+    (problem,) = problems(package)
+
+    assert problem == (
+        f"{package}/another.py: 'v1.customer.created' is handled in"
+        f" {package}/v1_customer_created.py as well. Keep one: with two, a retry would repeat"
+        " the one that succeeded"
+    )
+
+
+def test_missing_fallback_is_refused(make_handlers: MakeHandlers) -> None:
+    """Without a fallback an event of another type would have nowhere to go."""
+    package = make_handlers(v1_customer_created=HANDLE)
+    (Path(sys.path[0]) / package / "fallback.py").unlink()
+
+    (problem,) = problems(package)
+
+    assert problem.startswith(f"{package}/fallback.py: is missing.")
+
+
+@pytest.mark.parametrize("name", ["no_such_package", "string"])
+def test_package_that_is_none_is_refused(name: str) -> None:
+    """A misspelt HANDLERS_PACKAGE is said so, whether it is nothing or something else."""
+    (problem,) = problems(name)
+    assert name in problem
+
+
+def test_callable_object_is_a_callback(make_handlers: MakeHandlers) -> None:
+    """Anything that can be called with a notification and a client will do."""
+    source = "from functools import partial\nhandle = partial(lambda x, notif, client: None, 1)"
+    loaded = registry.load(make_handlers(v1_customer_created=source))
+    assert len(loaded.modules) == 1
+
+
+def test_one_module_is_checked_as_all_are(make_handlers: MakeHandlers) -> None:
+    """``check`` takes a module that was imported, for tests, and says what is wrong with it."""
+    package = make_handlers(v1_customer_created=HANDLE, v1_a="")
+    checked = registry.check(importlib.import_module(f"{package}.v1_customer_created"))
+    assert (checked.event_type, checked.file) == (
+        "v1.customer.created",
+        f"{package}/v1_customer_created.py",
+    )
+    with pytest.raises(StartError, match=rf"{package}/v1_a\.py: 'v1\.a' is no event type"):
+        registry.check(importlib.import_module(f"{package}.v1_a"))

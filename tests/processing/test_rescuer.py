@@ -1,0 +1,292 @@
+"""Orphans are found by what live processes see, and a clock that steps back holds up nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from app.errors import Unavailable
+from app.inbox import Failure, Inbox, NewEvent
+from app.inbox.sql.rescue import GRACE_LEAST
+from app.processing.rescuer import STEP_SECONDS, Rescuer
+from tests.support import raw_sql
+from tests.support.waiting import wait_for
+
+EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")
+#: A lease that has run out when the next statement looks at it.
+SHORT = -1.0
+TURN = 10.0
+RAN_OUT = "UPDATE events SET lease_until = lease_until - 7200"
+AHEAD = "UPDATE events SET lease_until = lease_until + 7200"
+
+
+@pytest.fixture
+def make_inbox(database_url: str) -> Iterator[Callable[..., Inbox]]:
+    """A function that opens the test's database, with claims of so many seconds."""
+    opened: list[Inbox] = []
+
+    def make(lease_seconds: float = 3.0) -> Inbox:
+        opened.append(Inbox(database_url, lease_seconds=lease_seconds))
+        return opened[-1]
+
+    yield make
+    for inbox in opened:
+        inbox.close()
+
+
+@pytest.fixture
+def inbox(make_inbox: Callable[..., Inbox]) -> Inbox:
+    """An inbox with one running event."""
+    inbox = make_inbox()
+    assert inbox.accept(EVENT).claim is not None
+    return inbox
+
+
+def look(rescuer: Rescuer, *, seconds: float) -> int:
+    """Look as if the last look had been so many seconds ago. Returns how many are undecided."""
+    return rescuer.count(rescuer.look(), time.monotonic() + seconds)
+
+
+def suspected(inbox: Inbox) -> float:
+    """Return for how many seconds the lease was seen unrenewed."""
+    event = inbox.find("evt_1")
+    assert event is not None
+    return event.suspected_seconds
+
+
+def record_and_claim(inbox: Inbox, number: int) -> None:
+    """Have one more event run."""
+    assert inbox.accept(replace(EVENT, id=f"evt_{number}")).claim is not None
+
+
+def test_lease_that_holds_is_not_suspected(inbox: Inbox) -> None:
+    """As long as it has not run out, its process need not renew it."""
+    assert Rescuer(inbox, TURN).look() == []
+
+
+@pytest.mark.parametrize("step", [RAN_OUT, AHEAD], ids=["forwards", "backwards"])
+def test_step_of_the_clock_alone_makes_no_orphan(
+    inbox: Inbox, database_url: str, step: str
+) -> None:
+    """Only the time that live processes count does, and a renewal ends it."""
+    raw_sql.execute(database_url, step)
+    rescuer = Rescuer(inbox, TURN)
+
+    assert look(rescuer, seconds=0) == 1  # for the first time: nothing is counted
+    assert suspected(inbox) == 0
+    assert look(rescuer, seconds=1) == 1
+    assert 0 < suspected(inbox) < GRACE_LEAST
+    assert inbox.accept(EVENT).claim is None
+    assert look(rescuer, seconds=2) == 0
+    assert inbox.find("evt_1").is_orphan  # type: ignore[union-attr]  # it is there
+    assert inbox.accept(EVENT).claim is not None
+
+
+@pytest.mark.parametrize("lease", ["now", "later"])
+def test_claim_of_the_version_before_is_rescued_later(
+    inbox: Inbox, database_url: str, lease: str
+) -> None:
+    """During a deployment: it does not say how long its lease is, so it is trusted for longer."""
+    raw_sql.execute(database_url, "UPDATE events SET lease_seconds = NULL")
+    raw_sql.execute(database_url, AHEAD if lease == "later" else RAN_OUT)
+    rescuer = Rescuer(inbox, 30.0)
+
+    look(rescuer, seconds=0)
+    assert look(rescuer, seconds=50) == 1
+    assert inbox.accept(EVENT).claim is None
+    assert look(rescuer, seconds=11) == 0
+    assert inbox.find("evt_1").is_orphan  # type: ignore[union-attr]  # it is there
+    assert inbox.accept(EVENT).claim is not None
+
+
+def test_long_lease_of_the_version_before_is_not_suspected(inbox: Inbox, database_url: str) -> None:
+    """A lease that ends in some minutes may be as long as that."""
+    raw_sql.execute(
+        database_url, "UPDATE events SET lease_seconds = NULL, lease_until = lease_until + 600"
+    )
+
+    assert Rescuer(inbox, TURN).look() == []
+
+
+def test_renewed_lease_is_counted_anew(make_inbox: Callable[..., Inbox]) -> None:
+    """What was counted before the renewal is of another lease."""
+    inbox = make_inbox(SHORT)
+    mine = inbox.accept(EVENT).claim
+    assert mine is not None
+    rescuer = Rescuer(inbox, TURN)
+    look(rescuer, seconds=0)
+    look(rescuer, seconds=1.5)
+    assert suspected(inbox) > 1
+    inbox.renew(mine)
+
+    assert look(rescuer, seconds=0) == 1
+    assert [each.seconds for each in rescuer.look()] == [0.0]
+    assert look(rescuer, seconds=1.5) == 1
+    assert inbox.accept(EVENT).claim is None
+
+
+def test_seconds_of_two_processes_are_not_counted_twice(inbox: Inbox, database_url: str) -> None:
+    """Two that look at the same time count what one would."""
+    raw_sql.execute(database_url, RAN_OUT)
+    first, second = Rescuer(inbox, TURN), Rescuer(inbox, TURN)
+    look(first, seconds=0)
+    look(second, seconds=0)
+    suspects = second.look()
+    assert look(first, seconds=1) == 1
+
+    assert second.count(suspects, time.monotonic() + 1) == 1  # it was read before the other wrote
+    assert look(second, seconds=1) == 1
+    assert suspected(inbox) < GRACE_LEAST
+
+
+def test_count_goes_on_in_another_process(inbox: Inbox, database_url: str) -> None:
+    """A process that ends takes nothing with it but what it saw last."""
+    raw_sql.execute(database_url, RAN_OUT)
+    for _ in range(2):
+        rescuer = Rescuer(inbox, TURN)
+        assert look(rescuer, seconds=0) == 1
+        look(rescuer, seconds=1.2)
+
+    assert inbox.find("evt_1").is_orphan  # type: ignore[union-attr]  # it is there
+
+
+@pytest.mark.parametrize("pause", ["outage", "stopped"])
+def test_time_in_which_no_process_could_renew_is_not_counted(
+    inbox: Inbox, database_url: str, pause: str
+) -> None:
+    """Neither an outage of the inbox nor one in which this process stood still, others with it."""
+    raw_sql.execute(database_url, RAN_OUT)
+    rescuer = Rescuer(inbox, 0.5)
+    look(rescuer, seconds=0)
+    if pause == "outage":
+        rescuer.forget()
+
+    assert look(rescuer, seconds=3600) == 1
+    assert suspected(inbox) <= 1
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(("locked", "free"), [("evt_1", "evt_2"), ("evt_2", "evt_1")])
+def test_locked_row_keeps_no_other_event_from_being_rescued(
+    inbox: Inbox, database_url: str, locked: str, free: str
+) -> None:
+    """A person's transaction holds up what it has locked, and nothing else."""
+    record_and_claim(inbox, 2)
+    raw_sql.execute(database_url, RAN_OUT)
+    rescuer = Rescuer(inbox, TURN)
+    look(rescuer, seconds=0)
+
+    with raw_sql.locking(database_url, locked), pytest.raises(Unavailable):
+        look(rescuer, seconds=GRACE_LEAST + 1)
+    assert inbox.find(free).is_orphan  # type: ignore[union-attr]  # it is there
+    assert look(rescuer, seconds=GRACE_LEAST + 1) == 1  # counted anew: it could not be renewed
+    assert look(rescuer, seconds=GRACE_LEAST + 1) == 0
+
+
+def test_suspects_take_no_more_than_their_time(inbox: Inbox, database_url: str) -> None:
+    """This process has leases to renew. What there was no time for is counted the next time."""
+    record_and_claim(inbox, 2)
+    raw_sql.execute(database_url, RAN_OUT)
+    rescuer = Rescuer(inbox, TURN)
+    look(rescuer, seconds=0)
+
+    assert look(rescuer, seconds=-3600) == 2
+    assert suspected(inbox) == 0
+    assert look(rescuer, seconds=GRACE_LEAST + 1) == 0
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_suspect_that_came_after_a_failure_is_counted_anew(inbox: Inbox, database_url: str) -> None:
+    """It may have been an outage, in which no process could renew. What failed comes last."""
+    record_and_claim(inbox, 2)
+    raw_sql.execute(database_url, RAN_OUT)
+    rescuer = Rescuer(inbox, TURN)
+    look(rescuer, seconds=0)
+    with raw_sql.locking(database_url, "evt_1"), pytest.raises(Unavailable):
+        look(rescuer, seconds=0.5 - 2 * TURN)  # the time is over when it has failed
+    assert look(rescuer, seconds=-3600) == 2
+
+    assert look(rescuer, seconds=GRACE_LEAST + 1) == 2
+    assert look(rescuer, seconds=GRACE_LEAST + 1) == 0
+
+
+def test_start_makes_due_what_a_step_back_holds_up(
+    make_inbox: Callable[..., Inbox], database_url: str
+) -> None:
+    """A new event is due at once; a retry waits its delay again, and no longer than that."""
+    inbox = make_inbox()
+    for number in (1, 2, 3):
+        inbox.record(NewEvent(f"evt_{number}", "v1.x", livemode=False, context=None, body=b"{}"))
+    inbox.claim_one("evt_3")
+    failed = inbox.claim_one("evt_2")
+    assert failed is not None
+    inbox.fail(failed, Failure("no", delay=500))
+    inbox.reserve("live all", 1, 1.0)
+    times = (
+        "due_at = due_at + 3600, settled_at = settled_at + 3600, received_at = received_at + 3600"
+    )
+    raw_sql.execute(database_url, f"UPDATE events SET {times}")  # noqa: S608 - a test's own
+    raw_sql.execute(database_url, "UPDATE budgets SET free_at = free_at + 3600")
+    assert inbox.claim_due(livemode=False) is None
+
+    Rescuer(inbox, TURN).watch_clock()
+
+    claim = inbox.claim_due(livemode=False)
+    assert claim is not None
+    assert claim.event_id == "evt_1"
+    event, now = inbox.find("evt_2"), inbox.clock()
+    assert event is not None
+    assert 400 < event.due_at - now <= 500
+    assert inbox.reserve("live all", 1, 1.0)[0] < 60
+    Rescuer(inbox, TURN).watch_clock()
+    assert inbox.find("evt_2") == event  # once is enough
+
+
+def test_step_back_is_mended_when_it_is_seen(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also terms of leaders and slots that are not far ahead."""
+    rescuer = Rescuer(inbox, TURN)
+    rescuer.watch_clock()
+    assert inbox.lead("reconcile", "dead", 60)
+    inbox.reserve("live all", 50, 1.0)
+    clock = inbox.clock
+    rescuer.watch_clock()
+    assert not inbox.lead("reconcile", "other", 60)
+    assert inbox.reserve("live all", 1, 1.0)[0] > 40
+    # The clock of a real database cannot be set: processes under another clock show the rest.
+    monkeypatch.setattr(inbox, "clock", lambda: clock() - 30)
+
+    rescuer.watch_clock()
+
+    wait_for(lambda: inbox.lead("reconcile", "other", 60))
+    assert inbox.reserve("live all", 1, 1.0)[0] < 5
+    printed = capsys.readouterr()
+    assert "clock_stepped_back" in printed.out + printed.err
+
+
+def test_late_answer_is_no_step_of_the_clock(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A leader keeps its term, and no slot becomes free, because an answer took seconds."""
+    rescuer = Rescuer(inbox, TURN)
+    rescuer.watch_clock()
+    assert inbox.lead("reconcile", "alive", 60)
+    clock = inbox.clock
+
+    def answer_late() -> float:
+        read = clock()
+        time.sleep(2 * STEP_SECONDS)
+        return read
+
+    # No real database answers late when it is told to.
+    monkeypatch.setattr(inbox, "clock", answer_late)
+
+    rescuer.watch_clock()
+
+    assert not inbox.lead("reconcile", "other", 60)
+    printed = capsys.readouterr()
+    assert "clock_stepped_back" not in printed.out + printed.err

@@ -1,0 +1,101 @@
+"""Judging an error never fails, for any error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from app.errors import LONGEST_DELAY, GiveUp, RetryLater
+from app.inbox import Claim, Failure
+from app.processing.results import UNKNOWN, Judge, Result
+from app.processing.retry_policy import Schedule
+
+CLAIM = Claim("evt_1", 1, "v1.x", b"{}", "token")
+
+
+def make_judge() -> Judge:
+    """Return a judge with a schedule of two attempts."""
+    schedule = Schedule(base_seconds=1.0, cap_seconds=1.0, max_attempts=2)
+    return Judge(schedule, lambda text: text)
+
+
+class Hostile(Exception):
+    """An error that raises when its class is read."""
+
+    @property  # type: ignore[misc]  # what a callback can do
+    def __class__(self) -> Any:
+        """Raise: ``isinstance`` asks for this."""
+        raise SystemExit(3)
+
+
+class Mute(GiveUp):
+    """A reason to give up that is no text."""
+
+    def __init__(self) -> None:
+        """Take nothing."""
+        self.reason = self  # type: ignore[assignment]  # what a callback can do
+
+    def __str__(self) -> str:
+        """Raise."""
+        raise ValueError("no text")
+
+
+def test_error_that_cannot_be_looked_at_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    """It counts as an attempt, and the event is retried."""
+    result = make_judge().judge(CLAIM, Hostile(), entered=True)
+
+    assert result.outcome == "failed"
+    assert result.failure is not None
+    assert (result.failure.reason, result.failure.spent) == (UNKNOWN, 1)
+    printed = capsys.readouterr()
+    assert "error_not_judged" in printed.out + printed.err
+
+
+def test_reason_without_a_text_is_replaced() -> None:
+    """The event is given up on nevertheless."""
+    result = make_judge().judge(CLAIM, Mute(), entered=True)
+
+    assert result.outcome == "gave_up"
+    assert result.failure is not None
+    assert result.failure.reason == UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("seconds", "delay"),
+    [
+        (7, 7.0),
+        ("8", 8.0),
+        (-5, 0.0),
+        (float("inf"), LONGEST_DELAY),
+        pytest.param(10**400, None, id="huge"),
+        ("soon", None),
+        (float("nan"), None),
+        (None, None),
+    ],
+)
+def test_seconds_that_are_none_are_left_to_the_schedule(
+    seconds: object, delay: float | None
+) -> None:
+    """What a callback sets is a number of seconds, up to thirty days, or it is not heeded."""
+    error = RetryLater(1)
+    error.seconds = seconds  # type: ignore[assignment]  # what a callback can do
+    result = make_judge().judge(CLAIM, error, entered=True)
+
+    assert result.failure is not None
+    if delay is None:
+        assert 0 <= result.failure.delay <= 1
+    else:
+        assert result.failure.delay == delay
+
+
+def test_text_that_cannot_be_stored_has_fallbacks() -> None:
+    """First the same in ASCII, then dead with a text of our own."""
+    failure = Failure("ValueError: \u2192", "Traceback", delay=3, spent=1)
+    plain, last = Result("failed", failure).fallbacks()
+
+    assert plain == Result("failed", Failure("ValueError: \\u2192", None, delay=3, spent=1))
+    assert last == Result(
+        "unrecorded", Failure("the attempt failed, but that could not be recorded")
+    )
+    assert last.is_dead

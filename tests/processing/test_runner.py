@@ -1,0 +1,511 @@
+"""One claimed event is run through the SDK's handler, and what became of it is recorded."""
+
+from __future__ import annotations
+
+import importlib.abc
+import json
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from app.errors import CallbackFailed, Deferred, Unavailable
+from app.inbox import Claim, Inbox, NewEvent
+from app.processing.receiver import Receiver as Core
+from devkit import samples
+from devkit.stripe_api import StripeApi
+from tests.conftest import Receiver
+from tests.support import raw_sql
+from tests.support.waiting import wait_for
+
+TYPE = "v1.customer.created"
+CREATED = "v1_customer_created"
+
+MakeReceiver = Callable[..., Receiver]
+
+
+def accept(receiver: Receiver, notification: dict[str, Any] | None = None) -> Claim:
+    """Record a notification as its delivery would, and return the claim."""
+    body = samples.encode(notification or samples.notification(TYPE))
+    values = json.loads(body)
+    event = NewEvent(values["id"], values["type"], livemode=False, context=None, body=body)
+    claim = receiver.services.inbox.accept(event).claim
+    assert claim is not None
+    return claim
+
+
+def module(source: str) -> dict[str, str]:
+    """Return a handler module for customers whose callback has the given lines."""
+    return {CREATED: f"calls = []\ndef handle(notif, client):\n    calls.append(notif)\n{source}"}
+
+
+def test_names_that_a_callback_binds_stay_in_its_own_lines(
+    make_receiver: MakeReceiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither our line of the same event has them, nor the next event of the same thread."""
+    source = """
+    import structlog
+    structlog.get_logger().warning("begins")
+    structlog.contextvars.bind_contextvars(event_id=f"mine of {notif.id}", order="or_1")
+    structlog.get_logger().warning("bound")
+    raise ValueError
+"""
+    receiver = make_receiver(module(source), log_level="warning")
+    for event_id in ("evt_1", "evt_2"):
+        claim = accept(receiver, samples.notification(TYPE, event_id=event_id))
+        with pytest.raises(CallbackFailed):
+            receiver.services.runner.run(claim)
+
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line["event"], line["event_id"], line.get("order")) for line in lines] == [
+        ("begins", "evt_1", None),
+        ("bound", "mine of evt_1", "or_1"),
+        ("callback_raised", "evt_1", None),
+        ("begins", "evt_2", None),
+        ("bound", "mine of evt_2", "or_1"),
+        ("callback_raised", "evt_2", None),
+    ]
+
+
+def test_callback_gets_the_notification_and_a_client(
+    make_receiver: MakeReceiver, stripe_api: StripeApi
+) -> None:
+    """fetch_event and fetch_related_object work, in the event's own context, with no ids given."""
+    source = "    calls.extend([notif.fetch_event(), notif.fetch_related_object(), client])\n"
+    receiver = make_receiver(module(source), stripe_api_base=stripe_api.url)
+    notification = samples.notification(TYPE, context="acct_1")
+    stripe_api.put_event(samples.event(notification))
+    stripe_api.put_related_object(notification, name="Jenny")
+
+    assert receiver.services.runner.run(accept(receiver, notification)) == "handled"
+
+    notif, event, customer, _client = receiver.module(CREATED).calls
+    assert type(notif).__name__ == "V1CustomerCreatedEventNotification"
+    assert event.id == notification["id"]
+    assert customer.name == "Jenny"
+    assert [(asked.path, asked.stripe_context) for asked in stripe_api.asked] == [
+        (f"/v2/core/events/{notification['id']}", "acct_1"),
+        (notification["related_object"]["url"], "acct_1"),
+    ]
+    assert {asked.request_trigger for asked in stripe_api.asked} == {f"event={notification['id']}"}
+
+
+def test_success_is_recorded(make_receiver: MakeReceiver) -> None:
+    """Return: done."""
+    receiver = make_receiver(module(""))
+    claim = accept(receiver)
+
+    assert receiver.services.runner.run(claim) == "handled"
+    assert receiver.event(claim.event_id).state == "done"
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("    raise ValueError('no such plan')\n", "ValueError: no such plan"),
+        ("    raise KeyError('id')\n", "KeyError: 'id'"),
+        ("    import sys; sys.exit(1)\n", "SystemExit: 1"),
+        (
+            "    import asyncio; raise asyncio.CancelledError\n",
+            "asyncio.exceptions.CancelledError",
+        ),
+        (
+            "    class Odd:\n"
+            "        def __str__(self): raise TypeError('odd')\n"
+            "    from app import GiveUp\n"
+            "    raise GiveUp(Odd())\n",
+            "TypeError: odd",
+        ),
+        ("    raise ValueError('a\\0b\\ud800')\n", "ValueError: a\ufffdb?"),
+        ("    raise ValueError('x' * 5000)\n", "ValueError: " + "x" * 988),
+        (
+            "    class Odd(Exception):\n"
+            "        def __str__(self): raise TypeError\n"
+            "    raise Odd\n",
+            "{package}.v1_customer_created.handle.<locals>.Odd: <exception str() failed>",
+        ),
+        (
+            "    import stripe\n"
+            "    raise stripe.SignatureVerificationError('not ours', 'header', 'marker')\n",
+            "stripe._error.SignatureVerificationError: not ours",
+        ),
+    ],
+    ids=[
+        "value",
+        "key",
+        "exit",
+        "cancelled",
+        "odd reason",
+        "unstorable",
+        "long",
+        "unprintable",
+        "verification",
+    ],
+)
+def test_raising_releases_the_event(
+    make_receiver: MakeReceiver,
+    capsys: pytest.CaptureFixture[str],
+    database_url: str,
+    source: str,
+    reason: str,
+) -> None:
+    """Raise anything: try again. The reason is kept and logged with the traceback."""
+    receiver = make_receiver(module(source), database_url=database_url)
+    claim = accept(receiver)
+
+    with pytest.raises(CallbackFailed, match="the callback failed"):
+        receiver.services.runner.run(claim)
+
+    event = receiver.event(claim.event_id)
+    assert (event.state, event.outcome) == ("pending", "failed")
+    package = receiver.services.settings.handlers_package
+    assert event.reason == reason.format(package=package)
+    (line,) = lines(capsys, "callback_raised")
+    assert (line["event_id"], line["event_type"], line["attempt"]) == (claim.event_id, TYPE, 1)
+    assert f"{CREATED}.py" in line["exception"]
+
+
+def lines(capsys: pytest.CaptureFixture[str], name: str) -> list[dict[str, Any]]:
+    """Return the lines of that name that were logged."""
+    logged = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    return [line for line in logged if line["event"] == name]
+
+
+class Broken(importlib.abc.MetaPathFinder):
+    """Lets the import of one module fail, as a process without file descriptors does."""
+
+    def __init__(self, name: str, error: Exception) -> None:
+        """Take the module's name and what its import raises."""
+        self.name, self.error = name, error
+
+    def find_spec(self, fullname: str, _path: object, _target: object = None) -> None:
+        """Raise for the module, and know nothing of all others."""
+        if fullname == self.name:
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    ("event_type", "error"),
+    [
+        ("v1.tax_rate.created", OSError(24, "Too many open files")),
+        ("v1.tax_rate.updated", ImportError("replaced meanwhile")),
+        ("v1.plan.created", MemoryError()),
+    ],
+)
+def test_fault_of_this_process_does_not_bury_an_event(
+    make_receiver: MakeReceiver, event_type: str, error: Exception
+) -> None:
+    """The SDK imports a type's class when it first meets it: that this failed is no fault of it."""
+    receiver = make_receiver()
+    notification = samples.notification(event_type)
+    name = f"stripe.events._{event_type.replace('.', '_')}_event"
+    known = sys.modules.pop(name, None)
+    broken = Broken(name, error)
+    sys.meta_path.insert(0, broken)
+    try:
+        answer = receiver.deliver(notification)
+    finally:
+        sys.meta_path.remove(broken)
+        if known is not None:
+            sys.modules[name] = known
+
+    assert answer.status_code == 500
+    assert receiver.event(notification["id"]).state == "pending"
+    assert receiver.deliver(notification).status_code == 200
+
+
+def test_callback_is_not_run_beside_itself_after_its_lease(make_receiver: MakeReceiver) -> None:
+    """An outage longer than the lease: the event could be claimed, but it still runs here."""
+    source = """
+        import threading
+        begun, go, calls = threading.Event(), threading.Event(), []
+        def handle(notif, client):
+            calls.append(notif)
+            begun.set()
+            go.wait(60)
+    """
+    receiver = make_receiver({CREATED: source})
+    notification = samples.notification(TYPE)
+    running = threading.Thread(target=receiver.deliver, args=[notification])
+    running.start()
+    try:
+        assert receiver.module(CREATED).begun.wait(60)
+        url = receiver.services.settings.database_url
+        raw_sql.execute(url, "UPDATE events SET lease_until = 0")
+
+        answer = receiver.deliver(notification)
+    finally:
+        receiver.module(CREATED).go.set()
+        running.join(60)
+
+    assert answer.status_code == 409
+    assert len(receiver.module(CREATED).calls) == 1
+    event = receiver.event(notification["id"])
+    assert (event.state, event.attempt, event.deliveries) == ("done", 1, 2)
+
+
+def test_interrupt_releases_the_event_and_goes_on(make_receiver: MakeReceiver) -> None:
+    """Ctrl-C in a command that runs events is not swallowed, and loses nothing."""
+    receiver = make_receiver(module("    raise KeyboardInterrupt\n"))
+    claim = accept(receiver)
+
+    with pytest.raises(KeyboardInterrupt):
+        receiver.services.runner.run(claim)
+
+    event = receiver.event(claim.event_id)
+    assert (event.state, event.reason) == ("pending", "interrupted")
+
+
+def test_giving_up_in_a_class_of_the_teams_own(make_receiver: MakeReceiver) -> None:
+    """A subclass that does not call ours gives up all the same."""
+    source = (
+        "    from app import GiveUp\n"
+        "    class NoPlan(GiveUp):\n"
+        "        def __init__(self): pass\n"
+        "        def __str__(self): return 'no plan'\n"
+        "    raise NoPlan\n"
+    )
+    receiver = make_receiver(module(source))
+    claim = accept(receiver)
+
+    assert receiver.services.runner.run(claim) == "gave_up"
+    assert receiver.event(claim.event_id).reason == "no plan"
+
+
+def test_giving_up_makes_the_event_dead(make_receiver: MakeReceiver) -> None:
+    """Raise GiveUp: never again, and the reason is kept for a person."""
+    receiver = make_receiver(module("    from app import GiveUp\n    raise GiveUp('no plan')\n"))
+    claim = accept(receiver)
+
+    assert receiver.services.runner.run(claim) == "gave_up"
+    event = receiver.event(claim.event_id)
+    assert (event.state, event.outcome, event.reason) == ("dead", "gave_up", "no plan")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"related_object": None},
+        {"context": 7},
+        {"reason": [1]},
+        {"detail": {"object": "v2.core.event", "id": "evt_other", "type": TYPE}},
+        {
+            "detail": {
+                "object": "v2.core.event",
+                "id": "evt_other",
+                "type": TYPE,
+                "created": "",
+                "related_object": {"id": "cus_1", "type": "customer", "url": "/v1/x"},
+            }
+        },
+    ],
+    ids=["related_object", "context", "reason", "envelope", "another event in an envelope"],
+)
+def test_what_the_sdk_cannot_read_is_dead_and_not_run(
+    make_receiver: MakeReceiver, change: dict[str, Any]
+) -> None:
+    """An authentic event that this SDK cannot read waits for a person and an upgrade."""
+    receiver = make_receiver(module(""))
+    claim = accept(receiver, {**samples.notification(TYPE), **change})
+
+    assert receiver.services.runner.run(claim) == "unreadable"
+    event = receiver.event(claim.event_id)
+    assert (event.state, event.outcome) == ("dead", "unreadable")
+    assert event.reason
+    assert receiver.module(CREATED).calls == []
+
+
+def test_awaitable_that_nobody_awaits_is_a_failure(make_receiver: MakeReceiver) -> None:
+    """A decorator can hide ``async def`` from the check at start: it must not count as done."""
+    source = """
+        async def later(notif, client): pass
+        handle = lambda notif, client: later(notif, client)
+    """
+    receiver = make_receiver({CREATED: source})
+    claim = accept(receiver)
+
+    with pytest.raises(CallbackFailed):
+        receiver.services.runner.run(claim)
+    assert "returned an awaitable, which never ran" in str(receiver.event(claim.event_id).reason)
+
+
+def test_lines_of_a_callback_carry_the_event(
+    make_receiver: MakeReceiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a callback logs, by structlog or the standard library, can be found by the event."""
+    source = (
+        "    import logging, structlog\n"
+        "    structlog.get_logger().info('mine')\n"
+        "    logging.getLogger('team').warning('theirs')\n"
+    )
+    receiver = make_receiver(module(source))
+    notification = samples.notification(TYPE, event_id="evt_1", context="acct_1")
+    assert receiver.deliver(notification).status_code == 200
+
+    logged = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["event"] for line in logged] == ["mine", "theirs", "delivery"]
+    about = ("event_id", "event_type", "context")
+    assert {tuple(line[name] for name in about) for line in logged} == {("evt_1", TYPE, "acct_1")}
+
+
+#: Ends of a run, each with the lines that are written of it.
+ENDINGS = {
+    "raised": ("    raise ValueError\n", {"callback_raised"}),
+    "gave up": ("    from app import GiveUp\n    raise GiveUp('no')\n", {"callback_gave_up"}),
+    "limited": ("    notif.fetch_event()\n", {"stripe_rate_limited", "callback_raised"}),
+}
+
+
+@pytest.mark.parametrize("ending", list(ENDINGS))
+@pytest.mark.parametrize("mode", ["inline", "queue"])
+def test_every_line_about_an_event_has_its_context(
+    make_receiver: MakeReceiver,
+    stripe_api: StripeApi,
+    capsys: pytest.CaptureFixture[str],
+    mode: str,
+    ending: str,
+) -> None:
+    """Whose event it is stands in each line of it: of its delivery, its runs, and its end."""
+    source, names = ENDINGS[ending]
+    receiver = make_receiver(
+        module(source),
+        processing=mode,
+        max_attempts=2,
+        retry_base_seconds=0.01,
+        stripe_api_base=stripe_api.url,
+        stripe_rate_limit=1000,
+    )
+    stripe_api.fail(status=429)
+    receiver.deliver(samples.notification(TYPE, event_id="evt_1", context="acct_1"))
+    if mode == "queue":
+        receiver.services.worker.start(1)
+        wait_for(lambda: receiver.event("evt_1").state == "dead")
+        receiver.services.worker.join()
+        names = names | {"attempt"}
+
+    found = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert names | {"delivery"} <= {line["event"] for line in found}
+    about = [line for line in found if line["event"] in names or "event_id" in line]
+    assert {(line["event_id"], line["context"]) for line in about} == {("evt_1", "acct_1")}
+
+
+def test_runner_that_lost_its_claim_does_not_settle(
+    make_receiver: MakeReceiver, database_url: str
+) -> None:
+    """When another attempt took the event meanwhile, this one's success is not recorded."""
+    receiver = make_receiver(module(""), database_url=database_url)
+    claim = accept(receiver)
+    late = replace(claim, attempt=claim.attempt - 1)
+
+    with pytest.raises(Deferred, match="taken over"):
+        receiver.services.runner.run(late)
+
+    event = receiver.event(claim.event_id)
+    assert (event.state, event.attempt) == ("running", 1)
+
+
+class Unreachable(Inbox):
+    """The real inbox, except that it cannot be reached while ``away`` is set, and says ``how``.
+
+    A subclass, because no real database can be away for one statement and back for the next
+    at a moment that a test can choose; tests/processes/test_inline.py stops a real PostgreSQL.
+    """
+
+    away = threading.Event()
+    how: Exception = Unavailable("away", reason="away")
+
+    def finish(self, claim: Claim) -> bool:
+        """Fail while away."""
+        if self.away.is_set():
+            raise self.how
+        return super().finish(claim)
+
+
+def test_success_that_could_not_be_recorded_is_recorded_later(
+    make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A callback that succeeded while the inbox was away is not run again when it is back."""
+    monkeypatch.setattr("app.factory.Inbox", Unreachable)
+    receiver = make_receiver(module(""), lease_seconds=1)
+    claim = accept(receiver)
+    Unreachable.away.set()
+
+    with pytest.raises(Unavailable):
+        receiver.services.runner.run(claim)
+    assert receiver.event(claim.event_id).state == "running"
+    assert receiver.services.leases.unsettled == 1
+    Unreachable.away.clear()
+
+    wait_for(lambda: receiver.event(claim.event_id).state == "done")
+    assert receiver.module(CREATED).calls[1:] == []
+
+
+def test_success_that_waits_is_recorded_before_the_event_can_run_again(
+    make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outage longer than the lease: 409 until it is recorded, then a duplicate."""
+    monkeypatch.setattr("app.factory.Inbox", Unreachable)
+    receiver = make_receiver(module(""), lease_seconds=1)
+    notification = samples.notification(TYPE)
+    Unreachable.away.set()
+    assert receiver.deliver(notification).status_code == 503
+    raw_sql.execute(receiver.services.settings.database_url, "UPDATE events SET lease_until = 0")
+    assert receiver.deliver(notification).status_code == 409
+    Unreachable.away.clear()
+    wait_for(lambda: receiver.event(notification["id"]).state == "done")
+
+    answer = receiver.deliver(notification)
+
+    assert (answer.status_code, answer.json) == (200, {"success": True, "outcome": "duplicate"})
+    assert len(receiver.module(CREATED).calls) == 1
+    assert receiver.event(notification["id"]).attempt == 1
+
+
+def test_success_that_can_never_be_recorded_is_dead(
+    make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No outage, so no later try: a person sees it, and it is not run again."""
+    monkeypatch.setattr("app.factory.Inbox", Unreachable)
+    monkeypatch.setattr(Unreachable, "how", RuntimeError("unforeseen"))
+    receiver = make_receiver(module(""))
+    notification = samples.notification(TYPE)
+    Unreachable.away.set()
+    try:
+        answers = [receiver.deliver(notification).json for _ in range(2)]
+    finally:
+        Unreachable.away.clear()
+
+    assert [answer and answer["outcome"] for answer in answers] == ["handled", "duplicate"]
+    event = receiver.event(notification["id"])
+    assert (event.state, event.outcome) == ("dead", "unrecorded")
+    assert event.reason == "the callback succeeded, but that could not be recorded"
+    assert receiver.services.leases.unsettled == 0
+    (line,) = lines(capsys, "result_not_recorded")
+    assert line["outcome"] == "handled"
+
+
+def test_one_handler_serves_all(make_receiver: MakeReceiver) -> None:
+    """The receiver and every other way in share one runner."""
+    receiver = make_receiver()
+    assert isinstance(receiver.services.receiver, Core)
+    assert receiver.services.receiver._runner is receiver.services.runner  # noqa: SLF001 - the wiring
+
+
+def test_event_that_ends_its_process_is_told_when_it_is_given_up_on(
+    make_receiver: MakeReceiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In inline mode the delivery that finds it so is answered 200, so an error has to say it."""
+    receiver = make_receiver(module(""), max_crashes=1)
+    notification = samples.notification(TYPE)
+    accept(receiver, notification)
+    raw_sql.orphan(receiver.services.settings.database_url)
+
+    answer = receiver.deliver(notification)
+
+    assert answer.json == {"success": True, "outcome": "duplicate"}
+    assert receiver.event(notification["id"]).state == "dead"
+    (line,) = lines(capsys, "event_crashed")
+    assert (line["level"], line["event_id"]) == ("error", notification["id"])

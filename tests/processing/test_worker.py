@@ -1,0 +1,675 @@
+"""Queue mode in one process: what is answered, run, retried, given up on and given back."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from app.errors import Unavailable
+from app.inbox import Claim, Event, Inbox, NewEvent
+from app.processing.leases import Leases
+from app.processing.worker import Worker
+from app.runtime import threads
+from devkit import samples
+from devkit.stripe_api import StripeApi
+from tests.conftest import Receiver
+from tests.support import raw_sql
+from tests.support.waiting import wait_for
+
+TYPE = "v1.customer.created"
+CREATED = "v1_customer_created"
+
+MakeReceiver = Callable[..., Receiver]
+
+#: A callback that waits until it is told to go on, and keeps an account of who is in it.
+WAITING = """
+    import threading
+
+    begun, go, calls, inside, most = threading.Event(), threading.Event(), [], [], []
+
+    def handle(notif, client):
+        calls.append(notif.id)
+        inside.append(notif.id)
+        most.append(len(inside))
+        begun.set()
+        go.wait(60)
+        inside.remove(notif.id)
+"""
+
+
+@pytest.fixture
+def make_queue(make_receiver: MakeReceiver) -> MakeReceiver:
+    """A function that puts an application together that runs events after the answer."""
+
+    def make(source: str, *, threads: int = 2, **changes: Any) -> Receiver:
+        settings = {"retry_base_seconds": 0.01, "retry_cap_seconds": 0.01, **changes}
+        receiver = make_receiver({CREATED: source}, processing="queue", **settings)
+        receiver.services.inbox.migrate()
+        receiver.services.worker.start(threads)
+        return receiver
+
+    return make
+
+
+def module(lines: str) -> str:
+    """Return a handler whose callback has the given lines, and counts its calls."""
+    return f"calls = []\ndef handle(notif, client):\n    calls.append(notif.id)\n{lines}"
+
+
+def ends(receiver: Receiver, notification: dict[str, Any], state: str) -> None:
+    """Return when the event has come to that state."""
+    wait_for(lambda: receiver.event(notification["id"]).state == state)
+
+
+def planned(receiver: Receiver) -> tuple[Event, float]:
+    """Deliver an event whose callback fails. Returns it, and for how long it is put off."""
+    notification = samples.notification(TYPE)
+    receiver.deliver(notification)
+    wait_for(lambda: receiver.event(notification["id"]).outcome == "failed")
+    event = receiver.event(notification["id"])
+    assert event.settled_at is not None
+    return event, event.due_at - event.settled_at
+
+
+def history(receiver: Receiver, notification: dict[str, Any]) -> list[str]:
+    """Return the outcomes of the attempts of an event."""
+    return [each.outcome for each in receiver.services.inbox.attempts(notification["id"])]
+
+
+class TestAnswers:
+    """200 means: it is on the disk."""
+
+    def test_delivery_is_accepted_and_run(
+        self, make_queue: MakeReceiver, database_url: str
+    ) -> None:
+        """The answer comes before the callback, which runs once, and then it is a duplicate."""
+        receiver = make_queue(WAITING, database_url=database_url)
+        notification = samples.notification(TYPE)
+
+        first = receiver.deliver(notification)
+        assert receiver.module(CREATED).begun.wait(60)
+        second = receiver.deliver(notification)
+        receiver.module(CREATED).go.set()
+        ends(receiver, notification, "done")
+        third = receiver.deliver(notification)
+
+        answers = [(each.status_code, each.json["outcome"]) for each in (first, second, third)]  # type: ignore[index]  # it is JSON
+        assert answers == [(200, "accepted"), (200, "accepted"), (200, "duplicate")]
+        assert receiver.module(CREATED).calls == [notification["id"]]
+        event = receiver.event(notification["id"])
+        assert (event.outcome, event.attempt, event.deliveries) == ("handled", 1, 3)
+
+    def test_dead_event_is_a_duplicate(self, make_queue: MakeReceiver) -> None:
+        """What was given up on is not accepted again."""
+        receiver = make_queue(module("    from app import GiveUp; raise GiveUp('no')\n"))
+        notification = samples.notification(TYPE)
+        receiver.deliver(notification)
+        ends(receiver, notification, "dead")
+
+        assert receiver.deliver(notification).json == {"success": True, "outcome": "duplicate"}
+        assert history(receiver, notification) == ["gave_up"]
+
+    def test_wrong_mode_is_recorded_and_not_run(self, make_queue: MakeReceiver) -> None:
+        """As in inline mode."""
+        receiver = make_queue(module(""))
+        notification = samples.notification(TYPE, livemode=True)
+
+        assert receiver.deliver(notification).json == {"success": True, "outcome": "wrong_mode"}
+        assert receiver.event(notification["id"]).state == "done"
+
+    def test_delivery_is_accepted_without_a_word_to_others(
+        self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is recorded: that the other processes cannot be told changes nothing."""
+
+        def fail(_self: Inbox) -> None:
+            raise Unavailable("away", reason="away")
+
+        # No database can be lost between two statements at a moment that a test can choose.
+        monkeypatch.setattr(Inbox, "notify", fail)
+        receiver = make_queue(module(""))
+
+        assert receiver.deliver(samples.notification(TYPE)).status_code == 200
+
+    def test_readiness_shows_the_pause(self, make_queue: MakeReceiver) -> None:
+        """Paused workers are no reason to send deliveries elsewhere, but a person can see it."""
+        receiver = make_queue(module(""))
+        assert receiver.client.get("/readyz").json == {"status": "ready"}
+        receiver.services.inbox.pause(by="me", why=None)
+
+        ready = receiver.client.get("/readyz")
+        assert (ready.status_code, ready.json) == (200, {"status": "ready", "paused": True})
+        notification = samples.notification(TYPE)
+        assert receiver.deliver(notification).status_code == 200
+        receiver.services.inbox.resume()
+        ends(receiver, notification, "done")
+
+
+class TestRetries:
+    """A failed event is run again here, until it succeeds or its attempts are used up."""
+
+    def test_failure_is_retried_until_it_succeeds(
+        self, make_queue: MakeReceiver, database_url: str
+    ) -> None:
+        """Each attempt is kept, with the traceback of the ones that failed."""
+        lines = "    if len(calls) < 3: raise ValueError('not yet')\n"
+        receiver = make_queue(module(lines), database_url=database_url)
+        notification = samples.notification(TYPE)
+        receiver.deliver(notification)
+        ends(receiver, notification, "done")
+
+        assert history(receiver, notification) == ["failed", "failed", "handled"]
+        first = receiver.services.inbox.attempts(notification["id"])[0]
+        assert first.reason == "ValueError: not yet"
+        assert f"{CREATED}.py" in str(first.traceback)
+
+    def test_traceback_holds_no_local_variables_and_no_secrets(
+        self, make_queue: MakeReceiver
+    ) -> None:
+        """What a secret was, nobody can read in the history."""
+        lines = "    local = 'in' + 'side'\n    raise ValueError(client._requestor.api_key)\n"
+        receiver = make_queue(module(lines), max_attempts=1)
+        notification = samples.notification(TYPE)
+        receiver.deliver(notification)
+        ends(receiver, notification, "dead")
+
+        (attempt,) = receiver.services.inbox.attempts(notification["id"])
+        assert attempt.reason == "ValueError: [redacted]"
+        assert "inside" not in str(attempt.traceback)
+        assert receiver.services.settings.stripe_api_key not in str(attempt.traceback)
+
+    @pytest.mark.parametrize("length", range(7960, 8000))
+    def test_secret_at_the_cut_of_a_traceback_is_no_secret_either(
+        self, make_receiver: MakeReceiver, length: int
+    ) -> None:
+        """What is cut off it was taken out of before."""
+        lines = f"    raise ValueError(client._requestor.api_key + 'x' * {length})\n"
+        receiver = make_receiver({CREATED: module(lines)})
+        notification = samples.notification(TYPE)
+        receiver.deliver(notification)
+
+        (attempt,) = receiver.services.inbox.attempts(notification["id"])
+        assert receiver.services.settings.stripe_api_key[8:] not in str(attempt.traceback)
+
+    def test_exhausted_attempts_are_dead(self, make_queue: MakeReceiver) -> None:
+        """It needs a person, with the last reason in sight."""
+        receiver = make_queue(module("    raise ValueError('never')\n"), max_attempts=3)
+        notification = samples.notification(TYPE)
+        receiver.deliver(notification)
+        ends(receiver, notification, "dead")
+
+        event = receiver.event(notification["id"])
+        assert (event.outcome, event.reason) == ("exhausted", "ValueError: never")
+        assert history(receiver, notification) == ["failed", "failed", "exhausted"]
+
+    def test_callback_says_when(self, make_queue: MakeReceiver) -> None:
+        """RetryLater sets the time itself."""
+        lines = "    from app import RetryLater; raise RetryLater(3600, 'not yet shipped')\n"
+        event, wait = planned(make_queue(module(lines)))
+
+        assert wait == pytest.approx(3600)
+        assert "again in 3600 s: not yet shipped" in str(event.reason)
+
+    @pytest.mark.parametrize("asked", ["1e12", "float('inf')"])
+    def test_thirty_days_are_the_most(self, make_queue: MakeReceiver, asked: str) -> None:
+        """Milliseconds for seconds put no event off for ever."""
+        lines = f"    from app import RetryLater; raise RetryLater({asked})\n"
+        _, wait = planned(make_queue(module(lines)))
+
+        assert wait == pytest.approx(30 * 86400)
+
+    def test_rate_limit_of_stripe_waits_as_it_asks(
+        self, make_queue: MakeReceiver, stripe_api: StripeApi
+    ) -> None:
+        """A 429 with Retry-After is due no earlier, and uses up less than a failure."""
+        receiver = make_queue(module("    notif.fetch_event()\n"), stripe_api_base=stripe_api.url)
+        notification = samples.notification(TYPE)
+        stripe_api.put_event(samples.event(notification))
+        stripe_api.fail(status=429, headers={"Retry-After": "70"})
+        receiver.deliver(notification)
+        wait_for(lambda: receiver.event(notification["id"]).outcome == "failed")
+
+        event = receiver.event(notification["id"])
+        assert event.settled_at is not None
+        assert event.due_at - event.settled_at >= 70
+        assert 0 < event.spent < 1
+
+    def test_rate_limit_that_asks_for_nothing(
+        self, make_queue: MakeReceiver, stripe_api: StripeApi
+    ) -> None:
+        """Without Retry-After the schedule decides."""
+        receiver = make_queue(module("    notif.fetch_event()\n"), stripe_api_base=stripe_api.url)
+        notification = samples.notification(TYPE)
+        stripe_api.put_event(samples.event(notification))
+        stripe_api.fail(status=429)
+        receiver.deliver(notification)
+        ends(receiver, notification, "done")
+
+        assert history(receiver, notification) == ["failed", "handled"]
+
+    def test_inline_mode_does_not_retry(self, make_receiver: MakeReceiver) -> None:
+        """There Stripe decides; what the callback asked for counts after a change of mode."""
+        lines = "    from app import RetryLater; raise RetryLater(3600)\n"
+        receiver = make_receiver({CREATED: module(lines)})
+        notification = samples.notification(TYPE)
+
+        assert receiver.deliver(notification).status_code == 500
+        event = receiver.event(notification["id"])
+        assert event.settled_at is not None
+        assert event.due_at - event.settled_at == pytest.approx(3600)
+        assert event.spent == 0
+
+
+class TestThreads:
+    """How the threads share the work."""
+
+    def test_events_of_one_object_run_one_at_a_time(self, make_queue: MakeReceiver) -> None:
+        """Two threads, three events of one customer and one of another: two run at once."""
+        receiver = make_queue(WAITING, threads=4)
+        same = [samples.notification(TYPE, object_id="cus_1") for _ in range(3)]
+        other = samples.notification(TYPE, object_id="cus_2")
+        for notification in (*same, other):
+            receiver.deliver(notification)
+
+        inside = receiver.module(CREATED).inside
+        wait_for(lambda: len(inside) == 2)
+        assert other["id"] in inside
+        receiver.module(CREATED).go.set()
+        for notification in (*same, other):
+            ends(receiver, notification, "done")
+        assert max(receiver.module(CREATED).most) == 2
+
+    def test_what_others_recorded_is_found(self, make_queue: MakeReceiver) -> None:
+        """Nobody calls: an idle process looks by itself."""
+        receiver = make_queue(module(""))
+        inbox = Inbox(receiver.services.settings.database_url, lease_seconds=30)
+        notification = samples.notification(TYPE)
+        body = samples.encode(notification)
+        by_hand_event = json.loads(body)
+        inbox.record(NewEvent(by_hand_event["id"], TYPE, livemode=False, context=None, body=body))
+        inbox.close()
+
+        ends(receiver, notification, "done")
+
+    def test_idle_threads_wait(self, make_queue: MakeReceiver) -> None:
+        """However many there are, one of them looks out, and the others wait to be called."""
+        looks: list[str] = []
+        receiver = make_queue(module(""), threads=8)
+        waiters = receiver.services.worker._called._waiters  # type: ignore[attr-defined]  # noqa: SLF001 - no other way to know
+        wait_for(lambda: len(waiters) == 8)
+        claim_due = receiver.services.inbox.claim_due
+
+        def counted(*, livemode: bool) -> Claim | None:
+            looks.append(threading.current_thread().name)
+            return claim_due(livemode=livemode)
+
+        receiver.services.inbox.claim_due = counted  # type: ignore[method-assign]  # to count them
+        wait_for(lambda: len(looks) > 4)
+
+        assert len(set(looks)) == 1
+
+    def test_process_takes_what_a_dead_one_left_behind(self, make_queue: MakeReceiver) -> None:
+        """An event whose lease has ended is run again, and its object is free afterwards."""
+        receiver = make_queue(module(""), threads=0)
+        notification = samples.notification(TYPE)
+        receiver.deliver(notification)
+        receiver.services.inbox.claim_due(livemode=False)
+        url = receiver.services.settings.database_url
+        raw_sql.execute(url, "UPDATE events SET lease_until = 0")
+
+        receiver.services.worker.start(1)
+        ends(receiver, notification, "done")
+        assert history(receiver, notification) == ["crashed", "handled"]
+
+    def test_poison_is_given_up_on(
+        self, make_queue: MakeReceiver, logged: Callable[[str], dict[str, Any]]
+    ) -> None:
+        """After MAX_CRASHES it is dead without being run, and an error says so."""
+        receiver = make_queue(module(""), threads=0, max_crashes=1)
+        notification = samples.notification(TYPE)
+        receiver.deliver(notification)
+        receiver.services.inbox.claim_due(livemode=False)
+        url = receiver.services.settings.database_url
+        raw_sql.execute(url, "UPDATE events SET lease_until = 0")
+
+        receiver.services.worker.start(1)
+        ends(receiver, notification, "dead")
+        receiver.services.worker.join()
+        assert receiver.module(CREATED).calls == []
+        line = logged("event_crashed")
+        assert (line["level"], line["event_id"]) == ("error", notification["id"])
+
+    def test_one_line_for_each_attempt(
+        self, make_queue: MakeReceiver, logged: Callable[[str], dict[str, Any]]
+    ) -> None:
+        """With the identifiers, the account, the outcome and the time that it took."""
+        receiver = make_queue(module(""))
+        notification = samples.notification(TYPE, context="acct_1")
+        receiver.deliver(notification)
+        ends(receiver, notification, "done")
+        receiver.services.worker.join()
+
+        line = logged("attempt")
+        assert line.pop("duration_ms") > 0
+        del line["timestamp"]
+        assert line == {
+            "level": "info",
+            "event": "attempt",
+            "outcome": "handled",
+            "attempt": 1,
+            "event_id": notification["id"],
+            "event_type": TYPE,
+            "context": "acct_1",
+        }
+
+
+def is_idle(receiver: Receiver) -> bool:
+    """Whether all threads wait, one of them looking out, and nothing was called meanwhile."""
+    return receiver.services.worker._has_lookout  # noqa: SLF001 - no other way to know
+
+
+def is_listening(url: str) -> bool:
+    """Whether somebody listens at this database of PostgreSQL for events that are due."""
+    who = "pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+    return bool(raw_sql.select(url, who))
+
+
+class TestIdle:
+    """Who has nothing to do is called; to look now and then is for what nobody could call for."""
+
+    @pytest.fixture(autouse=True)
+    def never_look(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let no thread look by itself within the time of a test."""
+        monkeypatch.setattr("app.processing.worker.POLL_SECONDS", 600.0)
+
+    def test_delivery_calls_the_workers_of_its_process(self, make_queue: MakeReceiver) -> None:
+        """An idle worker begins at once, and not at its next look."""
+        receiver = make_queue(module(""))
+        wait_for(lambda: is_idle(receiver))
+        notification = samples.notification(TYPE)
+
+        receiver.deliver(notification)
+
+        ends(receiver, notification, "done")
+
+    def test_delivery_calls_the_workers_of_other_processes(
+        self, make_queue: MakeReceiver, make_receiver: MakeReceiver, postgresql_url: str
+    ) -> None:
+        """On PostgreSQL, which passes the word on."""
+        runs = make_queue(module(""), database_url=postgresql_url)
+        records = make_receiver(processing="queue", database_url=postgresql_url)
+        wait_for(lambda: is_idle(runs) and is_listening(postgresql_url))
+        notification = samples.notification(TYPE)
+
+        records.deliver(notification)
+
+        ends(runs, notification, "done")
+
+
+class TestFaults:
+    """A thread survives whatever happens."""
+
+    def test_inbox_that_is_away_is_waited_for(
+        self,
+        make_queue: MakeReceiver,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """It is said once, however often it is looked for, and all goes on when it is back."""
+        away = [True]
+        claim_due = Inbox.claim_due
+
+        def unreliable(self: Inbox, *, livemode: bool) -> Claim | None:
+            if away[0]:
+                raise Unavailable("away", reason="away")
+            return claim_due(self, livemode=livemode)
+
+        # Real outages are shown with real servers, by processes; this one has to be counted.
+        monkeypatch.setattr(Inbox, "claim_due", unreliable)
+        receiver = make_queue(module(""))
+        notification = samples.notification(TYPE)
+        receiver.deliver(notification)
+        for _ in range(5):
+            receiver.services.worker.wake()
+            time.sleep(0.02)
+        away[0] = False
+        ends(receiver, notification, "done")
+        receiver.services.worker.join()
+
+        assert capsys.readouterr().err.count('"inbox_unavailable"') == 1
+
+    def test_unforeseen_error_ends_no_thread(
+        self,
+        make_queue: MakeReceiver,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """Neither one in claiming nor one in running."""
+        failing = ["claim", "run"]
+        claim_due = Inbox.claim_due
+
+        def odd(self: Inbox, *, livemode: bool) -> Claim | None:
+            if "claim" in failing:
+                failing.remove("claim")
+                raise RuntimeError("unforeseen")
+            return claim_due(self, livemode=livemode)
+
+        # Such an error is a mistake of ours: there is none left to be provoked.
+        monkeypatch.setattr(Inbox, "claim_due", odd)
+        receiver = make_queue(module(""), threads=1, lease_seconds=1)
+        run = receiver.services.runner.run
+
+        def odd_run(claim: Claim) -> str:
+            if "run" in failing:
+                failing.remove("run")
+                raise RuntimeError("unforeseen")
+            return run(claim)
+
+        receiver.services.runner.run = odd_run  # type: ignore[method-assign]  # as above
+        notification = samples.notification(TYPE)
+        receiver.deliver(notification)
+        ends(receiver, notification, "done")
+        receiver.services.worker.join()
+
+        said = capsys.readouterr().err
+        assert '"claim_failed"' in said
+        assert '"run_failed"' in said
+
+    def test_error_outside_of_every_guard_ends_no_thread(
+        self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Memory can be short anywhere. The threads of the worker and of the leases go on."""
+        failing = ["wait", "turn"]
+
+        def run_short(name: str, act: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*arguments: Any) -> Any:
+                if name in failing:
+                    failing.remove(name)
+                    raise MemoryError
+                return act(*arguments)
+
+            return call
+
+        # No test can take all memory away at just these moments.
+        monkeypatch.setattr(threads, "PAUSE_SECONDS", 0.01)
+        monkeypatch.setattr(Worker, "_wait", run_short("wait", Worker._wait))  # noqa: SLF001 - the same
+        monkeypatch.setattr(Leases, "_take_turn", run_short("turn", Leases._take_turn))  # noqa: SLF001 - the same
+        receiver = make_queue(module(""), threads=1, lease_seconds=1)
+        wait_for(lambda: not failing)
+        notification = samples.notification(TYPE)
+        receiver.deliver(notification)
+        ends(receiver, notification, "done")
+        receiver.services.worker.join()
+        inbox = receiver.services.inbox
+        for name in ("evt_mine", "evt_other"):
+            inbox.record(NewEvent(name, TYPE, livemode=False, context=None, body=b"{}"))
+        claim, other = inbox.claim_one("evt_mine"), inbox.claim_one("evt_other")
+        assert claim is not None
+        assert other is not None
+
+        with receiver.services.leases.held(claim):
+            wait_for(lambda: receiver.event("evt_other").is_orphan)
+            assert not receiver.event("evt_mine").is_orphan
+
+    def test_tables_of_a_newer_version_end_no_thread(
+        self, make_queue: MakeReceiver, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A process that is to be replaced says so once, and waits."""
+        receiver = make_queue(module(""), threads=0)
+        inbox, url = receiver.services.inbox, receiver.services.settings.database_url
+        raw_sql.execute(url, "UPDATE alembic_version SET version_num = '9999'")
+        file = inbox._database._file  # noqa: SLF001 - as in a process that started without it
+        assert file is not None
+        file.migrated = False
+        receiver.services.worker.start(1)
+        for _ in range(3):
+            receiver.services.worker.wake()
+            time.sleep(0.02)
+        raw_sql.execute(url, "UPDATE alembic_version SET version_num = '0004'")
+        notification = samples.notification(TYPE)
+        receiver.deliver(notification)
+        ends(receiver, notification, "done")
+        receiver.services.worker.join()
+
+        said = capsys.readouterr().err
+        assert said.count('"inbox_unavailable"') == 1
+        assert "made by a newer version" in said
+
+    def test_orphan_is_run_as_soon_as_it_is_one(
+        self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The process that finds it does not wait for its next look."""
+        monkeypatch.setattr(
+            "app.processing.worker.RESCUE_SECONDS", 600.0
+        )  # no test waits until it would fail
+        receiver = make_queue(module(""), threads=0, lease_seconds=1)
+        notification = samples.notification(TYPE)
+        receiver.deliver(notification)
+        receiver.services.inbox.claim_due(livemode=False)
+
+        receiver.services.worker.start(1)
+        ends(receiver, notification, "done")
+        receiver.services.worker.join()
+
+    def test_orphans_run_one_at_a_time(
+        self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Neighbours of an event that ends its process are not beside it again and again."""
+        monkeypatch.setattr(
+            "app.processing.worker.RESCUE_SECONDS", 0.0
+        )  # so that every claim looks for more
+        receiver = make_queue(WAITING, threads=0)
+        same = [samples.notification(TYPE) for _ in range(3)]
+        for notification in same:
+            receiver.deliver(notification)
+            receiver.services.inbox.claim_due(livemode=False)
+        raw_sql.orphan(receiver.services.settings.database_url)
+
+        receiver.services.worker.start(4)
+        assert receiver.module(CREATED).begun.wait(60)
+        fresh = samples.notification(TYPE)
+        receiver.deliver(fresh)
+        wait_for(lambda: fresh["id"] in receiver.module(CREATED).inside)
+        assert len(receiver.module(CREATED).inside) == 2
+        receiver.module(CREATED).go.set()
+        for notification in (*same, fresh):
+            ends(receiver, notification, "done")
+        assert max(receiver.module(CREATED).most) == 2
+
+    def test_orphan_that_hangs_holds_up_no_other_for_ever(
+        self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its process was killed because of that, maybe, and there may be no other process."""
+        monkeypatch.setattr(
+            "app.processing.worker.RESCUE_SECONDS", 0.0
+        )  # so that every claim looks for more
+        monkeypatch.setattr(
+            "app.processing.worker.ALONE_SECONDS", 1.0
+        )  # half a minute is long for a test
+        receiver = make_queue(WAITING, threads=0)
+        for notification in [samples.notification(TYPE) for _ in range(3)]:
+            receiver.deliver(notification)
+            receiver.services.inbox.claim_due(livemode=False)
+        raw_sql.orphan(receiver.services.settings.database_url)
+
+        receiver.services.worker.start(4)
+        wait_for(lambda: len(receiver.module(CREATED).inside) == 3)
+        receiver.module(CREATED).go.set()
+
+
+class TestStop:
+    """What a stop does with what runs."""
+
+    def test_nothing_more_is_claimed(self, make_queue: MakeReceiver) -> None:
+        """What waits stays pending for the next process."""
+        receiver = make_queue(WAITING, threads=1)
+        running, waiting = samples.notification(TYPE), samples.notification(TYPE)
+        receiver.deliver(running)
+        assert receiver.module(CREATED).begun.wait(60)
+        receiver.deliver(waiting)
+
+        receiver.services.worker.stop()
+        assert receiver.services.worker.running == 1
+        receiver.module(CREATED).go.set()
+        receiver.services.worker.join()
+
+        assert receiver.services.worker.running == 0
+        assert receiver.event(running["id"]).state == "done"
+        assert receiver.event(waiting["id"]).state == "pending"
+
+    def test_what_does_not_end_is_given_back(self, make_queue: MakeReceiver) -> None:
+        """At once, not when its lease ends; a success that comes before anybody took it counts."""
+        receiver = make_queue(WAITING, threads=1)
+        notification = samples.notification(TYPE)
+        receiver.deliver(notification)
+        assert receiver.module(CREATED).begun.wait(60)
+        receiver.services.worker.stop()
+
+        receiver.services.worker.release()
+        event = receiver.event(notification["id"])
+        assert (event.state, event.outcome, event.holds) == ("pending", "released", None)
+        receiver.module(CREATED).go.set()
+        receiver.services.worker.join()
+        event = receiver.event(notification["id"])
+        assert (event.state, event.outcome, event.attempt) == ("done", "handled", 1)
+
+    def test_giving_back_may_fail(
+        self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Without its inbox the process ends all the same: the lease ends by itself."""
+        receiver = make_queue(WAITING, threads=1)
+        receiver.deliver(samples.notification(TYPE))
+        assert receiver.module(CREATED).begun.wait(60)
+
+        def fail(_self: Inbox, _claim: Claim, _delay: float) -> bool:
+            raise Unavailable("away", reason="away")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Inbox, "release", fail)  # the moment cannot be chosen with a real one
+            receiver.services.worker.release()
+        receiver.module(CREATED).go.set()
+
+    def test_listener_connects_again(
+        self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """When its connection is lost, it makes another one."""
+        tried = threading.Event()
+        lost = [True]
+        listen = Inbox.listen
+
+        def unreliable(self: Inbox, act: Callable[[], object], stopping: threading.Event) -> None:
+            if lost:
+                lost.clear()
+                raise Unavailable("away", reason="away")
+            tried.set()
+            listen(self, act, stopping)
+
+        monkeypatch.setattr(Inbox, "listen", unreliable)  # as above
+        make_queue(module(""))
+
+        assert tried.wait(60)

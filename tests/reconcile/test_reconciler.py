@@ -1,0 +1,571 @@
+"""What Stripe has and the inbox lacks is found and brought back, through the real SDK and HTTP."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import stripe
+from werkzeug import Request, Response
+
+from app.errors import Unavailable
+from app.factory import make_client
+from app.inbox import Inbox, NewEvent
+from app.processing.registry import module_name
+from app.reconcile import reconciler
+from app.reconcile.reconciler import KEPT, LAG, OVERLAP, Gap, Reconciler
+from devkit import samples
+from devkit.event_list import EventList
+from devkit.stripe_api import StripeApi
+from tests.conftest import Receiver
+from tests.support import raw_sql
+from tests.support.waiting import wait_for
+
+TYPE = "v1.customer.created"
+CREATED = "v1_customer_created"
+OTHER = "v1.invoice.paid"
+HANDLER = "calls = []\ndef handle(notif, client):\n    calls.append(notif)\n"
+HOUR = 3600.0
+FEW = 120.0
+"""Seconds by which a time that was read off a clock may differ from the one that a test knows."""
+
+Make = Callable[..., Receiver]
+
+
+class Lab:
+    """A service, the stand-in that it asks, and the reconciler between them."""
+
+    def __init__(self, receiver: Receiver, api: StripeApi) -> None:
+        """Take both."""
+        self.receiver = receiver
+        self.api = api
+        self.inbox = receiver.services.inbox
+
+    @property
+    def reconciler(self) -> Reconciler:
+        """A reconciler as a new process would have it."""
+        own = self.receiver.services
+        client = make_client(own.settings, own.inbox)
+        return Reconciler(own.settings, own.registry, own.inbox, client, own.runner)
+
+    def put(self, event_id: str, age: float = HOUR, **fields: Any) -> dict[str, Any]:
+        """Let Stripe have an event that is ``age`` seconds old. Returns its notification."""
+        created = datetime.now(UTC) - timedelta(seconds=age)
+        values = {"event_type": TYPE, "event_id": event_id, "created": created, **fields}
+        notification = samples.notification(**values)
+        self.api.put_event(samples.event(notification, {"secret": "not for the inbox"}))
+        return notification
+
+    def missing(self, *accounts: str, since: float | None = None) -> list[str]:
+        """Return the ids of what is missing."""
+        return [each.event.id for each in self.reconciler.find(accounts, since).missing]
+
+    def close(self, *accounts: str, since: float | None = None) -> Gap:
+        """Find and record what is missing."""
+        reconciler = self.reconciler
+        gap = reconciler.find(accounts, since)
+        reconciler.record(gap)
+        return gap
+
+    def reached(self, context: str = "") -> dict[str, float]:
+        """Return how many seconds ago each watermark is."""
+        reached = self.inbox.reached(livemode=False, context=context)
+        return {type_: time.time() - at for type_, at in reached.items()}
+
+
+def set_back(url: str, seconds: float) -> None:
+    """Set all watermarks back."""
+    raw_sql.execute(url, f"UPDATE watermarks SET reached = reached - {seconds}")  # noqa: S608 - a number
+
+
+@pytest.fixture
+def make_lab(make_receiver: Make, stripe_api: StripeApi) -> Callable[..., Lab]:
+    """A function that makes one, with a handler for customers unless others are given."""
+
+    def make(modules: dict[str, str] | None = None, **changes: Any) -> Lab:
+        chosen = {CREATED: HANDLER} if modules is None else modules
+        return Lab(make_receiver(chosen, stripe_api_base=stripe_api.url, **changes), stripe_api)
+
+    return make
+
+
+@pytest.fixture
+def lab(make_lab: Callable[..., Lab], database_url: str) -> Lab:
+    """One in inline mode, on each database."""
+    return make_lab(database_url=database_url)
+
+
+class OddList(EventList):
+    """A list that answers once as no API of Stripe's would."""
+
+    def __init__(self, data: list[Any]) -> None:
+        """Take what stands on its first page."""
+        super().__init__()
+        self._odd = [json.dumps({"data": data, "next_page_url": None})]
+
+    def answer(self, request: Request) -> Response | None:
+        """Answer the odd page, and then as usual."""
+        return Response(self._odd.pop()) if self._odd else super().answer(request)
+
+
+class TestFind:
+    """What is missing."""
+
+    def test_what_the_inbox_lacks(self, lab: Lab) -> None:
+        """The oldest first, whatever the inbox did with the others."""
+        lab.receiver.deliver(lab.put("evt_1"))
+        lab.put("evt_2", 1800)
+        lab.put("evt_3", 5400)
+        assert lab.missing() == ["evt_3", "evt_2"]
+
+    def test_event_that_failed_is_not_missing(self, make_lab: Callable[..., Lab]) -> None:
+        """It was delivered, and Stripe delivers it again; neither is a dead one."""
+        lab = make_lab({CREATED: "def handle(notif, client): 1 / 0\n"})
+        assert lab.receiver.deliver(lab.put("evt_1")).status_code == 500
+        assert lab.missing() == []
+
+    def test_nothing_is_changed(self, lab: Lab) -> None:
+        """Looking records no event and moves no watermark."""
+        lab.put("evt_1")
+        assert lab.missing() == lab.missing() == ["evt_1"]
+        assert lab.reached() == {}
+        assert lab.inbox.latest(1) == []
+
+    def test_only_handled_types_are_looked_for(self, lab: Lab) -> None:
+        """What has no module of its own is not brought back."""
+        lab.put("evt_1", event_type=OTHER)
+        assert lab.missing() == []
+        (asked,) = lab.api.asked
+        assert f"types%5B0%5D={TYPE}&created" in asked.query
+
+    def test_type_that_is_newer_than_the_sdk(self, make_lab: Callable[..., Lab]) -> None:
+        """It is listed as what the SDK does not know, and brought back like any other."""
+        lab = make_lab({"new": f'EVENT_TYPE = "v9.thing.made"\n{HANDLER}'})
+        lab.put("evt_1", event_type="v9.thing.made", unknown=True)
+        assert lab.missing() == ["evt_1"]
+
+    def test_types_are_asked_for_twenty_at_once(self, make_lab: Callable[..., Lab]) -> None:
+        """More are refused by Stripe, and all of them are asked for."""
+        types = samples.event_types()[:45]
+        lab = make_lab({module_name(type_): HANDLER for type_ in types})
+        for number, type_ in enumerate(types):
+            lab.put(f"evt_{number:02}", HOUR - number, event_type=type_)
+        assert lab.missing() == [f"evt_{number:02}" for number in range(45)]
+        assert [asked.query.count("types%5B") for asked in lab.api.asked] == [20, 20, 5]
+
+    def test_all_pages_are_read(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However small, and however few ids the inbox is asked about at once."""
+        monkeypatch.setattr(reconciler, "PAGE", 3)
+        monkeypatch.setattr(reconciler, "ASK_AT_ONCE", 4)
+        for number in range(10):
+            lab.put(f"evt_{number}", HOUR - number)
+        lab.receiver.deliver(lab.put("evt_5"))
+        assert lab.missing() == [f"evt_{number}" for number in range(10) if number != 5]
+        assert len(lab.api.asked) == 4
+
+    def test_list_that_changes_while_it_is_read(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An event that comes in front and one that goes hide no other."""
+        monkeypatch.setattr(reconciler, "PAGE", 2)
+        for number in range(6):
+            lab.put(f"evt_{number}", HOUR - number)
+
+        def change() -> None:
+            lab.put("evt_new", HOUR / 2)
+            lab.api.events.remove("evt_5")
+
+        lab.api.events.after_page(1, change)
+        assert lab.missing() == [f"evt_{number}" for number in range(6)]
+        assert "evt_new" in lab.missing()
+
+    def test_each_account_has_its_list(self, lab: Lab) -> None:
+        """That of the key, and each of those that are given, once."""
+        lab.put("evt_own", 30 * 60)
+        lab.put("evt_1", 40 * 60, context="acct_1")
+        lab.put("evt_2", 50 * 60, context="acct_2")
+        assert lab.missing() == ["evt_own"]
+        assert lab.missing("acct_1", "acct_2", "acct_1") == ["evt_2", "evt_1", "evt_own"]
+        contexts = [asked.stripe_context for asked in lab.api.asked[1:]]
+        assert contexts == [None, "acct_1", "acct_2"]
+
+    def test_account_that_fails_does_not_hide_the_others(self, lab: Lab) -> None:
+        """One that is not connected any more is told of; the others are reconciled."""
+        lab.put("evt_2", context="acct_2")
+        lab.api.fail("/v2/core/events", status=403, times=1)  # the account of the key
+        gap = lab.close("acct_2")
+        assert [each.event.id for each in gap.missing] == ["evt_2"]
+        assert isinstance(gap.failed[""], stripe.PermissionError)
+        assert (lab.reached(), set(lab.reached("acct_2"))) == ({}, {TYPE})
+
+    @pytest.mark.parametrize("status", [401, 403, 429, 500])
+    def test_what_fails_for_all_ends_it(self, lab: Lab, status: int) -> None:
+        """No watermark moves when the key does not work, or Stripe does not answer."""
+        lab.api.fail("/v2/core/events", status=status, times=3)
+        with pytest.raises(stripe.StripeError):
+            lab.close()
+        assert lab.reached() == {}
+
+    @pytest.mark.parametrize("item", ["evt_1", 1, None, {"object": "customer"}, {"id": "evt_1"}])
+    def test_what_is_no_event(self, lab: Lab, item: object) -> None:
+        """A list with something else in it is an error of the API, not a gap."""
+        lab.api.events = OddList([item])
+        with pytest.raises(stripe.APIError, match="a listed event cannot be read"):
+            lab.missing()
+
+
+class TestWindow:
+    """Which part of Stripe's list is read."""
+
+    def test_last_minutes_are_left_to_deliveries(self, lab: Lab) -> None:
+        """The list is not complete yet, and the event is on its way."""
+        lab.put("evt_1", FEW)
+        lab.put("evt_2", LAG + 60)
+        assert lab.missing() == ["evt_2"]
+
+    def test_first_time_it_is_a_day(self, lab: Lab) -> None:
+        """Or as far as is asked for."""
+        lab.put("evt_1", 23 * HOUR)
+        lab.put("evt_2", 25 * HOUR)
+        assert lab.missing() == ["evt_1"]
+        assert lab.missing(since=time.time() - 26 * HOUR) == ["evt_2", "evt_1"]
+        assert lab.missing(since=time.time() - HOUR) == []
+        assert lab.missing(since=time.time()) == []
+
+    def test_next_time_it_begins_before_where_it_ended(self, lab: Lab) -> None:
+        """An event that came into the list late is found, if not later than the overlap."""
+        lab.close()
+        assert lab.reached() == {TYPE: pytest.approx(LAG, abs=FEW)}
+        lab.put("evt_1", LAG + OVERLAP - FEW)
+        lab.put("evt_2", LAG + OVERLAP + FEW)
+        assert lab.missing() == ["evt_1"]
+
+    def test_it_begins_where_it_ended_after_a_pause(self, lab: Lab, database_url: str) -> None:
+        """A week in which nothing was reconciled is read as a whole."""
+        lab.close()
+        set_back(database_url, 7 * 86400)
+        lab.put("evt_1", 6 * 86400)
+        assert lab.missing() == ["evt_1"]
+
+    def test_new_type_begins_at_its_own_beginning(
+        self, make_lab: Callable[..., Lab], sqlite_url: str
+    ) -> None:
+        """A type that is handled from now on does not begin where the others ended."""
+        make_lab(database_url=sqlite_url).close()
+        later = make_lab({CREATED: HANDLER, "v1_invoice_paid": HANDLER}, database_url=sqlite_url)
+        later.put("evt_1", 20 * HOUR, event_type=OTHER)
+        assert later.missing() == ["evt_1"]
+
+    def test_new_type_does_not_make_the_others_begin_anew(
+        self, make_lab: Callable[..., Lab], sqlite_url: str
+    ) -> None:
+        """Types are asked for together with those that begin where they do."""
+        types = samples.event_types()[:21]
+        make_lab({module_name(type_): HANDLER for type_ in types[1:]}).close()
+        later = make_lab({module_name(type_): HANDLER for type_ in types}, database_url=sqlite_url)
+        gap = later.reconciler.find([])
+        assert types[0] in gap.windows[0].types
+        assert [len(window.types) for window in gap.windows] == [20, 1]
+        assert gap.windows[1].begin == pytest.approx(time.time() - LAG - OVERLAP, abs=FEW)
+
+    @pytest.mark.parametrize(
+        ("ago", "reached"), [(2 * HOUR, LAG), (0.5 * HOUR, HOUR)], ids=["before", "after"]
+    )
+    def test_watermark_does_not_jump_over_a_gap(
+        self, lab: Lab, database_url: str, ago: float, reached: float
+    ) -> None:
+        """With --since after the watermark, what is between is still to be read."""
+        lab.close()
+        set_back(database_url, HOUR - LAG)
+        lab.close(since=time.time() - ago)
+        assert lab.reached() == {TYPE: pytest.approx(reached, abs=FEW)}
+
+    def test_first_watermark_needs_the_first_day(self, lab: Lab) -> None:
+        """A look at the last hour does not say that the day before it is complete."""
+        lab.close(since=time.time() - HOUR)
+        assert lab.reached() == {}
+        lab.close(since=time.time() - 25 * HOUR)
+        assert set(lab.reached()) == {TYPE}
+
+    def test_thirty_days_at_most(
+        self, lab: Lab, database_url: str, logged: Callable[[str], dict[str, Any]]
+    ) -> None:
+        """What is older is out of reach: a warning says so, and it goes on from there."""
+        lab.put("evt_1", 29 * 86400)
+        assert lab.missing(since=0) == ["evt_1"]
+        lab.close()
+        set_back(database_url, KEPT)
+        gap = lab.reconciler.find([])
+        assert [window.late for window in gap.windows] == [(TYPE,)]
+        assert [each.event.id for each in gap.missing] == ["evt_1"]
+        reconciler.report(gap, lab.reconciler.record(gap))
+        assert logged("events_out_of_reach")["types"] == [TYPE]
+        assert lab.reached() == {TYPE: pytest.approx(LAG, abs=FEW)}
+        assert lab.reconciler.find([]).windows[0].late == ()
+
+
+class TestRecord:
+    """What is missing is recorded as if it had been delivered."""
+
+    def test_it_is_the_notification_that_stripe_would_have_sent(self, lab: Lab) -> None:
+        """Byte by byte, and without the data of the event; only its source tells it apart."""
+        notification = lab.put("evt_1", reason=samples.request_reason(), context="acct_1")
+        lab.close("acct_1")
+        event = lab.receiver.event("evt_1")
+        assert json.loads(event.body) == notification
+        assert (event.type, event.livemode, event.context) == (TYPE, False, "acct_1")
+        delivered = {**notification, "id": "evt_2"}
+        lab.receiver.deliver(delivered)
+        assert lab.receiver.event("evt_2").subject == event.subject
+        assert (event.source, lab.receiver.event("evt_2").source) == ("reconcile", "delivery")
+
+    def test_context_is_that_of_the_list(self, lab: Lab) -> None:
+        """An event that names no account is one of the account whose list it stands in."""
+        listed = samples.event(samples.notification(TYPE, event_id="evt_1"))
+        lab.api.fail("/v2/core/events", status=403)  # for the account of the key
+        lab.api.events = OddList([listed])
+        (missing,) = lab.reconciler.find(["acct_1"]).missing
+        assert missing.event.context == "acct_1"
+        assert json.loads(missing.event.body)["context"] == "acct_1"
+
+    def test_line_of_the_log_has_the_context(
+        self, lab: Lab, logged: Callable[[str], dict[str, Any]]
+    ) -> None:
+        """Each event that is brought back has a line."""
+        lab.put("evt_1", context="acct_1")
+        lab.close("acct_1")
+        line = logged("event_brought_back")
+        assert (line["event_id"], line["event_type"], line["context"]) == ("evt_1", TYPE, "acct_1")
+
+    def test_twice_is_once(self, lab: Lab) -> None:
+        """A second run finds nothing, and a gap that is recorded twice is recorded once."""
+        lab.put("evt_1")
+        gap = lab.reconciler.find([])
+        assert [lab.reconciler.record(gap) for _ in range(2)] == [1, 0]
+        assert lab.missing() == []
+
+    def test_delivery_between_reading_and_recording(self, lab: Lab) -> None:
+        """It was faster: it stays as it is, and is not run a second time."""
+        notification = lab.put("evt_1")
+        gap = lab.reconciler.find([])
+        lab.receiver.deliver(notification)
+        assert lab.reconciler.record(gap) == 0
+        assert list(lab.reconciler.run_open()) == []
+        assert len(lab.receiver.module(CREATED).calls) == 1
+        assert lab.receiver.event("evt_1").source == "delivery"
+
+    def test_event_of_the_other_mode_is_not_run(self, lab: Lab) -> None:
+        """As when it is delivered: recorded, and not run."""
+        lab.put("evt_1", livemode=True)
+        lab.close()
+        assert list(lab.reconciler.run_open()) == []
+        event = lab.receiver.event("evt_1")
+        assert (event.state, event.outcome) == ("done", "wrong_mode")
+
+    def test_watermark_moves_when_all_is_recorded(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """When the inbox goes away in between, the next run begins where this one began."""
+        for number in range(3):
+            lab.put(f"evt_{number}", HOUR - number)
+        bring_back = Inbox.bring_back
+
+        def fail_at_the_last(self: Inbox, event: NewEvent, **more: Any) -> bool:
+            if event.id == "evt_2":
+                raise Unavailable("away", reason="away")
+            return bring_back(self, event, **more)
+
+        # The real inbox, but for one statement: no database can be away at a moment of our choice.
+        with monkeypatch.context() as patch:
+            patch.setattr(Inbox, "bring_back", fail_at_the_last)
+            with pytest.raises(Unavailable):
+                lab.close()
+        assert lab.reached() == {}
+        assert lab.missing() == ["evt_2"]
+
+
+class TestRun:
+    """What was recorded is run in the mode's way."""
+
+    def test_inline_it_is_run_here(self, lab: Lab) -> None:
+        """One by one, the oldest first, with a notification in its account's context."""
+        lab.put("evt_1", 1800, context="acct_1")
+        lab.put("evt_2", 5400)
+        lab.close("acct_1")
+        ran = [(claim.event_id, outcome) for claim, outcome in lab.reconciler.run_open()]
+        assert ran == [("evt_2", "handled"), ("evt_1", "handled")]
+        calls = lab.receiver.module(CREATED).calls
+        assert [(notif.id, str(notif.context or "")) for notif in calls] == [
+            ("evt_2", ""),
+            ("evt_1", "acct_1"),
+        ]
+        assert lab.receiver.event("evt_1").state == "done"
+
+    def test_many_run_in_their_order(self, make_lab: Callable[..., Lab]) -> None:
+        """However many are recorded within one tick of the database's clock."""
+        lab = make_lab()
+        expected = [f"evt_{number * 7 % 30}" for number in range(30)]
+        for place, event_id in enumerate(expected):
+            lab.put(event_id, HOUR - place)
+        lab.close()
+        assert [claim.event_id for claim, _ in lab.reconciler.run_open()] == expected
+
+    def test_failed_one_stays_and_the_others_run(self, make_lab: Callable[..., Lab]) -> None:
+        """The next run tries it again, until it succeeds."""
+        source = HANDLER + "    if len(calls) == 1: raise ValueError\n"
+        lab = make_lab({CREATED: source})
+        lab.put("evt_1", 5400)
+        lab.put("evt_2", 1800)
+        lab.close()
+        assert [outcome for _, outcome in lab.reconciler.run_open()] == ["failed", "handled"]
+        assert lab.receiver.event("evt_1").state == "pending"
+        assert lab.reconciler.open_ids() == ["evt_1"]
+        assert [outcome for _, outcome in lab.reconciler.run_open()] == ["handled"]
+        assert lab.reconciler.open_ids() == []
+
+    def test_dead_ones_are_as_after_a_delivery(self, make_lab: Callable[..., Lab]) -> None:
+        """Given up on, or unreadable: kept for a person."""
+        source = "from app import GiveUp\ndef handle(notif, client):\n    raise GiveUp('no')\n"
+        lab = make_lab({CREATED: source, "v1_invoice_paid": HANDLER})
+        lab.put("evt_1", 5400)
+        notification = lab.put("evt_2", 1800, event_type=OTHER)
+        lab.api.put_event(samples.event({**notification, "related_object": None}))
+        lab.close()
+        assert [outcome for _, outcome in lab.reconciler.run_open()] == ["gave_up", "unreadable"]
+        assert {event.state for event in lab.inbox.latest(2)} == {"dead"}
+
+    def test_one_that_somebody_else_took_is_left(self, lab: Lab) -> None:
+        """A delivery that came since runs it; so does another process that reconciles."""
+        notification = lab.put("evt_1", 5400)
+        lab.put("evt_2", 1800)
+        lab.close()
+        run = lab.reconciler.run_open()
+        taken = lab.reconciler.run_open()
+        assert next(run)[0].event_id == "evt_1"
+        assert next(taken)[0].event_id == "evt_2"
+        assert list(run) == []
+        assert lab.receiver.deliver(notification).json == {"success": True, "outcome": "duplicate"}
+        assert len(lab.receiver.module(CREATED).calls) == 2
+
+    def test_one_that_kills_its_processes_is_given_up_on(
+        self, make_lab: Callable[..., Lab], logged: Callable[[str], dict[str, Any]]
+    ) -> None:
+        """It does not keep the others from running for ever."""
+        lab = make_lab(max_crashes=1)
+        lab.put("evt_1")
+        lab.close()
+        assert lab.inbox.claim_open("evt_1", livemode=False) is not None  # and never settled
+        raw_sql.orphan(lab.receiver.services.settings.database_url)
+        assert list(lab.reconciler.run_open()) == []
+        assert lab.receiver.event("evt_1").state == "dead"
+        assert logged("event_crashed")["event_id"] == "evt_1"
+
+    def test_in_queue_mode_the_workers_run_it(
+        self, make_lab: Callable[..., Lab], database_url: str
+    ) -> None:
+        """It is only recorded here; a worker takes it like a delivery."""
+        lab = make_lab(processing="queue", database_url=database_url)
+        lab.put("evt_1")
+        lab.close()
+        assert list(lab.reconciler.run_open()) == []
+        assert lab.receiver.event("evt_1").state == "pending"
+        lab.receiver.services.worker.start(1)
+        wait_for(lambda: lab.receiver.event("evt_1").state == "done")
+        assert len(lab.receiver.module(CREATED).calls) == 1
+
+
+class TestEvery:
+    """In a worker it goes on by itself, in one process at a time."""
+
+    @pytest.fixture
+    def start(self) -> Iterator[Callable[..., threading.Event]]:
+        """A function that starts a reconciler, and returns what stops it."""
+        stops: list[tuple[threading.Event, threading.Thread]] = []
+
+        def begin(lab: Lab, seconds: float = 0.05, *accounts: str) -> threading.Event:
+            stop = threading.Event()
+            arguments = (seconds, stop, accounts)
+            thread = threading.Thread(target=lab.reconciler.run_every, args=arguments)
+            thread.start()
+            stops.append((stop, thread))
+            return stop
+
+        yield begin
+        for stop, thread in stops:
+            stop.set()
+            thread.join()
+
+    def test_what_is_missing_is_recorded_again_and_again(
+        self, make_lab: Callable[..., Lab], start: Callable[..., threading.Event], database_url: str
+    ) -> None:
+        """Now, and whenever the time has come."""
+        lab = make_lab(processing="queue", database_url=database_url)
+        lab.put("evt_1")
+        start(lab, 0.05, "acct_1")
+        wait_for(lambda: lab.inbox.find("evt_1"))
+        lab.put("evt_2", LAG + 60, context="acct_1")
+        wait_for(lambda: lab.inbox.find("evt_2"))
+
+    def test_of_several_processes_one_does_it(
+        self, make_lab: Callable[..., Lab], start: Callable[..., threading.Event], database_url: str
+    ) -> None:
+        """The others wait until its term has ended, and then one of them takes over."""
+        lab = make_lab(processing="queue", database_url=database_url)
+        assert lab.inbox.lead("reconcile", "another process", 600)
+        start(lab)
+        start(lab)
+        lab.put("evt_1")
+        lab.inbox.check()
+        assert lab.inbox.find("evt_1") is None
+        assert lab.api.asked == []
+        raw_sql.execute(database_url, "UPDATE leaders SET until = 0")
+        wait_for(lambda: lab.inbox.find("evt_1"))
+        ((_, holder, _),) = raw_sql.select(database_url, "leaders")
+        wait_for(lambda: len(lab.api.asked) > 3)
+        assert [row[1] for row in raw_sql.select(database_url, "leaders")] == [holder]
+
+    def test_it_stops_while_it_reads(
+        self, make_lab: Callable[..., Lab], start: Callable[..., threading.Event]
+    ) -> None:
+        """Nothing is recorded after the stop."""
+        lab = make_lab(processing="queue")
+        lab.put("evt_1")
+        release = lab.api.hold("/v2/core/events")
+        stop = start(lab)
+        wait_for(lambda: lab.api.asked)
+        stop.set()
+        release.set()
+
+    def test_errors_do_not_end_it(
+        self,
+        make_lab: Callable[..., Lab],
+        start: Callable[..., threading.Event],
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """Stripe's, the inbox's, and those that nobody foresaw, are logged, and it goes on."""
+        lab = make_lab(processing="queue")
+        lab.api.events = OddList(["no event"])
+        lab.put("evt_1")
+        lab.api.fail("/v2/core/events", status=429)
+        lead, errors = Inbox.lead, [RuntimeError("odd"), Unavailable("", reason="away_for_once")]
+
+        def fail_at_first(self: Inbox, name: str, holder: str, seconds: float) -> bool:
+            if errors:
+                raise errors.pop()
+            return lead(self, name, holder, seconds)
+
+        # The real inbox, but for two calls: no database can fail at a moment of our choice.
+        monkeypatch.setattr(Inbox, "lead", fail_at_first)
+        start(lab)
+        wait_for(lambda: lab.inbox.find("evt_1"))
+        lines = map(json.loads, capsys.readouterr().err.splitlines())
+        failed = [line for line in lines if line["event"] == "reconcile_failed"]
+        reasons = [line.get("reason") for line in failed]
+        assert reasons == ["away_for_once", None, "RateLimitError 429", "APIError"]
+        assert "RuntimeError: odd" in failed[1]["exception"]

