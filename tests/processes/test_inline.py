@@ -260,7 +260,7 @@ def test_stopped_process_cannot_settle_another_attempt(
         "fails": (("pending", "failed", 2), FAILED, HANDLED),
         "goes on": (("running", None, 2), HANDLED, DUPLICATE),
     }[second_ends]
-    assert says_why(first_service.log)
+    wait_for(lambda: says_why(first_service.log), DEADLINE)
     assert "claim_lost" not in first_service.log  # it did not even try
     assert before == after == expected[0]
     assert second.result(DEADLINE).brief == expected[1]

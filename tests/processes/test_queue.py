@@ -386,7 +386,7 @@ def test_frozen_worker_cannot_settle_another_attempt(lab: Lab, postgresql_url: s
     frozen.process.send_signal(signal.SIGCONT)
     assert frozen.wait() != 0
     frozen.end()
-    assert says_why(frozen.log)
+    wait_for(lambda: says_why(frozen.log), DEADLINE)
     assert "claim_lost" not in frozen.log  # it did not even try
     assert state(postgresql_url, EVENT) == ("running", None, 2)
     second.unlink()
