@@ -10,6 +10,7 @@ text of another exception, because Stripe keeps answers and shows them in its da
 
 from __future__ import annotations
 
+from app.states import Outcome
 from app.text import head, printable, redactor, type_name
 
 #: Characters of a database's error that are shown.
@@ -67,7 +68,7 @@ class DeliveryError(Exception):
     """A delivery that is not answered with 2xx."""
 
     status: int = 500
-    outcome: str = "failed"
+    outcome: Outcome = Outcome.FAILED
 
     def __init__(self, message: str, *, reason: str, retry_after: int | None = None) -> None:
         """Take the ``message`` for the answer, a short ``reason`` for the log, and seconds.
@@ -84,7 +85,7 @@ class Refused(DeliveryError):
     """The delivery is not authentic, or not an event notification. Nothing was recorded."""
 
     status = 400
-    outcome = "refused"
+    outcome = Outcome.REFUSED
 
 
 class TooLarge(Refused):
@@ -100,27 +101,39 @@ class Deferred(DeliveryError):
     """
 
     status = 409
-    outcome = "deferred"
+    outcome = Outcome.DEFERRED
 
 
 class CallbackFailed(DeliveryError):
     """The callback raised. The event is pending again and Stripe will redeliver it."""
 
     status = 500
-    outcome = "failed"
+    outcome = Outcome.FAILED
 
 
-class Unavailable(DeliveryError):
-    """The inbox cannot be reached, or the service is shutting down."""
+class Stopping(DeliveryError):
+    """The process is shutting down. Stripe's next delivery reaches another one."""
 
     status = 503
-    outcome = "unavailable"
+    outcome = Outcome.UNAVAILABLE
+
+
+class InboxUnavailable(Exception):
+    """The inbox cannot be reached or written. The room ``web`` makes a status of it."""
+
+    outcome = Outcome.UNAVAILABLE
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        """Take the ``message`` for a person, and a short ``reason`` for the log."""
+        self.message = message
+        self.reason = reason
+        super().__init__(message)
 
 
 class Unstorable(Exception):
     """The database refuses a value, such as a character that its encoding lacks.
 
-    Unlike ``Unavailable`` it is no outage: the same statement fails for ever.
+    Unlike ``InboxUnavailable`` it is no outage: the same statement fails for ever.
     """
 
 

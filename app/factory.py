@@ -16,7 +16,7 @@ from app.inbox import Inbox
 from app.processing import registry
 from app.processing.leases import Leases
 from app.processing.receiver import Receiver
-from app.processing.retry_policy import Schedule
+from app.processing.retry_policy import RetryPolicy
 from app.processing.runner import Runner
 from app.processing.worker import Worker
 from app.reconcile.reconciler import Reconciler
@@ -65,7 +65,7 @@ def make_services(settings: Settings) -> Services:
         client,
         inbox,
         leases,
-        schedule=_schedule(settings) if settings.is_queue else None,
+        retry_policy=_schedule(settings) if settings.is_queue else None,
         redact=text.redactor(_secrets(settings)),
     )
     stopping = threading.Event()
@@ -98,8 +98,8 @@ def make_client(settings: Settings, inbox: Inbox | None = None) -> stripe.Stripe
     return build_client(settings, inbox)
 
 
-def _schedule(settings: Settings) -> Schedule:
-    return Schedule(
+def _schedule(settings: Settings) -> RetryPolicy:
+    return RetryPolicy(
         base_seconds=settings.retry_base_seconds,
         cap_seconds=settings.retry_cap_seconds,
         max_attempts=settings.max_attempts,

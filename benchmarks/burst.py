@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from app.inbox import Inbox
-from app.inbox.sql.filters import Wanted
+from app.inbox.sql.filters import EventFilter
 from benchmarks.serving import Subject, load, serve
 
 CALLBACK_SECONDS = 0.2
@@ -71,10 +71,10 @@ def _watch_backlog(folder: Path) -> None:
     """Wait until all is done, and print how fast that went beside what the threads allow."""
     url = f"sqlite:///{folder}/inbox.sqlite3"
     with contextlib.closing(Inbox(url, lease_seconds=30)) as inbox:
-        total = inbox.count_wanted(Wanted())
-        while inbox.count_wanted(Wanted(state="done")) < total:
+        total = inbox.administration.count(EventFilter())
+        while inbox.administration.count(EventFilter(state="done")) < total:
             time.sleep(0.5)
-        events = inbox.select(Wanted(), total)
+        events = inbox.administration.select(EventFilter(), total)
     begun = min(event.claimed_at or 0 for event in events)
     ended = max(event.settled_at or 0 for event in events)
     starts = sorted((event.claimed_at or 0) - event.received_at for event in events)

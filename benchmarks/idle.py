@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from app.inbox import Inbox
-from app.inbox.sql.filters import Wanted
+from app.inbox.sql.filters import EventFilter
 from benchmarks.serving import Server, Subject, deliver, serve, work
 from tests.support.services import Postgresql, embedded_postgresql
 
@@ -62,9 +62,9 @@ def _start(stack: contextlib.ExitStack, subject: Subject) -> tuple[Server, str]:
 def _starts(url: str, number: int) -> list[float]:
     """Return how many milliseconds each event waited, when all have been run."""
     with contextlib.closing(Inbox(url, lease_seconds=30)) as inbox:
-        while inbox.count_wanted(Wanted(state="done")) < number:
+        while inbox.administration.count(EventFilter(state="done")) < number:
             time.sleep(0.1)
-        events = inbox.select(Wanted(), number)
+        events = inbox.administration.select(EventFilter(), number)
     return [((event.claimed_at or 0) - event.received_at) * 1000 for event in events]
 
 

@@ -20,7 +20,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from app.errors import CallbackFailed, Deferred, Refused, TooLarge, Unavailable
+from app.errors import CallbackFailed, Deferred, Refused, Stopping, TooLarge
 from app.inbox import Event
 from app.processing import registry
 from app.processing.registry import Callback, Module, Registry
@@ -35,8 +35,7 @@ API_KEY = "sk_test_fake_for_tests"
 
 #: The outcomes that an answer does not name, by its status.
 OUTCOMES = {
-    error.status: error.outcome
-    for error in (CallbackFailed, Deferred, Refused, TooLarge, Unavailable)
+    error.status: error.outcome for error in (CallbackFailed, Deferred, Refused, Stopping, TooLarge)
 }
 
 
@@ -66,7 +65,7 @@ class Receiver:
 
     def event(self, event_id: str) -> Event:
         """Return the event as the inbox has it. Raises ``LookupError`` if it has not."""
-        event = self.services.inbox.find(event_id)
+        event = self.services.inbox.administration.find(event_id)
         if event is None:
             raise LookupError(f"the inbox has no event {event_id}")
         return event
@@ -236,7 +235,7 @@ class Deliver:
             status=answer.status_code,
             outcome=said.get("outcome") or OUTCOMES[answer.status_code],
             error=said.get("error"),
-            event=self.receiver.services.inbox.find(notification["id"]),
+            event=self.receiver.services.inbox.administration.find(notification["id"]),
             notification=notification,
             _deliver=self,
         )

@@ -291,7 +291,7 @@ def _leave(number: int, _frame: object) -> NoReturn:
 def read_inbox(folder: Path) -> list[Event]:
     """Return what the service recorded, in order of arrival."""
     with closing(Inbox(_database_url(folder), lease_seconds=1)) as inbox:
-        return inbox.latest(100)[::-1]
+        return inbox.administration.latest(100)[::-1]
 
 
 def show_answers(deliveries: list[Delivery], answers: list[Answer]) -> None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from app.errors import Unavailable
+from app.errors import InboxUnavailable
 from app.inbox import Inbox
 from app.settings import Settings, environment
 from devkit import placeholders
@@ -187,8 +187,8 @@ def find(inbox: Inbox, path: str) -> Mapping[str, Any] | None:
     So a callback finds what it asks for, whoever sent the event. The values are place holders.
     """
     try:
-        events = inbox.latest(RECENT)
-    except Unavailable:  # the service says why
+        events = inbox.administration.latest(RECENT)
+    except InboxUnavailable:  # the service says why
         return None
     for event in events:
         notification = json.loads(event.body)

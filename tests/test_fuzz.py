@@ -101,7 +101,7 @@ def assert_refused(receiver: Receiver, answer: TestResponse) -> None:
     """Check that the answer is a refusal, and that neither the inbox nor a callback saw it."""
     assert answer.status_code == 400
     assert set(answer.json or {}) == {"error"}
-    assert receiver.services.inbox.latest(1) == []
+    assert receiver.services.inbox.administration.latest(1) == []
     assert receiver.module("fallback").calls == []
 
 
@@ -137,7 +137,7 @@ def test_no_header_is_a_fault_of_ours(receiver: Receiver, environ: dict[str, str
     answer = post(receiver, b"{}", **environ)
     assert answer.status_code in {400, 404, 413}
     assert set(answer.json or {}) == {"error"}
-    assert receiver.services.inbox.latest(1) == []
+    assert receiver.services.inbox.administration.latest(1) == []
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def without_gaps(values: dict[str, Any]) -> dict[str, Any]:
 def known(receiver: Receiver, event_id: object) -> bool:
     """Return whether the inbox holds the event; it cannot be asked for what is no id."""
     storable = isinstance(event_id, str) and event_id.isascii() and "\0" not in event_id
-    return storable and receiver.services.inbox.find(str(event_id)) is not None
+    return storable and receiver.services.inbox.administration.find(str(event_id)) is not None
 
 
 #: Seconds from now, well away from the bounds, which move while the test runs.
@@ -294,7 +294,7 @@ def test_only_valid_signatures_are_accepted(
 
     accepted = answer.status_code == 200
     assert accepted or answer.status_code == 400
-    assert accepted == (two_secrets.services.inbox.find(event_id) is not None)
+    assert accepted == (two_secrets.services.inbox.administration.find(event_id) is not None)
     holds = may_be_accepted(header, body, (SECRET, SECOND))
     hypothesis.event(f"accepted: {accepted}")
     # Beyond ASCII a header may be refused for that alone, though another part of it would hold.

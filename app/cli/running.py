@@ -21,7 +21,7 @@ def begin_running(parts: Services) -> None:
     """Start the watchdog and the leases, and decide which running events are orphans.
 
     When a lease ran out, this waits up to its grace: a live process renews it. The command ends
-    only when all results are recorded. Raises ``Unavailable``.
+    only when all results are recorded. Raises ``InboxUnavailable``.
     """
     click.get_current_context().call_on_close(partial(_wait_for_results, parts))
     parts.leases.watchdog.start()

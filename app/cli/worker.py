@@ -15,7 +15,7 @@ from flask.cli import with_appcontext
 
 from app.cli.events.filters import UNITS
 from app.cli.events.reconcile import read_accounts
-from app.errors import Unavailable
+from app.errors import InboxUnavailable
 from app.runtime import forks, threads
 from app.services import services
 
@@ -116,7 +116,7 @@ def _stop_on_signals(parts: Services) -> None:
 def _migrate(parts: Services) -> None:
     try:
         parts.inbox.migrate()
-    except Unavailable as error:  # it is tried again at the first claim
+    except InboxUnavailable as error:  # it is tried again at the first claim
         log.warning("inbox_unavailable_at_start", reason=error.reason)
 
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import structlog
 
-from app.errors import Deferred, StartError, Unavailable
+from app.errors import Deferred, InboxUnavailable, StartError
 from app.inbox import Claim, Inbox, Suspect
 from app.log import output
 from app.processing.rescuer import Rescuer
@@ -87,7 +87,7 @@ class Leases:
         """Renew the lease of ``claim`` until the block is left.
 
         Raises ``Deferred`` when the claim was lost already, because this process was stopped since
-        it asked for it. Raises ``Unavailable`` when the inbox cannot be asked.
+        it asked for it. Raises ``InboxUnavailable`` when the inbox cannot be asked.
         """
         try:
             self._add(claim)
@@ -106,7 +106,9 @@ class Leases:
         self.watchdog.begin()
 
     def _verify(self, claim: Claim) -> None:
-        if since_boot() > claim.asked_at + self.watchdog.seconds and not self._inbox.renew(claim):
+        if since_boot() > claim.asked_at + self.watchdog.seconds and not self._inbox.claims.renew(
+            claim
+        ):
             raise Deferred(
                 "the event was taken over by another attempt", reason="claim_lost", retry_after=1
             )
@@ -154,7 +156,7 @@ class Leases:
             # First all in one statement. One by one, a locked row or a slow inbox would keep the
             # others from being renewed in time.
             claims = [claim for claim, _ in due]
-            self._try("lease_not_renewed", partial(self._inbox.renew_all, claims))
+            self._try("lease_not_renewed", partial(self._inbox.claims.renew_all, claims))
         self._try_some("result_not_recorded", self._settle, self._waiting())
         self._try_some("lease_not_renewed", self._renew, due)
         self._try("rescue_failed", self._rescue)
@@ -179,20 +181,20 @@ class Leases:
         """
         try:
             act()
-        except (Unavailable, StartError) as error:
+        except (InboxUnavailable, StartError) as error:
             self.say_away(error)
         except Exception:
             self._failing = True
             log.exception(failed, **(_names(claim) if claim else {}))
 
-    def say_away(self, error: Unavailable | StartError) -> None:
+    def say_away(self, error: InboxUnavailable | StartError) -> None:
         """Log an outage of the inbox once, not for each claim, with what waits for its end."""
         self._failing = True
         with self._lock:
             said, self._said = self._said, True
         if not said:
             # A newer version may have changed the tables: this process is to be replaced by one.
-            reason = error.reason if isinstance(error, Unavailable) else str(error)
+            reason = error.reason if isinstance(error, InboxUnavailable) else str(error)
             counts = {"running": len(self._held), "unsettled": len(self._unsettled)}
             event = "lease_not_renewed" if any(counts.values()) else "inbox_unavailable"
             log.warning(event, reason=reason, **counts)
@@ -221,7 +223,7 @@ class Leases:
 
     def _renew(self, claim: Claim, held: _Held) -> None:
         held.tried = started = since_boot()
-        if self._inbox.renew(claim):
+        if self._inbox.claims.renew(claim):
             held.renewed = started
         elif self._is_held(claim):
             held.lost = True
@@ -250,7 +252,7 @@ class Leases:
             else:
                 mine.append(claim)
         if mine:
-            self._try("lease_not_renewed", partial(self._inbox.renew_all, mine))
+            self._try("lease_not_renewed", partial(self._inbox.claims.renew_all, mine))
         self._try("rescue_failed", partial(self.rescuer.count, others, looked_at))
         self.rescuer.watch_clock()
 
@@ -258,7 +260,7 @@ class Leases:
         """Wait until each expired lease was renewed, or its event is an orphan.
 
         For a command, which may be the only process. It takes up to the grace of the leases, and
-        calls ``say`` with their number before it waits. Raises ``Unavailable``.
+        calls ``say`` with their number before it waits. Raises ``InboxUnavailable``.
         """
         rescuer = Rescuer(self._inbox, self._turn)
         looked_at = time.monotonic()

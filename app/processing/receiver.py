@@ -19,11 +19,12 @@ import stripe
 import structlog
 from typing_extensions import TypeIs
 
-from app.errors import Deferred, Refused, Unavailable
+from app.errors import Deferred, InboxUnavailable, Refused, Stopping
 from app.inbox import Inbox, NewEvent
 from app.processing.runner import Runner
 from app.processing.worker import Worker
 from app.settings import Settings
+from app.states import Outcome, State
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +53,7 @@ class Delivery:
     context: str | None = None
     secret: int | None = None
     attempt: int | None = None
-    refusals: int | None = None
+    rejections: int | None = None
 
 
 class Receiver:
@@ -72,17 +73,17 @@ class Receiver:
         self._runner = runner
         self._worker = worker
         self._stopping = stopping
-        self._refusals: Counter[str] = Counter()
+        self._rejections: Counter[str] = Counter()
 
-    def receive(self, body: bytes, signature: str | None, delivery: Delivery) -> str:
+    def receive(self, body: bytes, signature: str | None, delivery: Delivery) -> Outcome:
         """Take one delivery and return its outcome, for which Stripe is answered with 2xx.
 
         ``body`` is the raw body and ``signature`` the ``Stripe-Signature`` header. ``delivery``
         is filled in on the way. Raises ``Refused``, ``Deferred``, ``CallbackFailed`` or
-        ``Unavailable``.
+        ``InboxUnavailable``.
         """
         if self._stopping.is_set():
-            raise Unavailable("the service is shutting down", reason="stopping", retry_after=1)
+            raise Stopping("the service is shutting down", reason="stopping", retry_after=1)
         delivery.secret = self._authenticate(body, signature)
         event = read_notification(body)
         delivery.event_id, delivery.event_type = event.id, event.type
@@ -91,8 +92,8 @@ class Receiver:
 
     def count(self, refused: Refused, delivery: Delivery) -> None:
         """Count a refusal by its reason, since this process started, for its line in the log."""
-        self._refusals[refused.reason] += 1
-        delivery.refusals = self._refusals[refused.reason]
+        self._rejections[refused.reason] += 1
+        delivery.rejections = self._rejections[refused.reason]
 
     def _authenticate(self, body: bytes, signature: str | None) -> int:
         """Return the position, from 1, of the secret that the signature was made with."""
@@ -104,34 +105,38 @@ class Receiver:
                 return position
         raise _forged("signature_mismatch", "the signature does not match the body")
 
-    def _take(self, event: NewEvent, delivery: Delivery) -> str:
+    def _take(self, event: NewEvent, delivery: Delivery) -> Outcome:
         if event.livemode != self._settings.livemode:
-            self._inbox.set_aside(event, "wrong_mode")
-            return "wrong_mode"
+            self._inbox.deliveries.record_skipped(event, Outcome.WRONG_MODE)
+            return Outcome.WRONG_MODE
         if self._settings.is_queue:
             return self._record(event, delivery)
-        with self._inbox.group_commit():  # no longer: other deliveries would wait for the callback
-            accepted = self._inbox.accept(event)
+        with (
+            self._inbox.deliveries.group_commit()
+        ):  # no longer: other deliveries would wait for the callback
+            accepted = self._inbox.deliveries.record_and_claim(event)
         delivery.attempt = accepted.attempt
         if accepted.claim is not None:
             return self._runner.run(accepted.claim)
-        if accepted.state == "running":
+        if accepted.state == State.RUNNING:
             raise self._running()
-        if accepted.outcome == "crashed":
+        if accepted.outcome == Outcome.CRASHED:
             # Maybe given up on right now, and a delivery that is answered 200 is the last one.
             log.error("event_crashed", event_id=event.id, event_type=event.type)
-        return "duplicate"
+        return Outcome.DUPLICATE
 
-    def _record(self, event: NewEvent, delivery: Delivery) -> str:
-        with self._inbox.group_commit():
-            accepted = self._inbox.record(event)
+    def _record(self, event: NewEvent, delivery: Delivery) -> Outcome:
+        with self._inbox.deliveries.group_commit():
+            accepted = self._inbox.deliveries.enqueue(event)
         delivery.attempt = accepted.attempt
-        if accepted.state in {"done", "dead"}:
-            return "duplicate"
+        if accepted.state in {State.DONE, State.DEAD}:
+            return Outcome.DUPLICATE
         self._worker.wake()
-        with contextlib.suppress(Unavailable):  # it is recorded, and workers look by themselves
-            self._inbox.notify()
-        return "accepted"
+        with contextlib.suppress(
+            InboxUnavailable
+        ):  # it is recorded, and workers look by themselves
+            self._inbox.deliveries.notify()
+        return Outcome.ACCEPTED
 
     def _running(self) -> Deferred:
         return Deferred(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from app.errors import Unavailable
+from app.errors import InboxUnavailable
 from app.inbox import Inbox, Suspect
 
 log = structlog.get_logger(__name__)
@@ -53,9 +53,9 @@ class Rescuer:
         self._seen = {}
 
     def look(self) -> list[Suspect]:
-        """Return the suspects. When it raises ``Unavailable``, counting begins anew."""
+        """Return the suspects. When it raises ``InboxUnavailable``, counting begins anew."""
         try:
-            return self._inbox.suspects()
+            return self._inbox.rescue.suspects()
         except BaseException:
             self.forget()
             raise
@@ -64,8 +64,8 @@ class Rescuer:
         """Record for how long each of the ``suspects`` stayed unrenewed since the last time.
 
         ``looked_at`` is the monotonic time right before they were read. Returns how many are still
-        undecided. Raises ``Unavailable`` when one of them cannot be recorded, as a locked row: the
-        others are, as far as there is time.
+        undecided. Raises ``InboxUnavailable`` when one of them cannot be recorded, such as a locked
+        row. The others are recorded, as far as there is time.
         """
         seen, self._seen = self._seen, {}
         failed, self._failed = self._failed, {}
@@ -83,7 +83,7 @@ class Rescuer:
                 continue
             try:
                 undecided += not self._is_decided(each, before, looked_at)
-            except Unavailable as error:
+            except InboxUnavailable as error:
                 self._failed[key] = time.monotonic()
                 failure = error
         if failure is not None:
@@ -94,7 +94,7 @@ class Rescuer:
         seconds = suspect.seconds
         if before is not None and before.seconds == seconds:  # else another process counts
             seconds += min(looked_at - before.at, self._most)
-            is_orphan = self._inbox.suspect(suspect, seconds)
+            is_orphan = self._inbox.rescue.suspect(suspect, seconds)
             if is_orphan is None:
                 return False
             if is_orphan:
@@ -116,15 +116,15 @@ class Rescuer:
     def watch_clock(self) -> None:
         """Repair due times when the database's clock stepped back, and once after the start.
 
-        Raises ``Unavailable``.
+        Raises ``InboxUnavailable``.
         """
         asked_at = time.monotonic()
-        clock = self._inbox.clock()
+        clock = self._inbox.rescue.clock()
         offset = clock - time.monotonic()
         # A late answer is no step: the clock was read after it was asked for.
         back = 0.0 if self._offset is None else self._offset - (clock - asked_at)
         if self._offset is None or back > STEP_SECONDS:
-            self._inbox.repair_times(stepped=back > STEP_SECONDS)
+            self._inbox.rescue.repair_times(stepped=back > STEP_SECONDS)
             self._offset = offset
         if back > STEP_SECONDS:
             log.warning("clock_stepped_back", seconds=round(back, 1))

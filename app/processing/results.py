@@ -16,7 +16,8 @@ import structlog
 
 from app.errors import LONGEST_DELAY, GiveUp, RetryLater
 from app.inbox import Claim, Failure
-from app.processing.retry_policy import Schedule
+from app.processing.retry_policy import RetryPolicy
+from app.states import Outcome
 from app.text import head, printed_traceback, storable
 
 log = structlog.get_logger(__name__)
@@ -42,18 +43,18 @@ class Result:
     ``unrecorded``.
     """
 
-    outcome: str
+    outcome: Outcome
     failure: Failure | None = None
 
     @property
     def is_dead(self) -> bool:
         """Whether the event needs a person now."""
-        return self.outcome not in {"handled", "failed"}
+        return self.outcome not in {Outcome.HANDLED, Outcome.FAILED}
 
     def fallbacks(self) -> list[Result]:
         """Return what to record where the inbox cannot store this, the best one first."""
         said = "the callback succeeded" if self.failure is None else f"the attempt {self.outcome}"
-        last = Result("unrecorded", Failure(f"{said}, but that could not be recorded"))
+        last = Result(Outcome.UNRECORDED, Failure(f"{said}, but that could not be recorded"))
         if self.failure is None:
             return [last]
         reason = self.failure.reason.encode("ascii", "backslashreplace").decode()
@@ -64,7 +65,7 @@ class Result:
 class Judge:
     """Decides what an error means for its event."""
 
-    def __init__(self, schedule: Schedule | None, redact: Callable[[str], str]) -> None:
+    def __init__(self, schedule: RetryPolicy | None, redact: Callable[[str], str]) -> None:
         """Take the retry ``schedule``, and a function that redacts secrets.
 
         Without a schedule Stripe decides when it delivers the event again.
@@ -88,12 +89,12 @@ class Judge:
         if not entered and not isinstance(error, PASSING):
             # Not the whole reason, which may quote the body. The inbox has it.
             log.error("event_unreadable", attempt=claim.attempt, reason=type(error).__name__)
-            return Result("unreadable", failure)
+            return Result(Outcome.UNREADABLE, failure)
         if isinstance(error, GiveUp):
             # A subclass may have no ``reason``.
             reason = self._clean(_text(getattr(error, "reason", error)))
             log.error("callback_gave_up", attempt=claim.attempt, reason=reason)
-            return Result("gave_up", replace(failure, reason=reason))
+            return Result(Outcome.GAVE_UP, replace(failure, reason=reason))
         log.error("callback_raised", attempt=claim.attempt, exc_info=error)
         if isinstance(error, RetryLater):
             return self._plan(claim, failure, asked=_delay(getattr(error, "seconds", None)))
@@ -112,16 +113,16 @@ class Judge:
     ) -> Result:
         """Say when the event is due again, or that its attempts are used up."""
         if self._schedule is None:
-            return Result("failed", replace(failure, delay=asked or 0.0))
+            return Result(Outcome.FAILED, replace(failure, delay=asked or 0.0))
         delay, spent = self._schedule.plan(
-            claim.spent, asked=asked, limited=limited, at_least=at_least
+            claim.attempts_used, asked=asked, limited=limited, at_least=at_least
         )
-        failure = replace(failure, delay=delay, spent=spent)
+        failure = replace(failure, delay=delay, attempts_used=spent)
         if self._schedule.is_over(spent):
             log.error("attempts_exhausted", attempt=claim.attempt)
-            return Result("exhausted", failure)
+            return Result(Outcome.EXHAUSTED, failure)
         log.info("retry_planned", attempt=claim.attempt, delay_seconds=round(delay, 3))
-        return Result("failed", failure)
+        return Result(Outcome.FAILED, failure)
 
     def _reason(self, error: BaseException) -> str:
         # format_exception_only() survives an exception whose own __str__ raises.

@@ -11,7 +11,7 @@ LIMITED = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class RetryPolicy:
     """The delays between attempts, and how many attempts there are.
 
     The n-th delay is random between 0 and ``base_seconds`` x 2^(n-1), at most ``cap_seconds``.

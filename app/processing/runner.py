@@ -16,13 +16,14 @@ from typing import Any
 import stripe
 import structlog
 
-from app.errors import CallbackFailed, Deferred, Unavailable
+from app.errors import CallbackFailed, Deferred, InboxUnavailable
 from app.inbox import Claim, Failure, Inbox
 from app.processing.leases import Leases
 from app.processing.registry import Callback, Module, Registry
 from app.processing.results import Judge, Result
-from app.processing.retry_policy import Schedule
+from app.processing.retry_policy import RetryPolicy
 from app.runtime import forks
+from app.states import Outcome
 from app.stripe_api import fetch_cache
 
 log = structlog.get_logger(__name__)
@@ -50,36 +51,36 @@ class Runner:
         inbox: Inbox,
         leases: Leases,
         *,
-        schedule: Schedule | None,
+        retry_policy: RetryPolicy | None,
         redact: Callable[[str], str],
     ) -> None:
         """Take the parts, and build the SDK's handler from the ``registry``.
 
-        With a ``schedule`` a failed event is retried by it, and given up on at its end; without
+        With a ``retry_policy`` a failed event is retried, and dead after the last attempt. Without
         one Stripe decides when it delivers the event again. ``redact`` takes the secrets out of
         what an exception says.
         """
         self._inbox = inbox
         self._leases = leases
-        self._judge = Judge(schedule, redact)
+        self._judge = Judge(retry_policy, redact)
         self._handler = registry.register(client, wrap=_wrap)
 
-    def run(self, claim: Claim) -> str:
+    def run(self, claim: Claim) -> Outcome:
         """Run the callback for ``claim`` and return the outcome once it is recorded.
 
-        Returns ``handled``, ``gave_up``, ``unreadable`` or, at the end of the schedule,
+        Returns ``handled``, ``gave_up``, ``unreadable`` or, after the last attempt,
         ``exhausted``. Raises ``CallbackFailed`` when the callback raised (the event is pending
-        again), ``Deferred`` when another attempt took the event meanwhile, ``Unavailable`` when
-        the outcome could not be recorded yet.
+        again), ``Deferred`` when another attempt has taken the event, ``InboxUnavailable`` when the
+        outcome could not be recorded yet.
         """
         return copy_context().run(self._run, claim)
 
-    def _run(self, claim: Claim) -> str:
+    def _run(self, claim: Claim) -> Outcome:
         structlog.contextvars.bind_contextvars(**_names(claim))
         with self._leases.held(claim):
             result = self._call(claim)
             self._settle(claim, lambda: self._record(claim, result))
-        if result.outcome == "failed":
+        if result.outcome is Outcome.FAILED:
             raise CallbackFailed("the callback failed; the event will be retried", reason="raised")
         return result.outcome
 
@@ -93,10 +94,10 @@ class Runner:
             # Ctrl-C reaches the main thread, which runs callbacks in a command only. Elsewhere it
             # is the callback that raises it, and a failure like any other.
             if isinstance(error, KeyboardInterrupt) and _is_main_thread():
-                self._inbox.fail(claim, Failure("interrupted"))
+                self._inbox.claims.fail(claim, Failure("interrupted"))
                 raise
             return self._judge.judge(claim, error, entered=run.entered)
-        return Result("handled")
+        return Result(Outcome.HANDLED)
 
     def _handle(self, run: _Run) -> None:
         _current.set(run)
@@ -107,13 +108,13 @@ class Runner:
     def _record(self, claim: Claim, result: Result) -> bool:
         """Record the result, or as much of it as the inbox can store.
 
-        Returns False when another attempt took the event. Raises ``Unavailable`` in an outage.
+        Returns False when another attempt took the event. Raises ``InboxUnavailable`` in an outage.
         """
         *tries, last = result, *result.fallbacks()
         for each in tries:
             try:
                 return self._record_exactly(claim, each)
-            except Unavailable:
+            except InboxUnavailable:
                 raise
             except Exception:
                 log.exception("result_not_recorded", attempt=claim.attempt, outcome=each.outcome)
@@ -121,10 +122,10 @@ class Runner:
 
     def _record_exactly(self, claim: Claim, result: Result) -> bool:
         if result.failure is None:
-            return self._inbox.finish(claim)
+            return self._inbox.claims.finish(claim)
         if result.is_dead:
-            return self._inbox.bury(claim, result.outcome, result.failure)
-        return self._inbox.fail(claim, result.failure)
+            return self._inbox.claims.mark_dead(claim, result.outcome, result.failure)
+        return self._inbox.claims.fail(claim, result.failure)
 
     def _settle(self, claim: Claim, settle: Callable[[], bool]) -> None:
         self._leases.watchdog.check()

@@ -13,12 +13,13 @@ from contextlib import suppress
 
 import structlog
 
-from app.errors import DeliveryError, StartError, Unavailable
+from app.errors import DeliveryError, InboxUnavailable, StartError
 from app.inbox import Claim, Inbox
 from app.processing.leases import Leases
 from app.processing.runner import Runner
 from app.runtime import threads
 from app.runtime.clocks import since_boot
+from app.states import Outcome
 
 log = structlog.get_logger(__name__)
 
@@ -115,8 +116,8 @@ class Worker:
         """
         self._leases.watchdog.end_within(END_SECONDS)
         for claim in list(self._running):
-            with suppress(Unavailable):  # its lease ends by itself
-                released = self._inbox.release(claim, RELEASE_SECONDS)
+            with suppress(InboxUnavailable):  # its lease ends by itself
+                released = self._inbox.claims.release(claim, RELEASE_SECONDS)
                 log.warning("event_released", **_names(claim), released=released)
 
     def _work(self) -> None:
@@ -158,8 +159,8 @@ class Worker:
     def _claim(self) -> Claim | None:
         self._leases.watchdog.check()
         try:
-            claim = self._rescue() or self._inbox.claim_due(livemode=self._livemode)
-        except (Unavailable, StartError) as error:
+            claim = self._rescue() or self._inbox.claims.claim_due(livemode=self._livemode)
+        except (InboxUnavailable, StartError) as error:
             if not self._away:  # once for each time that it is away, not at every look
                 self._away = True
                 self._leases.say_away(error)
@@ -177,9 +178,9 @@ class Worker:
             if self._is_alone() or time.monotonic() < self._rescued_at + RESCUE_SECONDS:
                 return None
             self._rescued_at = time.monotonic()
-            while buried := self._inbox.bury_poison():
+            while buried := self._inbox.claims.mark_poison_dead():
                 log.error("event_crashed", **buried)
-            claim = self._inbox.claim_orphan(livemode=self._livemode)
+            claim = self._inbox.claims.claim_orphan(livemode=self._livemode)
             if claim is not None:
                 self._suspects.add(claim)
                 log.warning("event_rescued", **_names(claim))
@@ -194,25 +195,25 @@ class Worker:
         started = time.perf_counter()
         try:
             outcome = self._runner.run(claim)
-        except DeliveryError as error:
+        except (DeliveryError, InboxUnavailable) as error:
             outcome = error.outcome
         except BaseException:  # whatever it is, ending this thread would end its share of the work
             log.exception("run_failed", **_names(claim))
-            outcome = "failed"
+            outcome = Outcome.FAILED
         finally:
             self._running.discard(claim)
             if claim in self._suspects:
                 self._suspects.discard(claim)
                 self._rescued_at = float("-inf")  # there may be more
         duration = round((time.perf_counter() - started) * 1000, 2)
-        write = log.info if outcome == "handled" else log.warning
+        write = log.info if outcome is Outcome.HANDLED else log.warning
         write("attempt", **_names(claim), outcome=outcome, duration_ms=duration)
 
     def _listen(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._inbox.listen(self.wake, self._stopping)
-            except (Unavailable, StartError):
+                self._inbox.claims.listen(self.wake, self._stopping)
+            except (InboxUnavailable, StartError):
                 self._stopping.wait(POLL_SECONDS)
             else:
                 return

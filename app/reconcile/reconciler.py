@@ -26,12 +26,13 @@ from typing import Any
 import stripe
 import structlog
 
-from app.errors import CallbackFailed, Deferred, Refused, Unavailable
+from app.errors import CallbackFailed, Deferred, InboxUnavailable, Refused
 from app.inbox import Claim, Inbox, NewEvent
 from app.processing.receiver import read_notification
 from app.processing.registry import Registry
 from app.processing.runner import Runner
 from app.settings import Settings
+from app.states import Outcome
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +56,7 @@ FIRST = 24 * 3600
 KEPT = 30 * 24 * 3600
 
 #: The shortest time, in seconds, for which nobody else takes the turn of one that may have died.
-TERM = 60.0
+MIN_LEADER_SECONDS = 60.0
 
 #: Seconds by which each event that is recorded is due before the next one.
 BEFORE = 1e-6
@@ -142,7 +143,7 @@ class Reconciler:
 
         It begins at ``since``, in seconds since the epoch, or where the last one ended. ``keep`` is
         called now and then, and may raise. Raises ``stripe.StripeError``, unless it concerns one of
-        several accounts only, and ``Unavailable``. Nothing is changed.
+        several accounts only, and ``InboxUnavailable``. Nothing is changed.
         """
         gap = Gap()
         missing: dict[str, Missing] = {}
@@ -167,14 +168,14 @@ class Reconciler:
         """
         count = len(gap.missing)
         recorded = sum(
-            self._bring_back(each.event, (count - place) * BEFORE)
+            self._backfill(each.event, (count - place) * BEFORE)
             for place, each in enumerate(gap.missing)
         )
         for window in gap.windows:
             # What Stripe lists no longer nobody can read: a window that begins there leaves no gap.
             begin = 0.0 if window.late else window.begin
             for type_ in window.advance:
-                self._inbox.advance(
+                self._inbox.reconciliation.advance_watermark(
                     livemode=self._livemode,
                     context=window.context,
                     type_=type_,
@@ -182,25 +183,29 @@ class Reconciler:
                     end=window.end,
                 )
         if recorded and self._is_queue:
-            with suppress(Unavailable):  # they are recorded, and workers look by themselves
-                self._inbox.notify()
+            with suppress(InboxUnavailable):  # they are recorded, and workers look by themselves
+                self._inbox.deliveries.notify()
         return recorded
 
-    def open_ids(self) -> list[str]:
+    def unfinished_ids(self) -> list[str]:
         """Return what was brought back, by this run or an earlier one, and has to be run here.
 
         In queue mode the workers run it.
         """
-        return [] if self._is_queue else self._inbox.open_ids(livemode=self._livemode)
+        return (
+            []
+            if self._is_queue
+            else self._inbox.reconciliation.unfinished_ids(livemode=self._livemode)
+        )
 
-    def run_open(self) -> Iterator[tuple[Claim, str]]:
+    def run_unfinished(self) -> Iterator[tuple[Claim, str]]:
         """Run them, one by one, the first one first. Yields each with what became of it.
 
         One that fails stays pending, for the next time and for Stripe's next delivery.
         """
         self._bury_poison()
-        for event_id in self.open_ids():
-            claim = self._inbox.claim_open(event_id, livemode=self._livemode)
+        for event_id in self.unfinished_ids():
+            claim = self._inbox.claims.claim_unfinished(event_id, livemode=self._livemode)
             if claim is not None:  # a delivery may have been faster
                 yield claim, self._run(claim)
 
@@ -212,10 +217,12 @@ class Reconciler:
         Of all processes that share the inbox one does it; when that ends, another one takes over.
         For queue mode: the workers run what is recorded. No error ends it.
         """
-        holder = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(8).hex()}"
+        leader_id = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(8).hex()}"
 
         def keep() -> None:
-            if stop.is_set() or not self._inbox.lead("reconcile", holder, max(seconds, TERM)):
+            if stop.is_set() or not self._inbox.reconciliation.acquire_leadership(
+                "reconcile", leader_id, max(seconds, MIN_LEADER_SECONDS)
+            ):
                 raise _StoppedError
 
         while not stop.is_set():
@@ -230,7 +237,7 @@ class Reconciler:
             report(gap, self.record(gap))
         except _StoppedError:
             return
-        except Unavailable as error:
+        except InboxUnavailable as error:
             log.warning("reconcile_failed", reason=error.reason)
         except stripe.StripeError as error:
             log.warning("reconcile_failed", reason=name_of(error))
@@ -241,7 +248,7 @@ class Reconciler:
         """Plan which parts of the list are read: up to twenty types at once, of like beginnings."""
         now = time.time()
         end, oldest = now - LAG, now - KEPT
-        reached = self._inbox.reached(livemode=self._livemode, context=context)
+        reached = self._inbox.reconciliation.watermarks(livemode=self._livemode, context=context)
         # Up to when each type is complete. What Stripe lists no longer cannot be completed.
         complete = {type_: max(oldest, reached.get(type_, now - FIRST)) for type_ in self._types}
         overlap = {type_: OVERLAP if type_ in reached else 0 for type_ in self._types}
@@ -270,7 +277,7 @@ class Reconciler:
             keep()
             gap.listed += len(listed)
             events = {each.event.id: each for each in listed}
-            known = self._inbox.known(list(events))
+            known = self._inbox.reconciliation.known(list(events))
             missing |= {id_: each for id_, each in events.items() if id_ not in known}
 
     def _listed(self, window: Window) -> Iterator[Missing]:
@@ -286,26 +293,26 @@ class Reconciler:
             except Refused as error:
                 raise stripe.APIError(f"a listed event cannot be read: {error.message}") from None
 
-    def _bring_back(self, event: NewEvent, ahead: float) -> bool:
+    def _backfill(self, event: NewEvent, ahead: float) -> bool:
         aside = event.livemode != self._livemode
-        recorded = self._inbox.bring_back(event, aside=aside, ahead=ahead)
+        recorded = self._inbox.reconciliation.backfill(event, skipped=aside, backdate_seconds=ahead)
         if recorded:
             log.info(
-                "event_brought_back",
+                "event_backfilled",
                 event_id=event.id,
                 event_type=event.type,
                 context=event.context,
             )
         return recorded
 
-    def _run(self, claim: Claim) -> str:
+    def _run(self, claim: Claim) -> Outcome:
         try:
             return self._runner.run(claim)
         except (CallbackFailed, Deferred) as error:
             return error.outcome
 
     def _bury_poison(self) -> None:
-        while buried := self._inbox.bury_poison():
+        while buried := self._inbox.claims.mark_poison_dead():
             log.error("event_crashed", **buried)
 
 

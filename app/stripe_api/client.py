@@ -11,7 +11,7 @@ import stripe
 from app.inbox import Inbox
 from app.settings import Settings
 from app.stripe_api import fetch_cache
-from app.stripe_api.rate_limiter import Budget
+from app.stripe_api.rate_limiter import RateLimiter
 
 #: Seconds to connect, and seconds to wait for an answer. The SDK's own 80 s would hold a
 #: thread, and the delivery that waits for it, far longer than Stripe waits for us.
@@ -48,11 +48,11 @@ def build_client(settings: Settings, inbox: Inbox | None = None) -> stripe.Strip
     )
 
 
-def _budget(settings: Settings, inbox: Inbox | None) -> Budget | None:
+def _budget(settings: Settings, inbox: Inbox | None) -> RateLimiter | None:
     if inbox is None or not settings.requests_per_second:
         return None
     mode = "live" if settings.livemode else "test"
-    return Budget(inbox, settings.requests_per_second, mode=mode)
+    return RateLimiter(inbox, settings.requests_per_second, mode=mode)
 
 
 class HTTPClient(stripe.RequestsClient):
@@ -61,7 +61,7 @@ class HTTPClient(stripe.RequestsClient):
     Each try of a request is one for the budget: the SDK repeats what failed.
     """
 
-    def __init__(self, budget: Budget | None) -> None:
+    def __init__(self, budget: RateLimiter | None) -> None:
         """Take the ``budget``, or none to have no limit."""
         super().__init__(timeout=TIMEOUT)
         self._budget = budget

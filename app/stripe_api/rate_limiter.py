@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from app.errors import Unavailable
+from app.errors import InboxUnavailable
 from app.inbox import Inbox
 
 log = structlog.get_logger(__name__)
@@ -43,7 +43,7 @@ AWAY_SECONDS = 5.0
 WORD = re.compile(r"v[1-9]|[a-z_]+")
 
 
-class Budget:
+class RateLimiter:
     """What the threads of this process may ask of Stripe's API."""
 
     def __init__(self, inbox: Inbox, per_second: float, *, mode: str) -> None:
@@ -112,8 +112,10 @@ class _Bucket:
             self._slots.clear()
             self._own_free_at = time.monotonic() + pause
             try:
-                self._inbox.slow_down(self._name, pause=pause, slow=pause + SLOW_SECONDS)
-            except Unavailable as error:
+                self._inbox.rate_limits.slow_down(
+                    self._name, pause=pause, slow=pause + SLOW_SECONDS
+                )
+            except InboxUnavailable as error:
                 self._note_away(error)
 
     def _next(self) -> float:
@@ -134,8 +136,8 @@ class _Bucket:
         if time.monotonic() < self._away_until:
             return None
         try:
-            return self._inbox.reserve(self._name, self._batch, self._interval)
-        except Unavailable as error:
+            return self._inbox.rate_limits.reserve(self._name, self._batch, self._interval)
+        except InboxUnavailable as error:
             self._note_away(error)
             return None
 
@@ -145,7 +147,7 @@ class _Bucket:
         self._own_free_at = now + delay + self._batch * self._interval
         return delay, self._interval
 
-    def _note_away(self, error: Unavailable) -> None:
+    def _note_away(self, error: InboxUnavailable) -> None:
         self._away_until = time.monotonic() + AWAY_SECONDS
         log.warning("budget_not_shared", reason=error.reason)
 

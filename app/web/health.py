@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 from flask import Blueprint, Response, jsonify
 
-from app.errors import Unavailable
+from app.errors import InboxUnavailable
 from app.services import services
 
 log = structlog.get_logger(__name__)
@@ -26,8 +26,10 @@ def readyz() -> Response:
         return _not_ready("the service is shutting down")
     try:
         services().inbox.check()
-        paused = services().settings.is_queue and services().inbox.paused() is not None
-    except Unavailable as error:
+        paused = (
+            services().settings.is_queue and services().inbox.administration.paused() is not None
+        )
+    except InboxUnavailable as error:
         log.warning("not_ready", reason=error.reason)
         return _not_ready(error.message)
     # Paused workers are no reason to send deliveries elsewhere: they are still recorded.

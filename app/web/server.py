@@ -31,7 +31,7 @@ from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers.gasgi import ASGIWorker
 
 from app import create_app
-from app.errors import Unavailable
+from app.errors import InboxUnavailable
 from app.runtime import forks
 from app.services import Services, services
 from app.web.framing import Parser
@@ -531,7 +531,7 @@ def load() -> Bridge:
     )
     try:
         parts.inbox.migrate()
-    except Unavailable as error:  # it is tried again at the first delivery: 503 until then
+    except InboxUnavailable as error:  # it is tried again at the first delivery: 503 until then
         log.warning("inbox_unavailable_at_start", reason=error.reason)
     return Bridge(
         flask_app,

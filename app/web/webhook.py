@@ -9,12 +9,16 @@ import structlog
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
-from app.errors import DeliveryError, Refused, TooLarge
+from app.errors import DeliveryError, InboxUnavailable, Refused, TooLarge
 from app.processing.receiver import Delivery
 from app.services import services
+from app.states import Outcome
 
-#: Outcomes that nobody needs to look at.
-EXPECTED = ("accepted", "handled", "duplicate")
+#: Outcomes that are logged as information, not as warnings.
+EXPECTED = (Outcome.ACCEPTED, Outcome.HANDLED, Outcome.DUPLICATE)
+
+#: Seconds after which Stripe is asked to deliver again while the inbox is unavailable.
+INBOX_RETRY_SECONDS = 5
 
 log = structlog.get_logger(__name__)
 
@@ -31,13 +35,16 @@ def receive() -> Response:
         signature = request.headers.get("Stripe-Signature")
         body = _body(parts.settings.max_body_bytes)
         outcome = parts.receiver.receive(body, signature, delivery)
+    except InboxUnavailable as error:
+        _log(delivery, started, outcome=error.outcome, status=503, reason=error.reason)
+        return _error(503, error.message, INBOX_RETRY_SECONDS)
     except DeliveryError as error:
         if isinstance(error, Refused):
             parts.receiver.count(error, delivery)
         _log(delivery, started, outcome=error.outcome, status=error.status, reason=error.reason)
-        return _error(error)
+        return _error(error.status, error.message, error.retry_after)
     except Exception:
-        _log(delivery, started, outcome="failed", status=500, reason="internal_error")
+        _log(delivery, started, outcome=Outcome.FAILED, status=500, reason="internal_error")
         raise
     _log(delivery, started, outcome=outcome, status=200)
     return _json(200, {"success": True, "outcome": outcome})
@@ -62,10 +69,10 @@ def _too_large() -> TooLarge:
     return TooLarge("the body is too large", reason="body_too_large")
 
 
-def _error(error: DeliveryError) -> Response:
-    response = _json(error.status, {"error": error.message})
-    if error.retry_after is not None:
-        response.headers["Retry-After"] = str(error.retry_after)
+def _error(status: int, message: str, retry_after: int | None) -> Response:
+    response = _json(status, {"error": message})
+    if retry_after is not None:
+        response.headers["Retry-After"] = str(retry_after)
     return response
 
 

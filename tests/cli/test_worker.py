@@ -70,7 +70,9 @@ def test_it_reconciles(make_receiver: Make, stripe_api: StripeApi) -> None:
 
     def stop_when_it_is_done() -> None:
         try:
-            wait_for(lambda: (event := inbox.find("evt_1")) and event.state == "done")
+            wait_for(
+                lambda: (event := inbox.administration.find("evt_1")) and event.state == "done"
+            )
         finally:
             receiver.services.stopping.set()
 

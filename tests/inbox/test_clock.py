@@ -17,7 +17,12 @@ from app.processing.rescuer import Rescuer
 from tests.support.clock import Clock
 
 EVENT = NewEvent(
-    "evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}", subject="cus_1"
+    "evt_1",
+    "v1.customer.created",
+    livemode=False,
+    context=None,
+    body=b"{}",
+    concurrency_key="cus_1",
 )
 LEASE, HOUR = 30.0, 3600.0
 STEPS = [60.0, HOUR, -HOUR]
@@ -59,8 +64,8 @@ def test_statements_go_by_the_clock_of_the_test(inbox: Inbox, clock: Clock) -> N
     """Or the tests here would show nothing."""
     for number, seconds in enumerate([0.0, HOUR, -2 * HOUR]):
         clock.step(seconds)
-        inbox.record(replace(EVENT, id=f"evt_{number}"))
-        event = inbox.find(f"evt_{number}")
+        inbox.deliveries.enqueue(replace(EVENT, id=f"evt_{number}"))
+        event = inbox.administration.find(f"evt_{number}")
         assert event is not None
         assert event.received_at == pytest.approx(clock.now(), abs=60)
 
@@ -71,15 +76,18 @@ def test_step_lets_no_delivery_take_what_runs(
 ) -> None:
     """Nor does a second step; and the claim that was there before is settled."""
     first, second = make_inbox(), make_inbox()
-    claim = first.accept(EVENT).claim
+    claim = first.deliveries.record_and_claim(EVENT).claim
     assert claim is not None
 
     for _ in range(2):
         clock.step(seconds)
-        assert [each.accept(EVENT).claim for each in (first, second)] == [None, None]
+        assert [each.deliveries.record_and_claim(EVENT).claim for each in (first, second)] == [
+            None,
+            None,
+        ]
 
-    assert first.finish(claim)
-    assert second.accept(EVENT).outcome == "handled"
+    assert first.claims.finish(claim)
+    assert second.deliveries.record_and_claim(EVENT).outcome == "handled"
 
 
 @pytest.mark.parametrize("seconds", STEPS)
@@ -88,32 +96,32 @@ def test_step_lets_no_worker_take_what_runs(
 ) -> None:
     """Neither the event nor another one of its object: one still runs, and may be renewed."""
     first, second = make_inbox(), make_inbox()
-    first.record(EVENT)
-    claim = first.claim_due(livemode=False)
+    first.deliveries.enqueue(EVENT)
+    claim = first.claims.claim_due(livemode=False)
     assert claim is not None
-    first.record(replace(EVENT, id="evt_2"))
+    first.deliveries.enqueue(replace(EVENT, id="evt_2"))
 
     for _ in range(2):
         clock.step(seconds)
         for each in (first, second):
-            assert each.claim_orphan(livemode=False) is None
-            assert each.claim_due(livemode=False) is None
-            assert each.claim_one("evt_1") is None
-            assert each.bury_poison() is None
+            assert each.claims.claim_orphan(livemode=False) is None
+            assert each.claims.claim_due(livemode=False) is None
+            assert each.claims.claim_one("evt_1") is None
+            assert each.claims.mark_poison_dead() is None
 
-    assert second.renew(claim)
-    assert first.finish(claim)
+    assert second.claims.renew(claim)
+    assert first.claims.finish(claim)
 
 
 @pytest.mark.parametrize("seconds", STEPS)
 def test_new_event_is_due_at_once(inbox: Inbox, clock: Clock, seconds: float) -> None:
     """One that was recorded before the step, and one after it: neither has to wait for a clock."""
-    inbox.record(EVENT)
+    inbox.deliveries.enqueue(EVENT)
     clock.step(seconds)
     Rescuer(inbox, 1.0).watch_clock()  # as each live process does
-    inbox.record(replace(EVENT, id="evt_2", subject="cus_2"))
+    inbox.deliveries.enqueue(replace(EVENT, id="evt_2", concurrency_key="cus_2"))
 
-    claimed = [inbox.claim_due(livemode=False) for _ in range(2)]
+    claimed = [inbox.claims.claim_due(livemode=False) for _ in range(2)]
 
     assert {claim.event_id for claim in claimed if claim} == {"evt_1", "evt_2"}
 
@@ -123,16 +131,16 @@ def test_new_events_of_one_object_do_not_block_each_other(
     inbox: Inbox, clock: Clock, seconds: float
 ) -> None:
     """One runs after the other, whichever has the earlier time."""
-    inbox.record(EVENT)
+    inbox.deliveries.enqueue(EVENT)
     clock.step(seconds)
     Rescuer(inbox, 1.0).watch_clock()  # as each live process does
-    inbox.record(replace(EVENT, id="evt_2"))
+    inbox.deliveries.enqueue(replace(EVENT, id="evt_2"))
 
-    first = inbox.claim_due(livemode=False)
+    first = inbox.claims.claim_due(livemode=False)
     assert first is not None
-    assert inbox.claim_due(livemode=False) is None
-    inbox.finish(first)
-    second = inbox.claim_due(livemode=False)
+    assert inbox.claims.claim_due(livemode=False) is None
+    inbox.claims.finish(first)
+    second = inbox.claims.claim_due(livemode=False)
 
     assert second is not None
     assert {first.event_id, second.event_id} == {"evt_1", "evt_2"}
@@ -140,9 +148,9 @@ def test_new_events_of_one_object_do_not_block_each_other(
 
 def test_failed_event_is_taken_by_its_next_delivery(inbox: Inbox, clock: Clock) -> None:
     """In inline mode Stripe says when, and the clock has no part in it."""
-    claim = inbox.accept(EVENT).claim
+    claim = inbox.deliveries.record_and_claim(EVENT).claim
     assert claim is not None
-    inbox.fail(claim, Failure("no"))
+    inbox.claims.fail(claim, Failure("no"))
     clock.step(-HOUR)
 
-    assert inbox.accept(EVENT).claim is not None
+    assert inbox.deliveries.record_and_claim(EVENT).claim is not None

@@ -12,8 +12,8 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from app.errors import StartError, Unavailable, Unstorable
-from app.inbox import Claim, Failure, Inbox, NewEvent
+from app.errors import InboxUnavailable, StartError, Unstorable
+from app.inbox import Claim, Failure, Inbox, NewEvent, Outcome
 from app.inbox.engine.postgresql import LOCK_TIMEOUT_MS
 from tests.support import raw_sql
 
@@ -47,16 +47,16 @@ def inbox(make_inbox: Callable[[], Inbox]) -> Inbox:
 
 def claim(inbox: Inbox, event: NewEvent = EVENT) -> Claim:
     """Accept a delivery that has to get the claim."""
-    accepted = inbox.accept(event)
+    accepted = inbox.deliveries.record_and_claim(event)
     assert accepted.claim is not None
     return accepted.claim
 
 
 def test_new_event_is_recorded_and_claimed_at_once(inbox: Inbox) -> None:
     """The first delivery gets the claim, with the bytes as they were signed."""
-    accepted = inbox.accept(EVENT)
+    accepted = inbox.deliveries.record_and_claim(EVENT)
 
-    event = inbox.find("evt_1")
+    event = inbox.administration.find("evt_1")
     assert event is not None
     token = event.claimed_by or ""
     assert accepted.claim == Claim(
@@ -105,10 +105,10 @@ def test_running_event_is_not_claimed_again(inbox: Inbox) -> None:
     """While a lease holds, further deliveries are counted and get no claim."""
     claim(inbox)
 
-    again = inbox.accept(EVENT)
+    again = inbox.deliveries.record_and_claim(EVENT)
 
     assert (again.state, again.attempt, again.claim) == ("running", 1, None)
-    event = inbox.find("evt_1")
+    event = inbox.administration.find("evt_1")
     assert event is not None
     assert event.deliveries == 2
 
@@ -128,7 +128,9 @@ def test_orphan_can_be_taken_over(make_inbox: Callable[[float], Inbox]) -> None:
     """An event whose runner died is claimed by the next delivery, under the next attempt."""
     inbox = make_inbox(SHORT)
     claim(inbox)
-    assert inbox.accept(EVENT).claim is None  # its lease ran out, which alone says nothing
+    assert (
+        inbox.deliveries.record_and_claim(EVENT).claim is None
+    )  # its lease ran out, which alone says nothing
     raw_sql.abandon(inbox)
 
     assert claim(inbox).attempt == 2
@@ -143,12 +145,12 @@ def test_late_runner_cannot_settle_over_the_one_that_took_it(
     inbox = make_inbox(LONG)
     raw_sql.abandon(inbox)
     second = claim(inbox)
-    before = inbox.find("evt_1")
+    before = inbox.administration.find("evt_1")
 
     assert SETTLE[settle](inbox, first) is False
 
-    assert inbox.find("evt_1") == before
-    assert inbox.finish(second) is True
+    assert inbox.administration.find("evt_1") == before
+    assert inbox.claims.finish(second) is True
 
 
 def test_claim_that_the_database_has_forgotten_settles_nothing(
@@ -161,32 +163,32 @@ def test_claim_that_the_database_has_forgotten_settles_nothing(
     on_record = claim(inbox)
 
     assert forgotten.attempt == on_record.attempt
-    assert inbox.fail(forgotten, Failure("late")) is False
-    assert inbox.finish(on_record) is True
+    assert inbox.claims.fail(forgotten, Failure("late")) is False
+    assert inbox.claims.finish(on_record) is True
 
 
 SETTLE: dict[str, Callable[[Inbox, Claim], bool]] = {
-    "finish": lambda inbox, claim: inbox.finish(claim),
-    "fail": lambda inbox, claim: inbox.fail(claim, Failure("late")),
-    "bury": lambda inbox, claim: inbox.bury(claim, "gave_up", Failure("late")),
-    "renew": lambda inbox, claim: inbox.renew(claim),
+    "finish": lambda inbox, claim: inbox.claims.finish(claim),
+    "fail": lambda inbox, claim: inbox.claims.fail(claim, Failure("late")),
+    "bury": lambda inbox, claim: inbox.claims.mark_dead(claim, "gave_up", Failure("late")),
+    "renew": lambda inbox, claim: inbox.claims.renew(claim),
 }
 
 
 def test_finished_event_is_never_claimed_again(inbox: Inbox) -> None:
     """Promise 2: after success there is no claim, whatever is delivered."""
-    assert inbox.finish(claim(inbox)) is True
+    assert inbox.claims.finish(claim(inbox)) is True
 
-    again = inbox.accept(EVENT)
+    again = inbox.deliveries.record_and_claim(EVENT)
 
     assert (again.state, again.outcome, again.claim) == ("done", "handled", None)
 
 
 def test_failed_event_is_due_at_once_for_the_next_delivery(inbox: Inbox) -> None:
     """A failure releases the event, keeps its reason, and the attempts count on."""
-    assert inbox.fail(claim(inbox), Failure("ValueError: no")) is True
+    assert inbox.claims.fail(claim(inbox), Failure("ValueError: no")) is True
 
-    event = inbox.find("evt_1")
+    event = inbox.administration.find("evt_1")
     assert event is not None
     assert (event.state, event.outcome, event.reason) == ("pending", "failed", "ValueError: no")
     assert event.lease_until is None
@@ -195,41 +197,41 @@ def test_failed_event_is_due_at_once_for_the_next_delivery(inbox: Inbox) -> None
 
 def test_success_forgets_the_reason_of_an_earlier_failure(inbox: Inbox) -> None:
     """What is done has no reason left that somebody would look into."""
-    inbox.fail(claim(inbox), Failure("ValueError: no"))
-    inbox.finish(claim(inbox))
+    inbox.claims.fail(claim(inbox), Failure("ValueError: no"))
+    inbox.claims.finish(claim(inbox))
 
-    event = inbox.find("evt_1")
+    event = inbox.administration.find("evt_1")
     assert event is not None
     assert (event.state, event.outcome, event.reason) == ("done", "handled", None)
 
 
 def test_dead_event_is_kept_and_not_run(inbox: Inbox) -> None:
     """An event that was given up on stays, with the reason, for a person."""
-    assert inbox.bury(claim(inbox), "gave_up", Failure("no such plan")) is True
+    assert inbox.claims.mark_dead(claim(inbox), "gave_up", Failure("no such plan")) is True
 
-    again = inbox.accept(EVENT)
+    again = inbox.deliveries.record_and_claim(EVENT)
 
     assert (again.state, again.outcome, again.claim) == ("dead", "gave_up", None)
-    event = inbox.find("evt_1")
+    event = inbox.administration.find("evt_1")
     assert event is not None
     assert event.reason == "no such plan"
 
 
 def test_dead_event_runs_again_when_a_person_says_so(inbox: Inbox, database_url: str) -> None:
     """The README's way: the state set to pending by hand, and the event delivered once more."""
-    inbox.bury(claim(inbox), "gave_up", Failure("no such plan"))
+    inbox.claims.mark_dead(claim(inbox), "gave_up", Failure("no such plan"))
     raw_sql.execute(database_url, "UPDATE events SET state = 'pending' WHERE id = 'evt_1'")
 
-    assert inbox.finish(claim(inbox)) is True
+    assert inbox.claims.finish(claim(inbox)) is True
 
 
 def test_settling_twice_is_settling_once(inbox: Inbox) -> None:
     """A statement whose answer was lost is sent again, and must not look like a lost claim."""
     mine = claim(inbox)
 
-    assert inbox.finish(mine) is True
-    assert inbox.finish(mine) is True
-    assert inbox.fail(mine, Failure("too late")) is False
+    assert inbox.claims.finish(mine) is True
+    assert inbox.claims.finish(mine) is True
+    assert inbox.claims.fail(mine, Failure("too late")) is False
 
 
 def test_renewal_makes_an_ended_lease_whole(make_inbox: Callable[[float], Inbox]) -> None:
@@ -238,17 +240,17 @@ def test_renewal_makes_an_ended_lease_whole(make_inbox: Callable[[float], Inbox]
     inbox = make_inbox(LONG)
     raw_sql.abandon(inbox)
 
-    assert inbox.renew(mine) is True
+    assert inbox.claims.renew(mine) is True
 
-    assert inbox.accept(EVENT).claim is None
+    assert inbox.deliveries.record_and_claim(EVENT).claim is None
 
 
 def test_event_set_aside_is_recorded_and_not_claimed(inbox: Inbox) -> None:
     """An event of the wrong mode is in the inbox, and every delivery of it is counted."""
-    inbox.set_aside(EVENT, "wrong_mode")
-    inbox.set_aside(EVENT, "wrong_mode")
+    inbox.deliveries.record_skipped(EVENT, Outcome.WRONG_MODE)
+    inbox.deliveries.record_skipped(EVENT, Outcome.WRONG_MODE)
 
-    event = inbox.find("evt_1")
+    event = inbox.administration.find("evt_1")
     assert event is not None
     assert (event.state, event.outcome, event.attempt) == ("done", "wrong_mode", 0)
     assert event.deliveries == 2
@@ -256,19 +258,19 @@ def test_event_set_aside_is_recorded_and_not_claimed(inbox: Inbox) -> None:
 
 def test_event_set_aside_runs_when_it_is_accepted_later(inbox: Inbox) -> None:
     """It never ran, so a delivery after the key was corrected runs it."""
-    inbox.set_aside(EVENT, "wrong_mode")
+    inbox.deliveries.record_skipped(EVENT, Outcome.WRONG_MODE)
 
     assert claim(inbox).attempt == 1
-    event = inbox.find("evt_1")
+    event = inbox.administration.find("evt_1")
     assert event is not None
     assert (event.state, event.outcome) == ("running", None)
 
 
 def test_setting_aside_keeps_what_was_done(inbox: Inbox) -> None:
     """A handled event is not made unhandled by a delivery under the other key."""
-    inbox.finish(claim(inbox))
+    inbox.claims.finish(claim(inbox))
 
-    assert inbox.set_aside(EVENT, "wrong_mode").outcome == "handled"
+    assert inbox.deliveries.record_skipped(EVENT, Outcome.WRONG_MODE).outcome == "handled"
 
 
 def test_of_many_deliveries_at_once_one_gets_the_claim(make_inbox: Callable[[], Inbox]) -> None:
@@ -279,28 +281,28 @@ def test_of_many_deliveries_at_once_one_gets_the_claim(make_inbox: Callable[[], 
 
     def deliver(number: int) -> list[Claim | None]:
         ready.wait(30)
-        return [inboxes[number % 4].accept(EVENT).claim for _ in range(5)]
+        return [inboxes[number % 4].deliveries.record_and_claim(EVENT).claim for _ in range(5)]
 
     with ThreadPoolExecutor(20) as threads:
         claims = [each for claims in threads.map(deliver, range(20)) for each in claims]
 
     assert len([each for each in claims if each is not None]) == 1
-    event = inboxes[0].find("evt_1")
+    event = inboxes[0].administration.find("evt_1")
     assert event is not None
     assert event.deliveries == 100
 
 
 def test_unknown_event_is_not_found(inbox: Inbox) -> None:
     """An id that the inbox does not have is None, not an error."""
-    assert inbox.find("evt_none") is None
+    assert inbox.administration.find("evt_none") is None
 
 
 def test_latest_events_come_first(inbox: Inbox) -> None:
     """The list is by time of receipt, and no longer than asked."""
     for number in range(3):
-        inbox.accept(replace(EVENT, id=f"evt_{number}"))
+        inbox.deliveries.record_and_claim(replace(EVENT, id=f"evt_{number}"))
 
-    assert [event.id for event in inbox.latest(2)] == ["evt_2", "evt_1"]
+    assert [event.id for event in inbox.administration.latest(2)] == ["evt_2", "evt_1"]
 
 
 def test_check_writes(inbox: Inbox, database_url: str) -> None:
@@ -339,7 +341,7 @@ def test_start_waits_for_the_migration_of_another_process(postgresql_url: str) -
     with ThreadPoolExecutor(1) as threads:
         with engine.begin() as other:
             other.exec_driver_sql(lock)
-            with pytest.raises(Unavailable):
+            with pytest.raises(InboxUnavailable):
                 inbox.migrate(hurried=True)
             starting = threads.submit(inbox.migrate)
             time.sleep(LOCK_TIMEOUT_MS / 1000 + 0.5)
@@ -364,28 +366,28 @@ def test_delivery_does_not_wait_long_for_anothers_migration(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While one thread brings the tables to this version, the others are answered 503."""
-    monkeypatch.setattr("app.inbox.MIGRATION_TURN", 0.05)
+    monkeypatch.setattr("app.inbox.store.MIGRATION_TURN", 0.05)
 
-    with inbox._migrating, pytest.raises(Unavailable) as raised:  # noqa: SLF001 - to be slow
-        inbox.accept(EVENT)
+    with inbox._store._migrating, pytest.raises(InboxUnavailable) as raised:  # noqa: SLF001 - to be slow
+        inbox.deliveries.record_and_claim(EVENT)
     assert raised.value.reason == "migrating"
-    assert inbox.accept(EVENT).claim is not None
+    assert inbox.deliveries.record_and_claim(EVENT).claim is not None
 
 
 def test_restarted_service_finds_what_it_recorded(make_inbox: Callable[[], Inbox]) -> None:
     """What one process recorded another one knows."""
     first = make_inbox()
-    first.finish(claim(first))
+    first.claims.finish(claim(first))
     first.close()
 
-    assert make_inbox().accept(EVENT).state == "done"
+    assert make_inbox().deliveries.record_and_claim(EVENT).state == "done"
 
 
 def test_unreachable_postgresql_is_unavailable() -> None:
     """Without its server the inbox says so, in words that hold no password."""
     inbox = Inbox("postgresql+psycopg://user:fakepassword@127.0.0.1:1/none", lease_seconds=LONG)
 
-    with pytest.raises(Unavailable) as raised:
+    with pytest.raises(InboxUnavailable) as raised:
         inbox.check()
     assert inbox.address == "postgresql+psycopg://user:***@127.0.0.1:1/none"
     assert raised.value.reason.startswith("OperationalError: connection")
@@ -394,11 +396,11 @@ def test_unreachable_postgresql_is_unavailable() -> None:
 
 def test_closed_connections_are_replaced(inbox: Inbox, database_url: str) -> None:
     """After the server ended the connections, the next delivery is recorded as if nothing was."""
-    inbox.accept(EVENT)
+    inbox.deliveries.record_and_claim(EVENT)
     if database_url.startswith("postgresql"):
         end_connections(database_url)
 
-    assert inbox.accept(replace(EVENT, id="evt_2")).claim is not None
+    assert inbox.deliveries.record_and_claim(replace(EVENT, id="evt_2")).claim is not None
 
 
 def end_connections(url: str) -> None:
@@ -419,6 +421,6 @@ def test_value_that_the_database_refuses_is_no_outage(postgresql_url: str) -> No
     inbox = Inbox(postgresql_url, lease_seconds=LONG)
 
     with pytest.raises(Unstorable, match="NUL"):
-        inbox.pause(by="\0", why=None)
-    assert inbox.pause(by="me", why=None)
+        inbox.administration.pause(by="\0", why=None)
+    assert inbox.administration.pause(by="me", why=None)
     inbox.close()

@@ -9,13 +9,18 @@ from dataclasses import replace
 
 import pytest
 
-from app.inbox import Claim, Failure, Inbox, NewEvent
-from app.inbox.sql.filters import Wanted
+from app.inbox import Claim, Failure, Inbox, NewEvent, Outcome
+from app.inbox.sql.filters import EventFilter
 from tests.support import raw_sql
 from tests.support.waiting import wait_for
 
 EVENT = NewEvent(
-    "evt_1", "v1.customer.created", livemode=False, context="acct_1", body=b"{}", subject="cus_1"
+    "evt_1",
+    "v1.customer.created",
+    livemode=False,
+    context="acct_1",
+    body=b"{}",
+    concurrency_key="cus_1",
 )
 LONG, SHORT = 600.0, -1.0
 """Leases: one that ends in no test, and one that has ended when the next statement looks."""
@@ -23,7 +28,7 @@ LONG, SHORT = 600.0, -1.0
 
 def numbered(number: int, subject: str = "") -> NewEvent:
     """Return an event of its own, of its own object unless a ``subject`` is given."""
-    return replace(EVENT, id=f"evt_{number}", subject=subject)
+    return replace(EVENT, id=f"evt_{number}", concurrency_key=subject)
 
 
 @pytest.fixture
@@ -48,7 +53,7 @@ def inbox(make_inbox: Callable[..., Inbox]) -> Inbox:
 
 def due(inbox: Inbox) -> Claim | None:
     """Claim what a worker of a test key would."""
-    return inbox.claim_due(livemode=False)
+    return inbox.claims.claim_due(livemode=False)
 
 
 def take(inbox: Inbox) -> Claim:
@@ -60,14 +65,14 @@ def take(inbox: Inbox) -> Claim:
 
 def state(inbox: Inbox, event_id: str = "evt_1") -> tuple[str, str | None]:
     """Return state and outcome of an event."""
-    event = inbox.find(event_id)
+    event = inbox.administration.find(event_id)
     assert event is not None
     return event.state, event.outcome
 
 
 def outcomes(inbox: Inbox, event_id: str = "evt_1") -> list[tuple[int, str]]:
     """Return number and outcome of the attempts that have ended."""
-    return [(each.attempt, each.outcome) for each in inbox.attempts(event_id)]
+    return [(each.attempt, each.outcome) for each in inbox.administration.attempts(event_id)]
 
 
 class TestRecording:
@@ -75,30 +80,30 @@ class TestRecording:
 
     def test_new_event_is_pending_and_due(self, inbox: Inbox) -> None:
         """It is recorded without a claim, and the next worker gets it, with its bytes."""
-        accepted = inbox.record(EVENT)
+        accepted = inbox.deliveries.enqueue(EVENT)
 
         assert (accepted.state, accepted.attempt, accepted.claim) == ("pending", 0, None)
         claim = take(inbox)
         assert (claim.event_id, claim.attempt, claim.body) == ("evt_1", 1, b"{}")
-        assert (claim.context, claim.spent) == ("acct_1", 0)
+        assert (claim.context, claim.attempts_used) == ("acct_1", 0)
 
     def test_later_deliveries_are_counted_and_change_nothing(self, inbox: Inbox) -> None:
         """Whatever state the event is in, it keeps it."""
-        inbox.record(EVENT)
+        inbox.deliveries.enqueue(EVENT)
         claim = take(inbox)
-        assert inbox.record(EVENT).state == "running"
-        inbox.finish(claim)
-        assert inbox.record(EVENT).state == "done"
+        assert inbox.deliveries.enqueue(EVENT).state == "running"
+        inbox.claims.finish(claim)
+        assert inbox.deliveries.enqueue(EVENT).state == "done"
 
-        event = inbox.find("evt_1")
+        event = inbox.administration.find("evt_1")
         assert event is not None
         assert (event.state, event.outcome, event.deliveries) == ("done", "handled", 3)
 
     def test_failed_event_keeps_its_time(self, inbox: Inbox) -> None:
         """A redelivery does not make it due earlier than its back-off says."""
-        inbox.record(EVENT)
-        inbox.fail(take(inbox), Failure("no", delay=LONG))
-        assert inbox.record(EVENT).state == "pending"
+        inbox.deliveries.enqueue(EVENT)
+        inbox.claims.fail(take(inbox), Failure("no", delay=LONG))
+        assert inbox.deliveries.enqueue(EVENT).state == "pending"
 
         assert due(inbox) is None
 
@@ -106,9 +111,9 @@ class TestRecording:
         self, inbox: Inbox
     ) -> None:
         """It never ran, so a delivery after the key was corrected queues it."""
-        inbox.set_aside(EVENT, "wrong_mode")
+        inbox.deliveries.record_skipped(EVENT, Outcome.WRONG_MODE)
         assert due(inbox) is None
-        assert inbox.record(EVENT).state == "pending"
+        assert inbox.deliveries.enqueue(EVENT).state == "pending"
 
         assert take(inbox).event_id == "evt_1"
 
@@ -119,43 +124,43 @@ class TestTurns:
     def test_the_one_that_is_due_longest_comes_first(self, inbox: Inbox) -> None:
         """By the time at which they became due."""
         for number in range(3):
-            inbox.record(numbered(number))
+            inbox.deliveries.enqueue(numbered(number))
 
         assert [take(inbox).event_id for _ in range(3)] == ["evt_0", "evt_1", "evt_2"]
         assert due(inbox) is None
 
     def test_other_mode_is_left_alone(self, inbox: Inbox) -> None:
         """Callbacks get the key of this process: events of the other mode are not theirs."""
-        inbox.record(replace(EVENT, livemode=True))
+        inbox.deliveries.enqueue(replace(EVENT, livemode=True))
 
         assert due(inbox) is None
-        assert inbox.claim_due(livemode=True) is not None
+        assert inbox.claims.claim_due(livemode=True) is not None
 
     def test_two_events_of_an_object_do_not_run_at_once(self, inbox: Inbox) -> None:
         """The second waits for the first; events of others are not held up."""
-        inbox.record(numbered(1, "cus_1"))
-        inbox.record(numbered(2, "cus_1"))
-        inbox.record(numbered(3, "cus_2"))
+        inbox.deliveries.enqueue(numbered(1, "cus_1"))
+        inbox.deliveries.enqueue(numbered(2, "cus_1"))
+        inbox.deliveries.enqueue(numbered(3, "cus_2"))
 
         first = take(inbox)
         assert (first.event_id, take(inbox).event_id) == ("evt_1", "evt_3")
         assert due(inbox) is None
-        inbox.finish(first)
+        inbox.claims.finish(first)
 
         assert take(inbox).event_id == "evt_2"
 
     def test_failed_event_does_not_hold_up_its_object(self, inbox: Inbox) -> None:
         """While it waits for its next attempt, later events of its object run."""
-        inbox.record(numbered(1, "cus_1"))
-        inbox.record(numbered(2, "cus_1"))
-        inbox.fail(take(inbox), Failure("no", delay=LONG))
+        inbox.deliveries.enqueue(numbered(1, "cus_1"))
+        inbox.deliveries.enqueue(numbered(2, "cus_1"))
+        inbox.claims.fail(take(inbox), Failure("no", delay=LONG))
 
         assert take(inbox).event_id == "evt_2"
 
     def test_inline_run_holds_no_object(self, inbox: Inbox) -> None:
         """Inline mode goes on as before: what it runs keeps no worker from anything."""
-        assert inbox.accept(numbered(1, "cus_1")).claim is not None
-        inbox.record(numbered(2, "cus_1"))
+        assert inbox.deliveries.record_and_claim(numbered(1, "cus_1")).claim is not None
+        inbox.deliveries.enqueue(numbered(2, "cus_1"))
 
         assert take(inbox).event_id == "evt_2"
 
@@ -165,7 +170,7 @@ class TestTurns:
         """Eight threads in four processes' place: 60 events of 6 objects, each once, one a time."""
         inboxes = [make_inbox() for _ in range(4)]
         for number in range(60):
-            inboxes[0].record(numbered(number, f"cus_{number % 6}"))
+            inboxes[0].deliveries.enqueue(numbered(number, f"cus_{number % 6}"))
         running: dict[str, str] = {}
         overlaps: list[str] = []
         done: list[str] = []
@@ -180,7 +185,7 @@ class TestTurns:
                 if running.setdefault(subject, claim.event_id) != claim.event_id:
                     overlaps.append(claim.event_id)
                 del running[subject]
-                inbox.finish(claim)
+                inbox.claims.finish(claim)
                 done.append(claim.event_id)
 
         with ThreadPoolExecutor(8) as threads:
@@ -198,7 +203,7 @@ class TestTurns:
         """
         inbox = Inbox(postgresql_url, lease_seconds=LONG)
         for number, subject in ((1, "cus_1"), (2, "cus_1"), (3, "cus_2")):
-            inbox.record(numbered(number, subject))
+            inbox.deliveries.enqueue(numbered(number, subject))
         engine = raw_sql.make_engine(postgresql_url)
 
         with engine.begin() as other:
@@ -213,25 +218,25 @@ class TestTurns:
     def test_paused_workers_claim_nothing(self, make_inbox: Callable[..., Inbox]) -> None:
         """No process claims a due event or an orphan until the workers are resumed."""
         inbox = make_inbox(SHORT)
-        inbox.record(EVENT)
+        inbox.deliveries.enqueue(EVENT)
         take(inbox)
         raw_sql.abandon(inbox)
-        inbox.record(numbered(2))
+        inbox.deliveries.enqueue(numbered(2))
 
-        assert inbox.pause(by="me", why="deploy") is True
-        assert inbox.pause(by="you", why=None) is False
+        assert inbox.administration.pause(by="me", why="deploy") is True
+        assert inbox.administration.pause(by="you", why=None) is False
         other = make_inbox()
-        paused = other.paused()
+        paused = other.administration.paused()
         assert paused is not None
         assert (paused.by, paused.why) == ("me", "deploy")
         assert due(other) is None
-        assert other.claim_orphan(livemode=False) is None
+        assert other.claims.claim_orphan(livemode=False) is None
 
-        assert other.resume() is True
-        assert other.resume() is False
-        assert other.paused() is None
+        assert other.administration.resume() is True
+        assert other.administration.resume() is False
+        assert other.administration.paused() is None
         assert due(other) is not None
-        assert other.claim_orphan(livemode=False) is not None
+        assert other.claims.claim_orphan(livemode=False) is not None
 
 
 class TestCrashes:
@@ -240,24 +245,24 @@ class TestCrashes:
     def test_orphan_is_taken_over(self, make_inbox: Callable[..., Inbox]) -> None:
         """Not when its lease ran out, and not as one that is due."""
         inbox = make_inbox(SHORT)
-        inbox.record(EVENT)
+        inbox.deliveries.enqueue(EVENT)
         first = take(inbox)
-        assert inbox.claim_orphan(livemode=False) is None
+        assert inbox.claims.claim_orphan(livemode=False) is None
         raw_sql.abandon(inbox)
         assert due(inbox) is None
 
-        second = inbox.claim_orphan(livemode=False)
+        second = inbox.claims.claim_orphan(livemode=False)
         assert second is not None
         assert second.attempt == 2
-        assert inbox.finish(first) is False
-        assert inbox.finish(second) is True
+        assert inbox.claims.finish(first) is False
+        assert inbox.claims.finish(second) is True
         assert outcomes(inbox) == [(1, "crashed"), (2, "handled")]
 
     def test_object_of_an_orphan_stays_held(self, make_inbox: Callable[..., Inbox]) -> None:
         """Its runner may only be slow: others of its object wait until somebody took it over."""
         inbox = make_inbox(SHORT)
-        inbox.record(numbered(1, "cus_1"))
-        inbox.record(numbered(2, "cus_1"))
+        inbox.deliveries.enqueue(numbered(1, "cus_1"))
+        inbox.deliveries.enqueue(numbered(2, "cus_1"))
         take(inbox)
 
         assert due(inbox) is None
@@ -265,22 +270,22 @@ class TestCrashes:
     def test_poison_is_buried(self, make_inbox: Callable[..., Inbox]) -> None:
         """After so many claims that ended with no word the event is dead, and is run no more."""
         inbox = make_inbox(SHORT, max_crashes=3)
-        inbox.record(EVENT)
+        inbox.deliveries.enqueue(EVENT)
         take(inbox)
-        assert inbox.bury_poison() is None
+        assert inbox.claims.mark_poison_dead() is None
         for _ in range(2):
             raw_sql.abandon(inbox)
-            assert inbox.claim_orphan(livemode=False) is not None
+            assert inbox.claims.claim_orphan(livemode=False) is not None
         raw_sql.abandon(inbox)
-        assert inbox.claim_orphan(livemode=False) is None
+        assert inbox.claims.claim_orphan(livemode=False) is None
 
-        assert inbox.bury_poison() == {
+        assert inbox.claims.mark_poison_dead() == {
             "event_id": "evt_1",
             "event_type": "v1.customer.created",
             "attempt": 3,
             "context": "acct_1",
         }
-        assert inbox.bury_poison() is None
+        assert inbox.claims.mark_poison_dead() is None
         assert state(inbox) == ("dead", "crashed")
         assert outcomes(inbox) == [(1, "crashed"), (2, "crashed"), (3, "crashed")]
 
@@ -288,12 +293,12 @@ class TestCrashes:
         """In inline mode the delivery that would run it once more is a duplicate of a dead one."""
         inbox = make_inbox(SHORT, max_crashes=2)
         for _ in range(2):
-            assert inbox.accept(EVENT).claim is not None
+            assert inbox.deliveries.record_and_claim(EVENT).claim is not None
             raw_sql.abandon(inbox)
 
-        last = inbox.accept(EVENT)
+        last = inbox.deliveries.record_and_claim(EVENT)
         assert (last.state, last.outcome, last.claim) == ("dead", "crashed", None)
-        event = inbox.find("evt_1")
+        event = inbox.administration.find("evt_1")
         assert event is not None
         assert event.reason == "its process ended again and again with no word of what became of it"
         assert event.settled_at is not None
@@ -301,64 +306,64 @@ class TestCrashes:
     def test_a_word_forgives_crashes(self, make_inbox: Callable[..., Inbox]) -> None:
         """Only crashes in a row count: a failure says that the process lived."""
         inbox = make_inbox(SHORT, max_crashes=2)
-        inbox.record(EVENT)
+        inbox.deliveries.enqueue(EVENT)
         take(inbox)
         raw_sql.abandon(inbox)
-        second = inbox.claim_orphan(livemode=False)
+        second = inbox.claims.claim_orphan(livemode=False)
         assert second is not None
-        inbox.fail(second, Failure("no"))
+        inbox.claims.fail(second, Failure("no"))
         take(inbox)
         raw_sql.abandon(inbox)
 
-        assert inbox.bury_poison() is None
-        assert inbox.claim_orphan(livemode=False) is not None
+        assert inbox.claims.mark_poison_dead() is None
+        assert inbox.claims.claim_orphan(livemode=False) is not None
 
     def test_settled_event_says_nothing_of_the_next_lease(self, inbox: Inbox) -> None:
         """A replica of the version before can claim it, and its lease may be a longer one."""
-        inbox.record(EVENT)
-        inbox.fail(take(inbox), Failure("no"))
+        inbox.deliveries.enqueue(EVENT)
+        inbox.claims.fail(take(inbox), Failure("no"))
 
-        event = inbox.find("evt_1")
+        event = inbox.administration.find("evt_1")
         assert event is not None
         assert event.lease_seconds is None
 
     def test_released_event_is_nobodys_fault(self, inbox: Inbox) -> None:
         """A stop gives the claim back: neither a crash nor a failure, due after the delay."""
-        inbox.record(EVENT)
-        inbox.release(take(inbox), 0.0)
+        inbox.deliveries.enqueue(EVENT)
+        inbox.claims.release(take(inbox), 0.0)
 
         again = take(inbox)
-        assert (again.attempt, again.spent) == (2, 0)
-        inbox.release(again, LONG)
+        assert (again.attempt, again.attempts_used) == (2, 0)
+        inbox.claims.release(again, LONG)
         assert due(inbox) is None
         assert outcomes(inbox) == [(1, "released"), (2, "released")]
 
     def test_success_after_a_release_counts_if_nobody_took_it(self, inbox: Inbox) -> None:
         """The process that gave it back may hear of the success a moment later."""
-        inbox.record(EVENT)
+        inbox.deliveries.enqueue(EVENT)
         first = take(inbox)
-        inbox.release(first, 0.0)
-        assert inbox.finish(first) is True
+        inbox.claims.release(first, 0.0)
+        assert inbox.claims.finish(first) is True
         assert state(inbox) == ("done", "handled")
 
-        inbox.record(numbered(2))
+        inbox.deliveries.enqueue(numbered(2))
         first = take(inbox)
-        inbox.release(first, 0.0)
+        inbox.claims.release(first, 0.0)
         second = take(inbox)
-        assert inbox.finish(first) is False
-        assert inbox.finish(second) is True
+        assert inbox.claims.finish(first) is False
+        assert inbox.claims.finish(second) is True
 
     def test_success_after_the_event_was_given_up_on_does_not_count(
         self, make_inbox: Callable[..., Inbox]
     ) -> None:
         """It is dead, and a person has been told so: who held the claim learns that it is lost."""
         inbox = make_inbox(SHORT, max_crashes=1)
-        inbox.record(EVENT)
+        inbox.deliveries.enqueue(EVENT)
         claim = take(inbox)
         raw_sql.abandon(inbox)
-        assert inbox.bury_poison() is not None
+        assert inbox.claims.mark_poison_dead() is not None
 
-        assert inbox.finish(claim) is False
+        assert inbox.claims.finish(claim) is False
         assert state(inbox) == ("dead", "crashed")
 
 
@@ -367,37 +372,37 @@ class TestHistory:
 
     def test_attempt_has_start_end_outcome_and_traceback(self, inbox: Inbox) -> None:
         """What failed is told with its reason and traceback, what succeeded without."""
-        inbox.record(EVENT)
-        inbox.fail(take(inbox), Failure("ValueError: no", "Traceback ...", spent=1))
+        inbox.deliveries.enqueue(EVENT)
+        inbox.claims.fail(take(inbox), Failure("ValueError: no", "Traceback ...", attempts_used=1))
         claim = take(inbox)
-        inbox.finish(claim)
+        inbox.claims.finish(claim)
 
-        first, second = inbox.attempts("evt_1")
+        first, second = inbox.administration.attempts("evt_1")
         assert (first.outcome, first.reason) == ("failed", "ValueError: no")
         assert first.traceback == "Traceback ..."
         assert (second.outcome, second.reason, second.traceback) == ("handled", None, None)
         assert first.started_at <= first.ended_at <= second.started_at <= second.ended_at
         assert second.claimed_by == claim.token
-        assert claim.spent == 1
+        assert claim.attempts_used == 1
 
     def test_inline_attempts_are_kept_as_well(self, inbox: Inbox) -> None:
         """The database writes the history, whoever ends an attempt."""
-        claim = inbox.accept(EVENT).claim
+        claim = inbox.deliveries.record_and_claim(EVENT).claim
         assert claim is not None
-        inbox.finish(claim)
-        inbox.finish(claim)  # sent again, because its answer was lost
+        inbox.claims.finish(claim)
+        inbox.claims.finish(claim)  # sent again, because its answer was lost
 
         assert outcomes(inbox) == [(1, "handled")]
 
     def test_history_goes_with_its_event(self, inbox: Inbox, database_url: str) -> None:
         """Who tidies the events leaves nothing behind."""
-        inbox.record(EVENT)
-        inbox.finish(take(inbox))
-        inbox.note_retry("evt_1", by="me", why=None, again=True)
+        inbox.deliveries.enqueue(EVENT)
+        inbox.claims.finish(take(inbox))
+        inbox.administration.note_retry("evt_1", by="me", why=None, again=True)
         raw_sql.execute(database_url, "DELETE FROM events")
 
-        assert inbox.attempts("evt_1") == []
-        assert inbox.retries("evt_1") == []
+        assert inbox.administration.attempts("evt_1") == []
+        assert inbox.administration.retries("evt_1") == []
 
 
 class TestRetries:
@@ -405,48 +410,48 @@ class TestRetries:
 
     def test_dead_event_becomes_due_as_if_new(self, inbox: Inbox) -> None:
         """With all its attempts, at once, and with a note of who and why."""
-        inbox.record(EVENT)
-        inbox.bury(take(inbox), "exhausted", Failure("no", spent=9))
+        inbox.deliveries.enqueue(EVENT)
+        inbox.claims.mark_dead(take(inbox), "exhausted", Failure("no", attempts_used=9))
         assert due(inbox) is None
 
-        assert inbox.note_retry("evt_1", by="me", why="mended") is True
-        assert inbox.reopen("evt_1") is True
+        assert inbox.administration.note_retry("evt_1", by="me", why="mended") is True
+        assert inbox.administration.reopen("evt_1") is True
         claim = take(inbox)
-        assert (claim.attempt, claim.spent) == (2, 0)
-        (note,) = inbox.retries("evt_1")
+        assert (claim.attempt, claim.attempts_used) == (2, 0)
+        (note,) = inbox.administration.retries("evt_1")
         assert (note.by, note.why) == ("me", "mended")
 
     def test_success_is_run_again_only_when_asked_twice(self, inbox: Inbox) -> None:
         """Promise 2, unless a person insists."""
-        inbox.record(EVENT)
-        inbox.finish(take(inbox))
+        inbox.deliveries.enqueue(EVENT)
+        inbox.claims.finish(take(inbox))
 
-        assert inbox.note_retry("evt_1", by="me", why=None) is False
-        assert inbox.reopen("evt_1") is False
-        assert inbox.claim_one("evt_1") is None
-        assert inbox.reopen("evt_1", again=True) is True
+        assert inbox.administration.note_retry("evt_1", by="me", why=None) is False
+        assert inbox.administration.reopen("evt_1") is False
+        assert inbox.claims.claim_one("evt_1") is None
+        assert inbox.administration.reopen("evt_1", again=True) is True
         assert take(inbox).attempt == 2
 
     def test_running_event_is_left_alone(self, inbox: Inbox) -> None:
         """Nobody runs it a second time beside itself."""
-        inbox.record(EVENT)
+        inbox.deliveries.enqueue(EVENT)
         take(inbox)
 
-        assert inbox.note_retry("evt_1", by="me", why=None, again=True) is False
-        assert inbox.reopen("evt_1", again=True) is False
-        assert inbox.claim_one("evt_1", again=True) is None
+        assert inbox.administration.note_retry("evt_1", by="me", why=None, again=True) is False
+        assert inbox.administration.reopen("evt_1", again=True) is False
+        assert inbox.claims.claim_one("evt_1", again=True) is None
 
     def test_one_event_can_be_claimed_by_its_id(self, inbox: Inbox) -> None:
         """Whether it is due or not; for the command that runs it in its own process."""
-        inbox.record(EVENT)
-        inbox.fail(take(inbox), Failure("no", delay=LONG))
+        inbox.deliveries.enqueue(EVENT)
+        inbox.claims.fail(take(inbox), Failure("no", delay=LONG))
 
-        claim = inbox.claim_one("evt_1")
+        claim = inbox.claims.claim_one("evt_1")
         assert claim is not None
-        assert inbox.finish(claim) is True
-        again = inbox.claim_one("evt_1", again=True)
+        assert inbox.claims.finish(claim) is True
+        again = inbox.claims.claim_one("evt_1", again=True)
         assert again is not None
-        assert inbox.finish(again) is True
+        assert inbox.claims.finish(again) is True
         assert outcomes(inbox) == [(1, "failed"), (2, "handled"), (3, "handled")]
 
 
@@ -455,23 +460,23 @@ class TestWanted:
 
     def test_each_condition_selects(self, inbox: Inbox) -> None:
         """By state, type, account and time of receipt, the latest first or the oldest."""
-        inbox.record(numbered(1))
-        inbox.record(replace(numbered(2), type="v1.invoice.paid", context=None))
-        inbox.finish(take(inbox))
+        inbox.deliveries.enqueue(numbered(1))
+        inbox.deliveries.enqueue(replace(numbered(2), type="v1.invoice.paid", context=None))
+        inbox.claims.finish(take(inbox))
 
-        def ids(wanted: Wanted, limit: int = 9, *, oldest_first: bool = False) -> list[str]:
-            found = inbox.select(wanted, limit, oldest_first=oldest_first)
-            assert inbox.count_wanted(wanted) >= len(found)
+        def ids(wanted: EventFilter, limit: int = 9, *, oldest_first: bool = False) -> list[str]:
+            found = inbox.administration.select(wanted, limit, oldest_first=oldest_first)
+            assert inbox.administration.count(wanted) >= len(found)
             return [event.id for event in found]
 
-        assert ids(Wanted()) == ["evt_2", "evt_1"]
-        assert ids(Wanted(), oldest_first=True) == ["evt_1", "evt_2"]
-        assert ids(Wanted(), limit=1) == ["evt_2"]
-        assert ids(Wanted(state="done")) == ["evt_1"]
-        assert ids(Wanted(type="v1.invoice.paid")) == ["evt_2"]
-        assert ids(Wanted(context="acct_1")) == ["evt_1"]
-        assert ids(Wanted(since=4e9)) == []
-        assert inbox.count_wanted(Wanted(since=1.0)) == 2
+        assert ids(EventFilter()) == ["evt_2", "evt_1"]
+        assert ids(EventFilter(), oldest_first=True) == ["evt_1", "evt_2"]
+        assert ids(EventFilter(), limit=1) == ["evt_2"]
+        assert ids(EventFilter(state="done")) == ["evt_1"]
+        assert ids(EventFilter(type="v1.invoice.paid")) == ["evt_2"]
+        assert ids(EventFilter(context="acct_1")) == ["evt_1"]
+        assert ids(EventFilter(since=4e9)) == []
+        assert inbox.administration.count(EventFilter(since=1.0)) == 2
 
 
 class TestNotices:
@@ -482,12 +487,12 @@ class TestNotices:
         sender, listener = (Inbox(postgresql_url, lease_seconds=1) for _ in range(2))
         sender.migrate()
         called, stopping = threading.Event(), threading.Event()
-        thread = threading.Thread(target=listener.listen, args=[called.set, stopping])
+        thread = threading.Thread(target=listener.claims.listen, args=[called.set, stopping])
         thread.start()
         try:
 
             def heard() -> bool:
-                sender.notify()  # the first words may be said before it listens
+                sender.deliveries.notify()  # the first words may be said before it listens
                 return called.is_set()
 
             wait_for(heard)
@@ -503,18 +508,18 @@ class TestNotices:
         self, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A burst of deliveries says it once."""
-        monkeypatch.setattr("app.inbox.NOTIFY_SECONDS", 600)
+        monkeypatch.setattr("app.inbox.deliveries.NOTIFY_SECONDS", 600)
         inbox = Inbox(postgresql_url, lease_seconds=1)
-        inbox.notify()
-        said = inbox._notified  # noqa: SLF001 - when it was said last
-        inbox.notify()
+        inbox.deliveries.notify()
+        said = inbox.deliveries._notified_at  # noqa: SLF001 - when it was said last
+        inbox.deliveries.notify()
         inbox.close()
 
-        assert inbox._notified == said > 0  # noqa: SLF001 - as above
+        assert inbox.deliveries._notified_at == said > 0  # noqa: SLF001 - as above
 
     def test_sqlite_has_no_word(self, sqlite_url: str) -> None:
         """There nobody listens: workers look by themselves."""
         inbox = Inbox(sqlite_url, lease_seconds=1)
-        inbox.notify()
-        inbox.listen(lambda: pytest.fail("nobody calls"), threading.Event())
+        inbox.deliveries.notify()
+        inbox.claims.listen(lambda: pytest.fail("nobody calls"), threading.Event())
         inbox.close()

@@ -7,12 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from app.inbox import Claim, Failure, Inbox, NewEvent
+from app.inbox import Claim, Failure, Inbox, NewEvent, Outcome
 from app.reconcile.reconciler import BEFORE
 from tests.support import raw_sql
 
 EVENT = NewEvent(
-    "evt_1", "v1.customer.created", livemode=False, context="acct_1", body=b"{}", subject="cus_1"
+    "evt_1",
+    "v1.customer.created",
+    livemode=False,
+    context="acct_1",
+    body=b"{}",
+    concurrency_key="cus_1",
 )
 
 
@@ -38,7 +43,7 @@ def inbox(make_inbox: Callable[..., Inbox]) -> Inbox:
 
 def claim_open(inbox: Inbox, event_id: str = "evt_1", *, livemode: bool = False) -> Claim | None:
     """Claim what a process with a test key would."""
-    return inbox.claim_open(event_id, livemode=livemode)
+    return inbox.claims.claim_unfinished(event_id, livemode=livemode)
 
 
 class TestBringBack:
@@ -46,12 +51,12 @@ class TestBringBack:
 
     def test_it_is_pending_and_says_where_it_came_from(self, inbox: Inbox) -> None:
         """Nobody delivered it, nobody ran it, and a worker can take it."""
-        assert inbox.bring_back(EVENT) is True
-        event = inbox.find("evt_1")
+        assert inbox.reconciliation.backfill(EVENT) is True
+        event = inbox.administration.find("evt_1")
         assert event is not None
         assert (event.state, event.source, event.deliveries) == ("pending", "reconcile", 0)
-        assert (event.context, event.subject, event.body) == ("acct_1", "cus_1", b"{}")
-        claim = inbox.claim_due(livemode=False)
+        assert (event.context, event.concurrency_key, event.body) == ("acct_1", "cus_1", b"{}")
+        claim = inbox.claims.claim_due(livemode=False)
         assert claim is not None
         assert (claim.event_id, claim.attempt) == ("evt_1", 1)
 
@@ -59,50 +64,53 @@ class TestBringBack:
     def test_what_is_there_stays_as_it_is(self, inbox: Inbox, state: str) -> None:
         """A delivery that was faster is not disturbed, whatever became of it."""
         if state == "brought back":
-            inbox.bring_back(EVENT)
+            inbox.reconciliation.backfill(EVENT)
         else:
-            claim = inbox.accept(EVENT).claim
+            claim = inbox.deliveries.record_and_claim(EVENT).claim
             assert claim is not None
             if state != "running":
                 {
-                    "pending": lambda: inbox.fail(claim, Failure("no")),
-                    "done": lambda: inbox.finish(claim),
-                    "dead": lambda: inbox.bury(claim, "gave_up", Failure("never")),
+                    "pending": lambda: inbox.claims.fail(claim, Failure("no")),
+                    "done": lambda: inbox.claims.finish(claim),
+                    "dead": lambda: inbox.claims.mark_dead(claim, "gave_up", Failure("never")),
                 }[state]()
-        before = inbox.find("evt_1")
-        assert inbox.bring_back(replace(EVENT, body=b"other")) is False
-        assert inbox.bring_back(replace(EVENT, body=b"other"), aside=True) is False
-        assert inbox.find("evt_1") == before
+        before = inbox.administration.find("evt_1")
+        assert inbox.reconciliation.backfill(replace(EVENT, body=b"other")) is False
+        assert inbox.reconciliation.backfill(replace(EVENT, body=b"other"), skipped=True) is False
+        assert inbox.administration.find("evt_1") == before
 
     def test_delivery_that_comes_later_is_of_the_same_event(self, inbox: Inbox) -> None:
         """It counts as a delivery, and runs the event if nobody has yet."""
-        inbox.bring_back(EVENT)
-        accepted = inbox.accept(EVENT)
+        inbox.reconciliation.backfill(EVENT)
+        accepted = inbox.deliveries.record_and_claim(EVENT)
         assert accepted.claim is not None
-        event = inbox.find("evt_1")
+        event = inbox.administration.find("evt_1")
         assert event is not None
         assert (event.deliveries, event.source) == (1, "reconcile")
 
     def test_event_of_the_other_mode_is_put_aside(self, inbox: Inbox) -> None:
         """As a delivery of it would be."""
-        inbox.bring_back(replace(EVENT, livemode=True), aside=True)
-        event = inbox.find("evt_1")
+        inbox.reconciliation.backfill(replace(EVENT, livemode=True), skipped=True)
+        event = inbox.administration.find("evt_1")
         assert event is not None
         assert (event.state, event.outcome, event.source) == ("done", "wrong_mode", "reconcile")
-        assert inbox.claim_due(livemode=True) is None
+        assert inbox.claims.claim_due(livemode=True) is None
 
     def test_what_came_by_a_delivery_says_so(self, inbox: Inbox) -> None:
         """In all three ways."""
-        inbox.accept(EVENT)
-        inbox.record(replace(EVENT, id="evt_2"))
-        inbox.set_aside(replace(EVENT, id="evt_3"), "wrong_mode")
-        assert {event.source for event in inbox.latest(10)} == {"delivery"}
+        inbox.deliveries.record_and_claim(EVENT)
+        inbox.deliveries.enqueue(replace(EVENT, id="evt_2"))
+        inbox.deliveries.record_skipped(replace(EVENT, id="evt_3"), Outcome.WRONG_MODE)
+        assert {event.source for event in inbox.administration.latest(10)} == {"delivery"}
 
     def test_which_are_known(self, inbox: Inbox) -> None:
         """Of many ids those that the inbox has, in whatever state."""
-        inbox.bring_back(EVENT)
-        inbox.accept(replace(EVENT, id="evt_2"))
-        assert inbox.known([f"evt_{number}" for number in range(1000)]) == {"evt_1", "evt_2"}
+        inbox.reconciliation.backfill(EVENT)
+        inbox.deliveries.record_and_claim(replace(EVENT, id="evt_2"))
+        assert inbox.reconciliation.known([f"evt_{number}" for number in range(1000)]) == {
+            "evt_1",
+            "evt_2",
+        }
 
 
 class TestOpen:
@@ -111,30 +119,32 @@ class TestOpen:
     def test_in_their_order(self, inbox: Inbox) -> None:
         """The first one first; those of deliveries and of the other mode are left out."""
         for place, number in enumerate((3, 1, 2)):
-            inbox.bring_back(replace(EVENT, id=f"evt_{number}"), ahead=(3 - place) * BEFORE)
-        inbox.record(replace(EVENT, id="evt_4"))
-        inbox.bring_back(replace(EVENT, id="evt_5", livemode=True))
-        assert inbox.open_ids(livemode=False) == ["evt_3", "evt_1", "evt_2"]
-        assert inbox.open_ids(livemode=True) == ["evt_5"]
-        order = [inbox.claim_due(livemode=False) for _ in range(3)]
+            inbox.reconciliation.backfill(
+                replace(EVENT, id=f"evt_{number}"), backdate_seconds=(3 - place) * BEFORE
+            )
+        inbox.deliveries.enqueue(replace(EVENT, id="evt_4"))
+        inbox.reconciliation.backfill(replace(EVENT, id="evt_5", livemode=True))
+        assert inbox.reconciliation.unfinished_ids(livemode=False) == ["evt_3", "evt_1", "evt_2"]
+        assert inbox.reconciliation.unfinished_ids(livemode=True) == ["evt_5"]
+        order = [inbox.claims.claim_due(livemode=False) for _ in range(3)]
         assert [claim and claim.event_id for claim in order] == ["evt_3", None, None]  # one object
 
     def test_it_is_claimed_once(self, inbox: Inbox) -> None:
         """While it runs and when it is done nobody else gets it."""
-        inbox.bring_back(EVENT)
+        inbox.reconciliation.backfill(EVENT)
         claim = claim_open(inbox)
         assert claim is not None
         assert (claim.event_id, claim.attempt, claim.context) == ("evt_1", 1, "acct_1")
         assert claim_open(inbox) is None
-        assert inbox.accept(EVENT).claim is None
-        inbox.finish(claim)
+        assert inbox.deliveries.record_and_claim(EVENT).claim is None
+        inbox.claims.finish(claim)
         assert claim_open(inbox) is None
-        assert inbox.open_ids(livemode=False) == []
+        assert inbox.reconciliation.unfinished_ids(livemode=False) == []
 
     def test_what_is_not_open_cannot_be_claimed(self, inbox: Inbox) -> None:
         """Not one of a delivery, of the other mode, or that is not there."""
-        inbox.record(EVENT)
-        inbox.bring_back(replace(EVENT, id="evt_2"))
+        inbox.deliveries.enqueue(EVENT)
+        inbox.reconciliation.backfill(replace(EVENT, id="evt_2"))
         assert claim_open(inbox) is None
         assert claim_open(inbox, "evt_2", livemode=True) is None
         assert claim_open(inbox, "evt_3") is None
@@ -144,11 +154,11 @@ class TestOpen:
         self, inbox: Inbox, delay: float, ids: list[str]
     ) -> None:
         """The callback may have asked for some time."""
-        inbox.bring_back(EVENT)
+        inbox.reconciliation.backfill(EVENT)
         claim = claim_open(inbox)
         assert claim is not None
-        inbox.fail(claim, Failure("no", delay=delay))
-        assert inbox.open_ids(livemode=False) == ids
+        inbox.claims.fail(claim, Failure("no", delay=delay))
+        assert inbox.reconciliation.unfinished_ids(livemode=False) == ids
         assert (claim_open(inbox) is not None) == bool(ids)
 
     def test_one_whose_process_died_is_taken_a_few_times(
@@ -156,13 +166,13 @@ class TestOpen:
     ) -> None:
         """And then given up on: it may be what kills them."""
         inbox = make_inbox(lease_seconds=-1, max_crashes=3)
-        inbox.bring_back(EVENT)
+        inbox.reconciliation.backfill(EVENT)
         for attempt in (1, 2, 3, None):
             claim = claim_open(inbox)
             assert (claim and claim.attempt) == attempt
             raw_sql.abandon(inbox)
-        assert inbox.open_ids(livemode=False) == []
-        buried = inbox.bury_poison()
+        assert inbox.reconciliation.unfinished_ids(livemode=False) == []
+        buried = inbox.claims.mark_poison_dead()
         assert buried is not None
         assert (buried["event_id"], buried["context"]) == ("evt_1", "acct_1")
 
@@ -173,18 +183,27 @@ class TestWatermarks:
     @staticmethod
     def advance(inbox: Inbox, begin: float, end: float, type_: str = "a") -> bool:
         """Record that a type of acct_1 was read."""
-        return inbox.advance(livemode=False, context="acct_1", type_=type_, begin=begin, end=end)
+        return inbox.reconciliation.advance_watermark(
+            livemode=False, context="acct_1", type_=type_, begin=begin, end=end
+        )
 
     def test_each_has_its_own(self, inbox: Inbox) -> None:
         """By mode, account and type."""
         self.advance(inbox, 0, 10)
         self.advance(inbox, 0, 20, "b")
-        inbox.advance(livemode=True, context="acct_1", type_="a", begin=0, end=30)
-        inbox.advance(livemode=False, context="", type_="a", begin=0, end=40)
-        assert inbox.reached(livemode=False, context="acct_1") == {"a": 10, "b": 20}
-        assert inbox.reached(livemode=True, context="acct_1") == {"a": 30}
-        assert inbox.reached(livemode=False, context="") == {"a": 40}
-        assert inbox.reached(livemode=False, context="acct_2") == {}
+        inbox.reconciliation.advance_watermark(
+            livemode=True, context="acct_1", type_="a", begin=0, end=30
+        )
+        inbox.reconciliation.advance_watermark(
+            livemode=False, context="", type_="a", begin=0, end=40
+        )
+        assert inbox.reconciliation.watermarks(livemode=False, context="acct_1") == {
+            "a": 10,
+            "b": 20,
+        }
+        assert inbox.reconciliation.watermarks(livemode=True, context="acct_1") == {"a": 30}
+        assert inbox.reconciliation.watermarks(livemode=False, context="") == {"a": 40}
+        assert inbox.reconciliation.watermarks(livemode=False, context="acct_2") == {}
 
     @pytest.mark.parametrize(
         ("begin", "end", "reached"),
@@ -197,7 +216,7 @@ class TestWatermarks:
         """It goes neither back nor over what was not read."""
         self.advance(inbox, 0, 10)
         assert self.advance(inbox, begin, end) == (reached == 20)
-        assert inbox.reached(livemode=False, context="acct_1") == {"a": reached}
+        assert inbox.reconciliation.watermarks(livemode=False, context="acct_1") == {"a": reached}
 
 
 class TestLeader:
@@ -208,10 +227,10 @@ class TestLeader:
     ) -> None:
         """It may keep it; another one gets it when the first let its term end."""
         one, other = make_inbox(), make_inbox()
-        assert one.lead("x", "one", 600) is True
-        assert one.lead("x", "one", 600) is True
-        assert other.lead("x", "other", 600) is False
-        assert other.lead("y", "other", 600) is True
+        assert one.reconciliation.acquire_leadership("x", "one", 600) is True
+        assert one.reconciliation.acquire_leadership("x", "one", 600) is True
+        assert other.reconciliation.acquire_leadership("x", "other", 600) is False
+        assert other.reconciliation.acquire_leadership("y", "other", 600) is True
         raw_sql.execute(database_url, "UPDATE leaders SET until = until - 601")
-        assert other.lead("x", "other", 600) is True
-        assert one.lead("x", "one", 600) is False
+        assert other.reconciliation.acquire_leadership("x", "other", 600) is True
+        assert one.reconciliation.acquire_leadership("x", "one", 600) is False

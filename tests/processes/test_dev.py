@@ -239,7 +239,7 @@ class TestStandIn:
             sample = samples.notification(TYPE)
             for each in (sample, plain):
                 body = samples.encode(each)
-                inbox.accept(
+                inbox.deliveries.record_and_claim(
                     NewEvent(each["id"], each["type"], livemode=False, context=None, body=body)
                 )
             assert dev.find(inbox, f"/v2/core/events/{sample['id']}") == placeholders.event(sample)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from app.inbox import Inbox
-from app.inbox.sql.filters import Wanted
+from app.inbox.sql.filters import EventFilter
 from tests.support.services import (
     DEADLINE,
     DUPLICATE,
@@ -90,8 +90,8 @@ def is_taken(service: Service, event_id: str) -> bool:
 def are_done(database_url: str, number: int) -> None:
     """Return when so many events have come to their success, and no other is there."""
     with contextlib.closing(Inbox(database_url, lease_seconds=2)) as inbox:
-        wait_for(lambda: inbox.count_wanted(Wanted(state="done")) == number, DEADLINE)
-        assert inbox.count_wanted(Wanted()) == number
+        wait_for(lambda: inbox.administration.count(EventFilter(state="done")) == number, DEADLINE)
+        assert inbox.administration.count(EventFilter()) == number
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -22,7 +22,6 @@ from tests.support.services import (
     Lab,
     find,
     is_alive,
-    says_why,
     stop_process,
 )
 from tests.support.sites import DONE, Site, let_pass, processes_of, redelivered, watch_end
@@ -122,7 +121,7 @@ def test_stopped_process_settles_and_claims_nothing_when_it_goes_on(
             assert (event.state, event.outcome, event.attempt) == ("running", None, 2), site.name
             assert is_alive(other), site.name
             assert lab.started(site.event(), 3) == [], site.name
-            wait_for(lambda: says_why(site.log), DEADLINE)
+            wait_for(site.says_why, DEADLINE)
             assert "claim_lost" not in site.log, site.name  # it did not even try to settle
     for site in sites:
         site.comes_to(("done", "handled", 2))

@@ -266,7 +266,7 @@ def test_stopped_process_cannot_settle_another_attempt(
     assert second.result(DEADLINE).brief == expected[1]
     assert first_service.deliver(EVENT).brief == expected[2]
     with contextlib.closing(Inbox(database_url, lease_seconds=1)) as inbox:
-        assert inbox.attempts(EVENT)[0].outcome == "crashed"
+        assert inbox.administration.attempts(EVENT)[0].outcome == "crashed"
 
 
 def test_callback_that_raises_is_run_again(lab: Lab, database_url: str) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from app.inbox import Inbox
-from app.inbox.sql.filters import Wanted
+from app.inbox.sql.filters import EventFilter
 from tests.support import network, raw_sql
 from tests.support.services import (
     ACCEPTED,
@@ -85,7 +85,7 @@ def has_started(lab: Lab, attempt: int = 1, event: str = EVENT) -> None:
 def history(database_url: str, event_id: str = EVENT) -> list[str]:
     """Return the outcomes of the attempts of an event."""
     with contextlib.closing(Inbox(database_url, lease_seconds=1)) as inbox:
-        return [each.outcome for each in inbox.attempts(event_id)]
+        return [each.outcome for each in inbox.administration.attempts(event_id)]
 
 
 # One container, or several
@@ -157,7 +157,7 @@ def test_mode_can_be_changed_at_any_restart(lab: Lab, database_url: str) -> None
 def test_pause_survives_restarts(lab: Lab, database_url: str) -> None:
     """Deliveries are accepted meanwhile, and nothing runs until it is ended."""
     with contextlib.closing(Inbox(database_url, lease_seconds=1)) as inbox:
-        inbox.pause(by="test", why=None)
+        inbox.administration.pause(by="test", why=None)
         for _ in range(2):
             service = start(lab, database_url)
             assert service.deliver(EVENT).brief == ACCEPTED
@@ -168,7 +168,7 @@ def test_pause_survives_restarts(lab: Lab, database_url: str) -> None:
 
         service = start(lab, database_url)
         wait_for(service.is_ready, DEADLINE)
-        inbox.resume()
+        inbox.administration.resume()
     comes_to(database_url, DONE)
 
 
@@ -560,7 +560,9 @@ def assert_nothing_lost(lab: Lab, database_url: str) -> None:
     for entry in lab.journal():
         journal.setdefault(entry.event_id, []).append(entry)
     with contextlib.closing(Inbox(database_url, lease_seconds=1)) as inbox:
-        events = {event.id: event for event in inbox.select(Wanted(), 2 * len(MANY))}
+        events = {
+            event.id: event for event in inbox.administration.select(EventFilter(), 2 * len(MANY))
+        }
     assert sorted(events) == sorted(MANY)
     objects: dict[str, list[Entry]] = {}
     for event_id, event in events.items():
@@ -617,7 +619,7 @@ def wreak_havoc(
 
     def all_done() -> bool:
         with contextlib.closing(Inbox(database_url, lease_seconds=1)) as inbox:
-            return inbox.count_wanted(Wanted(state="done")) == len(MANY)
+            return inbox.administration.count(EventFilter(state="done")) == len(MANY)
 
     wait_for(all_done, 3 * DEADLINE)
     assert_nothing_lost(lab, database_url)

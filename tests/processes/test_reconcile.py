@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from app.inbox import Event, Inbox
-from app.inbox.sql.filters import Wanted
+from app.inbox.sql.filters import EventFilter
 from app.reconcile.reconciler import LAG, OVERLAP
 from devkit import samples
 from devkit.stripe_api import StripeApi
@@ -116,7 +116,11 @@ class World:
     def open_events(self) -> list[Event]:
         """Return what is not settled."""
         states = ("pending", "running")
-        return [each for state in states for each in self.inbox.select(Wanted(state), EVENTS)]
+        return [
+            each
+            for state in states
+            for each in self.inbox.administration.select(EventFilter(state), EVENTS)
+        ]
 
 
 def test_exactly_what_was_dropped_is_brought_back_once(
@@ -170,7 +174,7 @@ def assert_complete(
     world: World, journal: list[Entry], dropped: set[str], late: set[str], kills: int
 ) -> None:
     """Fail unless all events were run to their end, and none after its success was recorded."""
-    events = {each.id: each for each in world.inbox.latest(EVENTS + 1)}
+    events = {each.id: each for each in world.inbox.administration.latest(EVENTS + 1)}
     assert events.keys() == world.bodies.keys()
     assert {each.state for each in events.values()} == {"done"}
     assert dropped - late <= world.brought_back() <= dropped
@@ -198,14 +202,18 @@ def test_worker_takes_over_when_the_one_that_reconciles_is_killed(
     first = Service(environment, options)
     lab.services.append(first)
     with contextlib.closing(world.inbox):
-        wait_for(lambda: len(world.inbox.select(Wanted("done"), 10)) == 5, DEADLINE)
+        wait_for(
+            lambda: len(world.inbox.administration.select(EventFilter("done"), 10)) == 5, DEADLINE
+        )
         lab.services.append(Service(environment, options))
         wait_for(lambda: "worker_started" in lab.services[-1].log, DEADLINE)
         first.process.kill()
         first.wait()
         world.happen(3, begin=5, oldest=LAG + OVERLAP - 60)
         raw_sql.execute(database_url, "UPDATE leaders SET until = 0")
-        wait_for(lambda: len(world.inbox.select(Wanted("done"), 10)) == 8, DEADLINE)
-        assert "event_brought_back" in lab.services[-1].log
+        wait_for(
+            lambda: len(world.inbox.administration.select(EventFilter("done"), 10)) == 8, DEADLINE
+        )
+        assert "event_backfilled" in lab.services[-1].log
     assert Counter(entry.what for entry in lab.journal()) == {"start": 8, "end": 8}
     assert find(database_url, "evt_7").source == "reconcile"

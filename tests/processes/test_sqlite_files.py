@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from app.errors import Unavailable
+from app.errors import InboxUnavailable
 from app.inbox import Inbox
 from app.inbox.engine import sqlite
-from app.inbox.sql.filters import Wanted
+from app.inbox.sql.filters import EventFilter
 from tests.support import raw_sql
 from tests.support.services import (
     ACCEPTED,
@@ -121,7 +121,7 @@ def accept(service: Service, event_id: str) -> None:
 def kept(url: str) -> set[str]:
     """Return the events in the database at its place, as another process finds them."""
     with contextlib.closing(Inbox(url, lease_seconds=1)) as inbox:
-        return {event.id for event in inbox.select(Wanted(), 1000)}
+        return {event.id for event in inbox.administration.select(EventFilter(), 1000)}
 
 
 def is_sound(file: Path) -> bool:
@@ -312,7 +312,7 @@ def test_removed_log_is_left_to_those_who_have_it(lab: Lab, sqlite_url: str, fil
         stop_process(pid, sqlite_url)
     Path(f"{file}-wal").unlink()
     with contextlib.closing(Inbox(sqlite_url, lease_seconds=1)) as inbox:
-        with pytest.raises(Unavailable) as raised:
+        with pytest.raises(InboxUnavailable) as raised:
             inbox.check()
         assert raised.value.message == LOST_LOG[1]
         for pid in workers:

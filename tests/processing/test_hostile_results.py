@@ -211,7 +211,7 @@ def test_interrupted_callback_uses_up_its_attempts(make: MakeReceiver, database_
     event = comes_to_rest(receiver)
 
     assert (event.outcome, event.attempt) == ("exhausted", 2)
-    attempts = receiver.services.inbox.attempts(HOSTILE)
+    attempts = receiver.services.inbox.administration.attempts(HOSTILE)
     assert [each.outcome for each in attempts] == ["failed", "exhausted"]
 
 

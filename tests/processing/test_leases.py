@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from app.errors import Deferred, Unavailable
+from app.errors import Deferred, InboxUnavailable
 from app.inbox import Claim, Inbox, NewEvent, Suspect
+from app.inbox.claims import Claims
+from app.inbox.rescue import Rescue
 from app.processing.leases import Leases
 from app.runtime.clocks import since_boot
 from tests.support import raw_sql
@@ -50,14 +52,14 @@ def close_all() -> None:
 
 def claim(inbox: Inbox, event: NewEvent = EVENT) -> Claim:
     """Accept a delivery that has to get the claim."""
-    accepted = inbox.accept(event)
+    accepted = inbox.deliveries.record_and_claim(event)
     assert accepted.claim is not None
     return accepted.claim
 
 
 def lease_end(inbox: Inbox) -> float:
     """Return when the lease of the event ends."""
-    event = inbox.find("evt_1")
+    event = inbox.administration.find("evt_1")
     assert event is not None
     assert event.lease_until is not None
     return event.lease_until
@@ -70,8 +72,8 @@ def test_lease_is_renewed_while_the_callback_runs(inbox: Inbox) -> None:
 
     with make(inbox).held(mine):
         wait_for(lambda: lease_end(inbox) > first + 3 * LEASE)
-        assert inbox.accept(EVENT).claim is None
-    assert inbox.finish(mine)
+        assert inbox.deliveries.record_and_claim(EVENT).claim is None
+    assert inbox.claims.finish(mine)
 
 
 def test_lease_is_not_renewed_after_the_callback(inbox: Inbox) -> None:
@@ -80,7 +82,7 @@ def test_lease_is_not_renewed_after_the_callback(inbox: Inbox) -> None:
     with make(inbox).held(mine):
         pass
 
-    wait_for(lambda: inbox.accept(EVENT).claim is not None)
+    wait_for(lambda: inbox.deliveries.record_and_claim(EVENT).claim is not None)
 
 
 def test_lost_claim_is_said_once_and_not_renewed(
@@ -88,7 +90,7 @@ def test_lost_claim_is_said_once_and_not_renewed(
 ) -> None:
     """When another attempt has the event, there is a warning, and that attempt is let alone."""
     first = claim(inbox)
-    wait_for(inbox.suspects)
+    wait_for(inbox.rescue.suspects)
     raw_sql.abandon(inbox)
     claim(inbox)
 
@@ -112,7 +114,7 @@ def test_claim_that_is_late_is_verified_before_it_is_held(inbox: Inbox) -> None:
     leases = make(inbox)
     with leases.held(late):
         pass
-    wait_for(inbox.suspects)
+    wait_for(inbox.rescue.suspects)
     raw_sql.abandon(inbox)
     claim(inbox)
 
@@ -127,14 +129,14 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
     return printed.out + printed.err
 
 
-class Flaky(Inbox):
-    """The real inbox, except that its next ``failures`` renewals find it unreachable.
+class FlakyClaims(Claims):
+    """The real claims, except that the next ``failures`` renewals find the inbox unreachable.
 
     A subclass, because no real database can be away for just one statement.
     """
 
     failures = 0
-    how: Exception = Unavailable("away", reason="away")
+    how: Exception = InboxUnavailable("away", reason="away")
 
     def renew(self, claim: Claim) -> bool:
         """Fail as often as told."""
@@ -150,16 +152,27 @@ class Flaky(Inbox):
         super().renew_all(claims)
 
 
-@pytest.mark.parametrize("how", [Unavailable("away", reason="away"), RuntimeError("unforeseen")])
+class Flaky(Inbox):
+    """An inbox with such claims."""
+
+    def __init__(self, url: str, *, lease_seconds: float) -> None:
+        """Take what an inbox takes."""
+        super().__init__(url, lease_seconds=lease_seconds)
+        self.flaky = self.claims = FlakyClaims(self._store)
+
+
+@pytest.mark.parametrize(
+    "how", [InboxUnavailable("away", reason="away"), RuntimeError("unforeseen")]
+)
 def test_failed_renewal_is_tried_again_within_the_lease(
     sqlite_url: str, capsys: pytest.CaptureFixture[str], how: Exception
 ) -> None:
     """An inbox that is away for a moment does not cost the claim, and nothing ends the thread."""
     inbox = Flaky(sqlite_url, lease_seconds=LEASE)
-    inbox.how = how
+    inbox.flaky.how = how
     mine = claim(inbox)
     first = lease_end(inbox)
-    inbox.failures = 1
+    inbox.flaky.failures = 1
 
     with make(inbox).held(mine):
         wait_for(lambda: lease_end(inbox) > first)
@@ -173,15 +186,16 @@ def test_unforeseen_failure_is_logged_with_its_event(
 ) -> None:
     """A renewal that fails names its event, and a failed look for orphans keeps none from it."""
 
-    class Broken(Flaky):
+    class Broken(Rescue):
         def suspects(self) -> list[Suspect]:
             raise RuntimeError("unforeseen")
 
-    inbox = Broken(sqlite_url, lease_seconds=LEASE)
-    inbox.how = RuntimeError("unforeseen")
+    inbox = Flaky(sqlite_url, lease_seconds=LEASE)
+    inbox.rescue = Broken(inbox._store)  # noqa: SLF001 - only one of its parts is broken
+    inbox.flaky.how = RuntimeError("unforeseen")
     mine = claim(inbox)
     first = lease_end(inbox)
-    inbox.failures = 1
+    inbox.flaky.failures = 1
 
     with make(inbox).held(mine):
         wait_for(lambda: lease_end(inbox) > first)
@@ -207,14 +221,14 @@ def test_outage_is_said_once_however_many_wait(
         return "".join(seen).count("lease_not_renewed")
 
     def is_renewed_after(end: float) -> bool:
-        return not inbox.failures and lease_end(inbox) > end
+        return not inbox.flaky.failures and lease_end(inbox) > end
 
     with contextlib.ExitStack() as stack:
         for each in mine:
             stack.enter_context(leases.held(each))
         for outage in (1, 2):
             end = lease_end(inbox)
-            inbox.failures = 9
+            inbox.flaky.failures = 9
             wait_for(partial(is_renewed_after, end + LEASE))
             assert times() == outage
     wait_for(lambda: times() == outage == "".join(seen).count("inbox_available"))
@@ -259,16 +273,18 @@ def test_what_could_not_be_settled_is_held_and_settled_later(inbox: Inbox) -> No
     def settle() -> bool:
         if away.is_set():
             tried.append(False)
-            raise Unavailable("away", reason="away")
-        return inbox.finish(mine)
+            raise InboxUnavailable("away", reason="away")
+        return inbox.claims.finish(mine)
 
     with leases.held(mine):
         leases.settle_later(mine, settle)
     wait_for(lambda: lease_end(inbox) > first + 2 * LEASE and len(tried) > 1)
     away.clear()
 
-    wait_for(lambda: (found := inbox.find("evt_1")) is not None and found.state == "done")
-    assert inbox.find("evt_1") is not None
+    wait_for(
+        lambda: (found := inbox.administration.find("evt_1")) is not None and found.state == "done"
+    )
+    assert inbox.administration.find("evt_1") is not None
 
 
 def count_threads() -> int:
@@ -328,7 +344,7 @@ def test_renewal_that_comes_after_the_end_is_no_loss(
     mine, leases = claim(inbox), make(inbox)
     with leases.held(mine):
         held = leases._held[mine]  # noqa: SLF001 - the moment between the two cannot be chosen
-        inbox.finish(mine)
+        inbox.claims.finish(mine)
     leases._renew(mine, held)  # noqa: SLF001 - as above
 
     assert not held.lost
@@ -347,10 +363,10 @@ def test_locked_rows_keep_no_other_lease_from_being_renewed(database_url: str) -
         for each in reversed(mine):
             stack.enter_context(leases.held(each))
         stack.enter_context(raw_sql.locking(database_url, *locked))
-        wait_for(lambda: len(inbox.suspects()) >= len(locked))
+        wait_for(lambda: len(inbox.rescue.suspects()) >= len(locked))
         end = time.monotonic() + 12
         while time.monotonic() < end:
-            assert "evt_1" not in {each.event_id for each in inbox.suspects()}
+            assert "evt_1" not in {each.event_id for each in inbox.rescue.suspects()}
             time.sleep(0.05)
     close_all()
     inbox.close()
@@ -366,8 +382,10 @@ def test_token_of_a_claim_is_not_the_claim(inbox: Inbox, database_url: str) -> N
     assert lost.token != mine.token
 
     with make(inbox).held(mine):
-        wait_for(lambda: (found := inbox.find("evt_1")) is not None and found.is_orphan)
-        assert not inbox.find("evt_2").is_orphan  # type: ignore[union-attr]  # it is there
+        wait_for(
+            lambda: (found := inbox.administration.find("evt_1")) is not None and found.is_orphan
+        )
+        assert not inbox.administration.find("evt_2").is_orphan  # type: ignore[union-attr]  # it is there
 
 
 def test_lines_name_the_account(inbox: Inbox, capsys: pytest.CaptureFixture[str]) -> None:
@@ -375,7 +393,7 @@ def test_lines_name_the_account(inbox: Inbox, capsys: pytest.CaptureFixture[str]
     mine = claim(inbox, replace(EVENT, context="acct_1"))
     leases = make(inbox)
     with leases.held(mine):
-        leases.settle_later(mine, lambda: inbox.finish(mine))
+        leases.settle_later(mine, lambda: inbox.claims.finish(mine))
     seen: list[str] = []
 
     def look() -> str:

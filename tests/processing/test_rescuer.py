@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.errors import Unavailable
+from app.errors import InboxUnavailable
 from app.inbox import Failure, Inbox, NewEvent
 from app.inbox.sql.rescue import GRACE_LEAST
 from app.processing.rescuer import STEP_SECONDS, Rescuer
@@ -41,7 +41,7 @@ def make_inbox(database_url: str) -> Iterator[Callable[..., Inbox]]:
 def inbox(make_inbox: Callable[..., Inbox]) -> Inbox:
     """An inbox with one running event."""
     inbox = make_inbox()
-    assert inbox.accept(EVENT).claim is not None
+    assert inbox.deliveries.record_and_claim(EVENT).claim is not None
     return inbox
 
 
@@ -52,14 +52,14 @@ def look(rescuer: Rescuer, *, seconds: float) -> int:
 
 def suspected(inbox: Inbox) -> float:
     """Return for how many seconds the lease was seen unrenewed."""
-    event = inbox.find("evt_1")
+    event = inbox.administration.find("evt_1")
     assert event is not None
     return event.suspected_seconds
 
 
 def record_and_claim(inbox: Inbox, number: int) -> None:
     """Have one more event run."""
-    assert inbox.accept(replace(EVENT, id=f"evt_{number}")).claim is not None
+    assert inbox.deliveries.record_and_claim(replace(EVENT, id=f"evt_{number}")).claim is not None
 
 
 def test_lease_that_holds_is_not_suspected(inbox: Inbox) -> None:
@@ -79,10 +79,10 @@ def test_step_of_the_clock_alone_makes_no_orphan(
     assert suspected(inbox) == 0
     assert look(rescuer, seconds=1) == 1
     assert 0 < suspected(inbox) < GRACE_LEAST
-    assert inbox.accept(EVENT).claim is None
+    assert inbox.deliveries.record_and_claim(EVENT).claim is None
     assert look(rescuer, seconds=2) == 0
-    assert inbox.find("evt_1").is_orphan  # type: ignore[union-attr]  # it is there
-    assert inbox.accept(EVENT).claim is not None
+    assert inbox.administration.find("evt_1").is_orphan  # type: ignore[union-attr]  # it is there
+    assert inbox.deliveries.record_and_claim(EVENT).claim is not None
 
 
 @pytest.mark.parametrize("lease", ["now", "later"])
@@ -96,10 +96,10 @@ def test_claim_of_the_version_before_is_rescued_later(
 
     look(rescuer, seconds=0)
     assert look(rescuer, seconds=50) == 1
-    assert inbox.accept(EVENT).claim is None
+    assert inbox.deliveries.record_and_claim(EVENT).claim is None
     assert look(rescuer, seconds=11) == 0
-    assert inbox.find("evt_1").is_orphan  # type: ignore[union-attr]  # it is there
-    assert inbox.accept(EVENT).claim is not None
+    assert inbox.administration.find("evt_1").is_orphan  # type: ignore[union-attr]  # it is there
+    assert inbox.deliveries.record_and_claim(EVENT).claim is not None
 
 
 def test_long_lease_of_the_version_before_is_not_suspected(inbox: Inbox, database_url: str) -> None:
@@ -114,18 +114,18 @@ def test_long_lease_of_the_version_before_is_not_suspected(inbox: Inbox, databas
 def test_renewed_lease_is_counted_anew(make_inbox: Callable[..., Inbox]) -> None:
     """What was counted before the renewal is of another lease."""
     inbox = make_inbox(SHORT)
-    mine = inbox.accept(EVENT).claim
+    mine = inbox.deliveries.record_and_claim(EVENT).claim
     assert mine is not None
     rescuer = Rescuer(inbox, TURN)
     look(rescuer, seconds=0)
     look(rescuer, seconds=1.5)
     assert suspected(inbox) > 1
-    inbox.renew(mine)
+    inbox.claims.renew(mine)
 
     assert look(rescuer, seconds=0) == 1
     assert [each.seconds for each in rescuer.look()] == [0.0]
     assert look(rescuer, seconds=1.5) == 1
-    assert inbox.accept(EVENT).claim is None
+    assert inbox.deliveries.record_and_claim(EVENT).claim is None
 
 
 def test_seconds_of_two_processes_are_not_counted_twice(inbox: Inbox, database_url: str) -> None:
@@ -150,7 +150,7 @@ def test_count_goes_on_in_another_process(inbox: Inbox, database_url: str) -> No
         assert look(rescuer, seconds=0) == 1
         look(rescuer, seconds=1.2)
 
-    assert inbox.find("evt_1").is_orphan  # type: ignore[union-attr]  # it is there
+    assert inbox.administration.find("evt_1").is_orphan  # type: ignore[union-attr]  # it is there
 
 
 @pytest.mark.parametrize("pause", ["outage", "stopped"])
@@ -179,9 +179,9 @@ def test_locked_row_keeps_no_other_event_from_being_rescued(
     rescuer = Rescuer(inbox, TURN)
     look(rescuer, seconds=0)
 
-    with raw_sql.locking(database_url, locked), pytest.raises(Unavailable):
+    with raw_sql.locking(database_url, locked), pytest.raises(InboxUnavailable):
         look(rescuer, seconds=GRACE_LEAST + 1)
-    assert inbox.find(free).is_orphan  # type: ignore[union-attr]  # it is there
+    assert inbox.administration.find(free).is_orphan  # type: ignore[union-attr]  # it is there
     assert look(rescuer, seconds=GRACE_LEAST + 1) == 1  # counted anew: it could not be renewed
     assert look(rescuer, seconds=GRACE_LEAST + 1) == 0
 
@@ -205,7 +205,7 @@ def test_suspect_that_came_after_a_failure_is_counted_anew(inbox: Inbox, databas
     raw_sql.execute(database_url, RAN_OUT)
     rescuer = Rescuer(inbox, TURN)
     look(rescuer, seconds=0)
-    with raw_sql.locking(database_url, "evt_1"), pytest.raises(Unavailable):
+    with raw_sql.locking(database_url, "evt_1"), pytest.raises(InboxUnavailable):
         look(rescuer, seconds=0.5 - 2 * TURN)  # the time is over when it has failed
     assert look(rescuer, seconds=-3600) == 2
 
@@ -219,30 +219,32 @@ def test_start_makes_due_what_a_step_back_holds_up(
     """A new event is due at once; a retry waits its delay again, and no longer than that."""
     inbox = make_inbox()
     for number in (1, 2, 3):
-        inbox.record(NewEvent(f"evt_{number}", "v1.x", livemode=False, context=None, body=b"{}"))
-    inbox.claim_one("evt_3")
-    failed = inbox.claim_one("evt_2")
+        inbox.deliveries.enqueue(
+            NewEvent(f"evt_{number}", "v1.x", livemode=False, context=None, body=b"{}")
+        )
+    inbox.claims.claim_one("evt_3")
+    failed = inbox.claims.claim_one("evt_2")
     assert failed is not None
-    inbox.fail(failed, Failure("no", delay=500))
-    inbox.reserve("live all", 1, 1.0)
+    inbox.claims.fail(failed, Failure("no", delay=500))
+    inbox.rate_limits.reserve("live all", 1, 1.0)
     times = (
         "due_at = due_at + 3600, settled_at = settled_at + 3600, received_at = received_at + 3600"
     )
     raw_sql.execute(database_url, f"UPDATE events SET {times}")  # noqa: S608 - a test's own
     raw_sql.execute(database_url, "UPDATE budgets SET free_at = free_at + 3600")
-    assert inbox.claim_due(livemode=False) is None
+    assert inbox.claims.claim_due(livemode=False) is None
 
     Rescuer(inbox, TURN).watch_clock()
 
-    claim = inbox.claim_due(livemode=False)
+    claim = inbox.claims.claim_due(livemode=False)
     assert claim is not None
     assert claim.event_id == "evt_1"
-    event, now = inbox.find("evt_2"), inbox.clock()
+    event, now = inbox.administration.find("evt_2"), inbox.rescue.clock()
     assert event is not None
     assert 400 < event.due_at - now <= 500
-    assert inbox.reserve("live all", 1, 1.0)[0] < 60
+    assert inbox.rate_limits.reserve("live all", 1, 1.0)[0] < 60
     Rescuer(inbox, TURN).watch_clock()
-    assert inbox.find("evt_2") == event  # once is enough
+    assert inbox.administration.find("evt_2") == event  # once is enough
 
 
 def test_step_back_is_mended_when_it_is_seen(
@@ -251,19 +253,19 @@ def test_step_back_is_mended_when_it_is_seen(
     """Also terms of leaders and slots that are not far ahead."""
     rescuer = Rescuer(inbox, TURN)
     rescuer.watch_clock()
-    assert inbox.lead("reconcile", "dead", 60)
-    inbox.reserve("live all", 50, 1.0)
-    clock = inbox.clock
+    assert inbox.reconciliation.acquire_leadership("reconcile", "dead", 60)
+    inbox.rate_limits.reserve("live all", 50, 1.0)
+    clock = inbox.rescue.clock
     rescuer.watch_clock()
-    assert not inbox.lead("reconcile", "other", 60)
-    assert inbox.reserve("live all", 1, 1.0)[0] > 40
+    assert not inbox.reconciliation.acquire_leadership("reconcile", "other", 60)
+    assert inbox.rate_limits.reserve("live all", 1, 1.0)[0] > 40
     # The clock of a real database cannot be set: processes under another clock show the rest.
-    monkeypatch.setattr(inbox, "clock", lambda: clock() - 30)
+    monkeypatch.setattr(inbox.rescue, "clock", lambda: clock() - 30)
 
     rescuer.watch_clock()
 
-    wait_for(lambda: inbox.lead("reconcile", "other", 60))
-    assert inbox.reserve("live all", 1, 1.0)[0] < 5
+    wait_for(lambda: inbox.reconciliation.acquire_leadership("reconcile", "other", 60))
+    assert inbox.rate_limits.reserve("live all", 1, 1.0)[0] < 5
     printed = capsys.readouterr()
     assert "clock_stepped_back" in printed.out + printed.err
 
@@ -274,8 +276,8 @@ def test_late_answer_is_no_step_of_the_clock(
     """A leader keeps its term, and no slot becomes free, because an answer took seconds."""
     rescuer = Rescuer(inbox, TURN)
     rescuer.watch_clock()
-    assert inbox.lead("reconcile", "alive", 60)
-    clock = inbox.clock
+    assert inbox.reconciliation.acquire_leadership("reconcile", "alive", 60)
+    clock = inbox.rescue.clock
 
     def answer_late() -> float:
         read = clock()
@@ -283,10 +285,10 @@ def test_late_answer_is_no_step_of_the_clock(
         return read
 
     # No real database answers late when it is told to.
-    monkeypatch.setattr(inbox, "clock", answer_late)
+    monkeypatch.setattr(inbox.rescue, "clock", answer_late)
 
     rescuer.watch_clock()
 
-    assert not inbox.lead("reconcile", "other", 60)
+    assert not inbox.reconciliation.acquire_leadership("reconcile", "other", 60)
     printed = capsys.readouterr()
     assert "clock_stepped_back" not in printed.out + printed.err

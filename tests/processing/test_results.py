@@ -9,14 +9,15 @@ import pytest
 from app.errors import LONGEST_DELAY, GiveUp, RetryLater
 from app.inbox import Claim, Failure
 from app.processing.results import UNKNOWN, Judge, Result
-from app.processing.retry_policy import Schedule
+from app.processing.retry_policy import RetryPolicy
+from app.states import Outcome
 
 CLAIM = Claim("evt_1", 1, "v1.x", b"{}", "token")
 
 
 def make_judge() -> Judge:
     """Return a judge with a schedule of two attempts."""
-    schedule = Schedule(base_seconds=1.0, cap_seconds=1.0, max_attempts=2)
+    schedule = RetryPolicy(base_seconds=1.0, cap_seconds=1.0, max_attempts=2)
     return Judge(schedule, lambda text: text)
 
 
@@ -47,7 +48,7 @@ def test_error_that_cannot_be_looked_at_is_a_failure(capsys: pytest.CaptureFixtu
 
     assert result.outcome == "failed"
     assert result.failure is not None
-    assert (result.failure.reason, result.failure.spent) == (UNKNOWN, 1)
+    assert (result.failure.reason, result.failure.attempts_used) == (UNKNOWN, 1)
     printed = capsys.readouterr()
     assert "error_not_judged" in printed.out + printed.err
 
@@ -91,11 +92,13 @@ def test_seconds_that_are_none_are_left_to_the_schedule(
 
 def test_text_that_cannot_be_stored_has_fallbacks() -> None:
     """First the same in ASCII, then dead with a text of our own."""
-    failure = Failure("ValueError: \u2192", "Traceback", delay=3, spent=1)
-    plain, last = Result("failed", failure).fallbacks()
+    failure = Failure("ValueError: \u2192", "Traceback", delay=3, attempts_used=1)
+    plain, last = Result(Outcome.FAILED, failure).fallbacks()
 
-    assert plain == Result("failed", Failure("ValueError: \\u2192", None, delay=3, spent=1))
+    assert plain == Result(
+        Outcome.FAILED, Failure("ValueError: \\u2192", None, delay=3, attempts_used=1)
+    )
     assert last == Result(
-        "unrecorded", Failure("the attempt failed, but that could not be recorded")
+        Outcome.UNRECORDED, Failure("the attempt failed, but that could not be recorded")
     )
     assert last.is_dead

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 
-from app.processing.retry_policy import LIMITED, Schedule
+from app.processing.retry_policy import LIMITED, RetryPolicy
 from app.settings import Settings
 
-SCHEDULE = Schedule(base_seconds=10, cap_seconds=100, max_attempts=5)
+SCHEDULE = RetryPolicy(base_seconds=10, cap_seconds=100, max_attempts=5)
 
 
 def delays(spent: float, times: int = 2000) -> list[float]:

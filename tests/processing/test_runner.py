@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from app.errors import CallbackFailed, Deferred, Unavailable
+from app.errors import CallbackFailed, Deferred, InboxUnavailable
 from app.inbox import Claim, Inbox, NewEvent
+from app.inbox.claims import Claims
 from app.processing.receiver import Receiver as Core
 from devkit import samples
 from devkit.stripe_api import StripeApi
@@ -32,7 +33,7 @@ def accept(receiver: Receiver, notification: dict[str, Any] | None = None) -> Cl
     body = samples.encode(notification or samples.notification(TYPE))
     values = json.loads(body)
     event = NewEvent(values["id"], values["type"], livemode=False, context=None, body=body)
-    claim = receiver.services.inbox.accept(event).claim
+    claim = receiver.services.inbox.deliveries.record_and_claim(event).claim
     assert claim is not None
     return claim
 
@@ -407,21 +408,30 @@ def test_runner_that_lost_its_claim_does_not_settle(
     assert (event.state, event.attempt) == ("running", 1)
 
 
-class Unreachable(Inbox):
-    """The real inbox, except that it cannot be reached while ``away`` is set, and says ``how``.
+class UnreachableClaims(Claims):
+    """The real claims, except that the inbox cannot be reached while ``away`` is set.
 
     A subclass, because no real database can be away for one statement and back for the next
     at a moment that a test can choose; tests/processes/test_inline.py stops a real PostgreSQL.
     """
 
     away = threading.Event()
-    how: Exception = Unavailable("away", reason="away")
+    how: Exception = InboxUnavailable("away", reason="away")
 
     def finish(self, claim: Claim) -> bool:
         """Fail while away."""
         if self.away.is_set():
             raise self.how
         return super().finish(claim)
+
+
+class Unreachable(Inbox):
+    """An inbox with such claims."""
+
+    def __init__(self, url: str, **settings: Any) -> None:
+        """Take what an inbox takes."""
+        super().__init__(url, **settings)
+        self.claims = UnreachableClaims(self._store)
 
 
 def test_success_that_could_not_be_recorded_is_recorded_later(
@@ -431,13 +441,13 @@ def test_success_that_could_not_be_recorded_is_recorded_later(
     monkeypatch.setattr("app.factory.Inbox", Unreachable)
     receiver = make_receiver(module(""), lease_seconds=1)
     claim = accept(receiver)
-    Unreachable.away.set()
+    UnreachableClaims.away.set()
 
-    with pytest.raises(Unavailable):
+    with pytest.raises(InboxUnavailable):
         receiver.services.runner.run(claim)
     assert receiver.event(claim.event_id).state == "running"
     assert receiver.services.leases.unsettled == 1
-    Unreachable.away.clear()
+    UnreachableClaims.away.clear()
 
     wait_for(lambda: receiver.event(claim.event_id).state == "done")
     assert receiver.module(CREATED).calls[1:] == []
@@ -450,11 +460,11 @@ def test_success_that_waits_is_recorded_before_the_event_can_run_again(
     monkeypatch.setattr("app.factory.Inbox", Unreachable)
     receiver = make_receiver(module(""), lease_seconds=1)
     notification = samples.notification(TYPE)
-    Unreachable.away.set()
+    UnreachableClaims.away.set()
     assert receiver.deliver(notification).status_code == 503
     raw_sql.execute(receiver.services.settings.database_url, "UPDATE events SET lease_until = 0")
     assert receiver.deliver(notification).status_code == 409
-    Unreachable.away.clear()
+    UnreachableClaims.away.clear()
     wait_for(lambda: receiver.event(notification["id"]).state == "done")
 
     answer = receiver.deliver(notification)
@@ -469,14 +479,14 @@ def test_success_that_can_never_be_recorded_is_dead(
 ) -> None:
     """No outage, so no later try: a person sees it, and it is not run again."""
     monkeypatch.setattr("app.factory.Inbox", Unreachable)
-    monkeypatch.setattr(Unreachable, "how", RuntimeError("unforeseen"))
+    monkeypatch.setattr(UnreachableClaims, "how", RuntimeError("unforeseen"))
     receiver = make_receiver(module(""))
     notification = samples.notification(TYPE)
-    Unreachable.away.set()
+    UnreachableClaims.away.set()
     try:
         answers = [receiver.deliver(notification).json for _ in range(2)]
     finally:
-        Unreachable.away.clear()
+        UnreachableClaims.away.clear()
 
     assert [answer and answer["outcome"] for answer in answers] == ["handled", "duplicate"]
     event = receiver.event(notification["id"])

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
-from app.errors import Unavailable
+from app.errors import InboxUnavailable
 from app.inbox import Claim, Event, Inbox, NewEvent
+from app.inbox.claims import Claims
+from app.inbox.deliveries import Deliveries
 from app.processing.leases import Leases
 from app.processing.worker import Worker
 from app.runtime import threads
+from app.states import Outcome
 from devkit import samples
 from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver
@@ -78,7 +81,9 @@ def planned(receiver: Receiver) -> tuple[Event, float]:
 
 def history(receiver: Receiver, notification: dict[str, Any]) -> list[str]:
     """Return the outcomes of the attempts of an event."""
-    return [each.outcome for each in receiver.services.inbox.attempts(notification["id"])]
+    return [
+        each.outcome for each in receiver.services.inbox.administration.attempts(notification["id"])
+    ]
 
 
 class TestAnswers:
@@ -128,10 +133,10 @@ class TestAnswers:
         """It is recorded: that the other processes cannot be told changes nothing."""
 
         def fail(_self: Inbox) -> None:
-            raise Unavailable("away", reason="away")
+            raise InboxUnavailable("away", reason="away")
 
         # No database can be lost between two statements at a moment that a test can choose.
-        monkeypatch.setattr(Inbox, "notify", fail)
+        monkeypatch.setattr(Deliveries, "notify", fail)
         receiver = make_queue(module(""))
 
         assert receiver.deliver(samples.notification(TYPE)).status_code == 200
@@ -140,13 +145,13 @@ class TestAnswers:
         """Paused workers are no reason to send deliveries elsewhere, but a person can see it."""
         receiver = make_queue(module(""))
         assert receiver.client.get("/readyz").json == {"status": "ready"}
-        receiver.services.inbox.pause(by="me", why=None)
+        receiver.services.inbox.administration.pause(by="me", why=None)
 
         ready = receiver.client.get("/readyz")
         assert (ready.status_code, ready.json) == (200, {"status": "ready", "paused": True})
         notification = samples.notification(TYPE)
         assert receiver.deliver(notification).status_code == 200
-        receiver.services.inbox.resume()
+        receiver.services.inbox.administration.resume()
         ends(receiver, notification, "done")
 
 
@@ -164,7 +169,7 @@ class TestRetries:
         ends(receiver, notification, "done")
 
         assert history(receiver, notification) == ["failed", "failed", "handled"]
-        first = receiver.services.inbox.attempts(notification["id"])[0]
+        first = receiver.services.inbox.administration.attempts(notification["id"])[0]
         assert first.reason == "ValueError: not yet"
         assert f"{CREATED}.py" in str(first.traceback)
 
@@ -178,7 +183,7 @@ class TestRetries:
         receiver.deliver(notification)
         ends(receiver, notification, "dead")
 
-        (attempt,) = receiver.services.inbox.attempts(notification["id"])
+        (attempt,) = receiver.services.inbox.administration.attempts(notification["id"])
         assert attempt.reason == "ValueError: [redacted]"
         assert "inside" not in str(attempt.traceback)
         assert receiver.services.settings.stripe_api_key not in str(attempt.traceback)
@@ -193,7 +198,7 @@ class TestRetries:
         notification = samples.notification(TYPE)
         receiver.deliver(notification)
 
-        (attempt,) = receiver.services.inbox.attempts(notification["id"])
+        (attempt,) = receiver.services.inbox.administration.attempts(notification["id"])
         assert receiver.services.settings.stripe_api_key[8:] not in str(attempt.traceback)
 
     def test_exhausted_attempts_are_dead(self, make_queue: MakeReceiver) -> None:
@@ -237,7 +242,7 @@ class TestRetries:
         event = receiver.event(notification["id"])
         assert event.settled_at is not None
         assert event.due_at - event.settled_at >= 70
-        assert 0 < event.spent < 1
+        assert 0 < event.attempts_used < 1
 
     def test_rate_limit_that_asks_for_nothing(
         self, make_queue: MakeReceiver, stripe_api: StripeApi
@@ -262,7 +267,7 @@ class TestRetries:
         event = receiver.event(notification["id"])
         assert event.settled_at is not None
         assert event.due_at - event.settled_at == pytest.approx(3600)
-        assert event.spent == 0
+        assert event.attempts_used == 0
 
 
 class TestThreads:
@@ -291,7 +296,9 @@ class TestThreads:
         notification = samples.notification(TYPE)
         body = samples.encode(notification)
         by_hand_event = json.loads(body)
-        inbox.record(NewEvent(by_hand_event["id"], TYPE, livemode=False, context=None, body=body))
+        inbox.deliveries.enqueue(
+            NewEvent(by_hand_event["id"], TYPE, livemode=False, context=None, body=body)
+        )
         inbox.close()
 
         ends(receiver, notification, "done")
@@ -302,13 +309,13 @@ class TestThreads:
         receiver = make_queue(module(""), threads=8)
         waiters = receiver.services.worker._called._waiters  # type: ignore[attr-defined]  # noqa: SLF001 - no other way to know
         wait_for(lambda: len(waiters) == 8)
-        claim_due = receiver.services.inbox.claim_due
+        claim_due = receiver.services.inbox.claims.claim_due
 
         def counted(*, livemode: bool) -> Claim | None:
             looks.append(threading.current_thread().name)
             return claim_due(livemode=livemode)
 
-        receiver.services.inbox.claim_due = counted  # type: ignore[method-assign]  # to count them
+        receiver.services.inbox.claims.claim_due = counted  # type: ignore[method-assign]  # to count them
         wait_for(lambda: len(looks) > 4)
 
         assert len(set(looks)) == 1
@@ -318,7 +325,7 @@ class TestThreads:
         receiver = make_queue(module(""), threads=0)
         notification = samples.notification(TYPE)
         receiver.deliver(notification)
-        receiver.services.inbox.claim_due(livemode=False)
+        receiver.services.inbox.claims.claim_due(livemode=False)
         url = receiver.services.settings.database_url
         raw_sql.execute(url, "UPDATE events SET lease_until = 0")
 
@@ -333,7 +340,7 @@ class TestThreads:
         receiver = make_queue(module(""), threads=0, max_crashes=1)
         notification = samples.notification(TYPE)
         receiver.deliver(notification)
-        receiver.services.inbox.claim_due(livemode=False)
+        receiver.services.inbox.claims.claim_due(livemode=False)
         url = receiver.services.settings.database_url
         raw_sql.execute(url, "UPDATE events SET lease_until = 0")
 
@@ -422,15 +429,15 @@ class TestFaults:
     ) -> None:
         """It is said once, however often it is looked for, and all goes on when it is back."""
         away = [True]
-        claim_due = Inbox.claim_due
+        claim_due = Claims.claim_due
 
-        def unreliable(self: Inbox, *, livemode: bool) -> Claim | None:
+        def unreliable(self: Claims, *, livemode: bool) -> Claim | None:
             if away[0]:
-                raise Unavailable("away", reason="away")
+                raise InboxUnavailable("away", reason="away")
             return claim_due(self, livemode=livemode)
 
         # Real outages are shown with real servers, by processes; this one has to be counted.
-        monkeypatch.setattr(Inbox, "claim_due", unreliable)
+        monkeypatch.setattr(Claims, "claim_due", unreliable)
         receiver = make_queue(module(""))
         notification = samples.notification(TYPE)
         receiver.deliver(notification)
@@ -451,20 +458,20 @@ class TestFaults:
     ) -> None:
         """Neither one in claiming nor one in running."""
         failing = ["claim", "run"]
-        claim_due = Inbox.claim_due
+        claim_due = Claims.claim_due
 
-        def odd(self: Inbox, *, livemode: bool) -> Claim | None:
+        def odd(self: Claims, *, livemode: bool) -> Claim | None:
             if "claim" in failing:
                 failing.remove("claim")
                 raise RuntimeError("unforeseen")
             return claim_due(self, livemode=livemode)
 
         # Such an error is a mistake of ours: there is none left to be provoked.
-        monkeypatch.setattr(Inbox, "claim_due", odd)
+        monkeypatch.setattr(Claims, "claim_due", odd)
         receiver = make_queue(module(""), threads=1, lease_seconds=1)
         run = receiver.services.runner.run
 
-        def odd_run(claim: Claim) -> str:
+        def odd_run(claim: Claim) -> Outcome:
             if "run" in failing:
                 failing.remove("run")
                 raise RuntimeError("unforeseen")
@@ -507,8 +514,8 @@ class TestFaults:
         receiver.services.worker.join()
         inbox = receiver.services.inbox
         for name in ("evt_mine", "evt_other"):
-            inbox.record(NewEvent(name, TYPE, livemode=False, context=None, body=b"{}"))
-        claim, other = inbox.claim_one("evt_mine"), inbox.claim_one("evt_other")
+            inbox.deliveries.enqueue(NewEvent(name, TYPE, livemode=False, context=None, body=b"{}"))
+        claim, other = inbox.claims.claim_one("evt_mine"), inbox.claims.claim_one("evt_other")
         assert claim is not None
         assert other is not None
 
@@ -523,7 +530,7 @@ class TestFaults:
         receiver = make_queue(module(""), threads=0)
         inbox, url = receiver.services.inbox, receiver.services.settings.database_url
         raw_sql.execute(url, "UPDATE alembic_version SET version_num = '9999'")
-        file = inbox._database._file  # noqa: SLF001 - as in a process that started without it
+        file = inbox._store.database._file  # noqa: SLF001 - as in a process that started without it
         assert file is not None
         file.migrated = False
         receiver.services.worker.start(1)
@@ -550,7 +557,7 @@ class TestFaults:
         receiver = make_queue(module(""), threads=0, lease_seconds=1)
         notification = samples.notification(TYPE)
         receiver.deliver(notification)
-        receiver.services.inbox.claim_due(livemode=False)
+        receiver.services.inbox.claims.claim_due(livemode=False)
 
         receiver.services.worker.start(1)
         ends(receiver, notification, "done")
@@ -567,7 +574,7 @@ class TestFaults:
         same = [samples.notification(TYPE) for _ in range(3)]
         for notification in same:
             receiver.deliver(notification)
-            receiver.services.inbox.claim_due(livemode=False)
+            receiver.services.inbox.claims.claim_due(livemode=False)
         raw_sql.orphan(receiver.services.settings.database_url)
 
         receiver.services.worker.start(4)
@@ -594,7 +601,7 @@ class TestFaults:
         receiver = make_queue(WAITING, threads=0)
         for notification in [samples.notification(TYPE) for _ in range(3)]:
             receiver.deliver(notification)
-            receiver.services.inbox.claim_due(livemode=False)
+            receiver.services.inbox.claims.claim_due(livemode=False)
         raw_sql.orphan(receiver.services.settings.database_url)
 
         receiver.services.worker.start(4)
@@ -632,7 +639,7 @@ class TestStop:
 
         receiver.services.worker.release()
         event = receiver.event(notification["id"])
-        assert (event.state, event.outcome, event.holds) == ("pending", "released", None)
+        assert (event.state, event.outcome, event.locked_key) == ("pending", "released", None)
         receiver.module(CREATED).go.set()
         receiver.services.worker.join()
         event = receiver.event(notification["id"])
@@ -647,10 +654,10 @@ class TestStop:
         assert receiver.module(CREATED).begun.wait(60)
 
         def fail(_self: Inbox, _claim: Claim, _delay: float) -> bool:
-            raise Unavailable("away", reason="away")
+            raise InboxUnavailable("away", reason="away")
 
         with monkeypatch.context() as patch:
-            patch.setattr(Inbox, "release", fail)  # the moment cannot be chosen with a real one
+            patch.setattr(Claims, "release", fail)  # the moment cannot be chosen with a real one
             receiver.services.worker.release()
         receiver.module(CREATED).go.set()
 
@@ -660,16 +667,16 @@ class TestStop:
         """When its connection is lost, it makes another one."""
         tried = threading.Event()
         lost = [True]
-        listen = Inbox.listen
+        listen = Claims.listen
 
-        def unreliable(self: Inbox, act: Callable[[], object], stopping: threading.Event) -> None:
+        def unreliable(self: Claims, act: Callable[[], object], stopping: threading.Event) -> None:
             if lost:
                 lost.clear()
-                raise Unavailable("away", reason="away")
+                raise InboxUnavailable("away", reason="away")
             tried.set()
             listen(self, act, stopping)
 
-        monkeypatch.setattr(Inbox, "listen", unreliable)  # as above
+        monkeypatch.setattr(Claims, "listen", unreliable)  # as above
         make_queue(module(""))
 
         assert tried.wait(60)

@@ -13,9 +13,10 @@ import pytest
 import stripe
 from werkzeug import Request, Response
 
-from app.errors import Unavailable
+from app.errors import InboxUnavailable
 from app.factory import make_client
-from app.inbox import Inbox, NewEvent
+from app.inbox import NewEvent
+from app.inbox.reconciliation import Reconciliation
 from app.processing.registry import module_name
 from app.reconcile import reconciler
 from app.reconcile.reconciler import KEPT, LAG, OVERLAP, Gap, Reconciler
@@ -74,7 +75,7 @@ class Lab:
 
     def reached(self, context: str = "") -> dict[str, float]:
         """Return how many seconds ago each watermark is."""
-        reached = self.inbox.reached(livemode=False, context=context)
+        reached = self.inbox.reconciliation.watermarks(livemode=False, context=context)
         return {type_: time.time() - at for type_, at in reached.items()}
 
 
@@ -134,7 +135,7 @@ class TestFind:
         lab.put("evt_1")
         assert lab.missing() == lab.missing() == ["evt_1"]
         assert lab.reached() == {}
-        assert lab.inbox.latest(1) == []
+        assert lab.inbox.administration.latest(1) == []
 
     def test_only_handled_types_are_looked_for(self, lab: Lab) -> None:
         """What has no module of its own is not brought back."""
@@ -321,7 +322,7 @@ class TestRecord:
         assert (event.type, event.livemode, event.context) == (TYPE, False, "acct_1")
         delivered = {**notification, "id": "evt_2"}
         lab.receiver.deliver(delivered)
-        assert lab.receiver.event("evt_2").subject == event.subject
+        assert lab.receiver.event("evt_2").concurrency_key == event.concurrency_key
         assert (event.source, lab.receiver.event("evt_2").source) == ("reconcile", "delivery")
 
     def test_context_is_that_of_the_list(self, lab: Lab) -> None:
@@ -339,7 +340,7 @@ class TestRecord:
         """Each event that is brought back has a line."""
         lab.put("evt_1", context="acct_1")
         lab.close("acct_1")
-        line = logged("event_brought_back")
+        line = logged("event_backfilled")
         assert (line["event_id"], line["event_type"], line["context"]) == ("evt_1", TYPE, "acct_1")
 
     def test_twice_is_once(self, lab: Lab) -> None:
@@ -355,7 +356,7 @@ class TestRecord:
         gap = lab.reconciler.find([])
         lab.receiver.deliver(notification)
         assert lab.reconciler.record(gap) == 0
-        assert list(lab.reconciler.run_open()) == []
+        assert list(lab.reconciler.run_unfinished()) == []
         assert len(lab.receiver.module(CREATED).calls) == 1
         assert lab.receiver.event("evt_1").source == "delivery"
 
@@ -363,7 +364,7 @@ class TestRecord:
         """As when it is delivered: recorded, and not run."""
         lab.put("evt_1", livemode=True)
         lab.close()
-        assert list(lab.reconciler.run_open()) == []
+        assert list(lab.reconciler.run_unfinished()) == []
         event = lab.receiver.event("evt_1")
         assert (event.state, event.outcome) == ("done", "wrong_mode")
 
@@ -373,17 +374,17 @@ class TestRecord:
         """When the inbox goes away in between, the next run begins where this one began."""
         for number in range(3):
             lab.put(f"evt_{number}", HOUR - number)
-        bring_back = Inbox.bring_back
+        backfill = Reconciliation.backfill
 
-        def fail_at_the_last(self: Inbox, event: NewEvent, **more: Any) -> bool:
+        def fail_at_the_last(self: Reconciliation, event: NewEvent, **more: Any) -> bool:
             if event.id == "evt_2":
-                raise Unavailable("away", reason="away")
-            return bring_back(self, event, **more)
+                raise InboxUnavailable("away", reason="away")
+            return backfill(self, event, **more)
 
         # The real inbox, but for one statement: no database can be away at a moment of our choice.
         with monkeypatch.context() as patch:
-            patch.setattr(Inbox, "bring_back", fail_at_the_last)
-            with pytest.raises(Unavailable):
+            patch.setattr(Reconciliation, "backfill", fail_at_the_last)
+            with pytest.raises(InboxUnavailable):
                 lab.close()
         assert lab.reached() == {}
         assert lab.missing() == ["evt_2"]
@@ -397,7 +398,7 @@ class TestRun:
         lab.put("evt_1", 1800, context="acct_1")
         lab.put("evt_2", 5400)
         lab.close("acct_1")
-        ran = [(claim.event_id, outcome) for claim, outcome in lab.reconciler.run_open()]
+        ran = [(claim.event_id, outcome) for claim, outcome in lab.reconciler.run_unfinished()]
         assert ran == [("evt_2", "handled"), ("evt_1", "handled")]
         calls = lab.receiver.module(CREATED).calls
         assert [(notif.id, str(notif.context or "")) for notif in calls] == [
@@ -413,7 +414,7 @@ class TestRun:
         for place, event_id in enumerate(expected):
             lab.put(event_id, HOUR - place)
         lab.close()
-        assert [claim.event_id for claim, _ in lab.reconciler.run_open()] == expected
+        assert [claim.event_id for claim, _ in lab.reconciler.run_unfinished()] == expected
 
     def test_failed_one_stays_and_the_others_run(self, make_lab: Callable[..., Lab]) -> None:
         """The next run tries it again, until it succeeds."""
@@ -422,11 +423,11 @@ class TestRun:
         lab.put("evt_1", 5400)
         lab.put("evt_2", 1800)
         lab.close()
-        assert [outcome for _, outcome in lab.reconciler.run_open()] == ["failed", "handled"]
+        assert [outcome for _, outcome in lab.reconciler.run_unfinished()] == ["failed", "handled"]
         assert lab.receiver.event("evt_1").state == "pending"
-        assert lab.reconciler.open_ids() == ["evt_1"]
-        assert [outcome for _, outcome in lab.reconciler.run_open()] == ["handled"]
-        assert lab.reconciler.open_ids() == []
+        assert lab.reconciler.unfinished_ids() == ["evt_1"]
+        assert [outcome for _, outcome in lab.reconciler.run_unfinished()] == ["handled"]
+        assert lab.reconciler.unfinished_ids() == []
 
     def test_dead_ones_are_as_after_a_delivery(self, make_lab: Callable[..., Lab]) -> None:
         """Given up on, or unreadable: kept for a person."""
@@ -436,16 +437,19 @@ class TestRun:
         notification = lab.put("evt_2", 1800, event_type=OTHER)
         lab.api.put_event(samples.event({**notification, "related_object": None}))
         lab.close()
-        assert [outcome for _, outcome in lab.reconciler.run_open()] == ["gave_up", "unreadable"]
-        assert {event.state for event in lab.inbox.latest(2)} == {"dead"}
+        assert [outcome for _, outcome in lab.reconciler.run_unfinished()] == [
+            "gave_up",
+            "unreadable",
+        ]
+        assert {event.state for event in lab.inbox.administration.latest(2)} == {"dead"}
 
     def test_one_that_somebody_else_took_is_left(self, lab: Lab) -> None:
         """A delivery that came since runs it; so does another process that reconciles."""
         notification = lab.put("evt_1", 5400)
         lab.put("evt_2", 1800)
         lab.close()
-        run = lab.reconciler.run_open()
-        taken = lab.reconciler.run_open()
+        run = lab.reconciler.run_unfinished()
+        taken = lab.reconciler.run_unfinished()
         assert next(run)[0].event_id == "evt_1"
         assert next(taken)[0].event_id == "evt_2"
         assert list(run) == []
@@ -459,9 +463,11 @@ class TestRun:
         lab = make_lab(max_crashes=1)
         lab.put("evt_1")
         lab.close()
-        assert lab.inbox.claim_open("evt_1", livemode=False) is not None  # and never settled
+        assert (
+            lab.inbox.claims.claim_unfinished("evt_1", livemode=False) is not None
+        )  # and never settled
         raw_sql.orphan(lab.receiver.services.settings.database_url)
-        assert list(lab.reconciler.run_open()) == []
+        assert list(lab.reconciler.run_unfinished()) == []
         assert lab.receiver.event("evt_1").state == "dead"
         assert logged("event_crashed")["event_id"] == "evt_1"
 
@@ -472,7 +478,7 @@ class TestRun:
         lab = make_lab(processing="queue", database_url=database_url)
         lab.put("evt_1")
         lab.close()
-        assert list(lab.reconciler.run_open()) == []
+        assert list(lab.reconciler.run_unfinished()) == []
         assert lab.receiver.event("evt_1").state == "pending"
         lab.receiver.services.worker.start(1)
         wait_for(lambda: lab.receiver.event("evt_1").state == "done")
@@ -507,27 +513,27 @@ class TestEvery:
         lab = make_lab(processing="queue", database_url=database_url)
         lab.put("evt_1")
         start(lab, 0.05, "acct_1")
-        wait_for(lambda: lab.inbox.find("evt_1"))
+        wait_for(lambda: lab.inbox.administration.find("evt_1"))
         lab.put("evt_2", LAG + 60, context="acct_1")
-        wait_for(lambda: lab.inbox.find("evt_2"))
+        wait_for(lambda: lab.inbox.administration.find("evt_2"))
 
     def test_of_several_processes_one_does_it(
         self, make_lab: Callable[..., Lab], start: Callable[..., threading.Event], database_url: str
     ) -> None:
         """The others wait until its term has ended, and then one of them takes over."""
         lab = make_lab(processing="queue", database_url=database_url)
-        assert lab.inbox.lead("reconcile", "another process", 600)
+        assert lab.inbox.reconciliation.acquire_leadership("reconcile", "another process", 600)
         start(lab)
         start(lab)
         lab.put("evt_1")
         lab.inbox.check()
-        assert lab.inbox.find("evt_1") is None
+        assert lab.inbox.administration.find("evt_1") is None
         assert lab.api.asked == []
         raw_sql.execute(database_url, "UPDATE leaders SET until = 0")
-        wait_for(lambda: lab.inbox.find("evt_1"))
-        ((_, holder, _),) = raw_sql.select(database_url, "leaders")
+        wait_for(lambda: lab.inbox.administration.find("evt_1"))
+        ((_, leader_id, _),) = raw_sql.select(database_url, "leaders")
         wait_for(lambda: len(lab.api.asked) > 3)
-        assert [row[1] for row in raw_sql.select(database_url, "leaders")] == [holder]
+        assert [row[1] for row in raw_sql.select(database_url, "leaders")] == [leader_id]
 
     def test_it_stops_while_it_reads(
         self, make_lab: Callable[..., Lab], start: Callable[..., threading.Event]
@@ -553,17 +559,18 @@ class TestEvery:
         lab.api.events = OddList(["no event"])
         lab.put("evt_1")
         lab.api.fail("/v2/core/events", status=429)
-        lead, errors = Inbox.lead, [RuntimeError("odd"), Unavailable("", reason="away_for_once")]
+        lead = Reconciliation.acquire_leadership
+        errors = [RuntimeError("odd"), InboxUnavailable("", reason="away_for_once")]
 
-        def fail_at_first(self: Inbox, name: str, holder: str, seconds: float) -> bool:
+        def fail_at_first(self: Reconciliation, name: str, leader_id: str, seconds: float) -> bool:
             if errors:
                 raise errors.pop()
-            return lead(self, name, holder, seconds)
+            return lead(self, name, leader_id, seconds)
 
         # The real inbox, but for two calls: no database can fail at a moment of our choice.
-        monkeypatch.setattr(Inbox, "lead", fail_at_first)
+        monkeypatch.setattr(Reconciliation, "acquire_leadership", fail_at_first)
         start(lab)
-        wait_for(lambda: lab.inbox.find("evt_1"))
+        wait_for(lambda: lab.inbox.administration.find("evt_1"))
         lines = map(json.loads, capsys.readouterr().err.splitlines())
         failed = [line for line in lines if line["event"] == "reconcile_failed"]
         reasons = [line.get("reason") for line in failed]

@@ -19,7 +19,7 @@ import stripe
 
 from app.inbox import Inbox
 from app.stripe_api.client import HTTPClient, build_client
-from app.stripe_api.rate_limiter import PAUSE_SECONDS, PER_ENDPOINT, SLOW_SECONDS, Budget
+from app.stripe_api.rate_limiter import PAUSE_SECONDS, PER_ENDPOINT, SLOW_SECONDS, RateLimiter
 from devkit import samples
 from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver
@@ -51,7 +51,7 @@ def rows(url: str) -> dict[str, tuple[float, float]]:
 
 def reserve(inbox: Inbox, bucket: str, slots: int) -> tuple[float, float]:
     """Reserve slots a hundred seconds apart. Returns when the first is, and the pace."""
-    delay, pace = inbox.reserve(bucket, slots, 100.0)
+    delay, pace = inbox.rate_limits.reserve(bucket, slots, 100.0)
     return abs(round(delay, -2)), pace
 
 
@@ -73,7 +73,7 @@ class TestSlots:
     ) -> None:
         """After an hour without a request there is no burst of an hour's slots."""
         inbox = make_inbox()
-        inbox.reserve("bucket", 1, 100.0)
+        inbox.rate_limits.reserve("bucket", 1, 100.0)
         raw_sql.execute(database_url, "UPDATE budgets SET free_at = free_at - 3600")
         assert reserve(inbox, "bucket", 1) == (0.0, 100.0)
         assert reserve(inbox, "bucket", 1) == (100.0, 100.0)
@@ -81,16 +81,18 @@ class TestSlots:
     def test_slow_bucket_pauses_and_has_half_as_many(self, make_inbox: Callable[[], Inbox]) -> None:
         """After a 429 nobody gets a slot before the pause is over, and then half as many."""
         one, other = make_inbox(), make_inbox()
-        one.slow_down("bucket", pause=1000.0, slow=2000.0)
-        one.slow_down("bucket", pause=10.0, slow=20.0)  # a shorter pause ends no longer one
+        one.rate_limits.slow_down("bucket", pause=1000.0, slow=2000.0)
+        one.rate_limits.slow_down(
+            "bucket", pause=10.0, slow=20.0
+        )  # a shorter pause ends no longer one
         assert reserve(other, "bucket", 2) == (1000.0, 200.0)
         assert reserve(other, "bucket", 1) == (1400.0, 200.0)
 
     def test_slow_time_ends(self, make_inbox: Callable[[], Inbox]) -> None:
         """When it is over the bucket has as many as ever."""
         inbox = make_inbox()
-        inbox.slow_down("bucket", pause=0.0, slow=-1.0)
-        assert inbox.reserve("bucket", 1, 100.0)[1] == 100.0
+        inbox.rate_limits.slow_down("bucket", pause=0.0, slow=-1.0)
+        assert inbox.rate_limits.reserve("bucket", 1, 100.0)[1] == 100.0
 
 
 class TestWaiting:
@@ -98,7 +100,7 @@ class TestWaiting:
 
     def test_processes_and_threads_share_the_rate(self, make_inbox: Callable[[], Inbox]) -> None:
         """Thirty requests of two processes take as long as thirty of one."""
-        budgets = [Budget(make_inbox(), 30, mode="test") for _ in range(2)]
+        budgets = [RateLimiter(make_inbox(), 30, mode="test") for _ in range(2)]
         begin = time.monotonic()
         with ThreadPoolExecutor(10) as pool:
             for number in range(30):
@@ -111,7 +113,7 @@ class TestWaiting:
         self, make_inbox: Callable[[], Inbox], database_url: str
     ) -> None:
         """Ids are no part of an endpoint, the method is; all of them have one rate in common."""
-        budget = Budget(make_inbox(), 1000, mode="live")
+        budget = RateLimiter(make_inbox(), 1000, mode="live")
         for method, path in (
             ("get", "/v1/customers/cus_1"),
             ("get", "/v1/customers/cus_2"),
@@ -128,7 +130,7 @@ class TestWaiting:
 
     def test_endpoint_is_limited(self, make_inbox: Callable[[], Inbox]) -> None:
         """One endpoint is not asked more often than Stripe allows, whatever the rate of all."""
-        budget, begin = Budget(make_inbox(), 10_000, mode="test"), time.monotonic()
+        budget, begin = RateLimiter(make_inbox(), 10_000, mode="test"), time.monotonic()
         for _ in range(PER_ENDPOINT // 2):
             budget.wait("get", CUSTOMER)
         assert time.monotonic() - begin >= (PER_ENDPOINT // 2 - 3) / PER_ENDPOINT
@@ -138,8 +140,8 @@ class TestWaiting:
     ) -> None:
         """A slot that was given out before the 429 is not used after it."""
         inbox = make_inbox()
-        inbox.reserve("test all", 1, 1.5)
-        budget = Budget(inbox, 10, mode="test")
+        inbox.rate_limits.reserve("test all", 1, 1.5)
+        budget = RateLimiter(inbox, 10, mode="test")
         before = rows(database_url)
         waiting = threading.Thread(target=budget.wait, args=["get", CUSTOMER])
         waiting.start()
@@ -162,7 +164,7 @@ class TestWaiting:
         make_receiver: Callable[..., Receiver],
     ) -> None:
         """Retry-After is honoured, in its bounds, and a pause of a second made without it."""
-        budget = Budget(make_receiver().services.inbox, 10, mode="test")
+        budget = RateLimiter(make_receiver().services.inbox, 10, mode="test")
         budget.slow_down(asked)
         free_at, slow_until = rows(sqlite_url)["test all"]
         assert slow_until - free_at == pytest.approx(SLOW_SECONDS)
@@ -181,7 +183,7 @@ class TestWaiting:
         monkeypatch.setattr("app.stripe_api.rate_limiter.AWAY_SECONDS", 600)
         (tmp_path / "file").touch()
         inbox = Inbox(f"sqlite:///{tmp_path}/file/inbox.sqlite3", lease_seconds=30)
-        budget, begin = Budget(inbox, 10, mode="test"), time.monotonic()
+        budget, begin = RateLimiter(inbox, 10, mode="test"), time.monotonic()
         for number in range(6):
             budget.wait("get", f"https://api.stripe.com/v1/{'abcdef'[number]}")
         assert time.monotonic() - begin >= 0.4
@@ -215,10 +217,12 @@ class TestClient:
         )
         notification = samples.notification(TYPE)
         stripe_api.put_related_object(notification)
-        receiver.services.inbox.reserve("test all", 1, 4.0)  # whoever asks next waits for that
+        receiver.services.inbox.rate_limits.reserve(
+            "test all", 1, 4.0
+        )  # whoever asks next waits for that
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(receiver.deliver, notification)
-            wait_for(lambda: receiver.services.inbox.find(notification["id"]))
+            wait_for(lambda: receiver.services.inbox.administration.find(notification["id"]))
             before = receiver.event(notification["id"]).lease_until or 0
             wait_for(lambda: (receiver.event(notification["id"]).lease_until or 0) > before + 1)
             # Past the end of the lease as it was: the event is running, or by now it has run.
@@ -254,7 +258,7 @@ class TestClient:
         with pytest.raises(stripe.RateLimitError):
             client.v1.balance.retrieve()
         with contextlib.closing(Inbox(database_url, lease_seconds=30)) as other:
-            delay, pace = other.reserve("test all", 1, 100.0)
+            delay, pace = other.rate_limits.reserve("test all", 1, 100.0)
         assert pace == 200.0
         assert 10.0 < delay <= 30.0
 
@@ -263,7 +267,7 @@ class TestClient:
     ) -> None:
         """Files are requests like any other, with a budget and without."""
         receiver = self.service(make_receiver, stripe_api, stripe_rate_limit=1000)
-        budget = Budget(receiver.services.inbox, 1000, mode="test")
+        budget = RateLimiter(receiver.services.inbox, 1000, mode="test")
         for client in (HTTPClient(budget), HTTPClient(None)):
             _, status, _ = client.request_stream("get", f"{stripe_api.url}/v1/file", {})
             assert status == 404

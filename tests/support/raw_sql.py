@@ -44,8 +44,8 @@ def locking(url: str, *event_ids: str) -> Iterator[None]:
 
 def abandon(inbox: Inbox) -> None:
     """Make orphans of the events whose lease ran out, as live processes do after the grace."""
-    for each in inbox.suspects():
-        assert inbox.suspect(each, rescue.grace_seconds(each.lease_seconds)) is True
+    for each in inbox.rescue.suspects():
+        assert inbox.rescue.suspect(each, rescue.grace_seconds(each.lease_seconds)) is True
 
 
 def orphan(url: str) -> None:
@@ -64,7 +64,7 @@ def select(url: str, table: str) -> list[tuple[Any, ...]]:
 
 def writer_of(inbox: Inbox) -> sqlite.SqliteWriter:
     """Return what writes for an ``inbox`` in SQLite: to hold its turn, or to see who waits."""
-    writer = inbox._database._get_writer()  # noqa: SLF001 - no other way
+    writer = inbox._store.database._get_writer()  # noqa: SLF001 - no other way
     assert isinstance(writer, sqlite.SqliteWriter)
     return writer
 

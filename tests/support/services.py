@@ -395,7 +395,7 @@ ONCE = [("start", 1), ("end", 1)]
 def find(database_url: str, event_id: str) -> Event:
     """Return an event as the inbox has it."""
     with contextlib.closing(Inbox(database_url, lease_seconds=1)) as inbox:
-        event = inbox.find(event_id)
+        event = inbox.administration.find(event_id)
     assert event is not None, event_id
     return event
 

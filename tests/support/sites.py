@@ -23,6 +23,7 @@ from tests.support.services import (
     Service,
     children_of,
     is_alive,
+    says_why,
     state,
 )
 from tests.support.waiting import wait_for
@@ -76,12 +77,16 @@ class Site:
     def history(self, number: int = 0) -> list[str]:
         """Return the outcomes of the attempts of an event that have ended."""
         with contextlib.closing(Inbox(self.url, lease_seconds=1)) as inbox:
-            return [each.outcome for each in inbox.attempts(self.event(number))]
+            return [each.outcome for each in inbox.administration.attempts(self.event(number))]
 
     @property
     def log(self) -> str:
         """What all of its services have written."""
         return "".join(service.log for service in self.services)
+
+    def says_why(self) -> bool:
+        """Whether one of its processes has said why it ended itself."""
+        return says_why(self.log)
 
     def release(self, *numbers: int) -> None:
         """Let the callbacks of these events end."""

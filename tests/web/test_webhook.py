@@ -114,7 +114,7 @@ class Door:
     @property
     def inbox(self) -> list[Event]:
         """What the inbox holds."""
-        return self.receiver.services.inbox.latest(10)
+        return self.receiver.services.inbox.administration.latest(10)
 
     def deliver(self, body: bytes | dict[str, Any], *, secret: str = SECRET) -> TestResponse:
         """Sign a body as Stripe does, and post it."""
@@ -377,7 +377,7 @@ def running_elsewhere(door: Door, body: bytes, lease_seconds: float) -> None:
     values = json.loads(body)
     inbox = Inbox(door.receiver.services.settings.database_url, lease_seconds=lease_seconds)
     event = NewEvent(values["id"], values["type"], values["livemode"], context=None, body=body)
-    assert inbox.accept(event).claim is not None
+    assert inbox.deliveries.record_and_claim(event).claim is not None
     inbox.close()
 
 
@@ -703,7 +703,7 @@ def test_refusals_are_counted_by_reason(door: Door) -> None:
         door.post(body, signature)
     door.deliver(b"null")
 
-    counted = [(line["reason"], line["refusals"]) for line in door.printed.lines("delivery")]
+    counted = [(line["reason"], line["rejections"]) for line in door.printed.lines("delivery")]
     assert counted == [
         ("signature_missing", 1),
         ("signature_malformed", 1),

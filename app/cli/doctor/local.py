@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from app.cli.destination.compare import mode
 from app.cli.doctor.lines import Level, Line, count, duration, few
-from app.errors import StartError, Unavailable
+from app.errors import InboxUnavailable, StartError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,8 +77,8 @@ def inbox_lines(inbox: Inbox, settings: Settings) -> Iterator[Line]:
         return
     try:
         inbox.check()
-        report = inbox.report()
-    except Unavailable as error:
+        report = inbox.administration.report()
+    except InboxUnavailable as error:
         yield _unreachable(inbox, error.reason)
         return
     except StartError as error:

@@ -24,7 +24,7 @@ from app.cli.destination.compare import (
 )
 from app.cli.doctor.lines import Level, Line, count, duration, few
 from app.cli.stripe_errors import StripeFailedError, checked, explained
-from app.errors import StartError, Unavailable
+from app.errors import InboxUnavailable, StartError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -194,14 +194,14 @@ class Account:
             forbidden = isinstance(error.__cause__, stripe.PermissionError)
             level = Level.WARN if forbidden else Level.FAIL
             return Line(level, "ping", f"{one.id}: {error.message}", "--no-ping leaves it out")
-        except (StartError, Unavailable):
+        except (StartError, InboxUnavailable):
             return Line(Level.FAIL, "ping", f"{one.id}: the inbox cannot be read", "See above")
         return self._came(one, event, time.monotonic() - begin)
 
     def _wait(self, event_id: str, deadline: float) -> Event | None:
         """Look at the inbox until the event is there and has been run, or the time is over."""
         while True:
-            event = self.inbox.find(event_id)
+            event = self.inbox.administration.find(event_id)
             if (event and event.outcome) or time.monotonic() >= deadline:
                 return event
             time.sleep(LOOK_SECONDS)

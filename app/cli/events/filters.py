@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
-from app.errors import Unavailable
-from app.inbox.sql.filters import STATES, Wanted
+from app.errors import InboxUnavailable
+from app.inbox.sql.filters import STATES, EventFilter
 from app.services import services
 
 #: How many events can be asked for at once: what both databases count to.
@@ -32,7 +32,7 @@ def explained() -> Iterator[None]:
     services().inbox.create_nothing()
     try:
         yield
-    except Unavailable as error:
+    except InboxUnavailable as error:
         what = error.message[0].upper() + error.message[1:]
         raise click.ClickException(
             f"{what}: {error.reason}. See what to do with `flask doctor`."
@@ -80,6 +80,6 @@ def wanted_options(command: Callable[..., Any]) -> Callable[..., Any]:
         since: float | None,
         **options: Any,
     ) -> Any:
-        return command(*arguments, wanted=Wanted(state, type_, context, since), **options)
+        return command(*arguments, wanted=EventFilter(state, type_, context, since), **options)
 
     return with_wanted

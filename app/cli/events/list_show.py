@@ -15,7 +15,7 @@ from app.text import printable
 
 if TYPE_CHECKING:
     from app.inbox import Attempt, Event, Note
-    from app.inbox.sql.filters import Wanted
+    from app.inbox.sql.filters import EventFilter
 
 HEADINGS = ("received", "event id", "type", "state", "attempts", "outcome", "context")
 
@@ -25,12 +25,12 @@ HEADINGS = ("received", "event id", "type", "state", "attempts", "outcome", "con
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1, max=MOST))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
 @with_appcontext
-def list_events(wanted: Wanted, limit: int, *, as_json: bool) -> None:
+def list_events(wanted: EventFilter, limit: int, *, as_json: bool) -> None:
     """Show the events of the inbox, the latest first."""
     inbox = services().inbox
     with explained():
-        events = inbox.select(wanted, limit)
-        paused = inbox.paused()
+        events = inbox.administration.select(wanted, limit)
+        paused = inbox.administration.paused()
     if as_json:
         say_json([_row(event) for event in events])
         return
@@ -52,10 +52,13 @@ def show(event_id: str, *, as_json: bool) -> None:
     """Show one event: its state, its attempts, who had it run again, and its body."""
     inbox = services().inbox
     with explained():
-        event = inbox.find(event_id)
+        event = inbox.administration.find(event_id)
         if event is None:
             raise click.ClickException(f"The inbox has no event {printable(event_id)}.")
-        attempts, retries = inbox.attempts(event_id), inbox.retries(event_id)
+        attempts, retries = (
+            inbox.administration.attempts(event_id),
+            inbox.administration.retries(event_id),
+        )
     if as_json:
         say_json(_whole(event, attempts, retries))
         return

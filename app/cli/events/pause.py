@@ -26,8 +26,8 @@ def pause(why: str | None) -> None:
     What runs goes on, and deliveries are still recorded and answered 200.
     """
     with explained():
-        changed = services().inbox.pause(by=operator(), why=why)
-        paused = services().inbox.paused()
+        changed = services().inbox.administration.pause(by=operator(), why=why)
+        paused = services().inbox.administration.paused()
     if not changed:
         say("They are paused already.")
     if paused:
@@ -40,7 +40,7 @@ def pause(why: str | None) -> None:
 def resume() -> None:
     """Let the workers go on."""
     with explained():
-        changed = services().inbox.resume()
+        changed = services().inbox.administration.resume()
     say("The workers go on." if changed else "The workers are not paused.")
     _say_inline()
 

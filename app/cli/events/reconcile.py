@@ -85,7 +85,7 @@ def reconcile(since: float | None, accounts: tuple[str, ...], **options: Unpack[
         if not (services().settings.is_queue or options["dry_run"]):
             begin_running(services())
         gap = reconciler.find(accounts, since)
-        left = reconciler.open_ids()
+        left = reconciler.unfinished_ids()
     say.gap(gap, left)
     if not options["dry_run"]:
         _close(reconciler, gap, left, say, options)
@@ -106,7 +106,7 @@ def _close(
         recorded = reconciler.record(gap)
         report(gap, recorded)
         say.recorded(recorded)
-        for claim, outcome in reconciler.run_open():
+        for claim, outcome in reconciler.run_unfinished():
             say.ran(claim.event_id, claim.type, outcome)
 
 

@@ -12,8 +12,8 @@ from flask.cli import with_appcontext
 from app.cli.events.filters import MOST, explained, wanted_options
 from app.cli.output import say
 from app.cli.running import begin_running
-from app.errors import CallbackFailed, DeliveryError
-from app.inbox.sql.filters import Wanted
+from app.errors import CallbackFailed, DeliveryError, InboxUnavailable
+from app.inbox.sql.filters import EventFilter
 from app.services import services
 from app.text import printable
 
@@ -52,7 +52,7 @@ def operator() -> str:
 @click.option("--dry-run", is_flag=True, help="Only say what would be run.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @with_appcontext
-def retry(event_ids: tuple[str, ...], wanted: Wanted, **options: Unpack[Options]) -> None:
+def retry(event_ids: tuple[str, ...], wanted: EventFilter, **options: Unpack[Options]) -> None:
     """Have events run again: by their IDs, or all that the options select, the oldest first.
 
     In queue mode the workers run them, in inline mode this command does. Without a state, events
@@ -83,24 +83,24 @@ def retry(event_ids: tuple[str, ...], wanted: Wanted, **options: Unpack[Options]
 
 
 def _chosen(
-    parts: Services, event_ids: tuple[str, ...], wanted: Wanted, options: Options
+    parts: Services, event_ids: tuple[str, ...], wanted: EventFilter, options: Options
 ) -> list[Event]:
     """Return the events that are meant, the oldest first, and say how many there are."""
-    if event_ids and wanted != Wanted():
+    if event_ids and wanted != EventFilter():
         raise click.UsageError("Give either IDs or options that select events, not both.")
     if event_ids:
         return _named(parts, event_ids)
-    if wanted == Wanted():
+    if wanted == EventFilter():
         raise click.UsageError("Say which: IDs, or one of --state, --type, --context, --since.")
     # What a dead process left behind, nobody else runs in inline mode.
     left = [] if parts.settings.is_queue else ["running"]
     states = [wanted.state] if wanted.state else ["pending", "dead", *left]
-    selections = [Wanted(state, wanted.type, wanted.context, wanted.since) for state in states]
-    count = sum(parts.inbox.count_wanted(each) for each in selections)
+    selections = [EventFilter(state, wanted.type, wanted.context, wanted.since) for state in states]
+    count = sum(parts.inbox.administration.count(each) for each in selections)
     found = [
         event
         for each in selections
-        for event in parts.inbox.select(each, options["limit"], oldest_first=True)
+        for event in parts.inbox.administration.select(each, options["limit"], oldest_first=True)
     ]
     events = sorted(found, key=lambda event: (event.received_at, event.id))[: options["limit"]]
     capped = f"; the {len(events)} oldest are taken (--limit)" if len(events) < count else ""
@@ -113,7 +113,7 @@ def _events(count: int) -> str:
 
 
 def _named(parts: Services, event_ids: tuple[str, ...]) -> list[Event]:
-    found = {event_id: parts.inbox.find(event_id) for event_id in event_ids}
+    found = {event_id: parts.inbox.administration.find(event_id) for event_id in event_ids}
     missing = [event_id for event_id, event in found.items() if event is None]
     if missing:
         raise click.ClickException(f"The inbox has no event {printable(', '.join(missing))}.")
@@ -141,7 +141,9 @@ def _run_all(parts: Services, events: list[Event], options: Options) -> None:
     failed = 0
     for event in events:
         again = event.state == "done"
-        noted = parts.inbox.note_retry(event.id, by=operator(), why=options["why"], again=again)
+        noted = parts.inbox.administration.note_retry(
+            event.id, by=operator(), why=options["why"], again=again
+        )
         outcome = run(parts, event, again=again) if noted else "not run: it has changed meanwhile"
         failed += outcome not in {SUCCESS, "due now"}
         say(f"{event.id}  {event.type}  {outcome}")
@@ -150,17 +152,17 @@ def _run_all(parts: Services, events: list[Event], options: Options) -> None:
 
 
 def _reopen(parts: Services, event: Event, *, again: bool) -> str:
-    taken = parts.inbox.reopen(event.id, again=again)
+    taken = parts.inbox.administration.reopen(event.id, again=again)
     return "due now" if taken else "not run: it has changed meanwhile"
 
 
 def _run(parts: Services, event: Event, *, again: bool) -> str:
-    claim = parts.inbox.claim_one(event.id, again=again)
+    claim = parts.inbox.claims.claim_one(event.id, again=again)
     if claim is None:
         return "not run: it has changed meanwhile"
     try:
         return parts.runner.run(claim)
     except CallbackFailed:
         return f"failed: see flask events show {event.id}"
-    except DeliveryError as error:
+    except (DeliveryError, InboxUnavailable) as error:
         return f"{error.outcome}: {error.message}"

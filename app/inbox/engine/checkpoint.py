@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, closing, suppress
 import sqlalchemy as sa
 import structlog
 
-from app.errors import Unavailable, in_one_line
+from app.errors import InboxUnavailable, in_one_line
 from app.runtime import threads
 
 log = structlog.get_logger(__name__)
@@ -72,7 +72,7 @@ class Checkpoints:
         try:
             with closing(self._engine.connect()) as connection:
                 self._checkpoint(connection)
-        except (sa.exc.SQLAlchemyError, Unavailable, OSError) as error:
+        except (sa.exc.SQLAlchemyError, InboxUnavailable, OSError) as error:
             self._say(error)
         else:
             self._failing = False

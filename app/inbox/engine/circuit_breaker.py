@@ -20,11 +20,11 @@ AWAY_SECONDS = 0.5
 HOPE_SECONDS = 0.25
 
 
-class Away(psycopg.OperationalError):
+class CircuitOpen(psycopg.OperationalError):
     """The server was not asked: it has just not answered somebody else."""
 
 
-class Outage:
+class CircuitBreaker:
     """What the threads of a process know of their server.
 
     A thread that waits in vain is lost to all requests that queue up behind it. So after one
@@ -85,7 +85,7 @@ class Outage:
             self._hope_until - monotonic(),
         )
         if self._is_away:
-            raise Away("PostgreSQL has just not answered in time")
+            raise CircuitOpen("PostgreSQL has just not answered in time")
 
     def _judge(self, error: BaseException, begun: float) -> None:
         if not isinstance(error, (deadline.TimedOut, psycopg.errors.ConnectionTimeout)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,11 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 
-from app.errors import Unavailable, Unstorable, in_one_line
+from app.errors import InboxUnavailable, Unstorable, in_one_line
 from app.inbox.engine import deadline, postgresql, sqlite
-from app.inbox.engine.circuit_breaker import Outage
+from app.inbox.engine.circuit_breaker import CircuitBreaker
 from app.inbox.engine.sqlite_file import Findings, SqliteFile, keep_for_ever
-from app.inbox.sql import statements
+from app.inbox.sql.batch import BatchForm
 
 Parameters = dict[str, Any]
 
@@ -42,8 +42,12 @@ class Database:
     cost as much as the statement. It makes the statements, once, and the driver runs them.
     """
 
-    def __init__(self, url: str) -> None:
-        """Take the ``url`` of the database. Nothing connects before the first statement."""
+    def __init__(self, url: str, batch_forms: Mapping[Any, BatchForm]) -> None:
+        """Take the ``url`` of the database, and the statements that can be written as batches.
+
+        Nothing connects before the first statement.
+        """
+        self._batch_forms = batch_forms
         self._url = sa.make_url(url)
         is_sqlite = self._url.get_backend_name() == "sqlite"
         self._file = SqliteFile(self._url, sqlite.prepare) if is_sqlite else None
@@ -74,7 +78,7 @@ class Database:
         self._making = threading.RLock()
         self._engine: sa.Engine | None = None
         self._writer: sqlite.SqliteWriter | postgresql.PostgresqlWriter | None = None
-        self._outage = Outage()
+        self._outage = CircuitBreaker()
 
     def execute(
         self,
@@ -82,7 +86,7 @@ class Database:
         parameters: Parameters,
         *,
         durable: bool = False,
-        patient: bool = False,
+        slow_ok: bool = False,
     ) -> tuple[Any, ...] | None:
         """Run one writing statement as one transaction, and return its first row.
 
@@ -90,13 +94,14 @@ class Database:
         the machine's as well. A statement may run twice when its connection is lost, and has to be
         idempotent. Raises ``Unstorable`` for a value that the database refuses.
 
-        Raises ``Unavailable`` when the database cannot be reached or written: on PostgreSQL within
-        two seconds, or six if it is ``patient``. The statement may still run at any time later.
+        Raises ``InboxUnavailable`` when the database cannot be reached or written. On PostgreSQL
+        that takes two seconds at most, or six if ``slow_ok``. The statement may
+        still run at any time later.
         """
         writer = self._get_writer()
         try:
             if isinstance(writer, postgresql.PostgresqlWriter):
-                return writer.execute(statement, parameters, patient=patient)
+                return writer.execute(statement, parameters, slow_ok=slow_ok)
             return writer.execute(statement, parameters, durable=durable)
         except _VALUE_ERRORS as error:
             raise Unstorable(in_one_line(error)) from error
@@ -112,7 +117,7 @@ class Database:
         """Run one reading statement and return all rows.
 
         When its connection turns out to be lost it is run once more, on a new one. Raises
-        ``Unavailable``, on PostgreSQL after so many ``seconds`` at the latest.
+        ``InboxUnavailable``, on PostgreSQL after so many ``seconds`` at the latest.
         """
         try:
             with self._watch(seconds):
@@ -137,7 +142,7 @@ class Database:
     def listen(self, channel: str, act: Callable[[], object], stopping: threading.Event) -> None:
         """Call ``act`` at every word on a ``channel`` of PostgreSQL's, until ``stopping``.
 
-        It has a connection of its own. Raises ``Unavailable`` when that is lost.
+        It has a connection of its own. Raises ``InboxUnavailable`` when that is lost.
         """
         try:
             with self._watch(deadline.SECONDS):
@@ -169,7 +174,7 @@ class Database:
         """Hold one transaction that no other migration can run beside.
 
         Its connection is closed afterwards, so that a process can migrate and then fork.
-        Raises ``Unavailable`` when the database cannot be reached, or not within a minute. When
+        Raises ``InboxUnavailable`` when the database cannot be reached within a minute. When
         ``hurried``, PostgreSQL is found out within two seconds not to be there; its statements
         may take their time all the same, or a long one would fail at every delivery.
         """
@@ -259,9 +264,7 @@ class Database:
     def _make_writer(self) -> sqlite.SqliteWriter | postgresql.PostgresqlWriter:
         if self._file is None:  # with an engine of its own, whose statements end sooner
             return postgresql.PostgresqlWriter(self._url, self._outage)
-        return sqlite.SqliteWriter(
-            self._get_engine(), self._file, statements.TOGETHER, self.siblings
-        )
+        return sqlite.SqliteWriter(self._get_engine(), self._file, self._batch_forms, self.siblings)
 
     def _make_engine(self) -> sa.Engine:
         if self._file is None:
@@ -287,9 +290,9 @@ def _make_folder(folder: Path) -> None:
         raise _unreachable(f"{type(error).__name__}: {error.strerror}: {folder}") from error
 
 
-def _unavailable(error: Exception) -> Unavailable:
+def _unavailable(error: Exception) -> InboxUnavailable:
     return _unreachable(in_one_line(error))
 
 
-def _unreachable(reason: str) -> Unavailable:
-    return Unavailable("the inbox is not available", reason=reason, retry_after=5)
+def _unreachable(reason: str) -> InboxUnavailable:
+    return InboxUnavailable("the inbox is not available", reason=reason)

@@ -13,7 +13,7 @@ import stat
 import time
 from pathlib import Path
 
-from app.errors import Unavailable
+from app.errors import InboxUnavailable
 
 #: Seconds that a write waits for the lock before the delivery is answered 503.
 TIMEOUT = 5.0
@@ -38,7 +38,7 @@ class FileLock:
     def __init__(self, path: Path, *, timeout: float = TIMEOUT) -> None:
         """Take the ``path`` of the file, which is made when the lock is first taken.
 
-        Entering raises ``Unavailable`` after ``timeout`` seconds without the lock, or when the
+        Entering raises ``InboxUnavailable`` after ``timeout`` seconds without the lock, or when the
         file cannot be opened.
         """
         self._path = path
@@ -62,10 +62,9 @@ class FileLock:
             make_private(descriptor)
         except OSError as error:
             self.close()
-            raise Unavailable(
+            raise InboxUnavailable(
                 "the inbox is not available",
                 reason=f"{type(error).__name__}: {error.strerror}: {self._path}",
-                retry_after=5,
             ) from error
         return descriptor
 
@@ -98,16 +97,14 @@ class FileLock:
 
 
 def _wait(descriptor: int, deadline: float) -> None:
-    """Take the lock. Raises ``Unavailable`` at the ``deadline``."""
+    """Take the lock. Raises ``InboxUnavailable`` at the ``deadline``."""
     pause, longest = POLL
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise Unavailable(
-                    "the inbox is busy", reason="inbox_locked", retry_after=5
-                ) from None
+                raise InboxUnavailable("the inbox is busy", reason="inbox_locked") from None
         else:
             return
         time.sleep(pause)

@@ -10,7 +10,7 @@ import psycopg
 import sqlalchemy as sa
 
 from app.inbox.engine import deadline
-from app.inbox.engine.circuit_breaker import Outage
+from app.inbox.engine.circuit_breaker import CircuitBreaker
 from app.inbox.engine.deadline import Connection, Connector
 
 #: Seconds to connect to one address: as few as the driver allows.
@@ -39,7 +39,7 @@ UNCONFIRMED_MS = 5_000
 
 def make_engine(
     url: sa.URL,
-    outage: Outage,
+    outage: CircuitBreaker,
     *,
     autocommit: bool,
     statement_timeout_ms: int = READ_STATEMENT_TIMEOUT_MS,
@@ -71,7 +71,7 @@ def make_engine(
     return engine
 
 
-def _watch(engine: sa.Engine, outage: Outage) -> None:
+def _watch(engine: sa.Engine, outage: CircuitBreaker) -> None:
     connector = Connector()
 
     @sa.event.listens_for(engine, "do_connect")
@@ -122,7 +122,7 @@ class PostgresqlWriter:
     work at every statement.
     """
 
-    def __init__(self, url: sa.URL, outage: Outage) -> None:
+    def __init__(self, url: sa.URL, outage: CircuitBreaker) -> None:
         """Take the ``url`` to connect to, and what is known of its server."""
         self._outage = outage
         self._engine = make_engine(
@@ -133,7 +133,7 @@ class PostgresqlWriter:
         self._statements: dict[sa.Executable, str] = {}
 
     def execute(
-        self, statement: sa.Executable, parameters: dict[str, Any], *, patient: bool = False
+        self, statement: sa.Executable, parameters: dict[str, Any], *, slow_ok: bool = False
     ) -> tuple[Any, ...] | None:
         """Run one statement, commit it, and return its first row.
 
@@ -143,17 +143,17 @@ class PostgresqlWriter:
         whenever it comes round (see ``statements``). Raises the driver's error.
         """
         sql = self._prepare(statement)
-        with self._outage.watch(deadline.PATIENT_SECONDS if patient else deadline.SECONDS):
+        with self._outage.watch(deadline.PATIENT_SECONDS if slow_ok else deadline.SECONDS):
             held = self._take()
             try:
-                return self._execute(held, sql, parameters, patient=patient)
+                return self._execute(held, sql, parameters, slow_ok=slow_ok)
             except psycopg.Error as error:
                 lost = held.driver.closed
                 # Not only when it is lost: a demoted server keeps its connections open.
                 self._drop(held)
                 if not lost or isinstance(error, deadline.TimedOut):
                     raise
-            return self._execute(self._take(), sql, parameters, patient=patient)
+            return self._execute(self._take(), sql, parameters, slow_ok=slow_ok)
 
     def _prepare(self, statement: sa.Executable) -> str:
         sql = self._statements.get(statement)
@@ -176,10 +176,10 @@ class PostgresqlWriter:
         held.connection.invalidate()
 
     def _execute(
-        self, held: _Held, sql: str, parameters: dict[str, Any], *, patient: bool
+        self, held: _Held, sql: str, parameters: dict[str, Any], *, slow_ok: bool
     ) -> tuple[Any, ...] | None:
         connection = held.driver
-        if patient and not held.is_patient:
+        if slow_ok and not held.is_patient:
             # Once for all: who claims for workers answers no deliveries, and for all other
             # statements of the thread the limit on this side is the shorter one still.
             connection.execute(f"SET statement_timeout = {PATIENT_STATEMENT_TIMEOUT_MS}")

@@ -16,21 +16,20 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
-from app.errors import Unavailable
+from app.errors import InboxUnavailable
 from app.inbox.engine.checkpoint import KEPT_BYTES, MOST_PAGES, Checkpoints
 from app.inbox.engine.sqlite_file import Connection, SqliteFile, driver
+from app.inbox.sql.batch import BatchForm
 
 __all__ = [
     "VERSION",
     "Siblings",
     "SqliteWriter",
-    "Together",
     "driver",
     "journal_mode",
     "make_engine",
@@ -101,7 +100,7 @@ def make_engine(url: sa.URL, connect: Callable[[], Connection], *, autocommit: b
     def _check_out(connection: Connection, _record: object, _proxy: object) -> None:
         try:
             connection.file.verify(connection)
-        except Unavailable as error:  # all of that age are replaced by new ones
+        except InboxUnavailable as error:  # all of that age are replaced by new ones
             raise sa.exc.InvalidatePoolError(error.reason) from error
 
     if not autocommit:
@@ -111,19 +110,6 @@ def make_engine(url: sa.URL, connect: Callable[[], Connection], *, autocommit: b
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
-
-
-@dataclass(frozen=True, slots=True)
-class Together:
-    """How several runs of one statement are written as one, when each does what is expected.
-
-    ``make`` returns the statement for so many, its parameters' names ending in ``__`` and a
-    number. It changes one row for each, or it fails, or it may be followed by each alone. ``row``
-    is what each would have returned.
-    """
-
-    make: Callable[[int], sa.Executable]
-    row: Callable[[dict[str, Any]], tuple[Any, ...]]
 
 
 class _Job:
@@ -178,18 +164,18 @@ class SqliteWriter:
         self,
         engine: sa.Engine,
         file: SqliteFile,
-        together: Mapping[Any, Together],
+        batch_forms: Mapping[Any, BatchForm],
         siblings: Siblings,
     ) -> None:
         """Take the ``file``, and the ``engine`` that compiles for it.
 
-        ``together`` says which statements can be written as one, and how; ``siblings`` which
+        ``batch_forms`` says how statements are written as a batch; ``siblings`` which
         threads are worth waiting for.
         """
         self._engine = engine
         self._file = file
         self._lock = file.lock()
-        self._together = together
+        self._batch_forms = batch_forms
         self._siblings = siblings
         self._checkpoints = Checkpoints(engine, self._alone)
         self._mutex = threading.Lock()
@@ -207,7 +193,7 @@ class SqliteWriter:
         """Run one statement, commit it, and return its first row.
 
         If ``durable``, the commit is on the disk before this returns. Raises the driver's
-        error, or ``Unavailable`` when the turn does not come.
+        error, or ``InboxUnavailable`` when the turn does not come.
         """
         job = _Job(statement, parameters, durable=durable)
         self._wait_for_turn(job)
@@ -219,7 +205,7 @@ class SqliteWriter:
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """Let nobody write in the block. Raises ``Unavailable`` when the turn does not come."""
+        """Let no other thread write in the block. Raises ``InboxUnavailable`` after a time-out."""
         job = _Job(None, {}, durable=False)
         self._wait_for_turn(job)
         try:
@@ -229,7 +215,7 @@ class SqliteWriter:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Let no thread of any process write in the block. Raises ``Unavailable``."""
+        """Let no thread of any process write in the block. Raises ``InboxUnavailable``."""
         with self.turn(), self._lock:
             yield
 
@@ -250,7 +236,7 @@ class SqliteWriter:
                 self._skip(job)
             raise
         if not in_time and self._leave(job):
-            raise Unavailable("the inbox is busy", reason="inbox_locked", retry_after=5)
+            raise InboxUnavailable("the inbox is busy", reason="inbox_locked")
 
     def _leave(self, job: _Job) -> bool:
         """Wait no longer. False when that comes too late: it was written, or this thread leads."""
@@ -353,13 +339,13 @@ class SqliteWriter:
         """Put those together that can be written as one statement, each other one by itself."""
         groups: dict[object, list[_Job]] = {}
         for job in jobs:
-            key = job.statement if job.statement in self._together else job
+            key = job.statement if job.statement in self._batch_forms else job
             groups.setdefault(key, []).append(job)
         return list(groups.values())
 
     def _write_group(self, connection: Any, jobs: list[_Job]) -> None:
         first = jobs[0]
-        together = self._together.get(first.statement)
+        together = self._batch_forms.get(first.statement)
         if together is None:
             self._write_one(connection, first)
             return
@@ -398,7 +384,7 @@ class SqliteWriter:
     def close(self) -> None:
         """Close the connection, when nobody uses it. The next statement connects again."""
         self._checkpoints.close()
-        with contextlib.suppress(Unavailable), self.turn():
+        with contextlib.suppress(InboxUnavailable), self.turn():
             self._disconnect()
             self._lock.close()
 

@@ -29,7 +29,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 import structlog
 
-from app.errors import Unavailable
+from app.errors import InboxUnavailable
 from app.inbox.engine.file_lock import PRIVATE, TIMEOUT, FileLock, make_private
 
 try:  # The SQLite in this wheel has the WAL-reset bug fixed, Python's own mostly has not.
@@ -163,7 +163,7 @@ class SqliteFile:
     def claim(self, timeout: float, *, create: bool) -> Iterator[FileLock]:
         """Hold the lock, and use the file that is at the path from now on.
 
-        A missing file is made if ``create``. Raises ``Unavailable``.
+        A missing file is made if ``create``. Raises ``InboxUnavailable``.
         """
         if not create and self.look().file is None:
             raise self._unavailable("inbox_file_missing")
@@ -193,18 +193,18 @@ class SqliteFile:
         return b""
 
     def connect(self) -> Connection:
-        """Open a connection. Raises ``Unavailable`` and the driver's errors."""
+        """Open a connection. Raises ``InboxUnavailable`` and the driver's errors."""
         lock = self.lock()
         try:
             with lock:
                 return self.open(lock)
-        except Unavailable as error:
+        except InboxUnavailable as error:
             raise self.explain(error) from error
         finally:
             lock.close()
 
     def open(self, lock: FileLock) -> Connection:
-        """Open a connection under the ``lock``. Raises ``Unavailable`` and the driver's errors."""
+        """Open a connection under the ``lock``. Raises ``InboxUnavailable`` or a driver's error."""
         self._paths = _beside(self.path)
         here = self.look()
         note = _read_note(lock.read())
@@ -254,7 +254,7 @@ class SqliteFile:
     def _save_log(self, note: _Note, here: Inodes) -> None:
         """Move what is in a removed log to its database, before a new log is begun.
 
-        Raises ``Unavailable`` when that cannot be done now, or when it is for another process.
+        Raises ``InboxUnavailable`` when that cannot be done now, or when it is for another process.
         """
         if note.inodes.wal in {None, here.wal}:
             return
@@ -277,7 +277,7 @@ class SqliteFile:
             log.warning("inbox_log_set_aside", file=str(self.path), log=kept)
 
     def verify(self, connection: Connection) -> None:
-        """Raise ``Unavailable`` unless the files of the ``connection`` are at their paths."""
+        """Raise ``InboxUnavailable`` unless the files of the ``connection`` are at their paths."""
         here, own = self.look(), connection.inodes
         if here == own:
             return
@@ -293,7 +293,7 @@ class SqliteFile:
             raise self._unavailable("inbox_index_missing")
         raise self._unavailable("inbox_log_missing")
 
-    def _unavailable(self, reason: str) -> Unavailable:
+    def _unavailable(self, reason: str) -> InboxUnavailable:
         """Return the error, and log it once for each change."""
         self.migrated = False
         self._say(reason)
@@ -374,8 +374,8 @@ def _checkpoint(connection: Connection) -> bool:
     return not busy and pages == moved
 
 
-def _error(reason: str) -> Unavailable:
-    return Unavailable(_MESSAGES[reason], reason=reason, retry_after=5)
+def _error(reason: str) -> InboxUnavailable:
+    return InboxUnavailable(_MESSAGES[reason], reason=reason)
 
 
 def _inode(path: str) -> _Inode:

@@ -1,1 +1,20 @@
-"""The tables and the statements, for both databases."""
+"""The tables and the statements, for both databases. They import nothing of an engine.
+
+Each statement decides and records together: what it may do stands in its own conditions, never in
+a query before it.
+
+A statement that PostgreSQL did not answer in time has failed for its caller. A hung server may
+still commit it later. So each statement may run late, and beside the statement that followed it:
+
+- ``RECORD_AND_CLAIM`` and the claims: the event is claimed with a token that no process knows. No
+  process runs or settles it. When its lease ends, it becomes an orphan.
+- ``ENQUEUE``, ``RECORD_SKIPPED``: the event is authentic. Stripe was answered 503 and delivers it
+  again. The row counts one delivery more.
+- ``SETTLE``, ``FINISH``: they name the claim with its attempt and its token. If the event still
+  has that claim, the next try records the same result. If another claim has it, nothing changes.
+- ``RENEW``, ``renew_many``: the same. If its process has ended, the event becomes an orphan one
+  lease later.
+- ``MARK_POISON_DEAD``: the event is dead, as it has to be. The line in the log is missing.
+- A person's command: it took effect, though it reported a failure.
+- ``NOTIFY``, ``PROBE``: one more notification or time, which does no harm.
+"""

@@ -14,7 +14,7 @@ STATES = ("pending", "running", "done", "dead")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class EventFilter:
     """What is asked of an event. What is None is not asked. ``since`` is seconds since 1970."""
 
     state: str | None = None

@@ -1,4 +1,4 @@
-"""Which running events are orphans, and the repair of times after a step of the clock.
+"""Which running events are orphans.
 
 A clock alone never ends a claim: it can step, and after an outage of the inbox every lease has run
 out at once. An event is an orphan when its lease ran out by the database's clock, and live
@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.inbox.sql.literals import number, word
-from app.inbox.sql.schema import budgets, events, leaders, now
+from app.inbox.sql.schema import events, now
 
 #: The grace, as a share of the lease, and its least length in seconds. A live process renews
 #: after at most half of its lease, and within a second when it finds its own lease run out.
@@ -101,41 +101,3 @@ SUSPECT = (
     )
     .returning(orphaned(events))
 )
-
-CLOCK = sa.select(now())
-
-_delayed = events.c.outcome.in_([word("failed"), word("released")])
-
-#: Makes events due that a step back of the clock holds up: now, or after their delay from now.
-REPAIR_EVENTS = (
-    sa.update(events)
-    .where(
-        events.c.state == word("pending"),
-        events.c.due_at > now(),
-        sa.or_(
-            events.c.outcome.is_(None),
-            ~_delayed,
-            events.c.settled_at > now(),
-        ),
-    )
-    .values(
-        due_at=sa.case(
-            (_delayed, now() + (events.c.due_at - events.c.settled_at)),
-            else_=now(),
-        ),
-        settled_at=sa.case((events.c.settled_at > now(), now()), else_=events.c.settled_at),
-    )
-)
-
-#: Frees the slots of a rate limit that are taken for more than ``ahead`` seconds from now.
-REPAIR_BUDGETS = (
-    sa.update(budgets)
-    .where(budgets.c.free_at > now() + sa.bindparam("ahead", type_=sa.Double))
-    .values(free_at=now(), slow_until=now())
-)
-
-#: Ends the terms of leaders. One that is alive takes its term again.
-REPAIR_LEADERS = sa.update(leaders).where(leaders.c.until > now()).values(until=now())
-
-#: A slot for a request is never more seconds ahead, unless the clock stepped back.
-SLOT_SECONDS = 120.0

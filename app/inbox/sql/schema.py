@@ -34,12 +34,12 @@ events = sa.Table(
     sa.Column("lease_until", sa.Double),
     sa.Column("settled_at", sa.Double),
     # What may not run beside another of its kind, and that it is held by this event now.
-    sa.Column("subject", sa.Text, nullable=False),
-    sa.Column("holds", sa.Text),
+    sa.Column("subject", sa.Text, key="concurrency_key", nullable=False),
+    sa.Column("holds", sa.Text, key="locked_key"),
     sa.Column("claimed_at", sa.Double),
     sa.Column("traceback", sa.Text),
     # How much of its attempts is used up: a failure 1, a rate limit of Stripe's less.
-    sa.Column("spent", sa.Double, nullable=False),
+    sa.Column("spent", sa.Double, key="attempts_used", nullable=False),
     # Claims in a row that ended with no word.
     sa.Column("crashes", sa.Integer, nullable=False),
     # How it came: by a ``delivery``, or by ``reconcile``.
@@ -137,7 +137,7 @@ leaders = sa.Table(
     "leaders",
     metadata,
     sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("holder", sa.Text, key="leader_id", nullable=False),
     sa.Column("until", sa.Double, nullable=False),
 )
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from app.errors import Unavailable
+from app.errors import InboxUnavailable
 from app.stripe_api import client
 from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver
@@ -84,7 +84,7 @@ def make_ours(
         modules = MODULES if modules is None else modules
         receiver = make_receiver(modules, stripe_api_base=stripe_api.url, **changes)
         if started and receiver.services.inbox.address.startswith("sqlite"):
-            with suppress(Unavailable):
+            with suppress(InboxUnavailable):
                 receiver.services.inbox.migrate()
         return receiver
 

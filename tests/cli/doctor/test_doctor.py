@@ -36,7 +36,7 @@ def test_all_is_well(ours: Receiver, url: str, stripe_api: StripeApi) -> None:
     assert texts["key"] == "a test key that reads events and event destinations"
     assert texts["destination"] == f"{name} sends 2 handled types to {url}"
     assert texts["ping"].startswith(f"{name}: a ping came and was handled in ")
-    (pinged,) = ours.services.inbox.latest(limit=2)
+    (pinged,) = ours.services.inbox.administration.latest(limit=2)
     assert (pinged.type, pinged.outcome) == ("v2.core.event_destination.ping", "handled")
 
 

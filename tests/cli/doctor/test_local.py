@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.cli.doctor import local
-from app.inbox import NewEvent
+from app.inbox import NewEvent, Outcome
 from app.inbox.engine import file_lock
 from app.inbox.engine import sqlite_file as inbox_file
 from app.inbox.engine.sqlite_file import SqliteFile
@@ -27,7 +27,7 @@ HOUR = 3600
 def put(receiver: Receiver, event_id: str, changes: str) -> None:
     """Put an event into the inbox, and change its row by hand."""
     event = NewEvent(event_id, "v1.invoice.paid", livemode=False, context=None, body=b"{}")
-    receiver.services.inbox.set_aside(event, "wrong_mode")
+    receiver.services.inbox.deliveries.record_skipped(event, Outcome.WRONG_MODE)
     raw_sql.execute(
         receiver.services.settings.database_url,
         f"UPDATE events SET {changes} WHERE id = '{event_id}'",  # noqa: S608 - the tests' own words

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from app.cli.doctor.lines import duration, few
-from app.inbox import NewEvent
+from app.inbox import NewEvent, Outcome
 from devkit import samples
 from devkit.destinations import PATH, PING
 from devkit.stripe_api import StripeApi
@@ -280,7 +280,7 @@ class TestPing:
         notification = samples.notification(PING)
         stripe_api.put(f"{PATH}/{name}/ping", samples.event(notification))
         event = NewEvent(notification["id"], PING, livemode=False, context=None, body=b"{}")
-        ours.services.inbox.set_aside(event, "wrong_mode")
+        ours.services.inbox.deliveries.record_skipped(event, Outcome.WRONG_MODE)
         raw_sql.execute(
             ours.services.settings.database_url,
             "UPDATE events SET state = 'pending', outcome = NULL",

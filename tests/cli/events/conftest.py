@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.errors import Unavailable
+from app.errors import InboxUnavailable
 from tests.conftest import Receiver
 
 
@@ -18,7 +18,7 @@ def make_receiver(make_receiver: Callable[..., Receiver]) -> Callable[..., Recei
 
     def make(*modules: Any, **changes: Any) -> Receiver:
         receiver = make_receiver(*modules, **changes)
-        with suppress(Unavailable):
+        with suppress(InboxUnavailable):
             receiver.services.inbox.migrate()
         return receiver
 

@@ -12,7 +12,9 @@ from click.testing import Result
 from flask.testing import FlaskCliRunner
 
 from app.cli.events.retry import operator
-from app.inbox import Failure, Inbox
+from app.inbox import Failure
+from app.inbox.administration import Administration
+from app.inbox.claims import Claims
 from devkit import samples
 from tests.conftest import Receiver
 from tests.support import raw_sql
@@ -185,7 +187,7 @@ class TestShow:
         """Until when nobody else can take it."""
         receiver = make_receiver(processing="queue")
         deliver(receiver, "evt_1")
-        receiver.services.inbox.claim_due(livemode=False)
+        receiver.services.inbox.claims.claim_due(livemode=False)
 
         shown = json.loads(run(receiver, "show", "evt_1", "--json").stdout)
         assert shown["lease_until"]
@@ -196,7 +198,7 @@ class TestShow:
         """An event whose process is dead is told from one that runs."""
         receiver = make_receiver(processing="queue")
         deliver(receiver, "evt_1")
-        receiver.services.inbox.claim_due(livemode=False)
+        receiver.services.inbox.claims.claim_due(livemode=False)
         raw_sql.orphan(sqlite_url)
 
         assert "orphan       True\n" in run(receiver, "show", "evt_1").stdout
@@ -271,7 +273,7 @@ class TestRetryInline:
         receiver = make_receiver({CREATED: FAILING_ONCE})
         deliver(receiver, "evt_1")
         # The moment of a takeover within one command cannot be chosen.
-        monkeypatch.setattr(Inbox, "finish", lambda *_: False)
+        monkeypatch.setattr(Claims, "finish", lambda *_: False)
 
         assert (
             "deferred: the event was taken over" in run(receiver, "retry", "evt_1", "--yes").stdout
@@ -287,14 +289,14 @@ class TestRetryQueue:
             {CREATED: SUCCEEDING}, processing="queue", database_url=database_url
         )
         deliver(receiver, "evt_1")
-        claim = receiver.services.inbox.claim_due(livemode=False)
+        claim = receiver.services.inbox.claims.claim_due(livemode=False)
         assert claim is not None
-        receiver.services.inbox.bury(claim, "exhausted", Failure("no", spent=9))
+        receiver.services.inbox.claims.mark_dead(claim, "exhausted", Failure("no", attempts_used=9))
 
         done = run(receiver, "retry", "evt_1", "--yes")
         assert done.stdout == f"evt_1  {TYPE}  due now\n"
         event = receiver.event("evt_1")
-        assert (event.state, event.spent) == ("pending", 0)
+        assert (event.state, event.attempts_used) == ("pending", 0)
 
 
 class TestSelection:
@@ -324,7 +326,7 @@ class TestSelection:
 
     def test_one_event_is_one(self, several: Receiver) -> None:
         """The sentence is right for one."""
-        several.services.inbox.reopen("evt_2")
+        several.services.inbox.administration.reopen("evt_2")
         assert "1 event selected.\n" in run(several, "retry", "--state", "dead", "--dry-run").stdout
 
     def test_nothing_selected_has_words(self, receiver: Receiver) -> None:
@@ -342,7 +344,7 @@ class TestSelection:
         again = run(several, "retry", "evt_3", "--again", "--yes")
         assert again.exit_code == 0
         assert state(several, "evt_3") == ("done", "handled", 2)
-        assert len(several.services.inbox.retries("evt_3")) == 1
+        assert len(several.services.inbox.administration.retries("evt_3")) == 1
 
     def test_other_mode_is_refused(self, make_receiver: Make) -> None:
         """A live event is not run with a test key."""
@@ -364,7 +366,7 @@ class TestSelection:
         """Nobody runs it beside itself."""
         receiver = make_receiver(processing="queue")
         deliver(receiver, "evt_1")
-        receiver.services.inbox.claim_due(livemode=False)
+        receiver.services.inbox.claims.claim_due(livemode=False)
 
         assert "evt_1: runs now" in run(receiver, "retry", "evt_1", "--yes").stderr
 
@@ -372,7 +374,7 @@ class TestSelection:
         """In inline mode no worker would: it was answered 200 when a worker had it."""
         receiver = make_receiver({CREATED: SUCCEEDING}, processing="queue", lease_seconds=1)
         deliver(receiver, "evt_1")
-        receiver.services.inbox.claim_due(livemode=False)
+        receiver.services.inbox.claims.claim_due(livemode=False)
         raw_sql.orphan(receiver.services.settings.database_url)
         queue = run(receiver, "retry", "evt_1", "--yes")
         assert "evt_1: is an orphan: a worker takes it by itself" in queue.stderr
@@ -433,7 +435,8 @@ class TestSelection:
             handlers_package=receiver.services.settings.handlers_package, processing=processing
         )
         # The moment between two statements of one command cannot be chosen.
-        monkeypatch.setattr(Inbox, act, lambda *_, **__: None)
+        room = Claims if act == "claim_one" else Administration
+        monkeypatch.setattr(room, act, lambda *_, **__: None)
 
         unused = {("inline", "reopen"), ("queue", "claim_one")}
         changed = (
@@ -469,7 +472,7 @@ class TestPause:
     ) -> None:
         """When somebody else resumes in between there is nothing to show."""
         receiver = make_receiver(processing="queue")
-        monkeypatch.setattr(Inbox, "paused", lambda _: None)  # the moment cannot be chosen
+        monkeypatch.setattr(Administration, "paused", lambda _: None)  # the moment cannot be chosen
 
         assert run(receiver, "pause").stdout == ""
 
@@ -488,6 +491,6 @@ def test_claims_of_the_command_are_its_own(make_receiver: Make) -> None:
     """What the command runs is settled by its claim, like everything else."""
     receiver = make_receiver({CREATED: FAILING_ONCE})
     deliver(receiver, "evt_1")
-    claim = receiver.services.inbox.claim_one("evt_1")
+    claim = receiver.services.inbox.claims.claim_one("evt_1")
     assert claim is not None
-    assert receiver.services.inbox.finish(replace(claim, attempt=1)) is False
+    assert receiver.services.inbox.claims.finish(replace(claim, attempt=1)) is False

@@ -54,7 +54,10 @@ def run(receiver: Receiver, *options: str, answer: str | None = None) -> Result:
 
 def recorded(receiver: Receiver) -> set[tuple[str, str, str]]:
     """Return id, state and source of all that the inbox has."""
-    return {(each.id, each.state, each.source) for each in receiver.services.inbox.latest(1000)}
+    return {
+        (each.id, each.state, each.source)
+        for each in receiver.services.inbox.administration.latest(1000)
+    }
 
 
 class TestGap:
@@ -116,7 +119,7 @@ class TestGap:
         put(stripe_api, "evt_1")
         assert run(receiver, answer=answer).exit_code == 1
         assert recorded(receiver) == set()
-        assert receiver.services.inbox.reached(livemode=False, context="") == {}
+        assert receiver.services.inbox.reconciliation.watermarks(livemode=False, context="") == {}
 
     def test_dry_run_only_looks(self, make: Make, stripe_api: StripeApi) -> None:
         """It asks nothing and records nothing, also with --yes."""
@@ -125,7 +128,7 @@ class TestGap:
         done = run(receiver, "--dry-run", "--yes")
         assert (done.exit_code, "evt_1" in done.stdout) == (0, True)
         assert recorded(receiver) == set()
-        assert receiver.services.inbox.reached(livemode=False, context="") == {}
+        assert receiver.services.inbox.reconciliation.watermarks(livemode=False, context="") == {}
 
     def test_since(self, make: Make, stripe_api: StripeApi) -> None:
         """As far back as is asked for."""

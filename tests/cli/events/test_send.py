@@ -73,7 +73,7 @@ class TestSend:
     def test_context(self, app: Flask, send: Callable[..., list[list[str]]]) -> None:
         """The context is part of the event."""
         _, row = send(TYPE, "--context", "acct_1")
-        event = services(app).inbox.find(row[0])
+        event = services(app).inbox.administration.find(row[0])
         assert event is not None
         assert event.context == "acct_1"
 

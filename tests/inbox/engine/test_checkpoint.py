@@ -37,12 +37,14 @@ def accept(inbox: Inbox, *numbers: int) -> None:
     """Accept an event for each of the ``numbers``."""
     for number in numbers:
         name = f"evt_{number}"
-        inbox.accept(NewEvent(name, "v1.a", livemode=False, context=None, body=b"{}"))
+        inbox.deliveries.record_and_claim(
+            NewEvent(name, "v1.a", livemode=False, context=None, body=b"{}")
+        )
 
 
 def moved(inbox: Inbox, folder: Path) -> int:
     """Return how many events stand in the database's own file, without its log."""
-    file = inbox._database.file  # noqa: SLF001 - no other way
+    file = inbox._store.database.file  # noqa: SLF001 - no other way
     assert file is not None
     copy = folder / "copy.sqlite3"
     shutil.copyfile(file, copy)
@@ -73,7 +75,7 @@ def test_log_is_moved_while_others_may_write(inbox: Inbox, tmp_path: Path) -> No
 
 def test_log_begins_anew(inbox: Inbox) -> None:
     """However much is written, the log stays as long as it is between two checkpoints."""
-    file = inbox._database.file  # noqa: SLF001 - no other way
+    file = inbox._store.database.file  # noqa: SLF001 - no other way
     log = Path(f"{file}-wal")
     sizes = []
     for first in range(0, 150, 5):
@@ -88,8 +90,10 @@ def test_last_part_waits_for_other_processes(inbox: Inbox, tmp_path: Path) -> No
     """The log begins anew while nobody writes, in whatever process."""
     writer = writer_of(inbox)
     accept(inbox, 1, 2, 3, 4)
-    inbox.latest(1)  # leaves a connection in the pool: a new one would wait for the lock
-    other = FileLock(Path(f"{inbox._database.file}.lock"))  # noqa: SLF001 - no other way
+    inbox.administration.latest(
+        1
+    )  # leaves a connection in the pool: a new one would wait for the lock
+    other = FileLock(Path(f"{inbox._store.database.file}.lock"))  # noqa: SLF001 - no other way
     checkpoints = writer._checkpoints  # noqa: SLF001 - no other way
     with other:
         checkpoints.count()
@@ -116,7 +120,7 @@ def test_failure_is_said_once_until_it_succeeds(
     accept(inbox, 1)
 
     def connection() -> object:
-        with inbox._database._get_engine().connect() as pooled:  # noqa: SLF001 - no other way
+        with inbox._store.database._get_engine().connect() as pooled:  # noqa: SLF001 - no other way
             return pooled.connection.driver_connection
 
     with capture_logs() as lines:
@@ -148,7 +152,7 @@ def test_turn_or_connection_that_does_not_come_is_said(
     """Whatever a checkpoint waits for in vain, its thread ends with a line, not a traceback."""
     writer = writer_of(inbox)
     monkeypatch.setattr(sqlite, "TURN_TIMEOUT", 0.01)
-    engine = inbox._database._get_engine()  # noqa: SLF001 - no other way
+    engine = inbox._store.database._get_engine()  # noqa: SLF001 - no other way
     empty = sa.exc.TimeoutError("no connection is free")
 
     with capture_logs() as lines, writer.turn():
@@ -158,7 +162,7 @@ def test_turn_or_connection_that_does_not_come_is_said(
         writer._checkpoints._run()  # noqa: SLF001 - no other way
 
     assert [line["reason"] for line in lines] == [
-        "Unavailable: the inbox is busy",
+        "InboxUnavailable: the inbox is busy",
         "TimeoutError: no connection is free",
     ]
 
@@ -184,7 +188,7 @@ def test_thread_that_cannot_start_fails_no_delivery(
         full.setattr(threading.Thread, "start", refuse)
         accept(inbox, 1, 2, 3, 4, 5)
 
-    assert len(inbox.latest(10)) == 5
+    assert len(inbox.administration.latest(10)) == 5
     accept(inbox, 6, 7, 8, 9, 10)
     wait_for(lambda: moved(inbox, tmp_path) >= 10)
 

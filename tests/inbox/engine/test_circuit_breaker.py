@@ -13,26 +13,26 @@ import pytest
 import sqlalchemy as sa
 
 from app.inbox.engine import circuit_breaker
-from app.inbox.engine.circuit_breaker import Away, Outage
+from app.inbox.engine.circuit_breaker import CircuitBreaker, CircuitOpen
 from app.inbox.engine.deadline import Connection, TimedOut
 
 AGES = 3600.0
 
 
 @pytest.fixture
-def server() -> Outage:
+def server() -> CircuitBreaker:
     """What is known of a server that is well."""
-    return Outage()
+    return CircuitBreaker()
 
 
-def ask(server: Outage, error: Exception | None = None) -> None:
+def ask(server: CircuitBreaker, error: Exception | None = None) -> None:
     """Ask the server, which answers, or does not."""
     with server.watch(1.0):
         if error is not None:
             raise error
 
 
-def time_out(server: Outage, error: Exception | None = None) -> None:
+def time_out(server: CircuitBreaker, error: Exception | None = None) -> None:
     """Ask the server, which does not answer."""
     with pytest.raises(psycopg.Error):
         ask(server, error or TimedOut())
@@ -53,7 +53,7 @@ def connection_made(at: float) -> Connection:
     ],
 )
 def test_nobody_waits_after_a_time_out(
-    server: Outage, monkeypatch: pytest.MonkeyPatch, error: Exception
+    server: CircuitBreaker, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """Whether to connect or for an answer, and whoever reports it."""
     monkeypatch.setattr(circuit_breaker, "AWAY_SECONDS", AGES)
@@ -61,12 +61,12 @@ def test_nobody_waits_after_a_time_out(
         ask(server, error)
 
     for _ in range(3):
-        with pytest.raises(Away):
+        with pytest.raises(CircuitOpen):
             ask(server)
 
 
 @pytest.mark.parametrize("error", [psycopg.OperationalError("refused"), ValueError("no value")])
-def test_what_fails_at_once_begins_no_outage(server: Outage, error: Exception) -> None:
+def test_what_fails_at_once_begins_no_outage(server: CircuitBreaker, error: Exception) -> None:
     """It holds up nobody, and the next one may have more luck."""
     with pytest.raises(type(error)):
         ask(server, error)
@@ -74,7 +74,9 @@ def test_what_fails_at_once_begins_no_outage(server: Outage, error: Exception) -
     ask(server)
 
 
-def test_one_looks_while_the_others_fail(server: Outage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_looks_while_the_others_fail(
+    server: CircuitBreaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When it is time to look, one call is let through; if it is answered, all are."""
     monkeypatch.setattr(circuit_breaker, "AWAY_SECONDS", 0.0)
     monkeypatch.setattr(circuit_breaker, "HOPE_SECONDS", 0.0)
@@ -82,7 +84,7 @@ def test_one_looks_while_the_others_fail(server: Outage, monkeypatch: pytest.Mon
 
     with server.watch(1.0):
         for _ in range(3):
-            with pytest.raises(Away):
+            with pytest.raises(CircuitOpen):
                 ask(server)
     ask(server)
     ask(server)
@@ -90,7 +92,7 @@ def test_one_looks_while_the_others_fail(server: Outage, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("answered", [True, False])
 def test_others_wait_a_moment_for_what_comes_of_a_look(
-    server: Outage, monkeypatch: pytest.MonkeyPatch, *, answered: bool
+    server: CircuitBreaker, monkeypatch: pytest.MonkeyPatch, *, answered: bool
 ) -> None:
     """A crowd that finds the server back is not refused because one of them looked first."""
     monkeypatch.setattr(circuit_breaker, "AWAY_SECONDS", 0.0)
@@ -102,7 +104,7 @@ def test_others_wait_a_moment_for_what_comes_of_a_look(
     def ask_too() -> None:
         try:
             ask(server)
-        except Away:
+        except CircuitOpen:
             results.append("away")
         else:
             results.append("well")
@@ -119,18 +121,22 @@ def test_others_wait_a_moment_for_what_comes_of_a_look(
     assert results == ["well" if answered else "away"] * 3
 
 
-def test_look_in_vain_prolongs_the_outage(server: Outage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_look_in_vain_prolongs_the_outage(
+    server: CircuitBreaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Until the next one looks."""
     monkeypatch.setattr(circuit_breaker, "AWAY_SECONDS", 0.0)
     time_out(server)
     monkeypatch.setattr(circuit_breaker, "AWAY_SECONDS", AGES)
     time_out(server)
 
-    with pytest.raises(Away):
+    with pytest.raises(CircuitOpen):
         ask(server)
 
 
-def test_any_answer_ends_the_outage(server: Outage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_answer_ends_the_outage(
+    server: CircuitBreaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A server that refuses is there, and keeps nobody waiting."""
     monkeypatch.setattr(circuit_breaker, "AWAY_SECONDS", 0.0)
     time_out(server)
@@ -142,7 +148,7 @@ def test_any_answer_ends_the_outage(server: Outage, monkeypatch: pytest.MonkeyPa
 
 
 def test_one_who_looks_for_long_is_not_the_only_one(
-    server: Outage, monkeypatch: pytest.MonkeyPatch
+    server: CircuitBreaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A patient claim keeps no delivery from finding out that the server is back."""
     monkeypatch.setattr(circuit_breaker, "AWAY_SECONDS", 0.0)
@@ -154,7 +160,7 @@ def test_one_who_looks_for_long_is_not_the_only_one(
 
 
 def test_old_time_out_does_not_begin_an_outage_again(
-    server: Outage, monkeypatch: pytest.MonkeyPatch
+    server: CircuitBreaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who has waited since before the others were answered tells nothing new."""
     monkeypatch.setattr(circuit_breaker, "AWAY_SECONDS", 0.0)
@@ -167,7 +173,7 @@ def test_old_time_out_does_not_begin_an_outage_again(
     ask(server)
 
 
-def test_older_connections_are_suspected(server: Outage) -> None:
+def test_older_connections_are_suspected(server: CircuitBreaker) -> None:
     """The statement that was not answered tells of those that were there when it began."""
     before = connection_made(monotonic())
     assert not server.suspects(before)
@@ -179,7 +185,7 @@ def test_older_connections_are_suspected(server: Outage) -> None:
     assert not server.suspects(meanwhile)
 
 
-def test_connecting_in_vain_suspects_no_connection(server: Outage) -> None:
+def test_connecting_in_vain_suspects_no_connection(server: CircuitBreaker) -> None:
     """Another address may be tried first, which does not answer: what is there goes on."""
     before = connection_made(monotonic())
     time_out(server, psycopg.errors.ConnectionTimeout())

@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from app.errors import Unavailable
-from app.inbox import Accepted, Failure, Inbox, NewEvent
+from app.errors import InboxUnavailable
+from app.inbox import Accepted, Failure, Inbox, NewEvent, Outcome
 from app.inbox.engine import sqlite
 from app.inbox.engine.database import Database
 from app.inbox.engine.file_lock import FileLock
 from app.inbox.engine.sqlite import SqliteWriter
-from app.inbox.sql.statements import FINISH, TOGETHER
+from app.inbox.sql.batch import FORMS
+from app.inbox.sql.settling import FINISH
 from tests.support import raw_sql
 from tests.support.raw_sql import trace, writer_of
 from tests.support.waiting import wait_for
@@ -53,7 +54,7 @@ def test_wal_is_used_only_where_it_cannot_lose_commits(version: tuple[int, ...],
 
 def pragma(inbox: Inbox, name: str) -> object:
     """Return what SQLite says of one of its settings, on a connection of the inbox."""
-    rows = inbox._database.read(sa.text(f"PRAGMA {name}"), {})  # noqa: SLF001 - no other way
+    rows = inbox._store.database.read(sa.text(f"PRAGMA {name}"), {})  # noqa: SLF001 - no other way
     return rows[0][0]
 
 
@@ -77,7 +78,7 @@ def test_affected_sqlite_is_used_without_wal_and_warned_about_once(
 
     inbox.migrate()
     inbox.migrate()
-    assert inbox.accept(EVENT).claim is not None
+    assert inbox.deliveries.record_and_claim(EVENT).claim is not None
 
     assert pragma(inbox, "journal_mode") == "truncate"
     assert pragma(inbox, "synchronous") == 2  # FULL
@@ -90,7 +91,7 @@ def test_without_the_wheel_pythons_own_sqlite_is_used() -> None:
     """Where there is no wheel of pysqlite3 the service starts all the same."""
     code = (
         "import sys; sys.modules['pysqlite3'] = None\n"
-        "from app.inbox import sqlite\n"
+        "from app.inbox.engine import sqlite\n"
         "import sqlite3; print(sqlite.driver is sqlite3)"
     )
     done = subprocess.run(
@@ -113,7 +114,7 @@ def test_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     inbox = Inbox(f"sqlite:///{tmp_path}/file/inbox.sqlite3", lease_seconds=30)
 
-    with pytest.raises(Unavailable, match="the inbox is not available") as raised:
+    with pytest.raises(InboxUnavailable, match="the inbox is not available") as raised:
         inbox.check()
     assert "Error: " in raised.value.reason
 
@@ -124,7 +125,7 @@ def test_broken_file_is_unavailable(tmp_path: Path) -> None:
     file.write_bytes(b"no database" * 1000)
     inbox = Inbox(f"sqlite:///{file}", lease_seconds=30)
 
-    with pytest.raises(Unavailable) as raised:
+    with pytest.raises(InboxUnavailable) as raised:
         inbox.check()
     assert raised.value.reason == "DatabaseError: file is not a database"
     assert file.read_bytes() == b"no database" * 1000
@@ -132,12 +133,12 @@ def test_broken_file_is_unavailable(tmp_path: Path) -> None:
 
 def test_failed_statement_does_not_spoil_the_next(sqlite_url: str) -> None:
     """The connection that failed is dropped, for writing and for reading."""
-    base = Database(sqlite_url)
+    base = Database(sqlite_url, {})
     Inbox(sqlite_url, lease_seconds=30).migrate()
     wrong = sa.text("SELECT * FROM nothing")
 
     for attempt in (base.execute, base.read):
-        with pytest.raises(Unavailable, match="the inbox is not available"):
+        with pytest.raises(InboxUnavailable, match="the inbox is not available"):
             attempt(wrong, {})
         assert base.read(sa.text("SELECT 1"), {})
     base.close()
@@ -145,10 +146,10 @@ def test_failed_statement_does_not_spoil_the_next(sqlite_url: str) -> None:
 
 def test_connection_that_is_lost_twice_is_given_up(postgresql_url: str) -> None:
     """A statement that loses its connection is sent once more: 503 then, and no endless loop."""
-    base = Database(postgresql_url)
+    base = Database(postgresql_url, {})
     suicide = sa.text("SELECT pg_terminate_backend(pg_backend_pid())")
 
-    with pytest.raises(Unavailable) as raised:
+    with pytest.raises(InboxUnavailable) as raised:
         base.execute(suicide, {})
     assert "terminating connection" in raised.value.reason
     assert base.execute(sa.text("SELECT 1"), {}) == (1,)
@@ -157,13 +158,13 @@ def test_connection_that_is_lost_twice_is_given_up(postgresql_url: str) -> None:
 
 def test_connection_that_was_lost_meanwhile_does_not_fail_a_read(postgresql_url: str) -> None:
     """A server that was restarted is asked on a new connection, once, and not for ever."""
-    base = Database(postgresql_url)
+    base = Database(postgresql_url, {})
     one = sa.text("SELECT 1")
     mine = base.read(sa.text("SELECT pg_backend_pid()"), {})[0][0]
     base.execute(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": mine})
 
     assert base.read(one, {})[0][0] == 1
-    with pytest.raises(Unavailable) as raised:
+    with pytest.raises(InboxUnavailable) as raised:
         base.read(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"), {})
     assert "terminating connection" in raised.value.reason
     assert base.read(one, {})[0][0] == 1
@@ -181,7 +182,7 @@ def test_threads_that_ended_leave_no_connection(postgresql_url: str) -> None:
 
     count = sa.text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
     # This thread's, the one that the five used in turn, and the one that counts.
-    assert inbox._database.read(count, {})[0][0] <= 3  # noqa: SLF001 - no other way
+    assert inbox._store.database.read(count, {})[0][0] <= 3  # noqa: SLF001 - no other way
     inbox.close()
 
 
@@ -192,7 +193,11 @@ def test_statements_that_wait_are_written_together(sqlite_url: str) -> None:
     writer = writer_of(inbox)
     results: list[object] = []
     threads = [
-        threading.Thread(target=lambda n=n: results.append(inbox.accept(numbered(n)).attempt))
+        threading.Thread(
+            target=lambda n=n: results.append(
+                inbox.deliveries.record_and_claim(numbered(n)).attempt
+            )
+        )
         for n in range(10)
     ]
     with writer.turn():
@@ -203,7 +208,7 @@ def test_statements_that_wait_are_written_together(sqlite_url: str) -> None:
         thread.join(30)
 
     assert results == [1] * 10
-    assert len(inbox.latest(100)) == 10
+    assert len(inbox.administration.latest(100)) == 10
     inbox.close()
 
 
@@ -213,14 +218,17 @@ def test_one_that_cannot_be_written_does_not_spoil_the_others(sqlite_url: str) -
     inbox.migrate()
     writer = writer_of(inbox)
     wrong = sa.text("INSERT INTO events (id) VALUES ('evt_wrong')")
-    refused: list[Unavailable] = []
+    refused: list[InboxUnavailable] = []
 
     def write_wrong() -> None:
-        with pytest.raises(Unavailable) as raised:
-            inbox._database.execute(wrong, {})  # noqa: SLF001 - to hold its turn
+        with pytest.raises(InboxUnavailable) as raised:
+            inbox._store.database.execute(wrong, {})  # noqa: SLF001 - to hold its turn
         refused.append(raised.value)
 
-    threads = [threading.Thread(target=inbox.accept, args=[numbered(n)]) for n in range(3)]
+    threads = [
+        threading.Thread(target=inbox.deliveries.record_and_claim, args=[numbered(n)])
+        for n in range(3)
+    ]
     threads.insert(1, threading.Thread(target=write_wrong))
     with writer.turn():
         for thread in threads:
@@ -230,7 +238,7 @@ def test_one_that_cannot_be_written_does_not_spoil_the_others(sqlite_url: str) -
         thread.join(30)
 
     assert ["NOT NULL constraint failed" in error.reason for error in refused] == [True]
-    assert {event.id for event in inbox.latest(100)} == {"evt_0", "evt_1", "evt_2"}
+    assert {event.id for event in inbox.administration.latest(100)} == {"evt_0", "evt_1", "evt_2"}
     inbox.close()
 
 
@@ -243,11 +251,13 @@ def test_turn_that_does_not_come_is_unavailable(
     inbox.check()
     writer = writer_of(inbox)
 
-    with writer.turn(), pytest.raises(Unavailable) as raised:
-        inbox.accept(EVENT)
+    with writer.turn(), pytest.raises(InboxUnavailable) as raised:
+        inbox.deliveries.record_and_claim(EVENT)
     assert raised.value.reason == "inbox_locked"
     inbox.check()
-    assert inbox.find(EVENT.id) is None  # what was answered 503 is not claimed by nobody later
+    assert (
+        inbox.administration.find(EVENT.id) is None
+    )  # what was answered 503 is not claimed by nobody later
     inbox.close()
 
 
@@ -260,7 +270,9 @@ def test_statement_that_was_written_at_the_last_moment_is_not_refused(
     inbox.check()
     writer = writer_of(inbox)
     attempts: list[int] = []
-    thread = threading.Thread(target=lambda: attempts.append(inbox.accept(EVENT).attempt))
+    thread = threading.Thread(
+        target=lambda: attempts.append(inbox.deliveries.record_and_claim(EVENT).attempt)
+    )
 
     with writer.turn():
         thread.start()
@@ -285,8 +297,8 @@ def test_other_tools_lock_leaves_nothing_half_done(
     refused: list[str] = []
 
     def deliver(number: int) -> None:
-        with pytest.raises(Unavailable) as raised:
-            inbox.accept(numbered(number))
+        with pytest.raises(InboxUnavailable) as raised:
+            inbox.deliveries.record_and_claim(numbered(number))
         refused.append(raised.value.reason)
 
     threads = [threading.Thread(target=deliver, args=[n]) for n in range(3)]
@@ -301,7 +313,7 @@ def test_other_tools_lock_leaves_nothing_half_done(
 
     assert refused == ["OperationalError: database is locked"] * 3
     inbox.check()
-    assert inbox.latest(10) == []
+    assert inbox.administration.latest(10) == []
     inbox.close()
 
 
@@ -336,7 +348,9 @@ def test_thread_that_is_to_lead_at_the_last_moment_leads(
     inbox = Inbox(sqlite_url, lease_seconds=30)
     inbox.check()
 
-    accepted = together(inbox, *[partial(inbox.accept, numbered(each)) for each in range(3)])
+    accepted = together(
+        inbox, *[partial(inbox.deliveries.record_and_claim, numbered(each)) for each in range(3)]
+    )
 
     assert [each.claim is not None for each in accepted] == [True] * 3
     inbox.check()
@@ -368,7 +382,7 @@ def test_interrupt_of_a_thread_that_waits_leaves_the_others_alone(
 
     def interrupted() -> str:
         with pytest.raises(KeyboardInterrupt):
-            inbox.accept(numbered(1))
+            inbox.deliveries.record_and_claim(numbered(1))
         return "interrupted"
 
     with ThreadPoolExecutor(2) as pool:
@@ -380,13 +394,13 @@ def test_interrupt_of_a_thread_that_waits_leaves_the_others_alone(
             else:
                 assert first.result(30) == "interrupted"
             monkeypatch.undo()
-            second = pool.submit(inbox.accept, numbered(2))
+            second = pool.submit(inbox.deliveries.record_and_claim, numbered(2))
             wait_for(partial(has_waiting, writer, 3 if leads else 2))
         assert first.result(30) == "interrupted"
         assert second.result(30).claim is not None
 
     inbox.check()
-    assert [event.id for event in inbox.latest(10)] == ["evt_2"]
+    assert [event.id for event in inbox.administration.latest(10)] == ["evt_2"]
     inbox.close()
 
 
@@ -414,16 +428,16 @@ def test_lock_of_another_tool_is_waited_for_once(
     def refusal(act: Callable[[], object]) -> str:
         try:
             act()
-        except Unavailable as error:
+        except InboxUnavailable as error:
             return error.reason
         return "written"
 
     said = together(
         inbox,
-        partial(refusal, partial(inbox.accept, numbered(0))),
-        partial(refusal, lambda: inbox._database.execute(wrong, {})),  # noqa: SLF001 - no other way
-        partial(refusal, partial(inbox.accept, numbered(1))),
-        partial(refusal, partial(inbox.accept, numbered(2))),
+        partial(refusal, partial(inbox.deliveries.record_and_claim, numbered(0))),
+        partial(refusal, lambda: inbox._store.database.execute(wrong, {})),  # noqa: SLF001 - no other way
+        partial(refusal, partial(inbox.deliveries.record_and_claim, numbered(1))),
+        partial(refusal, partial(inbox.deliveries.record_and_claim, numbered(2))),
     )
     monkeypatch.undo()
     shell.execute("ROLLBACK")
@@ -432,14 +446,14 @@ def test_lock_of_another_tool_is_waited_for_once(
     assert said == ["written", *["OperationalError: database is locked"] * 3]
     assert tried == ["wrong", "evt_0", "wrong", "evt_0", "wrong"]
     inbox.check()
-    assert [event.id for event in inbox.latest(10)] == ["evt_0"]
+    assert [event.id for event in inbox.administration.latest(10)] == ["evt_0"]
     inbox.close()
 
 
 def test_what_is_answered_2xx_without_a_success_is_on_the_disk(sqlite_url: str) -> None:
     """An event that is set aside or buried has nothing but its row: that commit is synced."""
     inbox = Inbox(sqlite_url, lease_seconds=30)
-    claims = [inbox.accept(numbered(n)).claim for n in range(2)]
+    claims = [inbox.deliveries.record_and_claim(numbered(n)).claim for n in range(2)]
     said = trace(inbox)
 
     def synced(act: Callable[[], object]) -> list[str]:
@@ -453,11 +467,17 @@ def test_what_is_answered_2xx_without_a_success_is_on_the_disk(sqlite_url: str) 
     assert first is not None
     assert second is not None
     aside, recorded = numbered(3), numbered(4)
-    assert synced(lambda: inbox.finish(first)) == ["UPDATE"]
-    assert synced(lambda: inbox.bury(second, "gave_up", Failure("no plan"))) == ["FULL", "UPDATE"]
-    assert synced(lambda: inbox.accept(numbered(5))) == ["NORMAL", "INSERT"]
-    assert synced(lambda: inbox.set_aside(aside, "wrong_mode")) == ["FULL", "INSERT"]
-    assert synced(lambda: inbox.record(recorded)) == ["INSERT"]
+    assert synced(lambda: inbox.claims.finish(first)) == ["UPDATE"]
+    assert synced(lambda: inbox.claims.mark_dead(second, "gave_up", Failure("no plan"))) == [
+        "FULL",
+        "UPDATE",
+    ]
+    assert synced(lambda: inbox.deliveries.record_and_claim(numbered(5))) == ["NORMAL", "INSERT"]
+    assert synced(lambda: inbox.deliveries.record_skipped(aside, Outcome.WRONG_MODE)) == [
+        "FULL",
+        "INSERT",
+    ]
+    assert synced(lambda: inbox.deliveries.enqueue(recorded)) == ["INSERT"]
     assert synced(inbox.check) == ["NORMAL", "INSERT"]
     inbox.close()
 
@@ -487,10 +507,10 @@ def test_who_is_alone_does_not_delay_its_commit(
     inbox = Inbox(sqlite_url, lease_seconds=30)
     lines = trace(inbox)
 
-    with inbox.group_commit():
-        thread = threading.Thread(target=inbox.accept, args=[numbered(1)])
-        inbox.accept(numbered(0))
-    inbox.accept(numbered(2))
+    with inbox.deliveries.group_commit():
+        thread = threading.Thread(target=inbox.deliveries.record_and_claim, args=[numbered(1)])
+        inbox.deliveries.record_and_claim(numbered(0))
+    inbox.deliveries.record_and_claim(numbered(2))
     thread.start()  # no other is under way any more
     thread.join(30)
 
@@ -509,17 +529,17 @@ def test_who_is_about_to_write_is_waited_for(
     here = threading.Barrier(3)
 
     def deliver(number: int) -> None:
-        with inbox.group_commit():
+        with inbox.deliveries.group_commit():
             here.wait(30)
             wait_for(partial(has_waiting, writer, number))
-            inbox.accept(numbered(number))
+            inbox.deliveries.record_and_claim(numbered(number))
 
     with ThreadPoolExecutor(3) as pool:
         for result in [pool.submit(deliver, number) for number in range(3)]:
             result.result(30)
 
     assert words(lines) == ["INSERT"]
-    assert len(inbox.latest(10)) == 3
+    assert len(inbox.administration.latest(10)) == 3
     inbox.close()
 
 
@@ -530,15 +550,15 @@ def test_who_does_not_come_is_not_waited_for(sqlite_url: str) -> None:
     runs, ends = threading.Event(), threading.Event()
 
     def run() -> None:
-        with inbox.group_commit():
+        with inbox.deliveries.group_commit():
             runs.set()
             ends.wait(30)
 
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run)
         assert runs.wait(30)
-        with inbox.group_commit():
-            assert inbox.accept(numbered(0)).claim is not None
+        with inbox.deliveries.group_commit():
+            assert inbox.deliveries.record_and_claim(numbered(0)).claim is not None
         writer = writer_of(inbox)
         assert writer._delay is None  # noqa: SLF001 - to see that nobody waits
         ends.set()
@@ -549,10 +569,10 @@ def test_who_does_not_come_is_not_waited_for(sqlite_url: str) -> None:
 def test_child_has_none_of_its_parents_threads(sqlite_url: str) -> None:
     """After a fork only one thread is left."""
     inbox = Inbox(sqlite_url, lease_seconds=30)
-    with inbox.group_commit():
+    with inbox.deliveries.group_commit():
         child = os.fork()
         if child == 0:
-            os._exit(len(inbox._database.siblings))  # noqa: SLF001 - no other way
+            os._exit(len(inbox._store.database.siblings))  # noqa: SLF001 - no other way
 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
@@ -568,14 +588,16 @@ def test_known_event_among_new_ones_is_told_from_them(sqlite_url: str) -> None:
     One of the new ones comes twice.
     """
     inbox = Inbox(sqlite_url, lease_seconds=30)
-    inbox.accept(numbered(1))
+    inbox.deliveries.record_and_claim(numbered(1))
     arrived = [0, 1, 2, 2, 3]
 
-    accepted = together(inbox, *[partial(inbox.accept, numbered(each)) for each in arrived])
+    accepted = together(
+        inbox, *[partial(inbox.deliveries.record_and_claim, numbered(each)) for each in arrived]
+    )
 
     assert [each.claim is not None for each in accepted] == [True, False, True, False, True]
     assert [each.state for each in accepted] == ["running"] * 5
-    deliveries = {event.id: event.deliveries for event in inbox.latest(10)}
+    deliveries = {event.id: event.deliveries for event in inbox.administration.latest(10)}
     assert deliveries == {"evt_0": 1, "evt_1": 2, "evt_2": 2, "evt_3": 1}
     inbox.close()
 
@@ -583,10 +605,10 @@ def test_known_event_among_new_ones_is_told_from_them(sqlite_url: str) -> None:
 def test_many_of_which_one_is_known_are_one_transaction(sqlite_url: str) -> None:
     """Redeliveries in a burst do not make a commit of each event beside them."""
     inbox = Inbox(sqlite_url, lease_seconds=30)
-    inbox.record(numbered(1))
+    inbox.deliveries.enqueue(numbered(1))
     said = trace(inbox)
 
-    together(inbox, *[partial(inbox.record, numbered(each)) for each in range(3)])
+    together(inbox, *[partial(inbox.deliveries.enqueue, numbered(each)) for each in range(3)])
 
     assert words(said)[-5:] == ["BEGIN", "INSERT", "INSERT", "INSERT", "COMMIT"]
     inbox.close()
@@ -596,20 +618,22 @@ def test_what_is_said_of_many_is_what_is_said_of_one(sqlite_url: str) -> None:
     """An event that is recorded with others is answered as one that is recorded alone."""
     inbox = Inbox(sqlite_url, lease_seconds=30)
     events = [replace(numbered(each), context="acct_1", body=b"{%d}" % each) for each in range(6)]
-    alone = inbox.accept(events[0])
+    alone = inbox.deliveries.record_and_claim(events[0])
     assert alone.claim is not None
 
-    accepted = together(inbox, *[partial(inbox.accept, event) for event in events[1:4]])
-    recorded = together(inbox, *[partial(inbox.record, event) for event in events[4:]])
+    accepted = together(
+        inbox, *[partial(inbox.deliveries.record_and_claim, event) for event in events[1:4]]
+    )
+    recorded = together(inbox, *[partial(inbox.deliveries.enqueue, event) for event in events[4:]])
 
     for answer, event in zip(accepted, events[1:4], strict=True):
         claim = replace(alone.claim, event_id=event.id, body=event.body, token=answer.claim.token)
         assert answer == replace(alone, claim=claim)
-        found, first = inbox.find(event.id), inbox.find("evt_0")
+        found, first = inbox.administration.find(event.id), inbox.administration.find("evt_0")
         assert found is not None
         assert first is not None
         times = {"received_at", "due_at", "claimed_at", "lease_until"}
-        names = {*times, "id", "body", "claimed_by", "subject"}
+        names = {*times, "id", "body", "claimed_by", "concurrency_key"}
         assert {
             name for name, value in asdict(first).items() if asdict(found)[name] != value
         } <= names
@@ -621,46 +645,54 @@ def test_what_is_said_of_many_is_what_is_said_of_one(sqlite_url: str) -> None:
 def test_lost_claim_among_many_that_succeeded_is_told_from_them(sqlite_url: str) -> None:
     """Several are finished at once: who has lost the claim is told so, and nobody else."""
     inbox = Inbox(sqlite_url, lease_seconds=-1)
-    lost, first, second = (inbox.accept(numbered(each)).claim for each in range(3))
+    lost, first, second = (
+        inbox.deliveries.record_and_claim(numbered(each)).claim for each in range(3)
+    )
     assert lost is not None
     assert first is not None
     assert second is not None
     raw_sql.abandon(inbox)
-    taken = inbox.accept(numbered(0)).claim
+    taken = inbox.deliveries.record_and_claim(numbered(0)).claim
     assert taken is not None
 
-    finished = together(inbox, *[partial(inbox.finish, each) for each in (first, lost, second)])
+    finished = together(
+        inbox, *[partial(inbox.claims.finish, each) for each in (first, lost, second)]
+    )
 
     assert finished == [True, False, True]
-    assert together(inbox, partial(inbox.finish, first)) == [True]  # its answer may have been lost
-    states = {event.id: (event.state, event.outcome) for event in inbox.latest(10)}
+    assert together(inbox, partial(inbox.claims.finish, first)) == [
+        True
+    ]  # its answer may have been lost
+    states = {event.id: (event.state, event.outcome) for event in inbox.administration.latest(10)}
     done = ("done", "handled")
     assert states == {"evt_0": ("running", None), "evt_1": done, "evt_2": done}
-    assert together(inbox, partial(inbox.finish, taken)) == [True]
+    assert together(inbox, partial(inbox.claims.finish, taken)) == [True]
     inbox.close()
 
 
 def test_statements_of_all_kinds_are_written_together(sqlite_url: str) -> None:
     """What is recorded, finished and put aside at one time is one transaction."""
     inbox = Inbox(sqlite_url, lease_seconds=30)
-    claim = inbox.accept(numbered(0)).claim
+    claim = inbox.deliveries.record_and_claim(numbered(0)).claim
     assert claim is not None
     said = trace(inbox)
 
     together(
         inbox,
-        partial(inbox.accept, numbered(1)),
-        partial(inbox.finish, claim),
-        partial(inbox.accept, numbered(2)),
-        partial(inbox.record, numbered(3)),
-        partial(inbox.set_aside, numbered(4), "wrong_mode"),
+        partial(inbox.deliveries.record_and_claim, numbered(1)),
+        partial(inbox.claims.finish, claim),
+        partial(inbox.deliveries.record_and_claim, numbered(2)),
+        partial(inbox.deliveries.enqueue, numbered(3)),
+        partial(inbox.deliveries.record_skipped, numbered(4), Outcome.WRONG_MODE),
     )
 
     words = [each.split()[0] for each in said if not each.startswith("--")]
     begin, end = words.index("BEGIN"), words.index("COMMIT")
     # Both that were accepted are one of the three.
     assert sorted(words[begin + 1 : end]) == ["INSERT"] * 3 + ["UPDATE"]
-    states = {event.id: (event.state, event.deliveries) for event in inbox.latest(10)}
+    states = {
+        event.id: (event.state, event.deliveries) for event in inbox.administration.latest(10)
+    }
     running, pending, done = (("running", 1), ("pending", 1), ("done", 1))
     assert states == {
         "evt_0": ("done", 1),
@@ -676,10 +708,10 @@ def test_many_are_found_by_their_ids(sqlite_url: str) -> None:
     """Finishing several looks up each, and not all that are there."""
     inbox = Inbox(sqlite_url, lease_seconds=30)
     inbox.migrate()
-    many: Any = TOGETHER[FINISH].make(3)
-    sql = str(many.compile(inbox._database._get_engine()))  # noqa: SLF001 - to explain it
+    many: Any = FORMS[FINISH].make(3)
+    sql = str(many.compile(inbox._store.database._get_engine()))  # noqa: SLF001 - to explain it
 
-    with sqlite.driver.connect(inbox._database.file) as connection:  # noqa: SLF001 - to explain it
+    with sqlite.driver.connect(inbox._store.database.file) as connection:  # noqa: SLF001 - to explain it
         plan = connection.execute(f"EXPLAIN QUERY PLAN {sql}", ["x"] * 9).fetchall()
 
     assert ["USING INDEX sqlite_autoindex_events_1 (id=?)" in step[3] for step in plan] == [True]
@@ -719,7 +751,7 @@ def test_server_that_was_read_only_for_a_while_is_used_again(postgresql_url: str
 
     read_only("on")
     inbox.close()
-    with pytest.raises(Unavailable, match="not available"):
+    with pytest.raises(InboxUnavailable, match="not available"):
         inbox.check()
     with engine.connect() as connection:
         connection.exec_driver_sql("SET default_transaction_read_only = off")
@@ -733,11 +765,11 @@ def test_server_that_was_read_only_for_a_while_is_used_again(postgresql_url: str
 def test_error_that_quotes_the_row_is_told_without_it(postgresql_url: str) -> None:
     """PostgreSQL says which row a statement would have spoiled, and a row holds a body."""
     inbox = Inbox(postgresql_url, lease_seconds=30)
-    inbox.accept(replace(EVENT, context="acct_of_the_row"))
+    inbox.deliveries.record_and_claim(replace(EVENT, context="acct_of_the_row"))
     wrong = sa.text("UPDATE events SET state = 'wrong'")
 
-    with pytest.raises(Unavailable) as raised:
-        inbox._database.execute(wrong, {})  # noqa: SLF001 - no statement of the inbox fails so
+    with pytest.raises(InboxUnavailable) as raised:
+        inbox._store.database.execute(wrong, {})  # noqa: SLF001 - no statement of the inbox fails so
 
     assert "known_state" in raised.value.reason
     assert "acct_of_the_row" not in raised.value.reason
@@ -750,7 +782,7 @@ def test_options_of_the_url_are_kept(postgresql_url: str) -> None:
     inbox = Inbox(url.render_as_string(hide_password=False), lease_seconds=30)
     inbox.check()
 
-    base = inbox._database  # noqa: SLF001 - no other way
+    base = inbox._store.database  # noqa: SLF001 - no other way
     names = ("work_mem", "statement_timeout", "lock_timeout")
     shows = [sa.text(f"SHOW {name}") for name in names]
     assert [base.read(show, {})[0][0] for show in shows] == ["7MB", "30s", "1s"]
@@ -771,7 +803,7 @@ def test_lock_held_elsewhere_is_unavailable_and_then_well(sqlite_url: str, tmp_p
     writer = writer_of(inbox)
     writer._lock._timeout = 0.05  # noqa: SLF001 - to hold its turn
 
-    with other, pytest.raises(Unavailable) as raised:
+    with other, pytest.raises(InboxUnavailable) as raised:
         inbox.check()
     assert raised.value.reason == "inbox_locked"
     inbox.check()
@@ -781,7 +813,7 @@ def test_lock_held_elsewhere_is_unavailable_and_then_well(sqlite_url: str, tmp_p
 
 def test_close_of_an_unused_database_does_nothing(sqlite_url: str) -> None:
     """A command that never looked into the inbox can close it."""
-    base = Database(sqlite_url)
+    base = Database(sqlite_url, {})
     base.close()
 
     assert base.file is not None
@@ -791,18 +823,18 @@ def test_close_of_an_unused_database_does_nothing(sqlite_url: str) -> None:
 def test_connection_is_not_shared_across_a_fork(database_url: str) -> None:
     """A child of a process that used the inbox connects anew, and both go on."""
     inbox = Inbox(database_url, lease_seconds=30)
-    inbox.accept(EVENT)
-    parents = inbox._database._get_writer()  # noqa: SLF001 - the very connection is the point
+    inbox.deliveries.record_and_claim(EVENT)
+    parents = inbox._store.database._get_writer()  # noqa: SLF001 - the very connection is the point
 
     child = os.fork()
     if child == 0:
-        own = inbox._database._get_writer() is not parents  # noqa: SLF001 - to hold its turn
+        own = inbox._store.database._get_writer() is not parents  # noqa: SLF001 - to hold its turn
         inbox.check()
         gc.collect()
         os._exit(0 if own else 1)
 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert inbox._database._get_writer() is parents  # noqa: SLF001 - to hold its turn
+    assert inbox._store.database._get_writer() is parents  # noqa: SLF001 - to hold its turn
     inbox.check()
     inbox.close()
 
@@ -813,8 +845,8 @@ def test_errors_do_not_hold_what_was_written(sqlite_url: str) -> None:
     inbox.migrate()
     statement = sa.text("INSERT INTO events (id, body) VALUES ('evt_1', :body)")
 
-    with pytest.raises(Unavailable) as raised:
-        inbox._database.execute(statement, {"body": b"marker"})  # noqa: SLF001 - to hold its turn
+    with pytest.raises(InboxUnavailable) as raised:
+        inbox._store.database.execute(statement, {"body": b"marker"})  # noqa: SLF001 - to hold its turn
     assert "marker" not in str(raised.value.__cause__)
     assert "marker" not in raised.value.reason
     inbox.close()

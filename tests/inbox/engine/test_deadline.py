@@ -10,7 +10,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from app.errors import Unavailable
+from app.errors import InboxUnavailable
 from app.inbox import Inbox, NewEvent
 from app.inbox.engine import circuit_breaker, database, deadline, postgresql
 from app.inbox.engine.database import Database
@@ -46,7 +46,7 @@ def base(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """A database behind that path, that is asked again at once after an outage."""
     monkeypatch.setattr(circuit_breaker, "AWAY_SECONDS", 0.0)
     monkeypatch.setattr(deadline, "SECONDS", 30.0)  # however slow the machine is
-    base = Database(path.url)
+    base = Database(path.url, {})
     yield base
     path.open()
     base.close()
@@ -59,7 +59,7 @@ def dsn(path: Path) -> str:
 
 def reason(act: Callable[[], object]) -> str:
     """Return why the database is not available."""
-    with pytest.raises(Unavailable) as raised:
+    with pytest.raises(InboxUnavailable) as raised:
         act()
     return raised.value.reason
 
@@ -84,17 +84,17 @@ def test_statement_that_is_not_answered_is_given_up(
 
 def test_patient_statement_has_more_time_on_both_sides(postgresql_url: str) -> None:
     """A worker's claim may look at many events; once it has, its connection stays so."""
-    base = Database(postgresql_url)
+    base = Database(postgresql_url, {})
     show = sa.text("SHOW statement_timeout")
 
-    shown = [base.execute(show, {}, patient=patient) for patient in (False, True, True, False)]
+    shown = [base.execute(show, {}, slow_ok=slow_ok) for slow_ok in (False, True, True, False)]
     assert shown == [("1200ms",), ("5s",), ("5s",), ("5s",)]
     base.close()
 
 
 def test_answer_comes_from_the_server_where_there_is_one(postgresql_url: str) -> None:
     """Its own limit is the shorter one: it says what was wrong, and the connection is kept."""
-    base = Database(postgresql_url)
+    base = Database(postgresql_url, {})
     (backend,) = base.execute(BACKEND, {}) or ()
 
     said = reason(lambda: base.execute(sa.text("SELECT pg_sleep(60)"), {}))
@@ -282,8 +282,8 @@ def test_frozen_server_is_found_out_before_the_tables_are_made(
     inbox = Inbox(path.url, lease_seconds=30)
     path.swallow()
 
-    assert "ConnectionTimeout" in reason(lambda: inbox.record(EVENT))
-    assert "Away" in reason(inbox.paused)
+    assert "ConnectionTimeout" in reason(lambda: inbox.deliveries.enqueue(EVENT))
+    assert "CircuitOpen" in reason(inbox.administration.paused)
     path.open()
     inbox.close()
 
@@ -321,7 +321,7 @@ def test_connection_that_cannot_be_prepared_is_closed(
 ) -> None:
     """A server that refuses the setting is one that cannot be used, and nothing is left open."""
     monkeypatch.setattr(postgresql, "_COMMIT_SYNCHRONOUSLY", "SELECT set_config('wrong', 'on')")
-    base = Database(postgresql_url)
+    base = Database(postgresql_url, {})
 
     assert "set_config" in reason(lambda: base.execute(BACKEND, {}))
     assert "set_config" in reason(lambda: base.read(BACKEND, {}))

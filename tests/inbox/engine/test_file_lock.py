@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import Unavailable
+from app.errors import InboxUnavailable
 from app.inbox.engine.file_lock import FileLock
 from tests.support.waiting import wait_for
 
@@ -39,7 +39,7 @@ def test_lock_that_is_held_is_waited_for_and_then_given_up(tmp_path: Path) -> No
     """A delivery is answered 503 rather than kept for ever."""
     first = FileLock(tmp_path / "lock")
     second = FileLock(tmp_path / "lock", timeout=0.05)
-    with first, pytest.raises(Unavailable) as raised, second:
+    with first, pytest.raises(InboxUnavailable) as raised, second:
         pass
 
     assert raised.value.reason == "inbox_locked"
@@ -51,7 +51,7 @@ def test_lock_that_is_held_is_waited_for_and_then_given_up(tmp_path: Path) -> No
 
 def test_lock_that_cannot_be_opened_is_unavailable(tmp_path: Path) -> None:
     """A volume that cannot be written is 503 with its reason, not a fault of ours."""
-    with pytest.raises(Unavailable) as raised, FileLock(tmp_path / "no folder" / "lock"):
+    with pytest.raises(InboxUnavailable) as raised, FileLock(tmp_path / "no folder" / "lock"):
         pass
     assert "FileNotFoundError: No such file or directory" in raised.value.reason
 
@@ -68,7 +68,7 @@ def test_lock_whose_mode_cannot_be_set_is_unavailable(
     monkeypatch.setattr("app.inbox.engine.file_lock.make_private", refuse)
     path = tmp_path / "lock"
 
-    with pytest.raises(Unavailable) as raised, FileLock(path):
+    with pytest.raises(InboxUnavailable) as raised, FileLock(path):
         pass
 
     assert raised.value.reason == f"PermissionError: Operation not permitted: {path}"
@@ -87,7 +87,7 @@ def test_processes_exclude_each_other_until_one_is_killed(tmp_path: Path) -> Non
     waiting = FileLock(path, timeout=0.05)
     try:
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(Unavailable), waiting:
+        with pytest.raises(InboxUnavailable), waiting:
             pass
     finally:
         holder.kill()
@@ -118,7 +118,7 @@ def test_lock_of_a_removed_file_is_none(tmp_path: Path) -> None:
         pass
     path.unlink()
     first._timeout = 0.05  # noqa: SLF001 - so that it does not wait for long
-    with second, pytest.raises(Unavailable), first:
+    with second, pytest.raises(InboxUnavailable), first:
         pass
     with first:
         first.write(b"note")
@@ -140,7 +140,7 @@ def test_lock_whose_folder_cannot_be_searched_is_not_kept(tmp_path: Path) -> Non
     folder.rename(moved)
     folder.touch()
 
-    with pytest.raises(Unavailable) as raised, first:
+    with pytest.raises(InboxUnavailable) as raised, first:
         pass
 
     assert "NotADirectoryError" in raised.value.reason
@@ -158,7 +158,7 @@ def test_lock_whose_file_is_removed_while_it_is_waited_for(tmp_path: Path) -> No
     def wait() -> bool:
         with waiting:
             holds.set()
-            with pytest.raises(Unavailable), third:
+            with pytest.raises(InboxUnavailable), third:
                 pass
         return True
 

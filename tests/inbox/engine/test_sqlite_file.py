@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from app.errors import Unavailable
+from app.errors import InboxUnavailable
 from app.inbox import Inbox, NewEvent
 from app.inbox.engine import file_lock, sqlite
 from app.inbox.engine import sqlite_file as inbox_file
@@ -38,8 +38,8 @@ def path(sqlite_url: str) -> Path:
 def inbox(sqlite_url: str) -> Iterator[Inbox]:
     """An inbox that has been written to and read."""
     inbox = Inbox(sqlite_url, lease_seconds=30)
-    inbox.accept(EVENT)
-    inbox.latest(1)
+    inbox.deliveries.record_and_claim(EVENT)
+    inbox.administration.latest(1)
     yield inbox
     inbox.close()
 
@@ -56,20 +56,20 @@ def test_reading_changes_over_too(inbox: Inbox, path: Path) -> None:
     """A read says once that the file was replaced, and the next one reads the new file."""
     replace(path)
 
-    with pytest.raises(Unavailable) as raised:
-        inbox.latest(1)
+    with pytest.raises(InboxUnavailable) as raised:
+        inbox.administration.latest(1)
     assert raised.value.reason == "inbox_file_replaced"
-    assert [event.id for event in inbox.latest(1)] == ["evt_1"]
+    assert [event.id for event in inbox.administration.latest(1)] == ["evt_1"]
 
 
 def test_idle_connection_to_an_old_file_costs_no_other_answer(inbox: Inbox, path: Path) -> None:
     """When the writing connection has noticed the change, the reading ones are replaced quietly."""
     replace(path)
-    with pytest.raises(Unavailable):
+    with pytest.raises(InboxUnavailable):
         inbox.check()
     inbox.check()
 
-    assert [event.id for event in inbox.latest(1)] == ["evt_1"]
+    assert [event.id for event in inbox.administration.latest(1)] == ["evt_1"]
 
 
 def test_file_that_is_removed_during_a_transaction(
@@ -84,7 +84,7 @@ def test_file_that_is_removed_during_a_transaction(
 
     with monkeypatch.context() as moment:
         moment.setattr(sqlite.SqliteWriter, "_prepare", remove)
-        with pytest.raises(Unavailable) as raised:
+        with pytest.raises(InboxUnavailable) as raised:
             inbox.check()
 
     assert raised.value.reason == "inbox_file_missing"
@@ -103,7 +103,7 @@ def test_file_that_is_replaced_while_it_is_opened(
         return connect(*arguments, **named)
 
     monkeypatch.setattr(inbox_file.driver, "connect", late)
-    with pytest.raises(Unavailable) as raised:
+    with pytest.raises(InboxUnavailable) as raised:
         inbox.check()
 
     assert raised.value.reason == "inbox_file_replaced"
@@ -112,23 +112,25 @@ def test_file_that_is_replaced_while_it_is_opened(
 
 def test_log_that_cannot_be_saved_now_is_saved_later(inbox: Inbox, path: Path) -> None:
     """While another connection still reads an older state, no new log is begun."""
-    connections = inbox._database._file._connections  # type: ignore[union-attr]  # noqa: SLF001 - no other way
+    connections = inbox._store.database._file._connections  # type: ignore[union-attr]  # noqa: SLF001 - no other way
     reading = next(each for each in connections if each is not writer_of(inbox)._connect())  # noqa: SLF001 - no other way
     reading.execute(f"PRAGMA busy_timeout = {sqlite.BUSY_TIMEOUT_MS}")
     reading.execute("BEGIN")
     assert reading.execute("SELECT count(*) FROM events").fetchone() == (1,)
-    inbox.accept(NewEvent("evt_2", "v1.a", livemode=False, context=None, body=b"{}"))
+    inbox.deliveries.record_and_claim(
+        NewEvent("evt_2", "v1.a", livemode=False, context=None, body=b"{}")
+    )
     writer_of(inbox)._connect().execute("PRAGMA busy_timeout = 10")  # noqa: SLF001 - no other way
 
     Path(f"{path}-wal").unlink()
     for _ in range(3):
-        with pytest.raises(Unavailable) as raised:
+        with pytest.raises(InboxUnavailable) as raised:
             inbox.check()
         assert raised.value.reason == "inbox_log_missing"
     reading.execute("COMMIT")
     inbox.check()
 
-    assert {event.id for event in inbox.latest(10)} == {"evt_1", "evt_2"}
+    assert {event.id for event in inbox.administration.latest(10)} == {"evt_1", "evt_2"}
 
 
 def test_removed_index_is_waited_for_until_a_restart(inbox: Inbox, path: Path) -> None:
@@ -136,11 +138,11 @@ def test_removed_index_is_waited_for_until_a_restart(inbox: Inbox, path: Path) -
     Path(f"{path}-shm").unlink()
 
     for _ in range(3):
-        with pytest.raises(Unavailable) as raised:
+        with pytest.raises(InboxUnavailable) as raised:
             inbox.check()
         assert raised.value.reason == "inbox_index_missing"
-        with pytest.raises(Unavailable):
-            inbox.latest(1)
+        with pytest.raises(InboxUnavailable):
+            inbox.administration.latest(1)
 
 
 def test_file_that_was_replaced_between_two_connections(inbox: Inbox, path: Path) -> None:
@@ -148,7 +150,7 @@ def test_file_that_was_replaced_between_two_connections(inbox: Inbox, path: Path
     inbox.close()
     replace(path)
 
-    with pytest.raises(Unavailable) as raised:
+    with pytest.raises(InboxUnavailable) as raised:
         inbox.check()
     assert raised.value.reason == "inbox_file_replaced"
     inbox.check()
@@ -160,7 +162,7 @@ def test_file_that_was_removed_between_two_connections(inbox: Inbox, path: Path)
     path.unlink()
 
     for _ in range(2):
-        with pytest.raises(Unavailable) as raised:
+        with pytest.raises(InboxUnavailable) as raised:
             inbox.check()
         assert raised.value.reason == "inbox_file_missing"
     assert not path.exists()
@@ -177,7 +179,7 @@ def test_folder_that_cannot_be_searched_closes_no_connection(
 
     with monkeypatch.context() as closed:  # root can search every folder
         closed.setattr(SqliteFile, "look", refuse)
-        with pytest.raises(Unavailable) as raised:
+        with pytest.raises(InboxUnavailable) as raised:
             inbox.check()
     assert raised.value.reason == "PermissionError: [Errno 13] Permission denied"
     assert connection.execute("SELECT 1").fetchone() == (1,)
@@ -228,16 +230,16 @@ def test_path_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "first" / "data").touch()
     (tmp_path / "second" / "data").touch()
     inbox = Inbox(f"sqlite:///{link}", lease_seconds=30)
-    inbox.accept(EVENT)
+    inbox.deliveries.record_and_claim(EVENT)
 
     moved = tmp_path / "moved"
     moved.symlink_to(tmp_path / "second" / "data")
     moved.replace(link)
-    with pytest.raises(Unavailable):
+    with pytest.raises(InboxUnavailable):
         inbox.check()
     inbox.check()
 
-    assert inbox.latest(10) == []
+    assert inbox.administration.latest(10) == []
     assert list((tmp_path / "first").glob("data-wal*")) == [tmp_path / "first" / "data-wal"]
     inbox.close()
 
@@ -249,8 +251,8 @@ from app.inbox import Inbox
 
 inbox = Inbox(sys.argv[1], lease_seconds=30)
 inbox.check()
-inbox.latest(1)
-writer = inbox._database._get_writer()
+inbox.administration.latest(1)
+writer = inbox._store.database._get_writer()
 with writer._lock:
     if os.fork() == 0:
         print(os.getpid(), flush=True)
@@ -281,8 +283,9 @@ import os, signal, sys, time
 from app.inbox import Inbox, NewEvent
 
 inbox = Inbox(sys.argv[1], lease_seconds=30)
-inbox.accept(NewEvent("evt_1", "v1.a", livemode=False, context=None, body=b"{}"))
-inbox.latest(1)
+event = NewEvent("evt_1", "v1.a", livemode=False, context=None, body=b"{}")
+inbox.deliveries.record_and_claim(event)
+inbox.administration.latest(1)
 parent = os.getpid()
 if os.fork() == 0:
     print(os.getpid(), flush=True)
@@ -352,17 +355,18 @@ def list_open(pid: int) -> list[str]:
 ABANDON = """
 import sys
 from pathlib import Path
-from app.errors import Unavailable
+from app.errors import InboxUnavailable
 from app.inbox import Inbox, NewEvent
 
 inbox = Inbox(sys.argv[1], lease_seconds=30)
-inbox.accept(NewEvent("evt_1", "v1.a", livemode=False, context=None, body=b"{}"))
-inbox.latest(1)
-path = inbox._database.file
+event = NewEvent("evt_1", "v1.a", livemode=False, context=None, body=b"{}")
+inbox.deliveries.record_and_claim(event)
+inbox.administration.latest(1)
+path = inbox._store.database.file
 away = path.rename(path.with_name("away"))
 try:
     inbox.check()
-except Unavailable:
+except InboxUnavailable:
     pass
 away.rename(path)  # where SQLite itself would close, and remove the log
 Path(f"{path}-wal").rename(path.with_name("old"))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from app.inbox import Inbox, NewEvent
+from app.inbox import Inbox, NewEvent, Outcome
 from tests.support import raw_sql
 from tests.support.services import Postgresql
 
@@ -38,7 +38,7 @@ def inbox(make_inbox: Callable[[str], Inbox], database_url: str) -> Inbox:
 
 def put(inbox: Inbox, url: str, event_id: str, changes: str) -> None:
     """Put an event in, and change its row by hand."""
-    inbox.set_aside(replace(EVENT, id=event_id), "wrong_mode")
+    inbox.deliveries.record_skipped(replace(EVENT, id=event_id), Outcome.WRONG_MODE)
     raw_sql.execute(
         url,
         f"UPDATE events SET {changes} WHERE id = '{event_id}'",  # noqa: S608 - the tests' own words
@@ -47,7 +47,7 @@ def put(inbox: Inbox, url: str, event_id: str, changes: str) -> None:
 
 def test_empty_inbox(inbox: Inbox) -> None:
     """Nothing waits, nothing is dead, nobody ran anything."""
-    report = inbox.report()
+    report = inbox.administration.report()
     assert (report.waiting, report.oldest, report.overdue) == (0, 0.0, 0.0)
     assert (report.dead, report.hosts) == (0, ())
 
@@ -62,7 +62,7 @@ def test_what_waits(inbox: Inbox, database_url: str) -> None:
     put(inbox, database_url, "evt_4", "state = 'running', lease_until = due_at + 600")
     put(inbox, database_url, "evt_5", "state = 'done'")
 
-    report = inbox.report()
+    report = inbox.administration.report()
 
     assert report.waiting == 3
     assert 2 * HOUR <= report.oldest < 3 * HOUR
@@ -74,7 +74,7 @@ def test_dead_are_counted(inbox: Inbox, database_url: str) -> None:
     for event_id in ("evt_1", "evt_2"):
         put(inbox, database_url, event_id, "state = 'dead'")
     put(inbox, database_url, "evt_3", "state = 'done'")
-    assert inbox.report().dead == 2
+    assert inbox.administration.report().dead == 2
 
 
 def ran(inbox: Inbox, url: str, host: str, *hours_ago: float) -> None:
@@ -106,7 +106,7 @@ def test_hosts_in_turns_are_suspected(
     inbox = make_inbox(sqlite_url)
     for host, hours in runs.items():
         ran(inbox, sqlite_url, host, *hours)
-    assert inbox.report().hosts == suspects
+    assert inbox.administration.report().hosts == suspects
 
 
 def test_many_hosts_are_right_on_postgresql(
@@ -116,7 +116,7 @@ def test_many_hosts_are_right_on_postgresql(
     inbox = make_inbox(postgresql_url)
     ran(inbox, postgresql_url, "a", 5, 1)
     ran(inbox, postgresql_url, "b", 3)
-    assert inbox.report().hosts == ()
+    assert inbox.administration.report().hosts == ()
 
 
 def test_commits_that_can_be_lost(
@@ -124,9 +124,9 @@ def test_commits_that_can_be_lost(
 ) -> None:
     """A PostgreSQL that never waits for its disk is told by the setting's name."""
     own_postgresql.set("fsync", "on")
-    assert make_inbox(own_postgresql.url).report().not_durable == ()
+    assert make_inbox(own_postgresql.url).administration.report().not_durable == ()
     own_postgresql.set("fsync", "off")
-    assert make_inbox(own_postgresql.url).report().not_durable == ("fsync",)
+    assert make_inbox(own_postgresql.url).administration.report().not_durable == ("fsync",)
 
 
 @pytest.mark.parametrize(
@@ -141,11 +141,11 @@ def test_commits_are_synchronous_whatever_the_default(
     raw_sql.execute(postgresql_url, f"ALTER DATABASE {database} SET synchronous_commit = {default}")
     inbox = make_inbox(postgresql_url)
     inbox.check()
-    base = inbox._database  # noqa: SLF001 - no other way
+    base = inbox._store.database  # noqa: SLF001 - no other way
     show = sa.text("SELECT current_setting('synchronous_commit')")
 
     assert base.execute(show, {}) == (used,)
     assert base.read(show, {})[0][0] == used
     with base.migration() as connection:
         assert connection.execute(show).scalar_one() == used
-    assert inbox.report().not_durable == ()
+    assert inbox.administration.report().not_durable == ()

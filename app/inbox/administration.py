@@ -1,0 +1,98 @@
+"""What a person asks of the inbox, by a command or a page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.inbox.engine import deadline
+from app.inbox.models import Attempt, Event, Note
+from app.inbox.sql import administration as statements
+from app.inbox.sql import report
+from app.inbox.sql.filters import EventFilter
+from app.inbox.store import Store
+from app.states import State
+
+
+class Administration:
+    """Shows events, has them run again, and pauses the workers."""
+
+    def __init__(self, store: Store) -> None:
+        """Take the ``store`` of the events."""
+        self._store = store
+
+    def find(self, event_id: str) -> Event | None:
+        """Return the event of that id, if the inbox has it."""
+        rows = self._store.read(statements.FIND, event_id=event_id)
+        return Event.of(rows[0]) if rows else None
+
+    def select(self, wanted: EventFilter, limit: int, *, oldest_first: bool = False) -> list[Event]:
+        """Return up to ``limit`` events that match, by their time of receipt."""
+        rows = self._store.read(wanted.select(oldest_first=oldest_first), limit=limit)
+        return [Event.of(row) for row in rows]
+
+    def latest(self, limit: int) -> list[Event]:
+        """Return the ``limit`` events that were received last, the latest first."""
+        return self.select(EventFilter(), limit)
+
+    def count(self, wanted: EventFilter) -> int:
+        """Return how many events match."""
+        return int(self._store.read(wanted.count())[0][0])
+
+    def attempts(self, event_id: str) -> list[Attempt]:
+        """Return the attempts of the event that have ended, the first one first."""
+        event = self.find(event_id)
+        rows = self._store.read(statements.ATTEMPTS, event_id=event_id)
+        attempts = [Attempt(*tuple(row)) for row in rows]
+        latest = _latest_attempt(event) if event else None
+        # The next attempt may have begun between the two reads.
+        if latest and latest.attempt not in {each.attempt for each in attempts}:
+            attempts.append(latest)
+        return attempts
+
+    def retries(self, event_id: str) -> list[Note]:
+        """Return the retries that people asked for, the first one first."""
+        rows = self._store.read(statements.RETRIES, event_id=event_id)
+        return [Note(*tuple(row)) for row in rows]
+
+    def note_retry(self, event_id: str, *, by: str, why: str | None, again: bool = False) -> bool:
+        """Record that a person has the event run again. False when it cannot be run."""
+        names: dict[str, Any] = {"event_id": event_id, "by": by, "why": why, "again": again}
+        return self._store.write(statements.NOTE_RETRY, durable=True, **names) is not None
+
+    def reopen(self, event_id: str, *, again: bool = False) -> bool:
+        """Make the event due for the workers now. False when it runs, or is done."""
+        return self._store.write(statements.REOPEN, event_id=event_id, again=again) is not None
+
+    def pause(self, *, by: str, why: str | None) -> bool:
+        """Let no worker claim an event until ``resume``. False when workers are paused already."""
+        return self._store.write(statements.PAUSE, durable=True, by=by, why=why) is not None
+
+    def resume(self) -> bool:
+        """Let the workers claim again. False when they are not paused."""
+        return self._store.write(statements.RESUME, durable=True) is not None
+
+    def paused(self) -> Note | None:
+        """Return by whom and why the workers were paused, if they are paused."""
+        # A health check waits for this.
+        rows = self._store.read(statements.PAUSED, seconds=deadline.SECONDS)
+        return Note(*tuple(rows[0])) if rows else None
+
+    def report(self) -> report.Report:
+        """Return what waits, what is dead, and what looks wrong."""
+        return report.make(self._store.read, on_sqlite=self._store.database.file is not None)
+
+
+def _latest_attempt(event: Event) -> Attempt | None:
+    """Return the attempt that the event's own row holds, if it has ended."""
+    if event.state == State.RUNNING or event.claimed_at is None:
+        return None
+    return Attempt(
+        event_id=event.id,
+        attempt=event.attempt,
+        claimed_by=event.claimed_by,
+        started_at=event.claimed_at,
+        ended_at=event.settled_at or event.claimed_at,
+        outcome=event.outcome or "unknown",
+        reason=event.reason,
+        traceback=event.traceback,
+    )

@@ -1,0 +1,136 @@
+"""Claims: taking an event, renewing its lease, and settling it with a result."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.inbox.models import Claim, Failure
+from app.inbox.sql import claims, settling
+from app.inbox.store import Store
+from app.states import Outcome, State
+
+
+class Claims:
+    """What workers, runners and leases ask of the inbox.
+
+    A method that settles returns False when another attempt has taken the event.
+    """
+
+    def __init__(self, store: Store) -> None:
+        """Take the ``store`` of the events."""
+        self._store = store
+
+    def listen(self, act: Callable[[], object], stopping: threading.Event) -> None:
+        """Call ``act`` at each notification of another process, until ``stopping``.
+
+        Returns at once on SQLite, which has no notifications.
+        """
+        if self._store.database.file is None:
+            self._store.database.listen("events_due", act, stopping)
+
+    def claim_due(self, *, livemode: bool) -> Claim | None:
+        """Claim the event of this mode that has been due for longest and whose key is free."""
+        return self._claim(claims.CLAIM_DUE, livemode=livemode)
+
+    def claim_orphan(self, *, livemode: bool) -> Claim | None:
+        """Claim an orphan of this mode."""
+        return self._claim(
+            claims.CLAIM_ORPHAN, livemode=livemode, max_crashes=self._store.max_crashes
+        )
+
+    def claim_one(self, event_id: str, *, again: bool = False) -> Claim | None:
+        """Claim this event unless it runs. An event that is done is claimed only ``again``."""
+        return self._claim(claims.CLAIM_ONE, event_id=event_id, again=again)
+
+    def claim_unfinished(self, event_id: str, *, livemode: bool) -> Claim | None:
+        """Claim a backfilled event that is not settled yet."""
+        return self._claim(
+            claims.CLAIM_UNFINISHED,
+            event_id=event_id,
+            livemode=livemode,
+            max_crashes=self._store.max_crashes,
+        )
+
+    def _claim(self, statement: sa.Executable, **parameters: Any) -> Claim | None:
+        found = self._store.claim(statement, **parameters)
+        return found.claim if found else None
+
+    def mark_poison_dead(self) -> dict[str, object] | None:
+        """Mark one orphan dead that ended too many processes. Returns its fields for the log."""
+        row = self._store.write(
+            claims.MARK_POISON_DEAD, slow_ok=True, max_crashes=self._store.max_crashes
+        )
+        if row is None:
+            return None
+        names = zip(("event_id", "event_type", "attempt", "context"), row, strict=True)
+        return {name: value for name, value in names if value is not None}
+
+    def renew(self, claim: Claim) -> bool:
+        """Renew the lease. False when the event has another claim."""
+        return self._settles(settling.RENEW, claim, lease_seconds=self._store.lease_seconds)
+
+    def renew_all(self, claims: list[Claim]) -> None:
+        """Renew the leases of these ``claims`` in one statement.
+
+        It skips locked rows and lost claims.
+        """
+        names: dict[str, Any] = {}
+        for number, each in enumerate(claims):
+            names |= {f"event_id_{number}": each.event_id, f"token_{number}": each.token}
+        renew = settling.renew_many(len(claims))
+        self._store.write(renew, lease_seconds=self._store.lease_seconds, **names)
+
+    def finish(self, claim: Claim) -> bool:
+        """Record that the callback succeeded."""
+        return self._settles(settling.FINISH, claim)
+
+    def fail(self, claim: Claim, failure: Failure) -> bool:
+        """Make the event pending again, after its ``failure.delay``."""
+        return self._settle(claim, State.PENDING, Outcome.FAILED, failure)
+
+    def release(self, claim: Claim, delay: float) -> bool:
+        """Give the claim back, to be taken after ``delay`` seconds. No attempt is used up."""
+        failure = Failure("the process was stopped", delay=delay)
+        return self._settle(claim, State.PENDING, Outcome.RELEASED, failure)
+
+    def mark_dead(self, claim: Claim, outcome: str, failure: Failure) -> bool:
+        """Make the event dead: it needs a person."""
+        # Durable, as for a skipped event: Stripe is answered 2xx, and no callback succeeded. So
+        # this row is all that there is.
+        return self._settle(claim, State.DEAD, outcome, failure, durable=True)
+
+    def _settle(
+        self,
+        claim: Claim,
+        state: State,
+        outcome: str,
+        failure: Failure,
+        *,
+        durable: bool = False,
+    ) -> bool:
+        used = failure.attempts_used
+        return self._settles(
+            settling.SETTLE,
+            claim,
+            durable=durable,
+            state=state.value,
+            outcome=str(outcome),
+            reason=failure.reason,
+            traceback=failure.traceback,
+            delay=failure.delay,
+            attempts_used=claim.attempts_used if used is None else used,
+        )
+
+    def _settles(
+        self, statement: sa.Executable, claim: Claim, *, durable: bool = False, **values: Any
+    ) -> bool:
+        names: dict[str, Any] = {
+            "event_id": claim.event_id,
+            "claim": claim.attempt,
+            "token": claim.token,
+        }
+        return self._store.write(statement, durable=durable, **names, **values) is not None

@@ -1,0 +1,78 @@
+"""Recording deliveries: what the receiver asks of the inbox."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager
+
+from app.inbox.models import Accepted, NewEvent
+from app.inbox.sql import deliveries as statements
+from app.inbox.sql.administration import PROBE
+from app.inbox.store import Store, accepted, values_of
+from app.states import Outcome
+
+#: Seconds between two notifications to the workers of other processes.
+NOTIFY_SECONDS = 0.05
+
+
+class Deliveries:
+    """Records each delivery in one statement, together with what is decided about its event."""
+
+    def __init__(self, store: Store) -> None:
+        """Take the ``store`` of the events."""
+        self._store = store
+        self._notified_at = 0.0
+
+    def group_commit(self) -> AbstractContextManager[None]:
+        """Return a block whose writes may be committed together with those of other threads.
+
+        For a thread that is about to write, on SQLite: the others wait a moment for it.
+        """
+        return self._store.group_commit()
+
+    def record_and_claim(self, event: NewEvent) -> Accepted:
+        """Record one delivery of ``event``, and claim the event if it may run now.
+
+        It may when it is new, pending, or an orphan. Of any number of simultaneous deliveries one
+        gets the claim.
+        """
+        found = self._store.claim(
+            statements.RECORD_AND_CLAIM,
+            slow_ok=False,
+            **values_of(event),
+            max_crashes=self._store.max_crashes,
+        )
+        assert found is not None  # noqa: S101 - an upsert without a WHERE always returns its row
+        if found.outcome == Outcome.CRASHED:  # this statement may have marked it dead
+            self._store.write(PROBE, durable=True)
+        return found
+
+    def enqueue(self, event: NewEvent) -> Accepted:
+        """Record one delivery of ``event``, for a worker to run it.
+
+        When this returns, the event is on the disk. An event that is there keeps its state.
+        """
+        return accepted(self._store.write(statements.ENQUEUE, durable=True, **values_of(event)))
+
+    def record_skipped(self, event: NewEvent, outcome: Outcome) -> Accepted:
+        """Record one delivery of an event that is not to be run, and the ``outcome`` that says why.
+
+        An event that is there keeps its state. ``record_and_claim`` runs a skipped event when it
+        is delivered again.
+        """
+        row = self._store.write(
+            statements.RECORD_SKIPPED, durable=True, **values_of(event), outcome=outcome.value
+        )
+        return accepted(row)
+
+    def notify(self) -> None:
+        """Notify the workers of other processes that an event is due, where the database can.
+
+        At most once in ``NOTIFY_SECONDS``: workers poll as well.
+        """
+        if (
+            self._store.database.file is None
+            and time.monotonic() > self._notified_at + NOTIFY_SECONDS
+        ):
+            self._notified_at = time.monotonic()
+            self._store.write(statements.NOTIFY)

@@ -1,0 +1,154 @@
+"""What the inbox is given and what it returns. Times are seconds since the epoch, UTC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.inbox.sql.rescue import grace_seconds
+from app.runtime.clocks import since_boot
+from app.states import State
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """The event of a delivery. ``body`` is the raw bytes, as they were signed."""
+
+    id: str
+    type: str
+    livemode: bool
+    context: str | None
+    body: bytes
+    concurrency_key: str = ""
+    """Two events with one key never run at the same time. Empty: no other event has the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to run one event now. It ends with its lease unless the lease is renewed.
+
+    ``attempt`` counts the claims of this event from 1. No other claim has the ``token``. With both
+    the inbox tells this claim from earlier ones, and from one that a restored backup forgot.
+    """
+
+    event_id: str
+    attempt: int
+    type: str
+    body: bytes
+    token: str
+    attempts_used: float = 0.0
+    """How many attempts of the retry policy are used up."""
+    context: str | None = None
+    asked_at: float = field(default_factory=since_boot, compare=False)
+    """When it was asked for, by ``since_boot``. Its lease began later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A running event whose lease ran out by the database's clock.
+
+    ``seconds`` is for how long live processes have seen this lease unrenewed.
+    """
+
+    event_id: str
+    attempt: int
+    token: str
+    lease_until: float
+    lease_seconds: float | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The event of a delivery as it is now, with a claim if the delivery is to run it."""
+
+    state: str
+    outcome: str | None
+    attempt: int
+    claim: Claim | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of the inbox. A newer version can have stored an outcome that is unknown here."""
+
+    id: str
+    type: str
+    livemode: bool
+    context: str | None
+    body: bytes
+    state: str
+    outcome: str | None
+    reason: str | None
+    attempt: int
+    deliveries: int
+    claimed_by: str | None
+    received_at: float
+    due_at: float
+    lease_until: float | None
+    settled_at: float | None
+    concurrency_key: str
+    locked_key: str | None
+    """The concurrency key while the event holds it."""
+    claimed_at: float | None
+    traceback: str | None
+    attempts_used: float
+    crashes: int
+    source: str
+    """``delivery`` or ``reconcile``."""
+    lease_seconds: float | None
+    suspected_lease: float | None
+    suspected_seconds: float
+
+    @classmethod
+    def of(cls, row: sa.Row[Any]) -> Event:
+        """Return the event of a row of the table."""
+        return cls(*tuple(row))
+
+    @property
+    def is_orphan(self) -> bool:
+        """True if its process is dead or no longer renews its lease: it can be run again."""
+        return (
+            self.state == State.RUNNING
+            and self.suspected_lease == self.lease_until
+            and self.suspected_seconds >= grace_seconds(self.lease_seconds)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt that has ended. ``traceback`` holds no local variables."""
+
+    event_id: str
+    attempt: int
+    claimed_by: str | None
+    started_at: float
+    ended_at: float
+    outcome: str
+    reason: str | None
+    traceback: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """An action of a person: its time, the person's name, and the reason."""
+
+    at: float
+    by: str
+    why: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt failed, and when the next one is due.
+
+    ``delay`` is in seconds. ``attempts_used`` is how many attempts of the retry policy are used up
+    now; None leaves the number as it is.
+    """
+
+    reason: str
+    traceback: str | None = None
+    delay: float = 0.0
+    attempts_used: float | None = None

@@ -1,0 +1,68 @@
+"""What the reconciler asks of the inbox: known events, backfill, watermarks, leadership."""
+
+from __future__ import annotations
+
+from app.inbox.models import NewEvent
+from app.inbox.sql import reconcile
+from app.inbox.store import Store, values_of
+
+
+class Reconciliation:
+    """Records events that no delivery brought, and how far Stripe's list was read."""
+
+    def __init__(self, store: Store) -> None:
+        """Take the ``store`` of the events."""
+        self._store = store
+
+    def known(self, event_ids: list[str]) -> set[str]:
+        """Return which of these events the inbox has."""
+        return {row[0] for row in self._store.read(reconcile.KNOWN, ids=event_ids)}
+
+    def backfill(
+        self, event: NewEvent, *, skipped: bool = False, backdate_seconds: float = 0.0
+    ) -> bool:
+        """Record an event that no delivery brought. False when the inbox has it already.
+
+        The event is pending, or ``skipped`` as one of the other mode. It is due since
+        ``backdate_seconds``, which keeps many events in their order: the clock of a database is
+        too coarse for that. When this returns, the event is on the disk.
+        """
+        statement = reconcile.BACKFILL_SKIPPED if skipped else reconcile.BACKFILL
+        row = self._store.write(
+            statement, durable=True, **values_of(event), backdate_seconds=backdate_seconds
+        )
+        return row is not None
+
+    def unfinished_ids(self, *, livemode: bool) -> list[str]:
+        """Return the backfilled events that are due and not settled, the first due first."""
+        names = {"livemode": livemode, "max_crashes": self._store.max_crashes}
+        return [row[0] for row in self._store.read(reconcile.UNFINISHED, **names)]
+
+    def watermarks(self, *, livemode: bool, context: str) -> dict[str, float]:
+        """Return up to when the events of each type are reconciled, for one account."""
+        rows = self._store.read(reconcile.WATERMARKS, livemode=livemode, context=context)
+        return {row.type: row.reached for row in rows}
+
+    def advance_watermark(
+        self, *, livemode: bool, context: str, type_: str, begin: float, end: float
+    ) -> bool:
+        """Record that a type was reconciled from ``begin`` to ``end``.
+
+        False when its watermark is later than ``end`` or earlier than ``begin``.
+        """
+        row = self._store.write(
+            reconcile.ADVANCE_WATERMARK,
+            livemode=livemode,
+            context=context,
+            type=type_,
+            reached=end,
+            begin=begin,
+        )
+        return row is not None
+
+    def acquire_leadership(self, name: str, leader_id: str, seconds: float) -> bool:
+        """Become or stay the leader for ``seconds``. False when another process is the leader."""
+        row = self._store.write(
+            reconcile.ACQUIRE_LEADERSHIP, name=name, leader_id=leader_id, seconds=seconds
+        )
+        return row is not None

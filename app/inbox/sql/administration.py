@@ -1,0 +1,67 @@
+"""The statements behind the commands of a person."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from app.inbox.sql.claims import retriable
+from app.inbox.sql.literals import word
+from app.inbox.sql.rescue import orphaned
+from app.inbox.sql.rows import ONE, ZERO
+from app.inbox.sql.schema import attempts, events, now, pauses, readiness, retries
+
+_this_event = events.c.id == sa.bindparam("event_id")
+
+#: Makes an event due for the workers now, as if it had never failed.
+REOPEN = (
+    sa.update(events)
+    .where(_this_event, retriable)
+    .values(state=word("pending"), due_at=now(), attempts_used=ZERO, crashes=ZERO)
+    .returning(events.c.id)
+)
+
+#: Records that a person has an event run again, if it may be run.
+NOTE_RETRY = (
+    sa.insert(retries)
+    .from_select(
+        ["event_id", "at", "by", "why"],
+        sa.select(
+            events.c.id,
+            now(),
+            sa.cast(sa.bindparam("by"), sa.Text),
+            sa.cast(sa.bindparam("why"), sa.Text),
+        ).where(_this_event, sa.or_(retriable, orphaned(events))),
+    )
+    .returning(retries.c.event_id)
+)
+
+PAUSE = (
+    insert(pauses)
+    .values(id=ONE, at=now(), by=sa.bindparam("by"), why=sa.bindparam("why"))
+    .on_conflict_do_nothing(index_elements=[pauses.c.id])
+    .returning(pauses.c.id)
+)
+RESUME = sa.delete(pauses).returning(pauses.c.id)
+PAUSED = sa.select(pauses.c.at, pauses.c.by, pauses.c.why)
+
+FIND = sa.select(events).where(_this_event)
+
+ATTEMPTS = (
+    sa.select(attempts)
+    .where(attempts.c.event_id == sa.bindparam("event_id"))
+    .order_by(attempts.c.attempt)
+)
+RETRIES = (
+    sa.select(retries.c.at, retries.c.by, retries.c.why)
+    .where(retries.c.event_id == sa.bindparam("event_id"))
+    .order_by(retries.c.id)
+)
+
+#: Writes one row, so that a full disk or a read-only replica is found.
+PROBE = (
+    insert(readiness)
+    .values(id=ONE, checked_at=now())
+    .on_conflict_do_update(index_elements=[readiness.c.id], set_={"checked_at": now()})
+    .returning(readiness.c.id)
+)

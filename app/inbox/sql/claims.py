@@ -1,0 +1,113 @@
+"""The statements that claim an event.
+
+A worker claims by conditions, a person and the reconciler by the event's id.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.inbox.sql.literals import word
+from app.inbox.sql.rescue import orphaned
+from app.inbox.sql.rows import ONE, ZERO, answer, crashes, is_poison, poisoned, reclaimed, rescuable
+from app.inbox.sql.schema import events, now, pauses
+
+_event = events.alias("candidate")
+_other = events.alias("other")
+
+
+def _one_of(selected: Any) -> sa.ColumnElement[bool]:
+    """True for the first event that is ``selected`` and not locked."""
+    # SQLite's dialect would put an offset of its own, as a parameter.
+    chosen = selected.limit(ONE).offset(ZERO).with_for_update(skip_locked=True).cte("chosen")
+    return events.c.id == sa.select(chosen.c.id).scalar_subquery()
+
+
+def _claim(*which: sa.ColumnElement[bool], **values: Any) -> sa.Executable:
+    return sa.update(events).where(*which).values(**reclaimed, **values).returning(*answer)
+
+
+#: Workers claim events of their process's mode, whose key the callbacks get, unless paused.
+_for_workers = sa.and_(
+    _event.c.livemode == sa.bindparam("livemode"),
+    ~sa.exists(sa.select(pauses.c.id)),
+)
+_is_due = sa.and_(_event.c.state == word("pending"), _event.c.due_at <= now())
+
+#: True if another event holds the concurrency key.
+_is_locked = sa.exists(
+    sa.select(_other.c.id).where(
+        _other.c.locked_key == _event.c.concurrency_key, _other.c.id != _event.c.id
+    )
+)
+#: True if another event of the same key is due before. It keeps two workers from choosing two
+#: events of one key at the same moment: both choose the first event, and one of them gets it.
+_has_elder = sa.exists(
+    sa.select(_other.c.id).where(
+        _other.c.state == word("pending"),
+        _other.c.concurrency_key == _event.c.concurrency_key,
+        _other.c.livemode == _event.c.livemode,
+        _other.c.due_at <= now(),
+        sa.tuple_(_other.c.due_at, _other.c.id) < sa.tuple_(_event.c.due_at, _event.c.id),
+    )
+)
+
+#: Claims the event that has been due for longest and whose concurrency key is free.
+CLAIM_DUE = _claim(
+    _one_of(
+        sa.select(_event.c.id)
+        .where(_is_due, ~_is_locked, ~_has_elder, _for_workers)
+        .order_by(_event.c.due_at, _event.c.id)
+    ),
+    locked_key=events.c.concurrency_key,
+)
+
+#: Claims an orphan.
+CLAIM_ORPHAN = _claim(
+    _one_of(
+        sa.select(_event.c.id)
+        .where(rescuable(_event), ~_is_locked, _for_workers)
+        .order_by(_event.c.lease_until)
+    ),
+    locked_key=events.c.concurrency_key,
+    crashes=events.c.crashes + ONE,
+)
+
+#: True for an event that a person can have run: if it is done, only ``again``.
+retriable = sa.or_(
+    events.c.state.in_([word("pending"), word("dead")]),
+    sa.and_(events.c.state == word("done"), sa.bindparam("again", type_=sa.Boolean)),
+)
+
+#: Claims one event by its id, for a person.
+CLAIM_ONE = _claim(
+    events.c.id == sa.bindparam("event_id"),
+    sa.or_(retriable, orphaned(events)),
+)
+
+#: True for a backfilled event that is due and not settled.
+unfinished = sa.and_(
+    events.c.source == word("reconcile"),
+    events.c.livemode == sa.bindparam("livemode"),
+    sa.or_(
+        sa.and_(events.c.state == word("pending"), events.c.due_at <= now()),
+        rescuable(events),
+    ),
+)
+
+#: Claims one backfilled event.
+CLAIM_UNFINISHED = _claim(
+    events.c.id == sa.bindparam("event_id"),
+    unfinished,
+    crashes=crashes,
+)
+
+#: Marks an orphan dead that ended too many processes.
+MARK_POISON_DEAD = (
+    sa.update(events)
+    .where(_one_of(sa.select(_event.c.id).where(is_poison(_event))))
+    .values(**poisoned, crashes=events.c.crashes + ONE)
+    .returning(events.c.id, events.c.type, events.c.attempt, events.c.context)
+)

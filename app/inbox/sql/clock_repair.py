@@ -1,0 +1,46 @@
+"""The repair of times after a step back of the database's clock."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from app.inbox.sql.literals import word
+from app.inbox.sql.schema import budgets, events, leaders, now
+
+CLOCK = sa.select(now())
+
+_delayed = events.c.outcome.in_([word("failed"), word("released")])
+
+#: Makes events due that a step back of the clock holds up: now, or after their delay from now.
+REPAIR_EVENTS = (
+    sa.update(events)
+    .where(
+        events.c.state == word("pending"),
+        events.c.due_at > now(),
+        sa.or_(
+            events.c.outcome.is_(None),
+            ~_delayed,
+            events.c.settled_at > now(),
+        ),
+    )
+    .values(
+        due_at=sa.case(
+            (_delayed, now() + (events.c.due_at - events.c.settled_at)),
+            else_=now(),
+        ),
+        settled_at=sa.case((events.c.settled_at > now(), now()), else_=events.c.settled_at),
+    )
+)
+
+#: Frees the slots of a rate limit that are taken for more than ``ahead`` seconds from now.
+REPAIR_RATE_LIMITS = (
+    sa.update(budgets)
+    .where(budgets.c.free_at > now() + sa.bindparam("ahead", type_=sa.Double))
+    .values(free_at=now(), slow_until=now())
+)
+
+#: Ends the terms of leaders. One that is alive takes its term again.
+REPAIR_LEADERS = sa.update(leaders).where(leaders.c.until > now()).values(until=now())
+
+#: A slot for a request is never more seconds ahead, unless the clock stepped back.
+SLOT_SECONDS = 120.0

@@ -1,0 +1,108 @@
+"""The statements that record a delivery.
+
+A constant is written into the SQL: a bound parameter costs more than its value at every delivery.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from app.inbox.sql.literals import word
+from app.inbox.sql.rows import (
+    ONE,
+    ZERO,
+    answer,
+    claimed,
+    crashes,
+    is_poison,
+    new_row,
+    poisoned,
+    rescuable,
+)
+from app.inbox.sql.schema import events, now
+
+#: The row of a new event that is claimed at once, and of one that waits for a worker.
+CLAIMED_ROW = new_row(**claimed, attempt=ONE)
+ENQUEUED_ROW = new_row(state=word("pending"), attempt=ZERO)
+
+#: True for an event that was skipped as one of the wrong mode. It was never run, so it may run.
+_wrong_mode = sa.and_(events.c.state == word("done"), events.c.outcome == word("wrong_mode"))
+
+_claimable = sa.or_(events.c.state == word("pending"), rescuable(events), _wrong_mode)
+
+_new = insert(events).values(CLAIMED_ROW)
+
+
+def _if_claimable(name: str, value: Any = None) -> sa.Case[Any]:
+    """Return a column's value: claimed if the event may be claimed, dead if it is poison.
+
+    ``value`` is the value of a claim where it is not the one of a new event.
+    """
+    cases = [(_claimable, _new.excluded[name] if value is None else value)]
+    if name in poisoned:
+        cases.append((is_poison(events), poisoned[name]))
+    return sa.case(*cases, else_=events.c[name])
+
+
+def _if_poison(name: str) -> sa.Case[Any]:
+    return sa.case((is_poison(events), poisoned[name]), else_=events.c[name])
+
+
+#: Records a delivery, and claims the event if it may be claimed. The caller has the claim if its
+#: token comes back. The same is true when the statement runs twice with one token.
+RECORD_AND_CLAIM = _new.on_conflict_do_update(
+    index_elements=[events.c.id],
+    set_={
+        "deliveries": events.c.deliveries + ONE,
+        "attempt": _if_claimable("attempt", events.c.attempt + ONE),
+        "crashes": crashes,
+        **{
+            name: _if_claimable(name)
+            for name in (
+                *("state", "outcome", "claimed_by", "claimed_at"),
+                *("lease_until", "lease_seconds"),
+            )
+        },
+        **{name: _if_poison(name) for name in ("reason", "traceback", "locked_key", "settled_at")},
+    },
+).returning(*answer)
+
+#: Records a delivery of an event that a worker is to run. An event that is there keeps its state.
+ENQUEUE = (
+    insert(events)
+    .values(ENQUEUED_ROW)
+    .on_conflict_do_update(
+        index_elements=[events.c.id],
+        set_={
+            "deliveries": events.c.deliveries + ONE,
+            "state": sa.case((_wrong_mode, word("pending")), else_=events.c.state),
+            "outcome": sa.case((_wrong_mode, sa.null()), else_=events.c.outcome),
+            "due_at": sa.case((_wrong_mode, now()), else_=events.c.due_at),
+        },
+    )
+    .returning(*answer)
+)
+
+#: Records a delivery of an event that is not to be run.
+RECORD_SKIPPED = (
+    insert(events)
+    .values(
+        new_row(
+            state=word("done"),
+            outcome=sa.bindparam("outcome"),
+            attempt=ZERO,
+            settled_at=now(),
+        )
+    )
+    .on_conflict_do_update(
+        index_elements=[events.c.id],
+        set_={"deliveries": events.c.deliveries + ONE},
+    )
+    .returning(*answer)
+)
+
+#: Notifies the workers of other processes that an event is due. On PostgreSQL only.
+NOTIFY = sa.select(sa.func.pg_notify(sa.literal_column("'events_due'"), sa.literal_column("''")))

@@ -1,0 +1,139 @@
+"""Runs the inbox's statements, and brings its tables to this version before the first one."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import threading
+from contextlib import AbstractContextManager
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+
+from app.errors import InboxUnavailable
+from app.inbox import migrate
+from app.inbox.engine import deadline, sqlite
+from app.inbox.engine.database import Database
+from app.inbox.models import Accepted, Claim, NewEvent
+from app.inbox.sql import batch
+from app.runtime.clocks import since_boot
+
+log = structlog.get_logger(__name__)
+
+#: Seconds that a delivery waits for another thread that brings the tables to this version.
+MIGRATION_TURN = 1.0
+
+
+class Store:
+    """One database with the inbox's tables."""
+
+    def __init__(self, url: str, *, lease_seconds: float, max_crashes: int) -> None:
+        """Take the database's ``url``, the seconds of a lease, and when an event is poison."""
+        self.database = Database(url, batch.FORMS)
+        self.lease_seconds = lease_seconds
+        self.max_crashes = max_crashes
+        self._tokens = _Tokens()
+        self._migrating = threading.Lock()
+
+    def group_commit(self) -> AbstractContextManager[None]:
+        """Return a block whose writes are committed together with those of other threads."""
+        return self.database.siblings
+
+    def migrate(self, *, hurried: bool = False) -> None:
+        """Bring the tables to this version, as ``Inbox.migrate`` describes."""
+        if not self._migrating.acquire(timeout=MIGRATION_TURN):
+            raise InboxUnavailable("the inbox is not available", reason="migrating")
+        try:
+            if not self.database.migrated:
+                self._warn_about_sqlite()
+                with self.database.migration(hurried=hurried) as connection:
+                    migrate.upgrade(connection)
+        finally:
+            self._migrating.release()
+
+    def _warn_about_sqlite(self) -> None:
+        if self.database.file and sqlite.journal_mode(sqlite.VERSION) != "WAL":
+            log.warning(
+                "sqlite_without_wal",
+                sqlite_version=".".join(map(str, sqlite.VERSION)),
+                advice="this SQLite can lose commits in WAL mode; slower but safe TRUNCATE is"
+                " used. SQLite 3.51.3 or newer (the package pysqlite3) has the correction",
+            )
+
+    def write(
+        self,
+        statement: sa.Executable,
+        *,
+        durable: bool = False,
+        slow_ok: bool = False,
+        **parameters: Any,
+    ) -> tuple[Any, ...] | None:
+        """Run one writing statement and return its first row, as ``Database.execute`` does."""
+        if not self.database.migrated:  # it was away at the start, or the file is another one now
+            self.migrate(hurried=True)
+        return self.database.execute(statement, parameters, durable=durable, slow_ok=slow_ok)
+
+    def read(
+        self, statement: sa.Executable, *, seconds: float = deadline.READ_SECONDS, **parameters: Any
+    ) -> list[sa.Row[Any]]:
+        """Run one reading statement and return all rows, as ``Database.read`` does."""
+        if not self.database.migrated:
+            self.migrate(hurried=True)
+        return self.database.read(statement, parameters, seconds)
+
+    def claim(
+        self, statement: sa.Executable, *, slow_ok: bool = True, **parameters: Any
+    ) -> Accepted | None:
+        """Run a statement that claims an event with a new token. None when it returns no row."""
+        token, asked_at = self._tokens.new(), since_boot()
+        row = self.write(
+            statement,
+            slow_ok=slow_ok,
+            token=token,
+            lease_seconds=self.lease_seconds,
+            **parameters,
+        )
+        return accepted(row, token, asked_at) if row else None
+
+
+class _Tokens:
+    """Names for claims that no other process or thread can use."""
+
+    def __init__(self) -> None:
+        self._host = socket.gethostname()
+        self._process = 0
+        self._prefix = ""
+        self._numbers = itertools.count()
+
+    def new(self) -> str:
+        process = os.getpid()
+        if process != self._process:  # the first one, or the first after a fork
+            self._prefix = f"{self._host}:{process}:{os.urandom(8).hex()}"
+            self._process = process
+        return f"{self._prefix}.{next(self._numbers)}"
+
+
+def values_of(event: NewEvent) -> dict[str, Any]:
+    """Return the parameters that record a new event."""
+    return {
+        "id": event.id,
+        "type": event.type,
+        "livemode": event.livemode,
+        "context": event.context,
+        "body": event.body,
+        "concurrency_key": event.concurrency_key or f"event {event.id}",
+    }
+
+
+def accepted(
+    row: tuple[Any, ...] | None, token: str | None = None, asked_at: float = 0.0
+) -> Accepted:
+    """Return the event of a ``row``, with its claim if the claim has this ``token``."""
+    assert row is not None  # noqa: S101 - an upsert without a WHERE always returns its row
+    event_id, event_type, body, state, outcome, attempt, claimed_by, attempts_used, context = row
+    claim = None
+    if token is not None and claimed_by == token:
+        claim = Claim(event_id, attempt, event_type, body, token, attempts_used, context, asked_at)
+    return Accepted(state, outcome, attempt, claim)
