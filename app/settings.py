@@ -1,32 +1,24 @@
-"""The settings, read from the environment once, complete and typed."""
+"""The settings: one table of their defaults, conversions and descriptions."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-from urllib.parse import urlsplit
+from typing import Any
 
-import sqlalchemy as sa
 from dotenv import dotenv_values
 
+from app import conversions
+from app.conversions import LIVE_PREFIXES, one_of, seconds, whole
 from app.errors import StartError
 
-LIVE_PREFIXES = ("sk_live_", "rk_live_")
-TEST_PREFIXES = ("sk_test_", "rk_test_")
-LOG_LEVELS = ("debug", "info", "warning", "error")
-LOG_FORMATS = ("json", "console")
-PROCESSING = ("inline", "queue")
-PLACEHOLDER = "whsec_replace_me"
 #: Requests a second, of the 100 and 25 that Stripe allows: others use the account as well.
 LIVE_RATE_LIMIT = 80
 TEST_RATE_LIMIT = 20
-DEFAULT_DATABASE_URL = "sqlite:///var/inbox.sqlite3"
-
-T = TypeVar("T")
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -34,33 +26,137 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, **changes}
 
 
+def _setting(
+    default: str | None,
+    convert: Callable[[str], object],
+    description: str,
+    *,
+    variable: str | None = None,
+    secret: bool = False,
+) -> Any:
+    """Return a field of ``Settings``.
+
+    ``default`` is as it would stand in the environment; None where there is none. ``variable`` is
+    the name of the environment variable, if it is not the attribute's. A ``secret`` stays out of
+    the representation, so that it reaches no log by accident.
+    """
+    value = dataclasses.MISSING if default is None else convert(default)
+    return dataclasses.field(
+        default=value,
+        repr=not secret,
+        metadata={
+            "default": default or "",
+            "convert": convert,
+            "description": description,
+            "variable": variable,
+        },
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of one process.
 
-    The attributes are the environment's variables in lower case; ``.env.example`` describes
-    them. Secrets are kept out of the representation, so that none reaches a log by accident.
+    The attributes are the environment variables in lower case.
     """
 
-    stripe_api_key: str = field(repr=False)
-    stripe_webhook_secrets: tuple[str, ...] = field(repr=False)
-    stripe_api_base: str | None = None
-    database_url: str = field(default=DEFAULT_DATABASE_URL, repr=False)
-    stripe_rate_limit: int | None = None
-    handlers_package: str = "handlers"
-    processing: str = "inline"
-    port: int = 4242
-    web_concurrency: int = 2
-    web_threads: int = 8
-    worker_threads: int = 4
-    retry_base_seconds: float = 10.0
-    retry_cap_seconds: float = 21600.0
-    max_attempts: int = 35
-    max_crashes: int = 5
-    max_body_bytes: int = 65536
-    lease_seconds: float = 30.0
-    log_level: str = "info"
-    log_format: str = "json"
+    stripe_api_key: str = _setting(
+        None,
+        conversions.api_key,
+        "Secret or restricted key of the Stripe API (sk_... or rk_...). Its prefix says whether"
+        " live or test events are run.",
+        secret=True,
+    )
+    stripe_webhook_secrets: tuple[str, ...] = _setting(
+        None,
+        conversions.secrets,
+        "Signing secret of the event destination (whsec_...). Separate several with commas.",
+        variable="STRIPE_WEBHOOK_SECRET",
+        secret=True,
+    )
+    stripe_api_base: str | None = _setting(
+        "",
+        conversions.api_base,
+        "URL of a stand-in for Stripe's API. Empty: Stripe itself.",
+    )
+    stripe_rate_limit: int | None = _setting(
+        "",
+        conversions.rate_limit,
+        "Requests to Stripe's API a second, of all processes that share an inbox; 0 for no limit."
+        " Empty: 80 live, 20 test, none for a stand-in.",
+    )
+    database_url: str = _setting(
+        "sqlite:///var/inbox.sqlite3",
+        conversions.database_url,
+        "Where events are kept: a SQLite file, or postgresql://user:password@host/database for"
+        " more than one replica.",
+        secret=True,
+    )
+    handlers_package: str = _setting(
+        "handlers",
+        conversions.package,
+        "The Python package that holds the handler modules.",
+    )
+    processing: str = _setting(
+        "inline",
+        one_of("inline", "queue"),
+        "When callbacks run: inline (in the request) or queue (in workers, after the answer).",
+    )
+    lease_seconds: float = _setting(
+        "30",
+        seconds(1, 3600),
+        "Seconds that a claim lasts unless it is renewed. After a crash, the event runs again"
+        " within two leases.",
+    )
+    max_body_bytes: int = _setting(
+        "65536",
+        whole(1024, 16 * 1024 * 1024),
+        "Largest notification that is accepted, in bytes.",
+    )
+    port: int = _setting("4242", whole(1, 65535), "The port to listen on.")
+    web_concurrency: int = _setting("2", whole(1, 256), "Processes that answer requests.")
+    web_threads: int = _setting(
+        "8",
+        whole(1, 1024),
+        "Deliveries at once in each process; in inline mode, callbacks at once.",
+    )
+    worker_threads: int = _setting(
+        "4",
+        whole(0, 1024),
+        "Queue mode: callbacks at once in each process; 0 when `flask worker` runs them.",
+    )
+    retry_base_seconds: float = _setting(
+        "10",
+        seconds(0.01, 86400),
+        "Queue mode: the delay before the first retry is random, up to so many seconds. The range"
+        " doubles with each failure.",
+    )
+    retry_cap_seconds: float = _setting(
+        "21600",
+        seconds(0.01, 604800),
+        "Queue mode: the longest delay before a retry, in seconds.",
+    )
+    max_attempts: int = _setting(
+        "35",
+        whole(1, 10000),
+        "Queue mode: failed attempts after which an event is dead. With the defaults that is after"
+        " three days.",
+    )
+    max_crashes: int = _setting(
+        "5",
+        whole(1, 1000000),
+        "Consecutive crashes after which an event is dead: its process ended while the event ran.",
+    )
+    log_level: str = _setting(
+        "info",
+        one_of("debug", "info", "warning", "error"),
+        "debug, info, warning or error.",
+    )
+    log_format: str = _setting(
+        "json",
+        one_of("json", "console"),
+        "json or console. Not set: console on a terminal, else json.",
+    )
 
     @property
     def livemode(self) -> bool:
@@ -71,8 +167,8 @@ class Settings:
     def requests_per_second(self) -> int:
         """How many requests Stripe's API gets in a second at most; 0 for no limit.
 
-        Unless it is set, there is none for a stand-in, and Stripe's own is kept away from
-        (https://docs.stripe.com/rate-limits).
+        The default stays below Stripe's own limits (https://docs.stripe.com/rate-limits). A
+        stand-in has no limit.
         """
         if self.stripe_rate_limit is not None:
             return self.stripe_rate_limit
@@ -94,170 +190,37 @@ class Settings:
         ``environ`` defaults to the process's own, and wins over the file. An empty variable
         counts as one that is not set. Raises ``StartError`` with every problem at once.
         """
-        values = dict(dotenv_values(dotenv, interpolate=False)) if dotenv else {}
-        values.update(os.environ if environ is None else environ)
-        return _Reader({name: value for name, value in values.items() if value}).read()
+        given = dict(dotenv_values(dotenv, interpolate=False)) if dotenv else {}
+        given |= os.environ if environ is None else environ
+        values = {name: text for name, text in given.items() if text}
+        return cls(**_convert({"LOG_FORMAT": _log_format(), **values}))
 
 
-class _Reader:
-    """Turns variables into settings, and collects what is wrong with them."""
-
-    def __init__(self, values: Mapping[str, str]) -> None:
-        self._values = values
-        self._problems: list[str] = []
-
-    def read(self) -> Settings:
-        """Return the settings, or raise ``StartError`` with all that is wrong."""
-        settings = Settings(
-            stripe_api_key=self._take("STRIPE_API_KEY", "", _api_key),
-            stripe_webhook_secrets=self._take("STRIPE_WEBHOOK_SECRET", "", _secrets),
-            stripe_api_base=self._take("STRIPE_API_BASE", "", _api_base),
-            stripe_rate_limit=self._take("STRIPE_RATE_LIMIT", "", _rate_limit),
-            database_url=self._take("DATABASE_URL", DEFAULT_DATABASE_URL, _database_url),
-            handlers_package=self._take("HANDLERS_PACKAGE", "handlers", _package),
-            processing=self._take("PROCESSING", "inline", _one_of(PROCESSING)),
-            port=self._take("PORT", "4242", _whole(1, 65535)),
-            web_concurrency=self._take("WEB_CONCURRENCY", "2", _whole(1, 256)),
-            web_threads=self._take("WEB_THREADS", "8", _whole(1, 1024)),
-            worker_threads=self._take("WORKER_THREADS", "4", _whole(0, 1024)),
-            retry_base_seconds=self._take("RETRY_BASE_SECONDS", "10", _seconds(0.01, 86400)),
-            retry_cap_seconds=self._take("RETRY_CAP_SECONDS", "21600", _seconds(0.01, 604800)),
-            max_attempts=self._take("MAX_ATTEMPTS", "35", _whole(1, 10000)),
-            max_crashes=self._take("MAX_CRASHES", "5", _whole(1, 1000000)),
-            max_body_bytes=self._take("MAX_BODY_BYTES", "65536", _whole(1024, 16 * 1024 * 1024)),
-            lease_seconds=self._take("LEASE_SECONDS", "30", _seconds(1, 3600)),
-            log_level=self._take("LOG_LEVEL", "info", _one_of(LOG_LEVELS)),
-            log_format=self._take("LOG_FORMAT", _default_log_format(), _one_of(LOG_FORMATS)),
-        )
-        if self._problems:
-            raise StartError("The settings cannot be used:", self._problems)
-        return settings
-
-    def _take(self, name: str, default: str, convert: Callable[[str], T]) -> T:
-        """Convert one variable. A problem is noted, and what is returned then is not used."""
-        try:
-            return convert(self._values.get(name, default).strip())
-        except ValueError as error:
-            self._problems.append(f"{name} {error}")
-            return default  # type: ignore[return-value]  # never seen: read() raises
+def variable(field: dataclasses.Field[Any]) -> str:
+    """Return the name of the environment variable of a field of ``Settings``."""
+    return str(field.metadata["variable"] or field.name.upper())
 
 
-def _default_log_format() -> str:
+def _read(dotenv: str | Path) -> dict[str, str | None]:
+    return dict(dotenv_values(dotenv, interpolate=False))
+
+
+def _log_format() -> str:
+    """Return the default, which is for a person at a terminal."""
     return "console" if sys.stderr and sys.stderr.isatty() else "json"
 
 
-def _api_key(value: str) -> str:
-    if not value:
-        raise ValueError(
-            "is not set. Take a secret or restricted key (sk_..., rk_...) from"
-            " https://dashboard.stripe.com/apikeys; in a new clone `make run` makes a .env to begin"
-            " with"
-        )
-    if not value.startswith(LIVE_PREFIXES + TEST_PREFIXES):
-        raise ValueError(
-            "does not begin with sk_live_, rk_live_, sk_test_ or rk_test_. The prefix says"
-            " whether live or test events are run; a publishable key (pk_) cannot be used"
-        )
-    if len(value.split()) > 1:
-        raise ValueError("has white space inside. Copy the key again, as one word")
-    return value
-
-
-def _secrets(value: str) -> tuple[str, ...]:
-    """Read one or more signing secrets, separated by commas."""
-    secrets = tuple(part.strip() for part in value.split(",") if part.strip())
-    if not secrets:
-        raise ValueError(
-            "is not set. Take the signing secret (whsec_...) of the event destination from"
-            " https://dashboard.stripe.com/webhooks; separate several with commas"
-        )
-    for position, secret in enumerate(secrets, start=1):
-        _check_secret(secret, position, secrets)
-    return secrets
-
-
-def _check_secret(secret: str, position: int, secrets: tuple[str, ...]) -> None:
-    """Check the secret at ``position``. The messages never hold the secret itself."""
-    which = f"(secret {position} of {len(secrets)})"
-    if len(secret.split()) > 1:
-        raise ValueError(f"{which} has white space inside. Separate several secrets with commas")
-    if not secret.startswith("whsec_"):
-        raise ValueError(
-            f"{which} does not begin with whsec_. Copy the destination's signing secret,"
-            " not its id and not an API key"
-        )
-    if secret in {"whsec_", PLACEHOLDER}:
-        raise ValueError(
-            f"{which} is a placeholder, which everybody knows. Copy the whole signing secret;"
-            " for a random one remove .env and call make run"
-        )
-    if secrets.index(secret) != position - 1:
-        raise ValueError(f"{which} is the same as an earlier one. Remove it")
-
-
-def _api_base(value: str) -> str | None:
-    if not value:
-        return None
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.netloc:
-        raise ValueError("is no URL like http://127.0.0.1:12111. Leave it empty to use Stripe")
-    return value.rstrip("/")
-
-
-def _database_url(value: str) -> str:
-    """Accept SQLite in a file and PostgreSQL, and name psycopg as its driver."""
-    try:
-        url = sa.make_url(value)
-    except (sa.exc.ArgumentError, ValueError):
-        raise ValueError(
-            "is no database URL. Use sqlite:///var/inbox.sqlite3 or"
-            " postgresql://user:password@host/database"
-        ) from None
-    if url.drivername in {"postgres", "postgresql", "postgresql+psycopg"}:
-        return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
-    if url.drivername != "sqlite":
-        raise ValueError("names a database other than sqlite and postgresql. Use one of the two")
-    if url.database in {None, "", ":memory:"}:
-        raise ValueError("keeps SQLite in memory, which loses events. Name a file")
-    return value
-
-
-def _package(value: str) -> str:
-    if not all(part.isidentifier() for part in value.split(".")):
-        raise ValueError("is no name of a Python package. Use a dotted name like team.handlers")
-    return value
-
-
-def _one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:
-    def convert(value: str) -> str:
-        if value.lower() not in allowed:
-            raise ValueError(f"is {value!r}. Use one of: {', '.join(allowed)}")
-        return value.lower()
-
-    return convert
-
-
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def convert(value: str) -> int:
-        if not (value.isascii() and value.isdigit() and least <= int(value) <= most):
-            raise ValueError(f"is {value!r}. Use a whole number from {least} to {most}")
-        return int(value)
-
-    return convert
-
-
-def _rate_limit(value: str) -> int | None:
-    return _whole(0, 10_000)(value) if value else None
-
-
-def _seconds(least: float, most: float) -> Callable[[str], float]:
-    def convert(value: str) -> float:
+def _convert(values: Mapping[str, str]) -> dict[str, Any]:
+    """Return the value of each setting. Raises ``StartError`` with all problems."""
+    converted: dict[str, Any] = {}
+    problems = []
+    for field in dataclasses.fields(Settings):
+        name = variable(field)
         try:
-            seconds = float(value)
-        except ValueError:
-            seconds = float("nan")
-        if not least <= seconds <= most:
-            raise ValueError(f"is {value!r}. Use seconds from {least:g} to {most:g}")
-        return seconds
-
-    return convert
+            text = values.get(name) or field.metadata["default"]
+            converted[field.name] = field.metadata["convert"](text.strip())
+        except ValueError as error:
+            problems.append(f"{name} {error}")
+    if problems:
+        raise StartError("The settings cannot be used:", problems)
+    return converted

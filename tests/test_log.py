@@ -234,9 +234,9 @@ class TestStream:
         code = """
             import os, sys
             from app import log
-            from app.settings import _default_log_format
+            from app.settings import _log_format
             import structlog
-            assert sys.stderr is None and _default_log_format() == "json"
+            assert sys.stderr is None and _log_format() == "json"
             log.configure("info", sys.argv[1])
             file = os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
             assert file == 2, file
