@@ -6,6 +6,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
@@ -16,13 +17,18 @@ from stripe.params import _webhook_endpoint_create_params as endpoint_params
 
 from benchmarks import chart
 from devkit import samples
-from tests.conftest import Receiver
+from devkit.stripe_api import StripeApi
+from tests.conftest import SECRET, Receiver
 from tests.support import pages
 from tests.support.pages import PAGES, ROOT
+from tests.support.serving import serving
+
+MakeReceiver = Callable[..., Receiver]
 
 OPERATIONS = "docs/operations.md"
 #: Files that the pages show whole, for the reader to write.
 SHOWN = set(pages.files("README.md", "docs/handlers.md"))
+HANDLER = "def handle(notif, client): pass\n"
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 
 
@@ -209,7 +215,7 @@ class TestExamples:
         assert answer.json is not None
         assert answer.json["error"] in PAGES["docs/destinations-and-doctor.md"]
 
-    def test_operations(self, make_receiver: Callable[..., Receiver]) -> None:
+    def test_operations(self, make_receiver: MakeReceiver) -> None:
         """The commands on the operations page show what the page shows."""
         module = "import app\ndef handle(notif, client): raise app.GiveUp('{}')\n"
         reason = "the invoice has no customer"
@@ -231,6 +237,43 @@ class TestExamples:
                     assert [line for line in text.splitlines() if normal(line) not in lines] == []
                     checked += 1
         assert checked == 3
+
+    def test_reconcile(self, make_receiver: MakeReceiver, stripe_api: StripeApi) -> None:
+        """The reconciliation that the page shows is a real one."""
+        handled = dict.fromkeys(("v1_customer_created", "v1_invoice_paid"), HANDLER)
+        receiver = make_receiver(handled, stripe_api_base=stripe_api.url)
+        for event_type, is_delivered in (("v1.customer.created", True), ("v1.invoice.paid", False)):
+            created = datetime.now(UTC) - timedelta(hours=1)
+            notification = samples.notification(event_type, created=created)
+            stripe_api.put_event(samples.event(notification))
+            if is_delivered:
+                receiver.deliver(notification)
+        runner = receiver.app.test_cli_runner()
+        said = runner.invoke(args=["events", "reconcile"], input="y\n").output
+        (block,) = pages.shown("docs/reconcile.md", "Reconcile")
+        assert list(map(normal, said.splitlines())) == list(map(normal, block))
+
+    def test_doctor(self, make_receiver: MakeReceiver, stripe_api: StripeApi) -> None:
+        """The examination that the page shows is a real one."""
+        types = ("v1.billing.meter.error_report_triggered", "v1.checkout.session.completed")
+        modules = {each.replace(".", "_"): HANDLER for each in types}
+        receiver = make_receiver(modules, stripe_api_base=stripe_api.url)
+        receiver.services.inbox.migrate()
+        with serving(receiver.app) as url:
+            name = stripe_api.destinations.add(url, [types[1]], secret=SECRET)
+            said = receiver.app.test_cli_runner().invoke(args=["doctor"]).output
+        for real, example in {
+            url: "https://your.host/webhook",
+            name: "ed_test_123",
+            receiver.services.settings.handlers_package: "handlers",
+            receiver.services.inbox.address: "sqlite:///var/inbox.sqlite3",
+            f", the stand-in at {stripe_api.url}": "",
+        }.items():
+            said = said.replace(real, example)
+        lines = pages.section("docs/destinations-and-doctor.md", "Doctor").splitlines()
+        command, *block = [line for line in lines if line.startswith("    ")]
+        assert command == "    $ .venv/bin/flask doctor"
+        assert [normal(line) for line in said.splitlines() if line] == list(map(normal, block))
 
     def test_chart_shows_the_tables(self) -> None:
         """docs/benchmarks.svg is drawn from docs/benchmarks.md as it is now."""
