@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from app.settings import Settings, variable
+from tests.support import pages
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = ("app", "devkit", "handlers", "tests", "benchmarks", "tools", "gunicorn.conf.py")
@@ -151,10 +152,18 @@ class TestSettings:
         own = {"LOG_FORMAT": "json"} | OWN_SECRET  # the one default that depends on the terminal
         assert Settings.load(own, active) == Settings.load(own, full)
 
-    def test_readme_names_each_setting(self) -> None:
-        """The README's tables have a row for each setting."""
-        rows = re.findall(r"^\| `([A-Z][A-Z_]+)`", read("README.md"), re.MULTILINE)
-        assert setting_names() <= set(rows)
+    def test_docs_name_each_setting(self) -> None:
+        """docs/settings.md has one row for each setting, and none that no setting reads."""
+        rows = re.findall(r"^\| `([A-Z][A-Z_]+)`", read("docs/settings.md"), re.MULTILINE)
+        assert sorted(rows) == sorted(setting_names())
+
+    def test_docs_show_the_defaults(self) -> None:
+        """A default in docs/settings.md is the one in .env.example."""
+        rows = re.findall(
+            r"^\| `([A-Z_]+)` \| `([^`]+)` \|", read("docs/settings.md"), re.MULTILINE
+        )
+        assert len(rows) > 10
+        assert [row for row in rows if row not in example_lines().items()] == []
 
     def test_environment_is_read_in_one_place(self) -> None:
         """Only settings.py reads the environment: nothing else depends on it unseen."""
@@ -352,11 +361,12 @@ class TestMakefile:
         listed = re.findall(r"^  ([a-z]+) +\S.+$", make("help").stdout, re.MULTILINE)
         assert sorted(listed) == sorted(targets())
 
-    def test_readme_targets_exist(self) -> None:
-        """Each make target that the README names exists."""
-        named = set(re.findall(r"\bmake ([a-z]+)\b`", read("README.md")))
+    def test_documented_targets_exist(self) -> None:
+        """Each make target that the documentation names exists."""
+        spans = "\n".join(span for page in pages.PAGES for span in pages.code(page))
+        named = set(re.findall(r"\bmake ([a-z]+)\b", spans))
+        assert {"run", "test", "demo", "install", "check", "bench", "lock"} <= named
         assert named <= targets()
-        assert {"run", "test", "demo", "install", "check", "bench", "lock"} <= targets()
 
     @pytest.mark.parametrize("target", sorted({"help", *targets()}))
     def test_each_target_can_be_shown(self, target: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from textwrap import indent
 from typing import Any
 
@@ -13,6 +12,7 @@ from click.testing import Result
 
 from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver
+from tests.support.pages import PAGES
 
 URL = "https://your.host/webhook"
 UNHANDLED = "v1.charge.failed"
@@ -65,18 +65,18 @@ def test_no_difference(run: Run, add: Callable[..., str]) -> None:
     )
 
 
-def test_readme_shows_it_as_it_is(
+def test_docs_show_the_real_output(
     make_receiver: Callable[..., Receiver], stripe_api: StripeApi
 ) -> None:
-    """The output in the README is the real one."""
+    """The output in the documentation is the real one."""
     module = "def handle(notif, client): pass"
     names = ("v1_checkout_session_completed", "v1_billing_meter_error_report_triggered")
     ours = make_receiver(dict.fromkeys(names, module), stripe_api_base=stripe_api.url)
     types = ["v1.checkout.session.completed", UNHANDLED]
     name = stripe_api.destinations.add(URL, types, name="Production")
     result = ours.app.test_cli_runner().invoke(args=["destination", "check", name])
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    assert indent(result.stdout.replace(name, "ed_test_123"), "    ") in readme
+    page = PAGES["docs/destinations-and-doctor.md"]
+    assert indent(result.stdout.replace(name, "ed_test_123"), "    ") in page
 
 
 def test_missing_at_stripe(

@@ -1,4 +1,4 @@
-"""What the README shows works as it stands there."""
+"""The commands, files and outputs that the documentation shows are real."""
 
 from __future__ import annotations
 
@@ -9,50 +9,27 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from app.settings import Settings
-from devkit.deliver import API_KEY, SECRET, Deliver, Logged, RunHandler
+from devkit.deliver import API_KEY, SECRET, Deliver, Logged, MakeDeliver, RunHandler
 from devkit.stripe_api import StripeApi
 from handlers import v1_checkout_session_completed
+from tests.support import pages
+from tests.support.pages import ROOT, columns, section
 from tests.support.waiting import wait_for
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-#: A fenced block of Python, and the file that the paragraph above it names last.
-FILE = re.compile(r"`([\w/]+\.py)`(?:(?!`[\w/]+\.py`|```)[\s\S])*?\n\n```python\n([\s\S]*?)```")
-#: What mypy knows of the SDK already, where `make check` has run.
+FRONT, HANDLERS, TESTING = "README.md", "docs/handlers.md", "docs/testing.md"
+#: The type information of the SDK that `make check` has stored.
 CACHE = str(ROOT / ".mypy_cache")
-#: What a developer has in the folder of the project, and a clone has not.
+#: Files that a developer has in the folder of the project, and a clone has not.
 NOT_CLONED = shutil.ignore_patterns(
     # Files of coverage come and go while other tests run.
     *(".git", ".venv", "var", ".env", "__pycache__", ".*_cache", ".coverage*", ".hypothesis")
 )
-
-
-def section(title: str) -> str:
-    """Return a section of the README, up to the next heading of any level."""
-    return re.split(r"^#+ ", README.partition(f"# {title}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
-
-
-def files() -> dict[str, str]:
-    """Return each file that the README shows whole, by its path."""
-    return dict(FILE.findall(README))
-
-
-def commands(title: str) -> list[str]:
-    """Return the commands of a section in order: its indented lines."""
-    return re.findall(r"^    (\S.*)$", re.sub(r"```[\s\S]*?```", "", section(title)), re.MULTILINE)
-
-
-def shown(title: str) -> list[str]:
-    """Return the lines of output that a section shows."""
-    blocks = re.findall(r"```text\n([\s\S]*?)```", section(title))
-    return [line for block in blocks for line in block.splitlines()]
 
 
 class Author:
@@ -64,8 +41,9 @@ class Author:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        # Nothing of this machine but where programs are; and a port that is not taken.
-        self._environment = {"PATH": os.environ["PATH"], "HOME": str(clone), "PORT": str(port)}
+        self.port = str(port)
+        # Of this machine's environment only the path of its programs, and a free port.
+        self._environment = {"PATH": os.environ["PATH"], "HOME": str(clone), "PORT": self.port}
         self._second: subprocess.Popen[bytes] | None = None
 
     def enter(self, command: str) -> str:
@@ -96,11 +74,21 @@ class Author:
                 start_new_session=True,
             )
 
-    def sees(self, *parts: str) -> None:
-        """Wait for a line in the second terminal that holds all of the parts."""
+    def save(self, file: str, text: str) -> None:
+        """Save a file in the editor."""
+        (self.clone / file).write_text(text, encoding="utf-8")
+
+    def sees(self, shown: str, output: str = "") -> None:
+        """Wait for a line with the columns of ``shown``.
+
+        It is in the ``output`` of the last command, or comes in the second terminal.
+        """
+        parts = columns(shown.replace("4242", self.port))
+        second = self.clone / "second"
 
         def is_there() -> bool:
-            lines = (self.clone / "second").read_text(encoding="utf-8").splitlines()
+            text = second.read_text(encoding="utf-8") if second.exists() else ""
+            lines = (output + text).splitlines()
             return any(all(part in line for part in parts) for line in lines)
 
         wait_for(is_there, 60)
@@ -127,44 +115,46 @@ def author(tmp_path: Path) -> Iterator[Author]:
     author.end()
 
 
+def swapped(module: str) -> str:
+    """Return the text of the module with the mistake that the page shows."""
+    right = "def handle(notif: V1CustomerCreatedEventNotification, client: StripeClient)"
+    assert right in module
+    return module.replace(right, "def handle(client, notif)")
+
+
 class TestNewAuthor:
-    """Who follows "Write a handler" word by word comes to its end."""
+    """An author who follows "Write a handler" step by step reaches its end."""
 
     def test_page_is_followed(self, author: Author) -> None:
-        """Each command does what is said of it, and each output that is shown is seen."""
-        write, check, types, serve, send, again, plugged_in = commands("Write a handler")
-        changed, taken_over, logged, mistake = shown("Write a handler")
-        said = author.enter(write)
-        for file in files():
-            assert f"Wrote {file}\n" in said
-        assert "3 passed" in author.enter(check)
-        assert re.search(r"v1\.customer\.created +object +stripe\.Customer", author.enter(types))
-        author.leave_running(serve)
-        author.sees("service_configured")
-        module, test = files()
-        (author.clone / module).write_text(files()[module], encoding="utf-8")
-        author.sees(changed)
-        author.sees(taken_over)
-        assert " 200 " in author.enter(send)
-        author.sees(*logged.split("  "))
-        swapped = files()[module].replace(
-            "def handle(notif: V1CustomerCreatedEventNotification, client: StripeClient)",
-            "def handle(client, notif)",
-        )
-        (author.clone / module).write_text(swapped, encoding="utf-8")
-        author.sees(mistake)
-        author.sees("goes on with the handlers as they were before")
-        (author.clone / module).write_text(files()[module], encoding="utf-8")
-        (author.clone / test).write_text(files()[test], encoding="utf-8")
-        assert "2 passed" in author.enter(again)
-        assert re.search(
-            rf"v1\.customer\.created +{module} +A customer was created: greet them\.",
-            author.enter(plugged_in),
-        )
+        """Each command succeeds, and each output that is shown is seen."""
+        steps = pages.blocks(HANDLERS, "Write a handler")
+        module, _ = shown = pages.files(HANDLERS)
+        unsaved = iter(shown.items())
+        output, seen = "", 0
+        for kind, text in steps:
+            if kind == "python":
+                author.save(*next(unsaved))
+            elif text == "make dev":
+                author.leave_running(text)
+            elif kind == "command":
+                output = author.enter(text)
+            else:
+                is_mistake = "parameters in another order" in text
+                if is_mistake:
+                    author.save(module, swapped(shown[module]))
+                for line in text.splitlines():
+                    author.sees(line, output)
+                    seen += 1
+                if is_mistake:
+                    author.sees("goes on with the handlers as they were before")
+                    author.save(module, shown[module])
+        assert next(unsaved, None) is None
+        assert len([kind for kind, _ in steps if kind == "command"]) == 7
+        assert seen >= 12
 
     def test_untyped(self, author: Author) -> None:
-        """The command for a type that is newer than the SDK writes what is said above it."""
-        (command,) = re.findall(r"`(make handler UNTYPED=1[^`]+)`", section("Rules"))
+        """The command for a type that is newer than the SDK writes the declaration above it."""
+        (command,) = re.findall(r"`(make handler UNTYPED=1[^`]+)`", section(HANDLERS, "Rules"))
         said = author.enter(command)
         module = author.clone / re.findall(r"^Wrote (handlers/.*)$", said, re.MULTILINE)[0]
         declaration = f'EVENT_TYPE = "{command.rpartition("=")[2]}"'
@@ -172,7 +162,7 @@ class TestNewAuthor:
         assert "3 passed" in author.enter(f"make test ARGS=tests/handlers/test_{module.name}")
 
     def test_make_handler_needs_a_type(self, author: Author) -> None:
-        """Without a type it says how to name one, and with a wrong one which are near."""
+        """Without a type it says how to name one; with a wrong one it names the nearest."""
         assert "make handler TYPE=v1.customer.created" in author.enter("! make handler")
         assert "nearest: v1.customer.created" in author.enter(
             "! make handler TYPE=v1.custommer.created"
@@ -180,25 +170,29 @@ class TestNewAuthor:
 
 
 class TestFiles:
-    """The files that the page shows are as good as those that are written."""
+    """The files that the pages show are as good as the written ones."""
 
-    def test_both_are_found(self) -> None:
-        """A handler and its test: with none found, the tests here would be idle."""
-        assert list(files()) == [
+    def test_all_are_found(self) -> None:
+        """Two handlers and a test: with none found, the tests here would be idle."""
+        assert list(pages.files(FRONT, HANDLERS)) == [
+            "handlers/v1_invoice_paid.py",
             "handlers/v1_customer_created.py",
             "tests/handlers/test_v1_customer_created.py",
         ]
 
     def test_they_pass_the_checks(self, tmp_path: Path) -> None:
-        """Who copies them finds nothing to mend for linter, formatter or types."""
-        for name, text in {"handlers/__init__.py": '"""Handlers."""\n', **files()}.items():
+        """Linter, formatter and type checker accept a copy of them."""
+        shown = pages.files(FRONT, HANDLERS)
+        for name, text in {"handlers/__init__.py": '"""Handlers."""\n', **shown}.items():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(text, encoding="utf-8")
-        config = ["--config", str(ROOT / "pyproject.toml")]
+        file = str(ROOT / "pyproject.toml")
+        # The second one says where app/ is: it sorts among the project's own imports.
+        config = ["--config", file, "--config", f"src = ['{ROOT}']"]
         for command in (
             ["ruff", "check", *config],
             ["ruff", "format", "--check", *config],
-            ["mypy", "--config-file", config[1], "--cache-dir", CACHE, *files()],
+            ["mypy", "--config-file", file, "--cache-dir", CACHE, *shown],
         ):
             done = subprocess.run(
                 [sys.executable, "-m", *command],
@@ -210,12 +204,25 @@ class TestFiles:
             )
             assert done.returncode == 0, done.stdout + done.stderr
 
+    def test_handler_of_the_front_page_works(
+        self, make_deliver: MakeDeliver, make_handlers: Callable[..., str]
+    ) -> None:
+        """It is handled with a customer, and dead with the reason without one."""
+        source = pages.files(FRONT)["handlers/v1_invoice_paid.py"]
+        deliver = make_deliver(handlers_package=make_handlers(v1_invoice_paid=source))
+        handled = deliver("v1.invoice.paid", fields={"customer": "cus_1", "period_end": 1})
+        dead = deliver("v1.invoice.paid")
+        assert handled.outcome == "handled"
+        assert (dead.status, dead.outcome) == (200, "gave_up")
+        assert dead.event is not None
+        assert dead.event.reason == "the invoice has no customer"
 
-IDIOMS = re.findall(r"^\| `([^`]+)` \|", section("What a test can do"), re.MULTILINE)
+
+IDIOMS = [row[0].strip("`") for row in pages.table(TESTING, "What a test can do")]
 
 
 class TestIdioms:
-    """Each line of the table of what a test can do is one that works."""
+    """Each line of the table "What a test can do" works."""
 
     def test_all_are_there(self) -> None:
         """Redelivery, failure then retry, a pair out of order, a duplicate: one line each."""
@@ -233,17 +240,17 @@ class TestIdioms:
         stripe_api: StripeApi,
         logged: Logged,
     ) -> None:
-        """It runs as it stands, before and after a delivery."""
+        """It runs unchanged, before and after a delivery."""
         names = {
             "TYPE": "v1.customer.created",
-            "v1_customer_created": v1_checkout_session_completed,  # one that is shipped
+            "v1_customer_created": v1_checkout_session_completed,  # a shipped one
             "deliver": deliver,
             "run_handler": run_handler,
             "stripe_api": stripe_api,
             "logged": logged,
         }
         deliver("v1.customer.created")
-        eval(idiom, names)  # noqa: S307 - the README is ours
+        eval(idiom, names)  # noqa: S307 - the page is ours
 
 
 class TestStripesCommandLine:
@@ -255,7 +262,7 @@ class TestStripesCommandLine:
     )
     def test_listen(self, number: int, options: list[str]) -> None:
         """Both name a type of event notifications, and the address at which the service listens."""
-        words = commands("With Stripe's own command line")[number].split()
+        words = pages.commands(TESTING, "With Stripe's own command line")[number].split()
         settings = Settings(API_KEY, (SECRET,))
         assert words[:2] == ["stripe", "listen"]
         assert words[2::2] == options
@@ -263,14 +270,14 @@ class TestStripesCommandLine:
         assert words[5] == f"localhost:{settings.port}/webhook"
 
     def test_trigger(self) -> None:
-        """What is triggered is what is listened for."""
-        current, older, trigger = commands("With Stripe's own command line")
+        """The triggered type is the one that both listen for."""
+        current, older, trigger = pages.commands(TESTING, "With Stripe's own command line")
         assert trigger.split()[:2] == ["stripe", "trigger"]
         assert trigger.split()[2] in current
         assert trigger.split()[2] in older
 
     def test_secret(self) -> None:
-        """It is said where the secret that the CLI prints belongs."""
-        text = section("With Stripe's own command line")
+        """The page says where the secret that the CLI prints belongs."""
+        text = section(TESTING, "With Stripe's own command line")
         assert "prints a signing secret, `whsec_...`" in text
         assert "`STRIPE_WEBHOOK_SECRET` in `.env`" in text

@@ -1,0 +1,280 @@
+"""The documentation is true: its links, commands, names, figures and examples."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import click
+import pytest
+import stripe
+from flask import Flask
+from stripe.params import _webhook_endpoint_create_params as endpoint_params
+
+from benchmarks import chart
+from devkit import samples
+from devkit.stripe_api import StripeApi
+from tests.conftest import SECRET, Receiver
+from tests.support import pages
+from tests.support.pages import PAGES, ROOT
+from tests.support.serving import serving
+
+MakeReceiver = Callable[..., Receiver]
+
+OPERATIONS = "docs/operations.md"
+#: Files that the pages show whole, for the reader to write.
+SHOWN = set(pages.files("README.md", "docs/handlers.md"))
+HANDLER = "def handle(notif, client): pass\n"
+LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
+
+
+def links(page: str) -> Iterator[str]:
+    """Yield the targets of a page's links and images, but for those of other sites."""
+    text = re.sub(r"^```[\s\S]*?^```$|`[^`\n]*`", "", PAGES[page], flags=re.MULTILINE)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"https?:", target):
+            yield target
+
+
+def anchors(page: str) -> list[str]:
+    """Return the anchors of a page's headings, as repository hosts make them."""
+    text = re.sub(r"^```[\s\S]*?^```$", "", PAGES[page], flags=re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Yield each ``flask`` command of the pages with its page, from behind that word."""
+    for page in PAGES:
+        for span in pages.code(page):
+            if found := re.search(r"(?:^|[ /])flask ([a-z].*)", span):
+                yield page, found[1]
+
+
+def mistake(app: Flask, command: str) -> str | None:
+    """Return the word of a command that does not exist, if there is one."""
+    words = command.split()
+    found: click.Command = app.cli
+    while isinstance(found, click.Group) and words:
+        word = words.pop(0)
+        inner = found.get_command(click.Context(found), word)
+        if inner is None:
+            return word
+        found = inner
+    known = {name for each in found.params for name in (*each.opts, *each.secondary_opts)}
+    return next((word for word in words if word[:2] == "--" and word not in known), None)
+
+
+def log_names() -> set[str]:
+    """Return the names of all log lines of app/."""
+    calls = [
+        node
+        for path in (ROOT / "app").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id == "log"
+        and node.func.attr in LEVELS
+    ]
+    names = [call.args[0] for call in calls if call.args]
+    return {str(name.value) for name in names if isinstance(name, ast.Constant)}
+
+
+def literals(*folders: str) -> set[str]:
+    """Return all string literals of the code below the folders."""
+    return {
+        node.value
+        for folder in folders
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+
+
+def normal(line: str) -> list[str]:
+    """Return the columns of a line, without what differs from run to run."""
+    line = re.sub(r"evt_\w+", "evt", line)
+    return pages.columns(re.sub(r"[0-9]+", "0", line))
+
+
+class TestLinks:
+    """A reader who follows a link arrives."""
+
+    @pytest.mark.parametrize("page", PAGES)
+    def test_targets_exist(self, page: str) -> None:
+        """Each relative link names a file that exists, and each anchor a heading of its page."""
+        dead = []
+        for target in links(page):
+            name, _, anchor = target.partition("#")
+            file = (ROOT / page).parent / name if name else ROOT / page
+            linked = str(file.resolve().relative_to(ROOT))
+            if not file.is_file() or (anchor and anchor not in anchors(linked)):
+                dead.append(target)
+        assert dead == []
+
+    def test_links_are_found(self) -> None:
+        """The front page links each page of docs/: with no link found, the test would be idle."""
+        linked = {target.partition("#")[0] for target in links("README.md")}
+        wanted = {page for page in PAGES if re.fullmatch(r"docs/[^/]+\.md", page)}
+        assert wanted <= linked
+
+    @pytest.mark.parametrize("page", PAGES)
+    def test_headings_are_unique(self, page: str) -> None:
+        """Two headings with one anchor would make a link ambiguous. A changelog repeats its own."""
+        repeated = [anchor for anchor, count in Counter(anchors(page)).items() if count > 1]
+        assert page == "CHANGELOG.md" or repeated == []
+
+    def test_decisions_are_listed(self) -> None:
+        """The index of the decisions links each of them."""
+        decisions = {path.name for path in (ROOT / "docs/adr").glob("[0-9]*.md")}
+        assert decisions == set(links("docs/adr/README.md"))
+
+
+class TestNames:
+    """Names of files, tests, commands and log lines exist."""
+
+    @pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])
+    def test_files_and_tests_exist(self, page: str) -> None:
+        """Each path in a code span exists, and each test behind one is in that file."""
+        missing = []
+        for span in pages.code(page):
+            found = re.fullmatch(r"((?:app|devkit|docs|handlers|tests)/[\w/.]*)(?:::(\w+))?", span)
+            if found is None or found[1] in SHOWN:
+                continue
+            path = ROOT / found[1]
+            if not path.exists() or (found[2] and f"def {found[2]}(" not in path.read_text()):
+                missing.append(span)
+        assert missing == []
+
+    def test_commands_exist(self, app: Flask) -> None:
+        """Each ``flask`` command in the pages exists, with the options that it is shown with."""
+        found = list(commands())
+        assert len(found) > 30
+        wrong = [(page, command, mistake(app, command)) for page, command in found]
+        assert [each for each in wrong if each[2]] == []
+
+    def test_log_lines_exist(self) -> None:
+        """Each log line that the operations page explains is one of the code's."""
+        titles = ("Dead events", "Act on these", "For information")
+        rows = [row for title in titles for row in pages.table(OPERATIONS, title)]
+        explained = {name for row in rows for name in re.findall(r"`([a-z]+_[a-z_]+)`", row[0])}
+        assert len(explained) > 30
+        assert explained - literals("app", "handlers") == set()
+
+    def test_log_lines_are_explained(self) -> None:
+        """The operations page names each log line of app/."""
+        names = log_names()
+        assert len(names) > 30
+        assert [name for name in sorted(names) if f"`{name}`" not in PAGES[OPERATIONS]] == []
+
+    def test_states_are_those_of_the_code(self, app: Flask) -> None:
+        """The state diagram has the states that ``flask events list`` offers."""
+        help_ = app.test_cli_runner().invoke(args=["events", "list", "--help"]).output
+        offered = re.search(r"--state \[([a-z|]+)\]", help_)
+        (diagram,) = [
+            block.text
+            for block in pages.blocks("docs/architecture.md", "The states of an event")
+            if block.kind == "mermaid"
+        ]
+        drawn = {name for pair in re.findall(r"(\w+) --> (\w+)", diagram) for name in pair}
+        assert offered is not None
+        assert drawn == set(offered[1].split("|"))
+
+
+class TestExamples:
+    """Examples show what the service does."""
+
+    def test_front_page_is_short(self) -> None:
+        """It sells and starts; docs/ explains."""
+        assert PAGES["README.md"].count("\n") <= 150
+
+    def test_snapshot_types_without_a_thin_form(self) -> None:
+        """The front page's numbers are those of the installed SDK."""
+        tree = ast.parse(Path(endpoint_params.__file__).read_text(encoding="utf-8"))
+        enabled = next(
+            node.annotation
+            for node in ast.walk(tree)
+            if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "enabled_events"
+        )
+        types = {str(node.value) for node in ast.walk(enabled) if isinstance(node, ast.Constant)}
+        types.discard("*")
+        thin = set(samples.event_types())
+        lacking = [each for each in types if f"v1.{each}" not in thin]
+        sentence = f"{len(lacking)} of the {len(types)} snapshot types have no thin form"
+        assert sentence in PAGES["README.md"], stripe.VERSION
+
+    def test_refusal_of_a_snapshot_event(self, receiver: Receiver) -> None:
+        """The sentence in the documentation is the one of the answer."""
+        answer = receiver.deliver({"id": "evt_1", "object": "event", "type": "customer.created"})
+        assert answer.status_code == 400
+        assert answer.json is not None
+        assert answer.json["error"] in PAGES["docs/destinations-and-doctor.md"]
+
+    def test_operations(self, make_receiver: MakeReceiver) -> None:
+        """The commands on the operations page show what the page shows."""
+        module = "import app\ndef handle(notif, client): raise app.GiveUp('{}')\n"
+        reason = "the invoice has no customer"
+        receiver = make_receiver({"v1_invoice_paid": module.format(reason)})
+        receiver.deliver(samples.notification("v1.invoice.paid"))
+        runner = receiver.app.test_cli_runner()
+        (event,) = receiver.services.inbox.administration.latest(1)
+        checked = 0
+        for title in ("Events in the inbox", "Dead events"):
+            output = ""
+            for kind, text in pages.blocks(OPERATIONS, title):
+                if kind == "command":
+                    command = re.sub(r"evt_\w+", event.id, text).replace('"plan added"', "reason")
+                    is_retry = "retry evt" in text  # it would ask, and run the event
+                    arguments = command.split()[1:] + ["--dry-run"] * is_retry
+                    output = runner.invoke(args=arguments).output
+                else:
+                    lines = [normal(line) for line in output.splitlines()]
+                    assert [line for line in text.splitlines() if normal(line) not in lines] == []
+                    checked += 1
+        assert checked == 3
+
+    def test_reconcile(self, make_receiver: MakeReceiver, stripe_api: StripeApi) -> None:
+        """The reconciliation that the page shows is a real one."""
+        handled = dict.fromkeys(("v1_customer_created", "v1_invoice_paid"), HANDLER)
+        receiver = make_receiver(handled, stripe_api_base=stripe_api.url)
+        for event_type, is_delivered in (("v1.customer.created", True), ("v1.invoice.paid", False)):
+            created = datetime.now(UTC) - timedelta(hours=1)
+            notification = samples.notification(event_type, created=created)
+            stripe_api.put_event(samples.event(notification))
+            if is_delivered:
+                receiver.deliver(notification)
+        runner = receiver.app.test_cli_runner()
+        said = runner.invoke(args=["events", "reconcile"], input="y\n").output
+        (block,) = pages.shown("docs/reconcile.md", "Reconcile")
+        assert list(map(normal, said.splitlines())) == list(map(normal, block))
+
+    def test_doctor(self, make_receiver: MakeReceiver, stripe_api: StripeApi) -> None:
+        """The examination that the page shows is a real one."""
+        types = ("v1.billing.meter.error_report_triggered", "v1.checkout.session.completed")
+        modules = {each.replace(".", "_"): HANDLER for each in types}
+        receiver = make_receiver(modules, stripe_api_base=stripe_api.url)
+        receiver.services.inbox.migrate()
+        with serving(receiver.app) as url:
+            name = stripe_api.destinations.add(url, [types[1]], secret=SECRET)
+            said = receiver.app.test_cli_runner().invoke(args=["doctor"]).output
+        for real, example in {
+            url: "https://your.host/webhook",
+            name: "ed_test_123",
+            receiver.services.settings.handlers_package: "handlers",
+            receiver.services.inbox.address: "sqlite:///var/inbox.sqlite3",
+            f", the stand-in at {stripe_api.url}": "",
+        }.items():
+            said = said.replace(real, example)
+        lines = pages.section("docs/destinations-and-doctor.md", "Doctor").splitlines()
+        command, *block = [line for line in lines if line.startswith("    ")]
+        assert command == "    $ .venv/bin/flask doctor"
+        assert [normal(line) for line in said.splitlines() if line] == list(map(normal, block))
+
+    def test_chart_shows_the_tables(self) -> None:
+        """docs/benchmarks.svg is drawn from docs/benchmarks.md as it is now."""
+        assert chart.CHART.read_text(encoding="utf-8") == chart.draw(PAGES["docs/benchmarks.md"])
