@@ -22,7 +22,9 @@ def main() -> None:
     try:
         descriptor = os.open(".env", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        sys.exit(".env is there already and stays as it is.")
+        # Not a failure: make would remove the file, which another make has just made.
+        print(".env is there already and stays as it is.")
+        return
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
     print("Made .env from .env.example with a random STRIPE_WEBHOOK_SECRET; your keys go there.")
