@@ -202,28 +202,6 @@ def refuse(*_arguments: object, **_fields: object) -> NoReturn:
     raise MemoryError
 
 
-def test_preparation_that_raises_is_done_without(
-    work: Work, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What makes a thread faster does not decide whether there is one."""
-    tries: list[int] = []
-
-    def prepare() -> None:
-        tries.append(1)
-        raise MemoryError
-
-    async def main() -> str:
-        pool = Pool(work, 1, "test", failed=FAILED)
-        pool.prepare = prepare
-        work.let_go(1)
-        return await pool.call("only")
-
-    assert asyncio.run(main()) == "ONLY"
-    assert len(tries) == 1
-    printed = capsys.readouterr()
-    assert (printed.out + printed.err).count("thread_failed") == 1
-
-
 def test_result_that_could_not_be_handed_over_is_tried_again(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:

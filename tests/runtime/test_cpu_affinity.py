@@ -1,0 +1,64 @@
+"""The choice of a worker's CPU, and systems that cannot pin."""
+
+from __future__ import annotations
+
+import os
+from typing import NoReturn
+
+import pytest
+
+from app.runtime import cpu_affinity
+
+
+@pytest.mark.parametrize(
+    ("taken", "workers", "chosen"),
+    [
+        ([], 3, 4),
+        ([4], 3, 5),
+        ([4, 5], 3, 7),
+        ([4, 7], 3, 5),  # the CPU of a killed worker
+        ([None, None], 3, 4),
+        ([4, 5, 7], 6, 4),
+        ([4, 5, 7, 4], 6, 5),
+        ([], 1, None),  # not the same number of workers on each CPU
+        ([], 2, None),
+        ([], 4, None),
+    ],
+)
+def test_next_worker_gets_the_cpu_with_the_fewest_workers(
+    monkeypatch: pytest.MonkeyPatch,
+    taken: list[int | None],
+    workers: int,
+    chosen: int | None,
+) -> None:
+    """Workers are pinned only where each CPU gets the same number of them."""
+    # A test cannot choose the CPUs of its machine.
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {7, 4, 5}, raising=False)
+
+    assert cpu_affinity.choose(taken, workers) == chosen
+
+
+def test_no_cpu_is_chosen_on_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not every operating system can pin a thread."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+
+    assert cpu_affinity.choose([], 2) is None
+
+
+def test_refused_pin_is_logged(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a sandbox that forbids it, the worker serves without being pinned."""
+
+    def refuse(_pid: int, _cpus: set[int]) -> NoReturn:
+        raise PermissionError(1, "Operation not permitted")
+
+    # Only a sandbox refuses the call.
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0}, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", refuse, raising=False)
+
+    cpu_affinity.pin(0)
+
+    written = "".join(capsys.readouterr())
+    assert "worker_not_pinned" in written
+    assert "Operation not permitted" in written
