@@ -53,7 +53,7 @@ class Settings:
     port: int = 4242
     web_concurrency: int = 2
     web_threads: int = 8
-    worker_cpu_affinity: str = "off"
+    worker_cpu_affinity: str = "auto"
     worker_threads: int = 4
     retry_base_seconds: float = 10.0
     retry_cap_seconds: float = 21600.0
@@ -121,7 +121,7 @@ class _Reader:
             port=self._take("PORT", "4242", _whole(1, 65535)),
             web_concurrency=self._take("WEB_CONCURRENCY", "2", _whole(1, 256)),
             web_threads=self._take("WEB_THREADS", "8", _whole(1, 1024)),
-            worker_cpu_affinity=self._take("WORKER_CPU_AFFINITY", "off", _one_of(CPU_AFFINITY)),
+            worker_cpu_affinity=self._take("WORKER_CPU_AFFINITY", "auto", _one_of(CPU_AFFINITY)),
             worker_threads=self._take("WORKER_THREADS", "4", _whole(0, 1024)),
             retry_base_seconds=self._take("RETRY_BASE_SECONDS", "10", _seconds(0.01, 86400)),
             retry_cap_seconds=self._take("RETRY_CAP_SECONDS", "21600", _seconds(0.01, 604800)),

@@ -53,7 +53,7 @@ def pin(cpu: int | None) -> None:
     It keeps them. Raises nothing.
     """
     if cpu is None:
-        log.warning("worker_not_pinned", reason="the number of workers is no multiple of the CPUs")
+        log.info("worker_not_pinned", reason="the number of workers is no multiple of the CPUs")
         return
     given = os.sched_getaffinity(0)
     try:

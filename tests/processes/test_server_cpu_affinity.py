@@ -28,9 +28,9 @@ def pinned(server: Server) -> list[int]:
     return sorted(line["cpu"] for line in server.logged("worker_pinned"))
 
 
-def test_workers_are_not_pinned_by_default(serve: Serve) -> None:
-    """Without the setting each worker may use all CPUs, and the log says nothing of it."""
-    server = serve(*WORKERS)
+def test_workers_are_not_pinned_with_off(serve: Serve) -> None:
+    """With ``off`` each worker may use all CPUs."""
+    server = serve(*WORKERS, WORKER_CPU_AFFINITY="off")
 
     wait_for(lambda: server.log.count("Booting worker") == len(USABLE), DEADLINE)
     assert server.deliver() == 200
@@ -39,8 +39,8 @@ def test_workers_are_not_pinned_by_default(serve: Serve) -> None:
 
 
 def test_each_worker_is_pinned_to_its_own_cpu(serve: Serve) -> None:
-    """With ``auto`` and one worker per CPU, also after a worker was killed and replaced."""
-    server = serve(*WORKERS, WORKER_CPU_AFFINITY="auto")
+    """By default, with one worker per CPU. A replaced worker gets the CPU of the killed one."""
+    server = serve(*WORKERS)
 
     def is_spread() -> bool:
         with contextlib.suppress(ProcessLookupError):
@@ -57,8 +57,8 @@ def test_each_worker_is_pinned_to_its_own_cpu(serve: Serve) -> None:
 
 
 def test_uneven_number_of_workers_is_not_pinned(serve: Serve) -> None:
-    """With ``auto`` but no multiple of the CPUs, the log says that workers are not pinned."""
-    server = serve("--workers", str(len(USABLE) + 1), WORKER_CPU_AFFINITY="auto")
+    """A number of workers that is no multiple of the CPUs is not pinned. The log says so."""
+    server = serve("--workers", str(len(USABLE) + 1))
 
     if len(USABLE) > 1:  # each number of workers is a multiple of one CPU
         wait_for(lambda: len(server.logged("worker_not_pinned")) == len(USABLE) + 1, DEADLINE)
@@ -67,8 +67,8 @@ def test_uneven_number_of_workers_is_not_pinned(serve: Serve) -> None:
 
 @pytest.mark.parametrize("how", ["subprocess", "posix_spawn", "system", "fork"])
 def test_program_of_a_callback_may_use_all_cpus(serve: Serve, how: str) -> None:
-    """A process that a callback starts is not pinned, however it is started."""
-    server = serve(*WORKERS, threads=1, WORKER_CPU_AFFINITY="auto")
+    """A process that a callback starts may use all CPUs of the service."""
+    server = serve(*WORKERS, threads=1)
 
     seen = server.ask("POST", f"/start/{how}").json
 
