@@ -32,6 +32,9 @@ STARTS = frozenset(
 )
 
 
+UNEVEN = "the number of workers is no multiple of the CPUs, or the system cannot pin"
+
+
 def choose(taken: Iterable[int | None], workers: int) -> int | None:
     """Return the CPU of the next worker, or None if it may use all.
 
@@ -49,11 +52,12 @@ def choose(taken: Iterable[int | None], workers: int) -> int | None:
 def pin(cpu: int | None) -> None:
     """Pin the calling thread to ``cpu``, and each thread that it starts. Log the result.
 
-    A thread that starts a program gets back the CPUs that the process had, before the start.
-    It keeps them. Raises nothing.
+    A program that a thread starts gets the CPUs that the service was given. The thread gets them
+    back as well, and keeps them. An exception is ``multiprocessing`` with ``spawn`` or
+    ``forkserver``: these processes are pinned. Does not raise.
     """
     if cpu is None:
-        log.info("worker_not_pinned", reason="the number of workers is no multiple of the CPUs")
+        log.info("worker_not_pinned", reason=UNEVEN)
         return
     given = os.sched_getaffinity(0)
     try:
@@ -68,7 +72,7 @@ def pin(cpu: int | None) -> None:
 def _release_at_start(given: set[int], event: str, _arguments: object) -> None:
     """Give the calling thread the CPUs of ``given`` before it starts a process.
 
-    Neither ``vfork`` nor ``posix_spawn`` runs the hooks of ``os.register_at_fork``.
+    ``subprocess`` and ``os.posix_spawn`` do not run the hooks of ``os.register_at_fork``.
     """
     if event in STARTS:
         with suppress(OSError):  # the start of the program must not fail

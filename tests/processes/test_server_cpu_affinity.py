@@ -74,3 +74,12 @@ def test_program_of_a_callback_may_use_all_cpus(serve: Serve, how: str) -> None:
 
     assert len(seen["thread"]) == 1
     assert seen["program"] == USABLE
+
+
+def test_spawned_process_of_multiprocessing_is_pinned(serve: Serve) -> None:
+    """The limit: ``multiprocessing`` starts a process by ``spawn`` without an audit event."""
+    server = serve(*WORKERS, threads=1)
+
+    seen = server.ask("POST", "/start/multiprocessing").json
+
+    assert seen["program"] == seen["thread"]

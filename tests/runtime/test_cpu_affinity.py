@@ -62,3 +62,12 @@ def test_refused_pin_is_logged(
     written = "".join(capsys.readouterr())
     assert "worker_not_pinned" in written
     assert "Operation not permitted" in written
+
+
+def test_missing_choice_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    """A worker without a CPU of its own says why it is not pinned."""
+    cpu_affinity.pin(None)
+
+    written = "".join(capsys.readouterr())
+    assert "worker_not_pinned" in written
+    assert cpu_affinity.UNEVEN in written

@@ -32,7 +32,7 @@ DEADLINE = 60.0
 """Seconds after which a waiting test fails. No test needs as long."""
 
 TINY_APP = f"""
-    import json, os, pathlib, subprocess, sys, threading, time
+    import json, multiprocessing, os, pathlib, subprocess, sys, threading, time
 
     from flask import Flask, jsonify, request
     from stripe import WebhookSignature
@@ -73,11 +73,15 @@ TINY_APP = f"""
     def leave():
         sys.exit(3)
 
+    out = folder / "affinity"
+
+    def note_affinity():
+        out.write_text(str(sorted(os.sched_getaffinity(0))))
+
     @app.post("/start/<how>")
     def start_program(how):
         program = [sys.executable, "-c", "import os; print(sorted(os.sched_getaffinity(0)))"]
         before = sorted(os.sched_getaffinity(0))
-        out = folder / "affinity"
         if how == "subprocess":
             subprocess.run(program, stdout=out.open("wb"), check=True)
         elif how == "posix_spawn":
@@ -85,8 +89,12 @@ TINY_APP = f"""
             os.waitpid(os.posix_spawn(program[0], program, os.environ, file_actions=actions), 0)
         elif how == "system":
             os.system(f"'{{program[0]}}' -c '{{program[2]}}' > '{{out}}'")
+        elif how == "multiprocessing":
+            process = multiprocessing.get_context("spawn").Process(target=note_affinity)
+            process.start()
+            process.join()
         elif os.fork() == 0:
-            out.write_text(str(sorted(os.sched_getaffinity(0))))
+            note_affinity()
             os._exit(0)
         else:
             os.wait()
