@@ -1,4 +1,4 @@
-"""The HTTP edge: bytes and a header in, a status out. It knows no Stripe."""
+"""The HTTP endpoint of deliveries: body and signature in, status out. It knows no Stripe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.errors import DeliveryError, Refused, TooLarge
 from app.processing.receiver import Delivery
 from app.services import services
 
-#: Outcomes that nobody needs to look at.
+#: Outcomes that are logged at level info. All others are warnings.
 EXPECTED = ("accepted", "handled", "duplicate")
 
 log = structlog.get_logger(__name__)
@@ -44,8 +44,8 @@ def receive() -> Response:
 
 
 def _body(limit: int) -> bytes:
-    # A body without a Content-Length is cut at Werkzeug's limit without a word: the one byte
-    # more is what tells it from a body of exactly the limit.
+    # Werkzeug cuts a body without a Content-Length at its limit, without an error. One byte more
+    # distinguishes a longer body from one of exactly the limit.
     request.max_content_length = limit + 1
     try:
         body = request.get_data(cache=False)
@@ -74,7 +74,7 @@ def _json(status: int, values: dict[str, object]) -> Response:
 
 
 def _log(delivery: Delivery, started: float, outcome: str, **fields: object) -> None:
-    """Write the one line of this delivery."""
+    """Write the log line of this delivery."""
     known = {
         name: value for name in delivery.__slots__ if (value := getattr(delivery, name)) is not None
     }
