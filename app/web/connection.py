@@ -14,7 +14,7 @@ from http import HTTPStatus
 from app.web import gunicorn_private
 from app.web.framing import Parser
 
-#: For how many seconds, and reads, a closing connection discards what its client sends. A socket
+#: Seconds, and reads, in which a closing connection discards further bytes of its client. A socket
 #: that is closed with unread bytes is reset, and the client can lose the response.
 LINGER_SECONDS = 1.0
 LINGER_READS = 256
@@ -30,7 +30,7 @@ class Connection(gunicorn_private.HttpProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Give the client ``read_seconds`` for its first header."""
         super().connection_made(transport)
-        # 0: an answer counts as unread as soon as the kernel does not take all of it.
+        # 0: writing pauses as soon as the kernel does not take all of a response.
         transport.set_write_buffer_limits(high=0)
         self.close_after(self.worker.asgi.read_seconds)
         self.worker.waits(self)

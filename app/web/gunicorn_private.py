@@ -62,7 +62,7 @@ class HttpProtocol(ASGIProtocol):  # type: ignore[misc] # gunicorn publishes no 
         self._keepalive_handle = self.worker.loop.call_later(seconds, self._keepalive_timeout)
 
     def stop_serving(self) -> None:
-        """Read no further request, but let ``data_received`` have what the client sends."""
+        """Read no further request. ``data_received`` still gets the bytes of the client."""
         self._closed = True
         self._resume_reading()
 

@@ -76,10 +76,11 @@ def test_program_of_a_callback_may_use_all_cpus(serve: Serve, how: str) -> None:
     assert seen["program"] == USABLE
 
 
-def test_spawned_process_of_multiprocessing_is_pinned(serve: Serve) -> None:
-    """The limit: ``multiprocessing`` starts a process by ``spawn`` without an audit event."""
+@pytest.mark.parametrize("how", ["thread", "spawn", "forkserver"])
+def test_limit_of_unpinned_programs(serve: Serve, how: str) -> None:
+    """A thread is pinned. So is a process of ``multiprocessing``, which has no audit event."""
     server = serve(*WORKERS, threads=1)
 
-    seen = server.ask("POST", "/start/multiprocessing").json
+    seen = server.ask("POST", f"/start/{how}").json
 
     assert seen["program"] == seen["thread"]

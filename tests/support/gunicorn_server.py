@@ -89,8 +89,12 @@ TINY_APP = f"""
             os.waitpid(os.posix_spawn(program[0], program, os.environ, file_actions=actions), 0)
         elif how == "system":
             os.system(f"'{{program[0]}}' -c '{{program[2]}}' > '{{out}}'")
-        elif how == "multiprocessing":
-            process = multiprocessing.get_context("spawn").Process(target=note_affinity)
+        elif how == "thread":
+            thread = threading.Thread(target=note_affinity)
+            thread.start()
+            thread.join()
+        elif how in {{"spawn", "forkserver"}}:
+            process = multiprocessing.get_context(how).Process(target=note_affinity)
             process.start()
             process.join()
         elif os.fork() == 0:
@@ -124,7 +128,7 @@ SLOW = {
     "half a header": b"POST /webhook HTTP/1.1\r\nHost: test\r\nStripe-Sig",
     "half a body": b'POST /webhook HTTP/1.1\r\nHost: test\r\nContent-Length: 600\r\n\r\n{"id": ',
 }
-"""What slow clients send."""
+"""Requests of slow clients."""
 
 
 @dataclass(frozen=True)

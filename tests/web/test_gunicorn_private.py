@@ -26,7 +26,7 @@ WORKER = "gunicorn.workers.gasgi:ASGIWorker"
 ARBITER = "gunicorn.arbiter:Arbiter"
 SOCKET = "gunicorn.sock:BaseSocket"
 ATTRIBUTE = None
-"""The signature of what is no method."""
+"""The signature of an attribute that is not a method."""
 
 
 class Name(NamedTuple):
@@ -45,7 +45,9 @@ NAMES = [
     Name(PARSER, "feed", "(self, data)", "counts each read from the socket"),
     Name(PARSER, "reset", "(self)", "clears the counts before the next request"),
     Name(PROTOCOL, "_setup_callback_parser", "(self)", "makes the parser that bounds framing"),
-    Name(PROTOCOL, "_callback_parser", ATTRIBUTE, "is the parser that gets what clients send"),
+    Name(
+        PROTOCOL, "_callback_parser", ATTRIBUTE, "is the parser that gets the bytes of the client"
+    ),
     Name(PROTOCOL, "_on_headers_complete", "(self)", "is called by the parser"),
     Name(PROTOCOL, "_on_body", "(self, chunk)", "is called by the parser"),
     Name(PROTOCOL, "_on_message_complete", "(self)", "keeps a connection with a whole request"),
