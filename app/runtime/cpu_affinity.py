@@ -65,12 +65,12 @@ def pin(cpu: int | None) -> None:
     except OSError as error:  # some sandboxes forbid it
         log.warning("worker_not_pinned", reason=str(error))
         return
-    sys.addaudithook(partial(_release_at_start, given))
+    sys.addaudithook(partial(release_before_start, given))
     log.info("worker_pinned", cpu=cpu)
 
 
-def _release_at_start(given: set[int], event: str, _arguments: object) -> None:
-    """Give the calling thread the CPUs of ``given`` before it starts a process.
+def release_before_start(given: set[int], event: str, _arguments: object) -> None:
+    """Let the calling thread use all CPUs of ``given`` if the audit ``event`` starts a process.
 
     ``subprocess`` and ``os.posix_spawn`` do not run the hooks of ``os.register_at_fork``.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
 import pytest
@@ -45,14 +46,15 @@ def test_no_cpu_is_chosen_on_other_systems(monkeypatch: pytest.MonkeyPatch) -> N
     assert cpu_affinity.choose([], 2) is None
 
 
+def refuse(_pid: int, _cpus: set[int]) -> NoReturn:
+    """Fail like the system call in a sandbox."""
+    raise PermissionError(1, "Operation not permitted")
+
+
 def test_refused_pin_is_logged(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In a sandbox that forbids it, the worker serves without being pinned."""
-
-    def refuse(_pid: int, _cpus: set[int]) -> NoReturn:
-        raise PermissionError(1, "Operation not permitted")
-
     # Only a sandbox refuses the call.
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0}, raising=False)
     monkeypatch.setattr(os, "sched_setaffinity", refuse, raising=False)
@@ -71,3 +73,30 @@ def test_missing_choice_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
     written = "".join(capsys.readouterr())
     assert "worker_not_pinned" in written
     assert cpu_affinity.UNEVEN in written
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system cannot pin")
+@pytest.mark.parametrize(("event", "is_start"), [("subprocess.Popen", True), ("open", False)])
+def test_thread_is_released_before_it_starts_a_program(event: str, *, is_start: bool) -> None:
+    """Only the start of a process gives the calling thread all CPUs.
+
+    Process tests show that the hook works. Here it is called, because Python traces no audit hook.
+    """
+    given = os.sched_getaffinity(0)
+    first = {min(given)}
+
+    def run() -> set[int]:
+        os.sched_setaffinity(0, first)
+        cpu_affinity.release_before_start(given, event, ())
+        return os.sched_getaffinity(0)
+
+    with ThreadPoolExecutor(1) as pool:  # the thread of the test is not pinned
+        assert pool.submit(run).result() == (given if is_start else first)
+
+
+def test_refused_release_does_not_stop_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception in an audit hook would make the start of the program fail."""
+    # Only a sandbox refuses the call.
+    monkeypatch.setattr(os, "sched_setaffinity", refuse, raising=False)
+
+    cpu_affinity.release_before_start({0}, "subprocess.Popen", ())
