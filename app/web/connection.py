@@ -33,12 +33,12 @@ class Connection(gunicorn_private.HttpProtocol):
         # 0: writing pauses as soon as the kernel does not take all of a response.
         transport.set_write_buffer_limits(high=0)
         self.close_after(self.worker.asgi.read_seconds)
-        self.worker.waits(self)
+        self.worker.add_waiting(self)
         self.worker.make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
-        self.worker.waits_no_more(self)
+        self.worker.remove_waiting(self)
         if self._linger is not None:
             self._linger.cancel()
         super().connection_lost(exc)
@@ -59,7 +59,7 @@ class Connection(gunicorn_private.HttpProtocol):
             self.transport.write_eof()
         loop: asyncio.AbstractEventLoop = self.worker.loop
         self._linger = loop.call_later(LINGER_SECONDS, self.transport.close)
-        self.worker.waits(self)
+        self.worker.add_waiting(self)
 
     def pause_writing(self) -> None:
         """Give the client ``read_seconds`` to read its response."""
@@ -74,12 +74,12 @@ class Connection(gunicorn_private.HttpProtocol):
 
     def request_complete(self) -> None:
         """Keep the connection until the request has its response."""
-        self.worker.waits_no_more(self)
+        self.worker.remove_waiting(self)
         super().request_complete()
 
     def idle(self) -> None:
         """Wait for the next request."""
-        self.worker.waits(self)
+        self.worker.add_waiting(self)
         super().idle()
 
     def refuse(self, status: int, message: str, extra_headers: tuple[tuple[str, str], ...]) -> None:

@@ -40,11 +40,11 @@ class Worker(gunicorn_private.LoopWorker):
         """Signals that arrived before the event loop ran. ``gunicorn.conf.py`` sets the queue."""
         self._waiting: dict[Connection, None] = {}
 
-    def waits(self, connection: Connection) -> None:
+    def add_waiting(self, connection: Connection) -> None:
         """Note that a connection has no complete request. It may be dropped."""
         self._waiting[connection] = None
 
-    def waits_no_more(self, connection: Connection) -> None:
+    def remove_waiting(self, connection: Connection) -> None:
         """Note that a connection has a complete request, or is closed."""
         self._waiting.pop(connection, None)
 

@@ -15,7 +15,6 @@ import socket
 import subprocess
 import sys
 import termios
-import textwrap
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,105 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from devkit import samples
+from tests.support.tiny_app import SECRET
 from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "gunicorn.conf.py"
-SECRET = "whsec_fake_for_tests"
 DEADLINE = 60.0
 """Seconds after which a waiting test fails. No test needs as long."""
-
-TINY_APP = f"""
-    import json, multiprocessing, os, pathlib, subprocess, sys, threading, time
-
-    from flask import Flask, jsonify, request
-    from stripe import WebhookSignature
-
-    from app import log
-    from app.web.bridge import Bridge
-
-    app = Flask("tiny")
-    folder = pathlib.Path(__file__).parent
-
-    @app.post("/webhook")
-    def webhook():
-        body, signature = request.get_data(as_text=True), request.headers["Stripe-Signature"]
-        WebhookSignature.verify_header(body, signature, "{SECRET}", 300)
-        return jsonify(outcome="handled")
-
-    @app.post("/hold/<name>")
-    def hold(name):
-        return held(name, lambda: time.sleep(0.01))
-
-    @app.post("/burn/<name>")
-    def burn(name):
-        return held(name, lambda: sum(range(100_000)))
-
-    def held(name, spend):
-        (folder / f"{{name}}.begun").touch()
-        while not (folder / f"{{name}}.go").exists():
-            spend()
-        (folder / f"{{name}}.ended").touch()
-        return jsonify(held=name)
-
-    @app.route("/echo", methods=["GET", "HEAD", "POST"])
-    def echo():
-        texts = {{k: v for k, v in request.environ.items() if isinstance(v, str)}}
-        return jsonify(texts | {{"body": request.get_data(as_text=True)}})
-
-    @app.post("/exit")
-    def leave():
-        sys.exit(3)
-
-    out = folder / "affinity"
-
-    def note_affinity():
-        out.write_text(str(sorted(os.sched_getaffinity(0))))
-
-    @app.post("/start/<how>")
-    def start_program(how):
-        program = [sys.executable, "-c", "import os; print(sorted(os.sched_getaffinity(0)))"]
-        before = sorted(os.sched_getaffinity(0))
-        if how == "subprocess":
-            subprocess.run(program, stdout=out.open("wb"), check=True)
-        elif how == "posix_spawn":
-            actions = [(os.POSIX_SPAWN_OPEN, 1, str(out), os.O_WRONLY | os.O_CREAT, 0o600)]
-            os.waitpid(os.posix_spawn(program[0], program, os.environ, file_actions=actions), 0)
-        elif how == "system":
-            os.system(f"'{{program[0]}}' -c '{{program[2]}}' > '{{out}}'")
-        elif how == "thread":
-            thread = threading.Thread(target=note_affinity)
-            thread.start()
-            thread.join()
-        elif how in {{"spawn", "forkserver"}}:
-            process = multiprocessing.get_context(how).Process(target=note_affinity)
-            process.start()
-            process.join()
-        elif os.fork() == 0:
-            note_affinity()
-            os._exit(0)
-        else:
-            os.wait()
-        return jsonify(thread=before, program=json.loads(out.read_text()))
-
-    @app.get("/large")
-    def large():
-        return b"x" * 20_000_000
-
-    @app.get("/pid")
-    def pid():
-        return str(os.getpid())
-
-    def load(threads, read_seconds, max_body_bytes):
-        log.configure("info", "json")
-        return Bridge(
-            app,
-            threads=threads,
-            max_body_bytes=max_body_bytes,
-            stopping=threading.Event(),
-            read_seconds=read_seconds,
-        )
-"""
 
 SLOW = {
     "no byte": b"",
@@ -295,18 +202,13 @@ def running(
     config: Path = CONFIG,
     **settings: str,
 ) -> Iterator[Server]:
-    """Run gunicorn with the tiny application, the real configuration and these ``options``.
+    """Run gunicorn with the small application, the real configuration and these ``options``.
 
     ``settings`` are environment variables.
     """
-    (folder / "tiny.py").write_text(textwrap.dedent(TINY_APP))
     command = [sys.executable, "-m", "gunicorn", "-c", str(config), "--bind", "127.0.0.1:0"]
-    command += [
-        "--pythonpath",
-        f"{folder},{ROOT}",
-        *options,
-        f"tiny:load({threads}, {read_seconds}, {max_body_bytes})",
-    ]
+    arguments = (str(folder), threads, read_seconds, max_body_bytes)
+    command += [*options, f"tests.support.tiny_app:load{arguments}"]
     with started(command, folder, service_environment(folder) | settings) as server:
         yield server
 
