@@ -14,7 +14,7 @@ TYPE ?=
 UNTYPED ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help install run dev handler demo test check format bench lock clean
+.PHONY: help install run dev handler demo test newer check format bench lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,9 @@ ifeq ($(strip $(ARGS)),)
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
+
+newer: $(INSTALLED) ## Run the server's tests on newer versions of gunicorn, if there are any
+	$(BIN)/python tools/newer_gunicorn.py
 
 check: $(INSTALLED) ## Lint, check the format and the types
 	$(BIN)/ruff check

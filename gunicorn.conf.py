@@ -1,38 +1,39 @@
-"""How gunicorn serves the service. The settings are the service's own: see .env.example."""
+"""gunicorn's configuration. The service's own settings are described in .env.example."""
 
 import gc
 from pathlib import Path
 from typing import Any
 
+from app.runtime import cpu_affinity
 from app.settings import Settings
-from app.web.server import choose_processor
+from app.web import gunicorn_private
 
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - the files are made by mkstemp and unlinked at once
 
 settings = Settings.load()
 
-wsgi_app = "app.web.server:load()"
-worker_class = "app.web.server.Worker"
+wsgi_app = "app.web.startup:load()"
+worker_class = "app.web.gunicorn_worker.Worker"
 bind = f"0.0.0.0:{settings.port}"
 workers = settings.web_concurrency
 preload_app = True
-# uvloop where it is installed: a tenth less processor time for a delivery.
+# uvloop where it is installed: a delivery then takes a tenth less processor time.
 asgi_loop = "auto"
 asgi_lifespan = "off"
-# 0: a request that still waits for a thread is dropped when its client leaves.
+# 0: when its client disconnects, a queued request is dropped.
 asgi_disconnect_grace_period = 0
-# Per worker, and below the 1,024 open files that many systems allow a process.
+# For each worker. Many systems allow a process 1,024 open files.
 worker_connections = 800
-# Longer than the 60 s after which common load balancers drop an idle connection: the side that
-# sends requests should be the one that closes.
+# Longer than the 60 s after which common load balancers drop an idle connection: the client, which
+# sends requests, should close first.
 keepalive = 75
-# Below the 30 s after which Kubernetes, ECS and others kill.
+# Kubernetes, ECS and others kill after 30 s.
 graceful_timeout = 25
-# Stripe and the proxies on the way send some 20 short fields; 800 clients at once should not fill
-# the memory. An integer in a header has to stay under the 4,300 digits that Python converts.
+# Stripe and the proxies on the way send about 20 short fields. 800 clients at once must not fill
+# the memory. An integer in a header must stay below the 4,300 digits that Python converts.
 limit_request_fields = 64
 limit_request_field_size = 4096
-# Heartbeat files: in memory, and writable where the root file system is not.
+# Heartbeat files: in memory, which is writable even with a read-only root file system.
 worker_tmp_dir = _SHARED_MEMORY if Path(_SHARED_MEMORY).is_dir() else None
 control_socket_disable = True
 logger_class = "app.log.GunicornLogger"
@@ -40,20 +41,23 @@ loglevel = settings.log_level
 
 
 def when_ready(_server: object) -> None:
-    """Keep what was loaded before the fork shared: the collector would write to every page."""
+    """Keep the memory that was filled before the fork shared: a collection would write to it."""
     gc.freeze()
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Let each worker stay on one processor, where there is one worker for each."""
-    others = [getattr(each, "processor", None) for each in server.WORKERS.values()]
-    worker.processor = choose_processor(others, server.cfg.workers)
+    """Choose the CPU of the next worker."""
+    if settings.worker_cpu_affinity == "auto":
+        others = [each.cpu for each in gunicorn_private.workers(server)]
+        worker.cpu = cpu_affinity.choose(others, server.cfg.workers)
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Hand over the signals that reached the worker before it had handlers of its own.
+    """Pin the worker, and pass it the signals that arrived before it had its own handlers.
 
-    Until then it has the arbiter's, which only queue, in a queue that nobody reads here. A SIGTERM
-    that was lost so would let the arbiter wait for all of the grace period, and then kill.
+    Until then it has the arbiter's handlers, which put signals into a queue that a worker never
+    reads. After a lost SIGTERM the arbiter would wait for the grace period, and then kill.
     """
-    worker.early_signals = server.SIG_QUEUE
+    worker.early_signals = gunicorn_private.queued_signals(server)
+    if settings.worker_cpu_affinity == "auto":
+        cpu_affinity.pin(worker.cpu)

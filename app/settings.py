@@ -120,6 +120,12 @@ class Settings:
         whole(1, 1024),
         "Deliveries at once in each process; in inline mode, callbacks at once.",
     )
+    worker_cpu_affinity: str = _setting(
+        "auto",
+        one_of("auto", "off"),
+        "auto pins each process to one CPU if there are as many processes as CPUs, or a multiple;"
+        " off lets them use all.",
+    )
     worker_threads: int = _setting(
         "4",
         whole(0, 1024),
@@ -199,10 +205,6 @@ class Settings:
 def variable(field: dataclasses.Field[Any]) -> str:
     """Return the name of the environment variable of a field of ``Settings``."""
     return str(field.metadata["variable"] or field.name.upper())
-
-
-def _read(dotenv: str | Path) -> dict[str, str | None]:
-    return dict(dotenv_values(dotenv, interpolate=False))
 
 
 def _log_format() -> str:

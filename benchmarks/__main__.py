@@ -24,6 +24,7 @@ SNIPPETS = [
     Subject(
         "snippet, gthread",
         ("benchmarks.snippet:load_wsgi()", "--worker-class", "gthread", "--threads", "8"),
+        (("WORKER_CPU_AFFINITY", "off"),),
     ),
     Subject("snippet, the service's worker", ("benchmarks.snippet:load()",)),
 ]

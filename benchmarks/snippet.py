@@ -15,7 +15,7 @@ import stripe
 from flask import Flask, Response, jsonify, request
 
 from app.settings import Settings
-from app.web.server import Bridge
+from app.web.bridge import Bridge
 from benchmarks import mixed
 from benchmarks.burst import CALLBACK_SECONDS
 

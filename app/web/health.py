@@ -1,4 +1,4 @@
-"""/healthz: the process answers. /readyz: deliveries can be taken, so send them here."""
+"""/healthz: the process responds. /readyz: the process can accept deliveries."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ blueprint = Blueprint("health", __name__)
 
 @blueprint.get("/healthz")
 def healthz() -> Response:
-    """Answer 200 as long as the process can answer at all. Nothing else is asked."""
+    """Return 200. It checks nothing but that the process responds."""
     return jsonify(status="ok")
 
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    """Answer 200 when the inbox can be written, and 503 with the reason otherwise."""
+    """Return 200 if the inbox can be written, else 503 with the reason."""
     if services().stopping.is_set():
         return _not_ready("the service is shutting down")
     try:
@@ -32,7 +32,7 @@ def readyz() -> Response:
     except InboxUnavailable as error:
         log.warning("not_ready", reason=error.reason)
         return _not_ready(error.message)
-    # Paused workers are no reason to send deliveries elsewhere: they are still recorded.
+    # While workers are paused, deliveries are still recorded.
     return jsonify(status="ready", paused=True) if paused else jsonify(status="ready")
 
 

@@ -1,4 +1,4 @@
-"""Threads that work for an event loop."""
+"""A fixed pool of threads for an event loop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True, eq=False)
 class _Call(Generic[T]):
-    """One call: the function with its arguments, and the result that it has so far."""
+    """One call: the function with its arguments, and its result if the call fails."""
 
     future: asyncio.Future[T]
     act: Callable[[], T] | None
@@ -38,31 +38,29 @@ class _Call(Generic[T]):
 class Pool(Generic[P, T]):
     """A fixed number of threads that call one function, for one event loop.
 
-    Every call gets a result and no thread ends, even when the function raises. An executor of the
-    standard library makes and chains two futures for each call, one with a lock of its own. That
+    Every call gets a result and no thread ends, even when the function raises. The executor of the
+    standard library creates and chains two futures for each call, one of them with a lock. That
     was a tenth of the cost of a request.
     """
 
     def __init__(self, act: Callable[P, T], threads: int, name: str, *, failed: T) -> None:
-        """Take the function, and how many ``threads`` may be in it at once.
+        """Call ``act`` in up to ``threads`` threads, which are named after ``name``.
 
-        A call that raises is logged, and its result is ``failed``. The threads begin at the first
+        A call that raises is logged, and its result is ``failed``. The threads start at the first
         call, because no thread survives a fork.
         """
         self._act = act
         self._failed = failed
-        self.prepare: Callable[[], object] = lambda: None
-        """A function that each thread calls first. The thread goes on when it raises."""
         self._names = [f"{name}-{number}" for number in range(threads)]
         self._has_threads = False
         self._calls: SimpleQueue[_Call[T]] = SimpleQueue()
         self.abandoned = 0
-        """How many cancelled calls are still queued or running."""
+        """Number of cancelled calls that are still queued or running."""
 
     async def call(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Have a thread call the function, and return its result.
+        """Return the result of the function, which a thread calls.
 
-        When this is cancelled before a thread has begun, the function is not called. Raises
+        If this is cancelled while the call is queued, the function is not called. Raises
         ``RuntimeError`` or ``MemoryError`` while the pool cannot start a single thread.
         """
         self._start()
@@ -71,28 +69,25 @@ class Pool(Generic[P, T]):
         try:
             return await future
         except asyncio.CancelledError:
-            # Not when it has just ended: ``_end`` ran before and counts it down no more.
+            # Not if ``_end`` has already set the result: it will not subtract this call.
             self.abandoned += future.cancelled()
             raise
 
     def _start(self) -> None:
-        """Start the threads that are missing, as many as the system lets start."""
+        """Start the missing threads, as far as the system allows."""
         while self._names:
             try:
-                start(self._names[-1], partial(self._work, [self.prepare], [None]))
+                start(self._names[-1], partial(self._work, [None]))
             except (RuntimeError, MemoryError):
                 if self._has_threads:
                     return
                 raise
             self._has_threads = True
-            self._names.pop()  # not before: a thread that could not start is tried again
+            self._names.pop()  # only now: a failed start is tried again
 
-    def _work(self, first: list[Callable[[], object]], current: list[_Call[T] | None]) -> None:
-        """Call what is in ``first`` once, then run calls. It can be called again when it raised."""
-        while first:
-            first.pop()()
+    def _work(self, current: list[_Call[T] | None]) -> None:
+        """Run calls. ``current`` keeps the call that runs: this is called again if it raises."""
         while True:
-            # Kept in a list: a call is not lost when this raises before it has a result.
             call = current[0] = current[0] or self._calls.get()
             self._run(call)
             current[0] = None
@@ -100,10 +95,10 @@ class Pool(Generic[P, T]):
     def _run(self, call: _Call[T]) -> None:
         try:
             call.run()
-        except BaseException:  # a sys.exit() is an error like any other
-            with suppress(BaseException):  # when memory is short a line is lost, not the answer
+        except BaseException:  # sys.exit() too
+            with suppress(BaseException):  # without memory the line is lost, not the response
                 log.exception("request_failed")
-        with suppress(RuntimeError):  # the loop has been closed: the process is about to end
+        with suppress(RuntimeError):  # the loop is closed: the process is about to end
             call.future.get_loop().call_soon_threadsafe(self._end, call)
 
     def _end(self, call: _Call[T]) -> None:

@@ -1,4 +1,4 @@
-"""A request may spend little on anything but its body."""
+"""The bound on the framing of a request."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 class Bodies:
-    """A parser, and the pieces of bodies that it gave out."""
+    """A parser, and the parts of bodies that it has parsed."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start without any."""
         self.pieces: list[bytes] = []
         self.parser = Parser(on_body=self.pieces.append)
 
     def feed(self, data: bytes, size: int) -> None:
-        """Let ``data`` arrive in reads of ``size`` bytes."""
+        """Feed ``data`` in reads of ``size`` bytes."""
         for start in range(0, len(data), size):
             self.parser.feed(data[start : start + size])
 
 
 @pytest.fixture
 def bodies() -> Bodies:
-    """A parser that has read nothing."""
+    """A new parser."""
     return Bodies()
 
 
@@ -40,7 +40,7 @@ def chunks(data: bytes, size: int) -> bytes:
 
 
 def with_length(data: bytes) -> bytes:
-    """Return a whole request with ``data`` as its body."""
+    """Return a complete request with ``data`` as its body."""
     return HEAD + b"Content-Length: %d\r\n\r\n" % len(data) + data
 
 
@@ -61,14 +61,14 @@ PROPER: dict[str, tuple[Callable[[], bytes], int]] = {
 def test_proper_request_is_read(
     bodies: Bodies, request_bytes: Callable[[], bytes], size: int
 ) -> None:
-    """A sender that uses the protocol for its body is not limited."""
+    """A body in large or moderate pieces is not limited."""
     bodies.feed(request_bytes(), size)
 
     assert bodies.parser.is_complete
 
 
 def test_chunks_of_one_byte_are_parsed_up_to_a_bound(bodies: Bodies) -> None:
-    """In a single read of 60,000 chunks, the parser stops after some hundred."""
+    """Of 60,000 chunks in a single read, the parser reads about 500."""
     with pytest.raises(ParseError):
         bodies.parser.feed(CHUNKED + chunks(b"x" * 60_000, 1))
 
@@ -76,7 +76,7 @@ def test_chunks_of_one_byte_are_parsed_up_to_a_bound(bodies: Bodies) -> None:
 
 
 def test_request_in_reads_of_one_byte_is_read_up_to_a_bound(bodies: Bodies) -> None:
-    """Each segment wakes the event loop, also one of a single byte."""
+    """Each read wakes the event loop, so reads of one byte are bounded."""
     with pytest.raises(ParseError):
         bodies.feed(with_length(b"x" * 60_000), 1)
 
@@ -84,7 +84,7 @@ def test_request_in_reads_of_one_byte_is_read_up_to_a_bound(bodies: Bodies) -> N
 
 
 def test_each_request_of_a_connection_has_its_own_bound(bodies: Bodies) -> None:
-    """What one request has spent does not count for the next, nor what is pipelined behind it."""
+    """The framing of one request does not count for the next."""
     request = with_length(b"")
     for _ in range(1000):
         bodies.parser.feed(request)
@@ -92,8 +92,8 @@ def test_each_request_of_a_connection_has_its_own_bound(bodies: Bodies) -> None:
         bodies.parser.reset()
 
 
-def test_body_of_the_next_request_earns_nothing_for_this_one(bodies: Bodies) -> None:
-    """Bytes that are held behind a message are no part of it."""
+def test_pipelined_bytes_do_not_raise_the_bound(bodies: Bodies) -> None:
+    """Bytes of the next request do not count as the body of this one."""
     bodies.parser.feed(with_length(b"") + LARGE[:300_000])
     tail = bodies.parser.remaining()
     assert bodies.parser.pipelined == len(tail) == 300_000
@@ -104,8 +104,8 @@ def test_body_of_the_next_request_earns_nothing_for_this_one(bodies: Bodies) -> 
         bodies.parser.feed(CHUNKED + chunks(b"x" * 1000, 1) + tail)
 
 
-def test_next_request_is_held_while_one_is_answered(bodies: Bodies) -> None:
-    """It is counted when its turn comes, and parsed from its first byte."""
+def test_pipelined_request_waits(bodies: Bodies) -> None:
+    """It is parsed from its first byte when the request before it is finished."""
     bodies.feed(with_length(b"first"), 65536)
     second = with_length(b"second")
     bodies.feed(second, 10)

@@ -1,4 +1,4 @@
-"""What an orchestrator and a load balancer ask."""
+"""The health checks of an orchestrator and a load balancer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from tests.conftest import Receiver
 MakeReceiver = Callable[..., Receiver]
 
 
-def test_healthz_answers_whatever_the_inbox_does(
-    make_receiver: MakeReceiver, tmp_path: Path
-) -> None:
-    """/healthz says that the process answers, and asks nothing else."""
+def test_healthz_does_not_need_the_inbox(make_receiver: MakeReceiver, tmp_path: Path) -> None:
+    """/healthz gets 200 as long as the process can respond."""
     (tmp_path / "file").touch()
     receiver = make_receiver(database_url=f"sqlite:///{tmp_path}/file/inbox.sqlite3")
 
@@ -25,7 +23,7 @@ def test_healthz_answers_whatever_the_inbox_does(
 
 
 def test_readyz_writes_to_the_inbox(make_receiver: MakeReceiver, database_url: str) -> None:
-    """/readyz answers 200 when a row could be written."""
+    """/readyz gets 200 if a row could be written."""
     receiver = make_receiver(database_url=database_url)
 
     answer = receiver.client.get("/readyz")
@@ -33,10 +31,10 @@ def test_readyz_writes_to_the_inbox(make_receiver: MakeReceiver, database_url: s
     assert (answer.status_code, answer.json) == (200, {"status": "ready"})
 
 
-def test_readyz_says_why_not(
+def test_readyz_has_the_reason(
     make_receiver: MakeReceiver, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without an inbox it is 503 with the reason, and the details are in the log alone."""
+    """Without an inbox /readyz gets 503 with a reason. The details are only in the log."""
     (tmp_path / "file").touch()
     receiver = make_receiver(database_url=f"sqlite:///{tmp_path}/file/inbox.sqlite3")
 
@@ -49,7 +47,7 @@ def test_readyz_says_why_not(
 
 
 def test_readyz_while_shutting_down(receiver: Receiver) -> None:
-    """A process that was told to stop wants no more deliveries, though the inbox is well."""
+    """A stopping process gets 503, even if the inbox is available."""
     receiver.services.stopping.set()
 
     answer = receiver.client.get("/readyz")
@@ -60,6 +58,6 @@ def test_readyz_while_shutting_down(receiver: Receiver) -> None:
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 def test_only_get_is_answered(receiver: Receiver, path: str) -> None:
-    """What is no question is refused, in JSON like all else."""
+    """Another method gets 405 in JSON."""
     answer = receiver.client.post(path)
     assert (answer.status_code, answer.json) == (405, {"error": "method not allowed"})

@@ -1,4 +1,4 @@
-"""Threads that work for an event loop."""
+"""The pool of threads for an event loop."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ FAILED = "failed"
 
 
 class Work:
-    """A function that takes as long as a test wants, and says when it begins."""
+    """A function that blocks until a test lets it return."""
 
     def __init__(self) -> None:
-        """Begin with nothing begun."""
+        """Start with no call."""
         self.begun: list[str] = []
         self.go: SimpleQueue[None] = SimpleQueue()
 
     def __call__(self, name: str) -> str:
-        """Wait to be let go."""
+        """Block until ``let_go``."""
         self.begun.append(name)
         self.go.get(timeout=30)
         return name.upper()
 
     def let_go(self, number: int) -> None:
-        """Let so many of the calls end."""
+        """Let this many calls return."""
         for _ in range(number):
             self.go.put(None)
 
 
 @pytest.fixture(autouse=True)
 def _short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test waits for a second."""
+    """Retry at once, not after a second."""
     monkeypatch.setattr(threads, "PAUSE_SECONDS", 0.01)
 
 
 @pytest.fixture
 def work() -> Iterator[Work]:
-    """The function, which no thread is left in."""
+    """The function. No call blocks after the test."""
     work = Work()
     yield work
     work.let_go(20)
 
 
 async def soon(condition: object) -> None:
-    """Wait on the loop until the condition, which is called, holds."""
+    """Wait on the event loop until ``condition()`` is true."""
     assert callable(condition)
     for _ in range(3000):
         if condition():
@@ -63,7 +63,7 @@ async def soon(condition: object) -> None:
 
 
 def test_as_many_run_at_once_as_there_are_threads(work: Work) -> None:
-    """The rest waits, in the order in which it came, and each gets its own result."""
+    """Further calls wait in order. Each call gets its own result."""
 
     async def main() -> list[str]:
         pool = Pool(work, 2, "test", failed=FAILED)
@@ -77,15 +77,15 @@ def test_as_many_run_at_once_as_there_are_threads(work: Work) -> None:
     assert sorted(work.begun[:2]) == ["a", "b"]
 
 
-def test_no_thread_is_there_before_the_first_call(work: Work) -> None:
-    """A thread would not survive the fork of the process that made the pool."""
+def test_threads_start_at_the_first_call(work: Work) -> None:
+    """No thread would survive a fork between the creation of the pool and the first call."""
     Pool(work, 3, "none-yet", failed=FAILED)
 
     assert not [each for each in threading.enumerate() if each.name.startswith("none-yet")]
 
 
-def test_call_that_nobody_waits_for_is_not_begun(work: Work) -> None:
-    """Cancelled while it was queued, it is dropped; it counts until a thread has seen that."""
+def test_cancelled_call_in_the_queue_is_not_run(work: Work) -> None:
+    """It counts as abandoned until a thread has removed it from the queue."""
 
     async def main() -> None:
         pool = Pool(work, 1, "test", failed=FAILED)
@@ -105,8 +105,8 @@ def test_call_that_nobody_waits_for_is_not_begun(work: Work) -> None:
     assert work.begun == ["first"]
 
 
-def test_call_that_has_begun_runs_to_its_end(work: Work) -> None:
-    """Cancelled while it ran, it still counts until it has ended."""
+def test_cancelled_call_runs_to_its_end(work: Work) -> None:
+    """A running call that is cancelled counts as abandoned until it ends."""
 
     async def main() -> None:
         pool = Pool(work, 1, "test", failed=FAILED)
@@ -121,17 +121,17 @@ def test_call_that_has_begun_runs_to_its_end(work: Work) -> None:
     asyncio.run(main())
 
 
-def test_call_that_has_just_ended_is_not_counted(
+def test_call_that_is_cancelled_after_its_end_is_not_abandoned(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cancelled between its end and the moment in which its caller hears of it."""
+    """A call can be cancelled after its result is set and before its caller continues."""
 
     async def main() -> None:
         pool = Pool(work, 1, "test", failed=FAILED)
         call = asyncio.create_task(pool.call("only"))
         await soon(lambda: work.begun)
-        # Before any step of the loop in which the result is there, cancel in that very step.
-        end = pool._end  # noqa: SLF001 - no other way to be there in that moment
+        # Cancel in the same step of the loop that sets the result.
+        end = pool._end  # noqa: SLF001 - no public call runs in that step
 
         def end_and_cancel(done: Any) -> None:
             end(done)
@@ -149,7 +149,7 @@ def test_call_that_has_just_ended_is_not_counted(
 def test_thread_that_could_not_start_is_tried_again(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A system that was out of threads for a moment does not lose one for good."""
+    """A thread that cannot start is started at a later call."""
     start = threading.Thread.start
 
     def refuse_thread(_thread: threading.Thread) -> None:
@@ -177,7 +177,7 @@ def test_call_that_raises_has_a_result(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The thread goes on with the next call, also if the error cannot be logged."""
+    """The thread continues with the next call, even if the error cannot be logged."""
     failures = [error, error]
 
     def act(name: str) -> str:
@@ -185,7 +185,7 @@ def test_call_that_raises_has_a_result(
             raise failures.pop()
         return name.upper()
 
-    if not can_log:  # no test can take all memory away at just this moment
+    if not can_log:  # a test cannot exhaust the memory at this moment
         monkeypatch.setattr(module.log, "exception", refuse, raising=False)
 
     async def main() -> list[str]:
@@ -198,36 +198,12 @@ def test_call_that_raises_has_a_result(
 
 
 def refuse(*_arguments: object, **_fields: object) -> NoReturn:
-    """Be out of memory."""
+    """Fail like a call without memory."""
     raise MemoryError
 
 
-def test_preparation_that_raises_is_done_without(
-    work: Work, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What makes a thread faster does not decide whether there is one."""
-    tries: list[int] = []
-
-    def prepare() -> None:
-        tries.append(1)
-        raise MemoryError
-
-    async def main() -> str:
-        pool = Pool(work, 1, "test", failed=FAILED)
-        pool.prepare = prepare
-        work.let_go(1)
-        return await pool.call("only")
-
-    assert asyncio.run(main()) == "ONLY"
-    assert len(tries) == 1
-    printed = capsys.readouterr()
-    assert (printed.out + printed.err).count("thread_failed") == 1
-
-
-def test_result_that_could_not_be_handed_over_is_tried_again(
-    work: Work, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The call is not made a second time for that."""
+def test_passing_on_a_result_is_retried(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it fails, the function is not called again."""
     work.let_go(1)
 
     async def main() -> str:
@@ -240,7 +216,7 @@ def test_result_that_could_not_be_handed_over_is_tried_again(
                 raise failures.pop()
             return hand_over(*arguments, **options)
 
-        # No test can take the memory away at just this moment.
+        # A test cannot exhaust the memory at this moment.
         monkeypatch.setattr(loop, "call_soon_threadsafe", fail_first)
         return await Pool(work, 1, "test", failed=FAILED).call("only")
 
@@ -251,13 +227,13 @@ def test_result_that_could_not_be_handed_over_is_tried_again(
 def test_call_is_not_lost_between_the_queue_and_its_thread(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thread that fails with a call in its hands takes it up again."""
+    """A thread that fails after it took a call from the queue continues with this call."""
     work.let_go(1)
 
     async def main() -> str:
         pool = Pool(work, 1, "test", failed=FAILED)
         failures = [MemoryError(), MemoryError()]
-        run = pool._run  # noqa: SLF001 - what is called once a call was taken
+        run = pool._run  # noqa: SLF001 - it runs after a call was taken from the queue
 
         def fail_first(call: Any) -> None:
             if failures:
@@ -271,10 +247,8 @@ def test_call_is_not_lost_between_the_queue_and_its_thread(
     assert work.begun == ["only"]
 
 
-def test_the_threads_that_there_are_do_the_work(
-    work: Work, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A system that has a thread for the pool, but not all, delays calls and fails none."""
+def test_pool_works_with_fewer_threads(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If only some threads can start, calls wait for them and none fails."""
     start_thread = threading.Thread.start
     started: list[str] = []
     limit = 1
@@ -297,7 +271,7 @@ def test_the_threads_that_there_are_do_the_work(
         work.let_go(3)
         return await asyncio.gather(*calls)
 
-    # As at the system's limit of threads, which a test cannot set for this process alone.
+    # A test cannot set the system's limit of threads for this process alone.
     monkeypatch.setattr(threading.Thread, "start", start_some)
     assert asyncio.run(main()) == ["A", "B", "C"]
 
@@ -305,7 +279,7 @@ def test_the_threads_that_there_are_do_the_work(
 def test_call_that_ends_after_the_loop_does_no_harm(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that ends leaves its threads behind, and none of them complains."""
+    """A thread whose event loop is closed raises nothing."""
     complaints: list[object] = []
     monkeypatch.setattr(threading, "excepthook", complaints.append)
     ended = threading.Event()
@@ -327,7 +301,7 @@ def test_call_that_ends_after_the_loop_does_no_harm(
     work.let_go(2)
     assert ended.wait(30)
 
-    async def again() -> str:  # by the same thread, which has got over it
+    async def again() -> str:  # by the same thread
         return await pool.call("again")
 
     assert asyncio.run(again()) == "AGAIN"

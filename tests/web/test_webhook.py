@@ -1,6 +1,6 @@
-"""The front door: what is posted to /webhook, what is answered, recorded, run and logged.
+"""Deliveries to /webhook: the response, the row in the inbox, the callback and the log.
 
-Nothing is mocked. Signatures are real, and time is told by the timestamp that is signed.
+Nothing is mocked. Signatures are real. A signed timestamp sets the age of a delivery.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ NO_RELATED_OBJECT = "v1.billing.meter.no_meter_found"
 
 SECOND, THIRD = "whsec_fake_second", "whsec_fake_third"
 
-#: Stands in every notification, and in a local variable of every callback. Neither it nor a
-#: secret may be written anywhere; so no name of a test may hold the word.
+#: In every notification, and in a local variable of every callback. Neither it nor a secret may be
+#: written anywhere, so no test id may contain the word.
 MARKER = "marker"
 NEVER_PRINTED = (MARKER, "whsec_", "sk_test_", "sk_live_")
 
@@ -62,10 +62,10 @@ RELATED = {"id": "cus_1", "type": "customer", "url": "/v1/customers/cus_1"}
 
 
 class Printed:
-    """What the service has written to standard output and standard error."""
+    """The output of the service on standard output and standard error."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """Take pytest's fixture, which forgets what was read once."""
+        """Take pytest's fixture, which returns each part of the output once."""
         self._capsys = capsys
         self._out = self._err = ""
 
@@ -76,7 +76,7 @@ class Printed:
         return self._out + self._err
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """Return the lines of that name. Every line on standard error has to be JSON."""
+        """Return the log lines of one event. Each line on standard error has to be JSON."""
         self.text()
         lines = [json.loads(line) for line in self._err.splitlines()]
         return [line for line in lines if line["event"] == name]
@@ -84,13 +84,13 @@ class Printed:
 
 @pytest.fixture
 def printed(capsys: pytest.CaptureFixture[str]) -> Printed:
-    """All that was written since the test began."""
+    """The output since the start of the test."""
     return Printed(capsys)
 
 
 @pytest.fixture(autouse=True)
 def _nothing_leaks(printed: Printed) -> Iterator[None]:
-    """No secret, no body and no local variable is written, whatever a test here does."""
+    """No test here writes a secret, a body or a local variable."""
     yield
     text = printed.text()
     assert [word for word in NEVER_PRINTED if word in text] == []
@@ -98,7 +98,7 @@ def _nothing_leaks(printed: Printed) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Door:
-    """An application with a callback for two types and a fallback, and what it wrote."""
+    """An application with callbacks for two types and a fallback, and its output."""
 
     receiver: Receiver
     printed: Printed
@@ -113,20 +113,20 @@ class Door:
 
     @property
     def inbox(self) -> list[Event]:
-        """What the inbox holds."""
+        """The events in the inbox."""
         return self.receiver.services.inbox.administration.latest(10)
 
     def deliver(self, body: bytes | dict[str, Any], *, secret: str = SECRET) -> TestResponse:
-        """Sign a body as Stripe does, and post it."""
+        """Sign a body and post it."""
         return self.receiver.deliver(body, secret=secret)
 
     def post(self, body: bytes, signature: str | None) -> TestResponse:
-        """Post bytes with a header as it stands, even one that a client would not send."""
+        """Post bytes with exactly this header, even one that a client would reject."""
         headers = {} if signature is None else {"HTTP_STRIPE_SIGNATURE": signature}
         return self.receiver.post(body, None, environ_overrides=headers)
 
     def assert_taken(self, answer: TestResponse, outcome: str) -> dict[str, Any]:
-        """Check a 2xx answer, and return the one line of its delivery."""
+        """Check a 2xx response, and return the log line of its delivery."""
         assert (answer.status_code, answer.json) == (200, {"success": True, "outcome": outcome})
         assert answer.content_type == "application/json"
         assert "Retry-After" not in answer.headers
@@ -138,7 +138,7 @@ class Door:
     def assert_not_taken(
         self, answer: TestResponse, status: int, outcome: str, reason: str
     ) -> dict[str, Any]:
-        """Check another answer, and return the one line of its delivery."""
+        """Check a response that is not 2xx, and return the log line of its delivery."""
         assert answer.status_code == status
         assert answer.content_type == "application/json"
         assert set(answer.json or {}) == {"error"}
@@ -149,7 +149,7 @@ class Door:
         return line
 
     def assert_refused(self, answer: TestResponse, reason: str, status: int = 400) -> None:
-        """Check that a delivery was refused, and left no trace but its line in the log."""
+        """Check that a delivery was refused, and that only its log line was written."""
         line = self.assert_not_taken(answer, status, "refused", reason)
         assert "Retry-After" not in answer.headers
         assert not {"event_id", "event_type", "livemode", "context", "attempt"} & set(line)
@@ -167,7 +167,7 @@ OpenDoor = Callable[..., Door]
 
 @pytest.fixture
 def open_door(make_receiver: Callable[..., Receiver], printed: Printed) -> OpenDoor:
-    """A function that puts an application together: what the callback does, and settings."""
+    """A function that makes an application: the code of the callback, and settings."""
 
     def make(then: str = "", **changes: Any) -> Door:
         modules = {CREATED: CALLBACK.format(then=then)}
@@ -184,39 +184,39 @@ def door(open_door: OpenDoor) -> Door:
 
 
 def notification(event_type: str = TYPE, /, **changes: Any) -> dict[str, Any]:
-    """Return a notification as Stripe sends it, with changes; ``...`` leaves a field out."""
+    """Return a notification with changed fields. ``...`` removes a field."""
     body = {**samples.notification(event_type, unknown=True), MARKER: MARKER, **changes}
     return {name: value for name, value in body.items() if value is not ...}
 
 
 def encode(**changes: Any) -> bytes:
-    """Return the bytes of such a notification."""
+    """Return the body of a notification with changed fields."""
     return samples.encode(notification(**changes))
 
 
 def sign(body: bytes, at: object = None, secret: str = SECRET) -> str:
-    """Sign by hand, as Stripe's documentation describes it: also what the SDK would not sign."""
+    """Sign as Stripe's documentation describes it, even a body that the SDK would not sign."""
     at = int(time.time()) if at is None else at
     digest = hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
     return f"t={at},v1={digest}"
 
 
 def ago(seconds: int) -> int:
-    """Return a timestamp: that old, or a little less when that is allowed, or a little more."""
+    """Return a timestamp of this age, rounded to the same side of the limit of 300 s."""
     return math.ceil(time.time()) - seconds if seconds < 300 else int(time.time()) - seconds
 
 
 def ahead(seconds: int) -> int:
-    """Return a timestamp that is so far ahead, rounded in the same way."""
+    """Return a timestamp so far in the future, rounded to the same side of the limit."""
     return int(time.time()) + seconds if seconds < 300 else math.ceil(time.time()) + seconds
 
 
 def v1(header: str) -> str:
-    """Return the signature item of a header that ``sign`` made."""
+    """Return the ``v1`` item of a header from ``sign``."""
     return header.partition(",")[2]
 
 
-# --- Authentic, and what becomes of it: the design's table of states and answers, in inline mode
+# --- Authentic: the states and responses in inline mode
 
 
 def test_new_event_is_run(open_door: OpenDoor, database_url: str) -> None:
@@ -239,8 +239,8 @@ def test_new_event_is_run(open_door: OpenDoor, database_url: str) -> None:
     assert line["level"] == "info"
 
 
-def test_line_of_a_delivery_says_all_that_is_known(door: Door) -> None:
-    """One line for one delivery, with these fields and no others."""
+def test_log_line_of_a_delivery(door: Door) -> None:
+    """A delivery writes one line with exactly these fields."""
     line = door.assert_taken(
         door.deliver(notification(id="evt_1", context="acct_1/acct_2")), "handled"
     )
@@ -263,13 +263,13 @@ def test_line_of_a_delivery_says_all_that_is_known(door: Door) -> None:
 
 @pytest.mark.parametrize("event_type", [TYPE, NO_RELATED_OBJECT, SINGLETON, UNKNOWN])
 def test_type_decides_the_callback(door: Door, event_type: str) -> None:
-    """What has no module goes to the fallback, whether the SDK knows it or not."""
+    """A type without a module runs the fallback, even if the SDK does not know the type."""
     door.assert_taken(door.deliver(notification(event_type, id="evt_1")), "handled")
     assert door.ran == [("evt_1", event_type)]
 
 
 def test_done_event_is_not_run_again(open_door: OpenDoor, database_url: str) -> None:
-    """A done event: 200 duplicate, whatever the body of the later delivery says."""
+    """A done event: 200 duplicate, even if the later delivery has another body."""
     door = open_door(database_url=database_url)
     door.deliver(notification(id="evt_1"))
 
@@ -301,8 +301,8 @@ def test_failing_event_is_run_again(open_door: OpenDoor, database_url: str) -> N
     assert [line["attempt"] for line in door.printed.lines("callback_raised")] == [1, 2]
 
 
-def test_failing_callback_asks_for_no_special_pause(open_door: OpenDoor) -> None:
-    """500 carries no Retry-After: Stripe's own back-off is the right one."""
+def test_failed_callback_sends_no_retry_after(open_door: OpenDoor) -> None:
+    """500 has no Retry-After: Stripe applies its own back-off."""
     answer = open_door("raise ValueError(len(local))").deliver(notification())
     assert "Retry-After" not in answer.headers
     assert answer.json == {"error": "the callback failed; the event will be retried"}
@@ -331,8 +331,8 @@ def test_failing_callback_asks_for_no_special_pause(open_door: OpenDoor) -> None
         "deferred",
     ],
 )
-def test_whatever_a_callback_raises_is_its_failure(open_door: OpenDoor, then: str) -> None:
-    """Errors that reading could raise as well are a failure once the callback has begun."""
+def test_each_exception_of_a_callback_is_its_failure(open_door: OpenDoor, then: str) -> None:
+    """An exception is a failed attempt even if the reading of a notification could raise it."""
     door = open_door(then)
 
     door.assert_not_taken(door.deliver(notification(id="evt_1")), 500, "failed", "raised")
@@ -341,7 +341,7 @@ def test_whatever_a_callback_raises_is_its_failure(open_door: OpenDoor, then: st
 
 
 def test_event_that_is_given_up_is_dead(open_door: OpenDoor, database_url: str) -> None:
-    """GiveUp: 200 gave_up and dead with the reason; a later delivery is a duplicate."""
+    """GiveUp: 200 gave_up, and dead with the reason. A later delivery is a duplicate."""
     then = "from app import GiveUp; raise GiveUp('no such plan')"
     door = open_door(then, database_url=database_url)
     body = encode(id="evt_1")
@@ -357,7 +357,7 @@ def test_event_that_is_given_up_is_dead(open_door: OpenDoor, database_url: str) 
 
 
 def test_unreadable_event_is_dead(open_door: OpenDoor, database_url: str) -> None:
-    """Signed, but the SDK cannot read it: 200 unreadable and dead; later a duplicate."""
+    """The SDK cannot read it: 200 unreadable and dead. A later delivery is a duplicate."""
     door = open_door(database_url=database_url)
     body = encode(id="evt_1", related_object=7)
 
@@ -373,7 +373,7 @@ def test_unreadable_event_is_dead(open_door: OpenDoor, database_url: str) -> Non
 
 
 def running_elsewhere(door: Door, body: bytes, lease_seconds: float) -> None:
-    """Record the event as a runner in another process does, under a lease of that length."""
+    """Claim the event like another process, with a lease of this length."""
     values = json.loads(body)
     inbox = Inbox(door.receiver.services.settings.database_url, lease_seconds=lease_seconds)
     event = NewEvent(values["id"], values["type"], values["livemode"], context=None, body=body)
@@ -382,7 +382,7 @@ def running_elsewhere(door: Door, body: bytes, lease_seconds: float) -> None:
 
 
 def test_event_that_runs_elsewhere_is_deferred(open_door: OpenDoor, database_url: str) -> None:
-    """Under a live lease: 409, because a 2xx would lose the event if that runner died."""
+    """Under a live lease: 409. After a 2xx the event would be lost if the holder died."""
     door = open_door(database_url=database_url, lease_seconds=12.5)
     body = encode(id="evt_1")
     running_elsewhere(door, body, lease_seconds=60)
@@ -440,7 +440,7 @@ def test_two_deliveries_at_once_run_one_callback(open_door: OpenDoor, database_u
 def test_event_of_the_wrong_mode_waits_for_the_right_key(
     open_door: OpenDoor, database_url: str, wrong_key: str, right_key: str, *, livemode: bool
 ) -> None:
-    """200 wrong_mode, recorded and not run; a service with the key of its mode runs it."""
+    """200 wrong_mode, recorded but not run. A service with a key of its mode runs it."""
     body = encode(id="evt_1", livemode=livemode)
     wrong = open_door(database_url=database_url, stripe_api_key=wrong_key)
 
@@ -461,14 +461,14 @@ def test_event_of_the_wrong_mode_waits_for_the_right_key(
 
 
 def test_event_without_a_mode_is_a_test_event(open_door: OpenDoor) -> None:
-    """Without ``livemode`` it is no live event, as in the SDK."""
+    """An event without ``livemode`` is a test event, as in the SDK."""
     live = open_door(stripe_api_key="sk_live_fake")
     live.assert_taken(live.deliver(notification(livemode=...)), "wrong_mode")
     assert live.ran == []
 
 
 def test_done_event_stays_done_in_the_wrong_mode(open_door: OpenDoor) -> None:
-    """An event that was handled is not set aside by a delivery to a service with another key."""
+    """A delivery to a service with a key of the other mode does not change a done event."""
     body = encode(id="evt_1")
     right, wrong = open_door(), open_door(stripe_api_key="sk_live_fake")
     right.deliver(body)
@@ -481,7 +481,7 @@ def test_done_event_stays_done_in_the_wrong_mode(open_door: OpenDoor) -> None:
 
 
 def test_shutting_down(open_door: OpenDoor, database_url: str) -> None:
-    """A process that was told to stop begins nothing: 503 with Retry-After, not recorded."""
+    """A stopping process records nothing and runs nothing: 503 with Retry-After."""
     door = open_door(database_url=database_url)
     door.receiver.services.stopping.set()
 
@@ -502,7 +502,7 @@ def test_shutting_down(open_door: OpenDoor, database_url: str) -> None:
 )
 @pytest.mark.parametrize("livemode", [False, True], ids=["to be run", "of the wrong mode"])
 def test_inbox_not_reachable(open_door: OpenDoor, url: str, *, livemode: bool) -> None:
-    """What cannot be recorded is not run: 503 with Retry-After, and Stripe redelivers."""
+    """An event that cannot be recorded is not run: 503 with Retry-After."""
     door = open_door(database_url=url)
 
     answer = door.deliver(notification(id="evt_1", livemode=livemode))
@@ -516,7 +516,7 @@ def test_inbox_not_reachable(open_door: OpenDoor, url: str, *, livemode: bool) -
 
 
 def test_refusing_needs_no_inbox(open_door: OpenDoor) -> None:
-    """A forged delivery is refused while the inbox is away, and never touches it."""
+    """A forged delivery is refused without access to the inbox."""
     door = open_door(database_url="sqlite:////dev/null/inbox.sqlite3")
     door.assert_not_taken(door.post(encode(), None), 400, "refused", "signature_missing")
 
@@ -527,12 +527,12 @@ def test_refusing_needs_no_inbox(open_door: OpenDoor) -> None:
 def _edit(
     edit: Callable[[str], str], at: Callable[[], object] = lambda: None
 ) -> Callable[..., str]:
-    """Return what signs a body, at a time, and then edits the header."""
+    """Return a function that signs a body at a time and edits the header."""
     return lambda body: edit(sign(body, at()))
 
 
 def _joined(*signatures: Callable[[bytes], str], by: str = ",") -> Callable[[bytes], str]:
-    """Return what makes one header out of several, as servers do: by a comma."""
+    """Return a function that joins several headers into one, as servers do."""
     return lambda body: by.join(signature(body) for signature in signatures)
 
 
@@ -651,15 +651,15 @@ GOOD_SIGNATURES: dict[str, Callable[[bytes], str]] = {
 
 @pytest.mark.parametrize("signature", GOOD_SIGNATURES.values(), ids=GOOD_SIGNATURES.keys())
 def test_good_signature_is_accepted(door: Door, signature: Callable[[bytes], str]) -> None:
-    """Any v1 may match, clocks may differ by five minutes, and other schemes are ignored."""
+    """Any v1 may match. Clocks may differ by five minutes. Other schemes are ignored."""
     body = encode(id="evt_1")
     door.assert_taken(door.post(body, signature(body)), "handled")
     assert door.ran == [("evt_1", TYPE)]
 
 
 @pytest.mark.parametrize("position", [1, 2, 3])
-def test_line_says_which_secret_matched(open_door: OpenDoor, position: int) -> None:
-    """Each of several secrets may match; its position says when an old one can go."""
+def test_log_line_has_the_position_of_the_secret(open_door: OpenDoor, position: int) -> None:
+    """Each of several secrets may match. Its position shows when an old one is unused."""
     secrets = (SECRET, SECOND, THIRD)
     door = open_door(stripe_webhook_secrets=secrets)
 
@@ -668,8 +668,8 @@ def test_line_says_which_secret_matched(open_door: OpenDoor, position: int) -> N
     assert door.assert_taken(answer, "handled")["secret"] == position
 
 
-def test_secret_is_rolled(open_door: OpenDoor) -> None:
-    """While a secret is rolled Stripe signs with both: the old one alone matches, or the new."""
+def test_rolled_secret_is_accepted(open_door: OpenDoor) -> None:
+    """Stripe signs with both secrets during a roll. The old or the new one is enough."""
     body = encode()
     at = ago(0)
     header = f"{sign(body, at)},{v1(sign(body, at, SECOND))}"
@@ -681,8 +681,10 @@ def test_secret_is_rolled(open_door: OpenDoor) -> None:
 
 
 @pytest.mark.parametrize("at", [ago, ahead], ids=["old", "ahead"])
-def test_time_counts_for_each_secret(open_door: OpenDoor, at: Callable[[int], int]) -> None:
-    """A later secret is no way around the bounds of time."""
+def test_timestamp_is_checked_for_each_secret(
+    open_door: OpenDoor, at: Callable[[int], int]
+) -> None:
+    """A match of a later secret does not replace the check of the timestamp."""
     door = open_door(stripe_webhook_secrets=(SECRET, SECOND))
     body = encode()
     reason = "signature_stale" if at is ago else "signature_from_future"
@@ -690,14 +692,14 @@ def test_time_counts_for_each_secret(open_door: OpenDoor, at: Callable[[int], in
 
 
 def test_no_secret_matches(open_door: OpenDoor) -> None:
-    """Signed with a secret that is none of ours: refused, and no position is logged."""
+    """A signature of an unknown secret is refused. The log line has no position."""
     door = open_door(stripe_webhook_secrets=(SECRET, SECOND))
     door.assert_refused(door.deliver(notification(), secret=THIRD), "signature_mismatch")
     assert "secret" not in door.printed.lines("delivery")[-1]
 
 
 def test_refusals_are_counted_by_reason(door: Door) -> None:
-    """The line of a refused delivery says how many there were of its kind."""
+    """The log line of a refused delivery counts the refusals with this reason."""
     body = encode()
     for signature in (None, "garbage", None, sign(b""), None):
         door.post(body, signature)
@@ -720,7 +722,7 @@ def test_refusals_are_counted_by_reason(door: Door) -> None:
     ids=["empty", "nested", "integer", "null", "snapshot"],
 )
 def test_nothing_is_parsed_before_the_signature_holds(door: Door, body: bytes) -> None:
-    """What is wrong with a body is told to Stripe alone, who signs it."""
+    """Without a valid signature, the response says nothing about the body."""
     door.assert_refused(door.post(body, sign(b"another body")), "signature_mismatch")
 
 
@@ -739,7 +741,7 @@ NOT_UTF8 = {
 @pytest.mark.parametrize("signed", [True, False], ids=["signed", "not signed"])
 @pytest.mark.parametrize("body", NOT_UTF8.values(), ids=NOT_UTF8.keys())
 def test_body_that_is_not_utf8_is_refused(door: Door, body: bytes, *, signed: bool) -> None:
-    """Stripe signs text: bytes that are none are refused, even with a signature over them."""
+    """A body that is not UTF-8 is refused, even if the signature matches its bytes."""
     door.assert_refused(door.post(body, sign(body if signed else b"")), "body_not_utf8")
 
 
@@ -769,19 +771,19 @@ NOT_JSON = {
 
 @pytest.mark.parametrize("body", NOT_JSON.values(), ids=NOT_JSON.keys())
 def test_body_that_is_not_json_is_refused(open_door: OpenDoor, body: bytes) -> None:
-    """Signed, but no JSON that can be read: 400."""
+    """A signed body that is not valid JSON: 400."""
     door = open_door(max_body_bytes=1_000_000)
     door.assert_refused(door.deliver(body), "not_json")
     assert door.printed.lines("delivery")[-1]["secret"] == 1
 
 
 def nested(depth: int) -> bytes:
-    """Return a notification with lists in each other, that many."""
+    """Return a notification with a list nested to this depth."""
     return encode()[:-1] + b',"x":' + b"[" * depth + b"]" * depth + b"}"
 
 
 def test_nesting_near_the_interpreters_limit(open_door: OpenDoor) -> None:
-    """Whether the limit is met here or in the SDK, deeper in the stack: an honest answer."""
+    """At the recursion limit, in our code or in the SDK, no response is 5xx."""
     door = open_door(max_body_bytes=1_000_000)
     least, most = 1, 400_000
     while most - least > 1:
@@ -800,7 +802,7 @@ def test_nesting_near_the_interpreters_limit(open_door: OpenDoor) -> None:
 
 
 def each(field: str, values: dict[str, Any], /, **others: Any) -> dict[str, dict[str, Any]]:
-    """Return the changes that put each of the values into one field, by names to read."""
+    """Return, by test id, the changes that set one field to each of the values."""
     return {f"{field} {name}": {**others, field: value} for name, value in values.items()}
 
 
@@ -861,7 +863,7 @@ NO_NOTIFICATION = {
 
 @pytest.mark.parametrize("body", NO_NOTIFICATION.values(), ids=NO_NOTIFICATION.keys())
 def test_body_that_is_no_notification_is_refused(door: Door, body: bytes) -> None:
-    """Signed, but not an event notification that can be told from others: 400."""
+    """Signed JSON without a usable object, id, type or mode: 400."""
     door.assert_refused(door.deliver(body), "not_a_notification")
     assert door.printed.lines("delivery")[-1]["secret"] == 1
 
@@ -877,7 +879,7 @@ def test_body_that_is_no_notification_is_refused(door: Door, body: bytes) -> Non
     ids=["snapshot", "notification that says so", "nothing else", "object named twice"],
 )
 def test_snapshot_event_is_refused_with_what_to_change(door: Door, body: bytes) -> None:
-    """A destination that sends snapshots is set up wrong: the answer says what to change."""
+    """A snapshot event is refused. The response says how to change the destination."""
     answer = door.deliver(body)
 
     door.assert_refused(answer, "snapshot_event")
@@ -886,11 +888,11 @@ def test_snapshot_event_is_refused_with_what_to_change(door: Door, body: bytes) 
     assert "https://dashboard.stripe.com/webhooks" in answer.json["error"]
 
 
-# --- Authentic, recorded, but nothing that this SDK can read
+# --- Authentic and recorded, but unreadable for this SDK
 
 
 def envelope(**inner: Any) -> dict[str, Any]:
-    """Return what an envelope may hold: the notification evt_1 of customers, or another."""
+    """Return a notification for an envelope, with changed fields."""
     return {**notification(id="evt_1"), "related_object": RELATED, **inner}
 
 
@@ -934,7 +936,7 @@ NO_REASONS: dict[str, Any] = {
     "with request without key": {"type": "request", "request": {"id": "req_1"}},
 }
 
-#: What the SDK would unwrap: EventBridge's ``detail``, and Event Grid's ``data``.
+#: The SDK unwraps EventBridge's ``detail`` and Event Grid's ``data``.
 IN_ENVELOPES: dict[str, Any] = {
     "a number": 7,
     "a word": MARKER,
@@ -966,11 +968,10 @@ UNREADABLE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("changes", UNREADABLE.values(), ids=UNREADABLE.keys())
-def test_what_the_sdk_cannot_read_is_kept_and_not_run(door: Door, changes: dict[str, Any]) -> None:
-    """It may be news to this SDK: 200 unreadable, dead with its body, and no callback runs.
+def test_unreadable_event_is_recorded_and_not_run(door: Door, changes: dict[str, Any]) -> None:
+    """200 unreadable, and dead with its body, because a newer SDK may read it. It is not run.
 
-    That holds for the callback of an event in an envelope as well: what runs is what was
-    recorded, or nothing.
+    An event in an envelope is not run either: only the recorded event may run.
     """
     body = encode(id="evt_1", **changes)
 
@@ -1026,7 +1027,7 @@ ODD: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("changes", ODD.values(), ids=ODD.keys())
 def test_odd_but_readable_is_run(door: Door, changes: dict[str, Any]) -> None:
-    """What the SDK reads is run once, as the event that was recorded."""
+    """A notification that the SDK can read runs once, as the event that was recorded."""
     values = notification(**{"id": "evt_1", **changes})
 
     line = door.assert_taken(door.deliver(values), "handled")
@@ -1054,7 +1055,7 @@ CONTEXTS = {
 def test_context_is_kept_where_it_can_be(
     open_door: OpenDoor, database_url: str, context: str, kept: str | None
 ) -> None:
-    """A context that no database or log could hold is not one of Stripe's: left out of both."""
+    """A context that a database cannot store is omitted from the inbox and the log."""
     door = open_door(database_url=database_url)
 
     line = door.assert_taken(door.deliver(notification(id="evt_1", context=context)), "handled")
@@ -1065,7 +1066,7 @@ def test_context_is_kept_where_it_can_be(
 
 
 def test_last_of_two_equal_keys_counts(door: Door) -> None:
-    """What is recorded and what the callback gets are read by one rule."""
+    """The inbox and the callback both get the last of two equal keys."""
     body = encode(id="evt_1")[:-1] + f',"id":"evt_2","type":"{OTHER}"}}'.encode()
 
     door.assert_taken(door.deliver(body), "handled")
@@ -1082,7 +1083,7 @@ def test_last_of_two_equal_keys_counts(door: Door) -> None:
 def test_bytes_are_kept_as_they_were_signed(
     door: Door, spaced: Callable[[bytes], bytes | str]
 ) -> None:
-    """White space belongs to what is signed, and to what is kept."""
+    """The inbox keeps the signed bytes, white space included."""
     changed = spaced(encode(id="evt_1"))
     body = changed if isinstance(changed, bytes) else changed.encode()
     door.assert_taken(door.deliver(body), "handled")
@@ -1096,7 +1097,7 @@ def test_bytes_are_kept_as_they_were_signed(
     "method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "PROPFIND", "BREW"]
 )
 def test_only_post_is_taken(door: Door, method: str) -> None:
-    """405, and which method is allowed, even with a good signature."""
+    """Another method gets 405 with Allow, even with a valid signature."""
     body = encode()
     headers = {"Stripe-Signature": sign(body)}
 
@@ -1113,7 +1114,7 @@ def test_only_post_is_taken(door: Door, method: str) -> None:
     ["/", "/webhook/", "//webhook", "/Webhook", "/webhook/evt_1", "/webhooks", "/static/x", "/%ff"],
 )
 def test_other_paths_are_not_found(door: Door, path: str) -> None:
-    """404 in JSON, and no redirect: Stripe follows none."""
+    """404 in JSON, and no redirect: Stripe does not follow redirects."""
     body = encode()
     headers = {"Stripe-Signature": sign(body)}
 
@@ -1126,7 +1127,7 @@ def test_other_paths_are_not_found(door: Door, path: str) -> None:
 
 @pytest.mark.parametrize("query", ["", "x=1", "id=evt_2&type=x", "%ff%00", "marker"])
 def test_query_is_ignored(door: Door, query: str) -> None:
-    """What stands behind the question mark is not signed, so it means nothing."""
+    """The query string is not signed, so it has no effect."""
     answer = door.receiver.post(
         body := encode(id="evt_1"), sign(body), environ_overrides={"QUERY_STRING": query}
     )
@@ -1150,7 +1151,7 @@ def test_query_is_ignored(door: Door, query: str) -> None:
     ids=["json", "utf-16", "form", "multipart", "no boundary", "text", "empty", "odd", "none"],
 )
 def test_content_type_is_ignored(door: Door, content_type: str | None) -> None:
-    """The raw bytes were signed, so they are read raw, whatever they are called."""
+    """The raw bytes are read, because they are signed. The Content-Type has no effect."""
     body = encode(id="evt_1")
     headers = {"Stripe-Signature": sign(body)}
 
@@ -1164,7 +1165,7 @@ def test_content_type_is_ignored(door: Door, content_type: str | None) -> None:
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "identity"])
 def test_content_encoding_is_not_undone(door: Door, coding: str) -> None:
-    """Nothing is unpacked, so a small body cannot become a large one."""
+    """No body is decompressed, so a small body cannot become a large one."""
     body = encode()
     answer = door.receiver.post(
         body, sign(body), environ_overrides={"HTTP_CONTENT_ENCODING": coding}
@@ -1173,10 +1174,10 @@ def test_content_encoding_is_not_undone(door: Door, coding: str) -> None:
 
 
 class Stream(io.BytesIO):
-    """A body that remembers how much of it was read."""
+    """A body whose position shows how much was read."""
 
     def post(self, door: Door, signature: str, length: str | None) -> TestResponse:
-        """Post it, with a Content-Length, or in chunks as servers hand them on."""
+        """Post it with a Content-Length, or as a server passes on a chunked body."""
         environ: dict[str, Any] = {"wsgi.input": self, "CONTENT_LENGTH": length or ""}
         if length is None:
             environ |= {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
@@ -1187,7 +1188,7 @@ LIMIT = 2048
 
 
 def padded(size: int) -> bytes:
-    """Return a notification of exactly that many bytes."""
+    """Return a notification of exactly this size in bytes."""
     body = encode()
     return body + b" " * (size - len(body))
 
@@ -1195,7 +1196,7 @@ def padded(size: int) -> bytes:
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 @pytest.mark.parametrize("less", [0, 1])
 def test_body_up_to_the_limit_is_taken(open_door: OpenDoor, less: int, *, chunked: bool) -> None:
-    """MAX_BODY_BYTES is the size of the largest body that is taken."""
+    """MAX_BODY_BYTES is the size of the largest accepted body."""
     door = open_door(max_body_bytes=LIMIT)
     body = padded(LIMIT - less)
     answer = Stream(body).post(door, sign(body), None if chunked else str(len(body)))
@@ -1206,7 +1207,7 @@ def test_body_up_to_the_limit_is_taken(open_door: OpenDoor, less: int, *, chunke
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 @pytest.mark.parametrize("more", [1, 2, 1_000_000])
 def test_body_over_the_limit_is_refused(open_door: OpenDoor, more: int, *, chunked: bool) -> None:
-    """413, before it is read to its end, and however well it is signed."""
+    """413 before it is read to its end, even with a valid signature."""
     door = open_door(max_body_bytes=LIMIT)
     body = padded(LIMIT + more)
     stream = Stream(body)
@@ -1217,8 +1218,8 @@ def test_body_over_the_limit_is_refused(open_door: OpenDoor, more: int, *, chunk
     assert stream.tell() <= LIMIT + 1
 
 
-def test_limit_is_on_what_is_read(open_door: OpenDoor) -> None:
-    """What is cut off at the limit is not taken for the whole, though its signature would hold."""
+def test_body_cut_at_the_limit_is_refused(open_door: OpenDoor) -> None:
+    """A longer body is refused even if the signature matches its bytes up to the limit."""
     door = open_door(max_body_bytes=LIMIT)
     body = padded(LIMIT)
     answer = Stream(body + b"{}").post(door, sign(body), None)
@@ -1227,25 +1228,25 @@ def test_limit_is_on_what_is_read(open_door: OpenDoor) -> None:
 
 @pytest.mark.parametrize("sent", [0, 1, LIMIT - 1])
 def test_body_that_ends_early_is_refused(door: Door, sent: int) -> None:
-    """A client that leaves before its Content-Length: 400, and that is what the log says."""
+    """A client that disconnects within the body: 400, and the log line says so."""
     body = padded(LIMIT)
     answer = Stream(body[:sent]).post(door, sign(body), str(LIMIT))
     door.assert_refused(answer, "body_incomplete")
 
 
 @pytest.mark.parametrize("length", ["", "x", "-1", "1e3", "\xb2", "9" * 5000])
-def test_odd_content_length_is_no_fault_of_ours(door: Door, length: str) -> None:
-    """A length that is none is refused one way or another, and never answered with 5xx."""
+def test_odd_content_length_is_refused(door: Door, length: str) -> None:
+    """An invalid Content-Length gets 400 or 413, never 5xx."""
     body = padded(LIMIT)
     answer = Stream(body).post(door, sign(body), length)
     assert answer.status_code in {400, 413}
     assert (door.ran, door.inbox) == ([], [])
 
 
-def test_secrets_bodies_and_locals_stay_inside(open_door: OpenDoor) -> None:
-    """Where the log says most, in a traceback and with every line, it says none of the three.
+def test_secrets_bodies_and_locals_are_not_logged(open_door: OpenDoor) -> None:
+    """Not even tracebacks at the debug level contain a secret, a body or a local variable.
 
-    After every other test here the same is checked of all that it wrote.
+    A fixture checks the output of every other test here.
     """
     door = open_door(f"raise ValueError('{API_KEY}')", log_level="debug")
     door.deliver(notification())

@@ -1,0 +1,186 @@
+"""An ASGI application that runs a WSGI application in a fixed pool of threads.
+
+A thread is too expensive to wait for a client that sends nothing, half a header or half a body.
+A callback blocks its thread. So the event loop reads requests, within a bounded time and size. A
+thread gets a request only when it is complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from wsgiref.types import WSGIApplication
+
+import structlog
+
+from app.web import wsgi
+from app.web.thread_pool import Pool
+from app.web.wsgi import Headers, Response, Scope
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+#: Seconds in which a client has to send a header, then the body, and then to read the response.
+READ_SECONDS = 10.0
+
+#: The largest part of a response that is sent at once, in bytes.
+PIECE_BYTES = 32768
+
+log = structlog.get_logger(__name__)
+
+
+def _error(status: int, message: str, *headers: tuple[bytes, bytes]) -> Response:
+    body = json.dumps({"error": message}).encode()
+    length = (b"content-length", str(len(body)).encode())
+    return Response(status, [(b"content-type", b"application/json"), length, *headers], body)
+
+
+_CLOSE = (b"connection", b"close")
+_BAD_CODING = _error(400, "the only transfer coding that is read is chunked", _CLOSE)
+_TOO_SLOW = _error(408, "the body did not arrive in time", _CLOSE)
+_TOO_LARGE = _error(413, "the body is too large", _CLOSE)
+_FAILED = _error(500, "internal server error")
+_NO_THREAD = _error(503, "the service has no thread left", (b"retry-after", b"1"))
+_STOPPING = _error(503, "the service is shutting down", (b"retry-after", b"1"), _CLOSE)
+
+
+class _RefusedError(Exception):
+    """The request is refused before the application is called."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.status)
+        self.response = response
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """The work that a process does in addition to requests.
+
+    ``start`` is called in each worker process. A stop waits until ``unfinished`` returns 0. If the
+    grace period is over before that, ``release`` is called and the process ends.
+    """
+
+    start: Callable[[], object] = lambda: None
+    unfinished: Callable[[], int] = lambda: 0
+    release: Callable[[], object] = lambda: None
+
+
+class Bridge:
+    """An ASGI application that runs a WSGI application in a fixed pool of threads.
+
+    Requests wait in a queue while all threads are busy. Only the limit on connections bounds the
+    queue. A request leaves it when its client disconnects.
+    """
+
+    def __init__(  # noqa: PLR0913 - keyword arguments, and tests set each bound
+        self,
+        wsgi_app: WSGIApplication,
+        *,
+        threads: int,
+        max_body_bytes: int,
+        stopping: threading.Event,
+        background: Background | None = None,
+        read_seconds: float = READ_SECONDS,
+    ) -> None:
+        """Serve ``wsgi_app`` with up to ``threads`` POST requests at once.
+
+        A body over ``max_body_bytes`` gets 413 before it is read to its end. A body that is
+        incomplete ``read_seconds`` after its header gets 408. While ``stopping`` is set, each
+        request gets 503. A stop also waits for the ``background``.
+        """
+        self.stopping = stopping
+        self.read_seconds = read_seconds
+        self.background = background or Background()
+        call = functools.partial(wsgi.call, wsgi_app)
+        self._max_body_bytes = max_body_bytes
+        self._callbacks = Pool(call, threads, "callback", failed=_FAILED)
+        # Only a POST can run a callback. Health checks have their own threads: a container that
+        # waits for its callbacks or for its inbox is busy, not unhealthy.
+        self._probes = Pool(call, 1, "probe", failed=_FAILED)
+        self._alive = Pool(call, 1, "alive", failed=_FAILED)
+        self._responding = 0
+
+    @property
+    def unfinished(self) -> int:
+        """Number of requests without a complete response, and of unfinished background tasks.
+
+        A request whose client has disconnected counts until its thread has finished it.
+        """
+        abandoned = self._callbacks.abandoned + self._probes.abandoned + self._alive.abandoned
+        return self._responding + abandoned + self.background.unfinished()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Respond to one request."""
+        try:
+            body = await self._read(scope["headers"], receive)
+        except _RefusedError as refused:
+            log.warning("request_refused", status=refused.response.status)
+            await _send(send, refused.response)
+            # gunicorn handles this like a disconnected client: it closes and logs nothing.
+            raise asyncio.CancelledError from None
+        if self.stopping.is_set():
+            await _send(send, _STOPPING)
+            return
+        self._responding += 1
+        try:
+            # This is cancelled when the client disconnects. A request in the queue is then
+            # dropped, and Stripe delivers it again. A running callback is not interrupted.
+            await _send(send, await self._run(scope, body))
+        finally:
+            self._responding -= 1
+
+    async def _run(self, scope: Scope, body: bytes) -> Response:
+        try:
+            return await self._pool(scope).call(scope, body)
+        except (RuntimeError, MemoryError) as error:
+            log.warning("request_refused", status=_NO_THREAD.status, reason=str(error))
+            return _NO_THREAD
+
+    async def _read(self, headers: Headers, receive: Receive) -> bytes:
+        for name, value in headers:
+            if name == b"transfer-encoding" and value.lower() != b"chunked":
+                raise _RefusedError(_BAD_CODING)
+            if name == b"content-length" and int(value) > self._max_body_bytes:
+                raise _RefusedError(_TOO_LARGE)
+        try:
+            async with asyncio.timeout(self.read_seconds):
+                return await _read_body(receive, self._max_body_bytes)
+        except TimeoutError:
+            raise _RefusedError(_TOO_SLOW) from None
+
+    def _pool(self, scope: Scope) -> Pool[[Scope, bytes], Response]:
+        if scope["method"] == "POST":
+            return self._callbacks
+        return self._alive if scope["path"] == "/healthz" else self._probes
+
+
+async def _read_body(receive: Receive, limit: int) -> bytes:
+    chunks: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise asyncio.CancelledError  # as gunicorn cancels a request on a disconnect
+        size += len(message["body"])
+        if size > limit:
+            raise _RefusedError(_TOO_LARGE)
+        chunks.append(message["body"])
+        more = message["more_body"]
+    return b"".join(chunks)
+
+
+async def _send(send: Send, response: Response) -> None:
+    status, headers, body = response
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    # gunicorn passes a larger piece to writelines(). In some versions of Python 3.12 and 3.13 that
+    # does not pause writing when the client stops reading.
+    last = max(len(body) - 1, 0) // PIECE_BYTES * PIECE_BYTES
+    for start in range(0, last + 1, PIECE_BYTES):
+        piece = body[start : start + PIECE_BYTES]
+        await send({"type": "http.response.body", "body": piece, "more_body": start < last})

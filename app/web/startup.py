@@ -1,0 +1,57 @@
+"""Builds the service for gunicorn."""
+
+from __future__ import annotations
+
+import structlog
+
+from app import create_app
+from app.errors import InboxUnavailable
+from app.services import Services, services
+from app.web.bridge import Background, Bridge
+
+log = structlog.get_logger(__name__)
+
+
+def load() -> Bridge:
+    """Return the service, after the migration of the inbox's tables to this version.
+
+    Raises ``StartError``. It is a ``SystemExit``, so gunicorn ends with its message alone.
+    """
+    flask_app = create_app()
+    parts = services(flask_app)
+    log.info(
+        "service_configured",
+        mode="live" if parts.settings.livemode else "test",
+        processing=parts.settings.processing,
+        handled=[module.event_type for module in parts.registry.modules],
+        inbox=parts.inbox.address,
+        webhook=f"http://localhost:{parts.settings.port}/webhook",
+        cpu_affinity=parts.settings.worker_cpu_affinity,
+    )
+    try:
+        parts.inbox.migrate()
+    except InboxUnavailable as error:  # the first delivery migrates; until then it gets 503
+        log.warning("inbox_unavailable_at_start", reason=error.reason)
+    return Bridge(
+        flask_app,
+        threads=parts.settings.web_threads,
+        max_body_bytes=parts.settings.max_body_bytes,
+        stopping=parts.stopping,
+        background=_background(parts),
+    )
+
+
+def _background(parts: Services) -> Background:
+    """Return the threads that renew leases and, in queue mode, run events."""
+
+    def start() -> None:
+        parts.leases.watchdog.start()
+        parts.leases.start()
+        if parts.settings.is_queue:
+            parts.worker.start(parts.settings.worker_threads)
+
+    return Background(
+        start=start,
+        unfinished=lambda: parts.leases.unsettled + parts.worker.unfinished,
+        release=parts.worker.release,
+    )

@@ -1,0 +1,35 @@
+"""Fixtures: a running gunicorn."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.gunicorn_server import Serve, Server, running
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """A function that starts gunicorn, with the arguments of ``running``."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *options, **more: stack.enter_context(running(tmp_path, *options, **more))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One gunicorn for all tests of a module that do not change its state."""
+    with running(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Enough open files for this process and for the servers that it starts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4096, hard)), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

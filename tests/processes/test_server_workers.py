@@ -1,0 +1,91 @@
+"""Worker processes, and the start of the real service under gunicorn."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.gunicorn_server import (
+    DEADLINE,
+    ROOT,
+    Serve,
+    service_environment,
+    started,
+)
+from tests.support.waiting import wait_for
+
+
+def test_killed_worker_is_replaced(serve: Serve) -> None:
+    """After SIGKILL of a worker, another one starts and serves."""
+    server = serve("--workers", "1")
+    pid = server.pid()
+
+    os.kill(pid, signal.SIGKILL)
+
+    def another_answers() -> bool:
+        with contextlib.suppress(ConnectionError):  # the killed one may still accept
+            return server.pid() != pid
+        return False
+
+    wait_for(another_answers, DEADLINE)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="the system does not list loaded libraries")
+def test_workers_use_uvloop(serve: Serve) -> None:
+    """The event loop is uvloop where it is installed."""
+    server = serve("--workers", "1")
+
+    assert "/uvloop/" in Path(f"/proc/{server.pid()}/maps").read_text(encoding="utf-8")
+
+
+def test_burst_of_connections_is_shared(serve: Serve) -> None:
+    """No worker accepts all connections of a burst, because each has its own threads."""
+    server = serve()
+    wait_for(lambda: len({server.pid() for _ in range(20)}) == 2, DEADLINE)
+
+    clients = [server.connect() for _ in range(100)]
+
+    assert len({client.ask("GET", "/pid").body for client in clients}) == 2
+
+
+def test_service_runs_under_gunicorn(tmp_path: Path) -> None:
+    """Without arguments, gunicorn serves the real application and exits with 0."""
+    command = [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0"]
+    with started(command, tmp_path, service_environment(tmp_path)) as server:
+        assert server.ask("GET", "/healthz").status == 200
+        assert server.ask("POST", "/webhook").status == 400
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ({"STRIPE_WEBHOOK_SECRET": "nonsense"}, "STRIPE_WEBHOOK_SECRET"),
+        ({"HANDLERS_PACKAGE": "no_such_package"}, "HANDLERS_PACKAGE"),
+    ],
+    ids=["settings", "handlers"],
+)
+def test_failed_start_shows_its_problems_alone(
+    tmp_path: Path, wrong: dict[str, str], problem: str
+) -> None:
+    """A start that fails exits with 1 and writes the problems, but no traceback."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "gunicorn"],
+        cwd=ROOT,
+        env=service_environment(tmp_path) | wrong,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert problem in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "gunicorn" not in ended.stderr

@@ -1,0 +1,128 @@
+"""The ASGI application that runs a WSGI application in threads, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+import pytest
+from flask import Flask
+
+from app.web.bridge import Background, Bridge
+
+DEADLINE = 60.0
+
+WHOLE = {"type": "http.request", "body": b"", "more_body": False}
+
+
+def make_bridge(wsgi_app: WSGIApplication, **more: Any) -> Bridge:
+    """Return a bridge for ``wsgi_app``."""
+    return Bridge(wsgi_app, threads=1, max_body_bytes=10, stopping=threading.Event(), **more)
+
+
+async def call(
+    bridge: Bridge, *received: dict[str, Any], method: str = "POST", path: str = "/"
+) -> list[dict[str, Any]]:
+    """Serve one request that arrives in these messages. Return the messages of its response."""
+    sent: list[dict[str, Any]] = []
+    messages = iter(received)
+    scope: dict[str, Any] = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [],
+        "server": None,
+        "client": None,
+    }
+
+    async def receive() -> dict[str, Any]:
+        return next(messages)
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    await bridge(scope, receive, send)
+    return sent
+
+
+def test_written_and_yielded_parts_are_one_body() -> None:
+    """Parts from ``write`` and from the iterable are one body. The iterable is closed."""
+    closed = []
+
+    def wsgi_app(_environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+        write = start_response("201 Created", [("X-Name", "\u00e9")])
+        write(b"written, ")
+        try:
+            yield b"yielded"
+        finally:
+            closed.append(True)
+
+    start, body = asyncio.run(call(make_bridge(wsgi_app), WHOLE))
+
+    assert (start["status"], start["headers"]) == (201, [(b"X-Name", b"\xe9")])
+    assert body["body"] == b"written, yielded"
+    assert closed
+
+
+def test_response_body_may_be_a_list() -> None:
+    """The iterable needs no ``close``."""
+
+    def wsgi_app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        start_response("200 OK", [])
+        return [environ["SERVER_NAME"].encode(), environ["REMOTE_ADDR"].encode()]
+
+    assert asyncio.run(call(make_bridge(wsgi_app), WHOLE))[1]["body"] == b"localhost"
+
+
+def test_incomplete_request_is_not_run() -> None:
+    """After a disconnect within the body, the application is not called and nothing is sent."""
+    bridge = make_bridge(lambda _environ, _start_response: pytest.fail("it was run"))
+    part = {"type": "http.request", "body": b"x", "more_body": True}
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(call(bridge, part, {"type": "http.disconnect"}))
+    assert bridge.unfinished == 0
+
+
+def test_healthz_does_not_wait_for_readyz() -> None:
+    """While /readyz waits for the inbox, /healthz answers, so the container is not restarted."""
+    begun, go = threading.Event(), threading.Event()
+
+    def slow_inbox(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        if environ["PATH_INFO"] == "/readyz":
+            begun.set()
+            go.wait(DEADLINE)
+        start_response("200 OK", [])
+        return [b"ok"]
+
+    bridge = make_bridge(slow_inbox)
+
+    async def get(path: str) -> object:
+        return (await call(bridge, WHOLE, method="GET", path=path))[-1]["body"]
+
+    async def ask() -> None:
+        ready = asyncio.create_task(get("/readyz"))
+        await asyncio.to_thread(begun.wait, DEADLINE)
+        assert await get("/healthz") == b"ok"
+        assert not ready.done()
+        go.set()
+        assert await ready == b"ok"
+
+    asyncio.run(ask())
+
+
+def test_stop_waits_for_the_background() -> None:
+    """Unfinished background work counts, such as a result that is not yet in the inbox."""
+    unfinished = [1, 0]
+    background = Background(unfinished=lambda: unfinished.pop(0))
+    bridge = make_bridge(Flask("tiny"), background=background)
+
+    assert (bridge.unfinished, bridge.unfinished) == (1, 0)
