@@ -79,7 +79,11 @@ class Administration:
 
     def report(self) -> report.Report:
         """Return what waits, what is dead, and what looks wrong."""
-        return report.make(self._store.read, on_sqlite=self._store.database.file is not None)
+        return report.make(
+            self._store.read,
+            single_host=self._store.engine.single_host,
+            unsafe_settings=self._store.engine.unsafe_settings(),
+        )
 
 
 def _latest_attempt(event: Event) -> Attempt | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager
 
 from app.inbox.models import Accepted, NewEvent
 from app.inbox.sql import deliveries as statements
@@ -22,13 +21,6 @@ class Deliveries:
         """Take the ``store`` of the events."""
         self._store = store
         self._notified_at = 0.0
-
-    def group_commit(self) -> AbstractContextManager[None]:
-        """Return a block whose writes may be committed together with those of other threads.
-
-        For a thread that is about to write, on SQLite: the others wait a moment for it.
-        """
-        return self._store.group_commit()
 
     def record_and_claim(self, event: NewEvent) -> Accepted:
         """Record one delivery of ``event``, and claim the event if it may run now.
@@ -66,13 +58,10 @@ class Deliveries:
         return accepted(row)
 
     def notify(self) -> None:
-        """Notify the workers of other processes that an event is due, where the database can.
+        """Notify the workers of other processes that an event is due. Does nothing on SQLite.
 
         At most once in ``NOTIFY_SECONDS``: workers poll as well.
         """
-        if (
-            self._store.database.file is None
-            and time.monotonic() > self._notified_at + NOTIFY_SECONDS
-        ):
+        if time.monotonic() > self._notified_at + NOTIFY_SECONDS:
             self._notified_at = time.monotonic()
-            self._store.write(statements.NOTIFY)
+            self._store.engine.notify(statements.NOTIFY)

@@ -40,9 +40,6 @@ _HOSTS = (
     .order_by("begin")
 )
 
-# Not synchronous_commit: each connection sets its own.
-_DURABILITY = sa.text("SELECT name FROM pg_settings WHERE name = 'fsync' AND setting = 'off'")
-
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -62,8 +59,13 @@ class Report:
     not_durable: tuple[str, ...]
 
 
-def make(read: Callable[..., list[sa.Row[Any]]], *, on_sqlite: bool) -> Report:
-    """Ask the database with ``read``. Raises what that raises."""
+def make(
+    read: Callable[..., list[sa.Row[Any]]], *, single_host: bool, unsafe_settings: tuple[str, ...]
+) -> Report:
+    """Return the report, of statements that ``read`` runs. Raises what ``read`` raises.
+
+    ``single_host`` and ``unsafe_settings`` are those of the engine.
+    """
     (waiting,) = read(_WAITING)
     ((dead,),) = read(_DEAD)
     return Report(
@@ -71,8 +73,8 @@ def make(read: Callable[..., list[sa.Row[Any]]], *, on_sqlite: bool) -> Report:
         oldest=waiting.oldest or 0.0,
         overdue=waiting.overdue or 0.0,
         dead=dead,
-        hosts=_in_turns(read(_HOSTS)) if on_sqlite else (),
-        not_durable=() if on_sqlite else tuple(row.name for row in read(_DURABILITY)),
+        hosts=_in_turns(read(_HOSTS)) if single_host else (),
+        not_durable=unsafe_settings,
     )
 
 

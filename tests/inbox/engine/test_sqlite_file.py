@@ -18,11 +18,12 @@ import sqlalchemy as sa
 
 from app.errors import InboxUnavailable
 from app.inbox import Inbox, NewEvent
-from app.inbox.engine import file_lock, sqlite
+from app.inbox.engine import file_lock, lock_note, sqlite
 from app.inbox.engine import sqlite_file as inbox_file
 from app.inbox.engine.sqlite_file import SqliteFile
-from tests.support.raw_sql import writer_of
+from app.inbox.engine.transaction import Transactions
 from tests.support.waiting import wait_for
+from tests.support.writing import connection_of, engine_of
 
 HUGE = b'{"inodes": [null, null, null], "process": 1%s}' % (b"0" * 40)
 EVENT = NewEvent("evt_1", "v1.a", livemode=False, context=None, body=b"{}")
@@ -76,14 +77,14 @@ def test_file_that_is_removed_during_a_transaction(
     inbox: Inbox, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was committed to a file that is gone afterwards was not written."""
-    prepare = sqlite.SqliteWriter._prepare  # noqa: SLF001 - no other way to be there in that moment
+    compile_ = Transactions._compile  # noqa: SLF001 - no other way to be there in that moment
 
     def remove(*arguments: Any) -> Any:
         path.unlink()
-        return prepare(*arguments)
+        return compile_(*arguments)
 
     with monkeypatch.context() as moment:
-        moment.setattr(sqlite.SqliteWriter, "_prepare", remove)
+        moment.setattr(Transactions, "_compile", remove)
         with pytest.raises(InboxUnavailable) as raised:
             inbox.check()
 
@@ -102,7 +103,7 @@ def test_file_that_is_replaced_while_it_is_opened(
         replace(path)
         return connect(*arguments, **named)
 
-    monkeypatch.setattr(inbox_file.driver, "connect", late)
+    monkeypatch.setattr(sqlite.driver, "connect", late)
     with pytest.raises(InboxUnavailable) as raised:
         inbox.check()
 
@@ -112,15 +113,16 @@ def test_file_that_is_replaced_while_it_is_opened(
 
 def test_log_that_cannot_be_saved_now_is_saved_later(inbox: Inbox, path: Path) -> None:
     """While another connection still reads an older state, no new log is begun."""
-    connections = inbox._store.database._file._connections  # type: ignore[union-attr]  # noqa: SLF001 - no other way
-    reading = next(each for each in connections if each is not writer_of(inbox)._connect())  # noqa: SLF001 - no other way
+    writing = connection_of(inbox)
+    connections = engine_of(inbox)._file._connections  # noqa: SLF001 - no other way
+    reading = next(each for each in connections if each is not writing)
     reading.execute(f"PRAGMA busy_timeout = {sqlite.BUSY_TIMEOUT_MS}")
     reading.execute("BEGIN")
     assert reading.execute("SELECT count(*) FROM events").fetchone() == (1,)
     inbox.deliveries.record_and_claim(
         NewEvent("evt_2", "v1.a", livemode=False, context=None, body=b"{}")
     )
-    writer_of(inbox)._connect().execute("PRAGMA busy_timeout = 10")  # noqa: SLF001 - no other way
+    writing.execute("PRAGMA busy_timeout = 10")
 
     Path(f"{path}-wal").unlink()
     for _ in range(3):
@@ -172,7 +174,7 @@ def test_folder_that_cannot_be_searched_closes_no_connection(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the folder cannot be searched, closing could remove the log of another database."""
-    connection = writer_of(inbox)._connect()  # noqa: SLF001 - no other way
+    connection = connection_of(inbox)
 
     def refuse(_file: SqliteFile) -> None:
         raise PermissionError(13, "Permission denied")
@@ -218,7 +220,7 @@ def test_process_of_another_user_is_alive(monkeypatch: pytest.MonkeyPatch) -> No
 
     # The tests may run as root, which can send a signal to every process.
     monkeypatch.setattr(os, "kill", refuse)
-    assert inbox_file._is_alive(1)  # noqa: SLF001 - no other way
+    assert lock_note.is_alive(1)
 
 
 def test_path_may_be_a_link(tmp_path: Path) -> None:
@@ -252,7 +254,7 @@ from app.inbox import Inbox
 inbox = Inbox(sys.argv[1], lease_seconds=30)
 inbox.check()
 inbox.administration.latest(1)
-writer = inbox._store.database._get_writer()
+writer = inbox._store.engine._connect().writer
 with writer._lock:
     if os.fork() == 0:
         print(os.getpid(), flush=True)
@@ -313,7 +315,7 @@ def test_child_closes_no_connection_of_its_parents(sqlite_url: str, path: Path) 
 
 def test_child_that_closes_what_it_inherited_closes_nothing(inbox: Inbox, path: Path) -> None:
     """A connection of the parent's that is closed in a child is left as it is."""
-    connection = writer_of(inbox)._connect()  # noqa: SLF001 - no other way
+    connection = connection_of(inbox)
     child = os.fork()
     if child == 0:
         connection.close()
@@ -362,7 +364,7 @@ inbox = Inbox(sys.argv[1], lease_seconds=30)
 event = NewEvent("evt_1", "v1.a", livemode=False, context=None, body=b"{}")
 inbox.deliveries.record_and_claim(event)
 inbox.administration.latest(1)
-path = inbox._store.database.file
+path = inbox._store.engine._file.path
 away = path.rename(path.with_name("away"))
 try:
     inbox.check()

@@ -18,7 +18,7 @@ HOUR = 3600
 
 @pytest.fixture
 def make_inbox() -> Iterator[Callable[[str], Inbox]]:
-    """A function that opens a database."""
+    """A function that opens a dataengine."""
     opened: list[Inbox] = []
 
     def make(url: str) -> Inbox:
@@ -141,11 +141,11 @@ def test_commits_are_synchronous_whatever_the_default(
     raw_sql.execute(postgresql_url, f"ALTER DATABASE {database} SET synchronous_commit = {default}")
     inbox = make_inbox(postgresql_url)
     inbox.check()
-    base = inbox._store.database  # noqa: SLF001 - no other way
+    engine = inbox._store.engine  # noqa: SLF001 - no other way
     show = sa.text("SELECT current_setting('synchronous_commit')")
 
-    assert base.execute(show, {}) == (used,)
-    assert base.read(show, {})[0][0] == used
-    with base.migration() as connection:
+    assert engine.execute(show, {}) == (used,)
+    assert engine.read(show, {})[0][0] == used
+    with engine.migration() as connection:
         assert connection.execute(show).scalar_one() == used
     assert inbox.administration.report().not_durable == ()
