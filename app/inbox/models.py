@@ -7,9 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.inbox.sql.rescue import grace_seconds
 from app.runtime.clocks import since_boot
-from app.states import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,20 +99,13 @@ class Event:
     lease_seconds: float | None
     suspected_lease: float | None
     suspected_seconds: float
+    is_orphan: bool
+    """True if its process is dead or no longer renews its lease: it can be run again."""
 
     @classmethod
     def of(cls, row: sa.Row[Any]) -> Event:
-        """Return the event of a row of the table."""
+        """Return the event of a row that ``sql.rescue.shown`` selects."""
         return cls(*tuple(row))
-
-    @property
-    def is_orphan(self) -> bool:
-        """True if its process is dead or no longer renews its lease: it can be run again."""
-        return (
-            self.state == State.RUNNING
-            and self.suspected_lease == self.lease_until
-            and self.suspected_seconds >= grace_seconds(self.lease_seconds)
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app.inbox.sql.rescue import shown
 from app.inbox.sql.schema import events
 
 #: The states that an event can be in.
@@ -41,7 +42,7 @@ class EventFilter:
         """Return the statement that selects them, up to its parameter ``limit``."""
         order = [events.c.received_at, events.c.id]
         return (
-            sa.select(events)
+            sa.select(*shown)
             .where(*self._conditions())
             .order_by(*(order if oldest_first else [each.desc() for each in order]))
             .limit(sa.bindparam("limit"))

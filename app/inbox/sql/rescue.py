@@ -33,14 +33,8 @@ UNKNOWN_GRACE = 60.0
 LONGEST_LEASE = 3600.0
 
 
-def grace_seconds(lease_seconds: float | None) -> float:
-    """Return for how many seconds a lease that ran out has to stay unrenewed."""
-    if lease_seconds is None:
-        return UNKNOWN_GRACE
-    return max(GRACE_SHARE * lease_seconds, GRACE_LEAST)
-
-
 def _grace(event: Any) -> sa.ColumnElement[float]:
+    """Return for how many seconds an expired lease has to stay unrenewed."""
     share = number(GRACE_SHARE) * event.c.lease_seconds
     return sa.case(
         (event.c.lease_seconds.is_(None), number(UNKNOWN_GRACE)),
@@ -57,6 +51,9 @@ def orphaned(event: Any) -> sa.ColumnElement[bool]:
         event.c.suspected_seconds >= _grace(event),
     )
 
+
+#: An event as a person sees it: the columns of its row, and whether it is an orphan.
+shown = (events, orphaned(events).is_(sa.true()).label("is_orphan"))
 
 #: For how many seconds the present lease was seen unrenewed.
 _seen = sa.case(

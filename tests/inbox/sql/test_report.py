@@ -18,7 +18,7 @@ HOUR = 3600
 
 @pytest.fixture
 def make_inbox() -> Iterator[Callable[[str], Inbox]]:
-    """A function that opens a dataengine."""
+    """A function that opens a database."""
     opened: list[Inbox] = []
 
     def make(url: str) -> Inbox:
