@@ -15,7 +15,7 @@ from app.states import Outcome, State
 
 
 class Claims:
-    """What workers, runners and leases ask of the inbox.
+    """The inbox for workers, runners and leases.
 
     A method that settles returns False when another attempt has taken the event.
     """

@@ -1,4 +1,4 @@
-"""Recording deliveries: what the receiver asks of the inbox."""
+"""The inbox for the receiver: recording deliveries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOTIFY_SECONDS = 0.05
 
 
 class Deliveries:
-    """Records each delivery in one statement, together with what is decided about its event."""
+    """Records each delivery in one statement, which also decides whether its event runs."""
 
     def __init__(self, store: Store) -> None:
         """Take the ``store`` of the events."""
@@ -42,15 +42,15 @@ class Deliveries:
     def enqueue(self, event: NewEvent) -> Accepted:
         """Record one delivery of ``event``, for a worker to run it.
 
-        When this returns, the event is on the disk. An event that is there keeps its state.
+        When this returns, the event is on the disk. A known event keeps its state.
         """
         return accepted(self._store.write(statements.ENQUEUE, durable=True, **values_of(event)))
 
     def record_skipped(self, event: NewEvent, outcome: Outcome) -> Accepted:
-        """Record one delivery of an event that is not to be run, and the ``outcome`` that says why.
+        """Record one delivery of an event that is not to be run, with the ``outcome`` as reason.
 
-        An event that is there keeps its state. ``record_and_claim`` runs a skipped event when it
-        is delivered again.
+        A known event keeps its state. ``record_and_claim`` runs a skipped event when it is
+        delivered again.
         """
         row = self._store.write(
             statements.RECORD_SKIPPED, durable=True, **values_of(event), outcome=outcome.value

@@ -1,4 +1,4 @@
-"""What the inbox is given and what it returns. Times are seconds since the epoch, UTC."""
+"""The values that the inbox takes and returns. Times are seconds since the epoch, UTC."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Claim:
 class Suspect:
     """A running event whose lease ran out by the database's clock.
 
-    ``seconds`` is for how long live processes have seen this lease unrenewed.
+    ``seconds``: how long live processes have seen this lease unrenewed.
     """
 
     event_id: str

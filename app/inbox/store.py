@@ -25,7 +25,7 @@ class Store:
     """One database with the inbox's tables."""
 
     def __init__(self, url: str, *, lease_seconds: float, max_crashes: int) -> None:
-        """Take the database's ``url``, the seconds of a lease, and when an event is poison."""
+        """Take the database's ``url``, and the settings of ``Inbox``."""
         self.engine = engine_for(url, batch.FORMS)
         self.lease_seconds = lease_seconds
         self.max_crashes = max_crashes
@@ -52,7 +52,7 @@ class Store:
         **parameters: Any,
     ) -> tuple[Any, ...] | None:
         """Run one writing statement and return its first row, as ``Engine.execute`` does."""
-        if not self.engine.migrated:  # it was away at the start, or the file is another one now
+        if not self.engine.migrated:  # the database was unavailable at the start, or replaced
             self.migrate(hurried=True)
         return self.engine.execute(statement, parameters, durable=durable, slow_ok=slow_ok)
 
@@ -80,7 +80,7 @@ class Store:
 
 
 class _Tokens:
-    """Names for claims that no other process or thread can use."""
+    """Makes tokens for claims. No other process or thread makes the same ones."""
 
     def __init__(self) -> None:
         self._host = socket.gethostname()

@@ -300,7 +300,7 @@ class TestCrashes:
         assert (last.state, last.outcome, last.claim) == ("dead", "crashed", None)
         event = inbox.administration.find("evt_1")
         assert event is not None
-        assert event.reason == "its process ended again and again with no word of what became of it"
+        assert event.reason == "its process crashed or hung in each of the last attempts"
         assert event.settled_at is not None
 
     def test_a_word_forgives_crashes(self, make_inbox: Callable[..., Inbox]) -> None:

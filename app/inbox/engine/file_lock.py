@@ -18,8 +18,9 @@ from app.inbox.engine.errors import busy, unavailable
 #: Seconds to wait for the lock.
 TIMEOUT = 5.0
 
-#: Seconds between two attempts to take the lock: the first pause, and the longest.
-POLL = (0.0002, 0.005)
+#: Seconds between two attempts to take the lock: the first pause, and the longest. Short, because
+#: writers that wait in the kernel leave the lock free for moments only.
+POLL = (0.0002, 0.001)
 
 #: The mode of each file of the inbox. Any user who can open the lock file can hold the lock.
 PRIVATE = 0o600
