@@ -120,18 +120,18 @@ def test_lock_of_another_tool_is_waited_for_once(
     inbox.close()
 
 
-def test_what_is_answered_2xx_without_a_success_is_on_the_disk(sqlite_url: str) -> None:
-    """An event that is set aside or buried has nothing but its row: that commit is synced."""
+def test_commit_without_a_success_is_synced(sqlite_url: str) -> None:
+    """A 2xx for a skipped, dead or queued event rests on its row alone. That commit is synced."""
     inbox = Inbox(sqlite_url, lease_seconds=30)
     claims = [inbox.deliveries.record_and_claim(numbered(n)).claim for n in range(2)]
-    said = trace(inbox)
+    statements = trace(inbox)
 
     def synced(act: Callable[[], object]) -> list[str]:
-        said.clear()
+        statements.clear()
         act()
-        # A trigger is said as a comment, and its statement once more when it has ended.
-        words = [each.split() for each in dict.fromkeys(said) if not each.startswith("--")]
-        return [each[-1] if each[0] == "PRAGMA" else each[0] for each in words]
+        # A trigger is traced as a comment, and its statement a second time at its end.
+        found = [each.split() for each in dict.fromkeys(statements) if not each.startswith("--")]
+        return [each[-1] if each[0] == "PRAGMA" else each[0] for each in found]
 
     first, second = claims
     assert first is not None
