@@ -236,6 +236,31 @@ class TestLayers:
         }
         assert guilty == {}
 
+    def test_storage_knows_no_http_and_no_stripe(self) -> None:
+        """The inbox and its migrations work without a web server and without Stripe's SDK."""
+        guilty = [
+            name
+            for name in sources("app/inbox", "app/migrations")
+            if names_any(imports(name), HTTP | {"stripe"})
+        ]
+        assert guilty == []
+
+    def test_statements_know_no_engine(self) -> None:
+        """The statements are the same for both databases: they import no engine and no driver."""
+        engines = {"app.inbox.engine", "psycopg", "pysqlite3", "sqlite3"}
+        guilty = [name for name in sources("app/inbox/sql") if names_any(imports(name), engines)]
+        assert guilty == []
+
+    def test_engine_is_chosen_in_one_place(self) -> None:
+        """No other module of the service imports an engine, or asks for the kind of database."""
+        classes = {"app.inbox.engine.sqlite_engine", "app.inbox.engine.postgresql_engine"}
+        choosing = [
+            name
+            for name in sources("app/inbox")
+            if names_any(imports(name), classes) or "get_backend_name" in read(name)
+        ]
+        assert choosing == ["app/inbox/engine/interface.py"]
+
     def test_service_knows_no_tests(self) -> None:
         """Neither app/ nor handlers/ imports the devkit, tests, benchmarks or tools."""
         development = {"devkit", "tests", "benchmarks", "tools"}

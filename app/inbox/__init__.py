@@ -9,7 +9,7 @@ from __future__ import annotations
 from app.inbox.administration import Administration
 from app.inbox.claims import Claims
 from app.inbox.deliveries import Deliveries
-from app.inbox.engine.sqlite_file import Findings
+from app.inbox.engine.findings import Findings
 from app.inbox.models import (
     Accepted,
     Attempt,
@@ -64,7 +64,7 @@ class Inbox:
     @property
     def address(self) -> str:
         """The URL of the database, without the password."""
-        return self._store.database.address
+        return self._store.engine.address
 
     def migrate(self, *, hurried: bool = False) -> None:
         """Bring the tables to this version. Any number of processes may call it at once.
@@ -77,16 +77,16 @@ class Inbox:
 
     def examine(self) -> Findings | None:
         """Return the state of SQLite's files, without any change. None on PostgreSQL."""
-        return self._store.database.examine()
+        return self._store.engine.examine()
 
     def create_nothing(self) -> None:
         """Let this process create no SQLite file where none is."""
-        self._store.database.may_create = False
+        self._store.engine.create_nothing()
 
     def check(self) -> None:
         """Write one row, to find out whether the inbox can be written."""
         self._store.write(PROBE)
 
     def close(self) -> None:
-        """Close this thread's connection and the idle ones."""
-        self._store.database.close()
+        """Close the connections of all threads. The next statement connects again."""
+        self._store.engine.close()

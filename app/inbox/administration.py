@@ -1,4 +1,4 @@
-"""What a person asks of the inbox, by a command or a page."""
+"""The inbox for the commands and pages of a person: show, retry, pause, report."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ class Administration:
         rows = self._store.read(statements.FIND, event_id=event_id)
         return Event.of(rows[0]) if rows else None
 
-    def select(self, wanted: EventFilter, limit: int, *, oldest_first: bool = False) -> list[Event]:
-        """Return up to ``limit`` events that match, by their time of receipt."""
-        rows = self._store.read(wanted.select(oldest_first=oldest_first), limit=limit)
+    def select(
+        self, matching: EventFilter, limit: int, *, oldest_first: bool = False
+    ) -> list[Event]:
+        """Return up to ``limit`` matching events by their time of receipt, the latest first."""
+        rows = self._store.read(matching.select(oldest_first=oldest_first), limit=limit)
         return [Event.of(row) for row in rows]
 
     def latest(self, limit: int) -> list[Event]:
         """Return the ``limit`` events that were received last, the latest first."""
         return self.select(EventFilter(), limit)
 
-    def count(self, wanted: EventFilter) -> int:
+    def count(self, matching: EventFilter) -> int:
         """Return how many events match."""
-        return int(self._store.read(wanted.count())[0][0])
+        return int(self._store.read(matching.count())[0][0])
 
     def attempts(self, event_id: str) -> list[Attempt]:
         """Return the attempts of the event that have ended, the first one first."""
@@ -55,7 +57,7 @@ class Administration:
         return [Note(*tuple(row)) for row in rows]
 
     def note_retry(self, event_id: str, *, by: str, why: str | None, again: bool = False) -> bool:
-        """Record that a person has the event run again. False when it cannot be run."""
+        """Record the retry of an event by a person. False when it cannot be run."""
         names: dict[str, Any] = {"event_id": event_id, "by": by, "why": why, "again": again}
         return self._store.write(statements.NOTE_RETRY, durable=True, **names) is not None
 
@@ -72,14 +74,18 @@ class Administration:
         return self._store.write(statements.RESUME, durable=True) is not None
 
     def paused(self) -> Note | None:
-        """Return by whom and why the workers were paused, if they are paused."""
+        """Return when, by whom and why the workers were paused. None if they are not paused."""
         # A health check waits for this.
         rows = self._store.read(statements.PAUSED, seconds=deadline.SECONDS)
         return Note(*tuple(rows[0])) if rows else None
 
     def report(self) -> report.Report:
-        """Return what waits, what is dead, and what looks wrong."""
-        return report.make(self._store.read, on_sqlite=self._store.database.file is not None)
+        """Return the counts of waiting and dead events, and suspicious findings."""
+        return report.make(
+            self._store.read,
+            single_host=self._store.engine.single_host,
+            unsafe_settings=self._store.engine.unsafe_settings(),
+        )
 
 
 def _latest_attempt(event: Event) -> Attempt | None:

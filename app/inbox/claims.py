@@ -15,7 +15,7 @@ from app.states import Outcome, State
 
 
 class Claims:
-    """What workers, runners and leases ask of the inbox.
+    """The inbox for workers, runners and leases.
 
     A method that settles returns False when another attempt has taken the event.
     """
@@ -29,8 +29,7 @@ class Claims:
 
         Returns at once on SQLite, which has no notifications.
         """
-        if self._store.database.file is None:
-            self._store.database.listen("events_due", act, stopping)
+        self._store.engine.listen("events_due", act, stopping)
 
     def claim_due(self, *, livemode: bool) -> Claim | None:
         """Claim the event of this mode that has been due for longest and whose key is free."""

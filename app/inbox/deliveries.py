@@ -1,9 +1,8 @@
-"""Recording deliveries: what the receiver asks of the inbox."""
+"""The inbox for the receiver: recording deliveries."""
 
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager
 
 from app.inbox.models import Accepted, NewEvent
 from app.inbox.sql import deliveries as statements
@@ -16,19 +15,12 @@ NOTIFY_SECONDS = 0.05
 
 
 class Deliveries:
-    """Records each delivery in one statement, together with what is decided about its event."""
+    """Records each delivery in one statement, which also decides whether its event runs."""
 
     def __init__(self, store: Store) -> None:
         """Take the ``store`` of the events."""
         self._store = store
         self._notified_at = 0.0
-
-    def group_commit(self) -> AbstractContextManager[None]:
-        """Return a block whose writes may be committed together with those of other threads.
-
-        For a thread that is about to write, on SQLite: the others wait a moment for it.
-        """
-        return self._store.group_commit()
 
     def record_and_claim(self, event: NewEvent) -> Accepted:
         """Record one delivery of ``event``, and claim the event if it may run now.
@@ -50,15 +42,15 @@ class Deliveries:
     def enqueue(self, event: NewEvent) -> Accepted:
         """Record one delivery of ``event``, for a worker to run it.
 
-        When this returns, the event is on the disk. An event that is there keeps its state.
+        When this returns, the event is on the disk. A known event keeps its state.
         """
         return accepted(self._store.write(statements.ENQUEUE, durable=True, **values_of(event)))
 
     def record_skipped(self, event: NewEvent, outcome: Outcome) -> Accepted:
-        """Record one delivery of an event that is not to be run, and the ``outcome`` that says why.
+        """Record one delivery of an event that is not to be run, with the ``outcome`` as reason.
 
-        An event that is there keeps its state. ``record_and_claim`` runs a skipped event when it
-        is delivered again.
+        A known event keeps its state. ``record_and_claim`` runs a skipped event when it is
+        delivered again.
         """
         row = self._store.write(
             statements.RECORD_SKIPPED, durable=True, **values_of(event), outcome=outcome.value
@@ -66,13 +58,10 @@ class Deliveries:
         return accepted(row)
 
     def notify(self) -> None:
-        """Notify the workers of other processes that an event is due, where the database can.
+        """Notify the workers of other processes that an event is due. Does nothing on SQLite.
 
         At most once in ``NOTIFY_SECONDS``: workers poll as well.
         """
-        if (
-            self._store.database.file is None
-            and time.monotonic() > self._notified_at + NOTIFY_SECONDS
-        ):
+        if time.monotonic() > self._notified_at + NOTIFY_SECONDS:
             self._notified_at = time.monotonic()
-            self._store.write(statements.NOTIFY)
+            self._store.engine.notify(statements.NOTIFY)

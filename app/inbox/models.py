@@ -1,4 +1,4 @@
-"""What the inbox is given and what it returns. Times are seconds since the epoch, UTC."""
+"""The values that the inbox takes and returns. Times are seconds since the epoch, UTC."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.inbox.sql.rescue import grace_seconds
 from app.runtime.clocks import since_boot
-from app.states import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ class Claim:
 class Suspect:
     """A running event whose lease ran out by the database's clock.
 
-    ``seconds`` is for how long live processes have seen this lease unrenewed.
+    ``seconds``: how long live processes have seen this lease unrenewed.
     """
 
     event_id: str
@@ -101,20 +99,13 @@ class Event:
     lease_seconds: float | None
     suspected_lease: float | None
     suspected_seconds: float
+    is_orphan: bool
+    """True if its process is dead or no longer renews its lease: it can be run again."""
 
     @classmethod
     def of(cls, row: sa.Row[Any]) -> Event:
-        """Return the event of a row of the table."""
+        """Return the event of a row that ``sql.rescue.shown`` selects."""
         return cls(*tuple(row))
-
-    @property
-    def is_orphan(self) -> bool:
-        """True if its process is dead or no longer renews its lease: it can be run again."""
-        return (
-            self.state == State.RUNNING
-            and self.suspected_lease == self.lease_until
-            and self.suspected_seconds >= grace_seconds(self.lease_seconds)
-        )
 
 
 @dataclass(frozen=True, slots=True)

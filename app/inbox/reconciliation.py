@@ -1,4 +1,4 @@
-"""What the reconciler asks of the inbox: known events, backfill, watermarks, leadership."""
+"""The inbox for the reconciler: known events, backfill, watermarks, leadership."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Reconciliation:
         return [row[0] for row in self._store.read(reconcile.UNFINISHED, **names)]
 
     def watermarks(self, *, livemode: bool, context: str) -> dict[str, float]:
-        """Return up to when the events of each type are reconciled, for one account."""
+        """Return the watermark of each event type, for one account."""
         rows = self._store.read(reconcile.WATERMARKS, livemode=livemode, context=context)
         return {row.type: row.reached for row in rows}
 

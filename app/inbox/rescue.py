@@ -1,4 +1,4 @@
-"""What the rescuer asks of the inbox: expired leases, and the database's clock."""
+"""The inbox for the rescuer: expired leases, and the database's clock."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Rescue:
         self._store = store
 
     def suspects(self) -> list[Suspect]:
-        """Return the running events whose lease ran out, and that are no orphans yet."""
+        """Return the running events whose lease expired, and that are no orphans yet."""
         rows = self._store.read(rescue.SUSPECTS, seconds=deadline.SECONDS)
         return [Suspect(*tuple(row)) for row in rows]
 
     def suspect(self, suspect: Suspect, seconds: float) -> bool | None:
-        """Record for how many ``seconds`` in all the lease was seen unrenewed.
+        """Record the total of ``seconds`` for which the lease was seen unrenewed.
 
         Returns whether the event is an orphan now. Returns None when the lease was renewed, or
         when another process recorded seconds since ``suspect`` was read.
@@ -42,7 +42,7 @@ class Rescue:
         return float(self._store.read(clock_repair.CLOCK, seconds=deadline.SECONDS)[0][0])
 
     def repair_times(self, *, stepped: bool) -> None:
-        """Make due what would wait because the database's clock stepped back.
+        """Make events due that would wait because the database's clock stepped back.
 
         ``stepped``: the step was observed just now. Any number of processes may call this. An event
         with a delay waits for its delay again.

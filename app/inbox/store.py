@@ -6,21 +6,16 @@ import itertools
 import os
 import socket
 import threading
-from contextlib import AbstractContextManager
 from typing import Any
 
 import sqlalchemy as sa
-import structlog
 
 from app.errors import InboxUnavailable
 from app.inbox import migrate
-from app.inbox.engine import deadline, sqlite
-from app.inbox.engine.database import Database
+from app.inbox.engine.interface import engine_for
 from app.inbox.models import Accepted, Claim, NewEvent
 from app.inbox.sql import batch
 from app.runtime.clocks import since_boot
-
-log = structlog.get_logger(__name__)
 
 #: Seconds that a delivery waits for another thread that brings the tables to this version.
 MIGRATION_TURN = 1.0
@@ -30,37 +25,23 @@ class Store:
     """One database with the inbox's tables."""
 
     def __init__(self, url: str, *, lease_seconds: float, max_crashes: int) -> None:
-        """Take the database's ``url``, the seconds of a lease, and when an event is poison."""
-        self.database = Database(url, batch.FORMS)
+        """Take the database's ``url``, and the settings of ``Inbox``."""
+        self.engine = engine_for(url, batch.FORMS)
         self.lease_seconds = lease_seconds
         self.max_crashes = max_crashes
         self._tokens = _Tokens()
         self._migrating = threading.Lock()
-
-    def group_commit(self) -> AbstractContextManager[None]:
-        """Return a block whose writes are committed together with those of other threads."""
-        return self.database.siblings
 
     def migrate(self, *, hurried: bool = False) -> None:
         """Bring the tables to this version, as ``Inbox.migrate`` describes."""
         if not self._migrating.acquire(timeout=MIGRATION_TURN):
             raise InboxUnavailable("the inbox is not available", reason="migrating")
         try:
-            if not self.database.migrated:
-                self._warn_about_sqlite()
-                with self.database.migration(hurried=hurried) as connection:
+            if not self.engine.migrated:
+                with self.engine.migration(hurried=hurried) as connection:
                     migrate.upgrade(connection)
         finally:
             self._migrating.release()
-
-    def _warn_about_sqlite(self) -> None:
-        if self.database.file and sqlite.journal_mode(sqlite.VERSION) != "WAL":
-            log.warning(
-                "sqlite_without_wal",
-                sqlite_version=".".join(map(str, sqlite.VERSION)),
-                advice="this SQLite can lose commits in WAL mode; slower but safe TRUNCATE is"
-                " used. SQLite 3.51.3 or newer (the package pysqlite3) has the correction",
-            )
 
     def write(
         self,
@@ -70,18 +51,18 @@ class Store:
         slow_ok: bool = False,
         **parameters: Any,
     ) -> tuple[Any, ...] | None:
-        """Run one writing statement and return its first row, as ``Database.execute`` does."""
-        if not self.database.migrated:  # it was away at the start, or the file is another one now
+        """Run one writing statement and return its first row, as ``Engine.execute`` does."""
+        if not self.engine.migrated:  # the database was unavailable at the start, or replaced
             self.migrate(hurried=True)
-        return self.database.execute(statement, parameters, durable=durable, slow_ok=slow_ok)
+        return self.engine.execute(statement, parameters, durable=durable, slow_ok=slow_ok)
 
     def read(
-        self, statement: sa.Executable, *, seconds: float = deadline.READ_SECONDS, **parameters: Any
+        self, statement: sa.Executable, *, seconds: float | None = None, **parameters: Any
     ) -> list[sa.Row[Any]]:
-        """Run one reading statement and return all rows, as ``Database.read`` does."""
-        if not self.database.migrated:
+        """Run one reading statement and return all rows, as ``Engine.read`` does."""
+        if not self.engine.migrated:
             self.migrate(hurried=True)
-        return self.database.read(statement, parameters, seconds)
+        return self.engine.read(statement, parameters, seconds)
 
     def claim(
         self, statement: sa.Executable, *, slow_ok: bool = True, **parameters: Any
@@ -99,7 +80,7 @@ class Store:
 
 
 class _Tokens:
-    """Names for claims that no other process or thread can use."""
+    """Makes tokens for claims. No other process or thread makes the same ones."""
 
     def __init__(self) -> None:
         self._host = socket.gethostname()

@@ -111,10 +111,7 @@ class Receiver:
             return Outcome.WRONG_MODE
         if self._settings.is_queue:
             return self._record(event, delivery)
-        with (
-            self._inbox.deliveries.group_commit()
-        ):  # no longer: other deliveries would wait for the callback
-            accepted = self._inbox.deliveries.record_and_claim(event)
+        accepted = self._inbox.deliveries.record_and_claim(event)
         delivery.attempt = accepted.attempt
         if accepted.claim is not None:
             return self._runner.run(accepted.claim)
@@ -126,8 +123,7 @@ class Receiver:
         return Outcome.DUPLICATE
 
     def _record(self, event: NewEvent, delivery: Delivery) -> Outcome:
-        with self._inbox.deliveries.group_commit():
-            accepted = self._inbox.deliveries.enqueue(event)
+        accepted = self._inbox.deliveries.enqueue(event)
         delivery.attempt = accepted.attempt
         if accepted.state in {State.DONE, State.DEAD}:
             return Outcome.DUPLICATE

@@ -1,7 +1,7 @@
-"""A database's clock that is set back or on: what the inbox gives out, and when.
+"""Steps of the database's clock: which events can be claimed, and when.
 
-The statements are the inbox's own. On PostgreSQL functions of the database stand before the
-server's; SQLite asks this process.
+The statements are the inbox's own. On PostgreSQL, functions of the test's database hide the
+server's clock functions. SQLite uses the clock of this process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STEPS = [60.0, HOUR, -HOUR]
 
 @pytest.fixture
 def clock(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock by which the test's database goes."""
+    """The clock of the test's database."""
     clock = Clock(tmp_path)
     if database_url.startswith("sqlite"):
         clock.of_sqlite(monkeypatch)
@@ -42,7 +42,7 @@ def clock(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def make_inbox(clock: Clock, database_url: str) -> Iterator[Callable[[], Inbox]]:
     """A function that opens the test's database, as another process does."""
-    assert clock.offset == 0  # it has to be there first
+    assert clock.offset == 0  # the clock has to be set up first
     opened: list[Inbox] = []
 
     def make() -> Inbox:
@@ -60,8 +60,8 @@ def inbox(make_inbox: Callable[[], Inbox]) -> Inbox:
     return make_inbox()
 
 
-def test_statements_go_by_the_clock_of_the_test(inbox: Inbox, clock: Clock) -> None:
-    """Or the tests here would show nothing."""
+def test_statements_use_the_clock_of_the_test(inbox: Inbox, clock: Clock) -> None:
+    """The statements use the clock that the tests here set."""
     for number, seconds in enumerate([0.0, HOUR, -2 * HOUR]):
         clock.step(seconds)
         inbox.deliveries.enqueue(replace(EVENT, id=f"evt_{number}"))
@@ -71,10 +71,10 @@ def test_statements_go_by_the_clock_of_the_test(inbox: Inbox, clock: Clock) -> N
 
 
 @pytest.mark.parametrize("seconds", STEPS)
-def test_step_lets_no_delivery_take_what_runs(
+def test_delivery_claims_no_running_event_after_a_step(
     make_inbox: Callable[[], Inbox], clock: Clock, seconds: float
 ) -> None:
-    """Nor does a second step; and the claim that was there before is settled."""
+    """This holds after a second step too, and the claim from before can be settled."""
     first, second = make_inbox(), make_inbox()
     claim = first.deliveries.record_and_claim(EVENT).claim
     assert claim is not None
@@ -91,10 +91,10 @@ def test_step_lets_no_delivery_take_what_runs(
 
 
 @pytest.mark.parametrize("seconds", STEPS)
-def test_step_lets_no_worker_take_what_runs(
+def test_worker_claims_no_running_event_after_a_step(
     make_inbox: Callable[[], Inbox], clock: Clock, seconds: float
 ) -> None:
-    """Neither the event nor another one of its object: one still runs, and may be renewed."""
+    """It claims neither the event nor another one of its key. The lease can be renewed."""
     first, second = make_inbox(), make_inbox()
     first.deliveries.enqueue(EVENT)
     claim = first.claims.claim_due(livemode=False)
@@ -115,7 +115,7 @@ def test_step_lets_no_worker_take_what_runs(
 
 @pytest.mark.parametrize("seconds", STEPS)
 def test_new_event_is_due_at_once(inbox: Inbox, clock: Clock, seconds: float) -> None:
-    """One that was recorded before the step, and one after it: neither has to wait for a clock."""
+    """Events that were recorded before or after the step wait for no clock."""
     inbox.deliveries.enqueue(EVENT)
     clock.step(seconds)
     Rescuer(inbox, 1.0).watch_clock()  # as each live process does
@@ -127,10 +127,10 @@ def test_new_event_is_due_at_once(inbox: Inbox, clock: Clock, seconds: float) ->
 
 
 @pytest.mark.parametrize("seconds", STEPS)
-def test_new_events_of_one_object_do_not_block_each_other(
+def test_new_events_of_one_key_do_not_block_each_other(
     inbox: Inbox, clock: Clock, seconds: float
 ) -> None:
-    """One runs after the other, whichever has the earlier time."""
+    """They run one after the other, in any order."""
     inbox.deliveries.enqueue(EVENT)
     clock.step(seconds)
     Rescuer(inbox, 1.0).watch_clock()  # as each live process does
@@ -147,7 +147,7 @@ def test_new_events_of_one_object_do_not_block_each_other(
 
 
 def test_failed_event_is_taken_by_its_next_delivery(inbox: Inbox, clock: Clock) -> None:
-    """In inline mode Stripe says when, and the clock has no part in it."""
+    """In inline mode Stripe decides when an event is due, not the clock."""
     claim = inbox.deliveries.record_and_claim(EVENT).claim
     assert claim is not None
     inbox.claims.fail(claim, Failure("no"))

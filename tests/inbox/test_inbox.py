@@ -1,4 +1,4 @@
-"""The table of events: what it promises, it promises on SQLite and on PostgreSQL."""
+"""The promises of the inbox, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tests.support import raw_sql
 
 EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context="acct_1", body=b'{"a": 1}')
 
-#: Longer than a test takes, so that no lease ends unasked.
+#: Longer than a test takes: no lease expires during it.
 LONG = 600.0
-#: A lease that has ended already when the next statement looks at it.
+#: A lease that has expired before the next statement.
 SHORT = -1.0
 
 
@@ -74,8 +74,8 @@ def test_new_event_is_recorded_and_claimed_at_once(inbox: Inbox) -> None:
     assert event.claimed_by
 
 
-def test_no_two_claims_have_one_name(sqlite_url: str) -> None:
-    """Not in one process, not in its children, which know what it knew, nor in another inbox."""
+def test_no_two_claims_have_one_token(sqlite_url: str) -> None:
+    """Tokens differ within a process, in its forked children, and in another inbox."""
     inbox = Inbox(sqlite_url, lease_seconds=LONG)
     names = [claim(inbox, replace(EVENT, id=f"evt_{number}")).token for number in range(3)]
     reading, writing = os.pipe()
@@ -113,7 +113,7 @@ def test_running_event_is_not_claimed_again(inbox: Inbox) -> None:
     assert event.deliveries == 2
 
 
-def test_what_was_stored_first_is_what_runs(make_inbox: Callable[[float], Inbox]) -> None:
+def test_first_stored_body_runs(make_inbox: Callable[[float], Inbox]) -> None:
     """A later delivery cannot put another body under an id that the inbox has."""
     inbox = make_inbox(SHORT)
     claim(inbox)
@@ -128,19 +128,16 @@ def test_orphan_can_be_taken_over(make_inbox: Callable[[float], Inbox]) -> None:
     """An event whose runner died is claimed by the next delivery, under the next attempt."""
     inbox = make_inbox(SHORT)
     claim(inbox)
-    assert (
-        inbox.deliveries.record_and_claim(EVENT).claim is None
-    )  # its lease ran out, which alone says nothing
+    # An expired lease alone does not make an orphan.
+    assert inbox.deliveries.record_and_claim(EVENT).claim is None
     raw_sql.abandon(inbox)
 
     assert claim(inbox).attempt == 2
 
 
-@pytest.mark.parametrize("settle", ["finish", "fail", "bury", "renew"])
-def test_late_runner_cannot_settle_over_the_one_that_took_it(
-    make_inbox: Callable[[float], Inbox], settle: str
-) -> None:
-    """Fencing: a claim of an earlier attempt changes nothing, whatever it says."""
+@pytest.mark.parametrize("settle", ["finish", "fail", "mark dead", "renew"])
+def test_lost_claim_cannot_settle(make_inbox: Callable[[float], Inbox], settle: str) -> None:
+    """Fencing: a claim of an earlier attempt changes nothing."""
     first = claim(make_inbox(SHORT))
     inbox = make_inbox(LONG)
     raw_sql.abandon(inbox)
@@ -153,10 +150,10 @@ def test_late_runner_cannot_settle_over_the_one_that_took_it(
     assert inbox.claims.finish(second) is True
 
 
-def test_claim_that_the_database_has_forgotten_settles_nothing(
+def test_claim_lost_in_a_restore_settles_nothing(
     make_inbox: Callable[[], Inbox], database_url: str
 ) -> None:
-    """After a restore two runners can hold the same attempt: only the one on record settles."""
+    """After a restore two processes can hold the same attempt. Only the recorded one settles."""
     inbox = make_inbox()
     forgotten = claim(inbox)
     raw_sql.execute(database_url, "DELETE FROM events")
@@ -170,7 +167,7 @@ def test_claim_that_the_database_has_forgotten_settles_nothing(
 SETTLE: dict[str, Callable[[Inbox, Claim], bool]] = {
     "finish": lambda inbox, claim: inbox.claims.finish(claim),
     "fail": lambda inbox, claim: inbox.claims.fail(claim, Failure("late")),
-    "bury": lambda inbox, claim: inbox.claims.mark_dead(claim, "gave_up", Failure("late")),
+    "mark dead": lambda inbox, claim: inbox.claims.mark_dead(claim, "gave_up", Failure("late")),
     "renew": lambda inbox, claim: inbox.claims.renew(claim),
 }
 
@@ -196,7 +193,7 @@ def test_failed_event_is_due_at_once_for_the_next_delivery(inbox: Inbox) -> None
 
 
 def test_success_forgets_the_reason_of_an_earlier_failure(inbox: Inbox) -> None:
-    """What is done has no reason left that somebody would look into."""
+    """A done event has no reason of an earlier failure."""
     inbox.claims.fail(claim(inbox), Failure("ValueError: no"))
     inbox.claims.finish(claim(inbox))
 
@@ -206,7 +203,7 @@ def test_success_forgets_the_reason_of_an_earlier_failure(inbox: Inbox) -> None:
 
 
 def test_dead_event_is_kept_and_not_run(inbox: Inbox) -> None:
-    """An event that was given up on stays, with the reason, for a person."""
+    """A dead event stays, with the reason, for a person."""
     assert inbox.claims.mark_dead(claim(inbox), "gave_up", Failure("no such plan")) is True
 
     again = inbox.deliveries.record_and_claim(EVENT)
@@ -217,8 +214,8 @@ def test_dead_event_is_kept_and_not_run(inbox: Inbox) -> None:
     assert event.reason == "no such plan"
 
 
-def test_dead_event_runs_again_when_a_person_says_so(inbox: Inbox, database_url: str) -> None:
-    """The README's way: the state set to pending by hand, and the event delivered once more."""
+def test_dead_event_can_be_reopened_in_sql(inbox: Inbox, database_url: str) -> None:
+    """As in the README: the state is set to pending in SQL, and the event is delivered again."""
     inbox.claims.mark_dead(claim(inbox), "gave_up", Failure("no such plan"))
     raw_sql.execute(database_url, "UPDATE events SET state = 'pending' WHERE id = 'evt_1'")
 
@@ -226,7 +223,7 @@ def test_dead_event_runs_again_when_a_person_says_so(inbox: Inbox, database_url:
 
 
 def test_settling_twice_is_settling_once(inbox: Inbox) -> None:
-    """A statement whose answer was lost is sent again, and must not look like a lost claim."""
+    """A statement whose answer was lost is sent again. It does not look like a lost claim."""
     mine = claim(inbox)
 
     assert inbox.claims.finish(mine) is True
@@ -234,8 +231,8 @@ def test_settling_twice_is_settling_once(inbox: Inbox) -> None:
     assert inbox.claims.fail(mine, Failure("too late")) is False
 
 
-def test_renewal_makes_an_ended_lease_whole(make_inbox: Callable[[float], Inbox]) -> None:
-    """A runner that was late but not replaced goes on: its event is not taken any more."""
+def test_renewal_restores_an_expired_lease(make_inbox: Callable[[float], Inbox]) -> None:
+    """A late renewal keeps the claim unless another process has taken the event."""
     mine = claim(make_inbox(SHORT))
     inbox = make_inbox(LONG)
     raw_sql.abandon(inbox)
@@ -245,7 +242,7 @@ def test_renewal_makes_an_ended_lease_whole(make_inbox: Callable[[float], Inbox]
     assert inbox.deliveries.record_and_claim(EVENT).claim is None
 
 
-def test_event_set_aside_is_recorded_and_not_claimed(inbox: Inbox) -> None:
+def test_skipped_event_is_recorded_and_not_claimed(inbox: Inbox) -> None:
     """An event of the wrong mode is in the inbox, and every delivery of it is counted."""
     inbox.deliveries.record_skipped(EVENT, Outcome.WRONG_MODE)
     inbox.deliveries.record_skipped(EVENT, Outcome.WRONG_MODE)
@@ -256,7 +253,7 @@ def test_event_set_aside_is_recorded_and_not_claimed(inbox: Inbox) -> None:
     assert event.deliveries == 2
 
 
-def test_event_set_aside_runs_when_it_is_accepted_later(inbox: Inbox) -> None:
+def test_skipped_event_runs_when_it_is_delivered_again(inbox: Inbox) -> None:
     """It never ran, so a delivery after the key was corrected runs it."""
     inbox.deliveries.record_skipped(EVENT, Outcome.WRONG_MODE)
 
@@ -266,8 +263,8 @@ def test_event_set_aside_runs_when_it_is_accepted_later(inbox: Inbox) -> None:
     assert (event.state, event.outcome) == ("running", None)
 
 
-def test_setting_aside_keeps_what_was_done(inbox: Inbox) -> None:
-    """A handled event is not made unhandled by a delivery under the other key."""
+def test_skipping_keeps_a_done_event(inbox: Inbox) -> None:
+    """A delivery of the wrong mode does not change a handled event."""
     inbox.claims.finish(claim(inbox))
 
     assert inbox.deliveries.record_skipped(EVENT, Outcome.WRONG_MODE).outcome == "handled"
@@ -306,7 +303,7 @@ def test_latest_events_come_first(inbox: Inbox) -> None:
 
 
 def test_check_writes(inbox: Inbox, database_url: str) -> None:
-    """Readiness is a row that was really written."""
+    """The readiness check writes a row."""
     inbox.check()
     inbox.check()
 
@@ -318,7 +315,7 @@ def test_check_writes(inbox: Inbox, database_url: str) -> None:
 
 
 def test_many_replicas_can_migrate_at_once(make_inbox: Callable[[], Inbox]) -> None:
-    """Ten that start together make the tables once, and all of them can use them."""
+    """Ten that start together create the tables once, and all can use them."""
     inboxes = [make_inbox() for _ in range(10)]
     ready = threading.Barrier(10)
 
@@ -333,7 +330,7 @@ def test_many_replicas_can_migrate_at_once(make_inbox: Callable[[], Inbox]) -> N
 
 
 def test_start_waits_for_the_migration_of_another_process(postgresql_url: str) -> None:
-    """For longer than a statement waits for a row. A delivery does not: it is answered 503."""
+    """A start waits longer than a statement waits for a row. A delivery is answered 503."""
     lock = "SELECT pg_advisory_xact_lock(hashtext('app.migrations'))"
     inbox = Inbox(postgresql_url, lease_seconds=LONG)
     engine = raw_sql.make_engine(postgresql_url)
@@ -354,7 +351,7 @@ def test_start_waits_for_the_migration_of_another_process(postgresql_url: str) -
 
 
 def test_tables_of_a_newer_version_are_refused(inbox: Inbox, database_url: str) -> None:
-    """An older version cannot know what the new tables mean, and says what to do."""
+    """An older version does not use tables of a newer one, and the error says what to do."""
     inbox.migrate()
     raw_sql.execute(database_url, "UPDATE alembic_version SET version_num = '9999'")
 
@@ -362,10 +359,10 @@ def test_tables_of_a_newer_version_are_refused(inbox: Inbox, database_url: str) 
         Inbox(database_url, lease_seconds=LONG).migrate()
 
 
-def test_delivery_does_not_wait_long_for_anothers_migration(
+def test_delivery_does_not_wait_long_for_a_migration(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While one thread brings the tables to this version, the others are answered 503."""
+    """While another thread migrates the tables, a delivery is answered 503."""
     monkeypatch.setattr("app.inbox.store.MIGRATION_TURN", 0.05)
 
     with inbox._store._migrating, pytest.raises(InboxUnavailable) as raised:  # noqa: SLF001 - to be slow
@@ -375,7 +372,7 @@ def test_delivery_does_not_wait_long_for_anothers_migration(
 
 
 def test_restarted_service_finds_what_it_recorded(make_inbox: Callable[[], Inbox]) -> None:
-    """What one process recorded another one knows."""
+    """A second process finds the events of the first."""
     first = make_inbox()
     first.claims.finish(claim(first))
     first.close()
@@ -384,7 +381,7 @@ def test_restarted_service_finds_what_it_recorded(make_inbox: Callable[[], Inbox
 
 
 def test_unreachable_postgresql_is_unavailable() -> None:
-    """Without its server the inbox says so, in words that hold no password."""
+    """The error for an unreachable server holds no password."""
     inbox = Inbox("postgresql+psycopg://user:fakepassword@127.0.0.1:1/none", lease_seconds=LONG)
 
     with pytest.raises(InboxUnavailable) as raised:
@@ -395,7 +392,7 @@ def test_unreachable_postgresql_is_unavailable() -> None:
 
 
 def test_closed_connections_are_replaced(inbox: Inbox, database_url: str) -> None:
-    """After the server ended the connections, the next delivery is recorded as if nothing was."""
+    """After the server ended the connections, the next delivery is recorded."""
     inbox.deliveries.record_and_claim(EVENT)
     if database_url.startswith("postgresql"):
         end_connections(database_url)
@@ -416,8 +413,8 @@ def end_connections(url: str) -> None:
     engine.dispose()
 
 
-def test_value_that_the_database_refuses_is_no_outage(postgresql_url: str) -> None:
-    """It would be refused for ever, so there is nothing to wait for."""
+def test_refused_value_is_no_outage(postgresql_url: str) -> None:
+    """It would be refused for ever, so it raises ``Unstorable``."""
     inbox = Inbox(postgresql_url, lease_seconds=LONG)
 
     with pytest.raises(Unstorable, match="NUL"):

@@ -1,4 +1,4 @@
-"""The inbox as a queue: whose turn it is, what an attempt leaves behind, who may not run twice."""
+"""The inbox as a queue: the order of claims, crashes, history, retries, notifications."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ EVENT = NewEvent(
     concurrency_key="cus_1",
 )
 LONG, SHORT = 600.0, -1.0
-"""Leases: one that ends in no test, and one that has ended when the next statement looks."""
+"""Leases: one that expires in no test, and one that has expired before the next statement."""
 
 
-def numbered(number: int, subject: str = "") -> NewEvent:
-    """Return an event of its own, of its own object unless a ``subject`` is given."""
-    return replace(EVENT, id=f"evt_{number}", concurrency_key=subject)
+def numbered(number: int, key: str = "") -> NewEvent:
+    """Return an event with its own id, and its own concurrency key unless one is given."""
+    return replace(EVENT, id=f"evt_{number}", concurrency_key=key)
 
 
 @pytest.fixture
@@ -52,12 +52,12 @@ def inbox(make_inbox: Callable[..., Inbox]) -> Inbox:
 
 
 def due(inbox: Inbox) -> Claim | None:
-    """Claim what a worker of a test key would."""
+    """Claim a due event, as a worker with a test key."""
     return inbox.claims.claim_due(livemode=False)
 
 
 def take(inbox: Inbox) -> Claim:
-    """Claim what is due; there has to be something."""
+    """Claim the due event that there has to be."""
     claim = due(inbox)
     assert claim is not None
     return claim
@@ -76,10 +76,10 @@ def outcomes(inbox: Inbox, event_id: str = "evt_1") -> list[tuple[int, str]]:
 
 
 class TestRecording:
-    """What a delivery leaves for the workers."""
+    """A delivery in queue mode."""
 
     def test_new_event_is_pending_and_due(self, inbox: Inbox) -> None:
-        """It is recorded without a claim, and the next worker gets it, with its bytes."""
+        """It is recorded without a claim, and the next worker gets it with its bytes."""
         accepted = inbox.deliveries.enqueue(EVENT)
 
         assert (accepted.state, accepted.attempt, accepted.claim) == ("pending", 0, None)
@@ -88,7 +88,7 @@ class TestRecording:
         assert (claim.context, claim.attempts_used) == ("acct_1", 0)
 
     def test_later_deliveries_are_counted_and_change_nothing(self, inbox: Inbox) -> None:
-        """Whatever state the event is in, it keeps it."""
+        """The event keeps its state."""
         inbox.deliveries.enqueue(EVENT)
         claim = take(inbox)
         assert inbox.deliveries.enqueue(EVENT).state == "running"
@@ -99,7 +99,7 @@ class TestRecording:
         assert event is not None
         assert (event.state, event.outcome, event.deliveries) == ("done", "handled", 3)
 
-    def test_failed_event_keeps_its_time(self, inbox: Inbox) -> None:
+    def test_failed_event_keeps_its_due_time(self, inbox: Inbox) -> None:
         """A redelivery does not make it due earlier than its back-off says."""
         inbox.deliveries.enqueue(EVENT)
         inbox.claims.fail(take(inbox), Failure("no", delay=LONG))
@@ -118,26 +118,26 @@ class TestRecording:
         assert take(inbox).event_id == "evt_1"
 
 
-class TestTurns:
-    """Which event is next."""
+class TestOrder:
+    """The event that is claimed next."""
 
-    def test_the_one_that_is_due_longest_comes_first(self, inbox: Inbox) -> None:
-        """By the time at which they became due."""
+    def test_longest_due_comes_first(self, inbox: Inbox) -> None:
+        """Events are claimed in the order of their due times."""
         for number in range(3):
             inbox.deliveries.enqueue(numbered(number))
 
         assert [take(inbox).event_id for _ in range(3)] == ["evt_0", "evt_1", "evt_2"]
         assert due(inbox) is None
 
-    def test_other_mode_is_left_alone(self, inbox: Inbox) -> None:
-        """Callbacks get the key of this process: events of the other mode are not theirs."""
+    def test_other_mode_is_not_claimed(self, inbox: Inbox) -> None:
+        """Callbacks get the key of this process, which is for its mode only."""
         inbox.deliveries.enqueue(replace(EVENT, livemode=True))
 
         assert due(inbox) is None
         assert inbox.claims.claim_due(livemode=True) is not None
 
-    def test_two_events_of_an_object_do_not_run_at_once(self, inbox: Inbox) -> None:
-        """The second waits for the first; events of others are not held up."""
+    def test_two_events_of_one_key_do_not_run_at_once(self, inbox: Inbox) -> None:
+        """The second one waits for the first. Events of other keys do not wait."""
         inbox.deliveries.enqueue(numbered(1, "cus_1"))
         inbox.deliveries.enqueue(numbered(2, "cus_1"))
         inbox.deliveries.enqueue(numbered(3, "cus_2"))
@@ -149,25 +149,25 @@ class TestTurns:
 
         assert take(inbox).event_id == "evt_2"
 
-    def test_failed_event_does_not_hold_up_its_object(self, inbox: Inbox) -> None:
-        """While it waits for its next attempt, later events of its object run."""
+    def test_failed_event_does_not_block_its_key(self, inbox: Inbox) -> None:
+        """While it waits for its next attempt, later events of its key run."""
         inbox.deliveries.enqueue(numbered(1, "cus_1"))
         inbox.deliveries.enqueue(numbered(2, "cus_1"))
         inbox.claims.fail(take(inbox), Failure("no", delay=LONG))
 
         assert take(inbox).event_id == "evt_2"
 
-    def test_inline_run_holds_no_object(self, inbox: Inbox) -> None:
-        """Inline mode goes on as before: what it runs keeps no worker from anything."""
+    def test_inline_run_locks_no_key(self, inbox: Inbox) -> None:
+        """An event that runs in inline mode blocks no worker."""
         assert inbox.deliveries.record_and_claim(numbered(1, "cus_1")).claim is not None
         inbox.deliveries.enqueue(numbered(2, "cus_1"))
 
         assert take(inbox).event_id == "evt_2"
 
-    def test_many_workers_never_get_two_events_of_an_object(
+    def test_many_workers_never_get_two_events_of_one_key(
         self, make_inbox: Callable[..., Inbox]
     ) -> None:
-        """Eight threads in four processes' place: 60 events of 6 objects, each once, one a time."""
+        """Eight threads run 60 events of 6 keys: each once, and one per key at a time."""
         inboxes = [make_inbox() for _ in range(4)]
         for number in range(60):
             inboxes[0].deliveries.enqueue(numbered(number, f"cus_{number % 6}"))
@@ -194,10 +194,8 @@ class TestTurns:
         assert overlaps == []
         assert sorted(done) == sorted(f"evt_{number}" for number in range(60))
 
-    def test_who_finds_an_event_taken_does_not_take_the_next_of_its_object(
-        self, postgresql_url: str
-    ) -> None:
-        """Another worker is about to claim the first: to take the second would be at once.
+    def test_locked_event_blocks_its_key(self, postgresql_url: str) -> None:
+        """While another worker claims the first event of a key, the second is not claimed.
 
         The row is locked here as by a claim that is not committed yet.
         """
@@ -240,10 +238,10 @@ class TestTurns:
 
 
 class TestCrashes:
-    """Claims that ended with no word."""
+    """Claims whose process crashed."""
 
-    def test_orphan_is_taken_over(self, make_inbox: Callable[..., Inbox]) -> None:
-        """Not when its lease ran out, and not as one that is due."""
+    def test_orphan_is_rescued(self, make_inbox: Callable[..., Inbox]) -> None:
+        """It is not claimed as soon as its lease expired, and not as a due event."""
         inbox = make_inbox(SHORT)
         inbox.deliveries.enqueue(EVENT)
         first = take(inbox)
@@ -258,8 +256,8 @@ class TestCrashes:
         assert inbox.claims.finish(second) is True
         assert outcomes(inbox) == [(1, "crashed"), (2, "handled")]
 
-    def test_object_of_an_orphan_stays_held(self, make_inbox: Callable[..., Inbox]) -> None:
-        """Its runner may only be slow: others of its object wait until somebody took it over."""
+    def test_key_of_an_orphan_stays_locked(self, make_inbox: Callable[..., Inbox]) -> None:
+        """Its process may only be slow. Other events of its key wait until it is rescued."""
         inbox = make_inbox(SHORT)
         inbox.deliveries.enqueue(numbered(1, "cus_1"))
         inbox.deliveries.enqueue(numbered(2, "cus_1"))
@@ -267,8 +265,8 @@ class TestCrashes:
 
         assert due(inbox) is None
 
-    def test_poison_is_buried(self, make_inbox: Callable[..., Inbox]) -> None:
-        """After so many claims that ended with no word the event is dead, and is run no more."""
+    def test_poison_is_marked_dead(self, make_inbox: Callable[..., Inbox]) -> None:
+        """After ``max_crashes`` consecutive crashes the event is dead and not run again."""
         inbox = make_inbox(SHORT, max_crashes=3)
         inbox.deliveries.enqueue(EVENT)
         take(inbox)
@@ -289,8 +287,8 @@ class TestCrashes:
         assert state(inbox) == ("dead", "crashed")
         assert outcomes(inbox) == [(1, "crashed"), (2, "crashed"), (3, "crashed")]
 
-    def test_poison_is_buried_by_deliveries_too(self, make_inbox: Callable[..., Inbox]) -> None:
-        """In inline mode the delivery that would run it once more is a duplicate of a dead one."""
+    def test_delivery_marks_poison_dead(self, make_inbox: Callable[..., Inbox]) -> None:
+        """In inline mode the delivery that would run it again finds it dead."""
         inbox = make_inbox(SHORT, max_crashes=2)
         for _ in range(2):
             assert inbox.deliveries.record_and_claim(EVENT).claim is not None
@@ -300,11 +298,11 @@ class TestCrashes:
         assert (last.state, last.outcome, last.claim) == ("dead", "crashed", None)
         event = inbox.administration.find("evt_1")
         assert event is not None
-        assert event.reason == "its process ended again and again with no word of what became of it"
+        assert event.reason == "its process crashed or hung in each of the last attempts"
         assert event.settled_at is not None
 
-    def test_a_word_forgives_crashes(self, make_inbox: Callable[..., Inbox]) -> None:
-        """Only crashes in a row count: a failure says that the process lived."""
+    def test_failure_resets_crashes(self, make_inbox: Callable[..., Inbox]) -> None:
+        """Only consecutive crashes count. After a failure the process was alive."""
         inbox = make_inbox(SHORT, max_crashes=2)
         inbox.deliveries.enqueue(EVENT)
         take(inbox)
@@ -318,8 +316,8 @@ class TestCrashes:
         assert inbox.claims.mark_poison_dead() is None
         assert inbox.claims.claim_orphan(livemode=False) is not None
 
-    def test_settled_event_says_nothing_of_the_next_lease(self, inbox: Inbox) -> None:
-        """A replica of the version before can claim it, and its lease may be a longer one."""
+    def test_settled_event_has_no_lease_seconds(self, inbox: Inbox) -> None:
+        """A replica of an older version can claim it next, with a longer lease."""
         inbox.deliveries.enqueue(EVENT)
         inbox.claims.fail(take(inbox), Failure("no"))
 
@@ -327,8 +325,8 @@ class TestCrashes:
         assert event is not None
         assert event.lease_seconds is None
 
-    def test_released_event_is_nobodys_fault(self, inbox: Inbox) -> None:
-        """A stop gives the claim back: neither a crash nor a failure, due after the delay."""
+    def test_release_is_no_crash_and_no_failure(self, inbox: Inbox) -> None:
+        """A stop gives the claim back. The event is due after the delay."""
         inbox.deliveries.enqueue(EVENT)
         inbox.claims.release(take(inbox), 0.0)
 
@@ -338,8 +336,8 @@ class TestCrashes:
         assert due(inbox) is None
         assert outcomes(inbox) == [(1, "released"), (2, "released")]
 
-    def test_success_after_a_release_counts_if_nobody_took_it(self, inbox: Inbox) -> None:
-        """The process that gave it back may hear of the success a moment later."""
+    def test_success_after_a_release_counts(self, inbox: Inbox) -> None:
+        """The callback may succeed a moment later. It counts unless the event was claimed again."""
         inbox.deliveries.enqueue(EVENT)
         first = take(inbox)
         inbox.claims.release(first, 0.0)
@@ -353,10 +351,8 @@ class TestCrashes:
         assert inbox.claims.finish(first) is False
         assert inbox.claims.finish(second) is True
 
-    def test_success_after_the_event_was_given_up_on_does_not_count(
-        self, make_inbox: Callable[..., Inbox]
-    ) -> None:
-        """It is dead, and a person has been told so: who held the claim learns that it is lost."""
+    def test_success_of_a_dead_event_does_not_count(self, make_inbox: Callable[..., Inbox]) -> None:
+        """The event was reported dead, so its claim is lost."""
         inbox = make_inbox(SHORT, max_crashes=1)
         inbox.deliveries.enqueue(EVENT)
         claim = take(inbox)
@@ -371,7 +367,7 @@ class TestHistory:
     """Every attempt is kept."""
 
     def test_attempt_has_start_end_outcome_and_traceback(self, inbox: Inbox) -> None:
-        """What failed is told with its reason and traceback, what succeeded without."""
+        """A failed attempt has a reason and a traceback, a successful one has neither."""
         inbox.deliveries.enqueue(EVENT)
         inbox.claims.fail(take(inbox), Failure("ValueError: no", "Traceback ...", attempts_used=1))
         claim = take(inbox)
@@ -386,7 +382,7 @@ class TestHistory:
         assert claim.attempts_used == 1
 
     def test_inline_attempts_are_kept_as_well(self, inbox: Inbox) -> None:
-        """The database writes the history, whoever ends an attempt."""
+        """A trigger of the database writes the history in both modes."""
         claim = inbox.deliveries.record_and_claim(EVENT).claim
         assert claim is not None
         inbox.claims.finish(claim)
@@ -395,7 +391,7 @@ class TestHistory:
         assert outcomes(inbox) == [(1, "handled")]
 
     def test_history_goes_with_its_event(self, inbox: Inbox, database_url: str) -> None:
-        """Who tidies the events leaves nothing behind."""
+        """Deleting an event deletes its attempts and retries."""
         inbox.deliveries.enqueue(EVENT)
         inbox.claims.finish(take(inbox))
         inbox.administration.note_retry("evt_1", by="me", why=None, again=True)
@@ -406,10 +402,10 @@ class TestHistory:
 
 
 class TestRetries:
-    """What a person has run again."""
+    """Retries by a person."""
 
     def test_dead_event_becomes_due_as_if_new(self, inbox: Inbox) -> None:
-        """With all its attempts, at once, and with a note of who and why."""
+        """It is due now with all its attempts, and the retry is noted with name and reason."""
         inbox.deliveries.enqueue(EVENT)
         inbox.claims.mark_dead(take(inbox), "exhausted", Failure("no", attempts_used=9))
         assert due(inbox) is None
@@ -421,8 +417,8 @@ class TestRetries:
         (note,) = inbox.administration.retries("evt_1")
         assert (note.by, note.why) == ("me", "mended")
 
-    def test_success_is_run_again_only_when_asked_twice(self, inbox: Inbox) -> None:
-        """Promise 2, unless a person insists."""
+    def test_done_event_is_run_again_only_if_forced(self, inbox: Inbox) -> None:
+        """A done event is run again only with ``again``."""
         inbox.deliveries.enqueue(EVENT)
         inbox.claims.finish(take(inbox))
 
@@ -432,8 +428,8 @@ class TestRetries:
         assert inbox.administration.reopen("evt_1", again=True) is True
         assert take(inbox).attempt == 2
 
-    def test_running_event_is_left_alone(self, inbox: Inbox) -> None:
-        """Nobody runs it a second time beside itself."""
+    def test_running_event_cannot_be_retried(self, inbox: Inbox) -> None:
+        """An event never runs twice at once."""
         inbox.deliveries.enqueue(EVENT)
         take(inbox)
 
@@ -442,7 +438,7 @@ class TestRetries:
         assert inbox.claims.claim_one("evt_1", again=True) is None
 
     def test_one_event_can_be_claimed_by_its_id(self, inbox: Inbox) -> None:
-        """Whether it is due or not; for the command that runs it in its own process."""
+        """A command can claim it whether it is due or not."""
         inbox.deliveries.enqueue(EVENT)
         inbox.claims.fail(take(inbox), Failure("no", delay=LONG))
 
@@ -455,18 +451,18 @@ class TestRetries:
         assert outcomes(inbox) == [(1, "failed"), (2, "handled"), (3, "handled")]
 
 
-class TestWanted:
-    """What a person can ask for."""
+class TestFilter:
+    """The filters of a person."""
 
     def test_each_condition_selects(self, inbox: Inbox) -> None:
-        """By state, type, account and time of receipt, the latest first or the oldest."""
+        """Filters are state, type, account and time of receipt, in both orders."""
         inbox.deliveries.enqueue(numbered(1))
         inbox.deliveries.enqueue(replace(numbered(2), type="v1.invoice.paid", context=None))
         inbox.claims.finish(take(inbox))
 
-        def ids(wanted: EventFilter, limit: int = 9, *, oldest_first: bool = False) -> list[str]:
-            found = inbox.administration.select(wanted, limit, oldest_first=oldest_first)
-            assert inbox.administration.count(wanted) >= len(found)
+        def ids(matching: EventFilter, limit: int = 9, *, oldest_first: bool = False) -> list[str]:
+            found = inbox.administration.select(matching, limit, oldest_first=oldest_first)
+            assert inbox.administration.count(matching) >= len(found)
             return [event.id for event in found]
 
         assert ids(EventFilter()) == ["evt_2", "evt_1"]
@@ -479,11 +475,11 @@ class TestWanted:
         assert inbox.administration.count(EventFilter(since=1.0)) == 2
 
 
-class TestNotices:
-    """Word from other processes that something is due."""
+class TestNotifications:
+    """Notifications of other processes that an event is due."""
 
-    def test_word_reaches_another_process_on_postgresql(self, postgresql_url: str) -> None:
-        """Whoever listens is called when another connection says so, and ends when it is to."""
+    def test_notification_reaches_another_process_on_postgresql(self, postgresql_url: str) -> None:
+        """A listener is called when another connection notifies, and ends when it is to stop."""
         sender, listener = (Inbox(postgresql_url, lease_seconds=1) for _ in range(2))
         sender.migrate()
         called, stopping = threading.Event(), threading.Event()
@@ -492,7 +488,7 @@ class TestNotices:
         try:
 
             def heard() -> bool:
-                sender.deliveries.notify()  # the first words may be said before it listens
+                sender.deliveries.notify()  # the first ones may come before it listens
                 return called.is_set()
 
             wait_for(heard)
@@ -504,22 +500,22 @@ class TestNotices:
 
         assert not thread.is_alive()
 
-    def test_words_are_not_said_more_often_than_is_of_use(
+    def test_notifications_are_rate_limited(
         self, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A burst of deliveries says it once."""
+        """A burst of deliveries notifies once."""
         monkeypatch.setattr("app.inbox.deliveries.NOTIFY_SECONDS", 600)
         inbox = Inbox(postgresql_url, lease_seconds=1)
         inbox.deliveries.notify()
-        said = inbox.deliveries._notified_at  # noqa: SLF001 - when it was said last
+        notified_at = inbox.deliveries._notified_at  # noqa: SLF001 - no other way
         inbox.deliveries.notify()
         inbox.close()
 
-        assert inbox.deliveries._notified_at == said > 0  # noqa: SLF001 - as above
+        assert inbox.deliveries._notified_at == notified_at > 0  # noqa: SLF001 - as above
 
-    def test_sqlite_has_no_word(self, sqlite_url: str) -> None:
-        """There nobody listens: workers look by themselves."""
+    def test_sqlite_has_no_notifications(self, sqlite_url: str) -> None:
+        """Notifying and listening do nothing there. Workers poll."""
         inbox = Inbox(sqlite_url, lease_seconds=1)
         inbox.deliveries.notify()
-        inbox.claims.listen(lambda: pytest.fail("nobody calls"), threading.Event())
+        inbox.claims.listen(lambda: pytest.fail("a notification"), threading.Event())
         inbox.close()

@@ -1,4 +1,4 @@
-"""What the inbox does for reconciliation: on both databases, in single statements."""
+"""The inbox for the reconciler, on both databases."""
 
 from __future__ import annotations
 
@@ -41,16 +41,18 @@ def inbox(make_inbox: Callable[..., Inbox]) -> Inbox:
     return make_inbox()
 
 
-def claim_open(inbox: Inbox, event_id: str = "evt_1", *, livemode: bool = False) -> Claim | None:
-    """Claim what a process with a test key would."""
+def claim_unfinished(
+    inbox: Inbox, event_id: str = "evt_1", *, livemode: bool = False
+) -> Claim | None:
+    """Claim an unfinished event, as a process with a test key."""
     return inbox.claims.claim_unfinished(event_id, livemode=livemode)
 
 
-class TestBringBack:
+class TestBackfill:
     """An event that no delivery brought is recorded once."""
 
-    def test_it_is_pending_and_says_where_it_came_from(self, inbox: Inbox) -> None:
-        """Nobody delivered it, nobody ran it, and a worker can take it."""
+    def test_it_is_pending_with_its_source(self, inbox: Inbox) -> None:
+        """It has no delivery and no attempt, and a worker can claim it."""
         assert inbox.reconciliation.backfill(EVENT) is True
         event = inbox.administration.find("evt_1")
         assert event is not None
@@ -60,10 +62,10 @@ class TestBringBack:
         assert claim is not None
         assert (claim.event_id, claim.attempt) == ("evt_1", 1)
 
-    @pytest.mark.parametrize("state", ["pending", "running", "done", "dead", "brought back"])
-    def test_what_is_there_stays_as_it_is(self, inbox: Inbox, state: str) -> None:
-        """A delivery that was faster is not disturbed, whatever became of it."""
-        if state == "brought back":
+    @pytest.mark.parametrize("state", ["pending", "running", "done", "dead", "backfilled"])
+    def test_known_event_stays_unchanged(self, inbox: Inbox, state: str) -> None:
+        """An event of a delivery or an earlier backfill keeps its row, in every state."""
+        if state == "backfilled":
             inbox.reconciliation.backfill(EVENT)
         else:
             claim = inbox.deliveries.record_and_claim(EVENT).claim
@@ -79,8 +81,8 @@ class TestBringBack:
         assert inbox.reconciliation.backfill(replace(EVENT, body=b"other"), skipped=True) is False
         assert inbox.administration.find("evt_1") == before
 
-    def test_delivery_that_comes_later_is_of_the_same_event(self, inbox: Inbox) -> None:
-        """It counts as a delivery, and runs the event if nobody has yet."""
+    def test_later_delivery_is_of_the_same_event(self, inbox: Inbox) -> None:
+        """It counts as a delivery, and runs the event if it has not run."""
         inbox.reconciliation.backfill(EVENT)
         accepted = inbox.deliveries.record_and_claim(EVENT)
         assert accepted.claim is not None
@@ -88,23 +90,23 @@ class TestBringBack:
         assert event is not None
         assert (event.deliveries, event.source) == (1, "reconcile")
 
-    def test_event_of_the_other_mode_is_put_aside(self, inbox: Inbox) -> None:
-        """As a delivery of it would be."""
+    def test_event_of_the_other_mode_is_skipped(self, inbox: Inbox) -> None:
+        """It is recorded as a delivery of it would be."""
         inbox.reconciliation.backfill(replace(EVENT, livemode=True), skipped=True)
         event = inbox.administration.find("evt_1")
         assert event is not None
         assert (event.state, event.outcome, event.source) == ("done", "wrong_mode", "reconcile")
         assert inbox.claims.claim_due(livemode=True) is None
 
-    def test_what_came_by_a_delivery_says_so(self, inbox: Inbox) -> None:
-        """In all three ways."""
+    def test_source_of_a_delivery(self, inbox: Inbox) -> None:
+        """Every way to record a delivery notes its source."""
         inbox.deliveries.record_and_claim(EVENT)
         inbox.deliveries.enqueue(replace(EVENT, id="evt_2"))
         inbox.deliveries.record_skipped(replace(EVENT, id="evt_3"), Outcome.WRONG_MODE)
         assert {event.source for event in inbox.administration.latest(10)} == {"delivery"}
 
-    def test_which_are_known(self, inbox: Inbox) -> None:
-        """Of many ids those that the inbox has, in whatever state."""
+    def test_known_ids(self, inbox: Inbox) -> None:
+        """The ids that the inbox has are returned, in every state."""
         inbox.reconciliation.backfill(EVENT)
         inbox.deliveries.record_and_claim(replace(EVENT, id="evt_2"))
         assert inbox.reconciliation.known([f"evt_{number}" for number in range(1000)]) == {
@@ -113,11 +115,11 @@ class TestBringBack:
         }
 
 
-class TestOpen:
-    """What was brought back is run until it is settled, by one at a time."""
+class TestUnfinished:
+    """A backfilled event can be claimed until it is settled."""
 
-    def test_in_their_order(self, inbox: Inbox) -> None:
-        """The first one first; those of deliveries and of the other mode are left out."""
+    def test_order(self, inbox: Inbox) -> None:
+        """The first due comes first. Events of deliveries and of the other mode are left out."""
         for place, number in enumerate((3, 1, 2)):
             inbox.reconciliation.backfill(
                 replace(EVENT, id=f"evt_{number}"), backdate_seconds=(3 - place) * BEFORE
@@ -130,55 +132,53 @@ class TestOpen:
         assert [claim and claim.event_id for claim in order] == ["evt_3", None, None]  # one object
 
     def test_it_is_claimed_once(self, inbox: Inbox) -> None:
-        """While it runs and when it is done nobody else gets it."""
+        """No second claim gets it while it runs or after it is done."""
         inbox.reconciliation.backfill(EVENT)
-        claim = claim_open(inbox)
+        claim = claim_unfinished(inbox)
         assert claim is not None
         assert (claim.event_id, claim.attempt, claim.context) == ("evt_1", 1, "acct_1")
-        assert claim_open(inbox) is None
+        assert claim_unfinished(inbox) is None
         assert inbox.deliveries.record_and_claim(EVENT).claim is None
         inbox.claims.finish(claim)
-        assert claim_open(inbox) is None
+        assert claim_unfinished(inbox) is None
         assert inbox.reconciliation.unfinished_ids(livemode=False) == []
 
-    def test_what_is_not_open_cannot_be_claimed(self, inbox: Inbox) -> None:
-        """Not one of a delivery, of the other mode, or that is not there."""
+    def test_other_events_cannot_be_claimed(self, inbox: Inbox) -> None:
+        """An event of a delivery, of the other mode, or an unknown one cannot be claimed."""
         inbox.deliveries.enqueue(EVENT)
         inbox.reconciliation.backfill(replace(EVENT, id="evt_2"))
-        assert claim_open(inbox) is None
-        assert claim_open(inbox, "evt_2", livemode=True) is None
-        assert claim_open(inbox, "evt_3") is None
+        assert claim_unfinished(inbox) is None
+        assert claim_unfinished(inbox, "evt_2", livemode=True) is None
+        assert claim_unfinished(inbox, "evt_3") is None
 
     @pytest.mark.parametrize(("delay", "ids"), [(0.0, ["evt_1"]), (600.0, [])])
-    def test_failed_one_is_open_again_when_it_is_due(
+    def test_failed_event_is_unfinished_when_it_is_due(
         self, inbox: Inbox, delay: float, ids: list[str]
     ) -> None:
-        """The callback may have asked for some time."""
+        """The callback may have asked for a delay."""
         inbox.reconciliation.backfill(EVENT)
-        claim = claim_open(inbox)
+        claim = claim_unfinished(inbox)
         assert claim is not None
         inbox.claims.fail(claim, Failure("no", delay=delay))
         assert inbox.reconciliation.unfinished_ids(livemode=False) == ids
-        assert (claim_open(inbox) is not None) == bool(ids)
+        assert (claim_unfinished(inbox) is not None) == bool(ids)
 
-    def test_one_whose_process_died_is_taken_a_few_times(
-        self, make_inbox: Callable[..., Inbox]
-    ) -> None:
-        """And then given up on: it may be what kills them."""
+    def test_orphan_is_claimed_until_it_is_poison(self, make_inbox: Callable[..., Inbox]) -> None:
+        """After ``max_crashes`` crashes it is marked dead."""
         inbox = make_inbox(lease_seconds=-1, max_crashes=3)
         inbox.reconciliation.backfill(EVENT)
         for attempt in (1, 2, 3, None):
-            claim = claim_open(inbox)
+            claim = claim_unfinished(inbox)
             assert (claim and claim.attempt) == attempt
             raw_sql.abandon(inbox)
         assert inbox.reconciliation.unfinished_ids(livemode=False) == []
-        buried = inbox.claims.mark_poison_dead()
-        assert buried is not None
-        assert (buried["event_id"], buried["context"]) == ("evt_1", "acct_1")
+        marked = inbox.claims.mark_poison_dead()
+        assert marked is not None
+        assert (marked["event_id"], marked["context"]) == ("evt_1", "acct_1")
 
 
 class TestWatermarks:
-    """How far each type was read, for each account and mode."""
+    """The watermark of each type, for each account and mode."""
 
     @staticmethod
     def advance(inbox: Inbox, begin: float, end: float, type_: str = "a") -> bool:
@@ -187,8 +187,8 @@ class TestWatermarks:
             livemode=False, context="acct_1", type_=type_, begin=begin, end=end
         )
 
-    def test_each_has_its_own(self, inbox: Inbox) -> None:
-        """By mode, account and type."""
+    def test_watermarks_are_separate(self, inbox: Inbox) -> None:
+        """Each mode, account and type has its own watermark."""
         self.advance(inbox, 0, 10)
         self.advance(inbox, 0, 20, "b")
         inbox.reconciliation.advance_watermark(
@@ -210,22 +210,22 @@ class TestWatermarks:
         [(5, 20, 20), (10, 20, 20), (11, 20, 10), (0, 9, 10)],
         ids=["overlap", "edge", "gap", "back"],
     )
-    def test_it_moves_on_and_leaves_no_gap(
+    def test_watermark_advances_without_a_gap(
         self, inbox: Inbox, begin: float, end: float, reached: float
     ) -> None:
-        """It goes neither back nor over what was not read."""
+        """It goes neither back nor over a range that was not read."""
         self.advance(inbox, 0, 10)
         assert self.advance(inbox, begin, end) == (reached == 20)
         assert inbox.reconciliation.watermarks(livemode=False, context="acct_1") == {"a": reached}
 
 
 class TestLeader:
-    """Of all processes one does what only one may do."""
+    """One process at a time is the leader."""
 
-    def test_one_has_it_until_its_term_ends(
+    def test_leader_stays_until_its_term_ends(
         self, make_inbox: Callable[..., Inbox], database_url: str
     ) -> None:
-        """It may keep it; another one gets it when the first let its term end."""
+        """The leader can prolong its term. Another process gets it after the end."""
         one, other = make_inbox(), make_inbox()
         assert one.reconciliation.acquire_leadership("x", "one", 600) is True
         assert one.reconciliation.acquire_leadership("x", "one", 600) is True

@@ -1,4 +1,4 @@
-"""What was answered 2xx is in the database that is at its place, shown with the real gunicorn."""
+"""Events that were answered 2xx are in the file at the path. With the real gunicorn."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ PROCESSES = 2
 
 @pytest.fixture
 def lab(tmp_path: Path, make_handlers: Callable[..., str]) -> Iterator[Lab]:
-    """Services with callbacks that do as they are told, ended with the test."""
+    """Services whose callbacks the test controls, ended with the test."""
     name = make_handlers(**{MODULE: HANDLER})
     lab = Lab(tmp_path / "packages" / name)
     try:
@@ -64,12 +64,12 @@ def file(sqlite_url: str) -> Path:
 
 
 def start(lab: Lab, url: str) -> Service:
-    """Start a service that only records."""
+    """Start a service that records events and runs none."""
     return lab.start(url, PROCESSING="queue", WORKER_THREADS=0)
 
 
 def kill(service: Service) -> None:
-    """End the service and its workers with SIGKILL, with no chance to write anything."""
+    """End the service and its workers with SIGKILL."""
     family = [service.process.pid, *children_of(service.process.pid)]
     for pid in family:
         os.kill(pid, signal.SIGKILL)
@@ -77,21 +77,24 @@ def kill(service: Service) -> None:
     wait_for(lambda: not any(map(is_alive, family)), DEADLINE)
 
 
-def notice(service: Service, word: str, act: Callable[[], object]) -> None:
-    """Do something until each process of the service has logged this word, and then some more."""
+def repeat_until_logged(service: Service, name: str, act: Callable[[], object]) -> None:
+    """Repeat ``act`` until each process of the service has logged this event, and then go on.
+
+    Each process has to log it once.
+    """
 
     def all_have() -> bool:
         act()
-        return logged(service, word) >= PROCESSES
+        return logged(service, name) >= PROCESSES
 
     wait_for(all_have, DEADLINE)
     for _ in range(4 * PROCESSES):
         act()
-    assert logged(service, word) == PROCESSES
+    assert logged(service, name) == PROCESSES
 
 
 def begin(lab: Lab, url: str) -> Service:
-    """Start a service, deliver one event, and wait until each process has opened the file."""
+    """Start a service, wait until each process has opened the file, and deliver one event."""
     service = start(lab, url)
     processes: set[int] = set()
 
@@ -106,7 +109,7 @@ def begin(lab: Lab, url: str) -> Service:
 
 
 def has_open(pid: int) -> bool:
-    """Whether the process has a log of SQLite's open."""
+    """Return True if the process has a log of SQLite's open."""
     folder = Path(f"/proc/{pid}/fd")
     with contextlib.suppress(OSError):  # it may close one during this
         return any("-wal" in os.readlink(each) for each in folder.iterdir())  # noqa: PTH115 - a text
@@ -114,18 +117,18 @@ def has_open(pid: int) -> bool:
 
 
 def accept(service: Service, event_id: str) -> None:
-    """Deliver an event until it is accepted: each process says once that the file has changed."""
+    """Deliver an event until it is accepted. Each process refuses once after a change."""
     wait_for(lambda: service.deliver(event_id).brief == ACCEPTED, DEADLINE)
 
 
 def kept(url: str) -> set[str]:
-    """Return the events in the database at its place, as another process finds them."""
+    """Return the events in the database at the path, as another process reads them."""
     with contextlib.closing(Inbox(url, lease_seconds=1)) as inbox:
         return {event.id for event in inbox.administration.select(EventFilter(), 1000)}
 
 
 def is_sound(file: Path) -> bool:
-    """Whether SQLite finds nothing wrong with the file."""
+    """Return True if SQLite finds the file intact."""
     with contextlib.closing(sqlite.driver.connect(file)) as connection:
         return list(connection.execute("PRAGMA integrity_check")) == [("ok",)]
 
@@ -138,28 +141,32 @@ def copy(file: Path) -> Path:
     return made
 
 
-def logged(service: Service, word: str) -> int:
+def logged(service: Service, name: str) -> int:
     """Return how many lines of the log have this name."""
-    return service.log.count(f'"event": "{word}"')
+    return service.log.count(f'"event": "{name}"')
 
 
-def make_aside(file: Path) -> list[Path]:
+def logs_set_aside(file: Path) -> list[Path]:
     """Return the logs that were kept under another name."""
     return list(file.parent.glob("*-wal.*"))
 
 
-@pytest.mark.parametrize("what", ["file", "folder"])
-def test_missing_file_is_not_written_to(lab: Lab, sqlite_url: str, file: Path, what: str) -> None:
-    """Without its file the service answers 503, makes none, and goes on when one is there."""
+@pytest.mark.parametrize("removed", ["file", "folder"])
+def test_missing_file_is_not_written_to(
+    lab: Lab, sqlite_url: str, file: Path, removed: str
+) -> None:
+    """Without its file the service answers 503 and creates none. It goes on when one is there."""
     service = begin(lab, sqlite_url)
     saved = Path(shutil.move(copy(file), lab.package))
 
-    if what == "file":
+    if removed == "file":
         file.unlink()
     else:
         shutil.rmtree(file.parent)
     answers = {service.deliver(event_id).brief for event_id in EVENTS}
-    notice(service, "inbox_file_missing", lambda: answers.add(service.deliver("evt_more").brief))
+    repeat_until_logged(
+        service, "inbox_file_missing", lambda: answers.add(service.deliver("evt_more").brief)
+    )
 
     assert answers == {MISSING}
     assert service.readiness().status == 503
@@ -174,17 +181,17 @@ def test_missing_file_is_not_written_to(lab: Lab, sqlite_url: str, file: Path, w
 
 
 def test_replaced_file_is_changed_over_to(lab: Lab, sqlite_url: str, file: Path) -> None:
-    """After `mv copy file`: no 2xx for what is in the old file only, and then all goes on."""
+    """After `mv copy file` no event that is only in the old file is answered 2xx."""
     service = begin(lab, sqlite_url)
     saved = copy(file)
     assert service.deliver("evt_in_old").brief == ACCEPTED
 
     saved.replace(file)
     answers = {event_id: service.deliver(event_id).brief for event_id in EVENTS}
-    notice(service, "inbox_file_replaced", service.readiness)
+    repeat_until_logged(service, "inbox_file_replaced", service.readiness)
 
     assert set(answers.values()) == {ACCEPTED, REPLACED}
-    (log,) = make_aside(file)
+    (log,) = logs_set_aside(file)
     assert b"evt_in_old" in log.read_bytes()
     kill(service)
     acknowledged = {event_id for event_id, brief in answers.items() if brief == ACCEPTED}
@@ -196,7 +203,7 @@ def test_replaced_file_is_changed_over_to(lab: Lab, sqlite_url: str, file: Path)
 def test_log_of_a_replaced_file_is_not_replayed_at_start(
     lab: Lab, sqlite_url: str, file: Path
 ) -> None:
-    """A file that replaces the one of a killed service keeps its rows."""
+    """The file that replaces the one of a killed service keeps its own rows."""
     killed = start(lab, sqlite_url)
     assert killed.deliver("evt_before").brief == ACCEPTED
     saved = copy(file)
@@ -210,13 +217,13 @@ def test_log_of_a_replaced_file_is_not_replayed_at_start(
 
     assert kept(sqlite_url) == {"evt_before", "evt_after"}
     assert is_sound(file)
-    (log,) = make_aside(file)
+    (log,) = logs_set_aside(file)
     assert b"evt_7" in log.read_bytes()
     assert logged(service, "inbox_log_set_aside") == 1
 
 
 def test_log_that_came_with_its_file_is_replayed(lab: Lab, sqlite_url: str, file: Path) -> None:
-    """A copy of file and log that is put in their place is whole."""
+    """A copy of the file with its log is complete."""
     killed = start(lab, sqlite_url)
     assert killed.deliver("evt_before").brief == ACCEPTED
     kill(killed)
@@ -228,11 +235,11 @@ def test_log_that_came_with_its_file_is_replayed(lab: Lab, sqlite_url: str, file
 
     assert service.deliver("evt_after").brief == ACCEPTED
     assert kept(sqlite_url) == {"evt_before", "evt_after"}
-    assert make_aside(file) == []
+    assert logs_set_aside(file) == []
 
 
-def test_old_file_is_brought_to_this_version(lab: Lab, sqlite_url: str, file: Path) -> None:
-    """A file that is put there while the service runs is migrated, an empty one too."""
+def test_replacing_file_is_migrated(lab: Lab, sqlite_url: str, file: Path) -> None:
+    """A file that replaces the present one while the service runs is migrated."""
     service = begin(lab, sqlite_url)
     empty = file.parent / "empty"
     empty.touch()
@@ -244,7 +251,7 @@ def test_old_file_is_brought_to_this_version(lab: Lab, sqlite_url: str, file: Pa
 
 
 def test_restart_makes_a_missing_file(lab: Lab, sqlite_url: str, file: Path) -> None:
-    """A service that starts without its file has an empty inbox, and logs that."""
+    """A service that starts without its file creates an empty inbox, and logs that."""
     first = start(lab, sqlite_url)
     assert first.deliver("evt_before").brief == ACCEPTED
     first.terminate()
@@ -262,7 +269,7 @@ def test_restart_makes_a_missing_file(lab: Lab, sqlite_url: str, file: Path) -> 
 def test_command_makes_no_file_where_one_was(
     lab: Lab, sqlite_url: str, file: Path, lost: str
 ) -> None:
-    """A command that reads the inbox does not end the 503 with an empty one."""
+    """A command that reads the inbox does not create an empty file."""
     service = start(lab, sqlite_url)
     assert service.deliver("evt_before").brief == ACCEPTED
     if lost == "file":
@@ -288,7 +295,7 @@ def test_command_makes_no_file_where_one_was(
 
 
 def test_removed_log_loses_nothing(lab: Lab, sqlite_url: str, file: Path) -> None:
-    """What stood in the log only is moved to the file, and a new log is begun."""
+    """The content of the removed log is moved to the file, and a new log is begun."""
     service = begin(lab, sqlite_url)
     for event_id in EVENTS:
         assert service.deliver(event_id).brief == ACCEPTED
@@ -304,11 +311,11 @@ def test_removed_log_loses_nothing(lab: Lab, sqlite_url: str, file: Path) -> Non
     assert is_sound(file)
 
 
-def test_removed_log_is_left_to_those_who_have_it(lab: Lab, sqlite_url: str, file: Path) -> None:
+def test_removed_log_is_saved_by_its_process(lab: Lab, sqlite_url: str, file: Path) -> None:
     """Another process begins no new log before the old one is in the file."""
     service = begin(lab, sqlite_url)
     workers = children_of(service.process.pid)
-    for pid in workers:  # they look by themselves as well, and would save it
+    for pid in workers:  # they check by themselves too, and would save it
         stop_process(pid, sqlite_url)
     Path(f"{file}-wal").unlink()
     with contextlib.closing(Inbox(sqlite_url, lease_seconds=1)) as inbox:
@@ -326,7 +333,7 @@ def test_removed_log_is_left_to_those_who_have_it(lab: Lab, sqlite_url: str, fil
 
 
 def test_removed_index_needs_a_restart(lab: Lab, sqlite_url: str, file: Path) -> None:
-    """A process that has the removed index in its memory writes nothing more."""
+    """A process that has the removed index in its memory writes nothing."""
     service = begin(lab, sqlite_url)
     for event_id in EVENTS:
         assert service.deliver(event_id).brief == ACCEPTED
@@ -334,7 +341,9 @@ def test_removed_index_needs_a_restart(lab: Lab, sqlite_url: str, file: Path) ->
     for suffix in ("-wal", "-shm"):
         Path(f"{file}{suffix}").unlink()
     answers: set[tuple[int, str]] = set()
-    notice(service, "inbox_index_missing", lambda: answers.add(service.deliver("evt_after").brief))
+    repeat_until_logged(
+        service, "inbox_index_missing", lambda: answers.add(service.deliver("evt_after").brief)
+    )
 
     assert answers == {LOST_INDEX}
     kill(service)
@@ -347,7 +356,7 @@ def test_removed_index_needs_a_restart(lab: Lab, sqlite_url: str, file: Path) ->
 def test_callback_is_finished_in_the_file_that_is_there(
     lab: Lab, sqlite_url: str, file: Path
 ) -> None:
-    """Inline mode: while the file is away nothing is handled, and afterwards all is, once."""
+    """Inline mode handles no event without the file, and each event once afterwards."""
     service = lab.start(sqlite_url)
     running, release, _ = lab.hold(service.deliver, "evt_running")
     away = file.rename(file.with_name("away"))
@@ -378,7 +387,7 @@ def modes(file: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("umask", ["022", "000"])
 def test_files_are_for_their_user_alone(lab: Lab, sqlite_url: str, file: Path, umask: str) -> None:
-    """No other user can read an event or hold the lock, for any umask; old files included."""
+    """No other user can read an event or hold the lock, with any umask and in old files too."""
     service = lab.start(sqlite_url, launcher=("-c", WITH_UMASK, umask))
     assert service.deliver("evt_1").brief == HANDLED
     files = [file, *(Path(f"{file}{suffix}") for suffix in ("-wal", "-shm", ".lock"))]
@@ -398,7 +407,7 @@ def test_files_are_for_their_user_alone(lab: Lab, sqlite_url: str, file: Path, u
 def test_killed_postgresql_keeps_what_was_acknowledged(
     lab: Lab, own_postgresql: Postgresql
 ) -> None:
-    """With synchronous_commit=off as the database's default, a 2xx is still on the disk."""
+    """An event that was answered 2xx is on the disk, even if the database's default is off."""
     own_postgresql.set("wal_writer_delay", "10s")
     name = sa.make_url(own_postgresql.url).database
     raw_sql.execute(own_postgresql.url, f"ALTER DATABASE {name} SET synchronous_commit = off")

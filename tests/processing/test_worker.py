@@ -530,8 +530,7 @@ class TestFaults:
         receiver = make_queue(module(""), threads=0)
         inbox, url = receiver.services.inbox, receiver.services.settings.database_url
         raw_sql.execute(url, "UPDATE alembic_version SET version_num = '9999'")
-        file = inbox._store.database._file  # noqa: SLF001 - as in a process that started without it
-        assert file is not None
+        file = inbox._store.engine._file  # type: ignore[attr-defined]  # noqa: SLF001 - as in a process that started without it
         file.migrated = False
         receiver.services.worker.start(1)
         for _ in range(3):

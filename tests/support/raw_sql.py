@@ -1,4 +1,4 @@
-"""What a person does to the inbox in SQL, and what writes to it."""
+"""Changes that a test, or a person, makes to the inbox in SQL."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import sqlalchemy as sa
 
 from app.inbox import Inbox
 from app.inbox.engine import sqlite
-from app.inbox.sql import rescue
+
+#: Seconds.
+LONGER_THAN_ANY_GRACE = 1e9
 
 
 def make_engine(url: str, **options: Any) -> sa.Engine:
-    """Return an engine of our own for the inbox's database.
+    """Return SQLAlchemy's engine for the inbox's database.
 
-    With the same SQLite library: two in one process do not see each other's locks.
+    It uses the same SQLite library: two in one process do not see each other's locks.
     """
     more = {"module": sqlite.driver} if url.startswith("sqlite") else {}
     return sa.create_engine(url, **more, **options)
@@ -32,7 +34,7 @@ def execute(url: str, sql: str) -> None:
 
 @contextmanager
 def locking(url: str, *event_ids: str) -> Iterator[None]:
-    """Lock the rows of these events in a PostgreSQL in a transaction that goes on in the block."""
+    """Lock the rows of these events on PostgreSQL during the block."""
     engine = make_engine(url)
     with engine.connect() as connection:
         names: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
@@ -45,11 +47,11 @@ def locking(url: str, *event_ids: str) -> Iterator[None]:
 def abandon(inbox: Inbox) -> None:
     """Make orphans of the events whose lease ran out, as live processes do after the grace."""
     for each in inbox.rescue.suspects():
-        assert inbox.rescue.suspect(each, rescue.grace_seconds(each.lease_seconds)) is True
+        assert inbox.rescue.suspect(each, LONGER_THAN_ANY_GRACE) is True
 
 
 def orphan(url: str) -> None:
-    """Make every running event an orphan, also one with a live lease."""
+    """Make every running event an orphan, even one with a live lease."""
     execute(url, "UPDATE events SET suspected_lease = lease_until, suspected_seconds = 1e9")
 
 
@@ -60,18 +62,3 @@ def select(url: str, table: str) -> list[tuple[Any, ...]]:
         rows = [tuple(row) for row in connection.execute(sa.text(f"SELECT * FROM {table}"))]  # noqa: S608 - a name of the test's own
     engine.dispose()
     return rows
-
-
-def writer_of(inbox: Inbox) -> sqlite.SqliteWriter:
-    """Return what writes for an ``inbox`` in SQLite: to hold its turn, or to see who waits."""
-    writer = inbox._store.database._get_writer()  # noqa: SLF001 - no other way
-    assert isinstance(writer, sqlite.SqliteWriter)
-    return writer
-
-
-def trace(inbox: Inbox) -> list[str]:
-    """Return what will be the statements that the ``inbox`` writes."""
-    inbox.check()
-    said: list[str] = []
-    writer_of(inbox)._connect().set_trace_callback(said.append)  # noqa: SLF001 - no other way
-    return said

@@ -1,7 +1,7 @@
-"""Moves what SQLite has written to its log into the database, while others go on writing.
+"""Moves what SQLite has written to its log into the database, while other threads write.
 
-Left to itself SQLite does it in the commit that finds the log long. That commit waits for the disk
-some milliseconds, and everybody who is to write waits for it.
+Without this SQLite does it in the commit that finds the log long. That commit waits for the disk
+some milliseconds, and so do all other writes.
 """
 
 from __future__ import annotations
@@ -18,15 +18,8 @@ from app.runtime import threads
 
 log = structlog.get_logger(__name__)
 
-#: Transactions of this process from one checkpoint to the next. Each adds some five pages of 4 KB.
+#: Transactions of this process between two checkpoints. Each adds some five pages of 4 KB.
 TRANSACTIONS = 400
-
-#: Pages in the log at which a commit does it after all: 32 MB. Nobody came to it in time.
-MOST_PAGES = 8_000
-
-#: Bytes that the file of the log keeps when it begins anew. It gets longer while somebody reads for
-#: long, because nothing that a reader may need is overwritten.
-KEPT_BYTES = 64 * 2**20
 
 #: Seconds that a process which closes its inbox waits for a checkpoint.
 CLOSE_SECONDS = 5.0
@@ -37,43 +30,35 @@ _CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
 class Checkpoints:
     """The checkpoints of one process: each in a thread of its own, and one at a time."""
 
-    def __init__(
-        self, engine: sa.Engine, alone: Callable[[], AbstractContextManager[None]]
-    ) -> None:
-        """Take the ``engine`` to connect with, and what keeps all others from writing."""
-        self._engine = engine
+    def __init__(self, pool: sa.Engine, alone: Callable[[], AbstractContextManager[None]]) -> None:
+        """Take the ``pool`` to connect with, and a block in which no other thread writes."""
+        self._pool = pool
         self._alone = alone
-        self._counting = threading.Lock()
         self._transactions = 0
         self._thread: threading.Thread | None = None
         self._failing = False
 
     def count(self) -> None:
-        """Count one transaction. It may be forgotten when several threads count at once."""
-        if not self._counting.acquire(blocking=False):
-            return
-        try:
-            self._transactions += 1
-            if self._transactions >= TRANSACTIONS and not self._is_running():
-                self._transactions = 0
-                self._begin()
-        finally:
-            self._counting.release()
+        """Count one transaction, and start a checkpoint if it is due. Not thread-safe."""
+        self._transactions += 1
+        if self._transactions >= TRANSACTIONS and not self._is_running():
+            self._transactions = 0
+            self._start()
 
     def _is_running(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         # Without a thread or memory for one: what was written is written.
         with suppress(RuntimeError, MemoryError):
             self._thread = threads.start("checkpoint", self._run)
 
     def _run(self) -> None:
         try:
-            with closing(self._engine.connect()) as connection:
+            with closing(self._pool.connect()) as connection:
                 self._checkpoint(connection)
         except (sa.exc.SQLAlchemyError, InboxUnavailable, OSError) as error:
-            self._say(error)
+            self._report(error)
         else:
             self._failing = False
 
@@ -90,8 +75,8 @@ class Checkpoints:
             connection.invalidate()
             raise
 
-    def _say(self, error: Exception) -> None:
-        """Say once until it succeeds again. Nothing is lost: what is committed is in the log."""
+    def _report(self, error: Exception) -> None:
+        """Log the first failure in a row. Nothing is lost: what is committed is in the log."""
         if not self._failing:
             self._failing = True
             log.warning("checkpoint_failed", reason=in_one_line(error))

@@ -1,8 +1,8 @@
-"""One lock that the processes of this machine share.
+"""A lock that the processes of one host share: ``flock`` on a file beside the database.
 
-SQLite's own busy handler sleeps and is unfair: under load a writer can starve for seconds.
-A lock on a file beside the database, taken by every process for every write, serves them
-nearly in turn, and the kernel releases it when its holder is killed.
+SQLite's own busy handler sleeps and is unfair: under load a writer can starve for seconds. Every
+process takes this lock for every write. The kernel serves those that wait for it nearly in turn,
+and releases it when its holder is killed.
 """
 
 from __future__ import annotations
@@ -13,33 +13,31 @@ import stat
 import time
 from pathlib import Path
 
-from app.errors import InboxUnavailable
+from app.inbox.engine.errors import busy, unavailable
 
-#: Seconds that a write waits for the lock before the delivery is answered 503.
+#: Seconds to wait for the lock.
 TIMEOUT = 5.0
 
-#: Seconds between two looks at the lock, growing from the first to the last.
-POLL = (0.0002, 0.005)
+#: Seconds between two attempts to take the lock: the first pause, and the longest. Short, because
+#: writers that wait in the kernel leave the lock free for moments only.
+POLL = (0.0002, 0.001)
 
 #: The mode of each file of the inbox. Any user who can open the lock file can hold the lock.
 PRIVATE = 0o600
 
-#: The longest note in a lock file.
+#: Bytes of the longest note in a lock file.
 _NOTE_BYTES = 4096
 
 
 class FileLock:
-    """A lock among processes, by a file. Among threads its user has to have one of its own.
+    """A lock among processes. It does not exclude the threads that share one ``FileLock``."""
 
-    ``flock`` has no time-out, and a process that was stopped with the lock in its hands would
-    hold up all others for ever. So it is asked for in a loop that ends.
-    """
+    def __init__(self, path: Path, *, timeout: float | None = TIMEOUT) -> None:
+        """Take the ``path`` of the file, which is created when the lock is first taken.
 
-    def __init__(self, path: Path, *, timeout: float = TIMEOUT) -> None:
-        """Take the ``path`` of the file, which is made when the lock is first taken.
-
-        Entering raises ``InboxUnavailable`` after ``timeout`` seconds without the lock, or when the
-        file cannot be opened.
+        Entering raises ``InboxUnavailable`` after ``timeout`` seconds without the lock, or if the
+        file cannot be opened. Without a ``timeout`` it waits for as long as it takes: a process
+        that is stopped while it holds the lock blocks the thread.
         """
         self._path = path
         self._timeout = timeout
@@ -47,10 +45,13 @@ class FileLock:
 
     def __enter__(self) -> None:
         """Take the lock."""
-        deadline = time.monotonic() + self._timeout
+        deadline = None if self._timeout is None else time.monotonic() + self._timeout
         while True:
             descriptor = self._open() if self._descriptor is None else self._descriptor
-            _wait(descriptor, deadline)
+            if deadline is None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            else:
+                _poll(descriptor, deadline)
             if self._is_at_its_path(descriptor):
                 return
             self.close()  # it was removed: other processes take the lock on a new file
@@ -62,10 +63,7 @@ class FileLock:
             make_private(descriptor)
         except OSError as error:
             self.close()
-            raise InboxUnavailable(
-                "the inbox is not available",
-                reason=f"{type(error).__name__}: {error.strerror}: {self._path}",
-            ) from error
+            raise unavailable(error, self._path) from error
         return descriptor
 
     def _is_at_its_path(self, descriptor: int) -> bool:
@@ -96,15 +94,15 @@ class FileLock:
             os.close(descriptor)
 
 
-def _wait(descriptor: int, deadline: float) -> None:
-    """Take the lock. Raises ``InboxUnavailable`` at the ``deadline``."""
+def _poll(descriptor: int, deadline: float) -> None:
+    """Take the lock. Raises ``InboxUnavailable`` at the ``deadline``. ``flock`` has no time-out."""
     pause, longest = POLL
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise InboxUnavailable("the inbox is busy", reason="inbox_locked") from None
+                raise busy() from None
         else:
             return
         time.sleep(pause)
@@ -112,7 +110,7 @@ def _wait(descriptor: int, deadline: float) -> None:
 
 
 def make_private(file: int | str) -> None:
-    """Take all rights to a ``file`` of this user's from all other users."""
+    """Let no other user open a ``file`` of this user's."""
     found = os.stat(file)  # noqa: PTH116 - a descriptor has no method of that name
     if found.st_uid == os.geteuid() and found.st_mode & 0o077:
         os.chmod(file, stat.S_IMODE(found.st_mode) & 0o700)  # noqa: PTH101 - the same

@@ -7,7 +7,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from app.inbox.sql.claims import retriable
 from app.inbox.sql.literals import word
-from app.inbox.sql.rescue import orphaned
+from app.inbox.sql.rescue import orphaned, shown
 from app.inbox.sql.rows import ONE, ZERO
 from app.inbox.sql.schema import attempts, events, now, pauses, readiness, retries
 
@@ -45,7 +45,7 @@ PAUSE = (
 RESUME = sa.delete(pauses).returning(pauses.c.id)
 PAUSED = sa.select(pauses.c.at, pauses.c.by, pauses.c.why)
 
-FIND = sa.select(events).where(_this_event)
+FIND = sa.select(*shown).where(_this_event)
 
 ATTEMPTS = (
     sa.select(attempts)

@@ -70,7 +70,7 @@ RECORD_AND_CLAIM = _new.on_conflict_do_update(
     },
 ).returning(*answer)
 
-#: Records a delivery of an event that a worker is to run. An event that is there keeps its state.
+#: Records a delivery of an event that a worker is to run. A known event keeps its state.
 ENQUEUE = (
     insert(events)
     .values(ENQUEUED_ROW)

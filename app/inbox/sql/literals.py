@@ -1,4 +1,4 @@
-"""Constants as they stand in the SQL.
+"""Constants that are written into the SQL.
 
 A bound parameter costs more than its value at every delivery.
 """
@@ -11,10 +11,10 @@ import sqlalchemy as sa
 
 
 def word(text: str) -> sa.ColumnElement[str]:
-    """Return a ``text`` of this package's own as it stands in the SQL."""
+    """Return a constant ``text`` for the SQL. It is not escaped."""
     return sa.literal_column(f"'{text}'", sa.Text)
 
 
 def number(value: float) -> sa.ColumnElement[Any]:
-    """Return a number of this package's own as it stands in the SQL."""
+    """Return a constant number for the SQL."""
     return sa.literal_column(str(value), sa.Integer if isinstance(value, int) else sa.Double)

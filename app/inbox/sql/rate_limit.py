@@ -1,7 +1,7 @@
-"""The statements of the budget for Stripe's API: one row is one stream of slots for requests.
+"""The statements of the rate limits for Stripe's API: one row is one stream of request slots.
 
-``free_at`` is when the next slot is that nobody has. Whoever reserves some moves it on, in one
-statement, so that all processes share one stream by the database's clock.
+``free_at`` is the time of the next free slot. A reservation moves it forward in one statement. So
+all processes share one stream, by the database's clock.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _pause_end = now() + sa.bindparam("pause", type_=sa.Double)
 _slow_end = now() + sa.bindparam("slow", type_=sa.Double)
 _never = sa.literal_column("0.0", sa.Double)
 
-#: Half as many as usual, as long as Stripe's API is to be spared.
+#: Seconds between two slots: twice as many until ``slow_until``.
 _pace = sa.case((budgets.c.slow_until > now(), _interval + _interval), else_=_interval)
 
 
@@ -26,7 +26,7 @@ def _later(one: sa.ColumnElement[float], other: sa.ColumnElement[float]) -> sa.C
     return sa.case((one > other, one), else_=other)
 
 
-#: Reserves slots. Answers in how many seconds the last of them ends, and how far apart they are.
+#: Reserves slots. Returns the seconds until the last of them ends, and between two of them.
 RESERVE = (
     insert(budgets)
     .values(name=sa.bindparam("name"), free_at=now() + _slots * _interval, slow_until=_never)
@@ -37,7 +37,7 @@ RESERVE = (
     .returning(budgets.c.free_at - now(), _pace)
 )
 
-#: Lets no slot be before the pause is over, and half as many for some time.
+#: Gives out no slot during the pause, and half as many for some time.
 SLOW_DOWN = (
     insert(budgets)
     .values(name=sa.bindparam("name"), free_at=_pause_end, slow_until=_slow_end)

@@ -12,14 +12,14 @@ from app.inbox.sql.literals import word
 from app.inbox.sql.rows import ZERO, new_row
 from app.inbox.sql.schema import events, leaders, now, watermarks
 
-#: Which of some events the inbox has.
+#: The ids among some that the inbox has.
 KNOWN = sa.select(events.c.id).where(events.c.id.in_(sa.bindparam("ids", expanding=True)))
 
 
 def _backfill(**values: object) -> Any:
     """Return the statement that records an event that no delivery brought.
 
-    What is there stays as it is: a delivery may have come since the list was read.
+    A known event stays unchanged: a delivery may have come since the list was read.
     """
     due = now() - sa.bindparam("backdate_seconds", type_=sa.Double)
     own = {"attempt": ZERO, "deliveries": ZERO, "due_at": due}
@@ -52,7 +52,7 @@ _first = insert(watermarks).values(
     }
 )
 
-#: Moves a watermark on, but not over a gap that was not read: what was read has to begin before it.
+#: Advances a watermark, but not over a gap: the range that was read has to begin before it.
 ADVANCE_WATERMARK = _first.on_conflict_do_update(
     index_elements=[watermarks.c.livemode, watermarks.c.context, watermarks.c.type],
     set_={"reached": _first.excluded.reached},
@@ -67,7 +67,7 @@ _candidate = insert(leaders).values(
     name=sa.bindparam("name"), leader_id=sa.bindparam("leader_id"), until=_term_end
 )
 
-#: Takes or keeps the right to do what only one may do, if nobody else has it.
+#: Makes a process the leader, or prolongs its term, unless another process is the leader.
 ACQUIRE_LEADERSHIP = _candidate.on_conflict_do_update(
     index_elements=[leaders.c.name],
     set_={"leader_id": _candidate.excluded.leader_id, "until": _term_end},

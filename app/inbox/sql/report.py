@@ -1,4 +1,4 @@
-"""What a person should know of the inbox. It only reads, and claims nothing."""
+"""The report on the inbox: counts of events, and suspicious findings. It only reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.inbox.sql.schema import events, now
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-#: Seconds back in which two hosts that ran events at the same time are looked for.
+#: Seconds back within which two hosts that ran events at the same time are reported.
 LOOK_BACK = 24 * 3600
 
 _waits = sa.or_(
@@ -27,7 +27,7 @@ _WAITING = sa.select(
 
 _DEAD = sa.select(sa.func.count()).where(events.c.state == "dead")
 
-# A claim is named after its host, its process and a random number (``Inbox.accept``).
+# A token begins with the host, the process and a random number (``store``).
 _host = sa.func.substr(events.c.claimed_by, 1, sa.func.instr(events.c.claimed_by, ":") - 1)
 _HOSTS = (
     sa.select(
@@ -40,18 +40,15 @@ _HOSTS = (
     .order_by("begin")
 )
 
-# Not synchronous_commit: each connection sets its own.
-_DURABILITY = sa.text("SELECT name FROM pg_settings WHERE name = 'fsync' AND setting = 'off'")
-
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How many events wait, for how many seconds, how many are dead, and two suspicions.
+    """The numbers of waiting and dead events, and two suspicious findings.
 
-    ``oldest``: since the first of those that wait was received. ``overdue``: since the first of
-    them could have been run; negative when none can yet. ``hosts``: those that ran events in turns
-    on SQLite, which is for one. ``not_durable``: settings of PostgreSQL with which a commit can
-    be lost.
+    ``oldest``: seconds since the oldest waiting event was received. ``overdue``: seconds since the
+    first of them was due; negative when none is due yet. ``hosts``: the hosts that ran events in
+    turns on SQLite, which is for one host. ``not_durable``: settings of PostgreSQL with which it
+    can lose a commit.
     """
 
     waiting: int
@@ -62,8 +59,13 @@ class Report:
     not_durable: tuple[str, ...]
 
 
-def make(read: Callable[..., list[sa.Row[Any]]], *, on_sqlite: bool) -> Report:
-    """Ask the database with ``read``. Raises what that raises."""
+def make(
+    read: Callable[..., list[sa.Row[Any]]], *, single_host: bool, unsafe_settings: tuple[str, ...]
+) -> Report:
+    """Return the report, of statements that ``read`` runs. Raises what ``read`` raises.
+
+    ``single_host`` and ``unsafe_settings`` are those of the engine.
+    """
     (waiting,) = read(_WAITING)
     ((dead,),) = read(_DEAD)
     return Report(
@@ -71,18 +73,18 @@ def make(read: Callable[..., list[sa.Row[Any]]], *, on_sqlite: bool) -> Report:
         oldest=waiting.oldest or 0.0,
         overdue=waiting.overdue or 0.0,
         dead=dead,
-        hosts=_in_turns(read(_HOSTS)) if on_sqlite else (),
-        not_durable=() if on_sqlite else tuple(row.name for row in read(_DURABILITY)),
+        hosts=_in_turns(read(_HOSTS)) if single_host else (),
+        not_durable=unsafe_settings,
     )
 
 
 def _in_turns(rows: Iterable[sa.Row[Any]]) -> tuple[str, ...]:
-    """Return the hosts whose times overlap: a new host in the place of an old one does not."""
-    together: set[str] = set()
+    """Return the hosts whose times overlap. Those of an old host and its successor do not."""
+    overlapping: set[str] = set()
     latest: sa.Row[Any] | None = None
-    for row in rows:  # by their begin
+    for row in rows:  # in the order of their begin
         if latest is not None and row.begin < latest.end:
-            together |= {latest.host, row.host}
+            overlapping |= {latest.host, row.host}
         if latest is None or row.end > latest.end:
             latest = row
-    return tuple(sorted(together))
+    return tuple(sorted(overlapping))

@@ -1,10 +1,9 @@
-"""Which running events are orphans.
+"""The rule for orphans.
 
-A clock alone never ends a claim: it can step, and after an outage of the inbox every lease has run
-out at once. An event is an orphan when its lease ran out by the database's clock, and live
-processes then saw it unrenewed for a further grace. They count the grace by their own monotonic
-clocks and add it up in the row (``app/processing/rescuer.py``).
-So the count goes on when one of them ends.
+A clock alone never ends a claim: it can step, and after an outage of the inbox every lease has
+expired. An event is an orphan when its lease expired by the database's clock, and live processes
+then saw it unrenewed for a further grace. They count the grace by their own monotonic clocks and
+add it up in the row (``app/processing/rescuer.py``). So the count goes on when one of them ends.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from app.inbox.sql.literals import number, word
 from app.inbox.sql.schema import events, now
 
 #: The grace, as a share of the lease, and its least length in seconds. A live process renews
-#: after at most half of its lease, and within a second when it finds its own lease run out.
+#: after at most half of its lease, and within a second when it finds its own lease expired.
 GRACE_SHARE = 0.6
 GRACE_LEAST = 2.0
 
 #: Seconds by which a lease may end later than one lease from now, for rounding. A lease that ends
-#: later still was made before the clock stepped back, and counts as run out.
+#: later still was made before the clock stepped back, and counts as expired.
 ROUNDING = 1.0
 
 #: The grace, in seconds, of an event that a replica of an older version claimed: it does not record
@@ -33,14 +32,8 @@ UNKNOWN_GRACE = 60.0
 LONGEST_LEASE = 3600.0
 
 
-def grace_seconds(lease_seconds: float | None) -> float:
-    """Return for how many seconds a lease that ran out has to stay unrenewed."""
-    if lease_seconds is None:
-        return UNKNOWN_GRACE
-    return max(GRACE_SHARE * lease_seconds, GRACE_LEAST)
-
-
 def _grace(event: Any) -> sa.ColumnElement[float]:
+    """Return for how many seconds an expired lease has to stay unrenewed."""
     share = number(GRACE_SHARE) * event.c.lease_seconds
     return sa.case(
         (event.c.lease_seconds.is_(None), number(UNKNOWN_GRACE)),
@@ -58,6 +51,9 @@ def orphaned(event: Any) -> sa.ColumnElement[bool]:
     )
 
 
+#: An event as a person sees it: the columns of its row, and whether it is an orphan.
+shown = (events, orphaned(events).is_(sa.true()).label("is_orphan"))
+
 #: For how many seconds the present lease was seen unrenewed.
 _seen = sa.case(
     (events.c.suspected_lease == events.c.lease_until, events.c.suspected_seconds),
@@ -66,7 +62,7 @@ _seen = sa.case(
 
 _longest = sa.func.coalesce(events.c.lease_seconds, number(LONGEST_LEASE))
 
-#: The running events whose lease ran out by the clock and that are no orphans yet.
+#: The running events whose lease expired by the clock and that are no orphans yet.
 SUSPECTS = sa.select(
     events.c.id.label("event_id"),
     events.c.attempt,
@@ -84,7 +80,7 @@ SUSPECTS = sa.select(
 )
 
 #: Records that a lease was seen unrenewed for longer, unless it was renewed, or another process
-#: recorded something since: so no second is counted twice. Answers whether it is an orphan now.
+#: recorded seconds since: so no second counts twice. Returns whether the event is an orphan now.
 SUSPECT = (
     sa.update(events)
     .where(

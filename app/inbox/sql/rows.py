@@ -13,7 +13,7 @@ from app.inbox.sql.schema import events, now
 ZERO = number(0)
 ONE = number(1)
 
-CRASHED = "its process ended again and again with no word of what became of it"
+CRASHED = "its process crashed or hung in each of the last attempts"
 
 _lease_seconds = sa.bindparam("lease_seconds", type_=sa.Double)
 lease_end = now() + _lease_seconds

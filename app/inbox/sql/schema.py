@@ -33,22 +33,21 @@ events = sa.Table(
     sa.Column("due_at", sa.Double, nullable=False),
     sa.Column("lease_until", sa.Double),
     sa.Column("settled_at", sa.Double),
-    # What may not run beside another of its kind, and that it is held by this event now.
+    # The concurrency key, and the same key while this event holds it.
     sa.Column("subject", sa.Text, key="concurrency_key", nullable=False),
     sa.Column("holds", sa.Text, key="locked_key"),
     sa.Column("claimed_at", sa.Double),
     sa.Column("traceback", sa.Text),
-    # How much of its attempts is used up: a failure 1, a rate limit of Stripe's less.
+    # Attempts of the retry policy that are used up: a failure 1, a rate limit of Stripe's less.
     sa.Column("spent", sa.Double, key="attempts_used", nullable=False),
-    # Claims in a row that ended with no word.
+    # Consecutive crashes.
     sa.Column("crashes", sa.Integer, nullable=False),
-    # How it came: by a ``delivery``, or by ``reconcile``.
+    # ``delivery`` or ``reconcile``.
     sa.Column("source", sa.Text, nullable=False),
-    # Seconds from one renewal to the end of the lease, as the process that claimed it has them.
-    # NULL if a version before claimed it, which does not say.
+    # The seconds of a lease in the process that claimed the event. NULL if an older version did.
     sa.Column("lease_seconds", sa.Double),
     # The ``lease_until`` that live processes suspect, and for how many seconds they have seen it
-    # unrenewed. Another ``lease_until`` is another lease, of which nothing is suspected yet.
+    # unrenewed. Another ``lease_until`` is another lease, which is not suspected yet.
     sa.Column("suspected_lease", sa.Double),
     sa.Column("suspected_seconds", sa.Double, nullable=False, server_default="0"),
 )
@@ -68,7 +67,7 @@ attempts = sa.Table(
     sa.Column("traceback", sa.Text),
 )
 
-#: Who had an event run again, and why.
+#: The retries that people asked for.
 retries = sa.Table(
     "retries",
     metadata,
@@ -79,7 +78,7 @@ retries = sa.Table(
     sa.Column("why", sa.Text),
 )
 
-#: One row while the workers are to claim nothing, none otherwise.
+#: One row while the workers are paused, none otherwise.
 pauses = sa.Table(
     "pauses",
     metadata,
@@ -89,7 +88,7 @@ pauses = sa.Table(
     sa.Column("why", sa.Text),
 )
 
-#: One row that is written to find out whether the inbox can be written.
+#: One row that a health check writes.
 readiness = sa.Table(
     "readiness",
     metadata,
@@ -98,12 +97,12 @@ readiness = sa.Table(
 )
 
 
-class now(FunctionElement[float]):  # noqa: N801 - it reads as the SQL function that it is
+class now(FunctionElement[float]):  # noqa: N801 - a function in SQL
     """The database's clock at the start of the statement, in seconds since the epoch.
 
     On PostgreSQL it is ``statement_timestamp()`` and not ``clock_timestamp()``: a statement that
-    asks several times has to get one answer, or it would half claim an event whose lease ends
-    between two of its questions.
+    uses it several times needs one value, or it would half claim an event whose lease ends between
+    two uses.
     """
 
     inherit_cache = True
@@ -121,8 +120,8 @@ def _now_on_sqlite(_element: now, _compiler: Any, **_kw: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
-#: How far Stripe's list of the events of one type was read, for one account. The account of the
-#: key itself is the empty context.
+#: The watermarks: how far Stripe's list of the events of one type was read, for one account. The
+#: account of the key itself is the empty context.
 watermarks = sa.Table(
     "watermarks",
     metadata,
@@ -132,7 +131,7 @@ watermarks = sa.Table(
     sa.Column("reached", sa.Double, nullable=False),
 )
 
-#: Who does what only one process may do at a time, and until when nobody else may.
+#: The leaders of tasks that one process may do at a time, and the ends of their terms.
 leaders = sa.Table(
     "leaders",
     metadata,
@@ -141,7 +140,7 @@ leaders = sa.Table(
     sa.Column("until", sa.Double, nullable=False),
 )
 
-#: From when on the next request to Stripe's API may be made, and until when half as many.
+#: The rate limits for Stripe's API: the time of the next free slot, and the end of slow pace.
 budgets = sa.Table(
     "budgets",
     metadata,

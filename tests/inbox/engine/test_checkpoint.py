@@ -1,4 +1,4 @@
-"""Checkpoints of SQLite: when they run, and that nobody waits for them."""
+"""Checkpoints of SQLite: when they run, and that no write waits for them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from app.inbox import Inbox, NewEvent
-from app.inbox.engine import checkpoint, sqlite
+from app.inbox.engine import checkpoint, group_commit, sqlite
 from app.inbox.engine.checkpoint import Checkpoints
 from app.inbox.engine.file_lock import FileLock
 from app.runtime import threads
-from tests.support.raw_sql import writer_of
 from tests.support.waiting import wait_for
+from tests.support.writing import connection_of, engine_of, writer_of
 
 
 @pytest.fixture
@@ -42,12 +42,20 @@ def accept(inbox: Inbox, *numbers: int) -> None:
         )
 
 
+def path_of(inbox: Inbox) -> Path:
+    """Return the path of the database's file."""
+    return Path(str(sa.make_url(inbox.address).database))
+
+
+def pool_of(inbox: Inbox) -> sa.Engine:
+    """Return the pool of the reading connections."""
+    return engine_of(inbox)._connect().pool  # noqa: SLF001 - no other way
+
+
 def moved(inbox: Inbox, folder: Path) -> int:
     """Return how many events stand in the database's own file, without its log."""
-    file = inbox._store.database.file  # noqa: SLF001 - no other way
-    assert file is not None
     copy = folder / "copy.sqlite3"
-    shutil.copyfile(file, copy)
+    shutil.copyfile(path_of(inbox), copy)
     with contextlib.closing(sqlite.driver.connect(copy)) as connection:
         try:
             return int(connection.execute("SELECT count(*) FROM events").fetchone()[0])
@@ -55,12 +63,12 @@ def moved(inbox: Inbox, folder: Path) -> int:
             return -1
 
 
-def test_log_is_moved_while_others_may_write(inbox: Inbox, tmp_path: Path) -> None:
-    """Most of a checkpoint needs nobody's turn, and what came meanwhile is moved in its own."""
+def test_log_is_moved_beside_writes(inbox: Inbox, tmp_path: Path) -> None:
+    """Most of a checkpoint runs beside writes. Only the rest excludes them."""
     writer = writer_of(inbox)
     accept(inbox, 1, 2, 3, 4)
     assert moved(inbox, tmp_path) == 0
-    with writer.turn():  # so that the checkpoint gets none
+    with writer.turn():  # the checkpoint does not get it
         writer._checkpoints.count()  # noqa: SLF001 - as for the fifth transaction
         wait_for(lambda: moved(inbox, tmp_path) == 4)
         checkpoints = writer._checkpoints  # noqa: SLF001 - no other way
@@ -73,10 +81,9 @@ def test_log_is_moved_while_others_may_write(inbox: Inbox, tmp_path: Path) -> No
     assert moved(inbox, tmp_path) == 6
 
 
-def test_log_begins_anew(inbox: Inbox) -> None:
-    """However much is written, the log stays as long as it is between two checkpoints."""
-    file = inbox._store.database.file  # noqa: SLF001 - no other way
-    log = Path(f"{file}-wal")
+def test_log_does_not_grow(inbox: Inbox) -> None:
+    """The log stays as long as it was between the first two checkpoints."""
+    log = Path(f"{path_of(inbox)}-wal")
     sizes = []
     for first in range(0, 150, 5):
         accept(inbox, *range(first, first + 5))
@@ -87,18 +94,16 @@ def test_log_begins_anew(inbox: Inbox) -> None:
 
 
 def test_last_part_waits_for_other_processes(inbox: Inbox, tmp_path: Path) -> None:
-    """The log begins anew while nobody writes, in whatever process."""
+    """The last part of a checkpoint waits for the file lock."""
     writer = writer_of(inbox)
     accept(inbox, 1, 2, 3, 4)
-    inbox.administration.latest(
-        1
-    )  # leaves a connection in the pool: a new one would wait for the lock
-    other = FileLock(Path(f"{inbox._store.database.file}.lock"))  # noqa: SLF001 - no other way
+    inbox.administration.latest(1)  # leaves a connection: a new one would wait for the lock
+    other = FileLock(Path(f"{path_of(inbox)}.lock"))
     checkpoints = writer._checkpoints  # noqa: SLF001 - no other way
     with other:
         checkpoints.count()
         wait_for(lambda: moved(inbox, tmp_path) == 4)
-        wait_for(lambda: len(writer._waiting) == 1)  # noqa: SLF001 - it has its turn
+        wait_for(writer._turn.locked)  # noqa: SLF001 - it has its turn
         assert checkpoints._thread is not None  # noqa: SLF001 - no other way
         checkpoints._thread.join(0.1)  # noqa: SLF001 - no other way
         assert checkpoints._thread.is_alive()  # noqa: SLF001 - no other way
@@ -106,10 +111,10 @@ def test_last_part_waits_for_other_processes(inbox: Inbox, tmp_path: Path) -> No
     assert not checkpoints._thread.is_alive()  # noqa: SLF001 - no other way
 
 
-def test_failure_is_said_once_until_it_succeeds(
+def test_failure_is_logged_once_until_it_succeeds(
     inbox: Inbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Writing goes on without it: what is committed stands in the log."""
+    """A failed checkpoint loses nothing: the commits are in the log."""
     checkpoints = writer_of(inbox)._checkpoints  # noqa: SLF001 - no other way
 
     def fail() -> None:
@@ -120,13 +125,13 @@ def test_failure_is_said_once_until_it_succeeds(
     accept(inbox, 1)
 
     def connection() -> object:
-        with inbox._store.database._get_engine().connect() as pooled:  # noqa: SLF001 - no other way
+        with pool_of(inbox).connect() as pooled:
             return pooled.connection.driver_connection
 
     with capture_logs() as lines:
         used = connection()
         fail()
-        assert connection() is not used  # which may be one that cannot write
+        assert connection() is not used  # the old one may be unable to write
         fail()
         assert moved(inbox, tmp_path) == 0
         checkpoints._run()  # noqa: SLF001 - no other way
@@ -146,19 +151,18 @@ def test_failure_is_said_once_until_it_succeeds(
     )
 
 
-def test_turn_or_connection_that_does_not_come_is_said(
+def test_checkpoint_that_waits_too_long_is_logged(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever a checkpoint waits for in vain, its thread ends with a line, not a traceback."""
+    """Without its turn or a connection, the thread ends with a line, not a traceback."""
     writer = writer_of(inbox)
-    monkeypatch.setattr(sqlite, "TURN_TIMEOUT", 0.01)
-    engine = inbox._store.database._get_engine()  # noqa: SLF001 - no other way
+    monkeypatch.setattr(group_commit, "TURN_TIMEOUT", 0.01)
     empty = sa.exc.TimeoutError("no connection is free")
 
     with capture_logs() as lines, writer.turn():
         writer._checkpoints._run()  # noqa: SLF001 - no other way
-        writer._checkpoints._failing = False  # noqa: SLF001 - to hear the next
-        monkeypatch.setattr(engine, "connect", Mock(side_effect=empty))
+        writer._checkpoints._failing = False  # noqa: SLF001 - to log the next one
+        monkeypatch.setattr(pool_of(inbox), "connect", Mock(side_effect=empty))
         writer._checkpoints._run()  # noqa: SLF001 - no other way
 
     assert [line["reason"] for line in lines] == [
@@ -167,26 +171,18 @@ def test_turn_or_connection_that_does_not_come_is_said(
     ]
 
 
-def test_threads_that_count_at_once_do_not_wait(inbox: Inbox) -> None:
-    """A transaction that is not counted is one less until the next checkpoint."""
-    checkpoints = writer_of(inbox)._checkpoints  # noqa: SLF001 - no other way
-    with checkpoints._counting:  # noqa: SLF001 - as another thread
-        accept(inbox, 1, 2, 3, 4, 5, 6)
-
-    assert checkpoints._thread is None  # noqa: SLF001 - no other way
-
-
-def test_thread_that_cannot_start_fails_no_delivery(
+def test_thread_that_cannot_start_fails_no_write(
     inbox: Inbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The transaction that asks for a checkpoint was committed before it asks."""
+    """The transaction after which a checkpoint is due was committed before."""
+    accept(inbox, 1)
     with monkeypatch.context() as full:
 
         def refuse(_thread: threading.Thread) -> None:
             raise RuntimeError("can't start new thread")
 
         full.setattr(threading.Thread, "start", refuse)
-        accept(inbox, 1, 2, 3, 4, 5)
+        accept(inbox, 2, 3, 4, 5)
 
     assert len(inbox.administration.latest(10)) == 5
     accept(inbox, 6, 7, 8, 9, 10)
@@ -196,7 +192,7 @@ def test_thread_that_cannot_start_fails_no_delivery(
 def test_close_waits_for_the_checkpoint_that_runs(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its connection is none that a closed inbox has left behind."""
+    """A closed inbox leaves no connection of a checkpoint behind."""
     runs, go = threading.Event(), threading.Event()
 
     def wait(_checkpoints: Checkpoints, _connection: sa.Connection) -> None:
@@ -216,7 +212,7 @@ def test_close_waits_for_the_checkpoint_that_runs(
 
 
 def test_one_checkpoint_runs_at_a_time(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While one waits for its turn, no other begins."""
+    """While a checkpoint waits for its turn, no second one starts."""
     started: list[object] = []
     run = Checkpoints._run  # noqa: SLF001 - to count the calls
 
@@ -238,18 +234,21 @@ def test_one_checkpoint_runs_at_a_time(inbox: Inbox, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("wal_autocheckpoint", checkpoint.MOST_PAGES), ("journal_size_limit", checkpoint.KEPT_BYTES)],
+    [
+        ("wal_autocheckpoint", sqlite.MOST_LOG_PAGES),
+        ("journal_size_limit", sqlite.KEPT_LOG_BYTES),
+    ],
 )
-def test_log_is_bounded_when_nobody_comes(inbox: Inbox, name: str, value: int) -> None:
-    """A commit moves a long log where no thread can, and a file that got long is cut."""
-    connection = writer_of(inbox)._connect()  # noqa: SLF001 - no other way
+def test_log_is_bounded_without_the_thread(inbox: Inbox, name: str, value: int) -> None:
+    """SQLite runs a checkpoint in a commit if the log is long, and cuts a long file."""
+    connection = connection_of(inbox)
     assert connection.execute(f"PRAGMA {name}").fetchone()[0] == value
 
 
-def test_without_a_log_there_is_none(
+def test_truncate_mode_has_no_checkpoints(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch, counted: Callable[[], int]
 ) -> None:
-    """An SQLite that is used in TRUNCATE mode has nothing to move."""
+    """Without WAL mode there is no log to move."""
     monkeypatch.setattr(sqlite, "VERSION", (3, 40, 1))
     monkeypatch.setattr(checkpoint, "TRANSACTIONS", 1)
     inbox = Inbox(sqlite_url, lease_seconds=30)
@@ -261,17 +260,17 @@ def test_without_a_log_there_is_none(
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Return what says how many transactions were counted."""
+    """Return a function that returns how many transactions were counted."""
     counts: list[None] = []
     monkeypatch.setattr(Checkpoints, "count", lambda _self: counts.append(None))
     return lambda: len(counts)
 
 
 @pytest.mark.parametrize("failure", [MemoryError, SystemExit])
-def test_checkpoint_that_fails_for_any_reason_is_not_the_last(
+def test_checkpoint_is_tried_again_after_any_error(
     inbox: Inbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: type[BaseException]
 ) -> None:
-    """Neither a lack of memory nor a line that cannot be logged keeps the log from being moved."""
+    """After a lack of memory, or a line that cannot be logged, the next checkpoint runs."""
     monkeypatch.setattr(threads, "PAUSE_SECONDS", 0.01)
     failed: list[str] = []
 
@@ -297,7 +296,7 @@ def test_checkpoint_that_fails_for_any_reason_is_not_the_last(
 def test_checkpoint_without_its_folder_is_logged_once(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error of the system is a failure like one of SQLite's."""
+    """An error of the system is logged like one of SQLite's."""
 
     def refuse(*_arguments: object) -> NoReturn:
         raise PermissionError("no access")
@@ -305,7 +304,7 @@ def test_checkpoint_without_its_folder_is_logged_once(
     accept(inbox, 1)
     checkpoints = writer_of(inbox)._checkpoints  # noqa: SLF001 - no other way
     # root can enter every folder.
-    monkeypatch.setattr(checkpoints._engine, "connect", refuse)  # noqa: SLF001 - as above
+    monkeypatch.setattr(checkpoints._pool, "connect", refuse)  # noqa: SLF001 - as above
     with capture_logs() as lines:
         checkpoints._run()  # noqa: SLF001 - as above
         checkpoints._run()  # noqa: SLF001 - as above

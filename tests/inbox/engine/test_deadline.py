@@ -12,9 +12,9 @@ import sqlalchemy as sa
 
 from app.errors import InboxUnavailable
 from app.inbox import Inbox, NewEvent
-from app.inbox.engine import circuit_breaker, database, deadline, postgresql
-from app.inbox.engine.database import Database
+from app.inbox.engine import circuit_breaker, deadline, postgresql, postgresql_engine
 from app.inbox.engine.deadline import Connector, TimedOut
+from app.inbox.engine.postgresql_engine import PostgresqlEngine
 from app.runtime import threads
 from tests.support.network import Path
 from tests.support.waiting import wait_for
@@ -42,11 +42,11 @@ def connector() -> Iterator[Connector]:
 
 
 @pytest.fixture
-def base(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+def base(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresqlEngine]:
     """A database behind that path, that is asked again at once after an outage."""
     monkeypatch.setattr(circuit_breaker, "AWAY_SECONDS", 0.0)
     monkeypatch.setattr(deadline, "SECONDS", 30.0)  # however slow the machine is
-    base = Database(path.url, {})
+    base = PostgresqlEngine(path.url)
     yield base
     path.open()
     base.close()
@@ -65,7 +65,7 @@ def reason(act: Callable[[], object]) -> str:
 
 
 def test_statement_that_is_not_answered_is_given_up(
-    path: Path, base: Database, monkeypatch: pytest.MonkeyPatch
+    path: Path, base: PostgresqlEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not run again on another connection, which may be as silent, and all is well later."""
     (backend,) = base.execute(BACKEND, {}) or ()
@@ -84,7 +84,7 @@ def test_statement_that_is_not_answered_is_given_up(
 
 def test_patient_statement_has_more_time_on_both_sides(postgresql_url: str) -> None:
     """A worker's claim may look at many events; once it has, its connection stays so."""
-    base = Database(postgresql_url, {})
+    base = PostgresqlEngine(postgresql_url)
     show = sa.text("SHOW statement_timeout")
 
     shown = [base.execute(show, {}, slow_ok=slow_ok) for slow_ok in (False, True, True, False)]
@@ -94,7 +94,7 @@ def test_patient_statement_has_more_time_on_both_sides(postgresql_url: str) -> N
 
 def test_answer_comes_from_the_server_where_there_is_one(postgresql_url: str) -> None:
     """Its own limit is the shorter one: it says what was wrong, and the connection is kept."""
-    base = Database(postgresql_url, {})
+    base = PostgresqlEngine(postgresql_url)
     (backend,) = base.execute(BACKEND, {}) or ()
 
     said = reason(lambda: base.execute(sa.text("SELECT pg_sleep(60)"), {}))
@@ -105,7 +105,7 @@ def test_answer_comes_from_the_server_where_there_is_one(postgresql_url: str) ->
 
 
 def test_connections_of_other_threads_are_replaced(
-    path: Path, base: Database, monkeypatch: pytest.MonkeyPatch
+    path: Path, base: PostgresqlEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the path has forgotten costs one time-out, and not one for each thread."""
     backends: list[object] = []
@@ -135,7 +135,7 @@ def test_connections_of_other_threads_are_replaced(
     assert base.read(BACKEND, {})[0][0] != read
 
 
-def test_reading_has_an_end(path: Path, base: Database) -> None:
+def test_reading_has_an_end(path: Path, base: PostgresqlEngine) -> None:
     """A list or a count may take long, and does not take for ever."""
     base.read(BACKEND, {})
     path.swallow()
@@ -146,7 +146,7 @@ def test_reading_has_an_end(path: Path, base: Database) -> None:
 
 
 def test_connecting_is_given_up(
-    path: Path, base: Database, monkeypatch: pytest.MonkeyPatch
+    path: Path, base: PostgresqlEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A port that takes connections and says nothing: less than the driver's two seconds."""
     monkeypatch.setattr(deadline, "SECONDS", SOON)
@@ -224,7 +224,7 @@ def test_result_that_cannot_be_handed_over_blocks_no_call(
 
 @pytest.mark.parametrize("failure", [RuntimeError("can't start new thread"), MemoryError()])
 def test_connection_without_a_thread_is_refused(
-    base: Database, monkeypatch: pytest.MonkeyPatch, failure: Exception
+    base: PostgresqlEngine, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     """A delivery is answered 503 when the system has no thread left, and the next one is well."""
 
@@ -289,10 +289,10 @@ def test_frozen_server_is_found_out_before_the_tables_are_made(
 
 
 def test_listener_finds_out_that_nobody_speaks(
-    path: Path, base: Database, monkeypatch: pytest.MonkeyPatch
+    path: Path, base: PostgresqlEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Silence does not say whether there was nothing to say, so it asks every now and then."""
-    monkeypatch.setattr(database, "ASK_SECONDS", 0.0)
+    monkeypatch.setattr(postgresql_engine, "TEST_SECONDS", 0.0)
     heard: list[bool] = []
     reasons: list[str] = []
 
@@ -321,7 +321,7 @@ def test_connection_that_cannot_be_prepared_is_closed(
 ) -> None:
     """A server that refuses the setting is one that cannot be used, and nothing is left open."""
     monkeypatch.setattr(postgresql, "_COMMIT_SYNCHRONOUSLY", "SELECT set_config('wrong', 'on')")
-    base = Database(postgresql_url, {})
+    base = PostgresqlEngine(postgresql_url)
 
     assert "set_config" in reason(lambda: base.execute(BACKEND, {}))
     assert "set_config" in reason(lambda: base.read(BACKEND, {}))

@@ -1,4 +1,4 @@
-"""The lock among processes around every write to SQLite."""
+"""The file lock around every write to SQLite."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ with FileLock(Path(sys.argv[1])):
 
 
 def test_lock_can_be_taken_again(tmp_path: Path) -> None:
-    """Who releases it can have it again."""
+    """A released and closed lock can be taken again."""
     lock = FileLock(tmp_path / "lock")
     for _ in range(2):
         with lock:
@@ -35,8 +35,8 @@ def test_lock_can_be_taken_again(tmp_path: Path) -> None:
         lock.close()
 
 
-def test_lock_that_is_held_is_waited_for_and_then_given_up(tmp_path: Path) -> None:
-    """A delivery is answered 503 rather than kept for ever."""
+def test_waiting_has_a_time_out(tmp_path: Path) -> None:
+    """A held lock raises ``InboxUnavailable`` after the time-out, and can be taken later."""
     first = FileLock(tmp_path / "lock")
     second = FileLock(tmp_path / "lock", timeout=0.05)
     with first, pytest.raises(InboxUnavailable) as raised, second:
@@ -50,7 +50,7 @@ def test_lock_that_is_held_is_waited_for_and_then_given_up(tmp_path: Path) -> No
 
 
 def test_lock_that_cannot_be_opened_is_unavailable(tmp_path: Path) -> None:
-    """A volume that cannot be written is 503 with its reason, not a fault of ours."""
+    """A volume that cannot be written is an outage, with the reason for the log."""
     with pytest.raises(InboxUnavailable) as raised, FileLock(tmp_path / "no folder" / "lock"):
         pass
     assert "FileNotFoundError: No such file or directory" in raised.value.reason
@@ -59,12 +59,12 @@ def test_lock_that_cannot_be_opened_is_unavailable(tmp_path: Path) -> None:
 def test_lock_whose_mode_cannot_be_set_is_unavailable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some file systems have no modes: that is 503 with the path, and no descriptor stays open."""
+    """A file system without modes is an outage. No descriptor stays open."""
 
     def refuse(*_arguments: object) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
-    # No file system of a test's refuses this to root.
+    # The tests may run as root, which may set every mode.
     monkeypatch.setattr("app.inbox.engine.file_lock.make_private", refuse)
     path = tmp_path / "lock"
 
@@ -77,7 +77,7 @@ def test_lock_whose_mode_cannot_be_set_is_unavailable(
 
 
 def test_processes_exclude_each_other_until_one_is_killed(tmp_path: Path) -> None:
-    """The kernel releases the lock of a process that is killed with it in its hands."""
+    """The kernel releases the lock of a killed process."""
     path = tmp_path / "lock"
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -99,8 +99,8 @@ def test_processes_exclude_each_other_until_one_is_killed(tmp_path: Path) -> Non
     waiting.close()
 
 
-def test_closing_releases_and_leaving_then_does_nothing(tmp_path: Path) -> None:
-    """A process that closes its files while it holds the lock does not hold it any more."""
+def test_closing_releases_the_lock(tmp_path: Path) -> None:
+    """A lock that is closed while it is held is released, and leaving the block does nothing."""
     lock = FileLock(tmp_path / "lock")
     with lock:
         lock.close()
@@ -110,14 +110,14 @@ def test_closing_releases_and_leaving_then_does_nothing(tmp_path: Path) -> None:
         other.close()
 
 
-def test_lock_of_a_removed_file_is_none(tmp_path: Path) -> None:
-    """Two processes that hold the lock on two files would both hold it."""
+def test_lock_of_a_removed_file_does_not_count(tmp_path: Path) -> None:
+    """The lock is taken on the file at the path: locks on two files exclude nothing."""
     path = tmp_path / "lock"
     first, second = FileLock(path), FileLock(path, timeout=0.05)
     with first:
         pass
     path.unlink()
-    first._timeout = 0.05  # noqa: SLF001 - so that it does not wait for long
+    first._timeout = 0.05  # noqa: SLF001 - not to wait for long
     with second, pytest.raises(InboxUnavailable), first:
         pass
     with first:
@@ -130,8 +130,8 @@ def test_lock_of_a_removed_file_is_none(tmp_path: Path) -> None:
     second.close()
 
 
-def test_lock_whose_folder_cannot_be_searched_is_not_kept(tmp_path: Path) -> None:
-    """A process that finds out by an error would keep all others from the lock."""
+def test_lock_in_an_unsearchable_folder_is_released(tmp_path: Path) -> None:
+    """The process that gets the error does not keep the lock."""
     folder, moved = tmp_path / "folder", tmp_path / "moved"
     folder.mkdir()
     first, second = FileLock(folder / "lock"), FileLock(moved / "lock", timeout=0.05)
@@ -149,8 +149,8 @@ def test_lock_whose_folder_cannot_be_searched_is_not_kept(tmp_path: Path) -> Non
     second.close()
 
 
-def test_lock_whose_file_is_removed_while_it_is_waited_for(tmp_path: Path) -> None:
-    """A process that gets the lock on a removed file takes the one on the new file instead."""
+def test_lock_file_removed_during_the_wait(tmp_path: Path) -> None:
+    """A process that gets the lock on a removed file takes the lock on the new file."""
     path = tmp_path / "lock"
     holder, waiting, third = FileLock(path), FileLock(path), FileLock(path, timeout=0.05)
     holds = threading.Event()
@@ -175,7 +175,7 @@ def test_lock_whose_file_is_removed_while_it_is_waited_for(tmp_path: Path) -> No
 
 
 def test_closed_lock_has_no_note(tmp_path: Path) -> None:
-    """What is not held can neither be read nor written."""
+    """The note of a lock that is not held is empty, and cannot be written."""
     lock = FileLock(tmp_path / "lock")
     lock.write(b"note")
     assert lock.read() == b""

@@ -1,4 +1,4 @@
-"""SQLite's file: what a process knows of it, what it keeps from it, and what a child inherits."""
+"""SQLite's file: removed and replaced files, kept connections, and forked children."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ import sqlalchemy as sa
 
 from app.errors import InboxUnavailable
 from app.inbox import Inbox, NewEvent
-from app.inbox.engine import file_lock, sqlite
+from app.inbox.engine import file_lock, lock_note, sqlite
 from app.inbox.engine import sqlite_file as inbox_file
 from app.inbox.engine.sqlite_file import SqliteFile
-from tests.support.raw_sql import writer_of
+from app.inbox.engine.transaction import Transactions
 from tests.support.waiting import wait_for
+from tests.support.writing import connection_of, engine_of
 
 HUGE = b'{"inodes": [null, null, null], "process": 1%s}' % (b"0" * 40)
 EVENT = NewEvent("evt_1", "v1.a", livemode=False, context=None, body=b"{}")
@@ -30,7 +31,7 @@ EVENT = NewEvent("evt_1", "v1.a", livemode=False, context=None, body=b"{}")
 
 @pytest.fixture
 def path(sqlite_url: str) -> Path:
-    """Where SQLite's file is."""
+    """The path of SQLite's file."""
     return Path(str(sa.make_url(sqlite_url).database))
 
 
@@ -45,15 +46,15 @@ def inbox(sqlite_url: str) -> Iterator[Inbox]:
 
 
 def replace(path: Path) -> None:
-    """Put another file in the place of SQLite's, as `mv` does."""
+    """Replace SQLite's file with another one, as `mv` does."""
     other = path.with_name("other")
     with contextlib.closing(sqlite.driver.connect(path)) as connection:
         connection.execute("VACUUM INTO ?", [str(other)])
     other.replace(path)
 
 
-def test_reading_changes_over_too(inbox: Inbox, path: Path) -> None:
-    """A read says once that the file was replaced, and the next one reads the new file."""
+def test_reads_change_over_too(inbox: Inbox, path: Path) -> None:
+    """The first read after a replacement fails, and the next one reads the new file."""
     replace(path)
 
     with pytest.raises(InboxUnavailable) as raised:
@@ -62,8 +63,8 @@ def test_reading_changes_over_too(inbox: Inbox, path: Path) -> None:
     assert [event.id for event in inbox.administration.latest(1)] == ["evt_1"]
 
 
-def test_idle_connection_to_an_old_file_costs_no_other_answer(inbox: Inbox, path: Path) -> None:
-    """When the writing connection has noticed the change, the reading ones are replaced quietly."""
+def test_idle_connection_to_an_old_file_fails_no_read(inbox: Inbox, path: Path) -> None:
+    """After the writing connection noticed the change, the reading ones are replaced silently."""
     replace(path)
     with pytest.raises(InboxUnavailable):
         inbox.check()
@@ -72,28 +73,28 @@ def test_idle_connection_to_an_old_file_costs_no_other_answer(inbox: Inbox, path
     assert [event.id for event in inbox.administration.latest(1)] == ["evt_1"]
 
 
-def test_file_that_is_removed_during_a_transaction(
+def test_file_removed_during_a_transaction(
     inbox: Inbox, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was committed to a file that is gone afterwards was not written."""
-    prepare = sqlite.SqliteWriter._prepare  # noqa: SLF001 - no other way to be there in that moment
+    """A commit to a file that is removed before the answer does not count."""
+    compile_ = Transactions._compile  # noqa: SLF001 - no other way to be there in that moment
 
     def remove(*arguments: Any) -> Any:
         path.unlink()
-        return prepare(*arguments)
+        return compile_(*arguments)
 
     with monkeypatch.context() as moment:
-        moment.setattr(sqlite.SqliteWriter, "_prepare", remove)
+        moment.setattr(Transactions, "_compile", remove)
         with pytest.raises(InboxUnavailable) as raised:
             inbox.check()
 
     assert raised.value.reason == "inbox_file_missing"
 
 
-def test_file_that_is_replaced_while_it_is_opened(
+def test_file_replaced_while_it_is_opened(
     inbox: Inbox, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A connection of which it is not known to which file it leads is not used."""
+    """A connection that may lead to either file is not used."""
     connect = sqlite.driver.connect
     inbox.close()
 
@@ -102,7 +103,7 @@ def test_file_that_is_replaced_while_it_is_opened(
         replace(path)
         return connect(*arguments, **named)
 
-    monkeypatch.setattr(inbox_file.driver, "connect", late)
+    monkeypatch.setattr(sqlite.driver, "connect", late)
     with pytest.raises(InboxUnavailable) as raised:
         inbox.check()
 
@@ -112,15 +113,16 @@ def test_file_that_is_replaced_while_it_is_opened(
 
 def test_log_that_cannot_be_saved_now_is_saved_later(inbox: Inbox, path: Path) -> None:
     """While another connection still reads an older state, no new log is begun."""
-    connections = inbox._store.database._file._connections  # type: ignore[union-attr]  # noqa: SLF001 - no other way
-    reading = next(each for each in connections if each is not writer_of(inbox)._connect())  # noqa: SLF001 - no other way
+    writing = connection_of(inbox)
+    connections = engine_of(inbox)._file._connections  # noqa: SLF001 - no other way
+    reading = next(each for each in connections if each is not writing)
     reading.execute(f"PRAGMA busy_timeout = {sqlite.BUSY_TIMEOUT_MS}")
     reading.execute("BEGIN")
     assert reading.execute("SELECT count(*) FROM events").fetchone() == (1,)
     inbox.deliveries.record_and_claim(
         NewEvent("evt_2", "v1.a", livemode=False, context=None, body=b"{}")
     )
-    writer_of(inbox)._connect().execute("PRAGMA busy_timeout = 10")  # noqa: SLF001 - no other way
+    writing.execute("PRAGMA busy_timeout = 10")
 
     Path(f"{path}-wal").unlink()
     for _ in range(3):
@@ -133,8 +135,8 @@ def test_log_that_cannot_be_saved_now_is_saved_later(inbox: Inbox, path: Path) -
     assert {event.id for event in inbox.administration.latest(10)} == {"evt_1", "evt_2"}
 
 
-def test_removed_index_is_waited_for_until_a_restart(inbox: Inbox, path: Path) -> None:
-    """Others make a new index: a process with the old one in memory neither reads nor writes."""
+def test_removed_index_needs_a_restart(inbox: Inbox, path: Path) -> None:
+    """Other processes make a new index. One with the old index neither reads nor writes."""
     Path(f"{path}-shm").unlink()
 
     for _ in range(3):
@@ -145,8 +147,8 @@ def test_removed_index_is_waited_for_until_a_restart(inbox: Inbox, path: Path) -
             inbox.administration.latest(1)
 
 
-def test_file_that_was_replaced_between_two_connections(inbox: Inbox, path: Path) -> None:
-    """A process without a connection knows its file too."""
+def test_file_replaced_between_two_connections(inbox: Inbox, path: Path) -> None:
+    """A process without a connection still recognizes its file."""
     inbox.close()
     replace(path)
 
@@ -156,8 +158,8 @@ def test_file_that_was_replaced_between_two_connections(inbox: Inbox, path: Path
     inbox.check()
 
 
-def test_file_that_was_removed_between_two_connections(inbox: Inbox, path: Path) -> None:
-    """The same, where no file is left."""
+def test_file_removed_between_two_connections(inbox: Inbox, path: Path) -> None:
+    """A process without a connection does not create a missing file."""
     inbox.close()
     path.unlink()
 
@@ -171,8 +173,8 @@ def test_file_that_was_removed_between_two_connections(inbox: Inbox, path: Path)
 def test_folder_that_cannot_be_searched_closes_no_connection(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the folder cannot be searched, closing could remove the log of another database."""
-    connection = writer_of(inbox)._connect()  # noqa: SLF001 - no other way
+    """If the folder cannot be searched, closing could remove the log of another database."""
+    connection = connection_of(inbox)
 
     def refuse(_file: SqliteFile) -> None:
         raise PermissionError(13, "Permission denied")
@@ -198,8 +200,8 @@ def test_folder_that_cannot_be_searched_closes_no_connection(
         HUGE,
     ],
 )
-def test_note_that_cannot_be_read_is_none(inbox: Inbox, path: Path, note: bytes) -> None:
-    """A lock file of an earlier version, or one that was not written to its end, keeps nothing."""
+def test_broken_note_is_ignored(inbox: Inbox, path: Path, note: bytes) -> None:
+    """A lock file of an earlier version, or one that was not written to its end, has no note."""
     inbox.close()
     Path(f"{path}.lock").write_bytes(note)
 
@@ -211,18 +213,18 @@ def test_note_that_cannot_be_read_is_none(inbox: Inbox, path: Path, note: bytes)
 
 
 def test_process_of_another_user_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that may not be sent a signal is there."""
+    """A process that may not be sent a signal is alive."""
 
     def refuse(_process: int, _signal: int) -> None:
         raise PermissionError
 
     # The tests may run as root, which can send a signal to every process.
     monkeypatch.setattr(os, "kill", refuse)
-    assert inbox_file._is_alive(1)  # noqa: SLF001 - no other way
+    assert lock_note.is_alive(1)
 
 
 def test_path_may_be_a_link(tmp_path: Path) -> None:
-    """SQLite keeps the log beside the file that a link leads to; the link can be moved on."""
+    """SQLite keeps the log beside the file that a link leads to. The link can be changed."""
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
     link = tmp_path / "inbox.sqlite3"
@@ -244,7 +246,7 @@ def test_path_may_be_a_link(tmp_path: Path) -> None:
     inbox.close()
 
 
-#: A child that goes on after its parent was killed with the lock in its hands.
+#: A child that survives its parent, which is killed while it holds the lock.
 FORK = """
 import os, sys, time
 from app.inbox import Inbox
@@ -252,7 +254,7 @@ from app.inbox import Inbox
 inbox = Inbox(sys.argv[1], lease_seconds=30)
 inbox.check()
 inbox.administration.latest(1)
-writer = inbox._store.database._get_writer()
+writer = inbox._store.engine._connect().writer
 with writer._lock:
     if os.fork() == 0:
         print(os.getpid(), flush=True)
@@ -262,7 +264,7 @@ with writer._lock:
 
 
 def test_child_does_not_hold_its_parents_lock(sqlite_url: str) -> None:
-    """When a process is killed while it writes, no child of its keeps all others from writing."""
+    """After a process is killed while it writes, its child does not block other writers."""
     parent = subprocess.Popen([sys.executable, "-c", FORK, sqlite_url], stdout=subprocess.PIPE)
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
@@ -277,7 +279,7 @@ def test_child_does_not_hold_its_parents_lock(sqlite_url: str) -> None:
         os.kill(child, signal.SIGKILL)
 
 
-#: A child that ends as Python ends, when its parent has been killed.
+#: A child that exits normally after its parent was killed.
 EXIT = """
 import os, signal, sys, time
 from app.inbox import Inbox, NewEvent
@@ -297,7 +299,7 @@ time.sleep(600)
 
 
 def test_child_closes_no_connection_of_its_parents(sqlite_url: str, path: Path) -> None:
-    """The last connection that is closed removes the log: a child's memory of one is none."""
+    """The last connection that is closed removes the log. A child's copy is never closed."""
     parent = subprocess.Popen([sys.executable, "-c", EXIT, sqlite_url], stdout=subprocess.PIPE)
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
@@ -312,8 +314,8 @@ def test_child_closes_no_connection_of_its_parents(sqlite_url: str, path: Path) 
 
 
 def test_child_that_closes_what_it_inherited_closes_nothing(inbox: Inbox, path: Path) -> None:
-    """A connection of the parent's that is closed in a child is left as it is."""
-    connection = writer_of(inbox)._connect()  # noqa: SLF001 - no other way
+    """Closing a connection of the parent in a child has no effect."""
+    connection = connection_of(inbox)
     child = os.fork()
     if child == 0:
         connection.close()
@@ -324,11 +326,11 @@ def test_child_that_closes_what_it_inherited_closes_nothing(inbox: Inbox, path: 
     assert Path(f"{path}-wal").exists()
 
 
-def test_files_are_private_from_their_beginning(
+def test_files_are_created_private(
     sqlite_url: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No other user can open a file in the moment in which it is made."""
-    # So that only what a file is made with counts.
+    """No other user can open a file when it is created."""
+    # Only the mode at creation counts here.
     monkeypatch.setattr(inbox_file, "make_private", lambda _file: None)
     monkeypatch.setattr(file_lock, "make_private", lambda _file: None)
     mask = os.umask(0)
@@ -351,7 +353,7 @@ def list_open(pid: int) -> list[str]:
     return []
 
 
-#: Ends as Python ends, with connections to a file that was replaced.
+#: Exits normally with connections to a file that was replaced.
 ABANDON = """
 import sys
 from pathlib import Path
@@ -362,7 +364,7 @@ inbox = Inbox(sys.argv[1], lease_seconds=30)
 event = NewEvent("evt_1", "v1.a", livemode=False, context=None, body=b"{}")
 inbox.deliveries.record_and_claim(event)
 inbox.administration.latest(1)
-path = inbox._store.database.file
+path = inbox._store.engine._file.path
 away = path.rename(path.with_name("away"))
 try:
     inbox.check()
@@ -374,8 +376,8 @@ Path(f"{path}-wal").write_bytes(b"of another")
 """
 
 
-def test_connection_that_was_given_up_is_not_closed_at_exit(sqlite_url: str, path: Path) -> None:
-    """The log at the path may be another file's by then."""
+def test_abandoned_connection_is_not_closed_at_exit(sqlite_url: str, path: Path) -> None:
+    """The log at the path may belong to another file by then."""
     subprocess.run([sys.executable, "-c", ABANDON, sqlite_url], check=True, timeout=60)
 
     assert Path(f"{path}-wal").read_bytes() == b"of another"
@@ -384,14 +386,14 @@ def test_connection_that_was_given_up_is_not_closed_at_exit(sqlite_url: str, pat
 def test_lock_is_free_after_each_connection(inbox: Inbox, path: Path) -> None:
     """Opening a connection to read leaves no descriptor of the lock behind."""
     descriptors = [each for each in Path("/proc/self/fd").iterdir() if links_to(each, path)]
-    assert len(descriptors) == 1  # the writing thread's
+    assert len(descriptors) == 1  # that of the writer thread
     with Path(f"{path}.lock").open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
     inbox.check()
 
 
 def links_to(descriptor: Path, path: Path) -> bool:
-    """Whether the descriptor is one of the lock file's."""
+    """Return True if the descriptor is one of the lock file."""
     with contextlib.suppress(OSError):
         return str(descriptor.readlink()) == f"{path}.lock"
     return False

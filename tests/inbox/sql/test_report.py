@@ -1,4 +1,4 @@
-"""What a person should know of the inbox, on SQLite and on PostgreSQL."""
+"""The report on the inbox, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def inbox(make_inbox: Callable[[str], Inbox], database_url: str) -> Inbox:
 
 
 def put(inbox: Inbox, url: str, event_id: str, changes: str) -> None:
-    """Put an event in, and change its row by hand."""
+    """Record an event, and apply ``changes`` to its row."""
     inbox.deliveries.record_skipped(replace(EVENT, id=event_id), Outcome.WRONG_MODE)
     raw_sql.execute(
         url,
@@ -46,14 +46,14 @@ def put(inbox: Inbox, url: str, event_id: str, changes: str) -> None:
 
 
 def test_empty_inbox(inbox: Inbox) -> None:
-    """Nothing waits, nothing is dead, nobody ran anything."""
+    """An empty inbox has no waiting and no dead event, and no host ran anything."""
     report = inbox.administration.report()
     assert (report.waiting, report.oldest, report.overdue) == (0, 0.0, 0.0)
     assert (report.dead, report.hosts) == (0, ())
 
 
-def test_what_waits(inbox: Inbox, database_url: str) -> None:
-    """Counted are events that are pending, and those whose runner has died; the oldest counts."""
+def test_waiting_events(inbox: Inbox, database_url: str) -> None:
+    """Pending events wait, and those whose process died. The oldest one gives the times."""
     wait = "state = 'pending', received_at = received_at - {}, due_at = due_at - {}"
     put(inbox, database_url, "evt_1", wait.format(2 * HOUR, HOUR))
     put(inbox, database_url, "evt_2", wait.format(HOUR, -HOUR))
@@ -96,7 +96,7 @@ def ran(inbox: Inbox, url: str, host: str, *hours_ago: float) -> None:
     ],
     ids=["one", "replaced", "two", "long and short", "replaced, then two", "long ago"],
 )
-def test_hosts_in_turns_are_suspected(
+def test_hosts_in_turns_are_reported(
     runs: dict[str, tuple[float, ...]],
     suspects: tuple[str, ...],
     make_inbox: Callable[[str], Inbox],
@@ -109,10 +109,10 @@ def test_hosts_in_turns_are_suspected(
     assert inbox.administration.report().hosts == suspects
 
 
-def test_many_hosts_are_right_on_postgresql(
+def test_postgresql_may_have_many_hosts(
     make_inbox: Callable[[str], Inbox], postgresql_url: str
 ) -> None:
-    """PostgreSQL is for many: nobody is suspected there."""
+    """Hosts that ran events in turns on PostgreSQL are not reported."""
     inbox = make_inbox(postgresql_url)
     ran(inbox, postgresql_url, "a", 5, 1)
     ran(inbox, postgresql_url, "b", 3)
@@ -122,7 +122,7 @@ def test_many_hosts_are_right_on_postgresql(
 def test_commits_that_can_be_lost(
     make_inbox: Callable[[str], Inbox], own_postgresql: Postgresql
 ) -> None:
-    """A PostgreSQL that never waits for its disk is told by the setting's name."""
+    """The setting with which PostgreSQL does not wait for its disk is reported."""
     own_postgresql.set("fsync", "on")
     assert make_inbox(own_postgresql.url).administration.report().not_durable == ()
     own_postgresql.set("fsync", "off")
@@ -136,16 +136,16 @@ def test_commits_that_can_be_lost(
 def test_commits_are_synchronous_whatever_the_default(
     make_inbox: Callable[[str], Inbox], postgresql_url: str, default: str, used: str
 ) -> None:
-    """A default that is stronger than the disk's stays, and one that is weaker does not."""
+    """A weaker default than ``local`` is raised to ``on``. Stronger ones stay."""
     database = sa.make_url(postgresql_url).database
     raw_sql.execute(postgresql_url, f"ALTER DATABASE {database} SET synchronous_commit = {default}")
     inbox = make_inbox(postgresql_url)
     inbox.check()
-    base = inbox._store.database  # noqa: SLF001 - no other way
+    engine = inbox._store.engine  # noqa: SLF001 - no other way
     show = sa.text("SELECT current_setting('synchronous_commit')")
 
-    assert base.execute(show, {}) == (used,)
-    assert base.read(show, {})[0][0] == used
-    with base.migration() as connection:
+    assert engine.execute(show, {}) == (used,)
+    assert engine.read(show, {})[0][0] == used
+    with engine.migration() as connection:
         assert connection.execute(show).scalar_one() == used
     assert inbox.administration.report().not_durable == ()

@@ -1,0 +1,174 @@
+"""Group commit: one thread per process writes to SQLite, for all other threads.
+
+SQLite has one writer at a time, and a transaction costs nearly the same for one statement and for
+eight. So each thread puts its statement into a queue and waits. The writer thread takes the
+statements that wait and commits them as one transaction. While it commits, the next ones queue up.
+It never waits for more of them. ``docs/adr/0005-group-commit.md`` has the measurements.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.inbox.engine import sqlite
+from app.inbox.engine.checkpoint import Checkpoints
+from app.inbox.engine.errors import busy, unavailable
+from app.inbox.engine.sqlite_file import SqliteFile
+from app.inbox.engine.transaction import Transactions, Write
+from app.inbox.sql.batch import BatchForm
+from app.runtime import threads
+
+#: Statements in one transaction at most, so that no other process waits long for the file lock.
+MOST_AT_ONCE = 64
+
+#: Seconds that a statement waits for its commit before its caller gives up.
+TURN_TIMEOUT = 5.0
+
+
+class QueuedWrite(Write):
+    """A statement in the queue, and the lock that its thread waits for."""
+
+    __slots__ = ("ended", "withdrawn")
+
+    def __init__(
+        self, statement: sa.Executable, parameters: dict[str, Any], *, durable: bool
+    ) -> None:
+        """Take the statement."""
+        super().__init__(statement, parameters, durable=durable)
+        self.withdrawn = False
+        #: Held until the writer thread has run the statement.
+        self.ended = threading.Lock()
+        self.ended.acquire()
+
+    def wait(self) -> tuple[Any, ...] | None:
+        """Wait for the commit, and return the first row. Raises the error of the statement.
+
+        After a time-out or a Ctrl-C the statement is written only if its transaction has begun.
+        """
+        try:
+            self.withdrawn = not self.ended.acquire(timeout=TURN_TIMEOUT)
+        except BaseException:
+            self.withdrawn = True
+            raise
+        if self.error is not None:
+            raise self.error
+        if not self.is_written:
+            raise busy()
+        return self.row
+
+
+class GroupCommit:
+    """Writes for all threads of this process, one transaction at a time."""
+
+    def __init__(
+        self, pool: sa.Engine, file: SqliteFile, batch_forms: Mapping[Any, BatchForm]
+    ) -> None:
+        """Take the ``file``, SQLAlchemy's ``pool`` for it, and the statements with a batch form.
+
+        The thread starts at the first statement, because no thread survives a fork.
+        """
+        self._transactions = Transactions(pool, file, batch_forms)
+        self._file = file
+        # The thread that waits for it can wait for ever: its callers do not.
+        self._lock = file.lock(timeout=None)
+        self._checkpoints = Checkpoints(pool, self._alone)
+        #: None tells the thread to end.
+        self._queue: SimpleQueue[QueuedWrite | None] = SimpleQueue()
+        self._queueing = threading.Lock()
+        self._thread: threading.Thread | None = None
+        #: Held by the thread that uses the connection and the file lock.
+        self._turn = threading.Lock()
+
+    def execute(
+        self, statement: sa.Executable, parameters: dict[str, Any], *, durable: bool
+    ) -> tuple[Any, ...] | None:
+        """Run one statement, commit it, and return its first row.
+
+        If ``durable``, the commit is on the disk before this returns. Raises the driver's error,
+        or ``InboxUnavailable`` after ``TURN_TIMEOUT`` seconds.
+        """
+        write = QueuedWrite(statement, parameters, durable=durable)
+        with self._queueing:
+            if self._thread is None:
+                self._thread = self._start()
+            self._queue.put(write)
+        return write.wait()
+
+    def _start(self) -> threading.Thread:
+        try:
+            return threads.start("inbox-writer", self._run)
+        except (RuntimeError, MemoryError) as error:
+            raise unavailable(error) from error
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Let no other thread write in the block. Raises ``InboxUnavailable`` after a time-out."""
+        if not self._turn.acquire(timeout=TURN_TIMEOUT):
+            raise busy()
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let no thread of any process write in the block. Raises ``InboxUnavailable``."""
+        with self.turn(), self._lock:
+            yield
+
+    def close(self) -> None:
+        """End the thread and close the connection. The next statement starts a new thread.
+
+        Waits for the statements in the queue, but not longer than ``TURN_TIMEOUT``.
+        """
+        self._checkpoints.close()
+        with self._queueing:
+            thread, self._thread = self._thread, None
+            if thread is not None:
+                self._queue.put(None)
+        if thread is not None:
+            thread.join(TURN_TIMEOUT)
+
+    def _run(self) -> None:
+        """Write what is in the queue, until ``close``."""
+        while (first := self._queue.get()) is not None:
+            with self._turn:
+                self._commit(first)
+            if sqlite.is_wal():
+                self._checkpoints.count()
+        with self._turn:
+            self._transactions.disconnect()
+            self._lock.close()
+
+    def _commit(self, first: QueuedWrite) -> None:
+        """Commit the ``first`` statement and those in the queue, and let their threads go on."""
+        writes = [first]
+        try:
+            # Statements that come while another process holds the lock are written with the rest.
+            with self._lock:
+                self._take(writes)
+                waiting = [write for write in writes if not write.withdrawn]
+                self._transactions.run(waiting, self._lock)
+        except BaseException as error:  # noqa: BLE001 - it is raised in the threads that wait
+            explained = self._file.explain(error)
+            for write in writes:
+                write.error = write.error or explained
+        finally:
+            for write in writes:
+                write.ended.release()
+
+    def _take(self, writes: list[QueuedWrite]) -> None:
+        """Move statements from the queue to ``writes``, up to ``MOST_AT_ONCE``."""
+        with suppress(Empty):
+            while len(writes) < MOST_AT_ONCE:
+                write = self._queue.get_nowait()
+                if write is None:  # the thread is to end after this transaction
+                    self._queue.put(None)
+                    return
+                writes.append(write)

@@ -1,0 +1,106 @@
+"""The interface of an engine, and the choice between the two."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+from app.inbox.engine.findings import Findings
+from app.inbox.engine.postgresql_engine import PostgresqlEngine
+from app.inbox.engine.sqlite_engine import SqliteEngine
+from app.inbox.sql.batch import BatchForm
+
+
+class Engine(Protocol):
+    """Runs statements on one database. Nothing connects before the first statement.
+
+    Writing statements go to the driver directly: SQLAlchemy's connection and result cost as much
+    as the statement, at every delivery. A method for a feature that the database lacks does
+    nothing. Every method but ``examine`` and ``close`` raises ``InboxUnavailable``.
+    """
+
+    single_host: bool
+    """True if only processes of one host may use the database."""
+
+    @property
+    def address(self) -> str:
+        """The URL of the database, without the password."""
+
+    @property
+    def migrated(self) -> bool:
+        """True if the tables of the database in use are known to be of this version."""
+
+    def execute(
+        self,
+        statement: sa.Executable,
+        parameters: dict[str, Any],
+        *,
+        durable: bool = False,
+        slow_ok: bool = False,
+    ) -> tuple[Any, ...] | None:
+        """Run one writing statement as one transaction, and return its first row.
+
+        The commit survives the death of every process. If ``durable``, it survives a crash of the
+        machine too; PostgreSQL's commits always do. Raises ``Unstorable`` for a value that the
+        database refuses.
+
+        On PostgreSQL ``InboxUnavailable`` comes after two seconds at most, or after six if
+        ``slow_ok``. The server may still run the statement later. It may also run twice when its
+        connection is lost. So a statement has to be idempotent.
+        """
+
+    def read(
+        self,
+        statement: sa.Executable,
+        parameters: dict[str, Any],
+        seconds: float | None = None,
+    ) -> list[sa.Row[Any]]:
+        """Run one reading statement, and return all rows.
+
+        On PostgreSQL it takes at most ``seconds``, or 35 if that is None. It is repeated once if
+        its connection is lost.
+        """
+
+    def notify(self, statement: sa.Executable) -> None:
+        """Run a ``statement`` that notifies the listeners of other processes."""
+
+    def listen(self, channel: str, act: Callable[[], object], stopping: threading.Event) -> None:
+        """Call ``act`` at each notification on the ``channel``, until ``stopping``."""
+
+    def unsafe_settings(self) -> tuple[str, ...]:
+        """Return the settings of the database server with which it can lose commits."""
+
+    def migration(self, *, hurried: bool = False) -> AbstractContextManager[sa.Connection]:
+        """Return a block with one transaction that runs beside no other migration.
+
+        Its connection is closed afterwards, so that a process can migrate and then fork. It waits
+        up to a minute for the database. If ``hurried``, a PostgreSQL that cannot be reached fails
+        within two seconds; the statements may take longer all the same.
+        """
+
+    def create_nothing(self) -> None:
+        """Create no database file where none is."""
+
+    def examine(self) -> Findings | None:
+        """Return the state of the database's files, without any change, as far as it can be read.
+
+        None if the database has no files of this host.
+        """
+
+    def close(self) -> None:
+        """Close the connections of all threads. The next statement connects again."""
+
+
+def engine_for(url: str, batch_forms: Mapping[Any, BatchForm]) -> Engine:
+    """Return the engine for a ``url``: SQLite or PostgreSQL.
+
+    ``batch_forms`` holds the statements that can run as a batch.
+    """
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return SqliteEngine(parsed, batch_forms)
+    return PostgresqlEngine(parsed)

@@ -1,0 +1,196 @@
+"""The engine for PostgreSQL: any number of processes on any number of hosts share it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from time import monotonic
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+
+from app.errors import Unstorable, in_one_line
+from app.inbox.engine import deadline, postgresql
+from app.inbox.engine.circuit_breaker import CircuitBreaker
+from app.inbox.engine.errors import unavailable
+from app.inbox.engine.keep import keep_for_ever
+
+#: Seconds that a migration waits for the migration of another process.
+MIGRATION_TIMEOUT = 60
+
+#: Seconds between two checks of whether a listener is to stop.
+LISTEN_SECONDS = 0.5
+
+#: Seconds after which a listener tests its connection: a lost one is silent like an idle one.
+TEST_SECONDS = 10.0
+
+_DRIVER_ERRORS = (sa.exc.DBAPIError, psycopg.Error, OSError)
+
+# Not synchronous_commit: each connection sets its own.
+_UNSAFE_SETTINGS = sa.text("SELECT name FROM pg_settings WHERE name = 'fsync' AND setting = 'off'")
+
+
+class PostgresqlEngine:
+    """Implements ``interface.Engine``. Each thread that writes has a connection of its own."""
+
+    single_host = False
+
+    def __init__(self, url: str | sa.URL) -> None:
+        """Take the ``url`` of the database."""
+        self._url = sa.make_url(url)
+        self.migrated = False
+        self._reset()
+        os.register_at_fork(after_in_child=self._leave_to_the_parent)
+
+    def _reset(self) -> None:
+        self._making = threading.Lock()
+        self._pool: sa.Engine | None = None
+        self._writer: postgresql.PostgresqlWriter | None = None
+        self._breaker = CircuitBreaker()
+
+    def _leave_to_the_parent(self) -> None:
+        # Finalizing a connection of the parent's here would close it for the parent.
+        keep_for_ever((self._pool, self._writer))
+        self._reset()
+
+    @property
+    def address(self) -> str:
+        """The URL without its query, because that can hold the password too."""
+        return self._url.set(query={}).render_as_string(hide_password=True)
+
+    def execute(
+        self,
+        statement: sa.Executable,
+        parameters: dict[str, Any],
+        *,
+        durable: bool = False,  # noqa: ARG002 - every commit is
+        slow_ok: bool = False,
+    ) -> tuple[Any, ...] | None:
+        """Run one writing statement as one transaction, and return its first row."""
+        try:
+            return self._get_writer().execute(statement, parameters, slow_ok=slow_ok)
+        except psycopg.DataError as error:
+            raise Unstorable(in_one_line(error)) from error
+        except _DRIVER_ERRORS as error:
+            raise unavailable(error) from error
+
+    def read(
+        self,
+        statement: sa.Executable,
+        parameters: dict[str, Any],
+        seconds: float | None = None,
+    ) -> list[sa.Row[Any]]:
+        """Run one reading statement, once more if its connection is lost, and return all rows."""
+        try:
+            with self._breaker.watch(deadline.READ_SECONDS if seconds is None else seconds):
+                try:
+                    return self._rows(statement, parameters)
+                except sa.exc.DBAPIError as error:
+                    timed_out = isinstance(error.orig, deadline.TimedOut)
+                    if timed_out or not error.connection_invalidated:
+                        raise
+                return self._rows(statement, parameters)
+        except _DRIVER_ERRORS as error:
+            raise unavailable(error) from error
+
+    def _rows(self, statement: sa.Executable, parameters: dict[str, Any]) -> list[sa.Row[Any]]:
+        with self._get_pool().connect() as connection:
+            return list(connection.execute(statement, parameters).all())
+
+    def notify(self, statement: sa.Executable) -> None:
+        """Run a ``statement`` that notifies the listeners of other processes."""
+        self.execute(statement, {})
+
+    def listen(self, channel: str, act: Callable[[], object], stopping: threading.Event) -> None:
+        """Call ``act`` at each notification on the ``channel``, until ``stopping``.
+
+        It has a connection of its own.
+        """
+        try:
+            with self._breaker.watch(deadline.SECONDS):
+                connection = self._detached_connection()
+            with closing(connection):
+                self._run_watched(connection, f"LISTEN {channel}")
+                tested_at = monotonic()
+                while not stopping.is_set():
+                    for _ in connection.notifies(timeout=LISTEN_SECONDS, stop_after=1):
+                        act()
+                    if monotonic() > tested_at + TEST_SECONDS:
+                        self._run_watched(connection, "SELECT 1")
+                        tested_at = monotonic()
+        except _DRIVER_ERRORS as error:
+            raise unavailable(error) from error
+
+    def _detached_connection(self) -> Any:
+        pooled = self._get_pool().raw_connection()
+        connection = pooled.driver_connection
+        pooled.detach()
+        return connection
+
+    def _run_watched(self, connection: Any, sql: str) -> None:
+        with self._breaker.watch(deadline.SECONDS):
+            connection.execute(sql)
+
+    def unsafe_settings(self) -> tuple[str, ...]:
+        """Return the settings of the server with which it can lose commits."""
+        return tuple(row.name for row in self.read(_UNSAFE_SETTINGS, {}))
+
+    @contextmanager
+    def migration(self, *, hurried: bool = False) -> Iterator[sa.Connection]:
+        """Hold one transaction, under an advisory lock that excludes other migrations."""
+        pool = postgresql.make_engine(self._url, self._breaker, autocommit=False)
+        try:
+            with self._connect(pool, hurried=hurried) as connection, connection.begin():
+                _lock_migrations(connection, hurried=hurried)
+                yield connection
+        except _DRIVER_ERRORS as error:
+            raise unavailable(error) from error
+        finally:
+            pool.dispose()
+        self.migrated = True
+
+    def _connect(self, pool: sa.Engine, *, hurried: bool) -> sa.Connection:
+        # Watched, it would be made in a thread of its own, and a process that is not hurried may
+        # fork next.
+        with self._breaker.watch(deadline.SECONDS) if hurried else nullcontext():
+            return pool.connect()
+
+    def create_nothing(self) -> None:
+        """Do nothing: the service never creates a database of PostgreSQL's."""
+
+    def examine(self) -> None:
+        """Return None: the server keeps the files."""
+
+    def close(self) -> None:
+        """Close the connections of all threads. The next statement connects again."""
+        with self._making:
+            pool, writer = self._pool, self._writer
+            self._pool = self._writer = None
+        if writer is not None:
+            writer.close()
+        if pool is not None:
+            pool.dispose()
+
+    def _get_pool(self) -> sa.Engine:
+        with self._making:
+            if self._pool is None:
+                self._pool = postgresql.make_engine(self._url, self._breaker, autocommit=True)
+            return self._pool
+
+    def _get_writer(self) -> postgresql.PostgresqlWriter:
+        with self._making:
+            if self._writer is None:  # with a pool of its own, whose statements end sooner
+                self._writer = postgresql.PostgresqlWriter(self._url, self._breaker)
+            return self._writer
+
+
+def _lock_migrations(connection: sa.Connection, *, hurried: bool) -> None:
+    connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{MIGRATION_TIMEOUT}s'")
+    if not hurried:  # a delivery is answered 503 while another process migrates
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{MIGRATION_TIMEOUT}s'")
+    connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('app.migrations'))")
+    # A change of a table that waits for long would block all other users of the table.
+    connection.exec_driver_sql("SET LOCAL lock_timeout = DEFAULT")

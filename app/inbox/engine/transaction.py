@@ -1,0 +1,191 @@
+"""Runs the statements of many threads as one transaction of SQLite's.
+
+A single statement commits itself, and so does a batch of one kind. Every further call of the driver
+can hand the GIL to another thread while the file lock is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.inbox.engine import sqlite
+from app.inbox.engine.file_lock import FileLock
+from app.inbox.engine.sqlite import driver
+from app.inbox.engine.sqlite_file import Connection, SqliteFile
+from app.inbox.sql.batch import BatchForm
+
+
+class Write:
+    """One writing statement. After it was run: its first row, or its error."""
+
+    __slots__ = ("durable", "error", "is_written", "parameters", "row", "statement")
+
+    def __init__(
+        self, statement: sa.Executable, parameters: dict[str, Any], *, durable: bool
+    ) -> None:
+        """Take a statement. If ``durable``, its commit has to survive a crash of the machine."""
+        self.statement = statement
+        self.parameters = parameters
+        self.durable = durable
+        self.row: tuple[Any, ...] | None = None
+        self.error: BaseException | None = None
+        self.is_written = False
+
+
+#: The SQL of a statement, and for each of its placeholders the name of the parameter and the
+#: number of the execution that it belongs to.
+_Compiled = tuple[str, list[tuple[str, int]]]
+
+
+class _BatchFailedError(Exception):
+    """The batch changed fewer rows than it has executions."""
+
+
+class Transactions:
+    """The transactions of one process, on one connection. Not for several threads at once."""
+
+    def __init__(
+        self, pool: sa.Engine, file: SqliteFile, batch_forms: Mapping[Any, BatchForm]
+    ) -> None:
+        """Take the ``file``, the statements that can run as a batch, and what compiles them."""
+        self._pool = pool
+        self._file = file
+        self._batch_forms = batch_forms
+        self._connection: Connection | None = None
+        self._synchronous = sqlite.synchronous()
+        self._statements: dict[tuple[Any, int], _Compiled] = {}
+
+    def run(self, writes: Sequence[Write], lock: FileLock) -> None:
+        """Run all ``writes`` in one transaction, or each alone if one of them fails.
+
+        The ``lock`` has to be held. A statement that fails alone gets its ``error``. Raises what
+        concerns all of them: ``InboxUnavailable``, ``OSError``, or the driver's error.
+        """
+        try:
+            self._run(writes, self.connect(lock))
+        finally:
+            if not all(write.is_written for write in writes):
+                # A file that could not be written when it was opened stays so for its connection.
+                self.disconnect()
+
+    def _run(self, writes: Sequence[Write], connection: Connection) -> None:
+        self._file.verify(connection)
+        self._synchronize(connection, durable=any(write.durable for write in writes))
+        batches = [partial(self._run_batch, connection, batch) for batch in self._batches(writes)]
+        singles = [partial(self._run_one, connection, write) for write in writes]
+        if not _commit(connection, batches) and not _commit(connection, singles):
+            _commit_each(writes, singles)
+        # A write counts only if it can be found at the path.
+        if not self._file.has_file(connection):
+            self._file.verify(connection)
+        for write in writes:
+            write.is_written = write.error is None
+
+    def connect(self, lock: FileLock) -> Connection:
+        """Return the connection, opened under the ``lock`` if there is none."""
+        if self._connection is None:
+            self._connection = self._file.open(lock)
+        return self._connection
+
+    def disconnect(self) -> None:
+        """Close the connection."""
+        connection, self._connection = self._connection, None
+        self._synchronous = sqlite.synchronous()
+        if connection is not None:
+            connection.close()
+
+    def _synchronize(self, connection: Connection, *, durable: bool) -> None:
+        """Set how durable the next commit is."""
+        mode = sqlite.synchronous(durable=durable)
+        if mode != self._synchronous:
+            connection.execute(f"PRAGMA synchronous = {mode}")
+            self._synchronous = mode
+
+    def _batches(self, writes: Sequence[Write]) -> list[list[Write]]:
+        """Group the executions of each statement that has a batch form."""
+        batches: dict[object, list[Write]] = {}
+        for write in writes:
+            key = write.statement if write.statement in self._batch_forms else write
+            batches.setdefault(key, []).append(write)
+        return list(batches.values())
+
+    def _run_batch(self, connection: Connection, writes: list[Write]) -> None:
+        statement = writes[0].statement
+        form = self._batch_forms.get(statement)
+        if form is None:
+            self._run_one(connection, writes[0])
+            return
+        sql, names = self._compile(statement, len(writes), form.make)
+        values = tuple([writes[number].parameters[name] for name, number in names])
+        if connection.execute(sql, values).rowcount != len(writes):
+            raise _BatchFailedError
+        for write in writes:
+            write.row = form.row(write.parameters)
+
+    def _run_one(self, connection: Connection, write: Write) -> None:
+        sql, names = self._compile(write.statement)
+        values = tuple([write.parameters[name] for name, _ in names])
+        # All rows are fetched, because a statement that is not at its end cannot be committed.
+        rows: list[tuple[Any, ...]] = connection.execute(sql, values).fetchall()
+        write.row = rows[0] if rows else None
+
+    def _compile(
+        self, statement: Any, count: int = 0, make: Callable[[int], sa.Executable] | None = None
+    ) -> _Compiled:
+        """Return the SQL of a statement, or of its batch for ``count`` executions."""
+        compiled = self._statements.get((statement, count))
+        if compiled is None:
+            compiled = _compile(make(count) if make else statement, self._pool)
+            self._statements[statement, count] = compiled
+        return compiled
+
+
+def _commit(connection: Connection, steps: Sequence[Callable[[], None]]) -> bool:
+    """Do all ``steps`` in one transaction. False if one of them failed, and none was done."""
+    if len(steps) > 1:
+        connection.execute("BEGIN IMMEDIATE")  # when this fails, no single one would succeed
+    try:
+        for step in steps:
+            step()
+        if len(steps) > 1:
+            connection.execute("COMMIT")
+    except (driver.Error, _BatchFailedError) as error:
+        connection.rollback()
+        if _is_locked(error):
+            raise
+        return False
+    return True
+
+
+def _commit_each(writes: Sequence[Write], steps: Sequence[Callable[[], None]]) -> None:
+    """Do each step in a transaction of its own, and keep the errors of those that fail."""
+    locked: driver.Error | None = None
+    for write, step in zip(writes, steps, strict=True):
+        try:
+            if locked is None:
+                step()
+        except driver.Error as error:
+            write.error = error
+            if _is_locked(error):  # each further one would wait as long, and block all threads
+                locked = error
+        else:
+            write.error = locked
+
+
+def _is_locked(error: BaseException) -> bool:
+    """Return True if a tool that does not take the file lock has written for too long."""
+    return isinstance(error, driver.OperationalError) and "locked" in str(error)
+
+
+def _compile(statement: Any, pool: sa.Engine) -> _Compiled:
+    """Return a statement's SQL, and its parameters in their order.
+
+    The name of a parameter of a batch ends in ``__`` and the number of its execution.
+    """
+    compiled = statement.compile(pool)
+    names = [name.partition("__") for name in compiled.positiontup]
+    return compiled.string, [(name, int(number or 0)) for name, _, number in names]
