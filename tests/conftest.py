@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 
-from app import log
+from app.log.stream import StandardError
 from app.runtime.watchdog import Watchdog
 from app.settings import Settings
 from devkit.deliver import API_KEY, SECRET, Receiver
@@ -43,14 +43,14 @@ NEVER_LOGGED = (SECRET, API_KEY, '"object":"v2.core.event"', r"\"object\":\"v2.c
 def _nothing_secret_is_logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """In no test at all does a line of the log hold a secret or a body."""
     written: list[str] = []
-    write = log.StandardError.write
+    write = StandardError.write
 
-    def listen(self: log.StandardError, text: str) -> None:
+    def listen(self: StandardError, text: str) -> None:
         written.append(text)
         write(self, text)
 
     # Not in the place of the log but beside it: capsys is the tests' own, and can be read once.
-    monkeypatch.setattr(log.StandardError, "write", listen)
+    monkeypatch.setattr(StandardError, "write", listen)
     yield
     text = "".join(written)
     assert [word for word in NEVER_LOGGED if word in text] == []

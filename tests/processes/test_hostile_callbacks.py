@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.log import LINE_BYTES
+from app.log.lines import LINE_BYTES
 from app.processing.results import REASON_LENGTH, TRACEBACK_LENGTH
 from app.text import HIDDEN
 from tests.support.services import (

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from app.plain import Plain, is_plain
+from app.log.plain import Plain, is_plain
 
 
 class Raising:

@@ -24,10 +24,14 @@ import structlog
 from gunicorn.config import Config
 
 from app import log
+from app.log.libraries import QUIET_LOGGERS
+from app.log.lines import LINE_BYTES, VALUE_SHARE, VALUES_LENGTHS
+from app.log.logger import METHODS
+from app.log.stream import MAX_WAITING
 from app.text import HIDDEN, NOTE
 from tests.support.waiting import wait_for
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 SECRET = 'whsec_marker"with\\odd'
 
@@ -79,7 +83,7 @@ def test_level_holds_for_both(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("name", log.QUIET_LOGGERS)
+@pytest.mark.parametrize("name", QUIET_LOGGERS)
 def test_libraries_that_log_answers_stay_quiet(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -451,7 +455,7 @@ class TestAnything:
         configure(level="warning")
         logger = structlog.get_logger()
 
-        for name in (*log.METHODS, "log"):
+        for name in (*METHODS, "log"):
             getattr(logger, name)(*([30] if name == "log" else []), "%s", name, event=Odd())
 
         lines = map(json.loads, capsys.readouterr().err.splitlines())
@@ -532,7 +536,7 @@ class TestBound:
         if log_format == "json":
             assert len(printed.splitlines()) == 3
         for line in printed.splitlines():
-            assert len(line.encode()) <= log.LINE_BYTES
+            assert len(line.encode()) <= LINE_BYTES
             if log_format == "json":
                 made = json.loads(line)
                 assert (made["event_id"], made["attempt"]) == ("evt_1", 2)
@@ -550,7 +554,7 @@ class TestBound:
         for logger in (structlog.get_logger(), logging.getLogger("team")):
             fail_with(text, logger)
             line = capsys.readouterr().err
-            assert len(line.encode()) <= log.LINE_BYTES + 1
+            assert len(line.encode()) <= LINE_BYTES + 1
             assert "in raise_value_error" in line
             assert "ValueError: begin" in line
             assert "characters left out" in line
@@ -579,7 +583,7 @@ class TestBound:
     ) -> None:
         """In each place where a text can be cut, and in each kind of value."""
         configure(log_format)
-        longest = int(log.VALUES_LENGTHS[0] * log.VALUE_PART)
+        longest = int(VALUES_LENGTHS[0] * VALUE_SHARE)
         side = (longest - NOTE) // 2
 
         for offset in range(len(SECRET) + 1):
@@ -626,11 +630,11 @@ class TestNeverWaiting:
         stream = Stuck(goes_on)
         monkeypatch.setattr(log.output, "_stream", stream)
         with log.output.never_waiting():
-            for _ in range(log.MOST_WAITING + 100):
+            for _ in range(MAX_WAITING + 100):
                 log.output.write(".")
         goes_on.set()
         wait_for(lambda: "log" not in {each.name for each in threading.enumerate()})
-        assert log.MOST_WAITING <= len(stream.written) <= log.MOST_WAITING + 1
+        assert MAX_WAITING <= len(stream.written) <= MAX_WAITING + 1
 
     def test_without_a_thread_it_waits(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A line later is better than none."""
