@@ -1,4 +1,4 @@
-"""The parts of one process, as ``app.factory`` makes them."""
+"""The parts of one process. ``app.factory`` constructs them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from app.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What one process has of each part. It sits on ``app.extensions["services"]``."""
+    """The parts of one process, one of each, in ``app.extensions["services"]``."""
 
     settings: Settings
     registry: Registry

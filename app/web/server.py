@@ -553,6 +553,6 @@ def _background(parts: Services) -> Background:
 
     return Background(
         begin=begin,
-        unfinished=lambda: parts.leases.unsettled + parts.worker.unfinished,
+        unfinished=lambda: parts.leases.unrecorded + parts.worker.unfinished,
         leave=parts.worker.release,
     )

@@ -22,7 +22,7 @@ import pytest
 
 from app.inbox import Event, Inbox
 from app.inbox.sql.filters import EventFilter
-from app.reconcile.reconciler import LAG, OVERLAP
+from app.reconcile.windows import LAG, OVERLAP
 from devkit import samples
 from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver

@@ -139,7 +139,7 @@ def comes_to_rest(receiver: Receiver) -> Event:
     deliver(receiver, GOOD)
     wait_for(lambda: receiver.event(GOOD).state == "done")
     leases = receiver.services.leases
-    wait_for(lambda: not leases.unsettled and not leases._held)  # noqa: SLF001 - nothing else tells
+    wait_for(lambda: not leases.unrecorded and not leases._held)  # noqa: SLF001 - nothing else tells
     for command in (["list"], ["list", "--json"], ["show", HOSTILE], ["show", HOSTILE, "--json"]):
         result = receiver.app.test_cli_runner().invoke(args=["events", *command])
         assert result.exit_code == 0, result.output

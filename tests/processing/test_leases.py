@@ -40,7 +40,7 @@ MADE: list[Leases] = []
 
 def make(inbox: Inbox) -> Leases:
     """Return leases of this test, which ends their thread."""
-    MADE.append(Leases(inbox, LEASE))
+    MADE.append(Leases(inbox.claims, inbox.rescue, LEASE))
     return MADE[-1]
 
 
@@ -216,22 +216,20 @@ def test_outage_is_said_once_however_many_wait(
     leases = make(inbox)
     seen: list[str] = []
 
-    def times() -> int:
+    def count(event: str) -> int:
         seen.append(said(capsys))
-        return "".join(seen).count("lease_not_renewed")
+        return "".join(seen).count(event)
 
-    def is_renewed_after(end: float) -> bool:
-        return not inbox.flaky.failures and lease_end(inbox) > end
+    def is_over(outage: int) -> bool:
+        return not inbox.flaky.failures and count("inbox_available") == outage
 
     with contextlib.ExitStack() as stack:
         for each in mine:
             stack.enter_context(leases.held(each))
         for outage in (1, 2):
-            end = lease_end(inbox)
             inbox.flaky.failures = 9
-            wait_for(partial(is_renewed_after, end + LEASE))
-            assert times() == outage
-    wait_for(lambda: times() == outage == "".join(seen).count("inbox_available"))
+            wait_for(partial(is_over, outage))
+            assert count("lease_not_renewed") == outage
     close_all()
     inbox.close()
 
@@ -277,7 +275,7 @@ def test_what_could_not_be_settled_is_held_and_settled_later(inbox: Inbox) -> No
         return inbox.claims.finish(mine)
 
     with leases.held(mine):
-        leases.settle_later(mine, settle)
+        leases.defer_result(mine, settle)
     wait_for(lambda: lease_end(inbox) > first + 2 * LEASE and len(tried) > 1)
     away.clear()
 
@@ -356,7 +354,7 @@ def test_locked_rows_keep_no_other_lease_from_being_renewed(database_url: str) -
     """Each of them is waited for, for a second. Twelve are more than the whole lease."""
     inbox = Inbox(database_url, lease_seconds=6)
     mine = [claim(inbox, replace(EVENT, id=f"evt_{number}")) for number in range(1, 14)]
-    leases = Leases(inbox, 6)
+    leases = Leases(inbox.claims, inbox.rescue, 6)
     MADE.append(leases)
     locked = [each.event_id for each in mine[1:]]
     with contextlib.ExitStack() as stack:
@@ -393,7 +391,7 @@ def test_lines_name_the_account(inbox: Inbox, capsys: pytest.CaptureFixture[str]
     mine = claim(inbox, replace(EVENT, context="acct_1"))
     leases = make(inbox)
     with leases.held(mine):
-        leases.settle_later(mine, lambda: inbox.claims.finish(mine))
+        leases.defer_result(mine, lambda: inbox.claims.finish(mine))
     seen: list[str] = []
 
     def look() -> str:

@@ -13,6 +13,7 @@ import stripe
 
 from app.errors import StartError
 from app.processing import registry
+from app.stripe_api.catalog import module_name
 from devkit import samples
 from tests.conftest import MakeHandlers
 
@@ -69,7 +70,7 @@ def test_every_type_of_the_sdk_is_accepted_and_called_with_its_class(
     types = samples.event_types()
     assert len(types) >= 326
     source = "calls = []\ndef handle(notif, client):\n    calls.append((notif, client))\n"
-    package = make_handlers(**{registry.module_name(each): source for each in types})
+    package = make_handlers(**{module_name(each): source for each in types})
     loaded = registry.load(package)
     client = stripe.StripeClient("sk_test_fake")
     handler = loaded.register(client, lambda module: module.callback)
@@ -77,7 +78,7 @@ def test_every_type_of_the_sdk_is_accepted_and_called_with_its_class(
     assert handler.registered_event_types == types
     for each in types:
         handler.handle(samples.encode(samples.notification(each, context="acct_1")))
-        ((notif, bound),) = sys.modules[f"{package}.{registry.module_name(each)}"].calls
+        ((notif, bound),) = sys.modules[f"{package}.{module_name(each)}"].calls
         assert notif.type == each == type(notif).LOOKUP_TYPE
         assert type(notif).__name__.endswith("EventNotification")
         assert str(bound._requestor._options.stripe_context) == "acct_1"  # noqa: SLF001 - no getter

@@ -446,7 +446,7 @@ def test_success_that_could_not_be_recorded_is_recorded_later(
     with pytest.raises(InboxUnavailable):
         receiver.services.runner.run(claim)
     assert receiver.event(claim.event_id).state == "running"
-    assert receiver.services.leases.unsettled == 1
+    assert receiver.services.leases.unrecorded == 1
     UnreachableClaims.away.clear()
 
     wait_for(lambda: receiver.event(claim.event_id).state == "done")
@@ -492,7 +492,7 @@ def test_success_that_can_never_be_recorded_is_dead(
     event = receiver.event(notification["id"])
     assert (event.state, event.outcome) == ("dead", "unrecorded")
     assert event.reason == "the callback succeeded, but that could not be recorded"
-    assert receiver.services.leases.unsettled == 0
+    assert receiver.services.leases.unrecorded == 0
     (line,) = lines(capsys, "result_not_recorded")
     assert line["outcome"] == "handled"
 

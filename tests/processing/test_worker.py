@@ -307,7 +307,7 @@ class TestThreads:
         """However many there are, one of them looks out, and the others wait to be called."""
         looks: list[str] = []
         receiver = make_queue(module(""), threads=8)
-        waiters = receiver.services.worker._called._waiters  # type: ignore[attr-defined]  # noqa: SLF001 - no other way to know
+        waiters = receiver.services.worker._woken._waiters  # type: ignore[attr-defined]  # noqa: SLF001 - no other way to know
         wait_for(lambda: len(waiters) == 8)
         claim_due = receiver.services.inbox.claims.claim_due
 
@@ -377,7 +377,7 @@ class TestThreads:
 
 def is_idle(receiver: Receiver) -> bool:
     """Whether all threads wait, one of them looking out, and nothing was called meanwhile."""
-    return receiver.services.worker._has_lookout  # noqa: SLF001 - no other way to know
+    return receiver.services.worker._has_poller  # noqa: SLF001 - no other way to know
 
 
 def is_listening(url: str) -> bool:
@@ -562,6 +562,28 @@ class TestFaults:
         receiver.services.worker.start(1)
         ends(receiver, notification, "done")
         receiver.services.worker.join()
+
+    def test_rescue_delays_no_other_thread(
+        self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While one thread claims an orphan, the other threads claim due events."""
+        begun, go = threading.Event(), threading.Event()
+        claim_orphan = Claims.claim_orphan
+
+        def slow(self: Claims, *, livemode: bool) -> Claim | None:
+            begun.set()
+            go.wait(60)
+            return claim_orphan(self, livemode=livemode)
+
+        # A real inbox cannot be slow for one statement only.
+        monkeypatch.setattr(Claims, "claim_orphan", slow)
+        receiver = make_queue(module(""), threads=2)
+        assert begun.wait(60)
+        notification = samples.notification(TYPE)
+        receiver.deliver(notification)
+
+        ends(receiver, notification, "done")
+        go.set()
 
     def test_orphans_run_one_at_a_time(
         self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch

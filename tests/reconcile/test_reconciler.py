@@ -17,9 +17,11 @@ from app.errors import InboxUnavailable
 from app.factory import make_client
 from app.inbox import NewEvent
 from app.inbox.reconciliation import Reconciliation
-from app.processing.registry import module_name
-from app.reconcile import reconciler
-from app.reconcile.reconciler import KEPT, LAG, OVERLAP, Gap, Reconciler
+from app.reconcile import listing, reconciler
+from app.reconcile.gap import Gap, report
+from app.reconcile.reconciler import Reconciler
+from app.reconcile.windows import KEPT, LAG, OVERLAP
+from app.stripe_api.catalog import module_name
 from devkit import samples
 from devkit.event_list import EventList
 from devkit.stripe_api import StripeApi
@@ -161,7 +163,7 @@ class TestFind:
 
     def test_all_pages_are_read(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         """However small, and however few ids the inbox is asked about at once."""
-        monkeypatch.setattr(reconciler, "PAGE", 3)
+        monkeypatch.setattr(listing, "PAGE", 3)
         monkeypatch.setattr(reconciler, "ASK_AT_ONCE", 4)
         for number in range(10):
             lab.put(f"evt_{number}", HOUR - number)
@@ -173,7 +175,7 @@ class TestFind:
         self, lab: Lab, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """An event that comes in front and one that goes hide no other."""
-        monkeypatch.setattr(reconciler, "PAGE", 2)
+        monkeypatch.setattr(listing, "PAGE", 2)
         for number in range(6):
             lab.put(f"evt_{number}", HOUR - number)
 
@@ -304,7 +306,7 @@ class TestWindow:
         gap = lab.reconciler.find([])
         assert [window.late for window in gap.windows] == [(TYPE,)]
         assert [each.event.id for each in gap.missing] == ["evt_1"]
-        reconciler.report(gap, lab.reconciler.record(gap))
+        report(gap, lab.reconciler.record(gap))
         assert logged("events_out_of_reach")["types"] == [TYPE]
         assert lab.reached() == {TYPE: pytest.approx(LAG, abs=FEW)}
         assert lab.reconciler.find([]).windows[0].late == ()

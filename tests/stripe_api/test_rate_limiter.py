@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 import stripe
 
+from app.factory import make_client
 from app.inbox import Inbox
-from app.stripe_api.client import HTTPClient, build_client
+from app.stripe_api.client import HTTPClient
 from app.stripe_api.rate_limiter import PAUSE_SECONDS, PER_ENDPOINT, SLOW_SECONDS, RateLimiter
 from devkit import samples
 from devkit.stripe_api import StripeApi
@@ -100,7 +101,7 @@ class TestWaiting:
 
     def test_processes_and_threads_share_the_rate(self, make_inbox: Callable[[], Inbox]) -> None:
         """Thirty requests of two processes take as long as thirty of one."""
-        budgets = [RateLimiter(make_inbox(), 30, mode="test") for _ in range(2)]
+        budgets = [RateLimiter(make_inbox().rate_limits, 30, mode="test") for _ in range(2)]
         begin = time.monotonic()
         with ThreadPoolExecutor(10) as pool:
             for number in range(30):
@@ -113,7 +114,7 @@ class TestWaiting:
         self, make_inbox: Callable[[], Inbox], database_url: str
     ) -> None:
         """Ids are no part of an endpoint, the method is; all of them have one rate in common."""
-        budget = RateLimiter(make_inbox(), 1000, mode="live")
+        budget = RateLimiter(make_inbox().rate_limits, 1000, mode="live")
         for method, path in (
             ("get", "/v1/customers/cus_1"),
             ("get", "/v1/customers/cus_2"),
@@ -130,7 +131,7 @@ class TestWaiting:
 
     def test_endpoint_is_limited(self, make_inbox: Callable[[], Inbox]) -> None:
         """One endpoint is not asked more often than Stripe allows, whatever the rate of all."""
-        budget, begin = RateLimiter(make_inbox(), 10_000, mode="test"), time.monotonic()
+        budget, begin = RateLimiter(make_inbox().rate_limits, 10_000, mode="test"), time.monotonic()
         for _ in range(PER_ENDPOINT // 2):
             budget.wait("get", CUSTOMER)
         assert time.monotonic() - begin >= (PER_ENDPOINT // 2 - 3) / PER_ENDPOINT
@@ -141,7 +142,7 @@ class TestWaiting:
         """A slot that was given out before the 429 is not used after it."""
         inbox = make_inbox()
         inbox.rate_limits.reserve("test all", 1, 1.5)
-        budget = RateLimiter(inbox, 10, mode="test")
+        budget = RateLimiter(inbox.rate_limits, 10, mode="test")
         before = rows(database_url)
         waiting = threading.Thread(target=budget.wait, args=["get", CUSTOMER])
         waiting.start()
@@ -164,7 +165,7 @@ class TestWaiting:
         make_receiver: Callable[..., Receiver],
     ) -> None:
         """Retry-After is honoured, in its bounds, and a pause of a second made without it."""
-        budget = RateLimiter(make_receiver().services.inbox, 10, mode="test")
+        budget = RateLimiter(make_receiver().services.inbox.rate_limits, 10, mode="test")
         budget.slow_down(asked)
         free_at, slow_until = rows(sqlite_url)["test all"]
         assert slow_until - free_at == pytest.approx(SLOW_SECONDS)
@@ -180,10 +181,10 @@ class TestWaiting:
 
         It is not asked at each request then: that would take seconds.
         """
-        monkeypatch.setattr("app.stripe_api.rate_limiter.AWAY_SECONDS", 600)
+        monkeypatch.setattr("app.stripe_api.rate_limiter.OUTAGE_SECONDS", 600)
         (tmp_path / "file").touch()
         inbox = Inbox(f"sqlite:///{tmp_path}/file/inbox.sqlite3", lease_seconds=30)
-        budget, begin = RateLimiter(inbox, 10, mode="test"), time.monotonic()
+        budget, begin = RateLimiter(inbox.rate_limits, 10, mode="test"), time.monotonic()
         for number in range(6):
             budget.wait("get", f"https://api.stripe.com/v1/{'abcdef'[number]}")
         assert time.monotonic() - begin >= 0.4
@@ -192,7 +193,7 @@ class TestWaiting:
         budget.wait("get", CUSTOMER)
         assert time.monotonic() - begin >= PAUSE_SECONDS * 0.9
         # Each of the seven endpoints and all of them together asked once; the pause was to be told.
-        assert capsys.readouterr().err.count("budget_not_shared") == 9
+        assert capsys.readouterr().err.count("rate_limiter_not_shared") == 9
 
 
 class TestClient:
@@ -237,7 +238,7 @@ class TestClient:
         """What the SDK repeats takes a slot each time: Stripe counts it each time."""
         receiver = self.service(make_receiver, stripe_api, stripe_rate_limit=1)
         stripe_api.put("/v1/balance", {"object": "balance"})
-        client = build_client(receiver.services.settings, receiver.services.inbox)
+        client = make_client(receiver.services.settings, receiver.services.inbox)
         begin = time.monotonic()
         stripe_api.fail(status=500)
         client.v1.balance.retrieve()
@@ -253,7 +254,7 @@ class TestClient:
         receiver = self.service(
             make_receiver, stripe_api, stripe_rate_limit=1000, database_url=database_url
         )
-        client = build_client(receiver.services.settings, receiver.services.inbox)
+        client = make_client(receiver.services.settings, receiver.services.inbox)
         stripe_api.fail(status=429, headers={"Retry-After": "30"})
         with pytest.raises(stripe.RateLimitError):
             client.v1.balance.retrieve()
@@ -267,7 +268,7 @@ class TestClient:
     ) -> None:
         """Files are requests like any other, with a budget and without."""
         receiver = self.service(make_receiver, stripe_api, stripe_rate_limit=1000)
-        budget = RateLimiter(receiver.services.inbox, 1000, mode="test")
+        budget = RateLimiter(receiver.services.inbox.rate_limits, 1000, mode="test")
         for client in (HTTPClient(budget), HTTPClient(None)):
             _, status, _ = client.request_stream("get", f"{stripe_api.url}/v1/file", {})
             assert status == 404
@@ -280,7 +281,7 @@ class TestClient:
         """Unless one is set, a stand-in is asked as often as one likes."""
         receiver = self.service(make_receiver, stripe_api)
         receiver.services.inbox.check()
-        client = build_client(receiver.services.settings, receiver.services.inbox)
+        client = make_client(receiver.services.settings, receiver.services.inbox)
         stripe_api.put("/v1/balance", {"object": "balance"})
         client.v1.balance.retrieve()
         assert rows(sqlite_url) == {}
