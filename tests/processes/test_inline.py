@@ -17,7 +17,6 @@ import textwrap
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -31,11 +30,12 @@ from tests.support.services import (
     BODY_MARKER,
     DEADLINE,
     DUPLICATE,
+    EVENT,
     EVENT_TYPE,
     FAILED,
     HANDLED,
-    HANDLER,
     HOST,
+    MODULE,
     NO_INBOX,
     ONCE,
     PASSWORD,
@@ -58,20 +58,7 @@ from tests.support.services import (
 )
 from tests.support.waiting import wait_for
 
-MODULE = EVENT_TYPE.replace(".", "_")
-EVENT = "evt_1"
 NOT_READY = (503, "unavailable")
-
-
-@pytest.fixture
-def lab(tmp_path: Path, make_handlers: Callable[..., str]) -> Iterator[Lab]:
-    """Services with callbacks that do as they are told, ended with the test."""
-    name = make_handlers(**{MODULE: HANDLER})
-    lab = Lab(tmp_path / "packages" / name)
-    try:
-        yield lab
-    finally:
-        lab.close()
 
 
 # Crowds

@@ -14,10 +14,9 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,9 +28,8 @@ from tests.support.services import (
     ACCEPTED,
     DEADLINE,
     DUPLICATE,
-    EVENT_TYPE,
+    EVENT,
     HANDLED,
-    HANDLER,
     NO_INBOX,
     ONCE,
     Entry,
@@ -47,24 +45,11 @@ from tests.support.services import (
 from tests.support.sites import watch_end
 from tests.support.waiting import wait_for
 
-MODULE = EVENT_TYPE.replace(".", "_")
-EVENT = "evt_1"
 DONE = ("done", "handled", 1)
 MANY = [f"evt_{number}@{number % 700}" for number in range(2000)]
 """The events of the great test, some three of each object."""
 KILLS = 8
 """How many processes are killed at least while they are delivered."""
-
-
-@pytest.fixture
-def lab(tmp_path: Path, make_handlers: Callable[..., str]) -> Iterator[Lab]:
-    """Services with callbacks that do as they are told, ended with the test."""
-    name = make_handlers(**{MODULE: HANDLER})
-    lab = Lab(tmp_path / "packages" / name)
-    try:
-        yield lab
-    finally:
-        lab.close()
 
 
 def start(lab: Lab, database_url: str, *options: str, **settings: Any) -> Service:

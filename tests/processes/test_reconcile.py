@@ -12,10 +12,9 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ import pytest
 from app.inbox import Event, Inbox
 from app.inbox.sql.filters import EventFilter
 from app.reconcile.windows import LAG, OVERLAP
+from app.stripe_api.catalog import module_name
 from devkit import samples
 from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver
@@ -38,14 +38,9 @@ LATE = 40
 
 
 @pytest.fixture
-def lab(tmp_path: Path, make_handlers: Callable[..., str]) -> Iterator[Lab]:
-    """Processes with callbacks that keep a journal, ended with the test."""
-    name = make_handlers(**{type_.replace(".", "_"): HANDLER for type_ in TYPES})
-    lab = Lab(tmp_path / "packages" / name)
-    try:
-        yield lab
-    finally:
-        lab.close()
+def modules() -> dict[str, str]:
+    """A module for each type, whose callback writes a journal."""
+    return {module_name(type_): HANDLER for type_ in TYPES}
 
 
 @functools.cache
