@@ -8,7 +8,7 @@ import threading
 
 
 class Output:
-    """The standard output of a process. It is read continuously: a full pipe would block the process."""
+    """The standard output of a process, read continuously: a full pipe would block it."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         """Take a ``process`` whose standard output is a pipe."""

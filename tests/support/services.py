@@ -36,7 +36,7 @@ HOST = "127.0.0.1"
 EVENT_TYPE = "v1.customer.created"
 MODULE = "v1_customer_created"
 EVENT = "evt_1"
-DEADLINE = 60.0
+DEADLINE = 120.0
 """A test that waits for something fails after this many seconds. None of them waits that long."""
 
 API_KEY = "sk_test_MarkerOfApiKey"
@@ -322,7 +322,7 @@ class Lab:
         return {**passed_on, "PYTHONPATH": str(self.package.parent), **complete, **changed}
 
     def tell(self, word: str, event_id: str, attempt: int = 1) -> Path:
-        """Give an attempt the word ``hold`` (until its file is removed), ``hang``, ``exit`` or ``fail``.
+        """Let an attempt ``hold`` until its file is removed, or ``hang``, ``exit`` or ``fail``.
 
         Returns the file.
 
