@@ -262,9 +262,7 @@ SLOW_RELEASE = [
 
 
 @pytest.mark.parametrize("kind", ["web", "worker"])
-def test_released_event_does_not_run_before_its_process_ended(
-    lab: Lab, postgresql_url: str, kind: str
-) -> None:
+def test_nothing_is_given_back_that_still_runs(lab: Lab, postgresql_url: str, kind: str) -> None:
     """However long the releases take, no event runs elsewhere before its process has ended.
 
     The server is slow, and after the first event its answers are lost.

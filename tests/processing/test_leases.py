@@ -352,7 +352,7 @@ def test_renewal_after_the_result_is_no_lost_lease(
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_locked_rows_delay_no_other_renewal(database_url: str) -> None:
+def test_locked_rows_keep_no_other_lease_from_being_renewed(database_url: str) -> None:
     """Each renewal of a locked row waits for a second. Twelve of them take longer than a lease."""
     inbox = Inbox(database_url, lease_seconds=6)
     mine = [claim(inbox, replace(EVENT, id=f"evt_{number}")) for number in range(1, 14)]

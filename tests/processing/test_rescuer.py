@@ -177,7 +177,7 @@ def test_time_without_possible_renewals_is_not_counted(
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 @pytest.mark.parametrize(("locked", "free"), [("evt_1", "evt_2"), ("evt_2", "evt_1")])
-def test_locked_row_delays_no_other_rescue(
+def test_locked_row_keeps_no_other_event_from_being_rescued(
     inbox: Inbox, database_url: str, locked: str, free: str
 ) -> None:
     """A row locked by a person's transaction delays only its own event."""
