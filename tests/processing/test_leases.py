@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,18 @@ def inbox(database_url: str) -> Iterator[Inbox]:
     yield inbox
     close_all()
     inbox.close()
+
+
+@pytest.fixture
+def log_text(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """A function that returns all log lines of the test so far, in whatever format."""
+    pieces: list[str] = []
+
+    def read() -> str:
+        pieces.extend(capsys.readouterr())
+        return "".join(pieces)
+
+    return read
 
 
 MADE: list[Leases] = []
@@ -87,7 +99,7 @@ def test_lease_is_not_renewed_after_the_callback(inbox: Inbox) -> None:
 
 
 def test_lost_claim_is_logged_once_and_not_renewed(
-    inbox: Inbox, capsys: pytest.CaptureFixture[str]
+    inbox: Inbox, log_text: Callable[[], str]
 ) -> None:
     """When another attempt has claimed the event, one warning is logged, and that lease stays."""
     first = claim(inbox)
@@ -95,18 +107,12 @@ def test_lost_claim_is_logged_once_and_not_renewed(
     raw_sql.abandon(inbox)
     claim(inbox)
 
-    seen: list[str] = []
-
-    def look() -> str:
-        seen.append(new_lines(capsys))
-        return "".join(seen)
-
     # As if the claim was just made: an older one is verified before it is held.
     with make(inbox).held(replace(first, asked_at=since_boot())):
-        wait_for(lambda: "lease_lost" in look())
+        wait_for(lambda: "lease_lost" in log_text())
         stop = threading.Event()
         stop.wait(LEASE)
-    assert look().count("lease_lost") == 1
+    assert log_text().count("lease_lost") == 1
 
 
 def test_late_claim_is_verified_before_it_is_held(inbox: Inbox) -> None:
@@ -122,12 +128,6 @@ def test_late_claim_is_verified_before_it_is_held(inbox: Inbox) -> None:
     with pytest.raises(Deferred), leases.held(late):
         pytest.fail("it is not held")
     assert not leases._held  # noqa: SLF001 - nothing else tells
-
-
-def new_lines(capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the log lines since the last call, in whatever format."""
-    printed = capsys.readouterr()
-    return printed.out + printed.err
 
 
 class FlakyClaims(Claims):
@@ -167,7 +167,7 @@ class Flaky(Inbox):
     "how", [InboxUnavailable("away", reason="away"), RuntimeError("unforeseen")]
 )
 def test_failed_renewal_is_retried_within_the_lease(
-    sqlite_url: str, capsys: pytest.CaptureFixture[str], how: Exception
+    sqlite_url: str, log_text: Callable[[], str], how: Exception
 ) -> None:
     """A short outage does not lose the claim, and no error ends the thread."""
     inbox = Flaky(sqlite_url, lease_seconds=LEASE)
@@ -178,13 +178,13 @@ def test_failed_renewal_is_retried_within_the_lease(
 
     with make(inbox).held(mine):
         wait_for(lambda: lease_end(inbox) > first)
-    assert "lease_not_renewed" in new_lines(capsys)
+    assert "lease_not_renewed" in log_text()
     close_all()
     inbox.close()
 
 
 def test_unexpected_error_is_logged_with_its_event(
-    sqlite_url: str, capsys: pytest.CaptureFixture[str]
+    sqlite_url: str, log_text: Callable[[], str]
 ) -> None:
     """A failed renewal names its event, and does not prevent the search for orphans."""
 
@@ -204,26 +204,19 @@ def test_unexpected_error_is_logged_with_its_event(
     close_all()
     inbox.close()
 
-    lines = new_lines(capsys).splitlines()
+    lines = log_text().splitlines()
     assert any("lease_not_renewed" in line and "evt_1" in line for line in lines)
     assert any("rescue_failed" in line for line in lines)
 
 
-def test_outage_is_logged_once_for_all_claims(
-    sqlite_url: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_outage_is_logged_once_for_all_claims(sqlite_url: str, log_text: Callable[[], str]) -> None:
     """One line for each outage, not for each try or each claim."""
     inbox = Flaky(sqlite_url, lease_seconds=LEASE)
     mine = [claim(inbox, replace(EVENT, id=f"evt_{number}")) for number in range(1, 4)]
     leases = make(inbox)
-    seen: list[str] = []
-
-    def count(event: str) -> int:
-        seen.append(new_lines(capsys))
-        return "".join(seen).count(event)
 
     def is_over(outage: int) -> bool:
-        return not inbox.flaky.failures and count("inbox_available") == outage
+        return not inbox.flaky.failures and log_text().count("inbox_available") == outage
 
     with contextlib.ExitStack() as stack:
         for each in mine:
@@ -231,32 +224,25 @@ def test_outage_is_logged_once_for_all_claims(
         for outage in (1, 2):
             inbox.flaky.failures = 9
             wait_for(partial(is_over, outage))
-            assert count("lease_not_renewed") == outage
+            assert log_text().count("lease_not_renewed") == outage
     close_all()
     inbox.close()
 
 
-def test_outage_is_logged_without_claims(
-    sqlite_url: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_outage_is_logged_without_claims(sqlite_url: str, log_text: Callable[[], str]) -> None:
     """Without a lease to renew, the lines are about the inbox alone."""
     inbox = Inbox(sqlite_url, lease_seconds=LEASE)
     inbox.migrate()
     file = Path(str(sa.make_url(sqlite_url).database))
-    seen: list[str] = []
-
-    def is_said(word: str) -> bool:
-        seen.append(new_lines(capsys))
-        return word in "".join(seen)
 
     make(inbox).start()
     file.rename(f"{file}.away")
-    wait_for(partial(is_said, "inbox_unavailable"))
+    wait_for(lambda: "inbox_unavailable" in log_text())
     Path(f"{file}.away").rename(file)
-    wait_for(partial(is_said, "inbox_available"))
+    wait_for(lambda: "inbox_available" in log_text())
 
-    assert "".join(seen).count("inbox_unavailable") == 1
-    assert not is_said("lease_not_renewed")
+    assert log_text().count("inbox_unavailable") == 1
+    assert "lease_not_renewed" not in log_text()
     close_all()
     inbox.close()
 
@@ -305,17 +291,11 @@ def test_one_thread_serves_all_claims(inbox: Inbox) -> None:
         assert count_threads() == before + 1
 
 
-def test_long_callback_is_logged(inbox: Inbox, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its lease is renewed without end, so warnings are logged, at growing intervals."""
+def test_long_callback_is_logged(inbox: Inbox, log_text: Callable[[], str]) -> None:
+    """Its lease is renewed without end, so warnings are logged again and again."""
     mine = claim(inbox)
-    seen: list[str] = []
-
-    def look() -> int:
-        seen.append(new_lines(capsys))
-        return "".join(seen).count("callback_still_running")
-
     with make(inbox).held(mine):
-        wait_for(lambda: look() == 2)
+        wait_for(lambda: log_text().count("callback_still_running") > 1)
 
 
 def test_claim_is_not_held_when_no_thread_can_start(
@@ -338,7 +318,7 @@ def test_claim_is_not_held_when_no_thread_can_start(
 
 
 def test_renewal_after_the_result_is_no_lost_lease(
-    inbox: Inbox, capsys: pytest.CaptureFixture[str]
+    inbox: Inbox, log_text: Callable[[], str]
 ) -> None:
     """The result may be recorded right before the lease thread renews the lease."""
     mine, leases = claim(inbox), make(inbox)
@@ -348,7 +328,7 @@ def test_renewal_after_the_result_is_no_lost_lease(
     leases._renew(mine, held)  # noqa: SLF001 - as above
 
     assert not held.lost
-    assert "lease_lost" not in capsys.readouterr().err
+    assert "lease_lost" not in log_text()
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -389,16 +369,10 @@ def test_claim_is_identified_by_event_and_token(inbox: Inbox, database_url: str)
         assert not inbox.administration.find("evt_2").is_orphan  # type: ignore[union-attr]  # it is there
 
 
-def test_lines_name_the_account(inbox: Inbox, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_name_the_account(inbox: Inbox, log_text: Callable[[], str]) -> None:
     """The log lines of a connected account's event name the account."""
     mine = claim(inbox, replace(EVENT, context="acct_1"))
     leases = make(inbox)
     with leases.held(mine):
         leases.defer_result(mine, lambda: inbox.claims.finish(mine))
-    seen: list[str] = []
-
-    def look() -> str:
-        seen.append(new_lines(capsys))
-        return "".join(seen)
-
-    wait_for(lambda: "acct_1" in look())
+    wait_for(lambda: "acct_1" in log_text())
