@@ -1,4 +1,4 @@
-"""The composition root: it constructs every part, for the server and for every command."""
+"""The composition root: it constructs all services, for the server and for every command."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _make_app(settings: Settings) -> Flask:
 
 
 def make_services(settings: Settings) -> Services:
-    """Return all parts of one process. Raises ``StartError`` when a handler module is wrong."""
+    """Return all services of one process. Raises ``StartError`` when a handler module is wrong."""
     handlers = registry.load(settings.handlers_package)
     inbox = make_inbox(settings)
     client = make_client(settings, inbox)

@@ -1,4 +1,4 @@
-"""create_app constructs the parts and connects to nothing."""
+"""create_app constructs the services and connects to nothing."""
 
 from __future__ import annotations
 

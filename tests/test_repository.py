@@ -32,8 +32,8 @@ HTTP |= {"app.web", "app.factory", "app.services"}
 HTTP_MODULES = ("__init__", "factory", "services", "web", "cli")
 STRIPE_MODULES = ("factory", "services", "processing", "stripe_api", "reconcile", "cli")
 
-# The parts of a process. Only the composition root constructs them.
-PARTS = {
+# The services of a process. Only the composition root constructs them.
+SERVICES = {
     "app.inbox.Inbox",
     "app.processing.leases.Leases",
     "app.processing.receiver.Receiver",
@@ -300,10 +300,10 @@ class TestLayers:
         assert "app.processing.receiver" in loaded
         assert not names_any(loaded, {"app.cli", "devkit", "hypothesis", "pytest"})
 
-    def test_parts_are_constructed_in_one_place(self) -> None:
-        """Of app/, only the composition root constructs the parts of a process."""
-        constructed = {name: found for name in sources("app") if (found := calls(name) & PARTS)}
-        assert constructed == {"app/factory.py": PARTS}
+    def test_services_are_constructed_in_one_place(self) -> None:
+        """Of app/, only the composition root constructs the services of a process."""
+        constructed = {name: found for name in sources("app") if (found := calls(name) & SERVICES)}
+        assert constructed == {"app/factory.py": SERVICES}
 
     def test_plugin_is_only_for_pytest(self) -> None:
         """No module imports the plugin: the image has no pytest."""

@@ -54,7 +54,7 @@ class Receiver:
         worker: Worker,
         stopping: threading.Event,
     ) -> None:
-        """Take the parts. Once ``stopping`` is set every delivery is rejected."""
+        """Take the services. Once ``stopping`` is set every delivery is rejected."""
         self._settings = settings
         self._deliveries = deliveries
         self._runner = runner

@@ -45,7 +45,7 @@ _current: ContextVar[_Run] = ContextVar("current_run")
 class Runner:
     """Runs claims, one at a time in each calling thread."""
 
-    def __init__(  # noqa: PLR0913 - the parts, each named
+    def __init__(  # noqa: PLR0913 - the services, each named
         self,
         registry: Registry,
         client: stripe.StripeClient,
@@ -55,7 +55,7 @@ class Runner:
         retry_policy: RetryPolicy | None,
         redact: Callable[[str], str],
     ) -> None:
-        """Take the parts, and build the SDK's handler from the ``registry``.
+        """Take the services, and build the SDK's handler from the ``registry``.
 
         With a ``retry_policy`` a failed event is retried, and dead after the last attempt. Without
         one, Stripe decides when it delivers the event again. ``redact`` replaces the secrets in the

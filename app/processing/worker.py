@@ -52,7 +52,7 @@ class Worker:
         livemode: bool,
         stopping: threading.Event,
     ) -> None:
-        """Take the parts. Once ``stopping`` is set no event is claimed."""
+        """Take the services. Once ``stopping`` is set no event is claimed."""
         self._claims = claims
         self._runner = runner
         self._leases = leases

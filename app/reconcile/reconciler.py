@@ -65,7 +65,7 @@ class Reconciler:
         client: stripe.StripeClient,
         runner: Runner,
     ) -> None:
-        """Take the parts. The types of the modules in ``registry`` are reconciled."""
+        """Take the services. The types of the modules in ``registry`` are reconciled."""
         self._livemode = settings.livemode
         self._is_queue = settings.is_queue
         self._types = [module.event_type for module in registry.modules]
