@@ -101,7 +101,7 @@ def test_lease_is_not_renewed_after_the_callback(inbox: Inbox) -> None:
 def test_lost_claim_is_logged_once_and_not_renewed(
     inbox: Inbox, log_text: Callable[[], str]
 ) -> None:
-    """When another attempt has claimed the event, one warning is logged, and that lease stays."""
+    """One warning is logged, and the lease of the attempt that claimed the event stays."""
     first = claim(inbox)
     wait_for(inbox.rescue.suspects)
     raw_sql.abandon(inbox)
