@@ -47,7 +47,7 @@ def make_inbox(database_url: str) -> Iterator[Callable[[], Inbox]]:
 
 def rows(url: str) -> dict[str, tuple[float, float]]:
     """Return for each bucket the time of its next slot, and the end of its slow time."""
-    return {name: (free, slow) for name, free, slow in raw_sql.select(url, "limiters")}
+    return {name: (free, slow) for name, free, slow in raw_sql.select(url, "budgets")}
 
 
 def reserve(inbox: Inbox, bucket: str, slots: int) -> tuple[float, float]:
@@ -73,7 +73,7 @@ class TestSlots:
         """After an hour without requests there is no burst of an hour's slots."""
         inbox = make_inbox()
         inbox.rate_limits.reserve("bucket", 1, 100.0)
-        raw_sql.execute(database_url, "UPDATE limiters SET free_at = free_at - 3600")
+        raw_sql.execute(database_url, "UPDATE budgets SET free_at = free_at - 3600")
         assert reserve(inbox, "bucket", 1) == (0.0, 100.0)
         assert reserve(inbox, "bucket", 1) == (100.0, 100.0)
 
