@@ -19,6 +19,6 @@ __all__ = ["GiveUp", "RetryLater", "create_app"]
 
 def create_app(settings: Settings | None = None) -> Flask:
     """Return the application, as ``app.factory.create_app`` does."""
-    from app import factory  # noqa: PLC0415 - a handler module imports this package for less
+    from app import factory  # noqa: PLC0415 - a handler module needs no dependency
 
     return factory.create_app(settings)

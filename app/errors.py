@@ -1,11 +1,11 @@
-"""What can go wrong, and the HTTP status that each of it means.
+"""The exceptions of the service, each with its HTTP status.
 
-To Stripe the status is an instruction: every 2xx ends its interest in the event, everything
-else asks for another delivery (https://docs.stripe.com/webhooks#fix-http-status-codes). So the
-status stands here, on the class of the error, and nowhere else.
+Stripe redelivers an event until it gets a 2xx
+(https://docs.stripe.com/webhooks#fix-http-status-codes). So the status decides about retries. It is
+an attribute of the error's class, and defined nowhere else.
 
-The text of these errors is written for the answer: it never holds a payload, a secret, or the
-text of another exception, because Stripe keeps answers and shows them in its dashboard.
+The text of these errors is sent in the answer, which Stripe stores and shows in its dashboard. So
+it never holds a payload, a secret, or the text of another exception.
 """
 
 from __future__ import annotations
@@ -13,51 +13,51 @@ from __future__ import annotations
 from app.states import Outcome
 from app.text import head, printable, redactor, type_name
 
-#: Characters of a database's error that are shown.
+#: The maximum length of a database's error in the log, in characters.
 LINE_LENGTH = 500
 
 _redact = redactor(())
 
-#: Seconds that an event can be put off. Stripe lists and resends events for thirty days.
+#: The maximum delay of an event in seconds. Stripe lists and resends events for thirty days.
 LONGEST_DELAY = 30 * 86400.0
 
 
 class StartError(SystemExit):
     """The service cannot start as it is configured.
 
-    It is a ``SystemExit``, so that under gunicorn and ``flask`` alike the process ends with
-    status 1 and the message alone on standard error, without a traceback.
+    It is a ``SystemExit``: under gunicorn and ``flask`` the process ends with status 1 and writes
+    only the message to standard error, without a traceback.
     """
 
     def __init__(self, headline: str, problems: list[str]) -> None:
-        """Take a ``headline`` and every problem found, one sentence each with its remedy."""
+        """Take a ``headline`` and all ``problems``, one sentence each with its remedy."""
         self.problems = problems
         super().__init__("\n".join([headline, *(f"  - {problem}" for problem in problems)]))
 
 
 class GiveUp(Exception):
-    """Raise it from a callback: this event will never succeed, show it to a person.
+    """Raise it from a callback when the event can never succeed and needs a person.
 
-    The event becomes ``dead`` with the reason; Stripe is answered 200 and does not redeliver.
+    The event is marked dead with the reason. Stripe gets a 200 and does not redeliver.
     """
 
     def __init__(self, reason: str) -> None:
-        """Take the ``reason`` that the person who looks at the event will read."""
-        self.reason = str(reason)  # here: when str() raises, the callback has failed
+        """Take the ``reason``, which is shown with the event."""
+        self.reason = str(reason)  # str() here, so that an error in it is a failure of the callback
         super().__init__(self.reason)
 
 
 class RetryLater(Exception):
-    """Raise it from a callback: run this event again, but not before ``seconds`` have passed.
+    """Raise it from a callback to run the event again after a delay.
 
-    It is an attempt that failed like any other, except that the callback says when the next one
-    is due. In inline mode Stripe decides when it delivers the event again.
+    The attempt counts as a failure, but the callback sets the delay instead of the retry policy. In
+    inline mode Stripe decides when it delivers the event again.
     """
 
     def __init__(self, seconds: float, reason: str = "the callback asked for it") -> None:
-        """Take the ``seconds`` to wait, and the ``reason`` for the person who looks at it.
+        """Take the delay in ``seconds``, and the ``reason``, which is shown with the event.
 
-        At most thirty days: Stripe keeps an event no longer.
+        The maximum is thirty days: Stripe keeps an event no longer.
         """
         self.seconds = min(max(0.0, float(seconds)), LONGEST_DELAY)
         self.reason = str(reason)
@@ -65,15 +65,15 @@ class RetryLater(Exception):
 
 
 class DeliveryError(Exception):
-    """A delivery that is not answered with 2xx."""
+    """A delivery whose answer is not a 2xx."""
 
     status: int = 500
     outcome: Outcome = Outcome.FAILED
 
     def __init__(self, message: str, *, reason: str, retry_after: int | None = None) -> None:
-        """Take the ``message`` for the answer, a short ``reason`` for the log, and seconds.
+        """Take the ``message`` of the answer, and a short ``reason`` for the log.
 
-        ``retry_after`` is sent as the header of that name when it is given.
+        ``retry_after`` is the header of that name, in seconds.
         """
         self.message = message
         self.reason = reason
@@ -89,15 +89,15 @@ class Refused(DeliveryError):
 
 
 class TooLarge(Refused):
-    """The body is larger than ``MAX_BODY_BYTES``. It was not read to its end."""
+    """The body is larger than ``MAX_BODY_BYTES``. It was not read completely."""
 
     status = 413
 
 
 class Deferred(DeliveryError):
-    """The event is running under a live lease elsewhere.
+    """The event runs under another claim.
 
-    A 2xx would lose the event if that runner died, so Stripe is asked to come back.
+    If that process died after a 2xx, the event would be lost. So Stripe has to redeliver.
     """
 
     status = 409
@@ -105,21 +105,21 @@ class Deferred(DeliveryError):
 
 
 class CallbackFailed(DeliveryError):
-    """The callback raised. The event is pending again and Stripe will redeliver it."""
+    """The callback raised. The event is pending again, and Stripe redelivers it."""
 
     status = 500
     outcome = Outcome.FAILED
 
 
 class Stopping(DeliveryError):
-    """The process is shutting down. Stripe's next delivery reaches another one."""
+    """The process is shutting down. Another process gets Stripe's next delivery."""
 
     status = 503
     outcome = Outcome.UNAVAILABLE
 
 
 class InboxUnavailable(Exception):
-    """The inbox cannot be reached or written. The room ``web`` makes a status of it."""
+    """The inbox cannot be reached or written. ``app/web`` answers it with 503."""
 
     outcome = Outcome.UNAVAILABLE
 
@@ -131,17 +131,17 @@ class InboxUnavailable(Exception):
 
 
 class Unstorable(Exception):
-    """The database refuses a value, such as a character that its encoding lacks.
+    """The database rejects a value, such as a character that its encoding lacks.
 
-    Unlike ``InboxUnavailable`` it is no outage: the same statement fails for ever.
+    Unlike ``InboxUnavailable`` this is no outage: the same statement always fails.
     """
 
 
 def in_one_line(error: BaseException) -> str:
-    """Return a database's ``error`` as a log may show it: its type, and the first line of its text.
+    """Return the type of a database's ``error`` and the first line of its text, for the log.
 
-    PostgreSQL's further lines can quote the row, and so the body. Of a line that is longer than
-    500 characters the beginning is returned.
+    Further lines of PostgreSQL's errors can quote the row, and with it the body. The line is cut
+    after 500 characters.
     """
     cause = getattr(error, "orig", error)
     try:

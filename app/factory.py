@@ -1,4 +1,4 @@
-"""The composition root: every part is made here, for the server and for every command."""
+"""The composition root: it constructs all services, for the server and for every command."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ from app.reconcile.reconciler import Reconciler
 from app.services import Services
 from app.settings import Settings
 from app.stripe_api.client import build_client
+from app.stripe_api.rate_limiter import RateLimiter
 from app.web import health, webhook
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """Return the application, put together from ``settings`` or from the environment.
+    """Return the application for ``settings``, by default those of the environment.
 
-    Nothing is connected yet, neither to the inbox nor to Stripe, so that a server can fork
-    afterwards. Raises ``StartError`` when the settings or the handler modules are wrong.
-    ``flask doctor`` is the exception: it shows what is wrong.
+    Connects neither to the inbox nor to Stripe, so that a server can fork afterwards. Raises
+    ``StartError`` when the settings or the handler modules are wrong. Only ``flask doctor`` gets an
+    application then, which reports the problems.
     """
     try:
         return _make_app(settings or Settings.load())
     except StartError as error:
-        from app.cli import startup_failure  # noqa: PLC0415 - a server does without the CLI
+        from app.cli import startup_failure  # noqa: PLC0415 - a server does not load the CLI
 
         if settings is None and startup_failure.looks_for_commands():
             return startup_failure.only_doctor(error)
@@ -55,21 +56,22 @@ def _make_app(settings: Settings) -> Flask:
 
 
 def make_services(settings: Settings) -> Services:
-    """Return all parts of one process. Raises ``StartError`` when a handler module is wrong."""
+    """Return all services of one process. Raises ``StartError`` when a handler module is wrong."""
     handlers = registry.load(settings.handlers_package)
     inbox = make_inbox(settings)
     client = make_client(settings, inbox)
-    leases = Leases(inbox, settings.lease_seconds)
+    leases = Leases(inbox.claims, inbox.rescue, settings.lease_seconds)
     runner = Runner(
         handlers,
         client,
-        inbox,
+        inbox.claims,
         leases,
-        retry_policy=_schedule(settings) if settings.is_queue else None,
+        retry_policy=_retry_policy(settings) if settings.is_queue else None,
         redact=text.redactor(_secrets(settings)),
     )
     stopping = threading.Event()
-    worker = Worker(inbox, runner, leases, livemode=settings.livemode, stopping=stopping)
+    livemode = settings.livemode
+    worker = Worker(inbox.claims, runner, leases, livemode=livemode, stopping=stopping)
     return Services(
         settings=settings,
         registry=handlers,
@@ -78,7 +80,7 @@ def make_services(settings: Settings) -> Services:
         leases=leases,
         runner=runner,
         worker=worker,
-        receiver=Receiver(settings, inbox, runner, worker, stopping),
+        receiver=Receiver(settings, inbox.deliveries, runner, worker, stopping),
         reconciler=Reconciler(settings, handlers, inbox, client, runner),
         stopping=stopping,
     )
@@ -95,10 +97,14 @@ def make_inbox(settings: Settings) -> Inbox:
 
 def make_client(settings: Settings, inbox: Inbox | None = None) -> stripe.StripeClient:
     """Return a client of Stripe's API. With an ``inbox`` it keeps to the shared rate limit."""
-    return build_client(settings, inbox)
+    rate_limiter = None
+    if inbox is not None and settings.requests_per_second:
+        mode = "live" if settings.livemode else "test"
+        rate_limiter = RateLimiter(inbox.rate_limits, settings.requests_per_second, mode=mode)
+    return build_client(settings, rate_limiter)
 
 
-def _schedule(settings: Settings) -> RetryPolicy:
+def _retry_policy(settings: Settings) -> RetryPolicy:
     return RetryPolicy(
         base_seconds=settings.retry_base_seconds,
         cap_seconds=settings.retry_cap_seconds,
@@ -111,7 +117,7 @@ def _secrets(settings: Settings) -> list[str]:
 
 
 def _answer_in_json(error: HTTPException) -> Response:
-    """Answer what Flask refuses, such as a wrong method, in the form of all other answers."""
+    """Answer a request that Flask refuses, such as one with a wrong method, in JSON."""
     response = jsonify(error=error.name.lower())
     response.status_code = error.code or 500
     response.headers.extend(
@@ -121,7 +127,7 @@ def _answer_in_json(error: HTTPException) -> Response:
 
 
 class Commands(AppGroup):
-    """The commands of ``flask``, which a server never loads."""
+    """The commands of ``flask``. A server does not load them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""

@@ -1,4 +1,4 @@
-"""The parts of one process, as ``app.factory`` makes them."""
+"""The services of one process. ``app.factory`` constructs them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from app.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What one process has of each part. It sits on ``app.extensions["services"]``."""
+    """The services of one process, one of each, in ``app.extensions["services"]``."""
 
     settings: Settings
     registry: Registry
@@ -36,5 +36,5 @@ class Services:
 
 
 def services(app: Flask | None = None) -> Services:
-    """Return the parts of ``app``, or of the application that handles this request."""
+    """Return the services of ``app``, or of the application that handles this request."""
     return cast("Services", (app or current_app).extensions["services"])

@@ -1,7 +1,6 @@
-"""Text from outside, made fit to be shown and kept: printable, bounded, without secrets.
+"""Makes text from outside fit for logs and the inbox: printable, short, without secrets.
 
-A text that is cut is redacted beside the cut first. A secret that was cut in two would not be
-recognized.
+Text is redacted before it is cut: a secret that was cut in two would not be recognized.
 """
 
 from __future__ import annotations
@@ -15,39 +14,39 @@ from typing import Any
 
 Redact = Callable[[str], str]
 
-#: What secrets look like, for those that are not this process's own.
+#: The shapes of secrets that are not among this process's settings.
 SECRET_SHAPES = (
     r"\bwhsec_[^\s\"',]+",
     r"\b[sr]k_(?:live|test)_[^\s\"',]+",
     r"(?<=://)[^\s/:@\"']*:[^\s/@\"']+(?=@)",  # user:password in a URL
 )
 
-#: What a text with one of these shapes has to hold.
+#: Every text with one of these shapes holds one of these words.
 SECRET_SIGNS = ("whsec_", "k_live_", "k_test_", "://")
 
-#: Characters beside a cut that are searched for secrets and then dropped: longer than any secret.
+#: Characters beside a cut that are redacted and then dropped. No secret is longer.
 MARGIN = 4000
 
-#: Characters that the note about a cut takes, at most.
+#: The maximum length of the note about a cut, in characters.
 NOTE = 50
 
-#: Control characters that a text of several lines may keep.
+#: The control characters of a text with several lines.
 LINES = "\n\t"
 
-#: Unicode categories of what steers a terminal, turns the text around, or cannot be seen.
+#: Unicode categories of characters that control a terminal, reverse text, or are invisible.
 HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def redactor(secrets: Iterable[str]) -> Redact:
-    """Return a function that takes the ``secrets``, and all that looks like one, out of a text."""
-    # As they are, as they stand in JSON, and as Python quotes them.
+    """Return a function that replaces the ``secrets`` in a text, and all text in their shapes."""
+    # Plain, as JSON escapes them, and as Python quotes them.
     forms = {form for each in secrets for form in (each, json.dumps(each)[1:-1], repr(each)[1:-1])}
     own = sorted(forms, key=len, reverse=True)
     pattern = re.compile("|".join([*map(re.escape, own), *SECRET_SHAPES]))
     signs = [*own, *SECRET_SIGNS]
 
     def redact(text: str) -> str:
-        # Nearly no text holds a secret, and looking for a word costs far less than a pattern.
+        # Few texts hold a secret, and a search for words is much faster than a pattern.
         if any(sign in text for sign in signs):
             return pattern.sub("[redacted]", text)
         return text
@@ -56,9 +55,9 @@ def redactor(secrets: Iterable[str]) -> Redact:
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Return ``text`` without the characters that are ``HIDDEN``, but for those in ``keep``.
+    """Return ``text`` with its ``HIDDEN`` characters replaced, except those in ``keep``.
 
-    White space among them becomes a space, the others become U+FFFD.
+    White space becomes a space, every other character U+FFFD.
     """
     if text.isprintable():
         return text
@@ -72,12 +71,12 @@ def _visible(character: str) -> str:
 
 
 def storable(text: str) -> str:
-    """Return ``text`` as both databases and all readers of JSON take it: UTF-8, without NUL."""
+    """Return ``text`` in valid UTF-8 without NUL, for both databases and all readers of JSON."""
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
 
 
 def as_json(value: Any, indent: int | None = None) -> str:
-    """Return ``value`` as JSON in which only printable ASCII stands, and line ends with ``indent``.
+    """Return ``value`` as JSON of printable ASCII, with line ends if there is an ``indent``.
 
     Raises what ``json.dumps`` raises.
     """
@@ -85,14 +84,14 @@ def as_json(value: Any, indent: int | None = None) -> str:
 
 
 def head(text: str, most: int, redact: Redact) -> str:
-    """Return the first ``most`` characters, redacted, with no part of a secret at the end."""
+    """Return the first ``most`` characters, redacted, without a part of a secret at the end."""
     if len(text) <= most + MARGIN:
         return redact(text)[:most]
     return redact(text[: most + MARGIN])[:-MARGIN][:most]
 
 
 def tail(text: str, most: int, redact: Redact) -> str:
-    """Return the last ``most`` characters, redacted, with no part of a secret at the beginning."""
+    """Return the last ``most`` characters, redacted, without a part of a secret at the start."""
     if len(text) <= most + MARGIN:
         return redact(text)[-most:]
     return redact(text[-most - MARGIN :])[MARGIN:][-most:]
@@ -101,8 +100,8 @@ def tail(text: str, most: int, redact: Redact) -> str:
 def bounded(text: str, most: int, redact: Redact) -> str:
     """Return ``text``, redacted, in at most ``most`` characters: 100 or more.
 
-    A longer one keeps its beginning and its end, and says how much is left out between. The time
-    that this takes depends on ``most``, not on the text.
+    A longer text keeps its start and its end, with a note of the number of characters left out. The
+    cost depends on ``most``, not on the length of the text.
     """
     if len(text) <= most + 2 * MARGIN:
         text = redact(text)
@@ -114,15 +113,15 @@ def bounded(text: str, most: int, redact: Redact) -> str:
 
 
 def type_name(value: object) -> str:
-    """Return the name of the type of ``value``, also if its metaclass overrides that."""
+    """Return the name of the type of ``value``, even if its metaclass overrides the name."""
     return str(type.__dict__["__name__"].__get__(type(value)))
 
 
 def printed_traceback(error: BaseException, most: int, redact: Redact) -> str:
     """Return the traceback as Python prints it: with lines of code, without local variables.
 
-    It is redacted, and has at most ``most`` characters: 400 or more. When it has to be cut, the
-    text of an exception gets a quarter of them: the rest is for where it was raised.
+    It is redacted, and has at most ``most`` characters: 400 or more. When it must be cut, the text
+    of an exception gets a quarter of them, and the stack the rest.
     """
 
     def shorter(text: str) -> str:
@@ -141,9 +140,9 @@ def printed_traceback(error: BaseException, most: int, redact: Redact) -> str:
 
 
 def _shorten(whole: traceback.TracebackException, shorter: Redact) -> None:
-    """Cut the texts of an exception, and of those that led to it.
+    """Shorten the texts of an exception and of its causes.
 
-    Not only what is printed of them: Python takes each apart, line by line, which costs seconds.
+    Before printing: Python splits each text into lines first, which takes seconds for a long one.
     """
     todo = [whole]
     for each in todo:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stripe.events import _event_classes as sdk
 
-from app.processing.registry import event_types, module_name
+from app.stripe_api.catalog import event_types, module_name
 from devkit import samples
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 
-from app import log
+from app.log.stream import StandardError
 from app.runtime.watchdog import Watchdog
 from app.settings import Settings
 from devkit.deliver import API_KEY, SECRET, Receiver
@@ -24,7 +24,7 @@ from tests.support.services import Postgresql, embedded_postgresql
 
 __all__ = ["API_KEY", "SECRET", "Receiver"]
 
-#: The fixtures that a team has for its handlers; what is defined here again builds on them.
+#: The fixtures that teams use for their handlers. Fixtures of the same names here extend them.
 pytest_plugins = ["devkit.plugin"]
 
 FALLBACK = """
@@ -35,22 +35,22 @@ FALLBACK = """
 """
 
 
-#: What no line of a log may hold: the secrets of the tests, and the beginning of every body.
+#: No log line may hold these: the secrets of the tests, and the start of every body.
 NEVER_LOGGED = (SECRET, API_KEY, '"object":"v2.core.event"', r"\"object\":\"v2.core.event\"")
 
 
 @pytest.fixture(autouse=True)
 def _nothing_secret_is_logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """In no test at all does a line of the log hold a secret or a body."""
+    """In every test, no log line may hold a secret or a body."""
     written: list[str] = []
-    write = log.StandardError.write
+    write = StandardError.write
 
-    def listen(self: log.StandardError, text: str) -> None:
+    def listen(self: StandardError, text: str) -> None:
         written.append(text)
         write(self, text)
 
-    # Not in the place of the log but beside it: capsys is the tests' own, and can be read once.
-    monkeypatch.setattr(log.StandardError, "write", listen)
+    # Beside the log, not instead of it: capsys can be read only once, and belongs to the test.
+    monkeypatch.setattr(StandardError, "write", listen)
     yield
     text = "".join(written)
     assert [word for word in NEVER_LOGGED if word in text] == []
@@ -58,7 +58,7 @@ def _nothing_secret_is_logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 @pytest.fixture(autouse=True)
 def _no_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pytest has the one timer that a process can have: real processes show the watchdog."""
+    """A process has one such timer, and pytest uses it. Real servers test the watchdog."""
     monkeypatch.setattr(Watchdog, "start", lambda _self: None)
 
 
@@ -106,7 +106,7 @@ def postgresql_url(make_postgresql_url: Callable[..., str]) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """Each of both databases in turn: what an inbox promises, it promises on both."""
+    """Each of both databases in turn: the inbox promises the same on both."""
     return str(request.getfixturevalue(f"{request.param}_url"))
 
 
@@ -115,7 +115,7 @@ MakeHandlers = Callable[..., str]
 
 @pytest.fixture
 def make_handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeHandlers:
-    """A function that writes a handler package, a module for each argument, and names it."""
+    """A function that writes a handler package with these modules, and returns its name."""
 
     def make(**modules: str) -> str:
         name = f"handlers_{uuid.uuid4().hex}"
@@ -139,7 +139,7 @@ def settings(settings: Settings, make_handlers: MakeHandlers) -> Settings:
 def make_receiver(
     make_receiver: Callable[..., Receiver], make_handlers: MakeHandlers
 ) -> Callable[..., Receiver]:
-    """A function that puts an application together: ``modules``, and settings that differ."""
+    """A function that makes an application with these ``modules`` and changed settings."""
 
     def make(modules: dict[str, str] | None = None, **changes: Any) -> Receiver:
         if modules is not None:
@@ -169,5 +169,5 @@ def client(receiver: Receiver) -> FlaskClient:
 
 @pytest.fixture
 def runner(app: Flask) -> FlaskCliRunner:
-    """What runs the commands of ``flask``."""
+    """The runner of ``flask`` commands."""
     return app.test_cli_runner()

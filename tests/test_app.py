@@ -1,4 +1,4 @@
-"""create_app puts the parts together, and connects to nothing."""
+"""create_app constructs the services and connects to nothing."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from app.settings import Settings
 from tests.conftest import MakeHandlers, Receiver
 
 
-def test_nothing_is_connected_yet(settings: Settings, tmp_path: Path) -> None:
-    """A server forks after this: no file of the inbox exists until the first delivery."""
+def test_create_app_connects_to_nothing(settings: Settings, tmp_path: Path) -> None:
+    """A server forks after this. No file of the inbox exists until the first delivery."""
     app.create_app(settings)
     assert not (tmp_path / "var").exists()
 
@@ -25,7 +25,7 @@ def test_nothing_is_connected_yet(settings: Settings, tmp_path: Path) -> None:
 def test_settings_come_from_the_environment(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without an argument, as ``flask`` and gunicorn call it, the environment counts."""
+    """Without an argument, as ``flask`` and gunicorn call it, the environment has the settings."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STRIPE_API_KEY", "sk_live_fake")
     monkeypatch.setenv("STRIPE_WEBHOOK_SECRET", "whsec_fake")
@@ -37,21 +37,21 @@ def test_settings_come_from_the_environment(
 
 
 def test_broken_handlers_stop_the_start(settings: Settings, make_handlers: MakeHandlers) -> None:
-    """What is wrong with a module is said before the first request."""
+    """Problems of a module are reported before the first request."""
     package = make_handlers(v1_no_such_type="")
     with pytest.raises(StartError, match="no event type"):
         app.create_app(replace(settings, handlers_package=package))
 
 
 @pytest.mark.parametrize("command", [["flask", "handlers", "list"], ["gunicorn"]])
-def test_start_errors_are_the_message_alone(command: list[str], tmp_path: Path) -> None:
-    """Whatever starts the service, it ends with status 1 and the message, without a traceback."""
+def test_start_error_is_only_the_message(command: list[str], tmp_path: Path) -> None:
+    """Every start ends with status 1 and only the message, without a traceback."""
     root = Path(app.__file__).parent.parent
     environ = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(root), "PORT": "0"}
     arguments = ["--config", str(root / "gunicorn.conf.py")] if command == ["gunicorn"] else []
     done = subprocess.run(
         [sys.executable, "-m", *command, *arguments],
-        cwd=tmp_path,  # where no .env lies
+        cwd=tmp_path,  # a folder without a .env file
         env=environ | ({} if arguments else {"FLASK_APP": "app"}),
         capture_output=True,
         text=True,
@@ -77,27 +77,27 @@ def test_start_errors_are_the_message_alone(command: list[str], tmp_path: Path) 
         ("GET", "/webhook", 405, "method not allowed"),
     ],
 )
-def test_what_flask_refuses_is_json_too(
+def test_errors_of_flask_are_json(
     receiver: Receiver, method: str, path: str, status: int, error: str
 ) -> None:
-    """All answers have one form, those for a wrong address as well."""
+    """All answers are JSON, those for a wrong path as well."""
     answer = receiver.client.open(path, method=method)
     assert (answer.status_code, answer.json) == (status, {"error": error})
 
 
-def test_a_fault_of_ours_is_500_without_details(
+def test_unexpected_error_is_500_without_details(
     make_receiver: Callable[..., Receiver],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """An error that nobody foresaw is logged with its traceback, and shown to nobody else."""
+    """An unexpected error is logged with its traceback, and the answer has no details."""
     receiver = make_receiver()
     receiver.app.testing = False
 
     def broken(*_arguments: object) -> str:
         raise RuntimeError("marker")
 
-    # No input is known that gets here, so the fault has to be put in by hand.
+    # No input is known that causes an unexpected error, so the test raises one.
     monkeypatch.setattr("app.processing.receiver.Receiver.receive", broken)
     answer = receiver.post(b"{}", None)
 

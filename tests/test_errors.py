@@ -1,4 +1,4 @@
-"""What a database's error says in one line."""
+"""The line of a database's error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from app.errors import LINE_LENGTH, in_one_line
 
 
 class OddError(Exception):
-    """Raises when it is shown."""
+    """Raises when it is printed."""
 
     def __str__(self) -> str:
         """Raise."""
@@ -34,11 +34,11 @@ class OddError(Exception):
     ids=map(str, range(6)),
 )
 def test_line_is_short_and_printable(error: Exception, line: str) -> None:
-    """Its further lines can quote the row, and nothing of it steers a terminal."""
+    """Further lines can quote the row, and control characters could control a terminal."""
     assert in_one_line(error) == line
 
 
-def test_password_is_not_cut_in_two() -> None:
-    """Its first half would not be known for what it is."""
+def test_password_is_redacted_before_the_cut() -> None:
+    """A part of a password would not be recognized as a secret."""
     error = OSError("x" * (LINE_LENGTH - 15) + " ://user:password@host")
     assert "pass" not in in_one_line(error)

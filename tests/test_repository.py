@@ -33,6 +33,18 @@ HTTP = {"flask", "http.client", "http.server", "requests", "urllib.request", "ur
 HTTP |= {"app.web", "app.factory", "app.services"}
 HTTP_MODULES = ("__init__", "factory", "services", "web", "cli")
 STRIPE_MODULES = ("factory", "services", "processing", "stripe_api", "reconcile", "cli")
+
+# The services of a process. Only the composition root constructs them.
+SERVICES = {
+    "app.inbox.Inbox",
+    "app.processing.leases.Leases",
+    "app.processing.receiver.Receiver",
+    "app.processing.runner.Runner",
+    "app.processing.worker.Worker",
+    "app.reconcile.reconciler.Reconciler",
+    "app.stripe_api.client.build_client",
+    "app.stripe_api.rate_limiter.RateLimiter",
+}
 NO_REASON = re.compile(
     r"#*\s*(?:noqa(?::\s*[A-Z]+\d+(?:,\s*[A-Z]+\d+)*)?"
     r"|type:\s*ignore(?:\[[^\]]*\])?"
@@ -63,6 +75,36 @@ def imports(name: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             found.update(f"{node.module}.{alias.name}" for alias in node.names)
     return found
+
+
+def calls(name: str) -> set[str]:
+    """Return the dotted names of the imported functions and classes that one file calls."""
+    tree = ast.parse(read(name))
+    origins = {
+        alias.asname or alias.name: f"{node.module}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    called = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    first = [each.partition(".") for each in called]
+    return {f"{origins[head]}{dot}{rest}" for head, dot, rest in first if head in origins}
+
+
+def loaded_by(code: str) -> set[str]:
+    """Return the modules that ``code`` loads in a new Python."""
+    measure = "import sys; before = set(sys.modules)"
+    tell = "print(*sorted(set(sys.modules) - before))"
+    settings = {"STRIPE_API_KEY": "sk_test_fake", "STRIPE_WEBHOOK_SECRET": "whsec_fake_for_tests"}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{measure}; {code}; {tell}"],
+        cwd=ROOT,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.split())
 
 
 def names_any(imported: set[str], packages: set[str]) -> bool:
@@ -270,6 +312,25 @@ class TestLayers:
         ]
         assert guilty == []
         assert names_any(imports(PLUGIN), development - {"pytest", "devkit"}) is False
+
+    def test_handler_module_loads_little(self) -> None:
+        """``import app``, as in a handler module, loads no room of app/ and no dependency."""
+        loaded = loaded_by("import app")
+        rooms = {path.parent.name for path in (ROOT / "app").glob("*/__init__.py")}
+        packages = {each.partition(".")[0] for each in loaded} - sys.stdlib_module_names
+        assert packages == {"app"}
+        assert not names_any(loaded, {f"app.{room}" for room in rooms} | {"difflib", "logging"})
+
+    def test_server_loads_no_commands(self) -> None:
+        """The application of a server loads neither the CLI nor the devkit."""
+        loaded = loaded_by("from app import create_app; create_app()")
+        assert "app.processing.receiver" in loaded
+        assert not names_any(loaded, {"app.cli", "devkit", "hypothesis", "pytest"})
+
+    def test_services_are_constructed_in_one_place(self) -> None:
+        """Of app/, only the composition root constructs the services of a process."""
+        constructed = {name: found for name in sources("app") if (found := calls(name) & SERVICES)}
+        assert constructed == {"app/factory.py": SERVICES}
 
     def test_plugin_is_only_for_pytest(self) -> None:
         """No module imports the plugin: the image has no pytest."""

@@ -1,4 +1,4 @@
-"""Text from outside: printable, bounded, and without a secret, cut in two or not."""
+"""Text from outside becomes printable, short and free of secrets."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def raised(error: BaseException, depth: int = 0) -> BaseException:
 
 
 def fail_below(error: BaseException, depth: int) -> None:
-    """Raise the error after ``depth`` calls more."""
+    """Raise the error after ``depth`` more calls."""
     if depth % 2:
         fail_below(error, depth - 1)
     elif depth:
-        # Another line: Python prints equal frames once.
+        # On another line: Python prints equal frames once.
         fail_below(error, depth - 1)
     else:
         fail_at_last(error)
@@ -38,10 +38,10 @@ def fail_at_last(error: BaseException) -> None:
 
 
 class TestPrintable:
-    """What reaches a terminal cannot steer it, and cannot hide."""
+    """Text on a terminal cannot control it and has no invisible characters."""
 
     def test_every_character_of_the_hidden_categories_is_replaced(self) -> None:
-        """All of Unicode: control, format, surrogate, not assigned, line and paragraph."""
+        """All of Unicode: control, format, surrogate, unassigned, line and paragraph separators."""
         everything = "".join(map(chr, range(sys.maxunicode + 1)))
 
         shown = text.printable(everything)
@@ -63,7 +63,7 @@ class TestPrintable:
         ],
     )
     def test_one_line(self, given: str, shown: str) -> None:
-        """White space becomes a space, so that no text makes a line of its own."""
+        """White space becomes a space, so that no text starts a line of its own."""
         assert text.printable(given) == shown
 
     def test_several_lines(self) -> None:
@@ -72,25 +72,25 @@ class TestPrintable:
 
 
 class TestRedact:
-    """Secrets are found in each form that a line can hold them in."""
+    """Secrets are found in each form in which a line can hold them."""
 
     @pytest.mark.parametrize("form", [SECRET, json.dumps(SECRET), repr(SECRET)])
     def test_forms(self, form: str) -> None:
-        """As it is, in JSON, and as Python quotes it."""
+        """Plain, in JSON, and as Python quotes it."""
         assert "odd" not in redact(f"x {form} y")
 
 
 class TestBounded:
-    """A text of any length becomes a short one, with no part of a secret."""
+    """A text of any length becomes a short one without a part of a secret."""
 
     def test_short_text_stays(self) -> None:
-        """But for its secrets."""
+        """Only its secrets are redacted."""
         assert text.bounded("short", 100, redact) == "short"
         assert text.bounded(f"a {SECRET} b", 100, redact) == "a [redacted] b"
 
     @pytest.mark.parametrize("length", [1001, 5000, 9001, 20_000_000])
-    def test_long_text_keeps_its_beginning_and_its_end(self, length: int) -> None:
-        """And says how much is left out between."""
+    def test_long_text_keeps_its_start_and_its_end(self, length: int) -> None:
+        """A note says how many characters are left out."""
         given = "begin" + "x" * (length - 8) + "end"
 
         cut = text.bounded(given, 1000, redact)
@@ -102,13 +102,13 @@ class TestBounded:
         assert f"x ... {left_out} characters left out ... x" in cut
 
     def test_text_that_is_short_without_its_secrets_is_not_cut(self) -> None:
-        """What is left out is counted in what would be shown."""
+        """The length after redaction counts."""
         assert text.bounded(f"{SECRET} " * 20, 300, redact) == "[redacted] " * 20
 
     @pytest.mark.parametrize("most", [100, 1000])
     @pytest.mark.parametrize("around", ["-", " ", '"'])
     def test_no_cut_shows_a_part_of_a_secret(self, most: int, around: str) -> None:
-        """Wherever the secret lies: each character of it in turn is the one that is cut at."""
+        """The secret is moved so that each of its characters in turn is at the cut."""
         shapes = [SECRET, "rk_live_ZZZZZZZZZZ", "://user:ZZZZZZZZZZ@host"]
         side = (most - text.NOTE) // 2
         for secret in shapes:
@@ -126,23 +126,23 @@ class TestBounded:
 
 
 class TestTraceback:
-    """It says where, however long the text of the exception is."""
+    """The stack is kept, however long the text of the exception is."""
 
     def test_short_one_is_as_python_prints_it(self) -> None:
-        """With the lines of code."""
+        """The traceback has the lines of code."""
         printed = text.printed_traceback(raised(ValueError("no")), 8000, redact)
         assert printed.startswith("Traceback (most recent call last):\n")
         assert printed.endswith("    raise error\nValueError: no\n")
 
     def test_secret_is_redacted(self) -> None:
-        """In a traceback that is not cut as well."""
+        """The secret is redacted in a traceback that is not cut."""
         printed = text.printed_traceback(raised(ValueError(SECRET)), 8000, redact)
         assert printed.endswith("ValueError: [redacted]\n")
 
     @pytest.mark.parametrize("depth", [0, 300])
     @pytest.mark.parametrize("length", [5000, 20_000_000])
-    def test_where_it_was_raised_is_kept(self, depth: int, length: int) -> None:
-        """Neither a long text nor many frames push out the last frame."""
+    def test_last_frame_is_kept(self, depth: int, length: int) -> None:
+        """Neither a long text nor many frames remove the last frame."""
         error = raised(ValueError("begin" + "x" * length + "end"), depth)
 
         printed = text.printed_traceback(error, 4000, redact)
@@ -152,8 +152,8 @@ class TestTraceback:
         assert "in fail_at_last\n    raise error\nValueError: beginx" in printed
         assert printed.endswith("xend\n")
 
-    def test_notes_and_what_led_to_it_are_cut_too(self) -> None:
-        """Python would take each of these texts apart, line by line."""
+    def test_notes_and_causes_are_cut_too(self) -> None:
+        """Python would split each of these texts into lines."""
         error = ExceptionGroup("group", [OSError("first" + "\n" * 10**7)])
         error.add_note("note" + "\n" * 10**7)
         error.__notes__.append(5)  # type: ignore[arg-type]  # a note can be of any type
@@ -186,7 +186,7 @@ def test_storable_text_is_utf8_without_nul() -> None:
 
 
 def test_json_is_printable_ascii() -> None:
-    """Also DEL, which ``json.dumps`` leaves as it is."""
+    """DEL is escaped, which ``json.dumps`` does not do."""
     value = {"a\x7f": ["\x1b\u202e\u2028\x7f"]}
 
     line = text.as_json(value)

@@ -31,9 +31,9 @@ def begin_running(parts: Services) -> None:
 
 def _wait_for_results(parts: Services) -> None:
     """Wait for the inbox to take what callbacks came to: one that succeeded must not run again."""
-    if parts.leases.unsettled:
+    if parts.leases.unrecorded:
         say("The inbox is away. Waiting until it can record the results ...", err=True)
-    while parts.leases.unsettled:
+    while parts.leases.unrecorded:
         time.sleep(TICK_SECONDS)
 
 

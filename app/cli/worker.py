@@ -124,7 +124,7 @@ def _end(parts: Services, grace: float) -> None:
     """Let what runs end, give the rest back, and leave."""
     parts.worker.stop()
     deadline = time.monotonic() + grace
-    while (parts.worker.unfinished or parts.leases.unsettled) and time.monotonic() < deadline:
+    while (parts.worker.unfinished or parts.leases.unrecorded) and time.monotonic() < deadline:
         time.sleep(TICK_SECONDS)
     running = parts.worker.running
     log.info("worker_ended", running=running)

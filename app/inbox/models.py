@@ -42,6 +42,11 @@ class Claim:
     asked_at: float = field(default_factory=since_boot, compare=False)
     """When it was asked for, by ``since_boot``. Its lease began later."""
 
+    def log_fields(self) -> dict[str, Any]:
+        """Return the fields that identify this claim in a log line."""
+        fields = {"event_id": self.event_id, "event_type": self.type, "attempt": self.attempt}
+        return fields if self.context is None else {**fields, "context": self.context}
+
 
 @dataclass(frozen=True, slots=True)
 class Suspect:

@@ -1,1 +1,1 @@
-"""The way of an event: received, claimed, run by its callback, and settled."""
+"""Processing an event: receiving it, claiming it, running its callback, recording the result."""

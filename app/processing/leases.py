@@ -1,7 +1,7 @@
-"""Keeps the leases of this process's claims alive while their callbacks run.
+"""Renews the leases of this process's claims while their callbacks run.
 
-A lease is short, so that a crash is noticed soon, and a callback may be long. One thread renews the
-leases of all claims. It also records results that an outage of the inbox delayed, and looks for the
+A lease is short, so that a crash is detected soon. A callback may take longer. One thread renews
+the leases of all claims. It also records results that an outage of the inbox delayed, and finds the
 orphans of other processes. It runs in every serving process from its start.
 """
 
@@ -18,7 +18,9 @@ from typing import TypeVar
 import structlog
 
 from app.errors import Deferred, InboxUnavailable, StartError
-from app.inbox import Claim, Inbox, Suspect
+from app.inbox import Claim, Suspect
+from app.inbox.claims import Claims
+from app.inbox.rescue import Rescue
 from app.log import output
 from app.processing.rescuer import Rescuer
 from app.runtime import threads
@@ -29,27 +31,28 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-#: Turns of the thread in a lease, and the longest turn in seconds.
-TURNS = 6
-LONGEST_TURN = 1.0
+#: The thread works once a turn. A lease has this many turns, of at most this many seconds.
+TURNS_PER_LEASE = 6
+MAX_TURN_SECONDS = 1.0
 
-#: The share of a lease after which it is renewed.
+#: A lease is renewed after this share of its time.
 RENEW_SHARE = 1 / 3
 
-#: Seconds between two tries of what the inbox could not take.
-TRY_AGAIN = 0.5
+#: Seconds between two tries during an outage of the inbox.
+RETRY_SECONDS = 0.5
 
 
 @dataclass(slots=True)
 class _Held:
-    """A held claim, by ``since_boot``: its begin, its last renewal, its next line in the log.
+    """A held claim. Times are by ``since_boot``.
 
-    ``tried`` is when the inbox was last asked to renew it alone.
+    ``tried`` is the last renewal of this claim alone. ``warn_at`` is when its callback is reported
+    as still running.
     """
 
     since: float
     renewed: float
-    speak_at: float
+    warn_at: float
     tried: float = 0.0
     lost: bool = False
 
@@ -57,20 +60,21 @@ class _Held:
 class Leases:
     """The claims that this process holds."""
 
-    def __init__(self, inbox: Inbox, lease_seconds: float) -> None:
-        """Take the ``inbox`` that renews, and for how many seconds one renewal holds."""
-        self._inbox = inbox
+    def __init__(self, claims: Claims, rescue: Rescue, lease_seconds: float) -> None:
+        """Take the inbox's APIs for claims and rescue. One renewal lasts ``lease_seconds``."""
+        self._claims = claims
+        self._rescue = rescue
         self._seconds = lease_seconds
-        self._turn = min(lease_seconds / TURNS, LONGEST_TURN)
+        self._turn = min(lease_seconds / TURNS_PER_LEASE, MAX_TURN_SECONDS)
         self._lock = threading.Lock()
         self._held: dict[Claim, _Held] = {}
-        self._unsettled: dict[Claim, Callable[[], bool]] = {}
+        self._unrecorded: dict[Claim, Callable[[], bool]] = {}
         self._failing = False
-        self._said = False
+        self._outage_reported = False
         self._closed = False
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
-        self.rescuer = Rescuer(inbox, self._turn)
+        self.rescuer = Rescuer(rescue, self._turn)
         self.watchdog = Watchdog(lease_seconds, lambda: bool(self._held))
 
     def start(self) -> None:
@@ -79,15 +83,15 @@ class Leases:
             self._start()
 
     def _start(self) -> None:
-        if self._thread is None or not self._thread.is_alive():  # none survives a fork
-            self._thread = threads.start("leases", self._keep)
+        if self._thread is None or not self._thread.is_alive():  # a fork ends it in the child
+            self._thread = threads.start("leases", self._work)
 
     @contextmanager
     def held(self, claim: Claim) -> Iterator[None]:
-        """Renew the lease of ``claim`` until the block is left.
+        """Renew the lease of ``claim`` until the end of the block.
 
-        Raises ``Deferred`` when the claim was lost already, because this process was stopped since
-        it asked for it. Raises ``InboxUnavailable`` when the inbox cannot be asked.
+        Raises ``Deferred`` when this process was stopped since it asked for the claim, and lost it.
+        Raises ``InboxUnavailable`` when the inbox cannot tell.
         """
         try:
             self._add(claim)
@@ -95,184 +99,181 @@ class Leases:
             yield
         finally:
             with self._lock:
-                if claim not in self._unsettled:
+                if claim not in self._unrecorded:
                     self._held.pop(claim, None)
 
     def _add(self, claim: Claim) -> None:
-        speak_at = since_boot() + 2 * self._seconds
+        warn_at = since_boot() + 2 * self._seconds
         with self._lock:
-            self._held[claim] = _Held(claim.asked_at, claim.asked_at, speak_at)
+            self._held[claim] = _Held(claim.asked_at, claim.asked_at, warn_at)
             self._start()
         self.watchdog.begin()
 
     def _verify(self, claim: Claim) -> None:
-        if since_boot() > claim.asked_at + self.watchdog.seconds and not self._inbox.claims.renew(
-            claim
-        ):
-            raise Deferred(
-                "the event was taken over by another attempt", reason="claim_lost", retry_after=1
-            )
+        is_late = since_boot() > claim.asked_at + self.watchdog.seconds
+        if is_late and not self._claims.renew(claim):
+            raise claim_lost()
 
     @property
-    def unsettled(self) -> int:
-        """How many results wait for the inbox."""
-        return len(self._unsettled)
+    def unrecorded(self) -> int:
+        """The number of results that the inbox has not recorded yet."""
+        return len(self._unrecorded)
 
-    def settle_later(self, claim: Claim, settle: Callable[[], bool]) -> None:
-        """Retry ``settle`` until the result is recorded, and hold the claim until then.
+    def defer_result(self, claim: Claim, record: Callable[[], bool]) -> None:
+        """Call ``record`` until it records the result, and hold the claim until then.
 
-        For the result of a callback that ended during an outage of the inbox. Without it a
-        callback that succeeded would run again.
+        For a callback that ended during an outage of the inbox: if it succeeded, it must not run
+        again.
         """
         with self._lock:
-            self._unsettled[claim] = settle
+            self._unrecorded[claim] = record
         self._wake.set()
 
     def close(self) -> None:
-        """End the thread, and with it every lease that is still held."""
+        """End the thread. No lease is renewed after that."""
         self._closed = True
         self._wake.set()
         if self._thread is not None and self._thread.is_alive():
             self._thread.join()
         self.watchdog.close()
 
-    def _keep(self) -> None:
-        with output.never_waiting():  # or its leases would run out while their callbacks go on
-            self._keep_on()
-
-    def _keep_on(self) -> None:
-        while not self._closed:
-            self._take_turn()
-            again = self._failing or bool(self._unsettled)
-            self._wake.wait(min(TRY_AGAIN, self._turn) if again else self._turn)
-            self._wake.clear()
+    def _work(self) -> None:
+        with output.never_waiting():  # a blocked standard error must not delay renewals
+            while not self._closed:
+                self._take_turn()
+                is_retrying = self._failing or bool(self._unrecorded)
+                self._wake.wait(min(RETRY_SECONDS, self._turn) if is_retrying else self._turn)
+                self._wake.clear()
 
     def _take_turn(self) -> None:
-        """Renew, settle, and look for the orphans of others."""
+        """Renew leases, record deferred results, and find the orphans of other processes."""
         self.watchdog.check()
         self._failing = False
         due = self._due()
         if due:
-            # First all in one statement. One by one, a locked row or a slow inbox would keep the
-            # others from being renewed in time.
+            # All in one statement first: one by one, a locked row or a slow inbox would delay the
+            # renewals after it.
             claims = [claim for claim, _ in due]
-            self._try("lease_not_renewed", partial(self._inbox.claims.renew_all, claims))
-        self._try_some("result_not_recorded", self._settle, self._waiting())
-        self._try_some("lease_not_renewed", self._renew, due)
-        self._try("rescue_failed", self._rescue)
-        if self._said and not self._failing:
-            self._said = False
+            self._try("lease_not_renewed", partial(self._claims.renew_all, claims))
+        self._try_each("result_not_recorded", self._record, self._deferred())
+        self._try_each("lease_not_renewed", self._renew, due)
+        self._try("rescue_failed", self._find_orphans)
+        if self._outage_reported and not self._failing:
+            self._outage_reported = False
             log.info("inbox_available")
 
-    def _try_some(
-        self, failed: str, act: Callable[[Claim, T], object], some: Iterable[tuple[Claim, T]]
+    def _try_each(
+        self, failed: str, act: Callable[[Claim, T], object], items: Iterable[tuple[Claim, T]]
     ) -> None:
-        """Try as many as there is time for: all leases are to be renewed again soon."""
+        """Call ``act`` for the items until the turn is over: leases must be renewed again soon."""
         end = since_boot() + self._turn
-        for claim, more in some:
-            self._try(failed, partial(act, claim, more), claim)
+        for claim, item in items:
+            self._try(failed, partial(act, claim, item), claim)
             if since_boot() > end:
                 return
 
     def _try(self, failed: str, act: Callable[[], object], claim: Claim | None = None) -> None:
-        """Call ``act``. Whatever it raises, the rest is still tried.
-
-        An error that is no outage is logged under the name ``failed``.
-        """
+        """Call ``act``, and log what it raises: an outage once, another error as ``failed``."""
         try:
             act()
         except (InboxUnavailable, StartError) as error:
-            self.say_away(error)
+            self.report_outage(error)
         except Exception:
             self._failing = True
-            log.exception(failed, **(_names(claim) if claim else {}))
+            log.exception(failed, **(claim.log_fields() if claim else {}))
 
-    def say_away(self, error: InboxUnavailable | StartError) -> None:
-        """Log an outage of the inbox once, not for each claim, with what waits for its end."""
+    def report_outage(self, error: InboxUnavailable | StartError) -> None:
+        """Log an outage of the inbox once, with the number of claims and results that it affects.
+
+        ``StartError``: a newer version of the service has changed the tables, and replaces this
+        process.
+        """
         self._failing = True
         with self._lock:
-            said, self._said = self._said, True
-        if not said:
-            # A newer version may have changed the tables: this process is to be replaced by one.
+            reported, self._outage_reported = self._outage_reported, True
+        if not reported:
             reason = error.reason if isinstance(error, InboxUnavailable) else str(error)
-            counts = {"running": len(self._held), "unsettled": len(self._unsettled)}
+            counts = {"running": len(self._held), "unrecorded": len(self._unrecorded)}
             event = "lease_not_renewed" if any(counts.values()) else "inbox_unavailable"
             log.warning(event, reason=reason, **counts)
 
-    def _waiting(self) -> list[tuple[Claim, Callable[[], bool]]]:
-        """Return the results that wait for the inbox, the one tried longest ago first."""
+    def _deferred(self) -> list[tuple[Claim, Callable[[], bool]]]:
+        """Return the deferred results, the one tried longest ago first."""
         with self._lock:
-            return list(self._unsettled.items())
+            return list(self._unrecorded.items())
 
-    def _settle(self, claim: Claim, settle: Callable[[], bool]) -> None:
+    def _record(self, claim: Claim, record: Callable[[], bool]) -> None:
         with self._lock:
-            self._unsettled[claim] = self._unsettled.pop(claim)  # it is the last one next time
-        settled = settle()
-        log.info("settled_late", **_names(claim), settled=settled)  # a stop waits for the rest
+            self._unrecorded[claim] = self._unrecorded.pop(claim)  # to the end: tried last
+        recorded = record()
+        # Logged while the result still counts as unrecorded: a stopping process waits for it.
+        log.info("result_recorded_late", **claim.log_fields(), recorded=recorded)
         with self._lock:
-            self._unsettled.pop(claim, None)
+            self._unrecorded.pop(claim, None)
             self._held.pop(claim, None)
 
     def _due(self) -> list[tuple[Claim, _Held]]:
-        """Return each claim whose lease is to be renewed, the one tried longest ago first."""
+        """Return the claims whose lease is to be renewed, the one tried longest ago first."""
         due = since_boot() - self._seconds * RENEW_SHARE
         with self._lock:
-            held = [each for each in self._held.items() if each[1].renewed <= due]
-        held.sort(key=lambda each: each[1].tried)
-        return [(claim, one) for claim, one in held if not one.lost]
+            found = [each for each in self._held.items() if each[1].renewed <= due]
+        found.sort(key=lambda each: each[1].tried)
+        return [(claim, held) for claim, held in found if not held.lost]
 
     def _renew(self, claim: Claim, held: _Held) -> None:
         held.tried = started = since_boot()
-        if self._inbox.claims.renew(claim):
+        if self._claims.renew(claim):
             held.renewed = started
         elif self._is_held(claim):
             held.lost = True
-            log.warning("lease_lost", **_names(claim))
-        if started > held.speak_at:
-            held.speak_at = started + 2 * (started - held.since)
+            log.warning("lease_lost", **claim.log_fields())
+        if started > held.warn_at:
+            held.warn_at = started + 2 * (started - held.since)
             seconds = round(started - held.since)
-            log.warning("callback_still_running", **_names(claim), seconds=seconds)
+            log.warning("callback_still_running", **claim.log_fields(), seconds=seconds)
 
     def _is_held(self, claim: Claim) -> bool:
         with self._lock:
             return claim in self._held
 
-    def _rescue(self) -> None:
+    def _find_orphans(self) -> None:
         """Renew own leases that a clock step made suspect, and count those of other processes."""
-        looked_at = time.monotonic()
+        polled_at = time.monotonic()
         with self._lock:
-            # A claim whose answer was lost was asked for again: its token can be on two events.
+            # By event as well: a claim whose answer was lost was repeated with the same token.
             held = {(claim.event_id, claim.token): claim for claim in self._held}
         mine: list[Claim] = []
         others: list[Suspect] = []
-        for suspect in self.rescuer.look():
+        for suspect in self.rescuer.poll():
             claim = held.get((suspect.event_id, suspect.token))
             if claim is None:
                 others.append(suspect)
             else:
                 mine.append(claim)
         if mine:
-            self._try("lease_not_renewed", partial(self._inbox.claims.renew_all, mine))
-        self._try("rescue_failed", partial(self.rescuer.count, others, looked_at))
+            self._try("lease_not_renewed", partial(self._claims.renew_all, mine))
+        self._try("rescue_failed", partial(self.rescuer.count, others, polled_at))
         self.rescuer.watch_clock()
 
-    def decide_suspects(self, say: Callable[[int], object]) -> None:
+    def decide_suspects(self, on_wait: Callable[[int], object]) -> None:
         """Wait until each expired lease was renewed, or its event is an orphan.
 
-        For a command, which may be the only process. It takes up to the grace of the leases, and
-        calls ``say`` with their number before it waits. Raises ``InboxUnavailable``.
+        For a command, which may be the only process. Takes up to the grace of the leases. Calls
+        ``on_wait`` with the number of leases before it waits. Raises ``InboxUnavailable``.
         """
-        rescuer = Rescuer(self._inbox, self._turn)
-        looked_at = time.monotonic()
-        waits = False
-        while undecided := rescuer.count(rescuer.look(), looked_at):
-            if not waits:
-                say(undecided)
-                waits = True
+        rescuer = Rescuer(self._rescue, self._turn)
+        polled_at = time.monotonic()
+        is_waiting = False
+        while undecided := rescuer.count(rescuer.poll(), polled_at):
+            if not is_waiting:
+                on_wait(undecided)
+                is_waiting = True
             time.sleep(self._turn)
-            looked_at = time.monotonic()
+            polled_at = time.monotonic()
 
 
-def _names(claim: Claim) -> dict[str, object]:
-    names = {"event_id": claim.event_id, "event_type": claim.type, "attempt": claim.attempt}
-    return names if claim.context is None else {**names, "context": claim.context}
+def claim_lost() -> Deferred:
+    """Return the error of a claim that another attempt took over."""
+    return Deferred(
+        "the event was taken over by another attempt", reason="claim_lost", retry_after=1
+    )

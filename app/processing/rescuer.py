@@ -1,8 +1,8 @@
 """Finds orphans: events whose process is dead, or no longer renews their leases.
 
-Each serving process looks for leases that ran out by the database's clock. It counts by its own
-monotonic clock how long they stay unrenewed. So neither a clock step nor an outage of the inbox
-ends a claim: a live process renews its lease within the grace (``app/inbox/sql/rescue.py``).
+Each serving process polls for leases that expired by the database's clock. Its own monotonic clock
+counts how long they stay unrenewed. So neither a clock step nor an outage of the inbox ends a
+claim: a live process renews its lease within the grace (``app/inbox/sql/rescue.py``).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import structlog
 
 from app.errors import InboxUnavailable
-from app.inbox import Inbox, Suspect
+from app.inbox import Suspect
+from app.inbox.rescue import Rescue
 
 log = structlog.get_logger(__name__)
 
-#: Seconds by which a clock has to step back to count: less does no harm.
+#: A smaller step back of the clock, in seconds, does no harm.
 STEP_SECONDS = 1.0
-
 
 #: The id of an event, and the end of its lease.
 _Key = tuple[str, float]
@@ -28,7 +28,7 @@ _Key = tuple[str, float]
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """The seconds recorded for a suspected lease, and when, by the monotonic clock."""
+    """The seconds recorded for a suspect, and the monotonic time of that."""
 
     seconds: float
     at: float
@@ -37,52 +37,53 @@ class _Seen:
 class Rescuer:
     """Watches expired leases and the database's clock for this process."""
 
-    def __init__(self, inbox: Inbox, turn_seconds: float) -> None:
-        """Take the ``inbox``, and how many seconds there are from one look to the next."""
-        self._inbox = inbox
-        #: The most seconds that one look adds: this process may have been stopped, others with it.
-        self._most = 2 * turn_seconds
+    def __init__(self, rescue: Rescue, turn_seconds: float) -> None:
+        """Take the inbox's API for rescue, and the seconds between two polls."""
+        self._rescue = rescue
+        #: The maximum that one poll adds, in seconds. After a longer time this process was stopped,
+        #: and other processes may have been stopped with it.
+        self._max_seconds = 2 * turn_seconds
         self.on_orphan: Callable[[], object] = lambda: None
         """Called when an event became an orphan."""
         self._seen: dict[_Key, _Seen] = {}
         self._failed: dict[_Key, float] = {}
         self._offset: float | None = None
 
-    def forget(self) -> None:
-        """Begin to count anew: the inbox was away, and no process could renew a lease."""
-        self._seen = {}
+    def poll(self) -> list[Suspect]:
+        """Return the suspects.
 
-    def look(self) -> list[Suspect]:
-        """Return the suspects. When it raises ``InboxUnavailable``, counting begins anew."""
+        Counting starts again when this raises, such as ``InboxUnavailable``: in an outage no
+        process can renew a lease.
+        """
         try:
-            return self._inbox.rescue.suspects()
+            return self._rescue.suspects()
         except BaseException:
-            self.forget()
+            self._seen = {}
             raise
 
-    def count(self, suspects: Iterable[Suspect], looked_at: float) -> int:
-        """Record for how long each of the ``suspects`` stayed unrenewed since the last time.
+    def count(self, suspects: Iterable[Suspect], polled_at: float) -> int:
+        """Record how long each of the ``suspects`` stayed unrenewed since the last poll.
 
-        ``looked_at`` is the monotonic time right before they were read. Returns how many are still
-        undecided. Raises ``InboxUnavailable`` when one of them cannot be recorded, such as a locked
-        row. The others are recorded, as far as there is time.
+        ``polled_at`` is the monotonic time right before the poll. Returns the number of undecided
+        suspects. Raises ``InboxUnavailable`` when one of them cannot be recorded, for example
+        because its row is locked. The others are recorded first, as far as there is time.
         """
         seen, self._seen = self._seen, {}
         failed, self._failed = self._failed, {}
         undecided, failure = 0, None
-        # What failed comes last, so that it takes no time from what can be recorded.
+        # Those that failed before come last: a failure takes time from the others.
         for each in sorted(suspects, key=lambda each: failed.get(_key(each), 0.0)):
             key = _key(each)
             before = seen.get(key)
             if key in failed:
                 self._failed[key] = failed[key]
-            if time.monotonic() > looked_at + self._most:
+            if time.monotonic() > polled_at + self._max_seconds:
                 undecided += 1
-                if before is not None and failure is None:  # else the inbox may have been away
+                if before is not None and failure is None:  # a failure may be an outage
                     self._seen[key] = before
                 continue
             try:
-                undecided += not self._is_decided(each, before, looked_at)
+                undecided += not self._is_decided(each, before, polled_at)
             except InboxUnavailable as error:
                 self._failed[key] = time.monotonic()
                 failure = error
@@ -90,11 +91,11 @@ class Rescuer:
             raise failure
         return undecided
 
-    def _is_decided(self, suspect: Suspect, before: _Seen | None, looked_at: float) -> bool:
+    def _is_decided(self, suspect: Suspect, before: _Seen | None, polled_at: float) -> bool:
         seconds = suspect.seconds
-        if before is not None and before.seconds == seconds:  # else another process counts
-            seconds += min(looked_at - before.at, self._most)
-            is_orphan = self._inbox.rescue.suspect(suspect, seconds)
+        if before is not None and before.seconds == seconds:  # else another process has counted
+            seconds += min(polled_at - before.at, self._max_seconds)
+            is_orphan = self._rescue.suspect(suspect, seconds)
             if is_orphan is None:
                 return False
             if is_orphan:
@@ -119,12 +120,12 @@ class Rescuer:
         Raises ``InboxUnavailable``.
         """
         asked_at = time.monotonic()
-        clock = self._inbox.rescue.clock()
+        clock = self._rescue.clock()
         offset = clock - time.monotonic()
-        # A late answer is no step: the clock was read after it was asked for.
+        # By ``asked_at``: the database read its clock after that, so a slow answer is no step.
         back = 0.0 if self._offset is None else self._offset - (clock - asked_at)
         if self._offset is None or back > STEP_SECONDS:
-            self._inbox.rescue.repair_times(stepped=back > STEP_SECONDS)
+            self._rescue.repair_times(stepped=back > STEP_SECONDS)
             self._offset = offset
         if back > STEP_SECONDS:
             log.warning("clock_stepped_back", seconds=round(back, 1))

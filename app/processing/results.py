@@ -22,15 +22,15 @@ from app.text import head, printed_traceback, storable
 
 log = structlog.get_logger(__name__)
 
-#: Characters of a reason that are kept. It is for a person to read, not a store.
+#: The maximum length of a stored reason, in characters. A person reads it.
 REASON_LENGTH = 1000
 
-#: Characters of a traceback that are kept: of its beginning, and of its end with the exception.
+#: The maximum length of a stored traceback. It keeps its beginning, and its end with the exception.
 TRACEBACK_LENGTH = 8000
 
-#: Errors before the callback that come from this process, not from the notification. The SDK
-#: imports the class of an event when it first meets its type.
-PASSING = (OSError, MemoryError, ImportError, SystemExit)
+#: Errors of this process, not of the notification, although they come before the callback. The SDK
+#: imports the class of an event at the first event of that type.
+TRANSIENT = (OSError, MemoryError, ImportError, SystemExit)
 
 UNKNOWN = "an error whose text cannot be read"
 
@@ -52,9 +52,11 @@ class Result:
         return self.outcome not in {Outcome.HANDLED, Outcome.FAILED}
 
     def fallbacks(self) -> list[Result]:
-        """Return what to record where the inbox cannot store this, the best one first."""
-        said = "the callback succeeded" if self.failure is None else f"the attempt {self.outcome}"
-        last = Result(Outcome.UNRECORDED, Failure(f"{said}, but that could not be recorded"))
+        """Return the results to record if the inbox cannot store this one, the best first."""
+        attempt = (
+            "the callback succeeded" if self.failure is None else f"the attempt {self.outcome}"
+        )
+        last = Result(Outcome.UNRECORDED, Failure(f"{attempt}, but that could not be recorded"))
         if self.failure is None:
             return [last]
         reason = self.failure.reason.encode("ascii", "backslashreplace").decode()
@@ -63,43 +65,43 @@ class Result:
 
 
 class Judge:
-    """Decides what an error means for its event."""
+    """Decides the result of an attempt that raised."""
 
-    def __init__(self, schedule: RetryPolicy | None, redact: Callable[[str], str]) -> None:
-        """Take the retry ``schedule``, and a function that redacts secrets.
+    def __init__(self, retry_policy: RetryPolicy | None, redact: Callable[[str], str]) -> None:
+        """Take the ``retry_policy``, and a function that redacts secrets.
 
-        Without a schedule Stripe decides when it delivers the event again.
+        Without a policy, Stripe decides when it delivers the event again.
         """
-        self._schedule = schedule
+        self._retry_policy = retry_policy
         self._redact = redact
 
     def judge(self, claim: Claim, error: BaseException, *, entered: bool) -> Result:
-        """Return what an ``error`` means. ``entered``: whether the callback raised it.
+        """Return the result for this ``error``, and log it. Raises nothing.
 
-        Logs it. Raises nothing.
+        ``entered``: the callback raised it. Otherwise reading the notification did.
         """
         try:
             return self._judge(claim, error, entered=entered)
         except BaseException:  # reading the error runs the callback's own code
-            log.exception("error_not_judged", attempt=claim.attempt)
+            log.exception("error_not_judged")
             return self._plan(claim, Failure(UNKNOWN))
 
     def _judge(self, claim: Claim, error: BaseException, *, entered: bool) -> Result:
         failure = Failure(self._reason(error), self._traceback(error))
-        if not entered and not isinstance(error, PASSING):
-            # Not the whole reason, which may quote the body. The inbox has it.
-            log.error("event_unreadable", attempt=claim.attempt, reason=type(error).__name__)
+        if not entered and not isinstance(error, TRANSIENT):
+            # Only the type: the reason may quote the body. The inbox stores the reason.
+            log.error("event_unreadable", reason=type(error).__name__)
             return Result(Outcome.UNREADABLE, failure)
         if isinstance(error, GiveUp):
             # A subclass may have no ``reason``.
             reason = self._clean(_text(getattr(error, "reason", error)))
-            log.error("callback_gave_up", attempt=claim.attempt, reason=reason)
+            log.error("callback_gave_up", reason=reason)
             return Result(Outcome.GAVE_UP, replace(failure, reason=reason))
-        log.error("callback_raised", attempt=claim.attempt, exc_info=error)
+        log.error("callback_raised", exc_info=error)
         if isinstance(error, RetryLater):
             return self._plan(claim, failure, asked=_delay(getattr(error, "seconds", None)))
         if isinstance(error, stripe.RateLimitError):
-            return self._plan(claim, failure, limited=True, at_least=_retry_after(error))
+            return self._plan(claim, failure, rate_limited=True, at_least=_retry_after(error))
         return self._plan(claim, failure)
 
     def _plan(
@@ -108,20 +110,20 @@ class Judge:
         failure: Failure,
         *,
         asked: float | None = None,
-        limited: bool = False,
+        rate_limited: bool = False,
         at_least: float = 0.0,
     ) -> Result:
-        """Say when the event is due again, or that its attempts are used up."""
-        if self._schedule is None:
+        """Return the result of a failure: a retry, or dead when no attempt is left."""
+        if self._retry_policy is None:
             return Result(Outcome.FAILED, replace(failure, delay=asked or 0.0))
-        delay, spent = self._schedule.plan(
-            claim.attempts_used, asked=asked, limited=limited, at_least=at_least
+        delay, used = self._retry_policy.plan(
+            claim.attempts_used, asked=asked, rate_limited=rate_limited, at_least=at_least
         )
-        failure = replace(failure, delay=delay, attempts_used=spent)
-        if self._schedule.is_over(spent):
-            log.error("attempts_exhausted", attempt=claim.attempt)
+        failure = replace(failure, delay=delay, attempts_used=used)
+        if self._retry_policy.is_exhausted(used):
+            log.error("attempts_exhausted")
             return Result(Outcome.EXHAUSTED, failure)
-        log.info("retry_planned", attempt=claim.attempt, delay_seconds=round(delay, 3))
+        log.info("retry_planned", delay_seconds=round(delay, 3))
         return Result(Outcome.FAILED, failure)
 
     def _reason(self, error: BaseException) -> str:
@@ -129,23 +131,23 @@ class Judge:
         return self._clean("".join(traceback.format_exception_only(error)).strip())
 
     def _clean(self, text: str) -> str:
-        """Return ``text`` as both databases can store it, without secrets, and not long."""
+        """Return ``text`` without secrets, shortened, and storable in both databases."""
         return storable(head(text, REASON_LENGTH, self._redact))
 
     def _traceback(self, error: BaseException) -> str:
-        """Return the traceback as it is printed: with lines of code, without local variables."""
+        """Return the traceback as Python prints it: with lines of code, without local variables."""
         return storable(printed_traceback(error, TRACEBACK_LENGTH, self._redact))
 
 
 def _text(value: object) -> str:
     try:
         return str(value)
-    except BaseException:  # noqa: BLE001 - it is the callback's own code
+    except BaseException:  # noqa: BLE001 - str() runs the callback's own code
         return UNKNOWN
 
 
 def _delay(seconds: object) -> float | None:
-    """Return the seconds that a callback asks for, or None if it is no number of seconds."""
+    """Return the delay of a ``RetryLater`` in seconds, or None if it is no number."""
     try:
         asked = float(seconds)  # type: ignore[arg-type]  # a callback can set anything
     except (TypeError, ValueError, OverflowError):
@@ -154,7 +156,7 @@ def _delay(seconds: object) -> float | None:
 
 
 def _retry_after(error: BaseException) -> float:
-    """Return for how many seconds Stripe's API asks to be left alone, at most thirty days."""
+    """Return the seconds of Stripe's ``Retry-After`` header, at most thirty days."""
     headers = getattr(error, "headers", None) or {}
     asked = str({str(name).lower(): value for name, value in headers.items()}.get("retry-after"))
     return min(float(asked), LONGEST_DELAY) if asked.isascii() and asked.isdigit() else 0.0

@@ -5,18 +5,18 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-#: What a rate limit of Stripe's uses up, where a failure uses up 1: it says nothing of the
-#: callback, but an event may not wait for ever either.
-LIMITED = 0.25
+#: The share of an attempt that a 429 of Stripe's API uses up. It is no error of the callback, but
+#: an event must not be retried for ever either.
+RATE_LIMITED_ATTEMPT = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """The delays between attempts, and how many attempts there are.
+    """The delays between attempts, and the number of attempts.
 
     The n-th delay is random between 0 and ``base_seconds`` x 2^(n-1), at most ``cap_seconds``.
-    The jitter spreads what failed together; the defaults span three days, as Stripe's own
-    redeliveries do (https://docs.stripe.com/webhooks#automatic-retries).
+    The jitter spreads events that failed together. The defaults span three days, like Stripe's
+    redeliveries (https://docs.stripe.com/webhooks#automatic-retries).
     """
 
     base_seconds: float
@@ -24,23 +24,28 @@ class RetryPolicy:
     max_attempts: int
 
     def plan(
-        self, spent: float, *, asked: float | None, limited: bool, at_least: float
+        self,
+        attempts_used: float,
+        *,
+        asked: float | None = None,
+        rate_limited: bool = False,
+        at_least: float = 0.0,
     ) -> tuple[float, float]:
-        """Return the seconds until the next attempt, and what is used up by then.
+        """Return the seconds until the next attempt, and how many attempts are used up by then.
 
-        ``spent`` is what was used up before, ``asked`` the seconds that the callback wants.
-        When it was ``limited`` by Stripe's rate limit, it waits ``at_least`` so many seconds.
+        ``attempts_used`` is the number before this failure. ``asked`` is the delay of the callback,
+        in seconds. When Stripe ``rate_limited`` the callback, the delay is ``at_least`` as long.
         """
-        used = spent + (LIMITED if limited else 1)
+        used = attempts_used + (RATE_LIMITED_ATTEMPT if rate_limited else 1)
         if asked is not None:
             return asked, used
-        return max(self._jittered(spent), at_least if limited else 0.0), used
+        return max(self._jittered(attempts_used), at_least), used
 
-    def is_over(self, spent: float) -> bool:
-        """Whether no attempt is left."""
-        return spent >= self.max_attempts
+    def is_exhausted(self, attempts_used: float) -> bool:
+        """Return whether no attempt is left."""
+        return attempts_used >= self.max_attempts
 
-    def _jittered(self, spent: float) -> float:
-        # 2.0**1024 would overflow; the cap is reached long before 2.0**60 bases.
-        most = min(self.cap_seconds, self.base_seconds * 2.0 ** min(spent, 60))
-        return random.uniform(0, most)  # noqa: S311 - to spread, not to hide
+    def _jittered(self, attempts_used: float) -> float:
+        # 2.0**1024 would overflow. The cap is reached long before 2.0**60 bases.
+        longest = min(self.cap_seconds, self.base_seconds * 2.0 ** min(attempts_used, 60))
+        return random.uniform(0, longest)  # noqa: S311 - to spread, not to hide

@@ -1,7 +1,7 @@
-"""Runs one claimed event through the SDK's handler, and settles what became of it.
+"""Runs one claimed event through the SDK's handler, and records the result.
 
-Deliveries, retries and reconciliation all come through ``Runner.run``: there is one way to run
-an event, and one SDK handler in a process, shared by all threads.
+Deliveries, retries and reconciliation all call ``Runner.run``: there is one way to run an event,
+and one SDK handler per process, shared by all threads.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Any
 import stripe
 import structlog
 
-from app.errors import CallbackFailed, Deferred, InboxUnavailable
-from app.inbox import Claim, Failure, Inbox
-from app.processing.leases import Leases
+from app.errors import CallbackFailed, InboxUnavailable
+from app.inbox import Claim, Failure
+from app.inbox.claims import Claims
+from app.processing.leases import Leases, claim_lost
 from app.processing.registry import Callback, Module, Registry
 from app.processing.results import Judge, Result
 from app.processing.retry_policy import RetryPolicy
@@ -31,55 +32,55 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _Run:
-    """One call of the SDK's handler, and whether it came as far as the callback."""
+    """One call of the SDK's handler. ``entered`` is set when it calls the callback."""
 
     claim: Claim
     entered: bool = False
 
 
-#: The run that this context is of. The SDK calls the callbacks with nothing of ours.
+#: The run of this context. The SDK does not pass it to the callbacks.
 _current: ContextVar[_Run] = ContextVar("current_run")
 
 
 class Runner:
-    """Runs claims, one at a time in each thread that calls it."""
+    """Runs claims, one at a time in each calling thread."""
 
-    def __init__(  # noqa: PLR0913 - the parts, each named
+    def __init__(  # noqa: PLR0913 - the services, each named
         self,
         registry: Registry,
         client: stripe.StripeClient,
-        inbox: Inbox,
+        claims: Claims,
         leases: Leases,
         *,
         retry_policy: RetryPolicy | None,
         redact: Callable[[str], str],
     ) -> None:
-        """Take the parts, and build the SDK's handler from the ``registry``.
+        """Take the services, and build the SDK's handler from the ``registry``.
 
         With a ``retry_policy`` a failed event is retried, and dead after the last attempt. Without
-        one Stripe decides when it delivers the event again. ``redact`` takes the secrets out of
-        what an exception says.
+        one, Stripe decides when it delivers the event again. ``redact`` replaces the secrets in the
+        text of an exception.
         """
-        self._inbox = inbox
+        self._claims = claims
         self._leases = leases
         self._judge = Judge(retry_policy, redact)
         self._handler = registry.register(client, wrap=_wrap)
 
     def run(self, claim: Claim) -> Outcome:
-        """Run the callback for ``claim`` and return the outcome once it is recorded.
+        """Run the callback for ``claim``. Returns the outcome once the inbox has recorded it.
 
-        Returns ``handled``, ``gave_up``, ``unreadable`` or, after the last attempt,
-        ``exhausted``. Raises ``CallbackFailed`` when the callback raised (the event is pending
-        again), ``Deferred`` when another attempt has taken the event, ``InboxUnavailable`` when the
-        outcome could not be recorded yet.
+        The outcome is ``handled``, ``gave_up``, ``unreadable``, ``exhausted`` or ``unrecorded``.
+        Raises ``CallbackFailed`` when the callback raised and the event is pending again.
+        Raises ``Deferred`` when another attempt took the event over, and ``InboxUnavailable`` when
+        the result will be recorded later.
         """
         return copy_context().run(self._run, claim)
 
     def _run(self, claim: Claim) -> Outcome:
-        structlog.contextvars.bind_contextvars(**_names(claim))
+        structlog.contextvars.bind_contextvars(**claim.log_fields())
         with self._leases.held(claim):
             result = self._call(claim)
-            self._settle(claim, lambda: self._record(claim, result))
+            self._flush_result(claim, lambda: self._record(claim, result))
         if result.outcome is Outcome.FAILED:
             raise CallbackFailed("the callback failed; the event will be retried", reason="raised")
         return result.outcome
@@ -88,13 +89,14 @@ class Runner:
         """Call the SDK's handler and return the result."""
         run = _Run(claim)
         try:
-            # Log fields that the callback binds must not reach our lines or the next run.
+            # In a context of its own: log fields that the callback binds must not reach later lines
+            # or the next run.
             copy_context().run(self._handle, run)
         except BaseException as error:
-            # Ctrl-C reaches the main thread, which runs callbacks in a command only. Elsewhere it
-            # is the callback that raises it, and a failure like any other.
+            # Ctrl-C raises this in the main thread, which runs callbacks only in a command.
+            # In any other thread the callback raised it: a failure like any other.
             if isinstance(error, KeyboardInterrupt) and _is_main_thread():
-                self._inbox.claims.fail(claim, Failure("interrupted"))
+                self._claims.fail(claim, Failure("interrupted"))
                 raise
             return self._judge.judge(claim, error, entered=run.entered)
         return Result(Outcome.HANDLED)
@@ -105,10 +107,22 @@ class Runner:
         with forks.ending_in_the_block():
             self._handler.handle(run.claim.body)
 
-    def _record(self, claim: Claim, result: Result) -> bool:
-        """Record the result, or as much of it as the inbox can store.
+    def _flush_result(self, claim: Claim, record: Callable[[], bool]) -> None:
+        """Record the result now, or defer it when that fails. Raises why it failed."""
+        self._leases.watchdog.check()
+        try:
+            recorded = record()
+        except Exception:  # also an unexpected one: the result must not be lost
+            self._leases.defer_result(claim, record)
+            raise
+        if not recorded:
+            log.warning("claim_lost")
+            raise claim_lost()
 
-        Returns False when another attempt took the event. Raises ``InboxUnavailable`` in an outage.
+    def _record(self, claim: Claim, result: Result) -> bool:
+        """Record the result, or the part of it that the inbox can store.
+
+        Returns False when another attempt took the event over. Raises ``InboxUnavailable``.
         """
         *tries, last = result, *result.fallbacks()
         for each in tries:
@@ -117,51 +131,32 @@ class Runner:
             except InboxUnavailable:
                 raise
             except Exception:
-                log.exception("result_not_recorded", attempt=claim.attempt, outcome=each.outcome)
+                log.exception("result_not_recorded", **claim.log_fields(), outcome=each.outcome)
         return self._record_exactly(claim, last)
 
     def _record_exactly(self, claim: Claim, result: Result) -> bool:
         if result.failure is None:
-            return self._inbox.claims.finish(claim)
+            return self._claims.finish(claim)
         if result.is_dead:
-            return self._inbox.claims.mark_dead(claim, result.outcome, result.failure)
-        return self._inbox.claims.fail(claim, result.failure)
-
-    def _settle(self, claim: Claim, settle: Callable[[], bool]) -> None:
-        self._leases.watchdog.check()
-        try:
-            settled = settle()
-        except Exception:  # an unforeseen one too: the result must not be lost
-            self._leases.settle_later(claim, settle)
-            raise
-        if not settled:
-            log.warning("claim_lost", attempt=claim.attempt)
-            raise Deferred(
-                "the event was taken over by another attempt", reason="claim_lost", retry_after=1
-            )
+            return self._claims.mark_dead(claim, result.outcome, result.failure)
+        return self._claims.fail(claim, result.failure)
 
 
 def _is_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _names(claim: Claim) -> dict[str, str]:
-    """Return what every line of this run carries."""
-    names = {"event_id": claim.event_id, "event_type": claim.type}
-    return names if claim.context is None else {**names, "context": claim.context}
-
-
 def _wrap(module: Module) -> Callback:
-    """Return the module's callback as it is given to the SDK's handler.
+    """Return the module's callback for the SDK's handler.
 
-    What is raised before the wrapped callback is entered comes from reading the notification,
-    what is raised after that from the callback: by their types they cannot be told apart.
+    It notes that the callback was entered. An error before that comes from reading the
+    notification, an error after it from the callback: their types do not tell them apart.
     """
     callback = module.callback
 
     def call(notif: Any, client: stripe.StripeClient, *details: Any) -> None:
         run = _current.get()
-        # The SDK unwraps envelopes of other services, and then reads what is in them.
+        # The SDK unwraps envelopes of other services, and reads the notification inside.
         if (notif.id, notif.type) != (run.claim.event_id, run.claim.type):
             raise ValueError("the notification is of another event than the one recorded")
         run.entered = True

@@ -1,1 +1,1 @@
-"""Compares Stripe's list of events with the inbox, and adds those that no delivery brought."""
+"""Compares Stripe's list of events with the inbox, and backfills events that were not delivered."""

@@ -1,1 +1,1 @@
-"""The process itself: its threads, clocks and forks, and the watchdog that ends it."""
+"""The process: its threads, clocks and forks, and the watchdog that ends it when it hangs."""

@@ -1,4 +1,4 @@
-"""The clock that goes on while the machine sleeps."""
+"""A monotonic clock that also runs while the machine is suspended."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import time
 
 
 def since_boot() -> float:
-    """Return seconds that never step, and that count while the machine is suspended.
+    """Return seconds of a clock that never steps and runs while the machine is suspended.
 
-    ``time.monotonic`` stops while Linux or macOS is suspended. Systems without ``CLOCK_BOOTTIME``
-    have ``CLOCK_MONOTONIC``, which does not stop on macOS.
+    ``time.monotonic`` stops while Linux or macOS is suspended. Where there is no
+    ``CLOCK_BOOTTIME``, ``CLOCK_MONOTONIC`` is used, which does not stop on macOS.
     """
     return time.clock_gettime(_CLOCK)
 

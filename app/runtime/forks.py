@@ -1,8 +1,8 @@
-"""Processes that a callback forks: they belong to the callback and keep nothing of the service.
+"""Isolates the service from processes that a callback forks.
 
-A forked process has a copy of everything in its parent. That includes the listening socket, the
-connections of clients, and the pipe on which a signal wakes the parent's event loop. The child also
-has the rest of the call, which would record the result and answer.
+A forked process inherits everything of its parent: the listening socket, the connections of
+clients, and the pipe through which a signal wakes the parent's event loop. It would also return
+from the callback, record the result and answer the request.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 
 class _Masks(threading.local):
-    """The signal masks of a thread that forks, the latest last: ``isolate`` may be called twice."""
+    """The signal masks of a thread before its fork. A stack: ``isolate`` may be called twice."""
 
     def __init__(self) -> None:
         self.before: list[set[int]] = []
@@ -36,16 +36,16 @@ _masks = _Masks()
 
 
 def isolate(signals: Iterable[int], listeners: Iterable[Any] = ()) -> None:
-    """Isolate this process from those that it forks from now on.
+    """Isolate this process from the processes that it forks from now on.
 
-    In a child the ``signals`` have their default effect, and only on the child. It holds neither
-    the sockets of ``listeners`` nor the connections that they accepted.
+    In a child the ``signals`` have their default effect, and affect only the child. The child keeps
+    neither the sockets of ``listeners`` nor the connections that they accepted.
     """
     signals = list(signals)
     names = {_local_name(each) for each in listeners}
 
     def block() -> None:
-        # A signal that reached the child before it is isolated would stop the parent.
+        # A signal that reaches the child before it is isolated would stop the parent.
         _masks.before.append(signal.pthread_sigmask(signal.SIG_BLOCK, signals))
 
     def unblock() -> None:
@@ -53,7 +53,7 @@ def isolate(signals: Iterable[int], listeners: Iterable[Any] = ()) -> None:
 
     os.register_at_fork(before=block, after_in_parent=unblock)
     steps = (partial(_reset, signals), partial(_drop_sockets, names), _open_outputs, unblock)
-    for step in steps:  # one each: a step that fails does not keep the next from running
+    for step in steps:  # registered apart: the next step runs even if one fails
         os.register_at_fork(after_in_child=step)
 
 
@@ -64,7 +64,7 @@ def _reset(signals: Iterable[int]) -> None:
 
 
 def _open_outputs() -> None:
-    """Open both outputs anew: a lock that another thread held is never released in the child."""
+    """Reopen both outputs: a lock that another thread held is never released in the child."""
     sys.stdout, sys.stderr = _open_output(1), _open_output(2)
     output.take()
 
@@ -74,11 +74,11 @@ def _open_output(descriptor: int) -> TextIO:
 
 
 def _drop_sockets(names: set[object]) -> None:
-    """Drop all sockets with one of these local ``names``, unnoticed by their peers."""
+    """Drop all sockets with one of these local ``names``. Their peers do not notice."""
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in [int(each.name) for each in Path("/dev/fd").iterdir()]:
         if _name_of(descriptor) in names:
-            # Not closed: the event loop's objects could later close a file with that number.
+            # Not closed: the event loop's objects may later close a file with that number.
             os.dup2(null, descriptor, inheritable=False)
     os.close(null)
 
@@ -96,16 +96,16 @@ def _name_of(descriptor: int) -> object:
 
 
 def _local_name(sock: Any) -> object:
-    """Return the port of a socket, or its path: a listener shares it with what it accepts."""
+    """Return the port or path of a socket. Accepted connections have that of their listener."""
     name = sock.getsockname()
     return name[1] if isinstance(name, tuple) else name
 
 
 @contextmanager
 def ending_in_the_block() -> Iterator[None]:
-    """End every process that is forked in the block at the end of the block.
+    """End every process that is forked in the block when it leaves the block.
 
-    It exits with 0, with the code of a ``SystemExit``, or with 1 after any other exception.
+    The exit status is 0, the code of a ``SystemExit``, or 1 after any other exception.
     """
     pid = os.getpid()
     status = 0
@@ -123,6 +123,6 @@ def ending_in_the_block() -> Iterator[None]:
 def _status(error: BaseException) -> int:
     if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
         return (error.code or 0) & 0xFF
-    with suppress(BaseException):  # it ends, logged or not
+    with suppress(BaseException):  # it must end, logged or not
         log.error("forked_process_failed", exc_info=error)
     return 1

@@ -1,7 +1,6 @@
-"""Long-lived threads: when its work raises, a thread logs the error and starts the work again.
+"""Long-lived threads. When its work raises, a thread logs the error and repeats the work.
 
-A thread that ends unnoticed takes its share of the work with it: leases are not renewed, events
-are not claimed, requests are not answered.
+If a thread ended silently, leases would not be renewed, events not claimed, requests not answered.
 """
 
 from __future__ import annotations
@@ -15,16 +14,16 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between a failure and the next try.
+#: Seconds between an error and the next try.
 PAUSE_SECONDS = 1.0
 
 
 def start(name: str, work: Callable[[], object]) -> threading.Thread:
     """Start a daemon thread that runs ``work`` until ``work`` returns.
 
-    When ``work`` raises anything, ``SystemExit`` and ``MemoryError`` included, the line
-    ``thread_failed`` names the thread, and ``work`` is called again after a second. Raises
-    ``RuntimeError`` when the system has no thread left.
+    When ``work`` raises, even ``SystemExit`` or ``MemoryError``, the line ``thread_failed`` is
+    logged with the name of the thread, and ``work`` is called again after a second. Raises
+    ``RuntimeError`` when the system cannot start a thread.
     """
     thread = threading.Thread(target=_persist, args=(name, work), name=name, daemon=True)
     thread.start()
@@ -36,7 +35,7 @@ def _persist(name: str, work: Callable[[], object]) -> None:
         try:
             work()
         except BaseException:
-            with suppress(BaseException):  # when memory is short a line is lost, not the thread
+            with suppress(BaseException):  # when memory is short, the line is lost, not the thread
                 log.exception("thread_failed", thread=name)
         else:
             return

@@ -1,11 +1,11 @@
 """Ends a hung process before its claims can be rescued.
 
-A C call that holds the GIL keeps every other thread from running, the one that renews the leases
-included. So does a signal that stops the process, or a machine that is suspended. The lease then
-runs out while the callback goes on, and another process would start the event beside it.
+No thread runs while a C call holds the GIL, while a signal has stopped the process, or while the
+machine is suspended. Leases then expire although their callbacks continue, and another process
+would run the event at the same time.
 
-``faulthandler`` has a timer that needs neither the GIL nor a signal handler. It writes the stacks
-of all threads to standard error and ends the process.
+The timer of ``faulthandler`` needs neither the GIL nor a signal handler. It writes the stacks of
+all threads to standard error and ends the process.
 """
 
 from __future__ import annotations
@@ -27,45 +27,45 @@ from app.runtime.clocks import since_boot
 
 log = structlog.get_logger(__name__)
 
-#: The longest time in which no thread runs, as a share of the lease, and its minimum in seconds.
-#: Shorter than the grace (``app/inbox/sql/rescue.py``), so that this process ends before its claims
-#: can be rescued, even when a clock steps.
-SHARE = 0.5
-LEAST_SECONDS = 1.5
+#: The process ends when no thread has run for this share of a lease, but for ``MIN_SECONDS`` at
+#: least. That is shorter than the grace (``app/inbox/sql/rescue.py``), so that the process ends
+#: before its claims can be rescued, even when a clock steps.
+LEASE_SHARE = 0.5
+MIN_SECONDS = 1.5
 
 #: How often the timer is reset within that time.
 BEATS = 5
 
-#: The share of the seconds of ``end_within`` after which a thread ends the process.
+#: After this share of the seconds of ``end_within`` a thread ends the process.
 SOFT_SHARE = 0.8
 
 STANDARD_ERROR = 2
 
-#: Seconds in which a process that ends itself says so.
-SAY_SECONDS = 1.0
+#: The maximum time in seconds to log that the process hung.
+LOG_SECONDS = 1.0
 
-#: gunicorn takes 3 and 4 for a start that failed.
+#: Not 3 or 4, with which gunicorn reports a failed start.
 EXIT_STATUS = 1
 
 
 class Watchdog:
-    """The timer of this process. It runs only while the process holds claims."""
+    """The timer of this process. It runs while the process holds claims."""
 
     def __init__(self, lease_seconds: float, is_needed: Callable[[], bool]) -> None:
-        """Take the length of a lease in seconds, and a function: true while claims are held."""
-        self.seconds = max(SHARE * lease_seconds, LEAST_SECONDS)
-        """Seconds without a running thread after which the process ends."""
+        """Take the length of a lease, and a function that returns whether claims are held."""
+        self.seconds = max(LEASE_SHARE * lease_seconds, MIN_SECONDS)
+        """The process ends when no thread has run for this many seconds."""
         self._is_needed = is_needed
         self._output = STANDARD_ERROR
         self._started = False
         self._beat_at: float | None = None
-        """When the timer was set, by ``since_boot``; None while it is not."""
+        """When the timer was set, by ``since_boot``. None while it is not set."""
         self._ends = False
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
     def start(self) -> None:
-        """Begin to watch. Only a process that runs callbacks may: a process has one such timer."""
+        """Start watching, in a process that runs callbacks. A process has one such timer."""
         with self._lock:
             if self._started:
                 return
@@ -74,29 +74,30 @@ class Watchdog:
         threads.start("watchdog", self._keep)
 
     def begin(self) -> None:
-        """Set the timer, unless it is set: a claim is about to be held."""
+        """Set the timer unless it is set. Called before a claim is held."""
         if self._started:
             with self._lock:
                 if self._beat_at is None:
                     self._set(self.seconds)
 
     def check(self) -> None:
-        """End this process if it was stopped, or slept, for too long.
+        """End this process if it was stopped or suspended for too long.
 
-        To be called before a claim is made or settled: the timer's own thread may wake up last.
+        Call it before claiming an event and before recording a result. The timer's own thread may
+        wake up too late for that.
         """
         beat_at = self._beat_at
         if beat_at is not None and since_boot() > beat_at + self.seconds:
-            # The line can block, when standard error is not read. The timer cannot.
-            faulthandler.dump_traceback_later(SAY_SECONDS, exit=True, file=self._output)
+            # A line blocks while standard error is not read. The timer does not.
+            faulthandler.dump_traceback_later(LOG_SECONDS, exit=True, file=self._output)
             log.critical("process_hung", seconds=round(since_boot() - beat_at, 1))
             faulthandler.dump_traceback(self._output, all_threads=True)
             os._exit(EXIT_STATUS)
 
     def end_within(self, seconds: float) -> None:
-        """End this process after so many ``seconds`` at the latest, even if it hangs.
+        """End this process within ``seconds``, even if it hangs.
 
-        It exits with 0 if one of its threads can run, else with the stacks of all threads.
+        Its exit status is 0 if a thread can run. Otherwise it writes the stacks of all threads.
         """
         with self._lock:
             if not self._started:
@@ -138,11 +139,11 @@ def _end_after(seconds: float) -> NoReturn:
 
 
 def _open_standard_error() -> int:
-    """Return a descriptor of standard error that does not block, where that can be had.
+    """Return a non-blocking descriptor of standard error, where the system has one.
 
-    A pipe takes no more when its reader has stopped, and a terminal after Ctrl-S.
+    A pipe blocks when its reader has stopped, and a terminal after Ctrl-S.
     """
-    with suppress(OSError):  # it can be closed, and not everywhere can it be opened anew
+    with suppress(OSError):  # it may be closed, and not every system can reopen it
         mode = os.fstat(STANDARD_ERROR).st_mode
         if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
             return os.open(f"/proc/self/fd/{STANDARD_ERROR}", os.O_WRONLY | os.O_NONBLOCK)

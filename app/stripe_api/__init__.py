@@ -1,1 +1,1 @@
-"""What talks to Stripe's API: the client, its rate limiter, and the cache of fetched events."""
+"""All that the service needs of Stripe: signatures, notifications, event types, and the API."""

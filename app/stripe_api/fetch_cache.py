@@ -1,7 +1,7 @@
-"""What one run of a callback has fetched already, so that the same object is fetched once.
+"""The cache of one run, so that a callback fetches an object from Stripe once.
 
-A run is one call of a callback, in a context of its own. The runner begins it, and the client of
-Stripe's API (``app/stripe_api/client.py``) keeps its answers in it.
+A run is one call of a callback, in a context of its own. The runner begins it. The client of
+Stripe's API (``app/stripe_api/client.py``) fills the cache.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any
 
-#: The answers of this run, by what was asked. Only the thread of the callback is in the run.
-_answers: ContextVar[dict[tuple[Any, ...], Any] | None] = ContextVar("answers", default=None)
+Cache = dict[tuple[Any, ...], Any]
+
+#: The answers of this run by request. Only the thread of the callback is in the run.
+_cache: ContextVar[Cache | None] = ContextVar("fetch_cache", default=None)
 
 
 def begin() -> None:
-    """Let what is fetched from now on in this context be fetched once."""
-    _answers.set({})
+    """Begin a run with an empty cache in this context."""
+    _cache.set({})
 
 
-def answers() -> dict[tuple[Any, ...], Any] | None:
-    """Return the answers of this run, to be read and added to; None outside of any run."""
-    return _answers.get()
+def current() -> Cache | None:
+    """Return the cache of this run, to read and to fill. None outside of a run."""
+    return _cache.get()

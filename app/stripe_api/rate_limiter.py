@@ -1,9 +1,9 @@
-"""A budget for Stripe's API: how many requests a second all processes make together.
+"""A rate limiter for Stripe's API, shared by all processes of an inbox.
 
-Stripe counts the requests of an account, and those to each endpoint of an account
-(https://docs.stripe.com/rate-limits). A request takes a slot of each of the two, and waits for it.
-The slots are handed out by the inbox's database, so that all processes that share an inbox share
-the budget, and in small batches, so that it is not asked at every request.
+Stripe limits the requests of an account, and those to each endpoint of an account
+(https://docs.stripe.com/rate-limits). A request waits for a slot of each. The inbox's database
+hands out the slots, so that all processes share one limit. It hands out a small batch at once, so
+that most requests need no statement.
 """
 
 from __future__ import annotations
@@ -17,75 +17,76 @@ from urllib.parse import urlsplit
 import structlog
 
 from app.errors import InboxUnavailable
-from app.inbox import Inbox
+from app.inbox.rate_limits import RateLimits
 
 log = structlog.get_logger(__name__)
 
-#: Requests a second to each endpoint, where Stripe has a limit of its own.
+#: Requests a second to each endpoint with a limit of its own.
 PER_ENDPOINT = 25
 
-#: Seconds of slots that are reserved at once. Longer would let those wait in vain who get none.
+#: A batch holds the slots of this many seconds. A larger one would make other processes wait for
+#: slots that this one does not use.
 BATCH_SECONDS = 0.1
 
-#: Seconds without any request after a 429 that does not say how long.
+#: Seconds without any request after a 429 without ``Retry-After``.
 PAUSE_SECONDS = 1.0
 
-#: Seconds of half as many requests after the pause.
+#: Seconds at half the rate after the pause.
 SLOW_SECONDS = 10.0
 
-#: The longest pause that is believed.
+#: The maximum pause in seconds, whatever ``Retry-After`` says.
 LONGEST_PAUSE = 60.0
 
-#: Seconds for which a database that could not be reached is not asked again.
-AWAY_SECONDS = 5.0
+#: Seconds without a try to reserve slots after an outage of the database.
+OUTAGE_SECONDS = 5.0
 
-#: A part of an address that is a word of Stripe's and not an id.
+#: A segment of a path that is a word of Stripe's, not an id.
 WORD = re.compile(r"v[1-9]|[a-z_]+")
 
 
 class RateLimiter:
-    """What the threads of this process may ask of Stripe's API."""
+    """The rate limit of Stripe's API for the threads of this process."""
 
-    def __init__(self, inbox: Inbox, per_second: float, *, mode: str) -> None:
-        """Take the ``inbox`` that hands out slots, and how many requests a second there may be.
+    def __init__(self, rate_limits: RateLimits, per_second: float, *, mode: str) -> None:
+        """Take the inbox's API that hands out slots, and the requests a second.
 
-        ``mode`` is ``live`` or ``test``: Stripe counts them apart.
+        ``mode`` is ``live`` or ``test``. Stripe counts them apart.
         """
-        self._inbox = inbox
+        self._rate_limits = rate_limits
         self._mode = mode
-        self._all = _Bucket(inbox, f"{mode} all", per_second)
+        self._account = _Bucket(rate_limits, f"{mode} all", per_second)
         self._endpoints: dict[str, _Bucket] = {}
-        self._making = threading.Lock()
+        self._lock = threading.Lock()
 
     def wait(self, method: str, url: str) -> None:
         """Wait until this request may be made."""
-        # The scarcer slot first: one of the others is not held while waiting for it.
+        # The scarcer slot first, so that no slot of the account is held while waiting for it.
         self._endpoint(f"{method.upper()} {_template(url)}").take()
-        self._all.take()
+        self._account.take()
 
     def slow_down(self, retry_after: str | None) -> None:
-        """Have all processes wait, and then make half as many requests: Stripe answered 429.
+        """Pause the requests of all processes, and then halve their rate: Stripe answered 429.
 
-        ``retry_after`` is the header of that name. A pause of a second is made without one.
+        ``retry_after`` is the header of that name. Without one the pause is a second.
         """
         asked = float(retry_after) if retry_after and _is_number(retry_after) else PAUSE_SECONDS
         pause = min(max(asked, PAUSE_SECONDS), LONGEST_PAUSE)
         log.warning("stripe_rate_limited", pause_seconds=pause)
-        self._all.slow_down(pause)
+        self._account.slow_down(pause)
 
     def _endpoint(self, name: str) -> _Bucket:
-        with self._making:
+        with self._lock:
             if name not in self._endpoints:
-                bucket = _Bucket(self._inbox, f"{self._mode} {name}", PER_ENDPOINT)
+                bucket = _Bucket(self._rate_limits, f"{self._mode} {name}", PER_ENDPOINT)
                 self._endpoints[name] = bucket
             return self._endpoints[name]
 
 
 class _Bucket:
-    """One stream of slots, of which this process holds a few. Times are of the monotonic clock."""
+    """The slots of one limit. This process holds a few of them. Times are monotonic."""
 
-    def __init__(self, inbox: Inbox, name: str, per_second: float) -> None:
-        self._inbox = inbox
+    def __init__(self, rate_limits: RateLimits, name: str, per_second: float) -> None:
+        self._rate_limits = rate_limits
         self._name = name
         self._interval = 1 / per_second
         self._batch = max(1, int(per_second * BATCH_SECONDS))
@@ -94,10 +95,10 @@ class _Bucket:
         self._stale_at = 0.0
         self._slowed = 0
         self._own_free_at = 0.0
-        self._away_until = 0.0
+        self._retry_at = 0.0
 
     def take(self) -> None:
-        """Wait for a slot. One that Stripe's API was slowed down after is taken again."""
+        """Wait for a slot. After a ``slow_down`` during the wait, take another one."""
         while True:
             with self._lock:
                 slowed, at = self._slowed, self._next()
@@ -106,54 +107,52 @@ class _Bucket:
                 return
 
     def slow_down(self, pause: float) -> None:
-        """Let nobody have a slot before the pause is over, here and in all other processes."""
+        """Hand out no slot for ``pause`` seconds, in any process."""
         with self._lock:
             self._slowed += 1
             self._slots.clear()
             self._own_free_at = time.monotonic() + pause
             try:
-                self._inbox.rate_limits.slow_down(
-                    self._name, pause=pause, slow=pause + SLOW_SECONDS
-                )
+                self._rate_limits.slow_down(self._name, pause=pause, slow=pause + SLOW_SECONDS)
             except InboxUnavailable as error:
-                self._note_away(error)
+                self._note_outage(error)
 
     def _next(self) -> float:
-        """Return when the next slot is."""
+        """Return the time of the next slot."""
         if not self._slots or time.monotonic() > self._stale_at:
             self._reserve()
         return self._slots.popleft()
 
     def _reserve(self) -> None:
         begin = time.monotonic()
-        delay, pace = self._ask() or self._own(begin)
-        self._slots = deque(begin + delay + number * pace for number in range(self._batch))
-        # What was not used by then would let many go at once.
-        self._stale_at = begin + delay + self._batch * pace
+        delay, interval = self._shared() or self._own(begin)
+        self._slots = deque(begin + delay + number * interval for number in range(self._batch))
+        # Unused slots expire. Otherwise an idle process could use all of them at once.
+        self._stale_at = begin + delay + self._batch * interval
 
-    def _ask(self) -> tuple[float, float] | None:
-        """Return in how many seconds the next slots begin and how far apart they are, for all."""
-        if time.monotonic() < self._away_until:
+    def _shared(self) -> tuple[float, float] | None:
+        """Reserve slots in the database. Returns the seconds to the first, and between two."""
+        if time.monotonic() < self._retry_at:
             return None
         try:
-            return self._inbox.rate_limits.reserve(self._name, self._batch, self._interval)
+            return self._rate_limits.reserve(self._name, self._batch, self._interval)
         except InboxUnavailable as error:
-            self._note_away(error)
+            self._note_outage(error)
             return None
 
     def _own(self, now: float) -> tuple[float, float]:
-        """Return the same for this process alone, while the database is away."""
+        """Reserve slots for this process alone, during an outage of the database."""
         delay = max(0.0, self._own_free_at - now)
         self._own_free_at = now + delay + self._batch * self._interval
         return delay, self._interval
 
-    def _note_away(self, error: InboxUnavailable) -> None:
-        self._away_until = time.monotonic() + AWAY_SECONDS
-        log.warning("budget_not_shared", reason=error.reason)
+    def _note_outage(self, error: InboxUnavailable) -> None:
+        self._retry_at = time.monotonic() + OUTAGE_SECONDS
+        log.warning("rate_limiter_not_shared", reason=error.reason)
 
 
 def _template(url: str) -> str:
-    """Return the path of an address with its ids replaced, as ``/v1/customers/{id}``."""
+    """Return the path of a URL with its ids replaced, as ``/v1/customers/{id}``."""
     parts = urlsplit(url).path.split("/")
     return "/".join(part if not part or WORD.fullmatch(part) else "{id}" for part in parts)
 

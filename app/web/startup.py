@@ -52,6 +52,6 @@ def _background(parts: Services) -> Background:
 
     return Background(
         start=start,
-        unfinished=lambda: parts.leases.unsettled + parts.worker.unfinished,
+        unfinished=lambda: parts.leases.unrecorded + parts.worker.unfinished,
         release=parts.worker.release,
     )

@@ -14,8 +14,8 @@ import stripe
 from flask.cli import with_appcontext
 
 from app.cli.output import say, say_lines
-from app.processing.registry import EVENT_TYPE_SHAPE, event_types, module_name
 from app.services import services
+from app.stripe_api.catalog import EVENT_TYPE_SHAPE, event_types, module_name
 from devkit import samples
 from devkit.scaffold import module_text, test_text
 

@@ -118,7 +118,7 @@ def test_new_event_is_due_at_once(inbox: Inbox, clock: Clock, seconds: float) ->
     """Events that were recorded before or after the step wait for no clock."""
     inbox.deliveries.enqueue(EVENT)
     clock.step(seconds)
-    Rescuer(inbox, 1.0).watch_clock()  # as each live process does
+    Rescuer(inbox.rescue, 1.0).watch_clock()  # as each live process does
     inbox.deliveries.enqueue(replace(EVENT, id="evt_2", concurrency_key="cus_2"))
 
     claimed = [inbox.claims.claim_due(livemode=False) for _ in range(2)]
@@ -133,7 +133,7 @@ def test_new_events_of_one_key_do_not_block_each_other(
     """They run one after the other, in any order."""
     inbox.deliveries.enqueue(EVENT)
     clock.step(seconds)
-    Rescuer(inbox, 1.0).watch_clock()  # as each live process does
+    Rescuer(inbox.rescue, 1.0).watch_clock()  # as each live process does
     inbox.deliveries.enqueue(replace(EVENT, id="evt_2"))
 
     first = inbox.claims.claim_due(livemode=False)

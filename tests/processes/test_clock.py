@@ -1,14 +1,15 @@
-"""A wall clock that is set while the service runs: no event runs twice, and none waits for it.
+"""The wall clock is set while the service runs: no event runs twice, and none is delayed.
 
-Leases end by the wall clock, which may be moved at any moment. Callbacks keep a journal of their
-own, and what it says is what counts.
+Leases end by the wall clock, which can step at any time. Callbacks write a journal, and the tests
+read it.
+
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,7 @@ from tests.support.services import (
     ACCEPTED,
     DEADLINE,
     DUPLICATE,
-    EVENT_TYPE,
     HANDLED,
-    HANDLER,
     ONCE,
     Lab,
     find,
@@ -36,24 +35,19 @@ PAST_GRACE = LEASE + 2 + 1.5
 """Seconds, with a margin, until the event of a killed process is rescued."""
 HOUR = 3600
 SOON = 30
-"""Seconds within which happens what does not wait for an hour."""
+"""Seconds in which an event runs that does not wait for an hour."""
 
 
 @pytest.fixture
-def lab(tmp_path: Path, make_handlers: Callable[..., str]) -> Iterator[Lab]:
-    """Services with callbacks that do as they are told, ended with the test."""
-    name = make_handlers(**{EVENT_TYPE.replace(".", "_"): HANDLER})
-    lab = Lab(tmp_path / "packages" / name)
-    lab.measured = False  # there are many of them, and other tests go the same ways
-    try:
-        yield lab
-    finally:
-        lab.close()
+def lab(lab: Lab) -> Lab:
+    """Services without coverage: these tests start many, and others run the same code."""
+    lab.measured = False
+    return lab
 
 
 @pytest.fixture
 def clock(tmp_path: Path, lab: Lab) -> Clock:
-    """The clock by which all services of the lab go."""
+    """The wall clock of all services of the lab."""
     clock = Clock(tmp_path)
     clock.of_processes(lab.package)
     return clock
@@ -63,7 +57,7 @@ def clock(tmp_path: Path, lab: Lab) -> Clock:
 def start(
     lab: Lab, clock: Clock, tmp_path: Path, make_postgresql_url: Callable[[], str]
 ) -> Callable[..., Site]:
-    """A function that starts services which go by the clock, with an inbox of their own."""
+    """A function that starts services under the clock, with an inbox of their own."""
 
     def start(name: str, mode: str, database: str = "sqlite", **settings: Any) -> Site:
         url = f"sqlite:///{tmp_path}/{name}/inbox.sqlite3"
@@ -81,8 +75,8 @@ def start(
 
 
 @pytest.mark.parametrize("library", sorted({HAS_LIBRARY, False}))
-def test_service_goes_by_the_clock_of_the_test(lab: Lab, tmp_path: Path, *, library: bool) -> None:
-    """Its signatures, its statements and its lines: or the tests here would show nothing."""
+def test_service_uses_the_clock_of_the_test(lab: Lab, tmp_path: Path, *, library: bool) -> None:
+    """Signatures, statements and log lines use the clock that the test moves."""
     clock = Clock(tmp_path)
     clock.of_processes(lab.package, library=library)
     url = f"sqlite:///{tmp_path}/inbox.sqlite3"
@@ -113,10 +107,11 @@ STEPS = {
 def test_step_of_the_clock_runs_no_event_twice(
     clock: Clock, start: Callable[..., Site], steps: list[int]
 ) -> None:
-    """A callback that runs keeps its event, in one process and among several, in both modes.
+    """A running callback keeps its event: in one process and several, in both modes.
 
-    The leases of all of them end with the step, or are an hour long, and none can be renewed
-    before the next delivery comes.
+    After the step all leases have expired, or are an hour long. None can be renewed before the next
+    delivery.
+
     """
     sites = [
         start(f"{mode}_{services}_{processes}", mode, services=services, WEB_CONCURRENCY=processes)
@@ -152,7 +147,7 @@ def test_step_of_the_clock_runs_no_event_twice(
 def test_event_of_a_killed_process_is_run_again_after_a_step(
     lab: Lab, clock: Clock, start: Callable[..., Site], seconds: int
 ) -> None:
-    """Its lease may last an hour by the clock: neither the event nor its object waits for that."""
+    """The lease may last an hour by the clock. The event and its object do not wait for that."""
     sites = [
         start(f"{mode}_{database}@customer_{mode}_{database}", mode, database)
         for mode in MODES
@@ -176,7 +171,7 @@ def test_event_of_a_killed_process_is_run_again_after_a_step(
 def test_new_event_runs_at_once_after_the_clock_went_back(
     lab: Lab, clock: Clock, start: Callable[..., Site]
 ) -> None:
-    """It was recorded an hour ahead of now: it has not to wait until that hour comes."""
+    """An event that was recorded an hour ahead of the clock is due at once."""
     sites = [start(name, "queue", name, WORKER_THREADS=0) for name in ("sqlite", "postgresql")]
     for site in sites:
         assert site.services[0].deliver(site.event(1)).brief == ACCEPTED

@@ -1,4 +1,4 @@
-"""Callbacks that fork, in real processes: what a child has of the service, and what it may do."""
+"""Callbacks that fork: a child keeps nothing of the service and cannot act for it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 from tests.support.services import (
     ACCEPTED,
     DEADLINE,
-    EVENT_TYPE,
     FAILED,
     HANDLED,
     HANDLER,
     HOST,
+    MODULE,
     ROOT,
     Lab,
     Service,
@@ -30,9 +29,7 @@ from tests.support.services import (
 )
 from tests.support.waiting import wait_for
 
-MODULE = EVENT_TYPE.replace(".", "_")
-
-#: What a callback does is in the id of its event, before the number of the event.
+#: The id of an event names the act of the callback, before the number of the event.
 FORKING = (
     HANDLER
     + """
@@ -108,7 +105,7 @@ FORKING = (
 """
 )
 
-#: How each child ends, and the status that its parent sees.
+#: How each child ends, and the exit status that its parent sees.
 ENDS = {
     "returns": 0,
     "raises": 1,
@@ -122,15 +119,16 @@ ENDS = {
 
 
 @pytest.fixture
-def lab(tmp_path: Path, make_handlers: Callable[..., str]) -> Iterator[Lab]:
-    """Services with callbacks that fork, ended with the test."""
-    name = make_handlers(**{MODULE: FORKING})
-    lab = Lab(tmp_path / "packages" / name)
-    try:
-        yield lab
-    finally:
-        (lab.package / "go").touch()
-        lab.close()
+def modules() -> dict[str, str]:
+    """A callback that forks."""
+    return {MODULE: FORKING}
+
+
+@pytest.fixture
+def lab(lab: Lab) -> Iterator[Lab]:
+    """Services whose callbacks fork. The forked processes end with the test."""
+    yield lab
+    (lab.package / "go").touch()
 
 
 def start(lab: Lab, database_url: str, *options: str, processing: str = "inline") -> Service:
@@ -149,8 +147,8 @@ both_modes = pytest.mark.parametrize("processing", ["inline", "queue"])
 
 
 @both_modes
-def test_child_ends_where_its_callback_does(lab: Lab, sqlite_url: str, processing: str) -> None:
-    """However it leaves the callback, it settles nothing: the parent alone does, once."""
+def test_child_ends_with_its_callback(lab: Lab, sqlite_url: str, processing: str) -> None:
+    """However the child leaves the callback, only the parent records the result, once."""
     service = start(lab, sqlite_url, processing=processing)
 
     for how, status in ENDS.items():
@@ -163,7 +161,7 @@ def test_child_ends_where_its_callback_does(lab: Lab, sqlite_url: str, processin
     assert service.log.count('"outcome": "handled"') == len(ENDS)
 
 
-def test_child_of_a_worker_ends_where_its_callback_does(lab: Lab, sqlite_url: str) -> None:
+def test_child_of_a_worker_ends_with_its_callback(lab: Lab, sqlite_url: str) -> None:
     """The same holds for ``flask worker``."""
     service = lab.start(sqlite_url, PROCESSING="queue", WORKER_THREADS=0)
     worker = lab.start_worker(sqlite_url)
@@ -175,7 +173,7 @@ def test_child_of_a_worker_ends_where_its_callback_does(lab: Lab, sqlite_url: st
     assert worker.wait() == 0
 
 
-def test_child_of_a_command_ends_where_its_callback_does(lab: Lab, sqlite_url: str) -> None:
+def test_child_of_a_command_ends_with_its_callback(lab: Lab, sqlite_url: str) -> None:
     """The same holds for ``flask events retry``."""
     service = start(lab, sqlite_url)
     lab.tell("fail", "evt_1")
@@ -201,10 +199,10 @@ def test_child_of_a_command_ends_where_its_callback_does(lab: Lab, sqlite_url: s
 
 @both_modes
 @pytest.mark.parametrize("how", ["stays", "process"])
-def test_child_that_outlives_the_service_holds_none_of_its_sockets(
+def test_child_that_outlives_the_service_keeps_none_of_its_sockets(
     lab: Lab, sqlite_url: str, processing: str, how: str
 ) -> None:
-    """The port can be taken at once by the next service, and clients see the connection end."""
+    """The next service can bind the port at once, and clients see the end of their connection."""
     service = start(lab, sqlite_url, "--graceful-timeout", "3", processing=processing)
     with contextlib.closing(
         http.client.HTTPConnection(HOST, service.port, timeout=DEADLINE)
@@ -243,7 +241,7 @@ def test_signal_to_a_child_reaches_the_child_alone(
 
 
 def test_signal_to_the_child_of_a_worker_reaches_the_child_alone(lab: Lab, sqlite_url: str) -> None:
-    """The handlers of ``flask worker`` are not its children's."""
+    """The children do not inherit the signal handlers of ``flask worker``."""
     service = lab.start(sqlite_url, PROCESSING="queue", WORKER_THREADS=0)
     lab.start_worker(sqlite_url)
 

@@ -1,4 +1,4 @@
-"""The service under gunicorn, with callbacks that do what a callback should not do."""
+"""The service under gunicorn, with callbacks that misuse the process."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import json
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from app.log import LINE_BYTES
+from app.log.lines import LINE_BYTES
 from app.processing.results import REASON_LENGTH, TRACEBACK_LENGTH
 from app.text import HIDDEN
 from tests.support.services import (
@@ -19,6 +17,7 @@ from tests.support.services import (
     DEADLINE,
     FAILED,
     HANDLED,
+    MODULE,
     ROOT,
     Lab,
     Service,
@@ -27,7 +26,7 @@ from tests.support.services import (
 )
 from tests.support.waiting import wait_for
 
-#: Each act is named by the event's id. Files in its folder tell a callback about another one.
+#: The event's id names the act. Callbacks signal each other by files in their folder.
 HANDLER = r"""
     import contextlib, io, logging, time, uuid
     from pathlib import Path
@@ -94,34 +93,30 @@ HANDLER = r"""
         raise ValueError("\x1b[2J\u202eevil\u2028\x9b\r\x7f\u200bend")
 """
 
-#: Lines that ``values`` logs.
+#: The lines that ``values`` logs.
 VALUES = 4 * 11
 
 FORMATS = pytest.mark.parametrize("log_format", ["json", "console"])
 
 
 @pytest.fixture
-def lab(tmp_path: Path, make_handlers: Callable[..., str]) -> Iterator[Lab]:
-    """Services with such callbacks, ended with the test."""
-    lab = Lab(tmp_path / "packages" / make_handlers(v1_customer_created=HANDLER))
-    try:
-        yield lab
-    finally:
-        lab.close()
+def modules() -> dict[str, str]:
+    """A hostile callback."""
+    return {MODULE: HANDLER}
 
 
 def wait_until(database_url: str, event_id: str, wanted: str) -> None:
-    """Wait until an event has come to a state."""
+    """Wait until an event has this state."""
     wait_for(lambda: state(database_url, event_id)[0] == wanted, DEADLINE)
 
 
-def assert_harmless(printed: str) -> None:
-    """No character reaches a terminal that steers it."""
+def assert_no_control_characters(printed: str) -> None:
+    """Fail if a character in ``printed`` controls a terminal."""
     assert {each for each in printed if unicodedata.category(each) in HIDDEN} <= {"\n", "\t"}
 
 
 def overlap(lab: Lab, service: Service) -> None:
-    """Have two callbacks redirect standard error, the first of which ends first."""
+    """Let two callbacks redirect standard error. The first to begin ends first."""
     answers = [lab.later(service.deliver, event_id) for event_id in ("evt_first", "evt_second")]
     assert {answer.result(DEADLINE).status for answer in answers} == {200}
     wait_for((lab.package / "first_left").exists, DEADLINE)
@@ -129,10 +124,10 @@ def overlap(lab: Lab, service: Service) -> None:
 
 @pytest.mark.parametrize("left_behind", ["none", "closed"])
 @pytest.mark.parametrize("processing", ["inline", "queue"])
-def test_overlapping_redirections_of_standard_error_stop_nothing(
+def test_overlapping_redirections_of_standard_error_do_no_harm(
     lab: Lab, sqlite_url: str, processing: str, left_behind: str
 ) -> None:
-    """Deliveries go on being answered and run, and every line appears."""
+    """Later deliveries are answered and run, and every line appears."""
     (lab.package / left_behind).touch()
     service = lab.start(
         sqlite_url, PROCESSING=processing, WEB_CONCURRENCY=1, WEB_THREADS=2, WORKER_THREADS=2
@@ -155,7 +150,7 @@ def test_overlapping_redirections_of_standard_error_stop_nothing(
 
 @FORMATS
 def test_log_calls_fail_no_event(lab: Lab, sqlite_url: str, log_format: str) -> None:
-    """The callback may log any value: it goes on, runs once, and each line appears."""
+    """A callback may log any value: it continues, runs once, and each line appears."""
     service = lab.start(sqlite_url, LOG_FORMAT=log_format, WEB_CONCURRENCY=1)
 
     assert service.deliver("evt_values").brief == HANDLED
@@ -170,7 +165,7 @@ def test_log_calls_fail_no_event(lab: Lab, sqlite_url: str, log_format: str) -> 
 
 @FORMATS
 def test_long_exception_makes_a_short_line(lab: Lab, sqlite_url: str, log_format: str) -> None:
-    """Of 20 million characters the log and the inbox keep some, and where they came from."""
+    """Of 20 million characters the log and the inbox keep a part, and the place of the error."""
     service = lab.start(sqlite_url, LOG_FORMAT=log_format, WEB_CONCURRENCY=1)
 
     assert service.deliver("evt_long").brief == FAILED
@@ -187,8 +182,8 @@ def test_long_exception_makes_a_short_line(lab: Lab, sqlite_url: str, log_format
 
 
 @FORMATS
-def test_exception_steers_no_terminal(lab: Lab, sqlite_url: str, log_format: str) -> None:
-    """Neither from the log nor from ``flask events show``."""
+def test_exception_cannot_control_a_terminal(lab: Lab, sqlite_url: str, log_format: str) -> None:
+    """Neither the log nor ``flask events show`` prints a control character."""
     service = lab.start(sqlite_url, LOG_FORMAT=log_format, WEB_CONCURRENCY=1)
     assert service.deliver("evt_steer").brief == FAILED
     wait_for(lambda: "delivery" in service.log, DEADLINE)
@@ -201,8 +196,8 @@ def test_exception_steers_no_terminal(lab: Lab, sqlite_url: str, log_format: str
             capture_output=True,
             check=True,
         )
-        assert_harmless(shown.stdout.decode())
+        assert_no_control_characters(shown.stdout.decode())
         assert ("evil" in shown.stdout.decode()) is ("show" in words)
 
     assert "evil" in service.log
-    assert_harmless(service.log)
+    assert_no_control_characters(service.log)

@@ -1,7 +1,8 @@
 """Processes that cannot renew their leases because none of their threads runs.
 
-A callback holds the interpreter's lock in one call of C, or the whole process is stopped. Such a
-process has to end itself before its event starts elsewhere, or as soon as it goes on.
+A callback holds the GIL in one C call, or the process is stopped. Such a process must end itself
+before its event runs elsewhere, or as soon as it is continued.
+
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ import pytest
 from app.runtime.watchdog import _open_standard_error
 from tests.support.services import (
     DEADLINE,
-    EVENT_TYPE,
-    HANDLER,
+    MODULE,
     Lab,
     find,
     is_alive,
@@ -27,26 +27,14 @@ from tests.support.services import (
 from tests.support.sites import DONE, Site, let_pass, processes_of, redelivered, watch_end
 from tests.support.waiting import wait_for
 
-MODULE = EVENT_TYPE.replace(".", "_")
 MODES = ["inline", "queue"]
 LEASE = 3
 PAST_GRACE = LEASE + 2 + 1.5
 """Seconds, with a margin, until the event of a dead process is rescued."""
 AGAIN = [("start", 1), ("start", 2), ("end", 2)]
-"""The history of an event: its first attempt ended with the process."""
+"""The journal of an event whose first attempt ended with its process."""
 CRASHED = ["crashed", "handled"]
-"""Its history: the first process has recorded nothing."""
-
-
-@pytest.fixture
-def lab(tmp_path: Path, make_handlers: Callable[..., str]) -> Iterator[Lab]:
-    """Services with callbacks that do as they are told, ended with the test."""
-    name = make_handlers(**{MODULE: HANDLER})
-    lab = Lab(tmp_path / "packages" / name)
-    try:
-        yield lab
-    finally:
-        lab.close()
+"""The outcomes in the inbox of such an event."""
 
 
 @pytest.fixture
@@ -70,12 +58,13 @@ def sites(start: Callable[[str, str], Site]) -> list[Site]:
     return [start(mode, database) for mode in MODES for database in ("sqlite", "postgresql")]
 
 
-def test_process_whose_interpreter_is_held_ends_before_its_event_runs_elsewhere(
+def test_process_without_the_gil_ends_before_its_event_runs_elsewhere(
     lab: Lab, sites: list[Site]
 ) -> None:
-    """It cannot renew, and its callback goes on: it has to be gone by then. It says where it was.
+    """The process cannot renew its lease, so it ends itself. It logs the stacks of its threads.
 
-    The process ends itself, and its callback has not returned.
+    Its callback has not returned by then.
+
     """
     for site in sites:
         lab.tell("hang", site.event())
@@ -95,12 +84,11 @@ def test_process_whose_interpreter_is_held_ends_before_its_event_runs_elsewhere(
         assert f"{MODULE}.py" in site.log, site.name
 
 
-def test_stopped_process_settles_and_claims_nothing_when_it_goes_on(
-    lab: Lab, sites: list[Site]
-) -> None:
-    """Its event was taken over, and what it was about to do is no longer its own: it ends.
+def test_continued_process_records_and_claims_nothing(lab: Lab, sites: list[Site]) -> None:
+    """A continued process ends itself, because its event was taken over.
 
-    Neither the success of its callback counts, nor does it take another event.
+    The success of its callback does not count, and it claims no other event.
+
     """
     pids = [site.hold() for site in sites]
     ends = [watch_end(lab, pid) for pid in pids]
@@ -122,7 +110,7 @@ def test_stopped_process_settles_and_claims_nothing_when_it_goes_on(
             assert is_alive(other), site.name
             assert lab.started(site.event(), 3) == [], site.name
             wait_for(site.says_why, DEADLINE)
-            assert "claim_lost" not in site.log, site.name  # it did not even try to settle
+            assert "claim_lost" not in site.log, site.name  # it did not try to record a result
     for site in sites:
         site.comes_to(("done", "handled", 2))
         assert site.history() == CRASHED, site.name
@@ -130,7 +118,7 @@ def test_stopped_process_settles_and_claims_nothing_when_it_goes_on(
 
 @contextlib.contextmanager
 def released(package: Path, pattern: str) -> Iterator[None]:
-    """Let the callbacks end that are held by such files when the block is left."""
+    """Let the callbacks that these files hold return after the block."""
     try:
         yield
     finally:
@@ -138,8 +126,8 @@ def released(package: Path, pattern: str) -> Iterator[None]:
             gate.unlink()
 
 
-def test_idle_process_that_was_stopped_lives_on(lab: Lab, sites: list[Site]) -> None:
-    """It holds no claim, so there is nothing that it could do wrong."""
+def test_idle_process_survives_a_stop(lab: Lab, sites: list[Site]) -> None:
+    """It holds no claim, so it may continue."""
     services = [(site, service) for site in sites for service in site.services]
     for _, service in services:
         wait_for(service.is_ready, DEADLINE)
@@ -157,7 +145,7 @@ def test_idle_process_that_was_stopped_lives_on(lab: Lab, sites: list[Site]) -> 
     assert {each.pid for each in lab.journal()} <= set(workers)
 
 
-#: Runs gunicorn, and stops reading its standard error when a file is there.
+#: Runs gunicorn, and stops reading its standard error once a file exists.
 DEAF = """
 import os, subprocess, sys, time
 from pathlib import Path
@@ -184,15 +172,15 @@ process.wait()
 
 
 @pytest.fixture
-def deaf(lab: Lab, sqlite_url: str) -> Site:
+def silent(lab: Lab, sqlite_url: str) -> Site:
     """Two services. The first one runs an event, and its standard error is no longer read."""
-    file = lab.package / "deaf"
+    file = lab.package / "unread"
     settings = {"LEASE_SECONDS": LEASE, "WEB_CONCURRENCY": 1, "DEAF": file}
     services = [
         lab.start(sqlite_url, launcher=launcher, **settings)
         for launcher in (("-c", DEAF), ("-m", "gunicorn"))
     ]
-    site = Site(lab, "deaf", "inline", sqlite_url, services)
+    site = Site(lab, "unread", "inline", sqlite_url, services)
     wait_for(services[1].is_ready, DEADLINE)
     site.hold()
     file.touch()
@@ -200,41 +188,43 @@ def deaf(lab: Lab, sqlite_url: str) -> Site:
     return site
 
 
-def test_process_whose_lines_are_not_read_keeps_its_event(lab: Lab, deaf: Site) -> None:
-    """It says that the callback still runs, which blocks, and renews its lease all the same."""
-    other = Site(lab, deaf.name, deaf.mode, deaf.url, deaf.services[1:], answers=deaf.answers)
+def test_process_with_blocked_log_keeps_its_event(lab: Lab, silent: Site) -> None:
+    """Its warning about the running callback blocks, but its lease is renewed."""
+    other = Site(
+        lab, silent.name, silent.mode, silent.url, silent.services[1:], answers=silent.answers
+    )
     with redelivered([other]):
         let_pass(5 * LEASE)
-        deaf.release()
-        deaf.comes_to(DONE)
-    assert lab.account(deaf.event()) == [("start", 1), ("end", 1)]
+        silent.release()
+        silent.comes_to(DONE)
+    assert lab.account(silent.event()) == [("start", 1), ("end", 1)]
 
 
 @pytest.mark.parametrize("how", ["hangs", "is stopped"])
-def test_process_whose_lines_are_not_read_ends_itself_all_the_same(
-    lab: Lab, deaf: Site, how: str
-) -> None:
-    """What it has to say may not be taken. Its event starts elsewhere when it is gone."""
-    pid = deaf.starts().pid
+def test_process_with_blocked_log_ends_itself(lab: Lab, silent: Site, how: str) -> None:
+    """Its log lines block, but its event runs elsewhere only after its end."""
+    pid = silent.starts().pid
     end = watch_end(lab, pid)
     if how == "hangs":
-        lab.tell("hang", deaf.event())
-        deaf.release()
-        other = Site(lab, deaf.name, deaf.mode, deaf.url, deaf.services[1:], answers=deaf.answers)
+        lab.tell("hang", silent.event())
+        silent.release()
+        other = Site(
+            lab, silent.name, silent.mode, silent.url, silent.services[1:], answers=silent.answers
+        )
         with redelivered([other]):
-            deaf.comes_to(("done", "handled", 2))
-        assert deaf.starts(attempt=2).at > end.result(DEADLINE)
+            silent.comes_to(("done", "handled", 2))
+        assert silent.starts(attempt=2).at > end.result(DEADLINE)
     else:
-        stop_process(pid, deaf.url)
+        stop_process(pid, silent.url)
         let_pass(PAST_GRACE)
         os.kill(pid, signal.SIGCONT)
         end.result(DEADLINE)
-    assert ("end", 1) not in lab.account(deaf.event())
+    assert ("end", 1) not in lab.account(silent.event())
 
 
 @pytest.mark.parametrize("kind", ["file", "pipe", "closed"])
-def test_standard_error_is_opened_anew_only_where_it_can_block(kind: str, tmp_path: Path) -> None:
-    """A file takes all, and what is written to it by two descriptors would be mixed up."""
+def test_standard_error_is_reopened_only_where_it_can_block(kind: str, tmp_path: Path) -> None:
+    """A write to a file never blocks, and two descriptors of one file would overwrite lines."""
     source, target = os.pipe()
     if kind == "file":
         target = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)

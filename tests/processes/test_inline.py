@@ -1,7 +1,7 @@
-"""The promises of the service, shown with the real gunicorn: crowded, killed, stopped and cut off.
+"""Inline mode under the real gunicorn: crowds, kills, stops and outages.
 
-Callbacks keep a journal of their own, and what they say is what counts: an inbox can claim that an
-event ran once.
+Callbacks write a journal, and the tests read it: the inbox alone could be wrong.
+
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import textwrap
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -31,11 +30,12 @@ from tests.support.services import (
     BODY_MARKER,
     DEADLINE,
     DUPLICATE,
+    EVENT,
     EVENT_TYPE,
     FAILED,
     HANDLED,
-    HANDLER,
     HOST,
+    MODULE,
     NO_INBOX,
     ONCE,
     PASSWORD,
@@ -58,39 +58,26 @@ from tests.support.services import (
 )
 from tests.support.waiting import wait_for
 
-MODULE = EVENT_TYPE.replace(".", "_")
-EVENT = "evt_1"
 NOT_READY = (503, "unavailable")
-
-
-@pytest.fixture
-def lab(tmp_path: Path, make_handlers: Callable[..., str]) -> Iterator[Lab]:
-    """Services with callbacks that do as they are told, ended with the test."""
-    name = make_handlers(**{MODULE: HANDLER})
-    lab = Lab(tmp_path / "packages" / name)
-    try:
-        yield lab
-    finally:
-        lab.close()
 
 
 # Crowds
 
 
 CROWD = 300
-"""Deliveries at once."""
+"""The number of simultaneous deliveries."""
 CROWDED = [f"evt_{number}" for number in range(20)]
 
 
 def wait_until_all_listen(services: list[Service]) -> None:
-    """Return when each of the services has a port."""
+    """Wait until each of the services has a port."""
     assert len({service.port for service in services}) == len(services)
 
 
 def deliver_at_once(lab: Lab, services: list[Service]) -> list[Future[Answer]]:
-    """Deliver each event of ``CROWDED`` as often as the others, all at the same moment."""
+    """Deliver each event of ``CROWDED`` equally often, all at the same time."""
     for event_id in CROWDED:
-        notification(event_id)  # made beforehand, so that nothing holds a delivery up
+        notification(event_id)  # cached before: a delivery must not wait for it
     wait_until_all_listen(services)
     gate = threading.Barrier(CROWD)
 
@@ -101,8 +88,8 @@ def deliver_at_once(lab: Lab, services: list[Service]) -> list[Future[Answer]]:
     return [lab.pool.submit(deliver, number) for number in range(CROWD)]
 
 
-def account_for_crowd(lab: Lab, database_url: str, services: list[Service]) -> None:
-    """Let a crowd in, half of its callbacks slow, and check what became of everything."""
+def assert_crowd_runs_once(lab: Lab, database_url: str, services: list[Service]) -> None:
+    """Deliver a crowd, half of its callbacks slow, and check every answer, run and event."""
     slow, quick = CROWDED[:10], CROWDED[10:]
     gates = [lab.tell("hold", event_id) for event_id in slow]
     answers = deliver_at_once(lab, services)
@@ -123,18 +110,19 @@ def account_for_crowd(lab: Lab, database_url: str, services: list[Service]) -> N
 
 
 def test_crowd_of_deliveries_runs_each_event_once(lab: Lab, database_url: str) -> None:
-    """Of 300 deliveries of 20 events at once, to 2 processes of 12 threads, 20 run a callback.
+    """300 simultaneous deliveries of 20 events to 2 processes of 12 threads run 20 callbacks.
 
-    A process that is given nearly all of them has threads left beside those for slow callbacks.
+    A process that gets nearly all of them still has threads besides those for slow callbacks.
+
     """
-    account_for_crowd(lab, database_url, [lab.start(database_url, WEB_THREADS=12)])
+    assert_crowd_runs_once(lab, database_url, [lab.start(database_url, WEB_THREADS=12)])
 
 
 def test_three_replicas_run_each_event_once(lab: Lab, postgresql_url: str) -> None:
-    """The same deliveries spread over three replicas with one PostgreSQL run 20 callbacks too."""
+    """The same deliveries to three replicas with one PostgreSQL also run 20 callbacks."""
     services = [lab.start(postgresql_url, WEB_THREADS=12) for _ in range(3)]
-    account_for_crowd(lab, postgresql_url, services)
-    # They competed: each of them answered some of the deliveries.
+    assert_crowd_runs_once(lab, postgresql_url, services)
+    # The replicas competed: each answered some of the deliveries.
     assert all('"event": "delivery"' in service.log for service in services)
 
 
@@ -151,7 +139,7 @@ START_TOGETHER = """
 
 
 def test_ten_replicas_start_at_once(lab: Lab, database_url: str) -> None:
-    """Ten that meet an empty database at the same moment are all ready; one made the tables."""
+    """Ten replicas that start with one empty database become ready, and one creates the tables."""
     (lab.package / "__init__.py").write_text(textwrap.dedent(START_TOGETHER))
     services = [lab.start(database_url, WEB_CONCURRENCY=1) for _ in range(10)]
     wait_for(lambda: len(list(lab.package.glob("*.here"))) == 10, DEADLINE)
@@ -169,7 +157,7 @@ def test_ten_replicas_start_at_once(lab: Lab, database_url: str) -> None:
 
 
 def made_tables(database_url: str) -> tuple[list[str], int]:
-    """Return the names of all tables, and how often they were marked as made."""
+    """Return the names of all tables, and how often their creation was recorded."""
     engine = sa.create_engine(database_url)
     try:
         with engine.connect() as connection:
@@ -182,8 +170,8 @@ def made_tables(database_url: str) -> tuple[list[str], int]:
 # Crashes and leases
 
 
-def test_killed_process_gives_its_event_back(lab: Lab, database_url: str) -> None:
-    """After SIGKILL in a callback: 409 until the lease ends, then the event is run again, once."""
+def test_event_of_a_killed_process_runs_again(lab: Lab, database_url: str) -> None:
+    """After SIGKILL in a callback: 409 until the lease ends, then the event runs once more."""
     lease = 3
     service = lab.start(database_url, LEASE_SECONDS=lease)
     killed, _, pid = lab.hold(service.deliver, EVENT)
@@ -201,14 +189,14 @@ def test_killed_process_gives_its_event_back(lab: Lab, database_url: str) -> Non
     assert again.result(DEADLINE).brief == HANDLED
     assert lease_end is not None
     assert second_lease_end is not None
-    assert second_lease_end - lease >= lease_end  # the second claim was not made before
+    assert second_lease_end - lease >= lease_end  # the second claim came after that
     assert [service.deliver(EVENT).brief for _ in range(3)] == [DUPLICATE] * 3
     assert lab.account(EVENT) == [("start", 1), ("start", 2), ("end", 2)]
     assert state(database_url, EVENT) == ("done", "handled", 2)
 
 
 def test_callback_of_three_leases_runs_once(lab: Lab, database_url: str) -> None:
-    """As long as a callback runs, its lease does not end, however often the event is delivered."""
+    """The lease of a running callback never ends, however often the event is delivered."""
     lease = 2
     service = lab.start(database_url, LEASE_SECONDS=lease)
     long, release, _ = lab.hold(service.deliver, EVENT)
@@ -226,10 +214,10 @@ def test_callback_of_three_leases_runs_once(lab: Lab, database_url: str) -> None
 
 
 @pytest.mark.parametrize("second_ends", ["succeeds", "fails", "goes on"])
-def test_stopped_process_cannot_settle_another_attempt(
+def test_stopped_process_cannot_change_another_attempt(
     lab: Lab, database_url: str, second_ends: str
 ) -> None:
-    """A process that wakes up after its lease ends itself, and has no say in its event."""
+    """A process that is continued after its lease ends itself, and changes nothing of its event."""
     lease = 1
     first_service, second_service = (
         lab.start(database_url, WEB_CONCURRENCY=1, LEASE_SECONDS=lease) for _ in range(2)
@@ -261,7 +249,7 @@ def test_stopped_process_cannot_settle_another_attempt(
         "goes on": (("running", None, 2), HANDLED, DUPLICATE),
     }[second_ends]
     wait_for(lambda: says_why(first_service.log), DEADLINE)
-    assert "claim_lost" not in first_service.log  # it did not even try
+    assert "claim_lost" not in first_service.log  # it did not try
     assert before == after == expected[0]
     assert second.result(DEADLINE).brief == expected[1]
     assert first_service.deliver(EVENT).brief == expected[2]
@@ -270,7 +258,7 @@ def test_stopped_process_cannot_settle_another_attempt(
 
 
 def test_callback_that_raises_is_run_again(lab: Lab, database_url: str) -> None:
-    """500 as often as the callback raises, each time a new attempt; after success a duplicate."""
+    """Each time the callback raises: 500 and a new attempt. After success: a duplicate."""
     service = lab.start(database_url)
     lab.tell("fail", EVENT, attempt=1)
     lab.tell("fail", EVENT, attempt=2)
@@ -294,18 +282,18 @@ def test_callback_that_raises_is_run_again(lab: Lab, database_url: str) -> None:
     ]
 
 
-# An inbox that is not there
+# Outages of the inbox
 
 
 def assert_unavailable(answer: Answer) -> None:
-    """Fail unless the answer asks to come back later."""
+    """Fail unless the answer is 503 with Retry-After."""
     assert (answer.brief, answer.retry_after) == (NO_INBOX, 5)
 
 
 def test_outage_of_postgresql_loses_and_repeats_nothing(
     lab: Lab, own_postgresql: Postgresql
 ) -> None:
-    """Without its server: 503. With it again all is well, and what succeeded meanwhile is kept."""
+    """Without its server: 503. After the outage it works again, and successes are recorded."""
     service = lab.start(own_postgresql.url)
     assert service.deliver("evt_before").brief == HANDLED
     running, release, _ = lab.hold(service.deliver, "evt_running")
@@ -330,9 +318,11 @@ def test_outage_of_postgresql_loses_and_repeats_nothing(
 def test_success_is_kept_through_an_outage_longer_than_the_lease(
     lab: Lab, own_postgresql: Postgresql, delivered: str
 ) -> None:
-    """A callback that succeeded is not run again by its process, though its lease has ended.
+    """Its process does not run the callback again, even though the lease has ended.
 
-    Another process could not know: it takes the event unless the result is recorded before.
+    Another process could not know of the success. It claims the event unless the result is recorded
+    first.
+
     """
     lease = 1
     service = lab.start(own_postgresql.url, WEB_CONCURRENCY=1, LEASE_SECONDS=lease)
@@ -359,7 +349,7 @@ def test_success_is_kept_through_an_outage_longer_than_the_lease(
 def test_command_ends_only_when_its_results_are_recorded(
     lab: Lab, own_postgresql: Postgresql
 ) -> None:
-    """A callback that a command ran with success is not run again because the inbox was away."""
+    """After an outage a callback that a command ran successfully does not run again."""
     url = own_postgresql.url
     service = lab.start(url, LEASE_SECONDS=1)
     lab.tell("fail", EVENT)
@@ -382,12 +372,13 @@ def test_command_ends_only_when_its_results_are_recorded(
     assert service.deliver(EVENT).brief == DUPLICATE
 
 
-def test_callback_that_outlasts_an_outage_is_not_run_beside_itself(
+def test_callback_that_outlasts_an_outage_does_not_run_twice(
     lab: Lab, own_postgresql: Postgresql
 ) -> None:
-    """A callback that still runs when the inbox is back keeps its event, though its lease ended.
+    """A callback that outlasts the outage keeps its event, even though its lease has ended.
 
-    Another process could not know: it takes the event unless the lease is renewed before.
+    Another process could not know of it. It claims the event unless the lease is renewed first.
+
     """
     lease = 1
     service = lab.start(own_postgresql.url, WEB_CONCURRENCY=1, LEASE_SECONDS=lease)
@@ -415,7 +406,7 @@ def test_callback_that_outlasts_an_outage_is_not_run_beside_itself(
 
 
 def test_service_starts_before_its_postgresql(lab: Lab, own_postgresql: Postgresql) -> None:
-    """Started without its server it says 503, and is ready by itself when the server is there."""
+    """Started without its server it answers 503, and becomes ready when the server starts."""
     own_postgresql.stop()
     service = lab.start(own_postgresql.url)
 
@@ -430,13 +421,13 @@ def test_service_starts_before_its_postgresql(lab: Lab, own_postgresql: Postgres
 
 
 def test_full_disk_loses_and_repeats_nothing(lab: Lab, sqlite_url: str) -> None:
-    """While SQLite cannot grow: 503. When it can all is well, and what succeeded is kept."""
+    """While SQLite's file cannot grow: 503. No restart is needed, and successes are kept."""
     skip_without_prlimit()
     service = lab.start(sqlite_url, WEB_CONCURRENCY=1)
     running, release, pid = lab.hold(service.deliver, "evt_running")
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    # Room for the journal, and for no page of a database.
+    # Space for the journal, and for no page of a database.
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (2048, most))
     assert_unavailable(service.deliver("evt_during"))
     assert service.readiness().brief == NOT_READY
@@ -453,8 +444,7 @@ def test_full_disk_loses_and_repeats_nothing(lab: Lab, sqlite_url: str) -> None:
         assert state(sqlite_url, event_id) == ("done", "handled", 1)
 
 
-#: Runs gunicorn without root's right to write where nobody may. Whoever is not root has no such
-#: right and loses nothing.
+#: Runs gunicorn without root's right to write everywhere. Other users have no such right.
 WITHOUT_PRIVILEGE = """
 import ctypes, os, sys
 for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
@@ -464,7 +454,7 @@ os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *sys.argv[1:]])
 
 
 def replace_processes(service: Service) -> None:
-    """Kill the processes that serve, and wait until gunicorn has started others."""
+    """Kill the processes that serve, and wait until gunicorn has started new ones."""
     before = set(children_of(service.process.pid))
     for pid in before:
         os.kill(pid, signal.SIGKILL)
@@ -477,7 +467,7 @@ def replace_processes(service: Service) -> None:
 def test_sqlite_without_permission_is_waited_for(
     lab: Lab, sqlite_url: str, which: str, when: str
 ) -> None:
-    """As long as a file of SQLite's cannot be written: 503. No restart is needed afterwards."""
+    """While a file of SQLite cannot be written: 503. No restart is needed after that."""
     file = Path(str(sa.make_url(sqlite_url).database))
     file.parent.mkdir()
     with contextlib.closing(Inbox(sqlite_url, lease_seconds=1)) as inbox:
@@ -490,22 +480,22 @@ def test_sqlite_without_permission_is_waited_for(
     assert service.ask("GET", "/healthz").brief == (200, "ok")
     protected.chmod(0o500)
     if when == "after the start":
-        replace_processes(service)  # those before may have the file open, and can write it
-    if (which, when) != ("folder", "after the start"):  # the files are there by then
+        replace_processes(service)  # the old ones may have the file open, and can write it
+    if (which, when) != ("folder", "after the start"):  # the files exist by then
         assert service.readiness().brief == NOT_READY
         assert_unavailable(service.deliver(EVENT))
-    # All of them: SQLite makes other files beside its first, with the same mode.
+    # All files: SQLite creates others beside its first one, with the same mode.
     for path in (file.parent, *file.parent.iterdir()):
         path.chmod(0o700)
 
     wait_for(service.is_ready, DEADLINE)
-    # A process may have opened one of the files in between, and then refuses one delivery more.
+    # A process may have opened a file in between. Then it rejects one more delivery.
     wait_for(lambda: service.deliver(EVENT).brief == HANDLED, DEADLINE)
     assert lab.account(EVENT) == ONCE
 
 
 def test_sqlite_without_its_folder_is_waited_for(lab: Lab, sqlite_url: str) -> None:
-    """As long as SQLite's folder cannot be made: 503. No restart is needed afterwards."""
+    """While SQLite's folder cannot be created: 503. No restart is needed after that."""
     folder = Path(str(sa.make_url(sqlite_url).database)).parent
     folder.write_text("a file of this name is in the way")
     service = lab.start(sqlite_url)
@@ -521,8 +511,8 @@ def test_sqlite_without_its_folder_is_waited_for(lab: Lab, sqlite_url: str) -> N
 # Start and stop
 
 
-def test_stop_lets_a_callback_end(lab: Lab, database_url: str) -> None:
-    """After SIGTERM nobody new is accepted, what runs is answered, and the exit status is 0."""
+def test_stop_waits_for_a_callback(lab: Lab, database_url: str) -> None:
+    """After SIGTERM no request is accepted, running callbacks are answered, and the status is 0."""
     service = lab.start(database_url)
     running, release, _ = lab.hold(service.deliver, EVENT)
 
@@ -536,8 +526,8 @@ def test_stop_lets_a_callback_end(lab: Lab, database_url: str) -> None:
     assert state(database_url, EVENT) == ("done", "handled", 1)
 
 
-def test_stop_leaves_a_long_callback_to_the_next(lab: Lab, database_url: str) -> None:
-    """What outlasts the grace period ends with its process, and is run again after its lease."""
+def test_stop_leaves_a_long_callback_to_the_next_process(lab: Lab, database_url: str) -> None:
+    """A callback that outlasts the grace period ends with its process, and runs again later."""
     service = lab.start(database_url, "--graceful-timeout", "2", LEASE_SECONDS=2)
     running, _, _ = lab.hold(service.deliver, EVENT)
 
@@ -553,8 +543,8 @@ def test_stop_leaves_a_long_callback_to_the_next(lab: Lab, database_url: str) ->
     assert state(database_url, EVENT) == ("done", "handled", 2)
 
 
-def start_in_vain(lab: Lab, **settings: str) -> list[str]:
-    """Start gunicorn, which has to end with 1 without a traceback. Returns what it said."""
+def fail_to_start(lab: Lab, **settings: str) -> list[str]:
+    """Start gunicorn, which must fail with status 1 and no traceback. Returns its output."""
     ended = subprocess.run(
         [sys.executable, "-m", "gunicorn", "--bind", f"{HOST}:0"],
         cwd=ROOT,
@@ -569,9 +559,9 @@ def start_in_vain(lab: Lab, **settings: str) -> list[str]:
     return ended.stderr.splitlines()
 
 
-def test_wrong_settings_are_all_that_is_said(lab: Lab) -> None:
-    """A start with wrong settings ends with one line for each of them, and nothing else."""
-    said = start_in_vain(
+def test_wrong_settings_are_the_only_output(lab: Lab) -> None:
+    """Wrong settings end the start with one line each, and no other output."""
+    said = fail_to_start(
         lab,
         STRIPE_API_KEY="",
         STRIPE_WEBHOOK_SECRET=f"{SECRETS[0]},{SECRETS[0]}",
@@ -584,8 +574,8 @@ def test_wrong_settings_are_all_that_is_said(lab: Lab) -> None:
     assert names == ["STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET", "DATABASE_URL", "LEASE_SECONDS"]
 
 
-def test_broken_handlers_are_all_that_is_said(lab: Lab) -> None:
-    """A start with broken handlers ends with one line for each of them, and nothing else."""
+def test_broken_handlers_are_the_only_output(lab: Lab) -> None:
+    """Broken handler modules end the start with one line each, and no other output."""
     broken = {
         "v1_custommer_created": "def handle(notif, client): ...",
         "v1_invoice_paid": "import no_such_module",
@@ -594,14 +584,14 @@ def test_broken_handlers_are_all_that_is_said(lab: Lab) -> None:
     for name, source in broken.items():
         (lab.package / f"{name}.py").write_text(source)
 
-    said = start_in_vain(lab, DATABASE_URL="sqlite:////nowhere/inbox.sqlite3")
+    said = fail_to_start(lab, DATABASE_URL="sqlite:////nowhere/inbox.sqlite3")
 
     assert said[0] == "The handler modules cannot be used:"
     files = [line.removeprefix("  - ").split(":")[0] for line in said[1:]]
     assert files == [f"{lab.package.name}/{name}.py" for name in sorted(broken)]
 
 
-# Discretion
+# Confidentiality
 
 TELLTALE = """
     import logging, os
@@ -631,7 +621,7 @@ TELLTALE = """
 def test_nothing_confidential_is_logged(
     lab: Lab, stripe_api: StripeApi, sqlite_url: str, log_format: str
 ) -> None:
-    """At LOG_LEVEL=debug neither secrets nor bodies nor local variables are in any line."""
+    """At LOG_LEVEL=debug no line holds a secret, a body or a local variable."""
     (lab.package / f"{MODULE}.py").write_text(textwrap.dedent(TELLTALE))
     service = lab.start(
         sqlite_url, STRIPE_API_BASE=stripe_api.url, LOG_LEVEL="debug", LOG_FORMAT=log_format
@@ -666,7 +656,7 @@ def test_nothing_confidential_is_logged(
     ids=["before the host", "in the query"],
 )
 def test_password_of_the_database_is_not_logged(lab: Lab, url: str) -> None:
-    """Neither the start nor a database that cannot be reached shows the password, however given."""
+    """Neither the start nor an outage shows the password, in any form of the URL."""
     service = lab.start(url, LOG_LEVEL="debug")
 
     assert service.readiness().brief == NOT_READY

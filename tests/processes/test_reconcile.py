@@ -1,6 +1,7 @@
-"""Reconciliation with real processes that are killed: what was dropped comes back, and once.
+"""Reconciliation with processes that are killed: each undelivered event is backfilled once.
 
-Callbacks keep a journal of their own, and what it says is what counts.
+Callbacks write a journal, and the tests read it.
+
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.inbox import Event, Inbox
 from app.inbox.sql.filters import EventFilter
-from app.reconcile.reconciler import LAG, OVERLAP
+from app.reconcile.windows import LAG, OVERLAP
+from app.stripe_api.catalog import module_name
 from devkit import samples
 from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver
@@ -34,31 +35,26 @@ TYPES = ("v1.customer.created", "v1.invoice.paid")
 ACCOUNTS = ("acct_1", "acct_2", "acct_3", "acct_4")
 EVENTS = 3000
 LATE = 40
-"""Deliveries that come while it is reconciled, and so are dropped only at first."""
+"""The number of deliveries during the reconciliation. They are dropped only at first."""
 
 
 @pytest.fixture
-def lab(tmp_path: Path, make_handlers: Callable[..., str]) -> Iterator[Lab]:
-    """Processes with callbacks that keep a journal, ended with the test."""
-    name = make_handlers(**{type_.replace(".", "_"): HANDLER for type_ in TYPES})
-    lab = Lab(tmp_path / "packages" / name)
-    try:
-        yield lab
-    finally:
-        lab.close()
+def modules() -> dict[str, str]:
+    """A module for each type, whose callback writes a journal."""
+    return {module_name(type_): HANDLER for type_ in TYPES}
 
 
 @functools.cache
 def sample(event_type: str) -> dict[str, Any]:
-    """Return a notification of the type: making one for each event would take a while."""
+    """Return a notification of the type, cached because making one is slow."""
     return samples.notification(event_type)
 
 
 class World:
-    """What Stripe has, what it delivered, and what reconciles the rest."""
+    """The events of Stripe, their deliveries, and the command that backfills the others."""
 
     def __init__(self, lab: Lab, api: StripeApi, url: str, seed: int) -> None:
-        """Take the parts, and what chance begins with."""
+        """Take the parts, and the seed of the random choices."""
         self.lab = lab
         self.api = api
         self.url = url
@@ -67,7 +63,7 @@ class World:
         self.bodies: dict[str, dict[str, Any]] = {}
 
     def happen(self, count: int, begin: int = 0, oldest: float = 80_000) -> None:
-        """Let so many events happen, of all accounts and in the last hours or seconds."""
+        """Let ``count`` events happen, of all accounts, in the last hours or seconds."""
         now = datetime.now(UTC)
         for number in range(begin, begin + count):
             age = self.chance.uniform(LAG + 60, oldest)
@@ -89,12 +85,12 @@ class World:
         return self.lab.services[-1]
 
     def environment(self, **changes: str) -> dict[str, str]:
-        """Return the settings, with leases that end soon."""
+        """Return the settings, with short leases."""
         settings = {"LEASE_SECONDS": "1", "MAX_CRASHES": "1000", **changes}
         return self.lab.environment(DATABASE_URL=self.url, STRIPE_API_BASE=self.api.url, **settings)
 
     def kill_when(self, condition: Callable[[], bool]) -> None:
-        """Start the command, and kill it at a moment."""
+        """Start the command, and kill it when a condition holds."""
         process = self.reconcile()
         wait_for(lambda: condition() or process.process.poll() is not None, DEADLINE)
         process.process.kill()
@@ -108,13 +104,13 @@ class World:
         self.kill_when(lambda: bool(held))
         held[0].set()
 
-    def brought_back(self) -> set[str]:
-        """Return the ids of all that was brought back."""
+    def backfilled(self) -> set[str]:
+        """Return the ids of all backfilled events."""
         rows = raw_sql.select(self.url, "events WHERE source = 'reconcile'")
         return {row[0] for row in rows}
 
     def open_events(self) -> list[Event]:
-        """Return what is not settled."""
+        """Return the events that are pending or running."""
         states = ("pending", "running")
         return [
             each
@@ -123,12 +119,13 @@ class World:
         ]
 
 
-def test_exactly_what_was_dropped_is_brought_back_once(
+def test_exactly_the_dropped_events_are_backfilled_once(
     lab: Lab, make_receiver: Callable[..., Receiver], stripe_api: StripeApi, database_url: str
 ) -> None:
     """3,000 events of five accounts, a tenth dropped at random, and the command killed four times.
 
-    It is killed while it reads, while it records and while it runs, and deliveries go on meanwhile.
+    It is killed while it reads, records and runs, during further deliveries.
+
     """
     seed = secrets.randbits(32)
     world = World(lab, stripe_api, database_url, seed)
@@ -143,15 +140,15 @@ def test_exactly_what_was_dropped_is_brought_back_once(
 
     with contextlib.closing(world.inbox), ThreadPoolExecutor(1) as pool:
         world.kill_while_it_reads()
-        assert world.brought_back() == set()
+        assert world.backfilled() == set()
         delivering = pool.submit(_deliver_late, receiver, [world.bodies[id_] for id_ in late])
         limit = world.chance.randint(5, 60)
-        world.kill_when(lambda: len(world.brought_back()) >= limit)
+        world.kill_when(lambda: len(world.backfilled()) >= limit)
         for _ in range(2):
             limit = len(lab.journal()) + world.chance.randint(5, 100)
             world.kill_when(lambda: len(lab.journal()) >= limit)  # noqa: B023 - it is called at once
         delivering.result()
-        # What ran when it was killed can be run when its lease has ended.
+        # An event that ran at the kill can run again when its lease has ended.
         wait_for(lambda: all((each.lease_until or 0) < time.time() for each in world.open_events()))
         last = world.reconcile()
         assert last.wait() == 0, last.log
@@ -165,7 +162,7 @@ def test_exactly_what_was_dropped_is_brought_back_once(
 
 
 def _deliver_late(receiver: Receiver, bodies: list[dict[str, Any]]) -> None:
-    """Deliver until each is taken: one that runs elsewhere is refused for the moment."""
+    """Deliver until each is accepted: an event that runs gets 409."""
     for body in bodies:
         wait_for(lambda: receiver.deliver(body).status_code == 200, DEADLINE)  # noqa: B023 - called at once
 
@@ -173,11 +170,11 @@ def _deliver_late(receiver: Receiver, bodies: list[dict[str, Any]]) -> None:
 def assert_complete(
     world: World, journal: list[Entry], dropped: set[str], late: set[str], kills: int
 ) -> None:
-    """Fail unless all events were run to their end, and none after its success was recorded."""
+    """Fail unless all events succeeded, and no event ran again after its success was recorded."""
     events = {each.id: each for each in world.inbox.administration.latest(EVENTS + 1)}
     assert events.keys() == world.bodies.keys()
     assert {each.state for each in events.values()} == {"done"}
-    assert dropped - late <= world.brought_back() <= dropped
+    assert dropped - late <= world.backfilled() <= dropped
     last = {entry.event_id: entry for entry in journal}
     assert {id_: (each.what, each.attempt) for id_, each in last.items()} == {
         id_: ("end", each.attempt) for id_, each in events.items()
@@ -185,15 +182,15 @@ def assert_complete(
     runs = Counter(entry.event_id for entry in journal if entry.what == "start")
     again = {id_ for id_, count in runs.items() if count > 1}
     assert again <= dropped
-    # One event at a time runs, so a kill can make one run again.
+    # One event runs at a time, so each kill can repeat at most one.
     assert sum(runs.values()) - EVENTS <= kills
     assert {each.context for each in events.values()} == {None, *ACCOUNTS}
 
 
-def test_worker_takes_over_when_the_one_that_reconciles_is_killed(
+def test_worker_takes_over_from_a_killed_leader(
     lab: Lab, stripe_api: StripeApi, database_url: str
 ) -> None:
-    """Of two workers one reconciles; when it is killed the other one does, after its term."""
+    """Of two workers one reconciles. After its death the other one takes over the leadership."""
     world = World(lab, stripe_api, database_url, 1)
     world.happen(5)
     accounts = [word for account in ACCOUNTS for word in ("--account", account)]

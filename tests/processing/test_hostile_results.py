@@ -1,7 +1,8 @@
-"""A callback may raise anything: a person sees the outcome of its event, and others go on.
+"""A callback may raise anything: its event has an outcome, and other events run.
 
-What it raises is made by code that is not ours: its text, its attributes and its headers can be
-anything, and can raise themselves.
+The team's code makes what is raised. Its text, attributes and headers can be anything, and can
+raise themselves.
+
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from app.inbox import Event
+from app.states import Outcome, State
 from devkit import samples
 from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver
@@ -107,7 +109,7 @@ ERRORS = {
 
 @pytest.fixture
 def make(make_receiver: MakeReceiver) -> MakeReceiver:
-    """A function that puts together what runs a callback that raises an ``error``, in a mode."""
+    """A function that makes an application whose callback raises an ``error``, in a mode."""
 
     def make(error: str, mode: str, **changes: Any) -> Receiver:
         settings = {"max_attempts": 2, "retry_base_seconds": 0.01, "retry_cap_seconds": 0.01}
@@ -115,7 +117,7 @@ def make(make_receiver: MakeReceiver) -> MakeReceiver:
         receiver = make_receiver(modules, processing=mode, **settings, **changes)
         receiver.services.inbox.migrate()
         if mode == "queue":
-            receiver.services.worker.start(1)  # so that no other thread does its work
+            receiver.services.worker.start(1)  # one thread: no other one can replace it
         return receiver
 
     return make
@@ -127,19 +129,19 @@ def deliver(receiver: Receiver, event_id: str) -> None:
     receiver.deliver(notification)
 
 
-def is_seen(receiver: Receiver) -> bool:
-    """Whether the event waits for its next attempt, or is dead, and says why."""
+def is_settled(receiver: Receiver) -> bool:
+    """Return whether the event is dead or has a next attempt, with a reason."""
     event = receiver.event(HOSTILE)
-    return event.state in {"pending", "dead"} and bool(event.reason)
+    return event.state in {State.PENDING, State.DEAD} and bool(event.reason)
 
 
-def comes_to_rest(receiver: Receiver) -> Event:
-    """Wait until the event has an outcome and others go on, and return it."""
-    wait_for(partial(is_seen, receiver))
+def settled(receiver: Receiver) -> Event:
+    """Wait until the event has an outcome and its claim is settled, and return the event."""
+    wait_for(partial(is_settled, receiver))
     deliver(receiver, GOOD)
-    wait_for(lambda: receiver.event(GOOD).state == "done")
+    wait_for(lambda: receiver.event(GOOD).state == State.DONE)
     leases = receiver.services.leases
-    wait_for(lambda: not leases.unsettled and not leases._held)  # noqa: SLF001 - nothing else tells
+    wait_for(lambda: not leases.unrecorded and not leases._held)  # noqa: SLF001 - nothing else tells
     for command in (["list"], ["list", "--json"], ["show", HOSTILE], ["show", HOSTILE, "--json"]):
         result = receiver.app.test_cli_runner().invoke(args=["events", *command])
         assert result.exit_code == 0, result.output
@@ -151,14 +153,14 @@ def comes_to_rest(receiver: Receiver) -> Event:
 @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
 @pytest.mark.parametrize("mode", MODES)
 def test_hostile_error(make: MakeReceiver, mode: str, error: str) -> None:
-    """It is a failure, or the end, like any other; the commands show the event."""
+    """The attempt is a failure, or the last one, and the commands show the event."""
     receiver = make(error, mode)
 
     deliver(receiver, HOSTILE)
-    event = comes_to_rest(receiver)
+    event = settled(receiver)
 
     if "GiveUp" in error:
-        assert event.state == "dead"
+        assert event.state == State.DEAD
 
 
 @pytest.mark.parametrize("error", [each for each in ERRORS if each.startswith("seconds")])
@@ -166,11 +168,11 @@ def test_hostile_error(make: MakeReceiver, mode: str, error: str) -> None:
 def test_hostile_time_on_postgresql(
     make: MakeReceiver, postgresql_url: str, mode: str, error: str
 ) -> None:
-    """It refuses other numbers than SQLite does."""
+    """PostgreSQL rejects other numbers than SQLite does."""
     receiver = make(ERRORS[error], mode, database_url=postgresql_url)
 
     deliver(receiver, HOSTILE)
-    comes_to_rest(receiver)
+    settled(receiver)
 
 
 @pytest.mark.parametrize("error", ["reason with NUL", "text with surrogates", "text with NUL"])
@@ -178,41 +180,41 @@ def test_hostile_time_on_postgresql(
 def test_hostile_text_on_postgresql(
     make: MakeReceiver, postgresql_url: str, mode: str, error: str
 ) -> None:
-    """It refuses other characters than SQLite does."""
+    """PostgreSQL rejects other characters than SQLite does."""
     receiver = make(ERRORS[error], mode, database_url=postgresql_url)
 
     deliver(receiver, HOSTILE)
-    comes_to_rest(receiver)
+    settled(receiver)
 
 
 @pytest.mark.parametrize("seconds", ["9" * 400, "9" * 4000, "9" * 12], ids=len)
 def test_rate_limit_waits_for_thirty_days_at_most(
     make: MakeReceiver, stripe_api: StripeApi, database_url: str, seconds: str
 ) -> None:
-    """The header of a 429 cannot ask for more: Stripe would not know the event any more."""
+    """The ``Retry-After`` of a 429 is limited: Stripe keeps no event longer than that."""
     error = "notif.fetch_event()"
     receiver = make(error, "queue", database_url=database_url, stripe_api_base=stripe_api.url)
     stripe_api.fail(status=429, headers={"Retry-After": seconds})
 
     deliver(receiver, HOSTILE)
-    event = comes_to_rest(receiver)
+    event = settled(receiver)
 
-    assert (event.state, event.outcome) == ("pending", "failed")
+    assert (event.state, event.outcome) == (State.PENDING, Outcome.FAILED)
     assert event.settled_at is not None
     assert event.due_at - event.settled_at == pytest.approx(THIRTY_DAYS, abs=60)
 
 
 def test_interrupted_callback_uses_up_its_attempts(make: MakeReceiver, database_url: str) -> None:
-    """KeyboardInterrupt is an error of the callback's: no worker has a keyboard."""
+    """KeyboardInterrupt is an error of the callback: workers have no terminal."""
     receiver = make("KeyboardInterrupt", "queue", database_url=database_url)
 
     deliver(receiver, HOSTILE)
-    wait_for(lambda: receiver.event(HOSTILE).state == "dead")
-    event = comes_to_rest(receiver)
+    wait_for(lambda: receiver.event(HOSTILE).state == State.DEAD)
+    event = settled(receiver)
 
-    assert (event.outcome, event.attempt) == ("exhausted", 2)
+    assert (event.outcome, event.attempt) == (Outcome.EXHAUSTED, 2)
     attempts = receiver.services.inbox.administration.attempts(HOSTILE)
-    assert [each.outcome for each in attempts] == ["failed", "exhausted"]
+    assert [each.outcome for each in attempts] == [Outcome.FAILED, Outcome.EXHAUSTED]
 
 
 @pytest.mark.parametrize("error", ["ValueError", "GiveUp"])
@@ -220,11 +222,11 @@ def test_interrupted_callback_uses_up_its_attempts(make: MakeReceiver, database_
 def test_text_that_the_database_cannot_store(
     make: MakeReceiver, make_postgresql_url: Callable[..., str], mode: str, error: str
 ) -> None:
-    """A database of PostgreSQL's has an encoding, and not all of them have all characters."""
+    """A PostgreSQL database has an encoding, which may lack characters."""
     url = make_postgresql_url(LATIN1)
     receiver = make(f"{error}('caf\\u00e9 5 \\u20ac \\U0001f600')", mode, database_url=url)
 
     deliver(receiver, HOSTILE)
-    event = comes_to_rest(receiver)
+    event = settled(receiver)
 
     assert "caf" in str(event.reason)

@@ -1,11 +1,11 @@
-"""Leases are renewed while a callback runs, by one thread for all of them."""
+"""One thread renews all leases of a process while their callbacks run."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from app.inbox.claims import Claims
 from app.inbox.rescue import Rescue
 from app.processing.leases import Leases
 from app.runtime.clocks import since_boot
+from app.states import State
 from tests.support import raw_sql
 from tests.support.waiting import wait_for
 
@@ -35,12 +36,24 @@ def inbox(database_url: str) -> Iterator[Inbox]:
     inbox.close()
 
 
+@pytest.fixture
+def log_text(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """A function that returns all log lines of the test so far, in whatever format."""
+    pieces: list[str] = []
+
+    def read() -> str:
+        pieces.extend(capsys.readouterr())
+        return "".join(pieces)
+
+    return read
+
+
 MADE: list[Leases] = []
 
 
 def make(inbox: Inbox) -> Leases:
-    """Return leases of this test, which ends their thread."""
-    MADE.append(Leases(inbox, LEASE))
+    """Return leases whose thread ends with the test."""
+    MADE.append(Leases(inbox.claims, inbox.rescue, LEASE))
     return MADE[-1]
 
 
@@ -51,7 +64,7 @@ def close_all() -> None:
 
 
 def claim(inbox: Inbox, event: NewEvent = EVENT) -> Claim:
-    """Accept a delivery that has to get the claim."""
+    """Record a delivery that gets the claim."""
     accepted = inbox.deliveries.record_and_claim(event)
     assert accepted.claim is not None
     return accepted.claim
@@ -66,7 +79,7 @@ def lease_end(inbox: Inbox) -> float:
 
 
 def test_lease_is_renewed_while_the_callback_runs(inbox: Inbox) -> None:
-    """A callback of many leases' length keeps its event: nobody else gets the claim."""
+    """While a callback runs for many leases, no other delivery gets the claim."""
     mine = claim(inbox)
     first = lease_end(inbox)
 
@@ -77,7 +90,7 @@ def test_lease_is_renewed_while_the_callback_runs(inbox: Inbox) -> None:
 
 
 def test_lease_is_not_renewed_after_the_callback(inbox: Inbox) -> None:
-    """An event that was let go without being settled is an orphan when its grace is over."""
+    """An event whose result was not recorded is an orphan after its grace."""
     mine = claim(inbox)
     with make(inbox).held(mine):
         pass
@@ -85,31 +98,25 @@ def test_lease_is_not_renewed_after_the_callback(inbox: Inbox) -> None:
     wait_for(lambda: inbox.deliveries.record_and_claim(EVENT).claim is not None)
 
 
-def test_lost_claim_is_said_once_and_not_renewed(
-    inbox: Inbox, capsys: pytest.CaptureFixture[str]
+def test_lost_claim_is_logged_once_and_not_renewed(
+    inbox: Inbox, log_text: Callable[[], str]
 ) -> None:
-    """When another attempt has the event, there is a warning, and that attempt is let alone."""
+    """One warning is logged, and the lease of the attempt that claimed the event stays."""
     first = claim(inbox)
     wait_for(inbox.rescue.suspects)
     raw_sql.abandon(inbox)
     claim(inbox)
 
-    seen: list[str] = []
-
-    def look() -> str:
-        seen.append(said(capsys))
-        return "".join(seen)
-
-    # As if it had just been asked for: an older claim is verified before it is held.
+    # As if the claim was just made: an older one is verified before it is held.
     with make(inbox).held(replace(first, asked_at=since_boot())):
-        wait_for(lambda: "lease_lost" in look())
+        wait_for(lambda: "lease_lost" in log_text())
         stop = threading.Event()
         stop.wait(LEASE)
-    assert look().count("lease_lost") == 1
+    assert log_text().count("lease_lost") == 1
 
 
-def test_claim_that_is_late_is_verified_before_it_is_held(inbox: Inbox) -> None:
-    """The process was stopped right after it asked: the event may run elsewhere by now."""
+def test_late_claim_is_verified_before_it_is_held(inbox: Inbox) -> None:
+    """The process was stopped right after its claim, so another one may have claimed the event."""
     late = replace(claim(inbox), asked_at=since_boot() - 60)
     leases = make(inbox)
     with leases.held(late):
@@ -123,40 +130,35 @@ def test_claim_that_is_late_is_verified_before_it_is_held(inbox: Inbox) -> None:
     assert not leases._held  # noqa: SLF001 - nothing else tells
 
 
-def said(capsys: pytest.CaptureFixture[str]) -> str:
-    """Return what was logged since the last look, whatever logging is set up to."""
-    printed = capsys.readouterr()
-    return printed.out + printed.err
-
-
 class FlakyClaims(Claims):
-    """The real claims, except that the next ``failures`` renewals find the inbox unreachable.
+    """The real claims. The next ``failures`` renewals raise ``how``.
 
-    A subclass, because no real database can be away for just one statement.
+    A subclass, because no real database can be unreachable for one statement.
+
     """
 
     failures = 0
     how: Exception = InboxUnavailable("away", reason="away")
 
     def renew(self, claim: Claim) -> bool:
-        """Fail as often as told."""
+        """Raise while there are failures left."""
         if self.failures:
             self.failures -= 1
             raise self.how
         return super().renew(claim)
 
     def renew_all(self, claims: list[Claim]) -> None:
-        """Fail as long as the others do."""
+        """Raise while there are failures left."""
         if self.failures:
             raise self.how
         super().renew_all(claims)
 
 
 class Flaky(Inbox):
-    """An inbox with such claims."""
+    """An inbox with these claims."""
 
     def __init__(self, url: str, *, lease_seconds: float) -> None:
-        """Take what an inbox takes."""
+        """Take the arguments of an inbox."""
         super().__init__(url, lease_seconds=lease_seconds)
         self.flaky = self.claims = FlakyClaims(self._store)
 
@@ -164,10 +166,10 @@ class Flaky(Inbox):
 @pytest.mark.parametrize(
     "how", [InboxUnavailable("away", reason="away"), RuntimeError("unforeseen")]
 )
-def test_failed_renewal_is_tried_again_within_the_lease(
-    sqlite_url: str, capsys: pytest.CaptureFixture[str], how: Exception
+def test_failed_renewal_is_retried_within_the_lease(
+    sqlite_url: str, log_text: Callable[[], str], how: Exception
 ) -> None:
-    """An inbox that is away for a moment does not cost the claim, and nothing ends the thread."""
+    """A short outage does not lose the claim, and no error ends the thread."""
     inbox = Flaky(sqlite_url, lease_seconds=LEASE)
     inbox.flaky.how = how
     mine = claim(inbox)
@@ -176,15 +178,15 @@ def test_failed_renewal_is_tried_again_within_the_lease(
 
     with make(inbox).held(mine):
         wait_for(lambda: lease_end(inbox) > first)
-    assert "lease_not_renewed" in said(capsys)
+    assert "lease_not_renewed" in log_text()
     close_all()
     inbox.close()
 
 
-def test_unforeseen_failure_is_logged_with_its_event(
-    sqlite_url: str, capsys: pytest.CaptureFixture[str]
+def test_unexpected_error_is_logged_with_its_event(
+    sqlite_url: str, log_text: Callable[[], str]
 ) -> None:
-    """A renewal that fails names its event, and a failed look for orphans keeps none from it."""
+    """A failed renewal names its event, and does not prevent the search for orphans."""
 
     class Broken(Rescue):
         def suspects(self) -> list[Suspect]:
@@ -202,67 +204,51 @@ def test_unforeseen_failure_is_logged_with_its_event(
     close_all()
     inbox.close()
 
-    lines = said(capsys).splitlines()
+    lines = log_text().splitlines()
     assert any("lease_not_renewed" in line and "evt_1" in line for line in lines)
     assert any("rescue_failed" in line for line in lines)
 
 
-def test_outage_is_said_once_however_many_wait(
-    sqlite_url: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Not at every try and not for every claim; the next outage is said again."""
+def test_outage_is_logged_once_for_all_claims(sqlite_url: str, log_text: Callable[[], str]) -> None:
+    """One line for each outage, not for each try or each claim."""
     inbox = Flaky(sqlite_url, lease_seconds=LEASE)
     mine = [claim(inbox, replace(EVENT, id=f"evt_{number}")) for number in range(1, 4)]
     leases = make(inbox)
-    seen: list[str] = []
 
-    def times() -> int:
-        seen.append(said(capsys))
-        return "".join(seen).count("lease_not_renewed")
-
-    def is_renewed_after(end: float) -> bool:
-        return not inbox.flaky.failures and lease_end(inbox) > end
+    def is_over(outage: int) -> bool:
+        return not inbox.flaky.failures and log_text().count("inbox_available") == outage
 
     with contextlib.ExitStack() as stack:
         for each in mine:
             stack.enter_context(leases.held(each))
         for outage in (1, 2):
-            end = lease_end(inbox)
             inbox.flaky.failures = 9
-            wait_for(partial(is_renewed_after, end + LEASE))
-            assert times() == outage
-    wait_for(lambda: times() == outage == "".join(seen).count("inbox_available"))
+            wait_for(partial(is_over, outage))
+            assert log_text().count("lease_not_renewed") == outage
     close_all()
     inbox.close()
 
 
-def test_outage_is_said_where_nothing_runs(
-    sqlite_url: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Without a lease to renew the line is about the inbox alone, and so is that of its end."""
+def test_outage_is_logged_without_claims(sqlite_url: str, log_text: Callable[[], str]) -> None:
+    """Without a lease to renew, the lines are about the inbox alone."""
     inbox = Inbox(sqlite_url, lease_seconds=LEASE)
     inbox.migrate()
     file = Path(str(sa.make_url(sqlite_url).database))
-    seen: list[str] = []
-
-    def is_said(word: str) -> bool:
-        seen.append(said(capsys))
-        return word in "".join(seen)
 
     make(inbox).start()
     file.rename(f"{file}.away")
-    wait_for(partial(is_said, "inbox_unavailable"))
+    wait_for(lambda: "inbox_unavailable" in log_text())
     Path(f"{file}.away").rename(file)
-    wait_for(partial(is_said, "inbox_available"))
+    wait_for(lambda: "inbox_available" in log_text())
 
-    assert "".join(seen).count("inbox_unavailable") == 1
-    assert not is_said("lease_not_renewed")
+    assert log_text().count("inbox_unavailable") == 1
+    assert "lease_not_renewed" not in log_text()
     close_all()
     inbox.close()
 
 
-def test_what_could_not_be_settled_is_held_and_settled_later(inbox: Inbox) -> None:
-    """The result of a callback is kept, and its event held, until the inbox takes it."""
+def test_deferred_result_is_recorded_after_the_outage(inbox: Inbox) -> None:
+    """The result is kept, and the event held, until the inbox records the result."""
     mine = claim(inbox)
     first = lease_end(inbox)
     leases = make(inbox)
@@ -277,23 +263,25 @@ def test_what_could_not_be_settled_is_held_and_settled_later(inbox: Inbox) -> No
         return inbox.claims.finish(mine)
 
     with leases.held(mine):
-        leases.settle_later(mine, settle)
+        leases.defer_result(mine, settle)
     wait_for(lambda: lease_end(inbox) > first + 2 * LEASE and len(tried) > 1)
     away.clear()
 
     wait_for(
-        lambda: (found := inbox.administration.find("evt_1")) is not None and found.state == "done"
+        lambda: (
+            (found := inbox.administration.find("evt_1")) is not None and found.state == State.DONE
+        )
     )
     assert inbox.administration.find("evt_1") is not None
 
 
 def count_threads() -> int:
-    """Return how many threads there are that keep leases."""
+    """Return the number of lease threads."""
     return [each.name for each in threading.enumerate()].count("leases")
 
 
 def test_one_thread_serves_all_claims(inbox: Inbox) -> None:
-    """Many callbacks at once do not need many threads to keep their leases."""
+    """Many callbacks need only one thread to renew their leases."""
     leases = make(inbox)
     before = count_threads()
     first = claim(inbox)
@@ -303,22 +291,14 @@ def test_one_thread_serves_all_claims(inbox: Inbox) -> None:
         assert count_threads() == before + 1
 
 
-def test_callback_that_does_not_return_is_said(
-    inbox: Inbox, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Its lease goes on as long as it runs, so somebody has to hear of it, and not too often."""
+def test_long_callback_is_logged(inbox: Inbox, log_text: Callable[[], str]) -> None:
+    """Its lease is renewed without end, so warnings are logged again and again."""
     mine = claim(inbox)
-    seen: list[str] = []
-
-    def look() -> int:
-        seen.append(said(capsys))
-        return "".join(seen).count("callback_still_running")
-
     with make(inbox).held(mine):
-        wait_for(lambda: look() == 2)
+        wait_for(lambda: log_text().count("callback_still_running") > 1)
 
 
-def test_claim_is_let_go_when_no_thread_can_be_started(
+def test_claim_is_not_held_when_no_thread_can_start(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process at its limit of threads does not hold an event that it does not run."""
@@ -328,7 +308,7 @@ def test_claim_is_let_go_when_no_thread_can_be_started(
 
     leases = make(inbox)
     mine = claim(inbox)
-    # The limit of threads is the whole user's: it cannot be lowered for one test alone.
+    # The limit of threads belongs to the user: it cannot be lowered for one test.
     monkeypatch.setattr(threading.Thread, "start", refuse)
 
     with pytest.raises(RuntimeError, match="new thread"), leases.held(mine):
@@ -337,26 +317,26 @@ def test_claim_is_let_go_when_no_thread_can_be_started(
     assert not leases._held  # noqa: SLF001 - nothing else tells
 
 
-def test_renewal_that_comes_after_the_end_is_no_loss(
-    inbox: Inbox, capsys: pytest.CaptureFixture[str]
+def test_renewal_after_the_result_is_no_lost_lease(
+    inbox: Inbox, log_text: Callable[[], str]
 ) -> None:
-    """Between the look at what is due and its renewal a callback can end, and settle its claim."""
+    """The result may be recorded right before the lease thread renews the lease."""
     mine, leases = claim(inbox), make(inbox)
     with leases.held(mine):
-        held = leases._held[mine]  # noqa: SLF001 - the moment between the two cannot be chosen
+        held = leases._held[mine]  # noqa: SLF001 - a test cannot choose that moment
         inbox.claims.finish(mine)
     leases._renew(mine, held)  # noqa: SLF001 - as above
 
     assert not held.lost
-    assert "lease_lost" not in capsys.readouterr().err
+    assert "lease_lost" not in log_text()
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_locked_rows_keep_no_other_lease_from_being_renewed(database_url: str) -> None:
-    """Each of them is waited for, for a second. Twelve are more than the whole lease."""
+    """Each renewal of a locked row waits for a second. Twelve of them take longer than a lease."""
     inbox = Inbox(database_url, lease_seconds=6)
     mine = [claim(inbox, replace(EVENT, id=f"evt_{number}")) for number in range(1, 14)]
-    leases = Leases(inbox, 6)
+    leases = Leases(inbox.claims, inbox.rescue, 6)
     MADE.append(leases)
     locked = [each.event_id for each in mine[1:]]
     with contextlib.ExitStack() as stack:
@@ -372,10 +352,11 @@ def test_locked_rows_keep_no_other_lease_from_being_renewed(database_url: str) -
     inbox.close()
 
 
-def test_token_of_a_claim_is_not_the_claim(inbox: Inbox, database_url: str) -> None:
-    """A claim whose answer was lost is asked for again: two events then have one token.
+def test_claim_is_identified_by_event_and_token(inbox: Inbox, database_url: str) -> None:
+    """When the answer to a claim is lost, it is repeated, and two events have one token.
 
-    One of them is held. The other one is an orphan, also where this is the only process.
+    One of them is held. The other one is an orphan, even if there is no other process.
+
     """
     lost, mine = claim(inbox), claim(inbox, replace(EVENT, id="evt_2"))
     raw_sql.execute(database_url, f"UPDATE events SET claimed_by = '{mine.token}'")  # noqa: S608 - a test's own
@@ -388,16 +369,10 @@ def test_token_of_a_claim_is_not_the_claim(inbox: Inbox, database_url: str) -> N
         assert not inbox.administration.find("evt_2").is_orphan  # type: ignore[union-attr]  # it is there
 
 
-def test_lines_name_the_account(inbox: Inbox, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of an event of a connected account, the line says whose it is."""
+def test_lines_name_the_account(inbox: Inbox, log_text: Callable[[], str]) -> None:
+    """The log lines of a connected account's event name the account."""
     mine = claim(inbox, replace(EVENT, context="acct_1"))
     leases = make(inbox)
     with leases.held(mine):
-        leases.settle_later(mine, lambda: inbox.claims.finish(mine))
-    seen: list[str] = []
-
-    def look() -> str:
-        seen.append(said(capsys))
-        return "".join(seen)
-
-    wait_for(lambda: "acct_1" in look())
+        leases.defer_result(mine, lambda: inbox.claims.finish(mine))
+    wait_for(lambda: "acct_1" in log_text())

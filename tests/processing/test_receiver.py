@@ -1,4 +1,4 @@
-"""What the front door cannot say of the receiver; all else stands in ``test_webhook.py``."""
+"""The rules of the receiver that HTTP cannot show. ``test_webhook.py`` has all others."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ import pytest
 
 from app.errors import CallbackFailed, Refused
 from app.processing.receiver import Delivery
+from app.states import Outcome
 from devkit import samples
 from tests.conftest import SECRET, Receiver
 
 TYPE = "v1.customer.created"
 
 
-def test_no_http_is_needed(receiver: Receiver) -> None:
-    """Bytes and a header in, an outcome out: no request and no application is at work."""
+def test_receiver_needs_no_http(receiver: Receiver) -> None:
+    """The receiver works without a request and without an application context."""
     body = samples.encode(samples.notification(TYPE, event_id="evt_1", context="acct_1"))
     delivery = Delivery()
 
     outcome = receiver.services.receiver.receive(body, samples.sign(body, SECRET), delivery)
 
-    assert outcome == "handled"
+    assert outcome == Outcome.HANDLED
     assert delivery == Delivery(
         "evt_1", TYPE, livemode=False, context="acct_1", secret=1, attempt=1
     )
 
 
-def test_delivery_is_filled_in_as_far_as_it_came(receiver: Receiver) -> None:
-    """Who sent a body that is refused is known, and nothing of what stands in it."""
+def test_rejected_delivery_has_no_fields_of_its_body(receiver: Receiver) -> None:
+    """A rejected body sets only the secret of its delivery, and none of its own content."""
     body = samples.encode(samples.notification(TYPE) | {"id": None})
     delivery = Delivery()
 
@@ -66,10 +67,10 @@ def test_delivery_is_filled_in_as_far_as_it_came(receiver: Receiver) -> None:
         "no notification",
     ],
 )
-def test_refusal_shows_no_error_that_holds_the_payload(
+def test_rejection_does_not_quote_the_payload(
     receiver: Receiver, body: bytes, signature: str | None
 ) -> None:
-    """The SDK's errors carry the whole body: what is raised neither quotes nor chains them."""
+    """The SDK's errors carry the whole body. The rejection neither quotes nor chains them."""
     with pytest.raises(Refused) as refused:
         receiver.services.receiver.receive(body, signature, Delivery())
 
@@ -81,8 +82,8 @@ def test_refusal_shows_no_error_that_holds_the_payload(
     assert "payload" not in error.reason
 
 
-def test_failure_does_not_chain_the_callbacks_error(receiver: Receiver) -> None:
-    """What a callback raised is logged where it happened; its text never comes near an answer."""
+def test_failure_does_not_chain_the_error_of_the_callback(receiver: Receiver) -> None:
+    """A callback's error is logged where it is raised. Its text never reaches an answer."""
     receiver.module("fallback").handle.__globals__["calls"] = None
     body = samples.encode(samples.notification(TYPE))
 
@@ -104,10 +105,10 @@ SLOW = """
 """
 
 
-def test_delivery_beside_a_long_callback_waits_for_nothing(
+def test_running_callback_delays_no_delivery(
     make_receiver: Callable[..., Receiver],
 ) -> None:
-    """A delivery is answered while another callback of its process still runs."""
+    """A delivery is committed and answered while other callbacks of the process run."""
     receiver = make_receiver({"v1_customer_created": SLOW})
 
     def deliver(event_id: str) -> int:

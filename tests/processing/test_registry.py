@@ -13,6 +13,7 @@ import stripe
 
 from app.errors import StartError
 from app.processing import registry
+from app.stripe_api.catalog import module_name
 from devkit import samples
 from tests.conftest import MakeHandlers
 
@@ -27,7 +28,7 @@ CREATED = "v1_customer_created"
 
 
 def problems(package: str) -> list[str]:
-    """Return what is wrong with a package that cannot be used."""
+    """Return the problems of a package."""
     with pytest.raises(StartError) as raised:
         registry.load(package)
     assert str(raised.value).startswith("The handler modules cannot be used:\n")
@@ -35,7 +36,7 @@ def problems(package: str) -> list[str]:
 
 
 def test_modules_are_found_by_their_names(make_handlers: MakeHandlers) -> None:
-    """A file named after an event type is that type's handler; helpers and notes are not."""
+    """A file named after an event type is that type's handler. Helpers and other files are not."""
     package = make_handlers(v1_invoice_paid=HANDLE, v1_customer_created=HANDLE, _helper="x = 1")
 
     loaded = registry.load(package)
@@ -47,13 +48,13 @@ def test_modules_are_found_by_their_names(make_handlers: MakeHandlers) -> None:
     assert loaded.fallback.file == f"{package}/fallback.py"
 
 
-def test_only_a_fallback_is_enough(make_handlers: MakeHandlers) -> None:
-    """With no module at all, everything goes to the fallback."""
+def test_fallback_alone_is_enough(make_handlers: MakeHandlers) -> None:
+    """Without any module, the fallback gets all events."""
     assert registry.load(make_handlers()).modules == ()
 
 
 def test_module_can_be_a_folder(make_handlers: MakeHandlers) -> None:
-    """A handler that outgrows its file becomes a package of the same name."""
+    """A handler module may be a package of the same name."""
     package = make_handlers()
     folder = Path(sys.path[0]) / package / CREATED
     folder.mkdir()
@@ -65,11 +66,11 @@ def test_module_can_be_a_folder(make_handlers: MakeHandlers) -> None:
 def test_every_type_of_the_sdk_is_accepted_and_called_with_its_class(
     make_handlers: MakeHandlers,
 ) -> None:
-    """A module named after each of the SDK's types gets that type's notification."""
+    """A module named after any of the SDK's types gets that type's notification."""
     types = samples.event_types()
     assert len(types) >= 326
     source = "calls = []\ndef handle(notif, client):\n    calls.append((notif, client))\n"
-    package = make_handlers(**{registry.module_name(each): source for each in types})
+    package = make_handlers(**{module_name(each): source for each in types})
     loaded = registry.load(package)
     client = stripe.StripeClient("sk_test_fake")
     handler = loaded.register(client, lambda module: module.callback)
@@ -77,14 +78,14 @@ def test_every_type_of_the_sdk_is_accepted_and_called_with_its_class(
     assert handler.registered_event_types == types
     for each in types:
         handler.handle(samples.encode(samples.notification(each, context="acct_1")))
-        ((notif, bound),) = sys.modules[f"{package}.{registry.module_name(each)}"].calls
+        ((notif, bound),) = sys.modules[f"{package}.{module_name(each)}"].calls
         assert notif.type == each == type(notif).LOOKUP_TYPE
         assert type(notif).__name__.endswith("EventNotification")
         assert str(bound._requestor._options.stripe_context) == "acct_1"  # noqa: SLF001 - no getter
 
 
 def test_classes_of_registered_types_are_imported_at_start() -> None:
-    """The first event of a type is not slower than the next: nothing is left to import."""
+    """The first event of a type is not slower: all of its classes are imported at the start."""
     code = """
 import sys
 from app.processing import registry
@@ -103,7 +104,7 @@ print(*(name for name in sys.modules if name.startswith("stripe.events._v1_")))
 
 
 def test_type_newer_than_the_sdk_is_routed_by_name(make_handlers: MakeHandlers) -> None:
-    """A type that the SDK does not know reaches the module that declares it."""
+    """A type that the SDK does not know is passed to the module that declares it."""
     newer = "v2.core.health.event_generation_failure.resolved"
     package = make_handlers(
         lost=f"EVENT_TYPE = {newer!r}\ncalls = []\ndef handle(notif, client): calls.append(notif)"
@@ -130,7 +131,7 @@ def test_type_newer_than_the_sdk_is_routed_by_name(make_handlers: MakeHandlers) 
 
 
 def test_declared_type_that_the_sdk_knows_is_registered(make_handlers: MakeHandlers) -> None:
-    """After an upgrade of the SDK a module with EVENT_TYPE goes on, with the type's own class."""
+    """After an upgrade of the SDK, a module with EVENT_TYPE gets the class of its type."""
     source = "EVENT_TYPE = 'v1.customer.created'\ndef handle(notif, client): pass"
     loaded = registry.load(make_handlers(new_customer=source))
 
@@ -182,15 +183,15 @@ def test_declared_type_that_the_sdk_knows_is_registered(make_handlers: MakeHandl
 def test_wrong_module_is_named_with_the_remedy(
     make_handlers: MakeHandlers, name: str, source: str, words: str
 ) -> None:
-    """Whatever is wrong with a module stops the start, with the file's name and what to do."""
+    """Every problem of a module stops the start, with the file's name and the remedy."""
     package = make_handlers(**{name: source})
     (problem,) = problems(package)
     assert problem.startswith(f"{package}/{name}.py: ")
     assert words in problem
 
 
-def test_all_problems_are_said_at_once(make_handlers: MakeHandlers) -> None:
-    """Three wrong modules are three lines, in the order of their names."""
+def test_all_problems_are_reported_at_once(make_handlers: MakeHandlers) -> None:
+    """Three wrong modules make three lines, in the order of their names."""
     package = make_handlers(v1_a="", v1_customer_created="def handle(): pass", v1_b="1 +")
 
     said = problems(package)
@@ -201,7 +202,7 @@ def test_all_problems_are_said_at_once(make_handlers: MakeHandlers) -> None:
 
 
 def test_two_modules_for_one_type_are_refused(make_handlers: MakeHandlers) -> None:
-    """One event type, one callback: with two, a retry would repeat the one that succeeded."""
+    """One event type has one callback: with two, a retry would repeat the one that succeeded."""
     source = "EVENT_TYPE = 'v1.customer.created'\ndef handle(notif, client): pass"
     package = make_handlers(another=source, v1_customer_created=HANDLE)
 
@@ -215,7 +216,7 @@ def test_two_modules_for_one_type_are_refused(make_handlers: MakeHandlers) -> No
 
 
 def test_missing_fallback_is_refused(make_handlers: MakeHandlers) -> None:
-    """Without a fallback an event of another type would have nowhere to go."""
+    """Without a fallback, no callback would get the events of other types."""
     package = make_handlers(v1_customer_created=HANDLE)
     (Path(sys.path[0]) / package / "fallback.py").unlink()
 
@@ -225,21 +226,21 @@ def test_missing_fallback_is_refused(make_handlers: MakeHandlers) -> None:
 
 
 @pytest.mark.parametrize("name", ["no_such_package", "string"])
-def test_package_that_is_none_is_refused(name: str) -> None:
-    """A misspelt HANDLERS_PACKAGE is said so, whether it is nothing or something else."""
+def test_wrong_package_is_refused(name: str) -> None:
+    """A wrong HANDLERS_PACKAGE is reported, whether it does not exist or is no package."""
     (problem,) = problems(name)
     assert name in problem
 
 
 def test_callable_object_is_a_callback(make_handlers: MakeHandlers) -> None:
-    """Anything that can be called with a notification and a client will do."""
+    """Any object that can be called with a notification and a client is a callback."""
     source = "from functools import partial\nhandle = partial(lambda x, notif, client: None, 1)"
     loaded = registry.load(make_handlers(v1_customer_created=source))
     assert len(loaded.modules) == 1
 
 
-def test_one_module_is_checked_as_all_are(make_handlers: MakeHandlers) -> None:
-    """``check`` takes a module that was imported, for tests, and says what is wrong with it."""
+def test_one_module_is_checked_like_all_others(make_handlers: MakeHandlers) -> None:
+    """``check`` applies the same rules to an imported module, for tests of handlers."""
     package = make_handlers(v1_customer_created=HANDLE, v1_a="")
     checked = registry.check(importlib.import_module(f"{package}.v1_customer_created"))
     assert (checked.event_type, checked.file) == (

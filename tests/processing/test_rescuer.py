@@ -1,4 +1,4 @@
-"""Orphans are found by what live processes see, and a clock that steps back holds up nothing."""
+"""Orphans are found by the observations of live processes, not by the wall clock alone."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from dataclasses import replace
 import pytest
 
 from app.errors import InboxUnavailable
-from app.inbox import Failure, Inbox, NewEvent
+from app.inbox import Failure, Inbox, NewEvent, Suspect
 from app.inbox.sql.rescue import GRACE_LEAST
 from app.processing.rescuer import STEP_SECONDS, Rescuer
 from tests.support import raw_sql
 from tests.support.waiting import wait_for
 
 EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")
-#: A lease that has run out when the next statement looks at it.
+#: A lease that has expired before the next statement.
 SHORT = -1.0
 TURN = 10.0
-RAN_OUT = "UPDATE events SET lease_until = lease_until - 7200"
+EXPIRED = "UPDATE events SET lease_until = lease_until - 7200"
 AHEAD = "UPDATE events SET lease_until = lease_until + 7200"
 
 
 @pytest.fixture
 def make_inbox(database_url: str) -> Iterator[Callable[..., Inbox]]:
-    """A function that opens the test's database, with claims of so many seconds."""
+    """A function that opens the test's database, with leases of ``lease_seconds``."""
     opened: list[Inbox] = []
 
     def make(lease_seconds: float = 3.0) -> Inbox:
@@ -45,126 +45,133 @@ def inbox(make_inbox: Callable[..., Inbox]) -> Inbox:
     return inbox
 
 
-def look(rescuer: Rescuer, *, seconds: float) -> int:
-    """Look as if the last look had been so many seconds ago. Returns how many are undecided."""
-    return rescuer.count(rescuer.look(), time.monotonic() + seconds)
+def poll(rescuer: Rescuer, *, seconds: float) -> int:
+    """Poll as if the last poll was ``seconds`` ago. Returns the number of undecided suspects."""
+    return rescuer.count(rescuer.poll(), time.monotonic() + seconds)
+
+
+def raise_outage() -> list[Suspect]:
+    """Raise what an outage of the inbox raises."""
+    raise InboxUnavailable("away", reason="away")
 
 
 def suspected(inbox: Inbox) -> float:
-    """Return for how many seconds the lease was seen unrenewed."""
+    """Return the seconds for which the lease was seen unrenewed."""
     event = inbox.administration.find("evt_1")
     assert event is not None
     return event.suspected_seconds
 
 
 def record_and_claim(inbox: Inbox, number: int) -> None:
-    """Have one more event run."""
+    """Claim one more event."""
     assert inbox.deliveries.record_and_claim(replace(EVENT, id=f"evt_{number}")).claim is not None
 
 
-def test_lease_that_holds_is_not_suspected(inbox: Inbox) -> None:
-    """As long as it has not run out, its process need not renew it."""
-    assert Rescuer(inbox, TURN).look() == []
+def test_valid_lease_is_not_suspected(inbox: Inbox) -> None:
+    """Until a lease expires, its process need not renew it."""
+    assert Rescuer(inbox.rescue, TURN).poll() == []
 
 
-@pytest.mark.parametrize("step", [RAN_OUT, AHEAD], ids=["forwards", "backwards"])
-def test_step_of_the_clock_alone_makes_no_orphan(
-    inbox: Inbox, database_url: str, step: str
-) -> None:
-    """Only the time that live processes count does, and a renewal ends it."""
+@pytest.mark.parametrize("step", [EXPIRED, AHEAD], ids=["forwards", "backwards"])
+def test_clock_step_alone_makes_no_orphan(inbox: Inbox, database_url: str, step: str) -> None:
+    """Only the time that live processes count makes an orphan, and a renewal ends it."""
     raw_sql.execute(database_url, step)
-    rescuer = Rescuer(inbox, TURN)
+    rescuer = Rescuer(inbox.rescue, TURN)
 
-    assert look(rescuer, seconds=0) == 1  # for the first time: nothing is counted
+    assert poll(rescuer, seconds=0) == 1  # the first poll counts nothing
     assert suspected(inbox) == 0
-    assert look(rescuer, seconds=1) == 1
+    assert poll(rescuer, seconds=1) == 1
     assert 0 < suspected(inbox) < GRACE_LEAST
     assert inbox.deliveries.record_and_claim(EVENT).claim is None
-    assert look(rescuer, seconds=2) == 0
+    assert poll(rescuer, seconds=2) == 0
     assert inbox.administration.find("evt_1").is_orphan  # type: ignore[union-attr]  # it is there
     assert inbox.deliveries.record_and_claim(EVENT).claim is not None
 
 
 @pytest.mark.parametrize("lease", ["now", "later"])
-def test_claim_of_the_version_before_is_rescued_later(
+def test_claim_of_the_previous_version_is_rescued_later(
     inbox: Inbox, database_url: str, lease: str
 ) -> None:
-    """During a deployment: it does not say how long its lease is, so it is trusted for longer."""
+    """During a deployment: such a claim has no lease length, so its grace is longer."""
     raw_sql.execute(database_url, "UPDATE events SET lease_seconds = NULL")
-    raw_sql.execute(database_url, AHEAD if lease == "later" else RAN_OUT)
-    rescuer = Rescuer(inbox, 30.0)
+    raw_sql.execute(database_url, AHEAD if lease == "later" else EXPIRED)
+    rescuer = Rescuer(inbox.rescue, 30.0)
 
-    look(rescuer, seconds=0)
-    assert look(rescuer, seconds=50) == 1
+    poll(rescuer, seconds=0)
+    assert poll(rescuer, seconds=50) == 1
     assert inbox.deliveries.record_and_claim(EVENT).claim is None
-    assert look(rescuer, seconds=11) == 0
+    assert poll(rescuer, seconds=11) == 0
     assert inbox.administration.find("evt_1").is_orphan  # type: ignore[union-attr]  # it is there
     assert inbox.deliveries.record_and_claim(EVENT).claim is not None
 
 
-def test_long_lease_of_the_version_before_is_not_suspected(inbox: Inbox, database_url: str) -> None:
-    """A lease that ends in some minutes may be as long as that."""
+def test_long_lease_of_previous_version_is_not_suspected(inbox: Inbox, database_url: str) -> None:
+    """A lease that ends within minutes may be as long as that."""
     raw_sql.execute(
         database_url, "UPDATE events SET lease_seconds = NULL, lease_until = lease_until + 600"
     )
 
-    assert Rescuer(inbox, TURN).look() == []
+    assert Rescuer(inbox.rescue, TURN).poll() == []
 
 
-def test_renewed_lease_is_counted_anew(make_inbox: Callable[..., Inbox]) -> None:
-    """What was counted before the renewal is of another lease."""
+def test_renewed_lease_is_counted_from_zero(make_inbox: Callable[..., Inbox]) -> None:
+    """Time counted before a renewal belongs to another lease."""
     inbox = make_inbox(SHORT)
     mine = inbox.deliveries.record_and_claim(EVENT).claim
     assert mine is not None
-    rescuer = Rescuer(inbox, TURN)
-    look(rescuer, seconds=0)
-    look(rescuer, seconds=1.5)
+    rescuer = Rescuer(inbox.rescue, TURN)
+    poll(rescuer, seconds=0)
+    poll(rescuer, seconds=1.5)
     assert suspected(inbox) > 1
     inbox.claims.renew(mine)
 
-    assert look(rescuer, seconds=0) == 1
-    assert [each.seconds for each in rescuer.look()] == [0.0]
-    assert look(rescuer, seconds=1.5) == 1
+    assert poll(rescuer, seconds=0) == 1
+    assert [each.seconds for each in rescuer.poll()] == [0.0]
+    assert poll(rescuer, seconds=1.5) == 1
     assert inbox.deliveries.record_and_claim(EVENT).claim is None
 
 
 def test_seconds_of_two_processes_are_not_counted_twice(inbox: Inbox, database_url: str) -> None:
-    """Two that look at the same time count what one would."""
-    raw_sql.execute(database_url, RAN_OUT)
-    first, second = Rescuer(inbox, TURN), Rescuer(inbox, TURN)
-    look(first, seconds=0)
-    look(second, seconds=0)
-    suspects = second.look()
-    assert look(first, seconds=1) == 1
+    """Two processes that poll at the same time count the time once."""
+    raw_sql.execute(database_url, EXPIRED)
+    first, second = Rescuer(inbox.rescue, TURN), Rescuer(inbox.rescue, TURN)
+    poll(first, seconds=0)
+    poll(second, seconds=0)
+    suspects = second.poll()
+    assert poll(first, seconds=1) == 1
 
-    assert second.count(suspects, time.monotonic() + 1) == 1  # it was read before the other wrote
-    assert look(second, seconds=1) == 1
+    assert second.count(suspects, time.monotonic() + 1) == 1  # read before the other wrote
+    assert poll(second, seconds=1) == 1
     assert suspected(inbox) < GRACE_LEAST
 
 
 def test_count_goes_on_in_another_process(inbox: Inbox, database_url: str) -> None:
-    """A process that ends takes nothing with it but what it saw last."""
-    raw_sql.execute(database_url, RAN_OUT)
+    """Another process continues the count of one that has ended."""
+    raw_sql.execute(database_url, EXPIRED)
     for _ in range(2):
-        rescuer = Rescuer(inbox, TURN)
-        assert look(rescuer, seconds=0) == 1
-        look(rescuer, seconds=1.2)
+        rescuer = Rescuer(inbox.rescue, TURN)
+        assert poll(rescuer, seconds=0) == 1
+        poll(rescuer, seconds=1.2)
 
     assert inbox.administration.find("evt_1").is_orphan  # type: ignore[union-attr]  # it is there
 
 
 @pytest.mark.parametrize("pause", ["outage", "stopped"])
-def test_time_in_which_no_process_could_renew_is_not_counted(
-    inbox: Inbox, database_url: str, pause: str
+def test_time_without_possible_renewals_is_not_counted(
+    inbox: Inbox, database_url: str, pause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither an outage of the inbox nor one in which this process stood still, others with it."""
-    raw_sql.execute(database_url, RAN_OUT)
-    rescuer = Rescuer(inbox, 0.5)
-    look(rescuer, seconds=0)
+    """Neither an outage of the inbox counts, nor a time in which this process was stopped."""
+    raw_sql.execute(database_url, EXPIRED)
+    rescuer = Rescuer(inbox.rescue, 0.5)
+    poll(rescuer, seconds=0)
     if pause == "outage":
-        rescuer.forget()
+        with monkeypatch.context() as patch:
+            # A real database cannot be away for one statement.
+            patch.setattr(inbox.rescue, "suspects", raise_outage)
+            with pytest.raises(InboxUnavailable):
+                rescuer.poll()
 
-    assert look(rescuer, seconds=3600) == 1
+    assert poll(rescuer, seconds=3600) == 1
     assert suspected(inbox) <= 1
 
 
@@ -173,50 +180,48 @@ def test_time_in_which_no_process_could_renew_is_not_counted(
 def test_locked_row_keeps_no_other_event_from_being_rescued(
     inbox: Inbox, database_url: str, locked: str, free: str
 ) -> None:
-    """A person's transaction holds up what it has locked, and nothing else."""
+    """A row locked by a person's transaction delays only its own event."""
     record_and_claim(inbox, 2)
-    raw_sql.execute(database_url, RAN_OUT)
-    rescuer = Rescuer(inbox, TURN)
-    look(rescuer, seconds=0)
+    raw_sql.execute(database_url, EXPIRED)
+    rescuer = Rescuer(inbox.rescue, TURN)
+    poll(rescuer, seconds=0)
 
     with raw_sql.locking(database_url, locked), pytest.raises(InboxUnavailable):
-        look(rescuer, seconds=GRACE_LEAST + 1)
+        poll(rescuer, seconds=GRACE_LEAST + 1)
     assert inbox.administration.find(free).is_orphan  # type: ignore[union-attr]  # it is there
-    assert look(rescuer, seconds=GRACE_LEAST + 1) == 1  # counted anew: it could not be renewed
-    assert look(rescuer, seconds=GRACE_LEAST + 1) == 0
+    assert poll(rescuer, seconds=GRACE_LEAST + 1) == 1  # counted from zero: it could not be renewed
+    assert poll(rescuer, seconds=GRACE_LEAST + 1) == 0
 
 
-def test_suspects_take_no_more_than_their_time(inbox: Inbox, database_url: str) -> None:
-    """This process has leases to renew. What there was no time for is counted the next time."""
+def test_counting_suspects_takes_limited_time(inbox: Inbox, database_url: str) -> None:
+    """This process has leases to renew. Suspects without time are counted in the next turn."""
     record_and_claim(inbox, 2)
-    raw_sql.execute(database_url, RAN_OUT)
-    rescuer = Rescuer(inbox, TURN)
-    look(rescuer, seconds=0)
+    raw_sql.execute(database_url, EXPIRED)
+    rescuer = Rescuer(inbox.rescue, TURN)
+    poll(rescuer, seconds=0)
 
-    assert look(rescuer, seconds=-3600) == 2
+    assert poll(rescuer, seconds=-3600) == 2
     assert suspected(inbox) == 0
-    assert look(rescuer, seconds=GRACE_LEAST + 1) == 0
+    assert poll(rescuer, seconds=GRACE_LEAST + 1) == 0
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_suspect_that_came_after_a_failure_is_counted_anew(inbox: Inbox, database_url: str) -> None:
-    """It may have been an outage, in which no process could renew. What failed comes last."""
+def test_suspect_after_a_failure_is_counted_from_zero(inbox: Inbox, database_url: str) -> None:
+    """The failure may be an outage, in which no process can renew. Failed ones come last."""
     record_and_claim(inbox, 2)
-    raw_sql.execute(database_url, RAN_OUT)
-    rescuer = Rescuer(inbox, TURN)
-    look(rescuer, seconds=0)
+    raw_sql.execute(database_url, EXPIRED)
+    rescuer = Rescuer(inbox.rescue, TURN)
+    poll(rescuer, seconds=0)
     with raw_sql.locking(database_url, "evt_1"), pytest.raises(InboxUnavailable):
-        look(rescuer, seconds=0.5 - 2 * TURN)  # the time is over when it has failed
-    assert look(rescuer, seconds=-3600) == 2
+        poll(rescuer, seconds=0.5 - 2 * TURN)  # the time is over when it has failed
+    assert poll(rescuer, seconds=-3600) == 2
 
-    assert look(rescuer, seconds=GRACE_LEAST + 1) == 2
-    assert look(rescuer, seconds=GRACE_LEAST + 1) == 0
+    assert poll(rescuer, seconds=GRACE_LEAST + 1) == 2
+    assert poll(rescuer, seconds=GRACE_LEAST + 1) == 0
 
 
-def test_start_makes_due_what_a_step_back_holds_up(
-    make_inbox: Callable[..., Inbox], database_url: str
-) -> None:
-    """A new event is due at once; a retry waits its delay again, and no longer than that."""
+def test_start_repairs_due_times(make_inbox: Callable[..., Inbox], database_url: str) -> None:
+    """A new event is due at once. A retry is due after its delay, counted from now."""
     inbox = make_inbox()
     for number in (1, 2, 3):
         inbox.deliveries.enqueue(
@@ -234,7 +239,7 @@ def test_start_makes_due_what_a_step_back_holds_up(
     raw_sql.execute(database_url, "UPDATE budgets SET free_at = free_at + 3600")
     assert inbox.claims.claim_due(livemode=False) is None
 
-    Rescuer(inbox, TURN).watch_clock()
+    Rescuer(inbox.rescue, TURN).watch_clock()
 
     claim = inbox.claims.claim_due(livemode=False)
     assert claim is not None
@@ -243,15 +248,15 @@ def test_start_makes_due_what_a_step_back_holds_up(
     assert event is not None
     assert 400 < event.due_at - now <= 500
     assert inbox.rate_limits.reserve("live all", 1, 1.0)[0] < 60
-    Rescuer(inbox, TURN).watch_clock()
+    Rescuer(inbox.rescue, TURN).watch_clock()
     assert inbox.administration.find("evt_2") == event  # once is enough
 
 
-def test_step_back_is_mended_when_it_is_seen(
+def test_step_back_is_repaired_when_it_is_observed(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also terms of leaders and slots that are not far ahead."""
-    rescuer = Rescuer(inbox, TURN)
+    """Leaderships and slots that are not far ahead are repaired too."""
+    rescuer = Rescuer(inbox.rescue, TURN)
     rescuer.watch_clock()
     assert inbox.reconciliation.acquire_leadership("reconcile", "dead", 60)
     inbox.rate_limits.reserve("live all", 50, 1.0)
@@ -259,7 +264,7 @@ def test_step_back_is_mended_when_it_is_seen(
     rescuer.watch_clock()
     assert not inbox.reconciliation.acquire_leadership("reconcile", "other", 60)
     assert inbox.rate_limits.reserve("live all", 1, 1.0)[0] > 40
-    # The clock of a real database cannot be set: processes under another clock show the rest.
+    # The clock of a real database cannot be set. Processes under a test's clock show the rest.
     monkeypatch.setattr(inbox.rescue, "clock", lambda: clock() - 30)
 
     rescuer.watch_clock()
@@ -270,11 +275,11 @@ def test_step_back_is_mended_when_it_is_seen(
     assert "clock_stepped_back" in printed.out + printed.err
 
 
-def test_late_answer_is_no_step_of_the_clock(
+def test_late_answer_is_no_clock_step(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A leader keeps its term, and no slot becomes free, because an answer took seconds."""
-    rescuer = Rescuer(inbox, TURN)
+    rescuer = Rescuer(inbox.rescue, TURN)
     rescuer.watch_clock()
     assert inbox.reconciliation.acquire_leadership("reconcile", "alive", 60)
     clock = inbox.rescue.clock
@@ -284,7 +289,7 @@ def test_late_answer_is_no_step_of_the_clock(
         time.sleep(2 * STEP_SECONDS)
         return read
 
-    # No real database answers late when it is told to.
+    # A real database cannot be told to answer late.
     monkeypatch.setattr(inbox.rescue, "clock", answer_late)
 
     rescuer.watch_clock()

@@ -16,9 +16,9 @@ CLAIM = Claim("evt_1", 1, "v1.x", b"{}", "token")
 
 
 def make_judge() -> Judge:
-    """Return a judge with a schedule of two attempts."""
-    schedule = RetryPolicy(base_seconds=1.0, cap_seconds=1.0, max_attempts=2)
-    return Judge(schedule, lambda text: text)
+    """Return a judge with a retry policy of two attempts."""
+    policy = RetryPolicy(base_seconds=1.0, cap_seconds=1.0, max_attempts=2)
+    return Judge(policy, lambda text: text)
 
 
 class Hostile(Exception):
@@ -26,12 +26,12 @@ class Hostile(Exception):
 
     @property  # type: ignore[misc]  # what a callback can do
     def __class__(self) -> Any:
-        """Raise: ``isinstance`` asks for this."""
+        """Raise. ``isinstance`` reads this attribute."""
         raise SystemExit(3)
 
 
 class Mute(GiveUp):
-    """A reason to give up that is no text."""
+    """A GiveUp whose reason cannot become text."""
 
     def __init__(self) -> None:
         """Take nothing."""
@@ -42,11 +42,11 @@ class Mute(GiveUp):
         raise ValueError("no text")
 
 
-def test_error_that_cannot_be_looked_at_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
-    """It counts as an attempt, and the event is retried."""
+def test_error_that_cannot_be_read_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    """The failure uses up an attempt, and the event is retried."""
     result = make_judge().judge(CLAIM, Hostile(), entered=True)
 
-    assert result.outcome == "failed"
+    assert result.outcome is Outcome.FAILED
     assert result.failure is not None
     assert (result.failure.reason, result.failure.attempts_used) == (UNKNOWN, 1)
     printed = capsys.readouterr()
@@ -54,10 +54,10 @@ def test_error_that_cannot_be_looked_at_is_a_failure(capsys: pytest.CaptureFixtu
 
 
 def test_reason_without_a_text_is_replaced() -> None:
-    """The event is given up on nevertheless."""
+    """The event is dead all the same."""
     result = make_judge().judge(CLAIM, Mute(), entered=True)
 
-    assert result.outcome == "gave_up"
+    assert result.outcome is Outcome.GAVE_UP
     assert result.failure is not None
     assert result.failure.reason == UNKNOWN
 
@@ -75,10 +75,8 @@ def test_reason_without_a_text_is_replaced() -> None:
         (None, None),
     ],
 )
-def test_seconds_that_are_none_are_left_to_the_schedule(
-    seconds: object, delay: float | None
-) -> None:
-    """What a callback sets is a number of seconds, up to thirty days, or it is not heeded."""
+def test_delay_that_is_no_number_is_ignored(seconds: object, delay: float | None) -> None:
+    """The delay is limited to thirty days. The retry policy replaces one that is no number."""
     error = RetryLater(1)
     error.seconds = seconds  # type: ignore[assignment]  # what a callback can do
     result = make_judge().judge(CLAIM, error, entered=True)
@@ -91,7 +89,7 @@ def test_seconds_that_are_none_are_left_to_the_schedule(
 
 
 def test_text_that_cannot_be_stored_has_fallbacks() -> None:
-    """First the same in ASCII, then dead with a text of our own."""
+    """First the reason in ASCII, then dead with a reason of the service."""
     failure = Failure("ValueError: \u2192", "Traceback", delay=3, attempts_used=1)
     plain, last = Result(Outcome.FAILED, failure).fallbacks()
 

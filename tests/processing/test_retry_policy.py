@@ -1,53 +1,53 @@
-"""When a failed event is due again."""
+"""The delays between attempts, and the end of them."""
 
 from __future__ import annotations
 
 import statistics
 
-from app.processing.retry_policy import LIMITED, RetryPolicy
+from app.processing.retry_policy import RATE_LIMITED_ATTEMPT, RetryPolicy
 from app.settings import Settings
 
-SCHEDULE = RetryPolicy(base_seconds=10, cap_seconds=100, max_attempts=5)
+POLICY = RetryPolicy(base_seconds=10, cap_seconds=100, max_attempts=5)
 
 
-def delays(spent: float, times: int = 2000) -> list[float]:
-    """Return many delays after so many failures."""
-    return [SCHEDULE.plan(spent, asked=None, limited=False, at_least=0.0)[0] for _ in range(times)]
+def delays(attempts_used: float) -> list[float]:
+    """Return 2,000 delays after this many failures."""
+    return [POLICY.plan(attempts_used)[0] for _ in range(2000)]
 
 
 def test_delay_doubles_up_to_its_cap_with_full_jitter() -> None:
-    """Each delay is anywhere between nothing and the bound, evenly."""
-    for spent, bound in ((0, 10), (1, 20), (2, 40), (4, 100), (5000, 100)):
-        found = delays(spent)
+    """Delays are spread evenly between zero and the bound."""
+    for attempts_used, bound in ((0, 10), (1, 20), (2, 40), (4, 100), (5000, 100)):
+        found = delays(attempts_used)
         assert 0 <= min(found) < bound * 0.02
         assert bound * 0.98 < max(found) <= bound
         assert bound * 0.45 < statistics.mean(found) < bound * 0.55
 
 
 def test_each_failure_uses_up_one_attempt() -> None:
-    """The last one ends it."""
-    spent = 0.0
+    """After the last one no attempt is left."""
+    attempts_used = 0.0
     for _ in range(5):
-        assert not SCHEDULE.is_over(spent)
-        _, spent = SCHEDULE.plan(spent, asked=None, limited=False, at_least=0.0)
+        assert not POLICY.is_exhausted(attempts_used)
+        _, attempts_used = POLICY.plan(attempts_used)
 
-    assert SCHEDULE.is_over(spent)
+    assert POLICY.is_exhausted(attempts_used)
 
 
-def test_rate_limit_waits_as_long_as_it_asks_and_uses_up_less() -> None:
-    """A 429 says nothing of the callback."""
-    delay, spent = SCHEDULE.plan(0.0, asked=None, limited=True, at_least=70.0)
+def test_rate_limit_delays_by_retry_after_and_uses_up_less_than_an_attempt() -> None:
+    """A 429 of Stripe's API is no error of the callback."""
+    delay, attempts_used = POLICY.plan(0.0, rate_limited=True, at_least=70.0)
     assert delay >= 70
-    assert spent == LIMITED < 1
+    assert attempts_used == RATE_LIMITED_ATTEMPT < 1
 
 
-def test_callback_sets_the_time_itself() -> None:
-    """RetryLater counts as an attempt, and is due exactly then."""
-    assert SCHEDULE.plan(1.0, asked=7.0, limited=False, at_least=0.0) == (7.0, 2.0)
+def test_callback_sets_the_delay() -> None:
+    """RetryLater uses up an attempt, and its delay is exact."""
+    assert POLICY.plan(1.0, asked=7.0) == (7.0, 2.0)
 
 
 def test_defaults_span_three_days() -> None:
-    """On average, as Stripe's own redeliveries do."""
+    """The average sum of all delays is that of Stripe's redeliveries."""
     settings = Settings("sk_test_fake", ("whsec_fake",))
     mean_bounds = [
         min(settings.retry_cap_seconds, settings.retry_base_seconds * 2.0**failures) / 2

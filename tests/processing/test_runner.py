@@ -1,4 +1,4 @@
-"""One claimed event is run through the SDK's handler, and what became of it is recorded."""
+"""A claimed event is run through the SDK's handler, and its result is recorded."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from app.errors import CallbackFailed, Deferred, InboxUnavailable
 from app.inbox import Claim, Inbox, NewEvent
 from app.inbox.claims import Claims
 from app.processing.receiver import Receiver as Core
+from app.states import Outcome, State
 from devkit import samples
 from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver
@@ -29,7 +30,7 @@ MakeReceiver = Callable[..., Receiver]
 
 
 def accept(receiver: Receiver, notification: dict[str, Any] | None = None) -> Claim:
-    """Record a notification as its delivery would, and return the claim."""
+    """Record a notification as a delivery does, and return the claim."""
     body = samples.encode(notification or samples.notification(TYPE))
     values = json.loads(body)
     event = NewEvent(values["id"], values["type"], livemode=False, context=None, body=body)
@@ -43,10 +44,10 @@ def module(source: str) -> dict[str, str]:
     return {CREATED: f"calls = []\ndef handle(notif, client):\n    calls.append(notif)\n{source}"}
 
 
-def test_names_that_a_callback_binds_stay_in_its_own_lines(
+def test_fields_that_a_callback_binds_stay_in_its_lines(
     make_receiver: MakeReceiver, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither our line of the same event has them, nor the next event of the same thread."""
+    """Neither the service's lines nor the next event of the same thread have these fields."""
     source = """
     import structlog
     structlog.get_logger().warning("begins")
@@ -74,14 +75,14 @@ def test_names_that_a_callback_binds_stay_in_its_own_lines(
 def test_callback_gets_the_notification_and_a_client(
     make_receiver: MakeReceiver, stripe_api: StripeApi
 ) -> None:
-    """fetch_event and fetch_related_object work, in the event's own context, with no ids given."""
+    """fetch_event and fetch_related_object use the event's context and need no ids."""
     source = "    calls.extend([notif.fetch_event(), notif.fetch_related_object(), client])\n"
     receiver = make_receiver(module(source), stripe_api_base=stripe_api.url)
     notification = samples.notification(TYPE, context="acct_1")
     stripe_api.put_event(samples.event(notification))
     stripe_api.put_related_object(notification, name="Jenny")
 
-    assert receiver.services.runner.run(accept(receiver, notification)) == "handled"
+    assert receiver.services.runner.run(accept(receiver, notification)) == Outcome.HANDLED
 
     notif, event, customer, _client = receiver.module(CREATED).calls
     assert type(notif).__name__ == "V1CustomerCreatedEventNotification"
@@ -95,12 +96,12 @@ def test_callback_gets_the_notification_and_a_client(
 
 
 def test_success_is_recorded(make_receiver: MakeReceiver) -> None:
-    """Return: done."""
+    """A callback that returns has succeeded."""
     receiver = make_receiver(module(""))
     claim = accept(receiver)
 
-    assert receiver.services.runner.run(claim) == "handled"
-    assert receiver.event(claim.event_id).state == "done"
+    assert receiver.services.runner.run(claim) == Outcome.HANDLED
+    assert receiver.event(claim.event_id).state == State.DONE
 
 
 @pytest.mark.parametrize(
@@ -146,14 +147,14 @@ def test_success_is_recorded(make_receiver: MakeReceiver) -> None:
         "verification",
     ],
 )
-def test_raising_releases_the_event(
+def test_raising_fails_the_attempt(
     make_receiver: MakeReceiver,
     capsys: pytest.CaptureFixture[str],
     database_url: str,
     source: str,
     reason: str,
 ) -> None:
-    """Raise anything: try again. The reason is kept and logged with the traceback."""
+    """The event is retried. The reason is stored, and logged with the traceback."""
     receiver = make_receiver(module(source), database_url=database_url)
     claim = accept(receiver)
 
@@ -161,7 +162,7 @@ def test_raising_releases_the_event(
         receiver.services.runner.run(claim)
 
     event = receiver.event(claim.event_id)
-    assert (event.state, event.outcome) == ("pending", "failed")
+    assert (event.state, event.outcome) == (State.PENDING, Outcome.FAILED)
     package = receiver.services.settings.handlers_package
     assert event.reason == reason.format(package=package)
     (line,) = lines(capsys, "callback_raised")
@@ -170,20 +171,20 @@ def test_raising_releases_the_event(
 
 
 def lines(capsys: pytest.CaptureFixture[str], name: str) -> list[dict[str, Any]]:
-    """Return the lines of that name that were logged."""
+    """Return the log lines of this name."""
     logged = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     return [line for line in logged if line["event"] == name]
 
 
 class Broken(importlib.abc.MetaPathFinder):
-    """Lets the import of one module fail, as a process without file descriptors does."""
+    """Lets the import of one module fail, as in a process without free file descriptors."""
 
     def __init__(self, name: str, error: Exception) -> None:
-        """Take the module's name and what its import raises."""
+        """Take the module's name and the error of its import."""
         self.name, self.error = name, error
 
     def find_spec(self, fullname: str, _path: object, _target: object = None) -> None:
-        """Raise for the module, and know nothing of all others."""
+        """Raise for the module, and find no other."""
         if fullname == self.name:
             raise self.error
 
@@ -192,14 +193,14 @@ class Broken(importlib.abc.MetaPathFinder):
     ("event_type", "error"),
     [
         ("v1.tax_rate.created", OSError(24, "Too many open files")),
-        ("v1.tax_rate.updated", ImportError("replaced meanwhile")),
+        ("v1.tax_rate.updated", ImportError("replaced")),
         ("v1.plan.created", MemoryError()),
     ],
 )
-def test_fault_of_this_process_does_not_bury_an_event(
+def test_fault_of_this_process_does_not_mark_an_event_dead(
     make_receiver: MakeReceiver, event_type: str, error: Exception
 ) -> None:
-    """The SDK imports a type's class when it first meets it: that this failed is no fault of it."""
+    """The SDK imports a class at the first event of its type. The event can be retried."""
     receiver = make_receiver()
     notification = samples.notification(event_type)
     name = f"stripe.events._{event_type.replace('.', '_')}_event"
@@ -214,12 +215,12 @@ def test_fault_of_this_process_does_not_bury_an_event(
             sys.modules[name] = known
 
     assert answer.status_code == 500
-    assert receiver.event(notification["id"]).state == "pending"
+    assert receiver.event(notification["id"]).state == State.PENDING
     assert receiver.deliver(notification).status_code == 200
 
 
-def test_callback_is_not_run_beside_itself_after_its_lease(make_receiver: MakeReceiver) -> None:
-    """An outage longer than the lease: the event could be claimed, but it still runs here."""
+def test_callback_does_not_run_twice_after_its_lease(make_receiver: MakeReceiver) -> None:
+    """After an outage longer than the lease the event could be claimed, but it still runs."""
     source = """
         import threading
         begun, go, calls = threading.Event(), threading.Event(), []
@@ -245,11 +246,11 @@ def test_callback_is_not_run_beside_itself_after_its_lease(make_receiver: MakeRe
     assert answer.status_code == 409
     assert len(receiver.module(CREATED).calls) == 1
     event = receiver.event(notification["id"])
-    assert (event.state, event.attempt, event.deliveries) == ("done", 1, 2)
+    assert (event.state, event.attempt, event.deliveries) == (State.DONE, 1, 2)
 
 
-def test_interrupt_releases_the_event_and_goes_on(make_receiver: MakeReceiver) -> None:
-    """Ctrl-C in a command that runs events is not swallowed, and loses nothing."""
+def test_interrupt_fails_the_attempt_and_is_raised(make_receiver: MakeReceiver) -> None:
+    """Ctrl-C in a command that runs events stops the command and loses no event."""
     receiver = make_receiver(module("    raise KeyboardInterrupt\n"))
     claim = accept(receiver)
 
@@ -257,11 +258,11 @@ def test_interrupt_releases_the_event_and_goes_on(make_receiver: MakeReceiver) -
         receiver.services.runner.run(claim)
 
     event = receiver.event(claim.event_id)
-    assert (event.state, event.reason) == ("pending", "interrupted")
+    assert (event.state, event.reason) == (State.PENDING, "interrupted")
 
 
-def test_giving_up_in_a_class_of_the_teams_own(make_receiver: MakeReceiver) -> None:
-    """A subclass that does not call ours gives up all the same."""
+def test_giving_up_with_a_subclass(make_receiver: MakeReceiver) -> None:
+    """A subclass of GiveUp need not call its constructor."""
     source = (
         "    from app import GiveUp\n"
         "    class NoPlan(GiveUp):\n"
@@ -272,18 +273,18 @@ def test_giving_up_in_a_class_of_the_teams_own(make_receiver: MakeReceiver) -> N
     receiver = make_receiver(module(source))
     claim = accept(receiver)
 
-    assert receiver.services.runner.run(claim) == "gave_up"
+    assert receiver.services.runner.run(claim) == Outcome.GAVE_UP
     assert receiver.event(claim.event_id).reason == "no plan"
 
 
 def test_giving_up_makes_the_event_dead(make_receiver: MakeReceiver) -> None:
-    """Raise GiveUp: never again, and the reason is kept for a person."""
+    """GiveUp is never retried, and its reason is stored."""
     receiver = make_receiver(module("    from app import GiveUp\n    raise GiveUp('no plan')\n"))
     claim = accept(receiver)
 
-    assert receiver.services.runner.run(claim) == "gave_up"
+    assert receiver.services.runner.run(claim) == Outcome.GAVE_UP
     event = receiver.event(claim.event_id)
-    assert (event.state, event.outcome, event.reason) == ("dead", "gave_up", "no plan")
+    assert (event.state, event.outcome, event.reason) == (State.DEAD, Outcome.GAVE_UP, "no plan")
 
 
 @pytest.mark.parametrize(
@@ -305,22 +306,22 @@ def test_giving_up_makes_the_event_dead(make_receiver: MakeReceiver) -> None:
     ],
     ids=["related_object", "context", "reason", "envelope", "another event in an envelope"],
 )
-def test_what_the_sdk_cannot_read_is_dead_and_not_run(
+def test_unreadable_event_is_dead_and_not_run(
     make_receiver: MakeReceiver, change: dict[str, Any]
 ) -> None:
-    """An authentic event that this SDK cannot read waits for a person and an upgrade."""
+    """An authentic event that this SDK cannot read is dead until a person retries it."""
     receiver = make_receiver(module(""))
     claim = accept(receiver, {**samples.notification(TYPE), **change})
 
-    assert receiver.services.runner.run(claim) == "unreadable"
+    assert receiver.services.runner.run(claim) == Outcome.UNREADABLE
     event = receiver.event(claim.event_id)
-    assert (event.state, event.outcome) == ("dead", "unreadable")
+    assert (event.state, event.outcome) == (State.DEAD, Outcome.UNREADABLE)
     assert event.reason
     assert receiver.module(CREATED).calls == []
 
 
-def test_awaitable_that_nobody_awaits_is_a_failure(make_receiver: MakeReceiver) -> None:
-    """A decorator can hide ``async def`` from the check at start: it must not count as done."""
+def test_returned_awaitable_is_a_failure(make_receiver: MakeReceiver) -> None:
+    """A decorator can hide ``async def`` from the check at the start. The event is not done."""
     source = """
         async def later(notif, client): pass
         handle = lambda notif, client: later(notif, client)
@@ -336,7 +337,7 @@ def test_awaitable_that_nobody_awaits_is_a_failure(make_receiver: MakeReceiver) 
 def test_lines_of_a_callback_carry_the_event(
     make_receiver: MakeReceiver, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What a callback logs, by structlog or the standard library, can be found by the event."""
+    """Lines of a callback, by structlog or the standard library, carry the event's fields."""
     source = (
         "    import logging, structlog\n"
         "    structlog.get_logger().info('mine')\n"
@@ -352,7 +353,7 @@ def test_lines_of_a_callback_carry_the_event(
     assert {tuple(line[name] for name in about) for line in logged} == {("evt_1", TYPE, "acct_1")}
 
 
-#: Ends of a run, each with the lines that are written of it.
+#: Outcomes of a run, each with its log lines.
 ENDINGS = {
     "raised": ("    raise ValueError\n", {"callback_raised"}),
     "gave up": ("    from app import GiveUp\n    raise GiveUp('no')\n", {"callback_gave_up"}),
@@ -369,7 +370,7 @@ def test_every_line_about_an_event_has_its_context(
     mode: str,
     ending: str,
 ) -> None:
-    """Whose event it is stands in each line of it: of its delivery, its runs, and its end."""
+    """Each line of an event's delivery, runs and end has its context."""
     source, names = ENDINGS[ending]
     receiver = make_receiver(
         module(source),
@@ -383,7 +384,7 @@ def test_every_line_about_an_event_has_its_context(
     receiver.deliver(samples.notification(TYPE, event_id="evt_1", context="acct_1"))
     if mode == "queue":
         receiver.services.worker.start(1)
-        wait_for(lambda: receiver.event("evt_1").state == "dead")
+        wait_for(lambda: receiver.event("evt_1").state == State.DEAD)
         receiver.services.worker.join()
         names = names | {"attempt"}
 
@@ -393,10 +394,10 @@ def test_every_line_about_an_event_has_its_context(
     assert {(line["event_id"], line["context"]) for line in about} == {("evt_1", "acct_1")}
 
 
-def test_runner_that_lost_its_claim_does_not_settle(
+def test_runner_that_lost_its_claim_records_nothing(
     make_receiver: MakeReceiver, database_url: str
 ) -> None:
-    """When another attempt took the event meanwhile, this one's success is not recorded."""
+    """When another attempt claimed the event, the success of this one is not recorded."""
     receiver = make_receiver(module(""), database_url=database_url)
     claim = accept(receiver)
     late = replace(claim, attempt=claim.attempt - 1)
@@ -405,39 +406,40 @@ def test_runner_that_lost_its_claim_does_not_settle(
         receiver.services.runner.run(late)
 
     event = receiver.event(claim.event_id)
-    assert (event.state, event.attempt) == ("running", 1)
+    assert (event.state, event.attempt) == (State.RUNNING, 1)
 
 
 class UnreachableClaims(Claims):
-    """The real claims, except that the inbox cannot be reached while ``away`` is set.
+    """The real claims. The inbox cannot be reached while ``away`` is set.
 
-    A subclass, because no real database can be away for one statement and back for the next
-    at a moment that a test can choose; tests/processes/test_inline.py stops a real PostgreSQL.
+    A subclass, because a test cannot choose the statement at which a real database becomes
+    unreachable. tests/processes/test_inline.py stops a real PostgreSQL.
+
     """
 
     away = threading.Event()
     how: Exception = InboxUnavailable("away", reason="away")
 
     def finish(self, claim: Claim) -> bool:
-        """Fail while away."""
+        """Raise while ``away`` is set."""
         if self.away.is_set():
             raise self.how
         return super().finish(claim)
 
 
 class Unreachable(Inbox):
-    """An inbox with such claims."""
+    """An inbox with these claims."""
 
     def __init__(self, url: str, **settings: Any) -> None:
-        """Take what an inbox takes."""
+        """Take the arguments of an inbox."""
         super().__init__(url, **settings)
         self.claims = UnreachableClaims(self._store)
 
 
-def test_success_that_could_not_be_recorded_is_recorded_later(
+def test_deferred_success_is_recorded_later(
     make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A callback that succeeded while the inbox was away is not run again when it is back."""
+    """A callback that succeeded during an outage does not run again after it."""
     monkeypatch.setattr("app.factory.Inbox", Unreachable)
     receiver = make_receiver(module(""), lease_seconds=1)
     claim = accept(receiver)
@@ -445,18 +447,18 @@ def test_success_that_could_not_be_recorded_is_recorded_later(
 
     with pytest.raises(InboxUnavailable):
         receiver.services.runner.run(claim)
-    assert receiver.event(claim.event_id).state == "running"
-    assert receiver.services.leases.unsettled == 1
+    assert receiver.event(claim.event_id).state == State.RUNNING
+    assert receiver.services.leases.unrecorded == 1
     UnreachableClaims.away.clear()
 
-    wait_for(lambda: receiver.event(claim.event_id).state == "done")
+    wait_for(lambda: receiver.event(claim.event_id).state == State.DONE)
     assert receiver.module(CREATED).calls[1:] == []
 
 
-def test_success_that_waits_is_recorded_before_the_event_can_run_again(
+def test_deferred_success_is_recorded_before_the_event_can_run_again(
     make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An outage longer than the lease: 409 until it is recorded, then a duplicate."""
+    """In an outage longer than the lease: 409 until the result is recorded, then a duplicate."""
     monkeypatch.setattr("app.factory.Inbox", Unreachable)
     receiver = make_receiver(module(""), lease_seconds=1)
     notification = samples.notification(TYPE)
@@ -465,7 +467,7 @@ def test_success_that_waits_is_recorded_before_the_event_can_run_again(
     raw_sql.execute(receiver.services.settings.database_url, "UPDATE events SET lease_until = 0")
     assert receiver.deliver(notification).status_code == 409
     UnreachableClaims.away.clear()
-    wait_for(lambda: receiver.event(notification["id"]).state == "done")
+    wait_for(lambda: receiver.event(notification["id"]).state == State.DONE)
 
     answer = receiver.deliver(notification)
 
@@ -477,7 +479,7 @@ def test_success_that_waits_is_recorded_before_the_event_can_run_again(
 def test_success_that_can_never_be_recorded_is_dead(
     make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No outage, so no later try: a person sees it, and it is not run again."""
+    """It is no outage, so a retry would fail too: the event is dead, and does not run again."""
     monkeypatch.setattr("app.factory.Inbox", Unreachable)
     monkeypatch.setattr(UnreachableClaims, "how", RuntimeError("unforeseen"))
     receiver = make_receiver(module(""))
@@ -490,24 +492,24 @@ def test_success_that_can_never_be_recorded_is_dead(
 
     assert [answer and answer["outcome"] for answer in answers] == ["handled", "duplicate"]
     event = receiver.event(notification["id"])
-    assert (event.state, event.outcome) == ("dead", "unrecorded")
+    assert (event.state, event.outcome) == (State.DEAD, Outcome.UNRECORDED)
     assert event.reason == "the callback succeeded, but that could not be recorded"
-    assert receiver.services.leases.unsettled == 0
+    assert receiver.services.leases.unrecorded == 0
     (line,) = lines(capsys, "result_not_recorded")
     assert line["outcome"] == "handled"
 
 
-def test_one_handler_serves_all(make_receiver: MakeReceiver) -> None:
-    """The receiver and every other way in share one runner."""
+def test_one_runner_serves_all(make_receiver: MakeReceiver) -> None:
+    """The receiver and all other callers share one runner."""
     receiver = make_receiver()
     assert isinstance(receiver.services.receiver, Core)
     assert receiver.services.receiver._runner is receiver.services.runner  # noqa: SLF001 - the wiring
 
 
-def test_event_that_ends_its_process_is_told_when_it_is_given_up_on(
+def test_poison_event_is_logged_when_it_is_marked_dead(
     make_receiver: MakeReceiver, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In inline mode the delivery that finds it so is answered 200, so an error has to say it."""
+    """In inline mode the delivery that marks it dead gets a 200, so an error is logged."""
     receiver = make_receiver(module(""), max_crashes=1)
     notification = samples.notification(TYPE)
     accept(receiver, notification)
@@ -516,6 +518,6 @@ def test_event_that_ends_its_process_is_told_when_it_is_given_up_on(
     answer = receiver.deliver(notification)
 
     assert answer.json == {"success": True, "outcome": "duplicate"}
-    assert receiver.event(notification["id"]).state == "dead"
+    assert receiver.event(notification["id"]).state == State.DEAD
     (line,) = lines(capsys, "event_crashed")
     assert (line["level"], line["event_id"]) == ("error", notification["id"])

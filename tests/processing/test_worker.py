@@ -1,10 +1,9 @@
-"""Queue mode in one process: what is answered, run, retried, given up on and given back."""
+"""Queue mode in one process: answers, runs, retries, dead events and releases."""
 
 from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ from app.inbox.deliveries import Deliveries
 from app.processing.leases import Leases
 from app.processing.worker import Worker
 from app.runtime import threads
-from app.states import Outcome
+from app.states import Outcome, State
 from devkit import samples
 from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver
@@ -29,7 +28,7 @@ CREATED = "v1_customer_created"
 
 MakeReceiver = Callable[..., Receiver]
 
-#: A callback that waits until it is told to go on, and keeps an account of who is in it.
+#: A callback that waits for ``go``, and records which callbacks run at the same time.
 WAITING = """
     import threading
 
@@ -47,7 +46,7 @@ WAITING = """
 
 @pytest.fixture
 def make_queue(make_receiver: MakeReceiver) -> MakeReceiver:
-    """A function that puts an application together that runs events after the answer."""
+    """A function that makes an application in queue mode and starts its threads."""
 
     def make(source: str, *, threads: int = 2, **changes: Any) -> Receiver:
         settings = {"retry_base_seconds": 0.01, "retry_cap_seconds": 0.01, **changes}
@@ -60,20 +59,20 @@ def make_queue(make_receiver: MakeReceiver) -> MakeReceiver:
 
 
 def module(lines: str) -> str:
-    """Return a handler whose callback has the given lines, and counts its calls."""
+    """Return a handler whose callback has these lines and records its calls."""
     return f"calls = []\ndef handle(notif, client):\n    calls.append(notif.id)\n{lines}"
 
 
 def ends(receiver: Receiver, notification: dict[str, Any], state: str) -> None:
-    """Return when the event has come to that state."""
+    """Wait until the event has this state."""
     wait_for(lambda: receiver.event(notification["id"]).state == state)
 
 
 def planned(receiver: Receiver) -> tuple[Event, float]:
-    """Deliver an event whose callback fails. Returns it, and for how long it is put off."""
+    """Deliver an event whose callback fails. Returns the event and its delay in seconds."""
     notification = samples.notification(TYPE)
     receiver.deliver(notification)
-    wait_for(lambda: receiver.event(notification["id"]).outcome == "failed")
+    wait_for(lambda: receiver.event(notification["id"]).outcome == Outcome.FAILED)
     event = receiver.event(notification["id"])
     assert event.settled_at is not None
     return event, event.due_at - event.settled_at
@@ -87,12 +86,12 @@ def history(receiver: Receiver, notification: dict[str, Any]) -> list[str]:
 
 
 class TestAnswers:
-    """200 means: it is on the disk."""
+    """A 200 means that the event is on the disk."""
 
     def test_delivery_is_accepted_and_run(
         self, make_queue: MakeReceiver, database_url: str
     ) -> None:
-        """The answer comes before the callback, which runs once, and then it is a duplicate."""
+        """The answer comes before the callback, which runs once. Then the event is a duplicate."""
         receiver = make_queue(WAITING, database_url=database_url)
         notification = samples.notification(TYPE)
 
@@ -100,49 +99,49 @@ class TestAnswers:
         assert receiver.module(CREATED).begun.wait(60)
         second = receiver.deliver(notification)
         receiver.module(CREATED).go.set()
-        ends(receiver, notification, "done")
+        ends(receiver, notification, State.DONE)
         third = receiver.deliver(notification)
 
         answers = [(each.status_code, each.json["outcome"]) for each in (first, second, third)]  # type: ignore[index]  # it is JSON
         assert answers == [(200, "accepted"), (200, "accepted"), (200, "duplicate")]
         assert receiver.module(CREATED).calls == [notification["id"]]
         event = receiver.event(notification["id"])
-        assert (event.outcome, event.attempt, event.deliveries) == ("handled", 1, 3)
+        assert (event.outcome, event.attempt, event.deliveries) == (Outcome.HANDLED, 1, 3)
 
     def test_dead_event_is_a_duplicate(self, make_queue: MakeReceiver) -> None:
-        """What was given up on is not accepted again."""
+        """A dead event is not accepted again."""
         receiver = make_queue(module("    from app import GiveUp; raise GiveUp('no')\n"))
         notification = samples.notification(TYPE)
         receiver.deliver(notification)
-        ends(receiver, notification, "dead")
+        ends(receiver, notification, State.DEAD)
 
         assert receiver.deliver(notification).json == {"success": True, "outcome": "duplicate"}
-        assert history(receiver, notification) == ["gave_up"]
+        assert history(receiver, notification) == [Outcome.GAVE_UP]
 
     def test_wrong_mode_is_recorded_and_not_run(self, make_queue: MakeReceiver) -> None:
-        """As in inline mode."""
+        """The same holds in inline mode."""
         receiver = make_queue(module(""))
         notification = samples.notification(TYPE, livemode=True)
 
         assert receiver.deliver(notification).json == {"success": True, "outcome": "wrong_mode"}
-        assert receiver.event(notification["id"]).state == "done"
+        assert receiver.event(notification["id"]).state == State.DONE
 
-    def test_delivery_is_accepted_without_a_word_to_others(
+    def test_delivery_is_accepted_without_a_notification(
         self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It is recorded: that the other processes cannot be told changes nothing."""
+        """The event is recorded, so it does not matter that other processes are not notified."""
 
         def fail(_self: Inbox) -> None:
             raise InboxUnavailable("away", reason="away")
 
-        # No database can be lost between two statements at a moment that a test can choose.
+        # A test cannot choose the statement at which a real database becomes unreachable.
         monkeypatch.setattr(Deliveries, "notify", fail)
         receiver = make_queue(module(""))
 
         assert receiver.deliver(samples.notification(TYPE)).status_code == 200
 
     def test_readiness_shows_the_pause(self, make_queue: MakeReceiver) -> None:
-        """Paused workers are no reason to send deliveries elsewhere, but a person can see it."""
+        """Deliveries are accepted during a pause: the service is ready, and shows the pause."""
         receiver = make_queue(module(""))
         assert receiver.client.get("/readyz").json == {"status": "ready"}
         receiver.services.inbox.administration.pause(by="me", why=None)
@@ -152,23 +151,23 @@ class TestAnswers:
         notification = samples.notification(TYPE)
         assert receiver.deliver(notification).status_code == 200
         receiver.services.inbox.administration.resume()
-        ends(receiver, notification, "done")
+        ends(receiver, notification, State.DONE)
 
 
 class TestRetries:
-    """A failed event is run again here, until it succeeds or its attempts are used up."""
+    """A failed event is retried until it succeeds or its attempts are used up."""
 
     def test_failure_is_retried_until_it_succeeds(
         self, make_queue: MakeReceiver, database_url: str
     ) -> None:
-        """Each attempt is kept, with the traceback of the ones that failed."""
+        """Each attempt is stored, and failed ones with their traceback."""
         lines = "    if len(calls) < 3: raise ValueError('not yet')\n"
         receiver = make_queue(module(lines), database_url=database_url)
         notification = samples.notification(TYPE)
         receiver.deliver(notification)
-        ends(receiver, notification, "done")
+        ends(receiver, notification, State.DONE)
 
-        assert history(receiver, notification) == ["failed", "failed", "handled"]
+        assert history(receiver, notification) == [Outcome.FAILED, Outcome.FAILED, Outcome.HANDLED]
         first = receiver.services.inbox.administration.attempts(notification["id"])[0]
         assert first.reason == "ValueError: not yet"
         assert f"{CREATED}.py" in str(first.traceback)
@@ -176,12 +175,12 @@ class TestRetries:
     def test_traceback_holds_no_local_variables_and_no_secrets(
         self, make_queue: MakeReceiver
     ) -> None:
-        """What a secret was, nobody can read in the history."""
+        """The history of an event holds no secret."""
         lines = "    local = 'in' + 'side'\n    raise ValueError(client._requestor.api_key)\n"
         receiver = make_queue(module(lines), max_attempts=1)
         notification = samples.notification(TYPE)
         receiver.deliver(notification)
-        ends(receiver, notification, "dead")
+        ends(receiver, notification, State.DEAD)
 
         (attempt,) = receiver.services.inbox.administration.attempts(notification["id"])
         assert attempt.reason == "ValueError: [redacted]"
@@ -189,10 +188,10 @@ class TestRetries:
         assert receiver.services.settings.stripe_api_key not in str(attempt.traceback)
 
     @pytest.mark.parametrize("length", range(7960, 8000))
-    def test_secret_at_the_cut_of_a_traceback_is_no_secret_either(
+    def test_secret_at_the_cut_of_a_traceback_is_redacted(
         self, make_receiver: MakeReceiver, length: int
     ) -> None:
-        """What is cut off it was taken out of before."""
+        """Secrets are redacted before the traceback is cut."""
         lines = f"    raise ValueError(client._requestor.api_key + 'x' * {length})\n"
         receiver = make_receiver({CREATED: module(lines)})
         notification = samples.notification(TYPE)
@@ -202,18 +201,22 @@ class TestRetries:
         assert receiver.services.settings.stripe_api_key[8:] not in str(attempt.traceback)
 
     def test_exhausted_attempts_are_dead(self, make_queue: MakeReceiver) -> None:
-        """It needs a person, with the last reason in sight."""
+        """The event needs a person, who sees the last reason."""
         receiver = make_queue(module("    raise ValueError('never')\n"), max_attempts=3)
         notification = samples.notification(TYPE)
         receiver.deliver(notification)
-        ends(receiver, notification, "dead")
+        ends(receiver, notification, State.DEAD)
 
         event = receiver.event(notification["id"])
-        assert (event.outcome, event.reason) == ("exhausted", "ValueError: never")
-        assert history(receiver, notification) == ["failed", "failed", "exhausted"]
+        assert (event.outcome, event.reason) == (Outcome.EXHAUSTED, "ValueError: never")
+        assert history(receiver, notification) == [
+            Outcome.FAILED,
+            Outcome.FAILED,
+            Outcome.EXHAUSTED,
+        ]
 
-    def test_callback_says_when(self, make_queue: MakeReceiver) -> None:
-        """RetryLater sets the time itself."""
+    def test_callback_sets_the_delay(self, make_queue: MakeReceiver) -> None:
+        """RetryLater sets the delay."""
         lines = "    from app import RetryLater; raise RetryLater(3600, 'not yet shipped')\n"
         event, wait = planned(make_queue(module(lines)))
 
@@ -221,44 +224,44 @@ class TestRetries:
         assert "again in 3600 s: not yet shipped" in str(event.reason)
 
     @pytest.mark.parametrize("asked", ["1e12", "float('inf')"])
-    def test_thirty_days_are_the_most(self, make_queue: MakeReceiver, asked: str) -> None:
-        """Milliseconds for seconds put no event off for ever."""
+    def test_longest_delay_is_thirty_days(self, make_queue: MakeReceiver, asked: str) -> None:
+        """A delay in milliseconds by mistake does not postpone an event for ever."""
         lines = f"    from app import RetryLater; raise RetryLater({asked})\n"
         _, wait = planned(make_queue(module(lines)))
 
         assert wait == pytest.approx(30 * 86400)
 
-    def test_rate_limit_of_stripe_waits_as_it_asks(
+    def test_rate_limit_delays_by_retry_after(
         self, make_queue: MakeReceiver, stripe_api: StripeApi
     ) -> None:
-        """A 429 with Retry-After is due no earlier, and uses up less than a failure."""
+        """A 429 with Retry-After sets the minimum delay, and uses up less than an attempt."""
         receiver = make_queue(module("    notif.fetch_event()\n"), stripe_api_base=stripe_api.url)
         notification = samples.notification(TYPE)
         stripe_api.put_event(samples.event(notification))
         stripe_api.fail(status=429, headers={"Retry-After": "70"})
         receiver.deliver(notification)
-        wait_for(lambda: receiver.event(notification["id"]).outcome == "failed")
+        wait_for(lambda: receiver.event(notification["id"]).outcome == Outcome.FAILED)
 
         event = receiver.event(notification["id"])
         assert event.settled_at is not None
         assert event.due_at - event.settled_at >= 70
         assert 0 < event.attempts_used < 1
 
-    def test_rate_limit_that_asks_for_nothing(
+    def test_rate_limit_without_retry_after(
         self, make_queue: MakeReceiver, stripe_api: StripeApi
     ) -> None:
-        """Without Retry-After the schedule decides."""
+        """Without Retry-After the retry policy decides."""
         receiver = make_queue(module("    notif.fetch_event()\n"), stripe_api_base=stripe_api.url)
         notification = samples.notification(TYPE)
         stripe_api.put_event(samples.event(notification))
         stripe_api.fail(status=429)
         receiver.deliver(notification)
-        ends(receiver, notification, "done")
+        ends(receiver, notification, State.DONE)
 
-        assert history(receiver, notification) == ["failed", "handled"]
+        assert history(receiver, notification) == [Outcome.FAILED, Outcome.HANDLED]
 
     def test_inline_mode_does_not_retry(self, make_receiver: MakeReceiver) -> None:
-        """There Stripe decides; what the callback asked for counts after a change of mode."""
+        """Stripe decides in inline mode. The callback's delay counts after a change of the mode."""
         lines = "    from app import RetryLater; raise RetryLater(3600)\n"
         receiver = make_receiver({CREATED: module(lines)})
         notification = samples.notification(TYPE)
@@ -271,10 +274,10 @@ class TestRetries:
 
 
 class TestThreads:
-    """How the threads share the work."""
+    """The threads share the work."""
 
     def test_events_of_one_object_run_one_at_a_time(self, make_queue: MakeReceiver) -> None:
-        """Two threads, three events of one customer and one of another: two run at once."""
+        """Four threads, three events of one customer and one of another: two run at once."""
         receiver = make_queue(WAITING, threads=4)
         same = [samples.notification(TYPE, object_id="cus_1") for _ in range(3)]
         other = samples.notification(TYPE, object_id="cus_2")
@@ -286,42 +289,42 @@ class TestThreads:
         assert other["id"] in inside
         receiver.module(CREATED).go.set()
         for notification in (*same, other):
-            ends(receiver, notification, "done")
+            ends(receiver, notification, State.DONE)
         assert max(receiver.module(CREATED).most) == 2
 
-    def test_what_others_recorded_is_found(self, make_queue: MakeReceiver) -> None:
-        """Nobody calls: an idle process looks by itself."""
+    def test_events_of_other_processes_are_found(self, make_queue: MakeReceiver) -> None:
+        """An idle process polls for events of which it was not notified."""
         receiver = make_queue(module(""))
         inbox = Inbox(receiver.services.settings.database_url, lease_seconds=30)
         notification = samples.notification(TYPE)
         body = samples.encode(notification)
-        by_hand_event = json.loads(body)
+        written = json.loads(body)
         inbox.deliveries.enqueue(
-            NewEvent(by_hand_event["id"], TYPE, livemode=False, context=None, body=body)
+            NewEvent(written["id"], TYPE, livemode=False, context=None, body=body)
         )
         inbox.close()
 
-        ends(receiver, notification, "done")
+        ends(receiver, notification, State.DONE)
 
-    def test_idle_threads_wait(self, make_queue: MakeReceiver) -> None:
-        """However many there are, one of them looks out, and the others wait to be called."""
-        looks: list[str] = []
+    def test_one_idle_thread_polls(self, make_queue: MakeReceiver) -> None:
+        """However many threads are idle, one of them polls, and the others wait to be woken."""
+        polls: list[str] = []
         receiver = make_queue(module(""), threads=8)
-        waiters = receiver.services.worker._called._waiters  # type: ignore[attr-defined]  # noqa: SLF001 - no other way to know
+        waiters = receiver.services.worker._woken._waiters  # type: ignore[attr-defined]  # noqa: SLF001 - no other way to know
         wait_for(lambda: len(waiters) == 8)
         claim_due = receiver.services.inbox.claims.claim_due
 
         def counted(*, livemode: bool) -> Claim | None:
-            looks.append(threading.current_thread().name)
+            polls.append(threading.current_thread().name)
             return claim_due(livemode=livemode)
 
         receiver.services.inbox.claims.claim_due = counted  # type: ignore[method-assign]  # to count them
-        wait_for(lambda: len(looks) > 4)
+        wait_for(lambda: len(polls) > 4)
 
-        assert len(set(looks)) == 1
+        assert len(set(polls)) == 1
 
-    def test_process_takes_what_a_dead_one_left_behind(self, make_queue: MakeReceiver) -> None:
-        """An event whose lease has ended is run again, and its object is free afterwards."""
+    def test_orphan_of_a_dead_process_runs_again(self, make_queue: MakeReceiver) -> None:
+        """An event whose lease has expired runs again, and then its object is free."""
         receiver = make_queue(module(""), threads=0)
         notification = samples.notification(TYPE)
         receiver.deliver(notification)
@@ -330,13 +333,13 @@ class TestThreads:
         raw_sql.execute(url, "UPDATE events SET lease_until = 0")
 
         receiver.services.worker.start(1)
-        ends(receiver, notification, "done")
-        assert history(receiver, notification) == ["crashed", "handled"]
+        ends(receiver, notification, State.DONE)
+        assert history(receiver, notification) == [Outcome.CRASHED, Outcome.HANDLED]
 
-    def test_poison_is_given_up_on(
+    def test_poison_event_is_dead(
         self, make_queue: MakeReceiver, logged: Callable[[str], dict[str, Any]]
     ) -> None:
-        """After MAX_CRASHES it is dead without being run, and an error says so."""
+        """After MAX_CRASHES the event is dead without another run, and an error is logged."""
         receiver = make_queue(module(""), threads=0, max_crashes=1)
         notification = samples.notification(TYPE)
         receiver.deliver(notification)
@@ -345,7 +348,7 @@ class TestThreads:
         raw_sql.execute(url, "UPDATE events SET lease_until = 0")
 
         receiver.services.worker.start(1)
-        ends(receiver, notification, "dead")
+        ends(receiver, notification, State.DEAD)
         receiver.services.worker.join()
         assert receiver.module(CREATED).calls == []
         line = logged("event_crashed")
@@ -354,11 +357,11 @@ class TestThreads:
     def test_one_line_for_each_attempt(
         self, make_queue: MakeReceiver, logged: Callable[[str], dict[str, Any]]
     ) -> None:
-        """With the identifiers, the account, the outcome and the time that it took."""
+        """The line has the identifiers, the account, the outcome and the duration."""
         receiver = make_queue(module(""))
         notification = samples.notification(TYPE, context="acct_1")
         receiver.deliver(notification)
-        ends(receiver, notification, "done")
+        ends(receiver, notification, State.DONE)
         receiver.services.worker.join()
 
         line = logged("attempt")
@@ -375,88 +378,93 @@ class TestThreads:
         }
 
 
-def is_idle(receiver: Receiver) -> bool:
-    """Whether all threads wait, one of them looking out, and nothing was called meanwhile."""
-    return receiver.services.worker._has_lookout  # noqa: SLF001 - no other way to know
+def has_poller(receiver: Receiver) -> bool:
+    """Return whether a thread polls, and so all of them wait."""
+    return receiver.services.worker._has_poller  # noqa: SLF001 - no other way to know
 
 
 def is_listening(url: str) -> bool:
-    """Whether somebody listens at this database of PostgreSQL for events that are due."""
+    """Return whether a worker listens for due events at this PostgreSQL database."""
     who = "pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
     return bool(raw_sql.select(url, who))
 
 
 class TestIdle:
-    """Who has nothing to do is called; to look now and then is for what nobody could call for."""
+    """Idle workers are woken. Polling is only for events without a notification."""
 
     @pytest.fixture(autouse=True)
-    def never_look(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let no thread look by itself within the time of a test."""
+    def never_poll(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Make the time between two polls too long for a test."""
         monkeypatch.setattr("app.processing.worker.POLL_SECONDS", 600.0)
 
-    def test_delivery_calls_the_workers_of_its_process(self, make_queue: MakeReceiver) -> None:
-        """An idle worker begins at once, and not at its next look."""
+    def test_delivery_wakes_the_workers_of_its_process(self, make_queue: MakeReceiver) -> None:
+        """A delivery wakes an idle worker of its process."""
         receiver = make_queue(module(""))
-        wait_for(lambda: is_idle(receiver))
+        wait_for(lambda: has_poller(receiver))
         notification = samples.notification(TYPE)
 
         receiver.deliver(notification)
 
-        ends(receiver, notification, "done")
+        ends(receiver, notification, State.DONE)
 
-    def test_delivery_calls_the_workers_of_other_processes(
+    def test_delivery_wakes_the_workers_of_other_processes(
         self, make_queue: MakeReceiver, make_receiver: MakeReceiver, postgresql_url: str
     ) -> None:
-        """On PostgreSQL, which passes the word on."""
+        """PostgreSQL notifies the workers of other processes."""
         runs = make_queue(module(""), database_url=postgresql_url)
         records = make_receiver(processing="queue", database_url=postgresql_url)
-        wait_for(lambda: is_idle(runs) and is_listening(postgresql_url))
+        wait_for(lambda: has_poller(runs) and is_listening(postgresql_url))
         notification = samples.notification(TYPE)
 
         records.deliver(notification)
 
-        ends(runs, notification, "done")
+        ends(runs, notification, State.DONE)
 
 
 class TestFaults:
-    """A thread survives whatever happens."""
+    """No fault ends a thread."""
 
-    def test_inbox_that_is_away_is_waited_for(
+    def test_outage_is_logged_once(
         self,
         make_queue: MakeReceiver,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """It is said once, however often it is looked for, and all goes on when it is back."""
-        away = [True]
+        """The outage is logged once, not at every poll, and after it events run again."""
+        away = threading.Event()
+        away.set()
+        tries: list[int] = []
         claim_due = Claims.claim_due
 
         def unreliable(self: Claims, *, livemode: bool) -> Claim | None:
-            if away[0]:
+            if away.is_set():
+                tries.append(1)
                 raise InboxUnavailable("away", reason="away")
             return claim_due(self, livemode=livemode)
 
-        # Real outages are shown with real servers, by processes; this one has to be counted.
+        def is_tried() -> bool:
+            receiver.services.worker.wake()
+            return len(tries) > 4
+
+        # Tests with real servers cover real outages. This one counts the log lines.
         monkeypatch.setattr(Claims, "claim_due", unreliable)
         receiver = make_queue(module(""))
         notification = samples.notification(TYPE)
         receiver.deliver(notification)
-        for _ in range(5):
-            receiver.services.worker.wake()
-            time.sleep(0.02)
-        away[0] = False
-        ends(receiver, notification, "done")
+        wait_for(is_tried)
+        away.clear()
+        ends(receiver, notification, State.DONE)
         receiver.services.worker.join()
 
         assert capsys.readouterr().err.count('"inbox_unavailable"') == 1
 
-    def test_unforeseen_error_ends_no_thread(
+    def test_unexpected_error_ends_no_thread(
         self,
         make_queue: MakeReceiver,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """Neither one in claiming nor one in running."""
+        """Neither an error in claiming nor one in running ends a thread."""
         failing = ["claim", "run"]
         claim_due = Claims.claim_due
 
@@ -466,7 +474,7 @@ class TestFaults:
                 raise RuntimeError("unforeseen")
             return claim_due(self, livemode=livemode)
 
-        # Such an error is a mistake of ours: there is none left to be provoked.
+        # Only a mistake in the service could raise it, and none is known.
         monkeypatch.setattr(Claims, "claim_due", odd)
         receiver = make_queue(module(""), threads=1, lease_seconds=1)
         run = receiver.services.runner.run
@@ -480,17 +488,17 @@ class TestFaults:
         receiver.services.runner.run = odd_run  # type: ignore[method-assign]  # as above
         notification = samples.notification(TYPE)
         receiver.deliver(notification)
-        ends(receiver, notification, "done")
+        ends(receiver, notification, State.DONE)
         receiver.services.worker.join()
 
         said = capsys.readouterr().err
         assert '"claim_failed"' in said
         assert '"run_failed"' in said
 
-    def test_error_outside_of_every_guard_ends_no_thread(
+    def test_error_at_any_place_ends_no_thread(
         self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Memory can be short anywhere. The threads of the worker and of the leases go on."""
+        """Memory can run out at any place. The threads of worker and leases continue."""
         failing = ["wait", "turn"]
 
         def run_short(name: str, act: Callable[..., Any]) -> Callable[..., Any]:
@@ -502,7 +510,7 @@ class TestFaults:
 
             return call
 
-        # No test can take all memory away at just these moments.
+        # A test cannot exhaust all memory at these moments.
         monkeypatch.setattr(threads, "PAUSE_SECONDS", 0.01)
         monkeypatch.setattr(Worker, "_wait", run_short("wait", Worker._wait))  # noqa: SLF001 - the same
         monkeypatch.setattr(Leases, "_take_turn", run_short("turn", Leases._take_turn))  # noqa: SLF001 - the same
@@ -510,7 +518,7 @@ class TestFaults:
         wait_for(lambda: not failing)
         notification = samples.notification(TYPE)
         receiver.deliver(notification)
-        ends(receiver, notification, "done")
+        ends(receiver, notification, State.DONE)
         receiver.services.worker.join()
         inbox = receiver.services.inbox
         for name in ("evt_mine", "evt_other"):
@@ -526,49 +534,81 @@ class TestFaults:
     def test_tables_of_a_newer_version_end_no_thread(
         self, make_queue: MakeReceiver, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """A process that is to be replaced says so once, and waits."""
+        """A process of the old version logs that once, and waits for its replacement."""
         receiver = make_queue(module(""), threads=0)
         inbox, url = receiver.services.inbox, receiver.services.settings.database_url
         raw_sql.execute(url, "UPDATE alembic_version SET version_num = '9999'")
         file = inbox._store.engine._file  # type: ignore[attr-defined]  # noqa: SLF001 - as in a process that started without it
         file.migrated = False
-        receiver.services.worker.start(1)
-        for _ in range(3):
+        tries: list[int] = []
+        claim_due = inbox.claims.claim_due
+
+        def counted(*, livemode: bool) -> Claim | None:
+            tries.append(1)
+            return claim_due(livemode=livemode)
+
+        def is_tried() -> bool:
             receiver.services.worker.wake()
-            time.sleep(0.02)
+            return len(tries) > 2
+
+        inbox.claims.claim_due = counted  # type: ignore[method-assign]  # to count them
+        receiver.services.worker.start(1)
+        wait_for(is_tried)
         raw_sql.execute(url, "UPDATE alembic_version SET version_num = '0004'")
         notification = samples.notification(TYPE)
         receiver.deliver(notification)
-        ends(receiver, notification, "done")
+        ends(receiver, notification, State.DONE)
         receiver.services.worker.join()
 
         said = capsys.readouterr().err
         assert said.count('"inbox_unavailable"') == 1
         assert "made by a newer version" in said
 
-    def test_orphan_is_run_as_soon_as_it_is_one(
+    def test_orphan_runs_at_once(
         self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The process that finds it does not wait for its next look."""
+        """The process that finds an orphan runs it without waiting for the next poll."""
         monkeypatch.setattr(
             "app.processing.worker.RESCUE_SECONDS", 600.0
-        )  # no test waits until it would fail
+        )  # longer than a test waits
         receiver = make_queue(module(""), threads=0, lease_seconds=1)
         notification = samples.notification(TYPE)
         receiver.deliver(notification)
         receiver.services.inbox.claims.claim_due(livemode=False)
 
         receiver.services.worker.start(1)
-        ends(receiver, notification, "done")
+        ends(receiver, notification, State.DONE)
         receiver.services.worker.join()
+
+    def test_rescue_delays_no_other_thread(
+        self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While one thread claims an orphan, the other threads claim due events."""
+        begun, go = threading.Event(), threading.Event()
+        claim_orphan = Claims.claim_orphan
+
+        def slow(self: Claims, *, livemode: bool) -> Claim | None:
+            begun.set()
+            go.wait(60)
+            return claim_orphan(self, livemode=livemode)
+
+        # A real inbox cannot be slow for one statement only.
+        monkeypatch.setattr(Claims, "claim_orphan", slow)
+        receiver = make_queue(module(""), threads=2)
+        assert begun.wait(60)
+        notification = samples.notification(TYPE)
+        receiver.deliver(notification)
+
+        ends(receiver, notification, State.DONE)
+        go.set()
 
     def test_orphans_run_one_at_a_time(
         self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Neighbours of an event that ends its process are not beside it again and again."""
+        """An event that ends its process must not make orphans of the same other events again."""
         monkeypatch.setattr(
             "app.processing.worker.RESCUE_SECONDS", 0.0
-        )  # so that every claim looks for more
+        )  # every claim tries to rescue
         receiver = make_queue(WAITING, threads=0)
         same = [samples.notification(TYPE) for _ in range(3)]
         for notification in same:
@@ -584,19 +624,19 @@ class TestFaults:
         assert len(receiver.module(CREATED).inside) == 2
         receiver.module(CREATED).go.set()
         for notification in (*same, fresh):
-            ends(receiver, notification, "done")
+            ends(receiver, notification, State.DONE)
         assert max(receiver.module(CREATED).most) == 2
 
-    def test_orphan_that_hangs_holds_up_no_other_for_ever(
+    def test_hanging_orphan_delays_others_for_a_limited_time(
         self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Its process was killed because of that, maybe, and there may be no other process."""
+        """It may have been killed because it hangs, and there may be no other process."""
         monkeypatch.setattr(
             "app.processing.worker.RESCUE_SECONDS", 0.0
-        )  # so that every claim looks for more
+        )  # every claim tries to rescue
         monkeypatch.setattr(
             "app.processing.worker.ALONE_SECONDS", 1.0
-        )  # half a minute is long for a test
+        )  # half a minute is too long for a test
         receiver = make_queue(WAITING, threads=0)
         for notification in [samples.notification(TYPE) for _ in range(3)]:
             receiver.deliver(notification)
@@ -609,10 +649,10 @@ class TestFaults:
 
 
 class TestStop:
-    """What a stop does with what runs."""
+    """A stop waits for running events or releases them."""
 
-    def test_nothing_more_is_claimed(self, make_queue: MakeReceiver) -> None:
-        """What waits stays pending for the next process."""
+    def test_stop_claims_no_event(self, make_queue: MakeReceiver) -> None:
+        """Due events stay pending for the next process."""
         receiver = make_queue(WAITING, threads=1)
         running, waiting = samples.notification(TYPE), samples.notification(TYPE)
         receiver.deliver(running)
@@ -625,11 +665,11 @@ class TestStop:
         receiver.services.worker.join()
 
         assert receiver.services.worker.running == 0
-        assert receiver.event(running["id"]).state == "done"
-        assert receiver.event(waiting["id"]).state == "pending"
+        assert receiver.event(running["id"]).state == State.DONE
+        assert receiver.event(waiting["id"]).state == State.PENDING
 
-    def test_what_does_not_end_is_given_back(self, make_queue: MakeReceiver) -> None:
-        """At once, not when its lease ends; a success that comes before anybody took it counts."""
+    def test_running_event_is_released(self, make_queue: MakeReceiver) -> None:
+        """The event is due before its lease ends. A success before its next claim counts."""
         receiver = make_queue(WAITING, threads=1)
         notification = samples.notification(TYPE)
         receiver.deliver(notification)
@@ -638,16 +678,20 @@ class TestStop:
 
         receiver.services.worker.release()
         event = receiver.event(notification["id"])
-        assert (event.state, event.outcome, event.locked_key) == ("pending", "released", None)
+        assert (event.state, event.outcome, event.locked_key) == (
+            State.PENDING,
+            Outcome.RELEASED,
+            None,
+        )
         receiver.module(CREATED).go.set()
         receiver.services.worker.join()
         event = receiver.event(notification["id"])
-        assert (event.state, event.outcome, event.attempt) == ("done", "handled", 1)
+        assert (event.state, event.outcome, event.attempt) == (State.DONE, Outcome.HANDLED, 1)
 
-    def test_giving_back_may_fail(
+    def test_release_may_fail(
         self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Without its inbox the process ends all the same: the lease ends by itself."""
+        """Without its inbox the process ends all the same, and the lease expires."""
         receiver = make_queue(WAITING, threads=1)
         receiver.deliver(samples.notification(TYPE))
         assert receiver.module(CREATED).begun.wait(60)
@@ -656,14 +700,14 @@ class TestStop:
             raise InboxUnavailable("away", reason="away")
 
         with monkeypatch.context() as patch:
-            patch.setattr(Claims, "release", fail)  # the moment cannot be chosen with a real one
+            patch.setattr(Claims, "release", fail)  # a test cannot choose that moment
             receiver.services.worker.release()
         receiver.module(CREATED).go.set()
 
     def test_listener_connects_again(
         self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """When its connection is lost, it makes another one."""
+        """When its connection is lost, the listener connects again."""
         tried = threading.Event()
         lost = [True]
         listen = Claims.listen

@@ -1,4 +1,4 @@
-"""What Stripe has and the inbox lacks is found and brought back, through the real SDK and HTTP."""
+"""Events that Stripe has and the inbox lacks are backfilled, through the real SDK and HTTP."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from app.errors import InboxUnavailable
 from app.factory import make_client
 from app.inbox import NewEvent
 from app.inbox.reconciliation import Reconciliation
-from app.processing.registry import module_name
-from app.reconcile import reconciler
-from app.reconcile.reconciler import KEPT, LAG, OVERLAP, Gap, Reconciler
+from app.reconcile import listing, reconciler
+from app.reconcile.gap import Gap, report
+from app.reconcile.reconciler import Reconciler
+from app.reconcile.windows import KEPT, LAG, OVERLAP
+from app.states import Outcome, State
+from app.stripe_api.catalog import module_name
 from devkit import samples
 from devkit.event_list import EventList
 from devkit.stripe_api import StripeApi
@@ -33,29 +36,29 @@ OTHER = "v1.invoice.paid"
 HANDLER = "calls = []\ndef handle(notif, client):\n    calls.append(notif)\n"
 HOUR = 3600.0
 FEW = 120.0
-"""Seconds by which a time that was read off a clock may differ from the one that a test knows."""
+"""Tolerance in seconds between two readings of a clock."""
 
 Make = Callable[..., Receiver]
 
 
 class Lab:
-    """A service, the stand-in that it asks, and the reconciler between them."""
+    """A service, the stand-in for Stripe's API, and a reconciler."""
 
     def __init__(self, receiver: Receiver, api: StripeApi) -> None:
-        """Take both."""
+        """Take service and stand-in."""
         self.receiver = receiver
         self.api = api
         self.inbox = receiver.services.inbox
 
     @property
     def reconciler(self) -> Reconciler:
-        """A reconciler as a new process would have it."""
+        """A reconciler as in a new process."""
         own = self.receiver.services
         client = make_client(own.settings, own.inbox)
         return Reconciler(own.settings, own.registry, own.inbox, client, own.runner)
 
     def put(self, event_id: str, age: float = HOUR, **fields: Any) -> dict[str, Any]:
-        """Let Stripe have an event that is ``age`` seconds old. Returns its notification."""
+        """Add an event that is ``age`` seconds old to Stripe's list. Returns its notification."""
         created = datetime.now(UTC) - timedelta(seconds=age)
         values = {"event_type": TYPE, "event_id": event_id, "created": created, **fields}
         notification = samples.notification(**values)
@@ -63,30 +66,30 @@ class Lab:
         return notification
 
     def missing(self, *accounts: str, since: float | None = None) -> list[str]:
-        """Return the ids of what is missing."""
+        """Return the ids of the missing events."""
         return [each.event.id for each in self.reconciler.find(accounts, since).missing]
 
     def close(self, *accounts: str, since: float | None = None) -> Gap:
-        """Find and record what is missing."""
+        """Find and record the missing events."""
         reconciler = self.reconciler
         gap = reconciler.find(accounts, since)
         reconciler.record(gap)
         return gap
 
     def reached(self, context: str = "") -> dict[str, float]:
-        """Return how many seconds ago each watermark is."""
+        """Return the age of each watermark in seconds."""
         reached = self.inbox.reconciliation.watermarks(livemode=False, context=context)
         return {type_: time.time() - at for type_, at in reached.items()}
 
 
 def set_back(url: str, seconds: float) -> None:
-    """Set all watermarks back."""
+    """Move all watermarks back."""
     raw_sql.execute(url, f"UPDATE watermarks SET reached = reached - {seconds}")  # noqa: S608 - a number
 
 
 @pytest.fixture
 def make_lab(make_receiver: Make, stripe_api: StripeApi) -> Callable[..., Lab]:
-    """A function that makes one, with a handler for customers unless others are given."""
+    """A function that makes one, by default with a handler for customers."""
 
     def make(modules: dict[str, str] | None = None, **changes: Any) -> Lab:
         chosen = {CREATED: HANDLER} if modules is None else modules
@@ -102,56 +105,56 @@ def lab(make_lab: Callable[..., Lab], database_url: str) -> Lab:
 
 
 class OddList(EventList):
-    """A list that answers once as no API of Stripe's would."""
+    """A list that returns one page as Stripe's API never would."""
 
     def __init__(self, data: list[Any]) -> None:
-        """Take what stands on its first page."""
+        """Take the items of the first page."""
         super().__init__()
         self._odd = [json.dumps({"data": data, "next_page_url": None})]
 
     def answer(self, request: Request) -> Response | None:
-        """Answer the odd page, and then as usual."""
+        """Return the odd page first, then the real ones."""
         return Response(self._odd.pop()) if self._odd else super().answer(request)
 
 
 class TestFind:
-    """What is missing."""
+    """Which events are missing."""
 
-    def test_what_the_inbox_lacks(self, lab: Lab) -> None:
-        """The oldest first, whatever the inbox did with the others."""
+    def test_missing_events_are_found(self, lab: Lab) -> None:
+        """The missing events are returned oldest first, whatever the inbox did with the others."""
         lab.receiver.deliver(lab.put("evt_1"))
         lab.put("evt_2", 1800)
         lab.put("evt_3", 5400)
         assert lab.missing() == ["evt_3", "evt_2"]
 
     def test_event_that_failed_is_not_missing(self, make_lab: Callable[..., Lab]) -> None:
-        """It was delivered, and Stripe delivers it again; neither is a dead one."""
+        """A failed event was delivered, and Stripe redelivers it. A dead one was delivered too."""
         lab = make_lab({CREATED: "def handle(notif, client): 1 / 0\n"})
         assert lab.receiver.deliver(lab.put("evt_1")).status_code == 500
         assert lab.missing() == []
 
-    def test_nothing_is_changed(self, lab: Lab) -> None:
-        """Looking records no event and moves no watermark."""
+    def test_find_changes_nothing(self, lab: Lab) -> None:
+        """``find`` records no event and moves no watermark."""
         lab.put("evt_1")
         assert lab.missing() == lab.missing() == ["evt_1"]
         assert lab.reached() == {}
         assert lab.inbox.administration.latest(1) == []
 
-    def test_only_handled_types_are_looked_for(self, lab: Lab) -> None:
-        """What has no module of its own is not brought back."""
+    def test_only_handled_types_are_reconciled(self, lab: Lab) -> None:
+        """Events without a module of their own are not backfilled."""
         lab.put("evt_1", event_type=OTHER)
         assert lab.missing() == []
         (asked,) = lab.api.asked
         assert f"types%5B0%5D={TYPE}&created" in asked.query
 
     def test_type_that_is_newer_than_the_sdk(self, make_lab: Callable[..., Lab]) -> None:
-        """It is listed as what the SDK does not know, and brought back like any other."""
+        """A type that the SDK does not know is listed and backfilled like any other."""
         lab = make_lab({"new": f'EVENT_TYPE = "v9.thing.made"\n{HANDLER}'})
         lab.put("evt_1", event_type="v9.thing.made", unknown=True)
         assert lab.missing() == ["evt_1"]
 
-    def test_types_are_asked_for_twenty_at_once(self, make_lab: Callable[..., Lab]) -> None:
-        """More are refused by Stripe, and all of them are asked for."""
+    def test_twenty_types_are_requested_at_once(self, make_lab: Callable[..., Lab]) -> None:
+        """Stripe's list takes twenty types in one request. All types are requested."""
         types = samples.event_types()[:45]
         lab = make_lab({module_name(type_): HANDLER for type_ in types})
         for number, type_ in enumerate(types):
@@ -160,8 +163,8 @@ class TestFind:
         assert [asked.query.count("types%5B") for asked in lab.api.asked] == [20, 20, 5]
 
     def test_all_pages_are_read(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-        """However small, and however few ids the inbox is asked about at once."""
-        monkeypatch.setattr(reconciler, "PAGE", 3)
+        """All pages are read, with any page size and any number of ids per question."""
+        monkeypatch.setattr(listing, "PAGE", 3)
         monkeypatch.setattr(reconciler, "ASK_AT_ONCE", 4)
         for number in range(10):
             lab.put(f"evt_{number}", HOUR - number)
@@ -172,8 +175,8 @@ class TestFind:
     def test_list_that_changes_while_it_is_read(
         self, lab: Lab, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """An event that comes in front and one that goes hide no other."""
-        monkeypatch.setattr(reconciler, "PAGE", 2)
+        """New and removed events during the reading hide no other event."""
+        monkeypatch.setattr(listing, "PAGE", 2)
         for number in range(6):
             lab.put(f"evt_{number}", HOUR - number)
 
@@ -186,7 +189,7 @@ class TestFind:
         assert "evt_new" in lab.missing()
 
     def test_each_account_has_its_list(self, lab: Lab) -> None:
-        """That of the key, and each of those that are given, once."""
+        """The list of the key's account and of each given account is read once."""
         lab.put("evt_own", 30 * 60)
         lab.put("evt_1", 40 * 60, context="acct_1")
         lab.put("evt_2", 50 * 60, context="acct_2")
@@ -196,7 +199,7 @@ class TestFind:
         assert contexts == [None, "acct_1", "acct_2"]
 
     def test_account_that_fails_does_not_hide_the_others(self, lab: Lab) -> None:
-        """One that is not connected any more is told of; the others are reconciled."""
+        """An account that is no longer connected is reported. The others are reconciled."""
         lab.put("evt_2", context="acct_2")
         lab.api.fail("/v2/core/events", status=403, times=1)  # the account of the key
         gap = lab.close("acct_2")
@@ -205,16 +208,16 @@ class TestFind:
         assert (lab.reached(), set(lab.reached("acct_2"))) == ({}, {TYPE})
 
     @pytest.mark.parametrize("status", [401, 403, 429, 500])
-    def test_what_fails_for_all_ends_it(self, lab: Lab, status: int) -> None:
-        """No watermark moves when the key does not work, or Stripe does not answer."""
+    def test_error_for_all_accounts_is_raised(self, lab: Lab, status: int) -> None:
+        """No watermark moves when the key is wrong or Stripe does not answer."""
         lab.api.fail("/v2/core/events", status=status, times=3)
         with pytest.raises(stripe.StripeError):
             lab.close()
         assert lab.reached() == {}
 
     @pytest.mark.parametrize("item", ["evt_1", 1, None, {"object": "customer"}, {"id": "evt_1"}])
-    def test_what_is_no_event(self, lab: Lab, item: object) -> None:
-        """A list with something else in it is an error of the API, not a gap."""
+    def test_item_that_is_no_event(self, lab: Lab, item: object) -> None:
+        """A list with an item that is no event is an error of the API, not a gap."""
         lab.api.events = OddList([item])
         with pytest.raises(stripe.APIError, match="a listed event cannot be read"):
             lab.missing()
@@ -229,8 +232,8 @@ class TestWindow:
         lab.put("evt_2", LAG + 60)
         assert lab.missing() == ["evt_2"]
 
-    def test_first_time_it_is_a_day(self, lab: Lab) -> None:
-        """Or as far as is asked for."""
+    def test_first_window_is_a_day(self, lab: Lab) -> None:
+        """The first window is a day, or begins at ``--since``."""
         lab.put("evt_1", 23 * HOUR)
         lab.put("evt_2", 25 * HOUR)
         assert lab.missing() == ["evt_1"]
@@ -238,34 +241,36 @@ class TestWindow:
         assert lab.missing(since=time.time() - HOUR) == []
         assert lab.missing(since=time.time()) == []
 
-    def test_next_time_it_begins_before_where_it_ended(self, lab: Lab) -> None:
-        """An event that came into the list late is found, if not later than the overlap."""
+    def test_windows_overlap(self, lab: Lab) -> None:
+        """An event that appears late in the list is found within the overlap."""
         lab.close()
         assert lab.reached() == {TYPE: pytest.approx(LAG, abs=FEW)}
         lab.put("evt_1", LAG + OVERLAP - FEW)
         lab.put("evt_2", LAG + OVERLAP + FEW)
         assert lab.missing() == ["evt_1"]
 
-    def test_it_begins_where_it_ended_after_a_pause(self, lab: Lab, database_url: str) -> None:
-        """A week in which nothing was reconciled is read as a whole."""
+    def test_window_begins_at_the_watermark_after_a_pause(
+        self, lab: Lab, database_url: str
+    ) -> None:
+        """After a week without reconciliation the whole week is read."""
         lab.close()
         set_back(database_url, 7 * 86400)
         lab.put("evt_1", 6 * 86400)
         assert lab.missing() == ["evt_1"]
 
-    def test_new_type_begins_at_its_own_beginning(
+    def test_new_type_has_its_own_watermark(
         self, make_lab: Callable[..., Lab], sqlite_url: str
     ) -> None:
-        """A type that is handled from now on does not begin where the others ended."""
+        """A type that is handled from now on has its own watermark."""
         make_lab(database_url=sqlite_url).close()
         later = make_lab({CREATED: HANDLER, "v1_invoice_paid": HANDLER}, database_url=sqlite_url)
         later.put("evt_1", 20 * HOUR, event_type=OTHER)
         assert later.missing() == ["evt_1"]
 
-    def test_new_type_does_not_make_the_others_begin_anew(
+    def test_new_type_does_not_extend_other_windows(
         self, make_lab: Callable[..., Lab], sqlite_url: str
     ) -> None:
-        """Types are asked for together with those that begin where they do."""
+        """A window holds types with similar watermarks."""
         types = samples.event_types()[:21]
         make_lab({module_name(type_): HANDLER for type_ in types[1:]}).close()
         later = make_lab({module_name(type_): HANDLER for type_ in types}, database_url=sqlite_url)
@@ -277,17 +282,17 @@ class TestWindow:
     @pytest.mark.parametrize(
         ("ago", "reached"), [(2 * HOUR, LAG), (0.5 * HOUR, HOUR)], ids=["before", "after"]
     )
-    def test_watermark_does_not_jump_over_a_gap(
+    def test_watermark_does_not_skip_a_range(
         self, lab: Lab, database_url: str, ago: float, reached: float
     ) -> None:
-        """With --since after the watermark, what is between is still to be read."""
+        """With ``--since`` after the watermark, the range between them is still to be read."""
         lab.close()
         set_back(database_url, HOUR - LAG)
         lab.close(since=time.time() - ago)
         assert lab.reached() == {TYPE: pytest.approx(reached, abs=FEW)}
 
     def test_first_watermark_needs_the_first_day(self, lab: Lab) -> None:
-        """A look at the last hour does not say that the day before it is complete."""
+        """Reading the last hour does not complete the day before it."""
         lab.close(since=time.time() - HOUR)
         assert lab.reached() == {}
         lab.close(since=time.time() - 25 * HOUR)
@@ -296,7 +301,7 @@ class TestWindow:
     def test_thirty_days_at_most(
         self, lab: Lab, database_url: str, logged: Callable[[str], dict[str, Any]]
     ) -> None:
-        """What is older is out of reach: a warning says so, and it goes on from there."""
+        """Events that Stripe no longer lists are reported once, and the watermark moves on."""
         lab.put("evt_1", 29 * 86400)
         assert lab.missing(since=0) == ["evt_1"]
         lab.close()
@@ -304,17 +309,17 @@ class TestWindow:
         gap = lab.reconciler.find([])
         assert [window.late for window in gap.windows] == [(TYPE,)]
         assert [each.event.id for each in gap.missing] == ["evt_1"]
-        reconciler.report(gap, lab.reconciler.record(gap))
+        report(gap, lab.reconciler.record(gap))
         assert logged("events_out_of_reach")["types"] == [TYPE]
         assert lab.reached() == {TYPE: pytest.approx(LAG, abs=FEW)}
         assert lab.reconciler.find([]).windows[0].late == ()
 
 
 class TestRecord:
-    """What is missing is recorded as if it had been delivered."""
+    """A missing event is recorded as if it had been delivered."""
 
-    def test_it_is_the_notification_that_stripe_would_have_sent(self, lab: Lab) -> None:
-        """Byte by byte, and without the data of the event; only its source tells it apart."""
+    def test_backfilled_event_equals_a_delivered_one(self, lab: Lab) -> None:
+        """Its body has the same bytes, without the event's data. Only its source differs."""
         notification = lab.put("evt_1", reason=samples.request_reason(), context="acct_1")
         lab.close("acct_1")
         event = lab.receiver.event("evt_1")
@@ -326,7 +331,7 @@ class TestRecord:
         assert (event.source, lab.receiver.event("evt_2").source) == ("reconcile", "delivery")
 
     def test_context_is_that_of_the_list(self, lab: Lab) -> None:
-        """An event that names no account is one of the account whose list it stands in."""
+        """An event without a context belongs to the account whose list has it."""
         listed = samples.event(samples.notification(TYPE, event_id="evt_1"))
         lab.api.fail("/v2/core/events", status=403)  # for the account of the key
         lab.api.events = OddList([listed])
@@ -337,21 +342,21 @@ class TestRecord:
     def test_line_of_the_log_has_the_context(
         self, lab: Lab, logged: Callable[[str], dict[str, Any]]
     ) -> None:
-        """Each event that is brought back has a line."""
+        """Each backfilled event has a line in the log."""
         lab.put("evt_1", context="acct_1")
         lab.close("acct_1")
         line = logged("event_backfilled")
         assert (line["event_id"], line["event_type"], line["context"]) == ("evt_1", TYPE, "acct_1")
 
-    def test_twice_is_once(self, lab: Lab) -> None:
-        """A second run finds nothing, and a gap that is recorded twice is recorded once."""
+    def test_recording_is_idempotent(self, lab: Lab) -> None:
+        """A second run finds nothing, and recording a gap twice records it once."""
         lab.put("evt_1")
         gap = lab.reconciler.find([])
         assert [lab.reconciler.record(gap) for _ in range(2)] == [1, 0]
         assert lab.missing() == []
 
     def test_delivery_between_reading_and_recording(self, lab: Lab) -> None:
-        """It was faster: it stays as it is, and is not run a second time."""
+        """An event that was delivered in between keeps its state and does not run again."""
         notification = lab.put("evt_1")
         gap = lab.reconciler.find([])
         lab.receiver.deliver(notification)
@@ -361,17 +366,17 @@ class TestRecord:
         assert lab.receiver.event("evt_1").source == "delivery"
 
     def test_event_of_the_other_mode_is_not_run(self, lab: Lab) -> None:
-        """As when it is delivered: recorded, and not run."""
+        """As for a delivery, the event is recorded and not run."""
         lab.put("evt_1", livemode=True)
         lab.close()
         assert list(lab.reconciler.run_unfinished()) == []
         event = lab.receiver.event("evt_1")
-        assert (event.state, event.outcome) == ("done", "wrong_mode")
+        assert (event.state, event.outcome) == (State.DONE, Outcome.WRONG_MODE)
 
-    def test_watermark_moves_when_all_is_recorded(
+    def test_watermark_advances_after_all_events_are_recorded(
         self, lab: Lab, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """When the inbox goes away in between, the next run begins where this one began."""
+        """After an outage of the inbox the next run begins at the old watermark."""
         for number in range(3):
             lab.put(f"evt_{number}", HOUR - number)
         backfill = Reconciliation.backfill
@@ -381,7 +386,7 @@ class TestRecord:
                 raise InboxUnavailable("away", reason="away")
             return backfill(self, event, **more)
 
-        # The real inbox, but for one statement: no database can be away at a moment of our choice.
+        # The real inbox, except for one statement: a test cannot choose the moment of an outage.
         with monkeypatch.context() as patch:
             patch.setattr(Reconciliation, "backfill", fail_at_the_last)
             with pytest.raises(InboxUnavailable):
@@ -391,24 +396,24 @@ class TestRecord:
 
 
 class TestRun:
-    """What was recorded is run in the mode's way."""
+    """Backfilled events are run as the mode demands."""
 
-    def test_inline_it_is_run_here(self, lab: Lab) -> None:
-        """One by one, the oldest first, with a notification in its account's context."""
+    def test_inline_mode_runs_the_events(self, lab: Lab) -> None:
+        """Inline mode runs them one by one, oldest first, in the context of their account."""
         lab.put("evt_1", 1800, context="acct_1")
         lab.put("evt_2", 5400)
         lab.close("acct_1")
         ran = [(claim.event_id, outcome) for claim, outcome in lab.reconciler.run_unfinished()]
-        assert ran == [("evt_2", "handled"), ("evt_1", "handled")]
+        assert ran == [("evt_2", Outcome.HANDLED), ("evt_1", Outcome.HANDLED)]
         calls = lab.receiver.module(CREATED).calls
         assert [(notif.id, str(notif.context or "")) for notif in calls] == [
             ("evt_2", ""),
             ("evt_1", "acct_1"),
         ]
-        assert lab.receiver.event("evt_1").state == "done"
+        assert lab.receiver.event("evt_1").state == State.DONE
 
-    def test_many_run_in_their_order(self, make_lab: Callable[..., Lab]) -> None:
-        """However many are recorded within one tick of the database's clock."""
+    def test_events_run_in_their_order(self, make_lab: Callable[..., Lab]) -> None:
+        """They keep their order, even within one tick of the database's clock."""
         lab = make_lab()
         expected = [f"evt_{number * 7 % 30}" for number in range(30)]
         for place, event_id in enumerate(expected):
@@ -416,21 +421,26 @@ class TestRun:
         lab.close()
         assert [claim.event_id for claim, _ in lab.reconciler.run_unfinished()] == expected
 
-    def test_failed_one_stays_and_the_others_run(self, make_lab: Callable[..., Lab]) -> None:
-        """The next run tries it again, until it succeeds."""
+    def test_failed_event_stays_pending_and_the_others_run(
+        self, make_lab: Callable[..., Lab]
+    ) -> None:
+        """The next run retries it, until it succeeds."""
         source = HANDLER + "    if len(calls) == 1: raise ValueError\n"
         lab = make_lab({CREATED: source})
         lab.put("evt_1", 5400)
         lab.put("evt_2", 1800)
         lab.close()
-        assert [outcome for _, outcome in lab.reconciler.run_unfinished()] == ["failed", "handled"]
-        assert lab.receiver.event("evt_1").state == "pending"
+        assert [outcome for _, outcome in lab.reconciler.run_unfinished()] == [
+            Outcome.FAILED,
+            Outcome.HANDLED,
+        ]
+        assert lab.receiver.event("evt_1").state == State.PENDING
         assert lab.reconciler.unfinished_ids() == ["evt_1"]
-        assert [outcome for _, outcome in lab.reconciler.run_unfinished()] == ["handled"]
+        assert [outcome for _, outcome in lab.reconciler.run_unfinished()] == [Outcome.HANDLED]
         assert lab.reconciler.unfinished_ids() == []
 
-    def test_dead_ones_are_as_after_a_delivery(self, make_lab: Callable[..., Lab]) -> None:
-        """Given up on, or unreadable: kept for a person."""
+    def test_dead_events_are_dead_as_after_a_delivery(self, make_lab: Callable[..., Lab]) -> None:
+        """An event that gave up or is unreadable is dead, as after a delivery."""
         source = "from app import GiveUp\ndef handle(notif, client):\n    raise GiveUp('no')\n"
         lab = make_lab({CREATED: source, "v1_invoice_paid": HANDLER})
         lab.put("evt_1", 5400)
@@ -438,13 +448,13 @@ class TestRun:
         lab.api.put_event(samples.event({**notification, "related_object": None}))
         lab.close()
         assert [outcome for _, outcome in lab.reconciler.run_unfinished()] == [
-            "gave_up",
-            "unreadable",
+            Outcome.GAVE_UP,
+            Outcome.UNREADABLE,
         ]
-        assert {event.state for event in lab.inbox.administration.latest(2)} == {"dead"}
+        assert {event.state for event in lab.inbox.administration.latest(2)} == {State.DEAD}
 
-    def test_one_that_somebody_else_took_is_left(self, lab: Lab) -> None:
-        """A delivery that came since runs it; so does another process that reconciles."""
+    def test_event_of_another_claim_is_skipped(self, lab: Lab) -> None:
+        """A delivery or another process may have run the event in between."""
         notification = lab.put("evt_1", 5400)
         lab.put("evt_2", 1800)
         lab.close()
@@ -456,41 +466,41 @@ class TestRun:
         assert lab.receiver.deliver(notification).json == {"success": True, "outcome": "duplicate"}
         assert len(lab.receiver.module(CREATED).calls) == 2
 
-    def test_one_that_kills_its_processes_is_given_up_on(
+    def test_poison_event_is_marked_dead(
         self, make_lab: Callable[..., Lab], logged: Callable[[str], dict[str, Any]]
     ) -> None:
-        """It does not keep the others from running for ever."""
+        """It does not prevent the other events from running."""
         lab = make_lab(max_crashes=1)
         lab.put("evt_1")
         lab.close()
         assert (
             lab.inbox.claims.claim_unfinished("evt_1", livemode=False) is not None
-        )  # and never settled
+        )  # and its result was never recorded
         raw_sql.orphan(lab.receiver.services.settings.database_url)
         assert list(lab.reconciler.run_unfinished()) == []
-        assert lab.receiver.event("evt_1").state == "dead"
+        assert lab.receiver.event("evt_1").state == State.DEAD
         assert logged("event_crashed")["event_id"] == "evt_1"
 
-    def test_in_queue_mode_the_workers_run_it(
+    def test_queue_mode_leaves_the_events_to_workers(
         self, make_lab: Callable[..., Lab], database_url: str
     ) -> None:
-        """It is only recorded here; a worker takes it like a delivery."""
+        """Queue mode only records the event. A worker runs it like a delivered one."""
         lab = make_lab(processing="queue", database_url=database_url)
         lab.put("evt_1")
         lab.close()
         assert list(lab.reconciler.run_unfinished()) == []
-        assert lab.receiver.event("evt_1").state == "pending"
+        assert lab.receiver.event("evt_1").state == State.PENDING
         lab.receiver.services.worker.start(1)
-        wait_for(lambda: lab.receiver.event("evt_1").state == "done")
+        wait_for(lambda: lab.receiver.event("evt_1").state == State.DONE)
         assert len(lab.receiver.module(CREATED).calls) == 1
 
 
 class TestEvery:
-    """In a worker it goes on by itself, in one process at a time."""
+    """In workers the reconciler runs periodically, in one process at a time."""
 
     @pytest.fixture
     def start(self) -> Iterator[Callable[..., threading.Event]]:
-        """A function that starts a reconciler, and returns what stops it."""
+        """A function that starts a reconciler, and returns a function that stops it."""
         stops: list[tuple[threading.Event, threading.Thread]] = []
 
         def begin(lab: Lab, seconds: float = 0.05, *accounts: str) -> threading.Event:
@@ -506,10 +516,10 @@ class TestEvery:
             stop.set()
             thread.join()
 
-    def test_what_is_missing_is_recorded_again_and_again(
+    def test_missing_events_are_recorded_periodically(
         self, make_lab: Callable[..., Lab], start: Callable[..., threading.Event], database_url: str
     ) -> None:
-        """Now, and whenever the time has come."""
+        """Missing events are recorded at once, and after each interval."""
         lab = make_lab(processing="queue", database_url=database_url)
         lab.put("evt_1")
         start(lab, 0.05, "acct_1")
@@ -517,10 +527,10 @@ class TestEvery:
         lab.put("evt_2", LAG + 60, context="acct_1")
         wait_for(lambda: lab.inbox.administration.find("evt_2"))
 
-    def test_of_several_processes_one_does_it(
+    def test_one_process_is_the_leader(
         self, make_lab: Callable[..., Lab], start: Callable[..., threading.Event], database_url: str
     ) -> None:
-        """The others wait until its term has ended, and then one of them takes over."""
+        """The others wait until the leader's term has ended. Then one of them takes over."""
         lab = make_lab(processing="queue", database_url=database_url)
         assert lab.inbox.reconciliation.acquire_leadership("reconcile", "another process", 600)
         start(lab)
@@ -535,7 +545,7 @@ class TestEvery:
         wait_for(lambda: len(lab.api.asked) > 3)
         assert [row[1] for row in raw_sql.select(database_url, "leaders")] == [leader_id]
 
-    def test_it_stops_while_it_reads(
+    def test_stop_interrupts_reading(
         self, make_lab: Callable[..., Lab], start: Callable[..., threading.Event]
     ) -> None:
         """Nothing is recorded after the stop."""
@@ -547,14 +557,14 @@ class TestEvery:
         stop.set()
         release.set()
 
-    def test_errors_do_not_end_it(
+    def test_errors_do_not_end_the_thread(
         self,
         make_lab: Callable[..., Lab],
         start: Callable[..., threading.Event],
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """Stripe's, the inbox's, and those that nobody foresaw, are logged, and it goes on."""
+        """Errors of Stripe, of the inbox and unexpected ones are logged. The next round comes."""
         lab = make_lab(processing="queue")
         lab.api.events = OddList(["no event"])
         lab.put("evt_1")
@@ -567,7 +577,7 @@ class TestEvery:
                 raise errors.pop()
             return lead(self, name, leader_id, seconds)
 
-        # The real inbox, but for two calls: no database can fail at a moment of our choice.
+        # The real inbox, except for two calls: a test cannot choose the moment of a failure.
         monkeypatch.setattr(Reconciliation, "acquire_leadership", fail_at_first)
         start(lab)
         wait_for(lambda: lab.inbox.administration.find("evt_1"))

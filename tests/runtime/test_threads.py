@@ -1,4 +1,4 @@
-"""A thread of ours that fails is reported and goes on."""
+"""A thread whose work raises logs that and continues."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tests.support.waiting import wait_for
 
 @pytest.fixture(autouse=True)
 def _short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test waits for a second."""
+    """Make the pause too short to wait for."""
     monkeypatch.setattr(threads, "PAUSE_SECONDS", 0.01)
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), MemoryError()])
-def test_failure_is_reported_and_the_work_begins_again(
+def test_error_is_logged_and_the_work_is_repeated(
     error: BaseException, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The thread lives until its work returns, for any error that the work raises."""
+    """For any error, the work is called again until it returns."""
     failures = [error, error]
 
     def work() -> None:
@@ -37,8 +37,8 @@ def test_failure_is_reported_and_the_work_begins_again(
     assert "test-thread" in printed.out + printed.err
 
 
-def test_failure_to_report_does_not_end_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line may be lost when memory is short. The thread goes on."""
+def test_failure_to_log_does_not_end_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When memory is short, a line may be lost. The thread continues."""
     calls: list[int] = []
     over = threading.Event()
 
@@ -50,7 +50,7 @@ def test_failure_to_report_does_not_end_the_thread(monkeypatch: pytest.MonkeyPat
         if not over.is_set():
             raise MemoryError
 
-    # No test can take all memory away at just this moment.
+    # A test cannot exhaust all memory at this moment.
     monkeypatch.setattr(threads.log, "exception", fail, raising=False)
     thread = threads.start("test-thread", work)
     wait_for(lambda: len(calls) > 2)

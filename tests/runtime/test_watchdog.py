@@ -1,4 +1,4 @@
-"""The watchdog's own thread. What it does to a process, real processes show."""
+"""The watchdog's thread. Tests with real servers show how it ends a process."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import threading
 from app.runtime.watchdog import Watchdog
 from tests.support.waiting import wait_for
 
-#: As it is before a fixture takes it away from all tests in this process.
+#: The method before a fixture replaces it for all tests in this process.
 START = Watchdog.start
 
 
 def count_threads() -> int:
-    """Return how many threads there are that watch."""
+    """Return the number of watchdog threads."""
     return [each.name for each in threading.enumerate()].count("watchdog")
 
 
 def test_one_thread_watches_until_the_end() -> None:
-    """A second start adds none. Without a claim the timer of the process is not set."""
+    """A second start adds no thread. Without a claim the timer of the process is not set."""
     before = count_threads()
     watchdog = Watchdog(0.1, lambda: False)
 

@@ -1,4 +1,4 @@
-"""The client that callbacks get: time-outs, retries, no telemetry."""
+"""The client of callbacks: time-outs, retries, no telemetry, one fetch of an object in a run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver
 
 
-def test_client_waits_for_seconds_not_for_minutes(settings: Settings) -> None:
-    """The SDK's 80 seconds would hold a thread, and a delivery, far longer than Stripe waits."""
+def test_timeouts_are_seconds(settings: Settings) -> None:
+    """The SDK's 80 seconds would block a thread and its delivery longer than Stripe waits."""
     client = build_client(settings)
 
     http = client._requestor._get_http_client()  # noqa: SLF001 - no getter
@@ -26,14 +26,14 @@ def test_client_waits_for_seconds_not_for_minutes(settings: Settings) -> None:
 
 
 def test_telemetry_is_off(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Telemetry writes to the home directory, and without one the first call would fail."""
+    """Telemetry writes to the home directory. Without one the first call would fail."""
     monkeypatch.setattr(stripe, "enable_telemetry", True)
     build_client(settings)
     assert stripe.enable_telemetry is False
 
 
-def test_stand_in_is_asked_instead_of_stripe(settings: Settings, stripe_api: StripeApi) -> None:
-    """STRIPE_API_BASE sends every call to a stand-in, and a failed one is repeated twice."""
+def test_stand_in_replaces_stripe(settings: Settings, stripe_api: StripeApi) -> None:
+    """STRIPE_API_BASE sends every call to a stand-in. A failed one is repeated twice."""
     client = build_client(replace(settings, stripe_api_base=stripe_api.url))
     stripe_api.put("/v1/customers/cus_1", {"id": "cus_1", "object": "customer"})
     stripe_api.fail(status=500, times=2)
@@ -42,20 +42,20 @@ def test_stand_in_is_asked_instead_of_stripe(settings: Settings, stripe_api: Str
     assert [asked.path for asked in stripe_api.asked] == ["/v1/customers/cus_1"] * 3
 
 
-def test_without_a_stand_in_stripe_itself_is_asked(settings: Settings) -> None:
-    """No STRIPE_API_BASE: the SDK's own address."""
+def test_default_is_stripe(settings: Settings) -> None:
+    """Without STRIPE_API_BASE the SDK's own address is used."""
     client = build_client(settings)
     assert client._requestor._options.base_addresses["api"] == stripe.DEFAULT_API_BASE  # noqa: SLF001 - no getter
 
 
-class TestOnce:
-    """Within one run of a callback the same object is fetched once."""
+class TestFetchCache:
+    """One run of a callback fetches an object once."""
 
     @staticmethod
     def asked(
         make_receiver: Callable[..., Receiver], api: StripeApi, source: str, status: int = 200
     ) -> list[str]:
-        """Run a callback with these lines and return what the stand-in was asked."""
+        """Run a callback with these lines, and return the requests to the stand-in."""
         head = "answers = []\ndef handle(notif, client):\n    path = notif.related_object.url\n"
         modules = {"v1_customer_created": head + textwrap.indent(textwrap.dedent(source), "    ")}
         receiver = make_receiver(modules, stripe_api_base=api.url)
@@ -67,10 +67,10 @@ class TestOnce:
         assert receiver.deliver(notification).status_code == status
         return [f"{each.method} {each.path.rpartition('/')[2]}" for each in api.asked]
 
-    def test_what_a_notification_fetches_is_fetched_once(
+    def test_object_of_a_notification_is_fetched_once(
         self, make_receiver: Callable[..., Receiver], stripe_api: StripeApi
     ) -> None:
-        """However many helpers of a callback fetch it, Stripe is asked once for each object."""
+        """However many helpers of a callback fetch an object, Stripe gets one request for it."""
         source = """
             one, two = notif.fetch_related_object(), notif.fetch_related_object()
             assert one.name == two.name == "Jenny"
@@ -82,10 +82,10 @@ class TestOnce:
     @pytest.mark.parametrize(
         "change", ['client.v1.customers.update("cus_1", {})', 'client.v1.customers.delete("cus_1")']
     )
-    def test_after_a_change_it_is_fetched_anew(
+    def test_write_clears_the_cache(
         self, make_receiver: Callable[..., Receiver], stripe_api: StripeApi, change: str
     ) -> None:
-        """A callback that writes and then reads again sees what it wrote."""
+        """A callback that writes and then reads again sees the change."""
         source = f"notif.fetch_related_object()\n{change}\nnotif.fetch_related_object()\n"
         method = "POST" if "update" in change else "DELETE"
         assert self.asked(make_receiver, stripe_api, source) == [
@@ -94,17 +94,17 @@ class TestOnce:
             "GET cus_1",
         ]
 
-    def test_what_is_asked_for_by_id_is_asked_each_time(
+    def test_request_by_id_is_not_cached(
         self, make_receiver: Callable[..., Receiver], stripe_api: StripeApi
     ) -> None:
-        """A callback that waits for a change, by the client, sees it come."""
+        """A callback that requests an object by its id sees each change."""
         source = "for _ in range(2): client.v1.customers.retrieve('cus_1')\n"
         assert self.asked(make_receiver, stripe_api, source) == ["GET cus_1"] * 2
 
-    def test_account_is_part_of_what_is_asked(
+    def test_account_is_part_of_the_key(
         self, make_receiver: Callable[..., Receiver], stripe_api: StripeApi
     ) -> None:
-        """The same address in the context of another account is another object."""
+        """The same URL in the context of another account is another object."""
         source = """
             headers = {"Stripe-Request-Trigger": "event=evt_1"}
             for context in ("acct_1", "acct_2", "acct_1"):
@@ -113,10 +113,10 @@ class TestOnce:
         self.asked(make_receiver, stripe_api, source)
         assert [each.stripe_context for each in stripe_api.asked] == ["acct_1", "acct_2"]
 
-    def test_failure_is_not_kept(
+    def test_failure_is_not_cached(
         self, make_receiver: Callable[..., Receiver], stripe_api: StripeApi
     ) -> None:
-        """What could not be fetched is asked for again."""
+        """A failed fetch is repeated."""
         source = """
             import stripe
             try:
@@ -127,10 +127,10 @@ class TestOnce:
         stripe_api.fail(status=429)
         assert self.asked(make_receiver, stripe_api, source) == ["GET cus_1"] * 2
 
-    def test_next_run_begins_anew(
+    def test_next_run_has_an_empty_cache(
         self, make_receiver: Callable[..., Receiver], stripe_api: StripeApi
     ) -> None:
-        """A retry fetches the object as it is then, and no other event sees it."""
+        """A retry fetches the object again, and no other event sees the cached one."""
         source = """
             notif.fetch_related_object()
             raise ValueError
@@ -138,10 +138,10 @@ class TestOnce:
         assert self.asked(make_receiver, stripe_api, source, 500) == ["GET cus_1"]
         assert self.asked(make_receiver, stripe_api, source, 500) == ["GET cus_1"] * 2
 
-    def test_outside_of_a_run_nothing_is_kept(
+    def test_nothing_is_cached_outside_of_a_run(
         self, settings: Settings, stripe_api: StripeApi
     ) -> None:
-        """A command, or a thread that a callback started, is answered by Stripe each time."""
+        """A command, or a thread of a callback, gets each answer from Stripe."""
         client = build_client(replace(settings, stripe_api_base=stripe_api.url))
         stripe_api.put("/v1/balance", {"object": "balance"})
         for _ in range(2):

@@ -1,6 +1,7 @@
-"""A wall clock that a test moves, as NTP, a person or a machine that was suspended does.
+"""A wall clock that a test moves, as NTP, a person, or a suspended machine does.
 
-The monotonic clock goes on as it was: an operating system's does too.
+The monotonic clock does not move, as in an operating system.
+
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from tests.support.services import Service
 SOURCE = Path(__file__).with_suffix(".c")
 
 HAS_LIBRARY = sys.platform.startswith("linux") and shutil.which("cc") is not None
-"""Whether the wall clock of a whole process can be moved here."""
+"""Whether a library can move the wall clock of a whole process here."""
 
-#: Where there is no compiler: the clock of Python, and of the statements of SQLite.
+#: Without a compiler: moves the clock of Python and of SQLite's statements.
 SITECUSTOMIZE = """
     import mmap, os, struct, time
 
@@ -50,7 +51,7 @@ SITECUSTOMIZE = """
     driver.connect = connect_moved
 """
 
-#: PostgreSQL's functions of the same names are found after these, by the database's search path.
+#: The database's search path finds these functions before those of PostgreSQL.
 FUNCTIONS = ("now", "transaction_timestamp", "statement_timestamp", "clock_timestamp")
 FUNCTION = """
     CREATE FUNCTION public.{name}() RETURNS timestamptz LANGUAGE sql STABLE AS
@@ -59,10 +60,10 @@ FUNCTION = """
 
 
 class Clock:
-    """A clock of processes, and of PostgreSQL databases, that is moved for all at once."""
+    """One clock for all processes and PostgreSQL databases that use it."""
 
     def __init__(self, folder: Path) -> None:
-        """Begin with the right time, and keep what is needed in a ``folder``."""
+        """Start with the right time. ``folder`` holds the files of the clock."""
         self._folder = folder
         file = folder / "clock"
         file.write_bytes(struct.pack("d", 0.0))
@@ -70,29 +71,30 @@ class Clock:
             self._moved = mmap.mmap(opened.fileno(), 8)
         self._databases: list[str] = []
         self.environment: dict[str, Any] = {"CLOCK_FILE": str(file)}
-        """What a process needs in its environment to go by this clock."""
+        """The environment of a process that uses this clock."""
 
     @property
     def offset(self) -> float:
-        """By how many seconds it is ahead of the right time."""
+        """The seconds by which the clock is ahead of the right time."""
         return float(struct.unpack("d", self._moved[:])[0])
 
     def now(self) -> float:
-        """Return what it says, in seconds since 1970."""
+        """Return the time of the clock, in seconds since 1970."""
         return time.time() + self.offset
 
     def step(self, seconds: float) -> None:
-        """Move it on by ``seconds``, or back."""
+        """Move the clock forward by ``seconds``, or back."""
         offset = self.offset + seconds
         self._moved[:] = struct.pack("d", offset)
         for url in self._databases:
             raw_sql.execute(url, f"UPDATE clock SET seconds = {offset}")  # noqa: S608 - a number
 
     def of_processes(self, package: Path, *, library: bool = HAS_LIBRARY) -> None:
-        """Give this clock to the processes with this handler ``package``.
+        """Let the processes with this handler ``package`` use this clock.
 
-        By the ``library``, which moves all that a process asks for the time; without it by the
-        clocks of Python and of SQLite's statements.
+        With the ``library``, every system call for the time uses it. Without it, only Python and
+        the statements of SQLite do.
+
         """
         if library:
             built = self._folder / "clock.so"
@@ -103,11 +105,11 @@ class Clock:
             (package.parent / "sitecustomize.py").write_text(textwrap.dedent(SITECUSTOMIZE))
 
     def of_service(self, service: Service) -> None:
-        """Sign what is delivered to the ``service`` by this clock, as its own is moved."""
+        """Sign deliveries to the ``service`` by this clock."""
         service.clock = self.now
 
     def of_postgresql(self, url: str) -> None:
-        """Give this clock to a new database, instead of its server's."""
+        """Let a new database use this clock instead of its server's."""
         raw_sql.execute(url, f"CREATE TABLE clock AS SELECT {self.offset}::float8 AS seconds")
         for name in FUNCTIONS:
             raw_sql.execute(url, FUNCTION.format(name=name))
@@ -116,7 +118,7 @@ class Clock:
         self._databases.append(url)
 
     def of_sqlite(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Have all statements that this process gives to SQLite go by it."""
+        """Let all SQLite statements of this process use this clock."""
         connect: Callable[..., Any] = sqlite.driver.connect
 
         def connect_moved(*args: Any, **names: Any) -> Any:
@@ -124,5 +126,5 @@ class Clock:
             connection.create_function("julianday", 1, lambda _: self.now() / 86400 + 2440587.5)
             return connection
 
-        # The statements are the inbox's own. No process can move the clock that it is given.
+        # The statements are the inbox's own. A process cannot change its wall clock.
         monkeypatch.setattr(sqlite.driver, "connect", connect_moved)

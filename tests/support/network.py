@@ -1,4 +1,4 @@
-"""A network path to a server that can swallow what is sent, as a firewall does that forgot."""
+"""A network path to a server that can drop packets, as a firewall with a lost state does."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import sqlalchemy as sa
 
 
 class Path:
-    """A port of this machine behind which the server of a URL is.
+    """A local port that forwards to the server of a URL.
 
-    While it swallows, connections are taken and confirmed all the same. What was sent meanwhile
-    arrives later.
+    While it swallows, it still accepts connections and confirms data. The data arrives later.
+
     """
 
     def __init__(self, url: str) -> None:
@@ -25,29 +25,29 @@ class Path:
         self.open()
         self._sockets: list[socket.socket] = []
         self.accepted = 0
-        """How many connections have been made so far."""
+        """The number of connections made so far."""
         self.ended = 0
-        """How many of them our side has ended."""
+        """The number of connections that the client has ended."""
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
     def url(self) -> str:
-        """The URL of the same database by this path."""
+        """The URL of the same database by way of this path."""
         port = self._listener.getsockname()[1]
         url = self._url.set(host="127.0.0.1", port=port).difference_update_query(["host"])
         return url.render_as_string(hide_password=False)
 
     def swallow(self) -> None:
-        """Let nothing more through, in either direction."""
+        """Forward nothing, in either direction."""
         self._is_asking.clear()
         self._is_answering.clear()
 
     def swallow_answers(self) -> None:
-        """Let nothing more through from the server: what it is told to do, it does."""
+        """Forward nothing from the server. It still receives and executes statements."""
         self._is_answering.clear()
 
     def open(self) -> None:
-        """Let all through again."""
+        """Forward everything again."""
         self._is_asking.set()
         self._is_answering.set()
 
@@ -86,7 +86,7 @@ class Path:
                 is_passing.wait()
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
-        except OSError:  # the other side has ended
+        except OSError:  # the other side has ended the connection
             pass
         if source.family == socket.AF_INET:
             self.ended += 1

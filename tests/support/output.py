@@ -1,4 +1,4 @@
-"""What a process that a test started has written."""
+"""The output of a process that a test started."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 
 
 class Output:
-    """The standard output of a process, read as it comes: a full pipe would hold it up."""
+    """The standard output of a process, read continuously: a full pipe would block it."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         """Take a ``process`` whose standard output is a pipe."""
@@ -25,9 +25,9 @@ class Output:
 
     @property
     def text(self) -> str:
-        """What was written so far."""
+        """The output so far."""
         return bytes(self._written).decode()
 
     def finish(self, seconds: float) -> None:
-        """Read to the end, which comes when nobody has the pipe any more."""
+        """Read to the end, when no process has the pipe any more, at most ``seconds``."""
         self._reader.join(seconds)

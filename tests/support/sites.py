@@ -1,6 +1,7 @@
-"""Services of both modes and both databases that go through the same trouble in one test.
+"""Services of both modes and both databases that one test puts through the same fault.
 
-Most of such a test is waiting: for a lease, or for the end of an outage. So they wait together.
+Such a test mostly waits, for a lease or for the end of an outage. The sites wait together.
+
 """
 
 from __future__ import annotations
@@ -47,17 +48,17 @@ class Site:
     def start(
         cls, lab: Lab, name: str, mode: str, url: str, *, services: int = 2, **settings: Any
     ) -> Site:
-        """Start so many ``services`` in a ``mode``. All names of a test's sites have to differ."""
+        """Start ``services`` in a ``mode``. Each site of a test needs its own name."""
         changed = {"WEB_CONCURRENCY": 1, "WEB_THREADS": 16, "PROCESSING": mode, **settings}
         started = [lab.start(url, **changed) for _ in range(services)]
         return cls(lab, name, mode, url, started)
 
     def event(self, number: int = 0) -> str:
-        """Return the id of an event of this site's."""
+        """Return the id of an event of this site."""
         return f"evt_{number}_{self.name}"
 
     def hold(self, number: int = 0) -> int:
-        """Have a callback begin that ends when it is released. Returns its process."""
+        """Start a callback that runs until ``release``. Returns its process."""
         event_id = self.event(number)
         self.gates[event_id] = self.lab.tell("hold", event_id)
         self.deliver(number)
@@ -69,61 +70,62 @@ class Site:
         self.answers[self.event(number)] = self.lab.later(service.deliver, self.event(number))
 
     def starts(self, number: int = 0, attempt: int = 1) -> Entry:
-        """Return the beginning of an attempt as soon as it is there."""
+        """Return the start of an attempt, once there is one."""
         event_id = self.event(number)
         wait_for(lambda: bool(self.lab.started(event_id, attempt)), DEADLINE)
         return self.lab.started(event_id, attempt)[0]
 
     def history(self, number: int = 0) -> list[str]:
-        """Return the outcomes of the attempts of an event that have ended."""
+        """Return the outcomes of the ended attempts of an event."""
         with contextlib.closing(Inbox(self.url, lease_seconds=1)) as inbox:
             return [each.outcome for each in inbox.administration.attempts(self.event(number))]
 
     @property
     def log(self) -> str:
-        """What all of its services have written."""
+        """The output of all services."""
         return "".join(service.log for service in self.services)
 
     def says_why(self) -> bool:
-        """Whether one of its processes has said why it ended itself."""
+        """Return whether one of its processes has logged why it ended itself."""
         return says_why(self.log)
 
     def release(self, *numbers: int) -> None:
-        """Let the callbacks of these events end."""
+        """Let the callbacks of these events return."""
         for number in numbers or range(len(self.gates)):
             self.gates[self.event(number)].unlink()
 
     def comes_to(
         self, expected: tuple[str, str | None, int], number: int = 0, seconds: float = DEADLINE
     ) -> None:
-        """Return when an event has come to that state, outcome and attempt, within ``seconds``."""
+        """Wait until an event has this state, outcome and attempt, at most ``seconds``."""
         wait_for(lambda: state(self.url, self.event(number)) == expected, seconds)
 
     def are_settled(self) -> bool:
-        """Whether none of the events is pending or running."""
+        """Return whether no event is pending or running."""
         return all(state(self.url, event_id)[0] in {"done", "dead"} for event_id in self.answers)
 
     def are_done(self) -> bool:
-        """Whether all events that were held have come to their success, at the first attempt."""
+        """Return whether all held events succeeded in their first attempt."""
         return all(state(self.url, event_id) == DONE for event_id in self.gates)
 
     def accounts(self) -> dict[str, list[tuple[str, int]]]:
-        """Return what the callbacks did of each event that was held."""
+        """Return the journal of each held event."""
         return {event_id: self.lab.account(event_id) for event_id in self.gates}
 
 
 @contextlib.contextmanager
 def redelivered(sites: Iterable[Site], *, besides: Iterable[int] = ()) -> Iterator[None]:
-    """Deliver all events again and again, to all services in turn, until the block is left.
+    """Deliver all events repeatedly, to all services in turn, until the end of the block.
 
-    Processes of ``besides`` get none: they would not answer.
+    Services with a process in ``besides`` get none: they would not answer.
+
     """
     over = threading.Event()
 
     def redeliver(event_id: str, services: list[Service]) -> None:
         while not over.is_set():
             for service in services:
-                with contextlib.suppress(OSError):  # its process has just ended
+                with contextlib.suppress(OSError):  # the process has just ended
                     service.deliver(event_id)
                 over.wait(0.1)
 
@@ -145,7 +147,7 @@ def processes_of(service: Service) -> list[int]:
 
 
 def watch_end(lab: Lab, pid: int) -> Future[float]:
-    """Return when a process will have ended, by the clock of the journal."""
+    """Return the time at which a process ends, by the clock of the journal."""
 
     def wait() -> float:
         wait_for(lambda: not is_alive(pid), DEADLINE)
@@ -155,5 +157,5 @@ def watch_end(lab: Lab, pid: int) -> Future[float]:
 
 
 def let_pass(seconds: float) -> None:
-    """Wait for as long as something wrong could happen."""
+    """Wait as long as a wrong behaviour could take to show."""
     time.sleep(seconds)

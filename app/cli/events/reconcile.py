@@ -13,7 +13,9 @@ from app.cli.events.filters import explained, read_since
 from app.cli.events.list_show import when
 from app.cli.output import say, say_json
 from app.cli.running import begin_running
-from app.reconcile.reconciler import Gap, Missing, Reconciler, report
+from app.reconcile.gap import Gap, report
+from app.reconcile.listing import ListedEvent
+from app.reconcile.reconciler import Reconciler
 from app.services import services
 
 if TYPE_CHECKING:
@@ -209,7 +211,7 @@ class _Json:
         say_json(self._document)
 
 
-def _row(missing: Missing) -> dict[str, Any]:
+def _row(missing: ListedEvent) -> dict[str, Any]:
     event = missing.event
     return {
         "id": event.id,

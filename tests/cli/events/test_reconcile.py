@@ -329,7 +329,7 @@ class TestErrorsOfStripe:
         self, make: Make, stripe_api: StripeApi, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Nothing is recorded of what was read by then; the next call reads it all."""
-        monkeypatch.setattr("app.reconcile.reconciler.PAGE", 2)
+        monkeypatch.setattr("app.reconcile.listing.PAGE", 2)
         for number in range(3):
             put(stripe_api, f"evt_{number}", 60 - number)
         receiver = make()

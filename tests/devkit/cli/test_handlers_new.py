@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from app.processing.registry import module_name
+from app.stripe_api.catalog import module_name
 from devkit import samples, scaffold
 from tests.conftest import Receiver
 

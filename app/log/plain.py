@@ -1,7 +1,7 @@
-"""Values of any kind as plain data, for a line of the log.
+"""Converts any value to plain data for a log line.
 
 A callback may log anything: circular lists, objects whose ``__repr__`` raises, integers of a
-million digits. Nothing of that may raise, or take more room than a line has.
+million digits. None of them may raise, or take more space than a line has.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from app.text import type_name
 
 T = TypeVar("T")
 
-#: Characters of a text that needs no shortening.
+#: A text of at most this many characters needs no shortening.
 TEXT_LENGTH = 4000
-#: Characters of a field's name.
+#: The maximum length of a field's name, in characters.
 NAME_LENGTH = 200
-#: Bits of an integer that is written as a number: more than readers of JSON take.
+#: An integer of more bits is not written as a number. JSON readers take fewer.
 INTEGER_BITS = 64
-#: How deep lists and dictionaries are written.
+#: The maximum depth of lists and dictionaries.
 DEPTH = 8
-#: Characters that count for each value beside its text: quotes, commas, digits.
+#: Characters that each value costs beside its text: quotes, commas, digits.
 VALUE_LENGTH = 24
-#: Characters that any text gets, at least.
+#: The minimum length that any text may have, in characters.
 LEAST_LENGTH = 100
 
 
 def is_plain(name: str, value: Any) -> bool:
-    """Whether a field needs no change: a short printable name, and a plain and short value."""
+    """Return whether a field needs no change: its name and its value are plain and short."""
     if len(name) > NAME_LENGTH or not name.isprintable():
         return False
     kind = type(value)
@@ -43,21 +43,21 @@ def is_plain(name: str, value: Any) -> bool:
 
 
 class Plain:
-    """Turns values into plain data, within a number of characters for all of them together."""
+    """Converts values to plain data, in a limited number of characters for all of them."""
 
     def __init__(self, left: int, most: int, clean: Callable[[str, int], str]) -> None:
-        """Take the characters that are ``left``, and how many one text gets at ``most``.
+        """Take the characters that are ``left`` for all values, and the maximum for one text.
 
-        ``clean`` returns a text in at most so many characters, as it may be written.
+        ``clean`` shortens a text to a number of characters, and makes it fit to be written.
         """
         self.left = left
         self._most = most
         self._clean = clean
 
     def of(self, value: object, depth: int = 0) -> Any:
-        """Return ``value`` as text, number, truth value, list or dictionary.
+        """Return ``value`` as text, number, bool, None, list or dictionary.
 
-        Of what raises when it is looked at, the names of its type and of the error are returned.
+        For a value that raises, it returns the names of its type and of the error.
         """
         self.left -= VALUE_LENGTH
         try:
@@ -68,7 +68,7 @@ class Plain:
             return self._text(f"<{type_name(value)}, not shown: {type_name(error)}>")
 
     def _of(self, value: Any, depth: int) -> Any:
-        # By its type and the type's own functions: an object can say that it is of another class.
+        # By type(), and with functions of built-in types: an object can lie about its class.
         kind = type(value)
         if value is None or kind is bool:
             return value
@@ -91,7 +91,7 @@ class Plain:
         return [self.of(item, depth) for item in self._fitting(value)]
 
     def _fitting(self, items: Iterable[T]) -> Iterator[T]:
-        """Yield the items as long as there is room."""
+        """Yield items while characters are left."""
         for item in items:
             if self.left <= 0:
                 return
@@ -107,7 +107,7 @@ class Plain:
 
 
 def _number(value: Any, kind: type) -> int | float | str:
-    """Return a number as JSON holds it, without what a subclass makes of it."""
+    """Return a number for JSON, without the methods of its subclass."""
     if issubclass(kind, float):
         real = float.__float__(value)
         return real if math.isfinite(real) else repr(real)

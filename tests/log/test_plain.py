@@ -1,4 +1,4 @@
-"""Values of any kind become plain data, and no value can stop that."""
+"""Any value can become plain data."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from app.plain import Plain, is_plain
+from app.log.plain import Plain, is_plain
 
 
 class Raising:
     """Raises at every access."""
 
     def __init__(self, error: type[BaseException]) -> None:
-        """Take what it raises."""
+        """Take the error to raise."""
         self._error = error
 
     def __repr__(self) -> str:
@@ -29,7 +29,7 @@ class Raising:
 
 
 class Liar:
-    """Says that it is a text."""
+    """An object that claims to be a string."""
 
     __class__ = str  # type: ignore[assignment]  # that is the lie
 
@@ -47,13 +47,13 @@ class RaisingDict(dict[str, int]):
 
 
 class Seven(IntEnum):
-    """An integer with a name."""
+    """A subclass of int."""
 
     NUMBER = 7
 
 
 class Text(str):
-    """A text that lies about itself."""
+    """A string that lies about itself."""
 
     __slots__ = ()
 
@@ -67,7 +67,7 @@ class Text(str):
 
 
 def plain(value: object, left: int = 10_000, most: int = 1000) -> Any:
-    """Make a value plain, and check that it is JSON."""
+    """Convert a value, and check that it is JSON."""
     made = Plain(left, most, lambda text, length: text[:length]).of(value)
     json.dumps(made, allow_nan=False)
     return made
@@ -105,20 +105,20 @@ PAIRS: list[tuple[Any, Any]] = [
 ]
 
 
-# Numbered: pytest would call str() on the integer.
+# By number: pytest would call str() on the integer.
 @pytest.mark.parametrize(("value", "made"), PAIRS, ids=map(str, range(len(PAIRS))))
-def test_value_becomes_plain(value: object, made: object) -> None:
-    """For any value, and any error that it raises."""
+def test_any_value_becomes_plain(value: object, made: object) -> None:
+    """Any value and any error that it raises becomes plain data."""
     assert plain(value) == made
 
 
-def test_what_lies_about_its_class_is_shown() -> None:
-    """Nothing is called that only looks like a text's own function."""
+def test_object_that_lies_about_its_class_is_printed() -> None:
+    """No method of an object that claims to be a string is called."""
     assert "Liar object" in plain(Liar())
 
 
-def test_ctrl_c_ends_a_command_all_the_same() -> None:
-    """It is for the process, not for the value."""
+def test_ctrl_c_is_raised() -> None:
+    """Ctrl-C ends the process, not only the conversion."""
     with pytest.raises(KeyboardInterrupt):
         plain(Raising(KeyboardInterrupt))
 
@@ -137,13 +137,13 @@ def test_ctrl_c_ends_a_command_all_the_same() -> None:
     ids=["text", "bytes", "texts", "numbers", "fields", "name", "nested"],
 )
 def test_size_is_bounded(value: object) -> None:
-    """However much there is, it takes about as much room as it was given."""
+    """However large a value is, its plain data has about the length that is left."""
     assert len(json.dumps(plain(value, left=5000, most=1000))) < 10_000
 
 
 @pytest.mark.parametrize("value", [None, True, -1, 2**64 - 1, 0.5, "text", "x" * 4000])
-def test_plain_fields_are_known(value: object) -> None:
-    """Nearly all fields are: they are written as they are."""
+def test_plain_fields(value: object) -> None:
+    """Nearly all fields are plain and written without a change."""
     assert is_plain("name", value)
     assert plain(value, most=4000) == value
 
@@ -162,6 +162,6 @@ def test_plain_fields_are_known(value: object) -> None:
         ("na\nme", 1),
     ],
 )
-def test_others_are_not(name: str, value: object) -> None:
-    """They are looked at more closely."""
+def test_other_fields_are_not_plain(name: str, value: object) -> None:
+    """Other fields are converted."""
     assert not is_plain(name, value)

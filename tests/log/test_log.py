@@ -1,4 +1,4 @@
-"""One format for all lines, and no secret in any of them."""
+"""All log lines have one format, and none holds a secret."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ import structlog
 from gunicorn.config import Config
 
 from app import log
+from app.log.libraries import QUIET_LOGGERS
+from app.log.lines import LINE_BYTES, VALUE_SHARE, VALUES_LENGTHS
+from app.log.logger import METHODS
+from app.log.stream import MAX_WAITING
 from app.text import HIDDEN, NOTE
 from tests.support.waiting import wait_for
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 SECRET = 'whsec_marker"with\\odd'
 
@@ -37,8 +41,8 @@ def configure(log_format: str = "json", level: str = "info") -> None:
     log.configure(level, log_format, secrets=[SECRET, "sk_test_marker"])
 
 
-def test_our_lines_are_json_with_the_name_first(capsys: pytest.CaptureFixture[str]) -> None:
-    """A line is one JSON object: who reads it sees when, how grave, and what, first."""
+def test_lines_are_json_with_the_event_first(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line is one JSON object. Time, level and event come first."""
     configure()
 
     structlog.get_logger("team").warning("named", answer=42)
@@ -54,8 +58,8 @@ def test_our_lines_are_json_with_the_name_first(capsys: pytest.CaptureFixture[st
     }
 
 
-def test_lines_of_other_libraries_have_the_same_form(capsys: pytest.CaptureFixture[str]) -> None:
-    """The standard library's loggers, and warnings, come out as ours do."""
+def test_lines_of_libraries_have_the_same_format(capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines of the standard library's loggers, and warnings, have the format of the service."""
     logging.captureWarnings(capture=False)  # as in a new process
     with warnings.catch_warnings():
         warnings.simplefilter("always")  # the tests' own filter makes it an error
@@ -69,8 +73,8 @@ def test_lines_of_other_libraries_have_the_same_form(capsys: pytest.CaptureFixtu
     assert second["logger"] == "py.warnings"
 
 
-def test_level_holds_for_both(capsys: pytest.CaptureFixture[str]) -> None:
-    """LOG_LEVEL is one setting for everybody's lines."""
+def test_level_applies_to_all_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """LOG_LEVEL applies to the lines of the service and of libraries."""
     configure(level="warning")
 
     structlog.get_logger().info("ours")
@@ -79,11 +83,9 @@ def test_level_holds_for_both(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("name", log.QUIET_LOGGERS)
-def test_libraries_that_log_answers_stay_quiet(
-    name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Even at LOG_LEVEL=debug the SDK does not write what Stripe's API answered."""
+@pytest.mark.parametrize("name", QUIET_LOGGERS)
+def test_libraries_log_no_answers(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Even at LOG_LEVEL=debug the SDK's lines with answers of Stripe's API are not written."""
     configure(level="debug")
 
     logging.getLogger(f"{name}.part").info("an answer with a customer in it")
@@ -102,10 +104,10 @@ def test_libraries_that_log_answers_stay_quiet(
         "postgresql://user:marker@host/x",
     ],
 )
-def test_secrets_are_replaced_wherever_they_stand(
+def test_secrets_are_redacted_everywhere(
     log_format: str, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In a name, a value, a nested value or an exception: no secret gets through."""
+    """Secrets are redacted in names, values, nested values and exceptions."""
     configure(log_format)
 
     structlog.get_logger().info("named", value=text, nested={"list": [text]})
@@ -121,7 +123,7 @@ def test_secrets_are_replaced_wherever_they_stand(
 def test_tracebacks_hold_no_local_variables(
     log_format: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A traceback shows where, never with what: local variables hold customers' data."""
+    """Local variables hold customers' data, so tracebacks have none."""
     configure(log_format)
 
     def fail() -> None:
@@ -139,8 +141,8 @@ def test_tracebacks_hold_no_local_variables(
     assert "marker" not in printed
 
 
-def test_console_lines_are_for_people(capsys: pytest.CaptureFixture[str]) -> None:
-    """On a terminal a line is no JSON; without one it has no colours."""
+def test_console_format(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line on a terminal is no JSON. Without a terminal it has no colours."""
     configure("console")
 
     structlog.get_logger().info("named", answer=42)
@@ -151,8 +153,8 @@ def test_console_lines_are_for_people(capsys: pytest.CaptureFixture[str]) -> Non
     assert "\x1b" not in printed
 
 
-def test_gunicorns_lines_have_the_same_form(capsys: pytest.CaptureFixture[str]) -> None:
-    """Gunicorn's own lines go through the same format, and only once."""
+def test_lines_of_gunicorn_have_the_same_format(capsys: pytest.CaptureFixture[str]) -> None:
+    """Gunicorn's own lines have the format of the service, and appear once."""
     configure()
     gunicorn = log.GunicornLogger(Config())
 
@@ -167,10 +169,10 @@ FORMATS = pytest.mark.parametrize("log_format", ["json", "console"])
 
 
 class TestStream:
-    """Lines go where standard error went at the start, even if it is replaced or closed."""
+    """Lines go to the standard error of the start, even if that is replaced or closed."""
 
     def test_stream_is_taken_once(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """What a callback puts in the place of standard error, all threads would write to."""
+        """``sys.stderr`` of a callback would receive the lines of all threads."""
         configure()
 
         with contextlib.redirect_stderr(io.StringIO()) as instead:
@@ -184,7 +186,7 @@ class TestStream:
     def test_overlapping_redirections_lose_nothing(
         self, capsys: pytest.CaptureFixture[str], left_behind: str | None
     ) -> None:
-        """Of two that overlap the one that ends last leaves the other's stream behind."""
+        """Of two overlapping redirections, the later end leaves a closed stream behind."""
         configure()
         other = None if left_behind is None else io.StringIO()
         first, second = contextlib.redirect_stderr(other), contextlib.redirect_stderr(io.StringIO())
@@ -205,13 +207,13 @@ class TestStream:
     @pytest.mark.parametrize(
         "error", [OSError(28, "No space left on device"), ValueError("closed"), TypeError("odd")]
     )
-    def test_descriptor_gets_what_the_stream_does_not_take(
+    def test_line_goes_to_the_descriptor_when_the_stream_fails(
         self,
         monkeypatch: pytest.MonkeyPatch,
         capfd: pytest.CaptureFixture[str],
         error: Exception,
     ) -> None:
-        """The line is written nevertheless."""
+        """When the stream fails, the line goes to the descriptor."""
 
         class Broken(io.StringIO):
             def write(self, _text: str) -> int:
@@ -230,7 +232,7 @@ class TestStream:
 
     @FORMATS
     def test_process_without_standard_error_logs_nothing(self, log_format: str) -> None:
-        """Descriptor 2 belongs to the next file or connection then: no line may go there."""
+        """Descriptor 2 belongs to another file or connection in such a process."""
         code = """
             import os, sys
             from app import log
@@ -243,14 +245,14 @@ class TestStream:
             structlog.get_logger().info("ours")
         """
         with tempfile.NamedTemporaryFile() as file:
-            # Closed by the shell: Python itself always hands on three descriptors.
+            # Closed by the shell: Python itself always passes on three descriptors.
             command = 'exec "$0" -c "$1" "$2" "$3" 2>&-'
             words = [sys.executable, textwrap.dedent(code), log_format, file.name]
             done = subprocess.run(["sh", "-c", command, *words], cwd=ROOT, check=False)
             assert (done.returncode, file.read()) == (0, b"")
 
-    def test_log_that_cannot_be_written_at_all_fails_nothing(self) -> None:
-        """Neither the stream nor the descriptor takes anything: a full disk behind both."""
+    def test_unwritable_log_raises_nothing(self) -> None:
+        """When stream and descriptor fail, as on a full disk, no log call raises."""
         code = """
             import logging, os, sys
             from app import log
@@ -265,7 +267,7 @@ class TestStream:
         assert done.returncode == 7
 
     def test_only_a_terminal_gets_colours(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A stream that is no file is none."""
+        """An object that is no file is no terminal."""
 
         class Terminal(io.StringIO):
             def isatty(self) -> bool:
@@ -284,15 +286,15 @@ class TestStream:
 
 
 def names(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Return the names of all lines."""
+    """Return the events of all lines."""
     return [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
 
 
 class Odd:
-    """Raises when it is shown."""
+    """Raises when it is printed."""
 
     def __init__(self, error: type[BaseException] = ValueError) -> None:
-        """Take what it raises."""
+        """Take the error to raise."""
         self._error = error
 
     def __repr__(self) -> str:
@@ -307,7 +309,7 @@ class Odd:
 
 
 class OddError(Exception):
-    """Raises when it is shown, and has no name."""
+    """Raises when it is printed, and has no name."""
 
     def __str__(self) -> str:
         """Raise."""
@@ -315,7 +317,7 @@ class OddError(Exception):
 
 
 class Nameless(type):
-    """The type of a type that does not tell its name."""
+    """The type of a type whose name raises."""
 
     @property
     def __name__(cls) -> str:  # type: ignore[override]  # that is what is odd
@@ -324,13 +326,13 @@ class Nameless(type):
 
 
 class NamelessOdd(Odd, metaclass=Nameless):
-    """Cannot even be named."""
+    """An object whose type has no name."""
 
 
 CIRCULAR: dict[str, Any] = {}
 CIRCULAR["self"] = CIRCULAR
 
-#: Values that JSON, or Python's own printing, does not take.
+#: Values that JSON, or Python's own printing, rejects.
 VALUES: list[Any] = [
     b"\xff",
     uuid.UUID(int=1),
@@ -350,7 +352,7 @@ VALUES: list[Any] = [
     Ellipsis,
     structlog,
 ]
-# By its number: pytest shows arguments, and not all of these can be shown.
+# By number: pytest prints arguments, and some of these cannot be printed.
 EACH_VALUE = pytest.mark.parametrize("number", range(len(VALUES)))
 
 
@@ -362,7 +364,7 @@ class TestAnything:
     def test_any_value(
         self, log_format: str, number: int, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """As a value, inside of one, bound, as an argument, as the event, as an exception."""
+        """As a value, a nested value, a bound value, an argument, the event or an exception."""
         configure(log_format)
         value = VALUES[number]
         ours, theirs = structlog.get_logger("team"), logging.getLogger("team")
@@ -416,7 +418,7 @@ class TestAnything:
         call: tuple[str, list[Any], dict[str, Any]],
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """Arguments that do not fit make no call raise."""
+        """Wrong arguments make no call raise."""
         configure(log_format)
         method, args, values = call
 
@@ -424,8 +426,8 @@ class TestAnything:
 
         assert capsys.readouterr().err.count("named") == 1
 
-    def test_arguments_that_do_not_fit_are_kept(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """The line shows the message and the arguments."""
+    def test_wrong_arguments_are_in_the_line(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """When arguments do not fit the message, the line shows both."""
         configure()
 
         structlog.get_logger().info("named %d", "x", event="evt_1", self=1, method_name=2)
@@ -444,14 +446,12 @@ class TestAnything:
         assert (no_level["event"], no_level["level"]) == ("named", "info")
         assert "event" not in empty
 
-    def test_methods_mean_what_they_mean_in_structlog(
-        self, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        """Each has its level, and none writes a line below LOG_LEVEL, for any arguments."""
+    def test_methods_have_the_levels_of_structlog(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Each method has its level, and writes nothing below LOG_LEVEL, for any arguments."""
         configure(level="warning")
         logger = structlog.get_logger()
 
-        for name in (*log.METHODS, "log"):
+        for name in (*METHODS, "log"):
             getattr(logger, name)(*([30] if name == "log" else []), "%s", name, event=Odd())
 
         lines = map(json.loads, capsys.readouterr().err.splitlines())
@@ -466,7 +466,7 @@ class TestAnything:
         }
 
     def test_events_can_be_captured(self) -> None:
-        """``structlog.testing.capture_logs`` works, for the tests of handlers."""
+        """``structlog.testing.capture_logs`` works in the tests of handlers."""
         configure()
 
         with structlog.testing.capture_logs() as captured:
@@ -478,15 +478,15 @@ class TestAnything:
     @pytest.mark.parametrize(
         "say", [["named %s", Odd(KeyboardInterrupt)], [Odd(KeyboardInterrupt)]]
     )
-    def test_ctrl_c_ends_a_command_all_the_same(self, log: Any, say: list[Any]) -> None:
-        """It is for the process, not for the line."""
+    def test_ctrl_c_is_raised(self, log: Any, say: list[Any]) -> None:
+        """Ctrl-C ends the process, not only the line."""
         configure()
 
         with pytest.raises(KeyboardInterrupt):
             log.info(*say)
 
     def test_ctrl_c_in_an_exception(self) -> None:
-        """The same, where the line is made."""
+        """The same holds while an exception is rendered."""
         configure()
 
         with pytest.raises(KeyboardInterrupt):
@@ -495,7 +495,7 @@ class TestAnything:
 
 @FORMATS
 class TestBound:
-    """No line is longer than 32 KiB, and none steers a terminal."""
+    """No line is longer than 32 KiB or controls a terminal."""
 
     @pytest.mark.parametrize(
         ("event", "values"),
@@ -520,7 +520,7 @@ class TestBound:
         values: dict[str, Any],
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """The identifiers of the event are in the line, also beside long values."""
+        """The line keeps the identifiers of the event beside long values."""
         configure(log_format)
 
         with structlog.contextvars.bound_contextvars(event_id="evt_1", attempt=2):
@@ -532,7 +532,7 @@ class TestBound:
         if log_format == "json":
             assert len(printed.splitlines()) == 3
         for line in printed.splitlines():
-            assert len(line.encode()) <= log.LINE_BYTES
+            assert len(line.encode()) <= LINE_BYTES
             if log_format == "json":
                 made = json.loads(line)
                 assert (made["event_id"], made["attempt"]) == ("evt_1", 2)
@@ -542,7 +542,7 @@ class TestBound:
     def test_exception(
         self, log_format: str, character: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """A text of 20 million characters leaves room for where it was raised."""
+        """A text of 20 million characters leaves space for the stack."""
         configure(log_format)
 
         text = "begin" + character * 20_000_000 + "end"
@@ -550,16 +550,16 @@ class TestBound:
         for logger in (structlog.get_logger(), logging.getLogger("team")):
             fail_with(text, logger)
             line = capsys.readouterr().err
-            assert len(line.encode()) <= log.LINE_BYTES + 1
+            assert len(line.encode()) <= LINE_BYTES + 1
             assert "in raise_value_error" in line
             assert "ValueError: begin" in line
             assert "characters left out" in line
             assert line.rstrip('}"\n').endswith("end")
 
-    def test_nothing_steers_the_terminal(
+    def test_no_line_controls_the_terminal(
         self, log_format: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Neither in a name, a value, an event, a logger's name nor an exception."""
+        """Neither name, value, event, logger nor exception controls a terminal."""
         configure(log_format)
         evil = "\x1b[2J\u202eevil\u2028\x9b\r\x7f\u200b"
 
@@ -577,9 +577,9 @@ class TestBound:
     def test_no_cut_shows_a_part_of_a_secret(
         self, log_format: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """In each place where a text can be cut, and in each kind of value."""
+        """No cut of any text shows a part of a secret, in any kind of value."""
         configure(log_format)
-        longest = int(log.VALUES_LENGTHS[0] * log.VALUE_PART)
+        longest = int(VALUES_LENGTHS[0] * VALUE_SHARE)
         side = (longest - NOTE) // 2
 
         for offset in range(len(SECRET) + 1):
@@ -605,12 +605,10 @@ def raise_value_error(text: str) -> None:
 
 
 class TestNeverWaiting:
-    """A thread that others depend on does not wait for standard error."""
+    """Important threads do not wait for standard error."""
 
-    def test_lines_are_written_in_order_after_the_block_too(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """By another thread, which ends."""
+    def test_lines_are_written_in_order(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Another thread writes the lines, also those left at the end of the block, and ends."""
         stream = redirect(monkeypatch)
         with log.output.never_waiting():
             for number in range(3):
@@ -620,26 +618,26 @@ class TestNeverWaiting:
         assert stream.getvalue().endswith("2\n3\n")
         wait_for(lambda: "log" not in {each.name for each in threading.enumerate()})
 
-    def test_lines_are_lost_when_too_many_wait(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """They are kept in memory, and it may take for ever."""
+    def test_waiting_lines_are_limited(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Waiting lines use memory, and standard error may never be read again."""
         goes_on = threading.Event()
         stream = Stuck(goes_on)
         monkeypatch.setattr(log.output, "_stream", stream)
         with log.output.never_waiting():
-            for _ in range(log.MOST_WAITING + 100):
+            for _ in range(MAX_WAITING + 100):
                 log.output.write(".")
         goes_on.set()
         wait_for(lambda: "log" not in {each.name for each in threading.enumerate()})
-        assert log.MOST_WAITING <= len(stream.written) <= log.MOST_WAITING + 1
+        assert MAX_WAITING <= len(stream.written) <= MAX_WAITING + 1
 
-    def test_without_a_thread_it_waits(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A line later is better than none."""
+    def test_without_a_thread_the_caller_waits(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A late line is better than none."""
         stream = redirect(monkeypatch)
 
         def refuse(_thread: threading.Thread) -> None:
             raise RuntimeError("can't start new thread")
 
-        # The limit of threads is the whole user's: it cannot be lowered for one test alone.
+        # The limit of threads belongs to the user: it cannot be lowered for one test.
         monkeypatch.setattr(threading.Thread, "start", refuse)
         with log.output.never_waiting():
             log.output.write("said\n")
@@ -647,10 +645,10 @@ class TestNeverWaiting:
 
 
 class Stuck(io.StringIO):
-    """A stream that takes nothing until it goes on."""
+    """A stream whose writes wait for an event."""
 
     def __init__(self, goes_on: threading.Event) -> None:
-        """Take what lets it go on."""
+        """Take the event."""
         super().__init__()
         self._goes_on = goes_on
         self.written: list[str] = []
@@ -663,8 +661,8 @@ class Stuck(io.StringIO):
 
 
 def redirect(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """Return what is written to standard error from now on."""
+    """Return the stream that replaces standard error from now on."""
     stream = io.StringIO()
-    # In the place of a pipe: what is read of it would come in pieces.
+    # Instead of a pipe, from which a test would read in pieces.
     monkeypatch.setattr(log.output, "_stream", stream)
     return stream

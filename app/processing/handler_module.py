@@ -1,0 +1,153 @@
+"""Imports one handler module and checks it: its event type, its callback, the parameters."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import stripe
+
+from app.stripe_api.catalog import EVENT_TYPE_SHAPE, nearest_module, type_of_module
+
+Callback = Callable[..., Any]
+
+#: The positional parameters of a callback, and of the fallback.
+PARAMETERS = ("notif", "client")
+FALLBACK_PARAMETERS = ("notif", "client", "details")
+
+#: The module for every type without a module of its own.
+FALLBACK = "fallback"
+
+
+class Problem(Exception):
+    """A problem of one module, in words for the author of the module."""
+
+
+def load(package_name: str, name: str) -> ModuleType:
+    """Import the module ``name`` of the package. Raises ``Problem``."""
+    if not name.isidentifier():
+        raise Problem(_unknown_type(name))
+    try:
+        return importlib.import_module(f"{package_name}.{name}")
+    except (Exception, SystemExit) as error:  # the team's code can raise anything
+        raise Problem(f"{_failed_line(error, name)}cannot be imported: {_remedy(error)}") from error
+
+
+def event_type(name: str, module: ModuleType) -> str:
+    """Return the event type of ``module``, whose file has this ``name``. Raises ``Problem``."""
+    if name == FALLBACK:
+        return FALLBACK
+    declared = getattr(module, "EVENT_TYPE", None)
+    if declared is None:
+        known = type_of_module(name)
+        if known is None:
+            raise Problem(_unknown_type(name))
+        return known
+    if not (isinstance(declared, str) and EVENT_TYPE_SHAPE.fullmatch(declared)):
+        raise Problem(
+            f"EVENT_TYPE is {declared!r}. Use the type of an event notification, such as"
+            " 'v1.customer.created'; they all begin with v1. or v2."
+        )
+    return declared
+
+
+def callback(name: str, module: ModuleType) -> Callback:
+    """Return the module's ``handle``. Raises ``Problem`` when the SDK could not call it."""
+    parameters = FALLBACK_PARAMETERS if name == FALLBACK else PARAMETERS
+    wanted = f"def handle({', '.join(parameters)})"
+    handle = getattr(module, "handle", None)
+    if handle is None:
+        raise Problem(f"defines no handle. Define {wanted}")
+    if not callable(handle):
+        raise Problem(f"handle is no function. Define {wanted}")
+    _refuse_async(handle, wanted)
+    _check_parameters(handle, parameters, wanted)
+    return cast("Callback", handle)
+
+
+def summary(module: ModuleType) -> str:
+    """Return the first line of the module's docstring."""
+    return (inspect.getdoc(module) or "").split("\n", 1)[0]
+
+
+def last_line(error: BaseException) -> str:
+    """Return the line of a traceback that names the ``error``."""
+    return traceback.format_exception_only(error)[-1].strip()
+
+
+def _unknown_type(name: str) -> str:
+    """Return the problem of a module whose ``name`` is no event type."""
+    near = nearest_module(name)
+    if near and near == re.sub(r"[\W_]+", "_", name).lower():
+        return f"is not spelled as a module. Rename it to {near}.py"
+    hint = f"; nearest: {type_of_module(near)!r}" if near else ""
+    return (
+        f"{name.replace('_', '.')!r} is no event type of stripe {stripe.VERSION}{hint}."
+        f" Name the file {f'{near}.py' if near else 'after the event type'}, set EVENT_TYPE in"
+        " it for a type newer than the SDK, or begin the name of a helper with _"
+    )
+
+
+def _refuse_async(handle: Callback, wanted: str) -> None:
+    """Raise ``Problem`` when a call of ``handle`` would return before any of its code ran."""
+    if inspect.iscoroutinefunction(handle) or inspect.isasyncgenfunction(handle):
+        raise Problem(f"{_line_of(handle)}handle is async and would never run. Use {wanted}")
+    if inspect.isgeneratorfunction(handle):
+        raise Problem(f"{_line_of(handle)}handle has a yield and would never run. Remove the yield")
+
+
+def _check_parameters(handle: Callback, parameters: tuple[str, ...], wanted: str) -> None:
+    signature = inspect.signature(handle)
+    try:
+        bound = signature.bind(*parameters)
+    except TypeError:
+        raise Problem(
+            f"{_line_of(handle)}handle{signature} has the wrong parameters. Use {wanted}"
+        ) from None
+    # Each position was bound to its own name, so another name shows that two are swapped.
+    if any(
+        value in parameters and value != name
+        for name, value in bound.arguments.items()
+        if name in parameters
+    ):
+        raise Problem(f"{_line_of(handle)}handle has its parameters in another order. Use {wanted}")
+
+
+def _line_of(function: Callback) -> str:
+    """Return the line of a definition, as ``line 3: ``, or nothing."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f"line {code.co_firstlineno}: " if code else ""
+
+
+def _failed_line(error: BaseException, name: str) -> str:
+    """Return the line of the module at which its import failed, as ``line 3: ``, or nothing."""
+    if isinstance(error, SyntaxError) and Path(error.filename or "").stem == name:
+        return f"line {error.lineno}: "
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).stem == name]
+    return f"line {lines[-1]}: " if lines else ""
+
+
+def _remedy(error: BaseException) -> str:
+    """Return why an import failed, and its remedy."""
+    missing = re.match(r"cannot import name '(\w+)' from '([\w.]+)'", str(error))
+    if missing and missing[2] in sys.modules:
+        module = sys.modules[missing[2]]
+        # The SDK's packages import each of their names at its first use.
+        names = [*vars(module), *getattr(module, "_import_map", ())]
+        near = get_close_matches(missing[1], names, n=1)
+        remedy = f"Use {near[0]}" if near else "Remove it, or correct the name"
+        return f"{missing[2]} has no {missing[1]}. {remedy}"
+    if isinstance(error, SyntaxError):
+        return f"{last_line(error)}. Correct this line"
+    if isinstance(error, ModuleNotFoundError):
+        return f"{last_line(error)}. Correct the name, or install what is missing"
+    return f"{last_line(error)}. Nothing may fail while the module is imported: mend it"

@@ -1,0 +1,66 @@
+"""Plans which windows of Stripe's list are read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+#: Event types that one call of Stripe's list takes.
+TYPES_AT_ONCE = 20
+
+#: The last seconds are not read: Stripe's list is complete only after some time.
+LAG = 5 * 60
+
+#: Windows overlap by this many seconds: events can appear in the list late and out of order.
+OVERLAP = 10 * 60
+
+#: The length in seconds of the first window of a type.
+FIRST = 24 * 3600
+
+#: Stripe lists events for this many seconds.
+KEPT = 30 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A part of Stripe's list: some event types from ``begin`` to ``end``, seconds since the epoch.
+
+    ``context`` is the account, empty for the account of the key. The watermarks of the types in
+    ``advance`` move to ``end`` afterwards. The others have a gap before ``begin``.
+    """
+
+    context: str
+    types: tuple[str, ...]
+    begin: float
+    end: float
+    advance: tuple[str, ...]
+    late: tuple[str, ...]
+    """Types whose watermark is older than Stripe's list."""
+
+
+def plan(
+    context: str, types: Sequence[str], watermarks: Mapping[str, float], since: float | None
+) -> list[Window]:
+    """Return the windows to read for one account, with up to twenty types each.
+
+    A type begins at its watermark, less the overlap. ``since`` replaces that for all types, in
+    seconds since the epoch. Types with similar watermarks share a window.
+    """
+    now = time.time()
+    end, oldest = now - LAG, now - KEPT
+    # Each type is complete up to this time. Events that Stripe no longer lists cannot be read.
+    complete = {type_: max(oldest, watermarks.get(type_, now - FIRST)) for type_ in types}
+    overlap = {type_: OVERLAP if type_ in watermarks else 0 for type_ in types}
+    begins = {
+        type_: complete[type_] - overlap[type_] if since is None else since for type_ in types
+    }
+    ordered = sorted(types, key=lambda type_: (begins[type_], type_))
+    windows = []
+    for first in range(0, len(ordered), TYPES_AT_ONCE):
+        some = tuple(ordered[first : first + TYPES_AT_ONCE])
+        begin = min(end, max(oldest, begins[some[0]]))
+        advance = tuple(type_ for type_ in some if begin <= complete[type_])
+        late = tuple(type_ for type_ in some if watermarks.get(type_, now) < oldest)
+        windows.append(Window(context, some, begin, end, advance, late))
+    return windows
