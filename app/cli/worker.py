@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -87,14 +88,14 @@ def worker(
     count = threads or parts.settings.worker_threads
     if count == 0:
         raise click.UsageError("WORKER_THREADS is 0. Say how many with --threads.")
-    _stop_on_signals(parts)
+    stop_signals = _open_stop_signals()
     _migrate(parts)
     parts.leases.watchdog.start()
     parts.worker.start(count)
     if interval is not None:
         _reconcile(parts, interval, accounts)
     log.info("worker_started", threads=count, inbox=parts.inbox.address)
-    parts.stopping.wait()
+    os.read(stop_signals, 1)
     _end(parts, grace)
 
 
@@ -104,13 +105,23 @@ def _reconcile(parts: Services, interval: float, accounts: tuple[str, ...]) -> N
     threads.start("reconciler", partial(run_every, interval, parts.stopping, accounts))
 
 
-def _stop_on_signals(parts: Services) -> None:
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        parts.stopping.set()
+def _open_stop_signals() -> int:
+    """Handle the stop signals. Returns a descriptor that gets one byte for each of them.
+
+    A handler runs in the main thread, which may hold any lock at that moment. So the handler takes
+    no lock: ``threading.Event.set`` would deadlock if it interrupted ``wait`` on the same event.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        with suppress(BlockingIOError):  # the pipe is full of signals
+            os.write(writing, b"\0")
 
     for number in STOP_SIGNALS:
-        signal.signal(number, stop)
-    forks.isolate(STOP_SIGNALS)
+        signal.signal(number, note)
+    forks.isolate(STOP_SIGNALS)  # a forked process has the pipe, but not the handler
+    return reading
 
 
 def _migrate(parts: Services) -> None:

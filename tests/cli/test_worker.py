@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from devkit import samples
 from devkit.stripe_api import StripeApi
-from tests.conftest import Receiver
+from tests.conftest import API_KEY, SECRET, MakeHandlers, Receiver
 from tests.support.waiting import wait_for
 
 Make = Callable[..., Receiver]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Runs ``flask``. SIGTERM comes each time that the main thread waits for an event, and finds the
+#: lock of the event held. It comes only when the command handles it.
+SIGNAL_WHILE_LOCKED = """
+import signal
+import threading
+
+from flask.cli import main
+
+wait = threading.Event.wait
+
+
+def interrupted_wait(self, timeout=None):
+    handler = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is threading.main_thread() and (
+        getattr(handler, "__module__", None) == "app.cli.worker"
+    ):
+        with self._cond:
+            signal.raise_signal(signal.SIGTERM)
+    return wait(self, timeout)
+
+
+threading.Event.wait = interrupted_wait
+main()
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -41,11 +72,29 @@ def test_no_threads_are_refused(make_receiver: Make) -> None:
     assert "WORKER_THREADS is 0. Say how many with --threads." in refused.stderr
 
 
-def test_it_runs_until_it_is_told_to_stop(make_receiver: Make) -> None:
-    """A stop that came before it began ends it at once, in good order."""
-    receiver = make_receiver(processing="queue")
-    receiver.services.stopping.set()
-    assert receiver.app.test_cli_runner().invoke(args=["worker"]).exit_code == 0
+def test_signal_that_finds_a_lock_held_stops_it(
+    tmp_path: Path, make_handlers: MakeHandlers
+) -> None:
+    """A signal ends the worker in good order, whatever lock the main thread holds."""
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNAL_WHILE_LOCKED, "worker"],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path / "packages")]),
+            "STRIPE_API_KEY": API_KEY,
+            "STRIPE_WEBHOOK_SECRET": SECRET,
+            "DATABASE_URL": f"sqlite:///{tmp_path}/inbox.sqlite3",
+            "HANDLERS_PACKAGE": make_handlers(),
+            "PROCESSING": "queue",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "worker_ended" in done.stderr
 
 
 @pytest.mark.parametrize("interval", ["15", "0m", "soon", "-1s"])
@@ -72,7 +121,7 @@ def test_it_reconciles(make_receiver: Make, stripe_api: StripeApi) -> None:
         try:
             wait_for(lambda: (event := inbox.find("evt_1")) and event.state == "done")
         finally:
-            receiver.services.stopping.set()
+            os.kill(os.getpid(), signal.SIGTERM)
 
     inbox.migrate()
     with ThreadPoolExecutor(1) as pool:
