@@ -4,7 +4,7 @@
 ``stripe_api`` is the stand-in for Stripe's API that both of them ask, ``logged`` finds a line of
 the log.
 
-This is the one module below app/ that needs pytest, and only pytest imports it.
+Only pytest imports this module: it needs pytest.
 """
 
 from __future__ import annotations

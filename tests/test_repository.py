@@ -243,6 +243,18 @@ class TestLayers:
         assert guilty == []
         assert names_any(imports(PLUGIN), development - {"pytest", "devkit"}) is False
 
+    def test_devkit_is_named_in_two_places(self) -> None:
+        """Only the list of commands and the old name of the devkit load it, where it is."""
+        naming = {
+            name
+            for name in sources("app", "handlers")
+            for node in ast.walk(ast.parse(read(name)))
+            if isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and re.match(r"devkit(\.|$)", node.value)
+        }
+        assert naming == {"app/cli/__init__.py", "app/testing/__init__.py"}
+
     def test_plugin_is_only_for_pytest(self) -> None:
         """No module imports the plugin: the image has no pytest."""
         plugin = {"devkit.plugin"}
