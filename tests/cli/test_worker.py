@@ -1,4 +1,7 @@
-"""``flask worker``: what it refuses. What it does is shown by tests/processes/test_queue.py."""
+"""``flask worker``: options, signals, reconciliation.
+
+tests/processes/test_queue.py tests how it runs events.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ main()
 
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
-    """The command handles signals, which other tests do not expect."""
+    """The signal handlers of the command are removed after the test."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in before.items():
@@ -58,18 +61,18 @@ def _signals() -> Iterator[None]:
 
 
 def test_inline_mode_has_nothing_to_do(receiver: Receiver) -> None:
-    """It says which setting to change, for both sides."""
+    """In inline mode the error names the setting to change, for both processes."""
     refused = receiver.app.test_cli_runner().invoke(args=["worker"])
     assert refused.exit_code == 1
     assert "Set PROCESSING=queue, here and for the service" in refused.stderr
 
 
 def test_no_threads_are_refused(make_receiver: Make) -> None:
-    """WORKER_THREADS=0 is meant for the web side."""
+    """WORKER_THREADS=0 is for processes that answer requests: a worker needs threads."""
     receiver = make_receiver(processing="queue", worker_threads=0)
     refused = receiver.app.test_cli_runner().invoke(args=["worker"])
     assert refused.exit_code == 2
-    assert "WORKER_THREADS is 0. Say how many with --threads." in refused.stderr
+    assert "WORKER_THREADS is 0. Set the number of threads with --threads." in refused.stderr
 
 
 def test_signal_that_finds_a_lock_held_stops_it(
@@ -98,16 +101,16 @@ def test_signal_that_finds_a_lock_held_stops_it(
 
 
 @pytest.mark.parametrize("interval", ["15", "0m", "soon", "-1s"])
-def test_interval_is_a_time(make_receiver: Make, interval: str) -> None:
-    """What is no time is refused before anything starts."""
+def test_invalid_interval(make_receiver: Make, interval: str) -> None:
+    """An invalid interval is refused before anything starts."""
     receiver = make_receiver(processing="queue")
     refused = receiver.app.test_cli_runner().invoke(args=["worker", "--reconcile-every", interval])
     assert refused.exit_code == 2
-    assert f"'{interval}' is no time like 30s, 15m or 1h" in refused.stderr
+    assert f"'{interval}' is no interval like 30s, 15m or 1h" in refused.stderr
 
 
 def test_it_reconciles(make_receiver: Make, stripe_api: StripeApi) -> None:
-    """What Stripe could not deliver is brought back and run, of the accounts that are given."""
+    """With --reconcile-every the worker backfills and runs events of the given accounts."""
     modules = {"v1_customer_created": "def handle(notif, client): pass\n"}
     receiver = make_receiver(modules, processing="queue", stripe_api_base=stripe_api.url)
     created = datetime.now(UTC) - timedelta(hours=1)
@@ -117,7 +120,7 @@ def test_it_reconciles(make_receiver: Make, stripe_api: StripeApi) -> None:
     stripe_api.put_event(samples.event(notification))
     inbox = receiver.services.inbox
 
-    def stop_when_it_is_done() -> None:
+    def stop_when_done() -> None:
         try:
             wait_for(lambda: (event := inbox.find("evt_1")) and event.state == "done")
         finally:
@@ -125,7 +128,7 @@ def test_it_reconciles(make_receiver: Make, stripe_api: StripeApi) -> None:
 
     inbox.migrate()
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(stop_when_it_is_done)
+        waiting = pool.submit(stop_when_done)
         options = ["--reconcile-every", "15m", "--account", "acct_1"]
         ended = receiver.app.test_cli_runner().invoke(args=["worker", *options])
         waiting.result()

@@ -1,4 +1,4 @@
-"""``flask handlers``: the handler modules that are plugged in."""
+"""``flask handlers``: commands for the handler modules."""
 
 from __future__ import annotations
 
