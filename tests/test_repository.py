@@ -451,7 +451,7 @@ class TestEnvFile:
         (tmp_path / ".env").write_text("STRIPE_API_KEY=mine\n", encoding="utf-8")
         again = self.make_env(tmp_path)
         assert again.returncode != 0
-        assert "stays as it is" in again.stderr
+        assert "was not changed" in again.stderr
         assert (tmp_path / ".env").read_text(encoding="utf-8") == "STRIPE_API_KEY=mine\n"
 
     def test_example_holds_no_secret(self) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: A test of a team, as it was written before the rename.
+#: A test of a team from before the rename.
 OLD_TEST = """
 from app.testing.deliver import Deliver
 from app.testing.filled import api_object
@@ -50,7 +50,7 @@ def run(folder: Path, *arguments: str, root: Path = ROOT) -> subprocess.Complete
     ],
 )
 def test_old_module_is_the_new_one(old: str, new: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An old import gives the same module, so the same classes, and a warning with the new one."""
+    """An old import returns the new module, with the same classes, and warns with the new name."""
     monkeypatch.delitem(sys.modules, f"app.testing.{old}", raising=False)
     with pytest.warns(DeprecationWarning, match=f"^app.testing.{old} is now devkit.{new}: import"):
         module = importlib.import_module(f"app.testing.{old}")
@@ -59,7 +59,7 @@ def test_old_module_is_the_new_one(old: str, new: str, monkeypatch: pytest.Monke
 
 
 def test_warning_names_the_line_that_imports(tmp_path: Path) -> None:
-    """The warning points at the import to change, not at the machinery of imports."""
+    """The warning has the file and line of the import to change."""
     (tmp_path / "old.py").write_text("from app.testing import samples\n", encoding="utf-8")
     done = run(tmp_path, "-W", "always", "old.py")
     assert done.returncode == 0
@@ -67,13 +67,13 @@ def test_warning_names_the_line_that_imports(tmp_path: Path) -> None:
 
 
 def test_unknown_module_is_not_found() -> None:
-    """A module that never existed is reported by its own name."""
+    """An unknown module is reported by its own name."""
     with pytest.raises(ModuleNotFoundError, match=r"No module named 'app\.testing\.nonsense'"):
         importlib.import_module("app.testing.nonsense")
 
 
 def test_tests_of_a_team_keep_working(tmp_path: Path) -> None:
-    """A conftest and a test with the old names pass under the settings of pytest here."""
+    """A conftest and a test with the old names pass with this project's settings of pytest."""
     lines = 'from app.testing.deliver import SECRET\npytest_plugins = ["app.testing.plugin"]\n'
     (tmp_path / "conftest.py").write_text(lines, encoding="utf-8")
     (tmp_path / "test_old.py").write_text(OLD_TEST, encoding="utf-8")
@@ -85,7 +85,7 @@ def test_tests_of_a_team_keep_working(tmp_path: Path) -> None:
 
 
 def test_error_without_the_devkit(tmp_path: Path) -> None:
-    """In the image, which has no devkit, the error says so and what to do."""
+    """In the image, which has no devkit, the error says what to do."""
     (tmp_path / "app").symlink_to(ROOT / "app")
     done = run(tmp_path, "-c", "import app.testing.deliver", root=tmp_path)
     assert done.returncode == 1
