@@ -31,7 +31,8 @@ def handle(
 ) -> None:
     """Fetch {fetched}, and log a line.
 
-    Return: done. Raise anything: try again. Raise app.GiveUp("reason"): never again.
+    If this returns, the event is done. If it raises, the event is retried. If it raises
+    app.GiveUp("reason"), the event is dead.
     """
 {body}
     log.info(
@@ -85,7 +86,7 @@ def module_text(event_type: str) -> str:
         imports=_imports(notification, related),
         declaration="" if known else f'\n\nEVENT_TYPE = "{event_type}"',
         notification=notification,
-        fetched=f"the event and the {name.replace('_', ' ')} as it is now" if name else "the event",
+        fetched=f"the event and the current {name.replace('_', ' ')}" if name else "the event",
         body="\n".join([*_event_lines(event_type), *_related_lines(name, related)]),
         log_name=_log_name(event_type),
         fields=textwrap.indent("\n".join(_fields(event_type, name)), " " * 8),

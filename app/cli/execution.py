@@ -32,7 +32,7 @@ def begin_execution(services: Services) -> None:
 def _wait_for_results(services: Services) -> None:
     """Wait until the inbox has all results: a callback that succeeded must not run again."""
     if services.leases.unsettled:
-        say("The inbox is unavailable. Waiting to record the results ...", err=True)
+        say("The inbox is unavailable. Waiting until it can record the results ...", err=True)
     while services.leases.unsettled:
         time.sleep(TICK_SECONDS)
 

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from flask.cli import AppGroup
 
+from app import cli
 from devkit.stripe_api import StripeApi
 from tests.conftest import API_KEY, SECRET
 
@@ -140,3 +142,12 @@ def test_each_command_works(image: Image, stripe_api: StripeApi) -> None:
         assert done.returncode == status, f"{words}: {done.stdout}{done.stderr}"
         assert "Traceback" not in done.stderr
         assert "devkit" not in done.stderr
+
+
+def test_groups_without_the_devkit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the devkit all groups are registered."""
+    # No mock of a module: the devkit is installed here, under another name it is not.
+    monkeypatch.setattr(cli, "DEVKIT", "no_such_package")
+    commands = AppGroup()
+    cli.register(commands)
+    assert set(commands.commands) == {"destination", "doctor", "events", "handlers", "worker"}

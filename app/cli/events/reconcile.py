@@ -133,7 +133,7 @@ class _Text:
             say(f"Missing in the inbox: {plural(len(gap.missing), 'event')}.")
             say_table([_cells(each) for each in gap.missing[:SHOWN]])
         else:
-            say("No event is missing.")
+            say("None is missing.")
         if len(gap.missing) > SHOWN:
             say(f"and {len(gap.missing) - SHOWN} more (--json shows all)")
         if unfinished:

@@ -73,7 +73,7 @@ class TestGap:
             r" account of the key, acct_1\.",
             compared,
         )
-        assert missing == "No event is missing."
+        assert missing == "None is missing."
 
     def test_what_is_missing_is_shown_and_run_after_a_yes(
         self, make: Make, stripe_api: StripeApi, database_url: str
@@ -97,7 +97,7 @@ class TestGap:
             ("evt_1", "done", "reconcile"),
             ("evt_2", "done", "reconcile"),
         }
-        assert run(receiver, "--account", "acct_1").stdout.endswith("No event is missing.\n")
+        assert run(receiver, "--account", "acct_1").stdout.endswith("None is missing.\n")
 
     def test_many_are_counted(self, make: Make, stripe_api: StripeApi) -> None:
         """Twenty events are shown, and the number of the others."""
@@ -132,7 +132,7 @@ class TestGap:
         """--since sets the start of the comparison."""
         put(stripe_api, "evt_1", 3 * 24 * 60)
         receiver = make()
-        assert "No event is missing." in run(receiver, "--dry-run").stdout
+        assert "None is missing." in run(receiver, "--dry-run").stdout
         assert "evt_1" in run(receiver, "--dry-run", "--since", "4d").stdout
 
     def test_queue_mode_leaves_it_to_the_workers(self, make: Make, stripe_api: StripeApi) -> None:
@@ -306,7 +306,7 @@ class TestErrorsOfStripe:
         assert all("(403)" in each["error"] for each in failed)
         assert self.said(done).count("(403)") == 2
         stripe_api.fail(LIST, status=403, times=2)
-        assert run(make(), "--account", "acct_1").stdout == "No event is missing.\n"
+        assert run(make(), "--account", "acct_1").stdout == "None is missing.\n"
 
     def test_time_out(
         self, make: Make, stripe_api: StripeApi, monkeypatch: pytest.MonkeyPatch
