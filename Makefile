@@ -24,14 +24,14 @@ install: $(INSTALLED) ## Set up .venv with the locked versions
 run: $(INSTALLED) .env ## Serve on http://localhost:4242 (PORT), with the settings in .env
 	@exec $(BIN)/python -m gunicorn
 
-dev: $(INSTALLED) .env ## Serve with a stand-in for Stripe's API, and take over each change in handlers/
+dev: $(INSTALLED) .env ## Serve with a stand-in for Stripe's API, and restart after each change in handlers/
 	@exec $(BIN)/python -m devkit.dev
 
 handler: $(INSTALLED) .env ## Write a handler module and its test (TYPE=v1.customer.created)
-	@test -n '$(TYPE)' || { echo 'Name an event type: make handler TYPE=v1.customer.created' >&2; exit 1; }
+	@test -n '$(TYPE)' || { echo 'Give an event type: make handler TYPE=v1.customer.created' >&2; exit 1; }
 	@exec $(BIN)/flask handlers new '$(TYPE)' $(if $(UNTYPED),--untyped)
 
-demo: $(INSTALLED) ## Deliver signed notifications to a service of its own and show what came of them
+demo: $(INSTALLED) ## Start a service, deliver signed notifications to it, and show the results
 	@exec $(BIN)/python -m devkit.demo
 
 test: $(INSTALLED) ## Run all tests; fails when one fails or a branch is missed (ARGS='...' runs a part)

@@ -1,4 +1,4 @@
-"""What tests, the demo and the CLI use instead of Stripe: samples and a stand-in for its API.
+"""Tools for authors of handlers: samples, a stand-in for Stripe's API, fixtures, commands.
 
-No module that serves deliveries imports this package.
+The image does not contain this package, and no module of the service imports it.
 """

@@ -1,7 +1,7 @@
-"""What tests do with the service: deliver an event to the real application, and look.
+"""Deliveries in tests: events go through the real application into a real inbox.
 
-Nothing is imitated but Stripe: what is delivered is signed as Stripe signs it, goes through the
-real application into a real inbox, and what callbacks ask is answered by the stand-in.
+Only Stripe is replaced. Deliveries are signed as Stripe signs them, and the stand-in answers the
+requests of callbacks.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from devkit.stripe_api import StripeApi
 SECRET = "whsec_fake_for_tests"  # noqa: S105 - a fake
 API_KEY = "sk_test_fake_for_tests"
 
-#: The outcomes that an answer does not name, by its status.
+#: Outcomes by the status of the answer, for answers without an outcome.
 OUTCOMES = {
     error.status: error.outcome for error in (CallbackFailed, Deferred, Refused, Stopping, TooLarge)
 }
@@ -41,58 +41,58 @@ OUTCOMES = {
 
 @dataclass(frozen=True)
 class Receiver:
-    """A running application, and what a test does with it: deliver, and look."""
+    """A running application, for deliveries and for a look into its inbox."""
 
     app: Flask
     client: FlaskClient
 
     @property
     def services(self) -> Services:
-        """The parts of the application."""
+        """The services of the application."""
         return services(self.app)
 
     def post(self, body: bytes, signature: str | None, **more: Any) -> TestResponse:
-        """Post raw bytes with a raw header, as anybody could."""
+        """Post raw bytes with a raw ``Stripe-Signature``, or without one."""
         headers = {} if signature is None else {"Stripe-Signature": signature}
         return self.client.post(
             "/webhook", data=body, headers=headers, content_type="application/json", **more
         )
 
     def deliver(self, body: bytes | dict[str, Any], *, secret: str = SECRET) -> TestResponse:
-        """Sign a body as Stripe does, and post it."""
+        """Sign a body as Stripe does and post it."""
         raw = body if isinstance(body, bytes) else samples.encode(body)
         return self.post(raw, samples.sign(raw, secret))
 
     def event(self, event_id: str) -> Event:
-        """Return the event as the inbox has it. Raises ``LookupError`` if it has not."""
+        """Return an event from the inbox. Raises ``LookupError`` if it is not there."""
         event = self.services.inbox.administration.find(event_id)
         if event is None:
             raise LookupError(f"the inbox has no event {event_id}")
         return event
 
     def module(self, name: str) -> Any:
-        """Return a handler module, for what it noted."""
+        """Return a handler module, to read its variables."""
         return sys.modules[f"{self.services.settings.handlers_package}.{name}"]
 
     def close(self) -> None:
-        """Let go of the threads and connections of the application."""
+        """End the threads and connections of the application."""
         self.services.worker.join()
         self.services.leases.close()
         self.services.inbox.close()
 
 
 class Door:
-    """A door in front of each callback, open unless a test holds it."""
+    """A door in front of all callbacks. It is open unless a test closes it."""
 
     def __init__(self) -> None:
-        """Begin open."""
+        """Start open."""
         self._open = Flag()
         self._open.set()
         self.reached = Flag()
-        """Set as soon as a callback stands before the door."""
+        """Set when a callback has reached the door."""
 
     def load(self, package_name: str) -> Registry:
-        """Load the handler modules as the service does, and put the door in front of each."""
+        """Load the handler modules like the service, each behind the door."""
         loaded = _load(package_name)
         modules = tuple(map(self._guard, loaded.modules))
         return replace(loaded, modules=modules, fallback=self._guard(loaded.fallback))
@@ -107,7 +107,7 @@ class Door:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Let no callback begin until the block ends."""
+        """Stop callbacks at the door until the block ends."""
         self.reached.clear()
         self._open.clear()
         try:
@@ -116,36 +116,36 @@ class Door:
             self._open.set()
 
 
-#: The service's own, whatever stands in its place while an application is put together.
+#: The function of the service: a test replaces the attribute while it creates an application.
 _load = registry.load
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What came of one delivery."""
+    """One delivery and its result."""
 
     status: int
-    """The HTTP status that Stripe would get."""
+    """The HTTP status of the answer."""
     outcome: str
-    """``handled``, ``duplicate``, ...; if it was not accepted ``failed``, ``deferred``, ..."""
+    """``handled``, ``duplicate``, ... For an error: ``failed``, ``deferred``, ..."""
     error: str | None
-    """The sentence in the answer if it was not accepted."""
+    """The error in the answer, or None for a 2xx."""
     event: Event | None
-    """The row in the inbox when it was answered: state, attempt, reason. None if not recorded."""
+    """The event in the inbox right after the answer. None if it was not recorded."""
     notification: dict[str, Any]
-    """What was delivered."""
+    """The body of the delivery."""
     _deliver: Deliver = field(repr=False, compare=False)
 
     def again(self) -> Delivery:
-        """Deliver the same event once more, signed anew as Stripe does."""
+        """Deliver the same event again, with a new signature, as Stripe does."""
         return self._deliver(self.notification)
 
 
 class Deliver:
-    """Delivers samples to the application, and offers what callbacks ask of Stripe's API."""
+    """Delivers samples to the application. The stand-in serves their events and objects."""
 
     def __init__(self, receiver: Receiver, api: StripeApi, door: Door) -> None:
-        """Take the application, the stand-in that it asks, and the door of its callbacks."""
+        """Take the application, its stand-in for Stripe's API, and the door of its callbacks."""
         self.receiver = receiver
         self._api = api
         self._door = door
@@ -158,11 +158,11 @@ class Deliver:
         fields: Mapping[str, Any] | None = None,
         **sample: Any,
     ) -> Delivery:
-        """Deliver an event of a type, or a notification that was made before.
+        """Deliver an event of a type, or an existing notification.
 
-        ``data`` is the data of the full event and ``fields`` are those of the related object that
-        the callback reads; all others have place holders. What else can be given (``context``,
-        ``object_id``, ``livemode``, ...) is described at ``samples.notification``.
+        ``data`` sets data of the full event, ``fields`` sets fields of the related object. All
+        other fields have placeholders. For further arguments (``context``, ``object_id``,
+        ``livemode``, ...) see ``samples.notification``.
         """
         notification = self._notification(event, sample)
         self._api.offer(notification, data, fields)
@@ -176,9 +176,9 @@ class Deliver:
     def retried(
         self, event: str | Mapping[str, Any], *, status: int = 429, **more: Any
     ) -> tuple[Delivery, Delivery]:
-        """Deliver an event while Stripe's API answers ``status``, and again when it is well.
+        """Deliver an event while Stripe's API answers ``status``, and again after it recovers.
 
-        The SDK itself repeats a request that is answered 5xx, which takes a second or two.
+        The SDK retries a request after a 5xx, which takes a second or two.
         """
         self._api.fail(status=status, times=sys.maxsize)
         try:
@@ -190,9 +190,9 @@ class Deliver:
     def out_of_order(
         self, earlier: str, later: str, *, object_id: str = "sample_of_both", **more: Any
     ) -> tuple[Delivery, Delivery]:
-        """Deliver two events about one object in the wrong order: the later one comes first.
+        """Deliver two events about one object in the wrong order: the later one first.
 
-        Returns the deliveries in the order in which they were made.
+        Returns the deliveries in this order.
         """
         now = datetime.now(UTC)
         before = now - timedelta(seconds=1)
@@ -200,9 +200,9 @@ class Deliver:
         return first, self(earlier, object_id=object_id, created=before, **more)
 
     def overlapping(self, event: str | Mapping[str, Any], **more: Any) -> tuple[Delivery, Delivery]:
-        """Deliver an event, and once more while its callback runs.
+        """Deliver an event, and deliver it again while its callback runs.
 
-        Returns first what came of the one that ran, then what came of the other.
+        Returns the delivery whose callback ran, then the other one.
         """
         notification = self._notification(event, more)
         with ThreadPoolExecutor(1) as pool:
@@ -216,7 +216,7 @@ class Deliver:
     def _notification(
         self, event: str | Mapping[str, Any], sample: dict[str, Any]
     ) -> dict[str, Any]:
-        """Make a sample, and take out of ``sample`` what it was made with."""
+        """Return a sample. Removes the arguments of the sample from ``sample``."""
         own = {name: sample.pop(name) for name in list(sample) if name not in {"data", "fields"}}
         if not isinstance(event, str):
             if own:
@@ -242,17 +242,17 @@ class Deliver:
 
 
 class Logged(Protocol):
-    """A function that returns the one line of a name that was logged."""
+    """A function that returns the one log line with a name."""
 
     def __call__(self, name: str) -> dict[str, Any]:
-        """Return the fields of the line. Fails if there is none, or more than one."""
+        """Return the fields of the line. Fails unless there is exactly one."""
 
 
 class RunHandler:
-    """Calls the callback of one module, with nothing of the service around it."""
+    """Calls the callback of one module without the service around it."""
 
     def __init__(self, settings: Settings, api: StripeApi) -> None:
-        """Take the settings of the client, and the stand-in that it asks."""
+        """Take the settings of the client, and its stand-in for Stripe's API."""
         self._settings = settings
         self._api = api
 
@@ -267,9 +267,9 @@ class RunHandler:
     ) -> Any:
         """Call ``handle`` of ``module`` with a typed notification, and return the notification.
 
-        What the callback raises comes through. ``event_type`` is the module's own, but for the
-        fallback; for the other arguments see ``Deliver``. Raises ``StartError`` for a module with
-        which the service would not start.
+        An exception of the callback is not caught. Only the fallback needs ``event_type``. For the
+        other arguments see ``Deliver``. Raises ``StartError`` for a module that would prevent the
+        start of the service.
         """
         checked = registry.check(module)
         asked = event_type or checked.event_type
@@ -286,7 +286,7 @@ class RunHandler:
 
 
 def _noting(module: Module, seen: list[Any]) -> Callback:
-    """Return the module's callback, which then notes what it is called with."""
+    """Return the callback of the module, wrapped to record its notification in ``seen``."""
 
     def call(notif: Any, *others: object) -> None:
         seen.append(notif)

@@ -1,9 +1,9 @@
 """``make dev``: the service and a stand-in for Stripe's API, in one terminal, for writing handlers.
 
-A change in the handler package is taken over at once: it is checked in a process of its own, and
-only if the service could start with it, the service is started anew. While it could not, what is
-wrong is said, and the service goes on with what it had. The port stays open meanwhile, so that a
-delivery waits for the service instead of being refused.
+After each change in the handler package the handlers are checked in another process. If the service
+can start with them, it is restarted. If not, the problems are printed, and the service continues
+with the previous handlers. The port stays open during a restart: a delivery waits instead of being
+refused.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from app.errors import InboxUnavailable
 from app.inbox import Inbox
 from app.settings import Settings, environment
 from devkit import placeholders
-from devkit.demo import ROOT, end
+from devkit.processes import END_SIGNALS, ROOT, end, ignore_end_signals
 from devkit.stripe_api import HOST, StripeApi
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: Seconds between two looks at the files.
-LOOK_SECONDS = 0.3
-#: How many of the newest events the stand-in looks at for an object that it is asked for.
+#: Seconds between two checks for changed files.
+POLL_SECONDS = 0.3
+#: The number of latest events in which the stand-in searches for an object.
 RECENT = 1000
 
-#: What to say of handlers that the service could not start with.
+#: Messages after the problems of the handlers, for a running service and for none.
 GOES_ON = "The service goes on with the handlers as they were before.\n"
-WAITS = "The service starts as soon as this is mended.\n"
+WAITS = "The service starts as soon as you correct this.\n"
 
 #: Time of change and size of each file.
 Snapshot = dict[Path, tuple[int, int] | None]
@@ -48,7 +48,7 @@ Snapshot = dict[Path, tuple[int, int] | None]
 
 @dataclass
 class Service:
-    """The real service as a child, started anew whenever its handlers change."""
+    """The real service as a child process, restarted after each change of its handlers."""
 
     port: socket.socket
     settings: dict[str, str]
@@ -56,9 +56,9 @@ class Service:
     process: subprocess.Popen[bytes] | None = None
 
     def take_over(self) -> bool:
-        """Start the service with the handlers as they are now, unless they are broken.
+        """Restart the service with the current handlers. Returns false if they have problems.
 
-        Returns whether that was done: from then on each delivery meets these handlers.
+        After true, each delivery is handled by them.
         """
         problems = self.check()
         if problems:
@@ -72,12 +72,12 @@ class Service:
             [*command, "--bind", f"fd://{number}", "--log-level", "warning"],
             env=self.settings,
             pass_fds=[number],
-            start_new_session=True,  # so that Ctrl-C reaches it through us, in good order
+            start_new_session=True,  # Ctrl-C reaches this process alone, which ends the service
         )
         return True
 
     def check(self) -> str:
-        """Return what keeps the service from starting, or nothing."""
+        """Return the problems that prevent a start, or an empty text."""
         done = subprocess.run(
             [sys.executable, "-m", "flask", "--app", "app", "handlers", "list"],
             env=self.settings,
@@ -88,21 +88,21 @@ class Service:
         return done.stderr.strip() if done.returncode else ""
 
     def notice_end(self) -> None:
-        """Say so if the service ended by itself."""
+        """Print a message if the service has ended by itself."""
         if self.process is not None and self.process.poll() is not None:
-            click.echo("The service has ended. It starts again with the next change of a handler.")
+            click.echo("The service has ended. It starts again after your next change.")
             self.process = None
 
     def end(self) -> None:
-        """End the service, if it runs."""
+        """End the service if it is running."""
         if self.process is not None:
             end(self.process)
             self.process = None
 
 
 def main() -> None:
-    """Serve until a signal comes. Raises ``SystemExit`` with what keeps it from starting."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    """Serve until a signal. Raises ``SystemExit`` with the reason if it cannot start."""
+    for number in END_SIGNALS:
         signal.signal(number, _leave)
     settings = Settings.load()
     folder = package_folder(settings.handlers_package)
@@ -116,32 +116,33 @@ def main() -> None:
         service = Service(port, service_environment(base))
         stack.callback(service.end)
         _greet(settings, base, folder)
+        stack.callback(click.echo)  # a line end after ^C
         watch(service, folder)
 
 
 def service_environment(base: str) -> dict[str, str]:
-    """Return the environment of a service that asks ``base``, and whose log is easy to read."""
+    """Return the environment of a service that uses the API at ``base``, with a readable log."""
     return environment(
         STRIPE_API_BASE=base,
         LOG_FORMAT="console",
         WEB_CONCURRENCY="1",
-        # What a callback does is to be seen at once, without a worker beside the service.
+        # A callback runs at once, without a worker.
         PROCESSING="inline",
-        # Its times are whole seconds: a file that is saved twice in one would stay stale.
+        # Bytecode has times in whole seconds: a second change in the same second would be missed.
         PYTHONDONTWRITEBYTECODE="1",
     )
 
 
 def _greet(settings: Settings, base: str, folder: Path) -> None:
-    whose = "as STRIPE_API_BASE says" if settings.stripe_api_base else "a stand-in of this command"
+    origin = "as STRIPE_API_BASE says" if settings.stripe_api_base else "a stand-in of this command"
     click.echo(f"Webhook       http://{HOST}:{settings.port}/webhook")
-    click.echo(f"Stripe's API  {base}, {whose}")
+    click.echo(f"Stripe's API  {base}, {origin}")
     click.echo(f"Handlers      {folder}, each change is taken over")
     click.echo("Send an event from another terminal: .venv/bin/flask events send TYPE\n")
 
 
 def watch(service: Service, folder: Path) -> NoReturn:
-    """Start the service, and again after each change in ``folder``."""
+    """Start the service, and restart it after each change in ``folder``."""
     seen: Snapshot | None = None
     while True:
         now = snapshot(folder)
@@ -155,16 +156,16 @@ def watch(service: Service, folder: Path) -> NoReturn:
                     click.echo("Taken over.")
             seen = now
         service.notice_end()
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def snapshot(folder: Path) -> Snapshot:
-    """Return the state of the Python files in ``folder`` and below."""
+    """Return the state of all Python files below ``folder``."""
     return {path: _stamp(path) for path in folder.rglob("*.py")}
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
-    """Return when a file was changed and how long it is; nothing if it has just gone."""
+    """Return the time of change and the size of a file, or None if it was just removed."""
     with suppress(FileNotFoundError):
         status = path.stat()
         return status.st_mtime_ns, status.st_size
@@ -172,7 +173,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def package_folder(package_name: str) -> Path:
-    """Return where the handler package is, without importing it."""
+    """Return the folder of the handler package, without importing the package."""
     spec = None
     with suppress(ImportError):
         spec = importlib.util.find_spec(package_name)
@@ -182,13 +183,13 @@ def package_folder(package_name: str) -> Path:
 
 
 def find(inbox: Inbox, path: str) -> Mapping[str, Any] | None:
-    """Return what Stripe's API would answer for ``path``: an event of the inbox, or its object.
+    """Return the answer of Stripe's API for ``path``: an event of the inbox, or its object.
 
-    So a callback finds what it asks for, whoever sent the event. The values are place holders.
+    So a callback can fetch the objects of each delivered event. The values are placeholders.
     """
     try:
         events = inbox.administration.latest(RECENT)
-    except InboxUnavailable:  # the service says why
+    except InboxUnavailable:  # the service logs the reason
         return None
     for event in events:
         notification = json.loads(event.body)
@@ -200,21 +201,22 @@ def find(inbox: Inbox, path: str) -> Mapping[str, Any] | None:
 
 
 def _listen(port: int) -> socket.socket:
-    """Open the port, which stays open while the service is started anew."""
+    """Open the port. It stays open while the service restarts."""
     try:
         return socket.create_server((HOST, port), backlog=128)
     except OSError as error:
         sys.exit(
-            f"Port {port} cannot be opened: {os.strerror(error.errno or 0)}. End what listens"
-            " there, perhaps `make run`, or choose another one: make dev PORT=4243"
+            f"Port {port} cannot be opened: {os.strerror(error.errno or 0)}. End the process that"
+            " listens there, perhaps `make run`, or choose another port: make dev PORT=4243"
         )
 
 
 def _leave(_number: int, _frame: object) -> NoReturn:
-    """End because of a signal, by way of everything that has to be cleaned up."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    click.echo()
+    """Exit on a signal. ``SystemExit`` runs all clean-up on its way out of ``main``.
+
+    This prints nothing: the signal may have interrupted a write to standard output.
+    """
+    ignore_end_signals()
     sys.exit(0)
 
 

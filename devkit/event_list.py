@@ -1,7 +1,7 @@
-"""The events list of the stand-in: ``GET /v2/core/events`` as the SDK asks for it.
+"""The event list of the stand-in: ``GET /v2/core/events`` as the SDK uses it.
 
-The queries are those that the SDK sends (``types[0]=...&created[gte]=...&limit=...``), the answers
-those that it reads: a page of events, the newest first, and the address of the next page
+It reads the queries that the SDK sends (``types[0]=...&created[gte]=...&limit=...``). It answers
+with a page of events, the newest first, and the address of the next page
 (https://docs.stripe.com/api/v2/core/events/list).
 """
 
@@ -12,17 +12,18 @@ import json
 import re
 import threading
 from datetime import UTC, datetime, timedelta
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from werkzeug import Request, Response
 
+from devkit.api_answers import RefusedRequestError, json_answer
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 PATH = "/v2/core/events"
-#: Types that one call may ask for.
+#: The most types in one query.
 MOST_TYPES = 20
 PAGE = 20
 LARGEST_PAGE = 100
@@ -37,15 +38,15 @@ _COMPARE: dict[str, Callable[[datetime, datetime], bool]] = {
 }
 
 
-class _BadQueryError(Exception):
-    """Something in a query that Stripe's API would refuse."""
+def _refusal(message: str) -> RefusedRequestError:
+    return RefusedRequestError(message, code="invalid_fields")
 
 
 class EventList:
-    """The events that the stand-in lists, each for the account of its context."""
+    """The events of the stand-in, listed by account (the context of an event)."""
 
     def __init__(self) -> None:
-        """Begin with no events."""
+        """Start with no events."""
         self._lock = threading.Lock()
         self._events: dict[str, dict[str, Any]] = {}
         self._pages = 0
@@ -58,29 +59,29 @@ class EventList:
             self._events[event["id"]] = dict(event)
 
     def remove(self, event_id: str) -> None:
-        """List the event no longer."""
+        """Stop listing the event."""
         with self._lock:
             self._events.pop(event_id, None)
 
     def after_page(self, number: int, act: Callable[[], object]) -> None:
-        """Call ``act`` once, when as many pages were answered, to change what is being read."""
+        """Call ``act`` once, after ``number`` more pages: a test can change the list in between."""
         self._acts[self._pages + number] = act
 
     def forget_pages(self) -> None:
-        """Refuse the addresses of next pages that were given so far."""
+        """Let all page tokens so far expire."""
         self._forgotten += 1
 
     def answer(self, request: Request) -> Response | None:
-        """Answer a request for the list, or nothing when it is not for the list."""
+        """Answer a request for the list. Returns ``None`` for any other request."""
         if request.method != "GET" or request.path != PATH:
             return None
         try:
             page = self._page(request)
-        except _BadQueryError as error:
-            return _json({"error": _error(str(error))}, HTTPStatus.BAD_REQUEST)
+        except RefusedRequestError as refused:
+            return refused.answer
         self._pages += 1
         self._acts.pop(self._pages, lambda: None)()
-        return _json(page)
+        return json_answer(page)
 
     def _page(self, request: Request) -> dict[str, Any]:
         query = list(request.args.items(multi=True))
@@ -109,14 +110,14 @@ def _context(event: Mapping[str, Any]) -> str:
 
 
 def _place(event: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what the list is ordered by."""
+    """Return the sort key of the list."""
     return event["created"], event["id"]
 
 
 def _read(
     query: list[tuple[str, str]], forgotten: int
 ) -> tuple[Callable[[Mapping[str, Any]], bool], int, tuple[str, str] | None]:
-    """Return which events are asked for, how many on a page, and after which one it begins."""
+    """Read a query. Returns the condition, the size of the page, and the last event before it."""
     types, limit, cursor = [], PAGE, None
     tests: list[Callable[[Mapping[str, Any]], bool]] = [_is_kept]
     for name, value in query:
@@ -131,9 +132,9 @@ def _read(
         elif name == "page":
             cursor = _cursor(value, forgotten)
         else:
-            raise _BadQueryError(f"Received unknown parameter: {name}")
+            raise _refusal(f"Received unknown parameter: {name}")
     if len(types) > MOST_TYPES:
-        raise _BadQueryError(f"types: at most {MOST_TYPES} event types can be given")
+        raise _refusal(f"types: at most {MOST_TYPES} event types can be given")
     if types:
         tests.append(lambda event: event["type"] in types)
     return lambda event: all(test(event) for test in tests), limit, cursor
@@ -156,15 +157,15 @@ def _moment(value: str) -> datetime:
     try:
         moment = datetime.fromisoformat(value)
     except ValueError:
-        moment = datetime.min  # noqa: DTZ901 - one without a time zone is refused as well
+        moment = datetime.min  # noqa: DTZ901 - a time without a zone is refused below
     if moment.tzinfo is None:
-        raise _BadQueryError(f"Not a valid RFC 3339 timestamp: {value}")
+        raise _refusal(f"Not a valid RFC 3339 timestamp: {value}")
     return moment
 
 
 def _limit(value: str) -> int:
     if not re.fullmatch(r"[1-9][0-9]{0,2}", value) or int(value) > LARGEST_PAGE:
-        raise _BadQueryError(f"limit: must be between 1 and {LARGEST_PAGE}")
+        raise _refusal(f"limit: must be between 1 and {LARGEST_PAGE}")
     return int(value)
 
 
@@ -174,13 +175,5 @@ def _cursor(token: str, forgotten: int) -> tuple[str, str]:
     except ValueError:
         given, created, event_id = -1, "", ""
     if given != forgotten:
-        raise _BadQueryError("page: the page token is not valid, or has expired")
+        raise _refusal("page: the page token is not valid, or has expired")
     return created, event_id
-
-
-def _error(message: str) -> dict[str, str]:
-    return {"type": "invalid_request_error", "code": "invalid_fields", "message": message}
-
-
-def _json(body: Mapping[str, Any], status: int = HTTPStatus.OK) -> Response:
-    return Response(json.dumps(body), status, content_type="application/json")

@@ -1,7 +1,7 @@
-"""What Stripe's API answers about a sample, with every field that the SDK's classes have.
+"""Events and objects of samples with every field of the SDK's classes.
 
-An object that is fetched from Stripe has all of its fields, so a callback may read any of them.
-The values are place holders: null where the SDK allows it, otherwise the least that has the type.
+An object from Stripe has all of its fields, so a callback may read any of them. The values are
+placeholders: null where the SDK allows it, otherwise the smallest value of the type.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _LIST = {"object": "list", "data": [], "has_more": False}
 
 
 def event(notification: Mapping[str, Any], data: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the full event of ``notification``, with ``data`` in its type's place holders.
+    """Return the full event of ``notification``. ``data`` replaces placeholders of its type.
 
-    An event whose type has no data, as far as the SDK knows it, has only what is given.
+    If the SDK knows no data of the type, the event has only the given ``data``.
     """
     event_class = sdk.get_v2_event_class(notification["type"])
     hint = getattr(event_class, "__annotations__", {}).get("data")
@@ -33,9 +33,9 @@ def event(notification: Mapping[str, Any], data: Mapping[str, Any] | None = None
 
 
 def api_object(notification: Mapping[str, Any], **fields: object) -> dict[str, Any]:
-    """Return the related object of ``notification`` with ``fields`` in its class's place holders.
+    """Return the related object of ``notification``. ``fields`` replace placeholders.
 
-    Of a type that the SDK does not know only the id and the kind are known.
+    For a type that the SDK does not know, it has only its id and its kind.
     """
     event_type = notification["type"]
     related = samples.related_class(event_type) if event_type in samples.event_types() else None
@@ -53,15 +53,15 @@ def _fields(object_class: type[stripe.StripeObject]) -> dict[str, Any]:
 
 
 def _resolve(hint: Any, object_class: type) -> Any:
-    """Return ``hint``, or the class that it names."""
+    """Return ``hint``, or the class that its text names."""
     return samples.named_class(hint, object_class.__module__) if isinstance(hint, str) else hint
 
 
 def _value(name: str, hint: Any) -> object:
-    """Return the least value that has the type ``hint``: of a text, one that names the field."""
+    """Return the smallest value of the type ``hint``. A text names its field."""
     origin, members = get_origin(hint), get_args(hint)
     if origin is Union:
-        # The SDK fails to read a null map of objects (stripe 16.1.0): an empty one says the same.
+        # The SDK cannot read a null map of objects (stripe 16.1.0). An empty map is equivalent.
         can_be_null = type(None) in members and not _is_map(members[0])
         return None if can_be_null else _value(name, members[0])
     if origin is Literal:

@@ -1,10 +1,10 @@
 """Fixtures for tests of handlers: ``pytest_plugins = ["devkit.plugin"]`` in a conftest.py.
 
-``deliver`` takes an event through the whole service, ``run_handler`` calls one callback alone,
-``stripe_api`` is the stand-in for Stripe's API that both of them ask, ``logged`` finds a line of
-the log.
+``deliver`` sends an event through the whole service. ``run_handler`` calls one callback without
+the service. ``stripe_api`` is the stand-in for Stripe's API that both use. ``logged`` returns a log
+line.
 
-This is the one module below app/ that needs pytest, and only pytest imports it.
+Only pytest imports this module: it needs pytest.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from devkit.stripe_api import StripeApi
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call() -> None:
-    """Let the log go where the test is captured: its fixtures had another stream."""
+    """Redirect the log to the captured stream of the test: its fixtures had another one."""
     log.output.take()
 
 
@@ -49,20 +49,20 @@ def stripe_api() -> Iterator[StripeApi]:
 
 @pytest.fixture(scope="session")
 def handlers_package() -> str:
-    """The package whose handlers are tested: HANDLERS_PACKAGE, as the service itself reads it."""
+    """The package of the tested handlers: HANDLERS_PACKAGE, as the service reads it."""
     fakes = environment(STRIPE_API_KEY=API_KEY, STRIPE_WEBHOOK_SECRET=SECRET)
     return Settings.load(fakes).handlers_package
 
 
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
-    """The URL of a SQLite file that does not exist yet, in a folder that does not either."""
+    """The URL of a SQLite file. Neither the file nor its folder exists yet."""
     return f"sqlite:///{tmp_path}/var/inbox.sqlite3"
 
 
 @pytest.fixture
 def settings(sqlite_url: str, handlers_package: str) -> Settings:
-    """Complete settings: one secret, a test key, SQLite. Nothing of this machine's but a name."""
+    """Complete settings: one secret, a test key, SQLite. Only the package is this machine's."""
     return Settings(
         stripe_api_key=API_KEY,
         stripe_webhook_secrets=(SECRET,),
@@ -73,16 +73,16 @@ def settings(sqlite_url: str, handlers_package: str) -> Settings:
 
 @pytest.fixture
 def api_timeout() -> tuple[float, float]:
-    """Seconds that callbacks wait for Stripe's API to connect and to answer: the service's own.
+    """The time-outs of Stripe's API in seconds, to connect and to read, as in the service.
 
-    A test of a time-out is faster with less: ``@pytest.mark.parametrize("api_timeout", [(1, 1)])``.
+    Shorten them for a test of a time-out: ``@pytest.mark.parametrize("api_timeout", [(1, 1)])``.
     """
     return client.TIMEOUT
 
 
 @pytest.fixture
 def make_receiver(settings: Settings) -> Iterator[Callable[..., Receiver]]:
-    """A function that puts an application together, with settings that differ."""
+    """A function that creates an application with changed settings."""
     made: list[Receiver] = []
 
     def make(**changes: Any) -> Receiver:
@@ -102,14 +102,14 @@ def make_deliver(
     api_timeout: tuple[float, float],
     monkeypatch: pytest.MonkeyPatch,
 ) -> MakeDeliver:
-    """A function like ``deliver``'s maker, for settings that differ."""
+    """A function that returns ``deliver`` for an application with changed settings."""
 
     def make(**changes: Any) -> Deliver:
         door = Door()
         with monkeypatch.context() as patch:
-            # No mock: the real modules, each behind a door that a test can hold.
+            # No mock: the real modules, each behind a door that a test can close.
             patch.setattr(registry, "load", door.load)
-            # No mock either: another number, so that a test need not wait as long as the service.
+            # No mock: a shorter time-out for faster tests.
             patch.setattr(client, "TIMEOUT", api_timeout)
             receiver = make_receiver(stripe_api_base=stripe_api.url, **changes)
         return Deliver(receiver, stripe_api, door)
@@ -119,7 +119,7 @@ def make_deliver(
 
 @pytest.fixture
 def deliver(make_deliver: MakeDeliver, handlers_package: str) -> Deliver:
-    """Deliver signed events to the real application with the team's handlers."""
+    """Delivers signed events to the real application with the handlers of the team."""
     return make_deliver(handlers_package=handlers_package)
 
 
@@ -130,15 +130,15 @@ def run_handler(
     api_timeout: tuple[float, float],
     monkeypatch: pytest.MonkeyPatch,
 ) -> RunHandler:
-    """Call one callback with a typed notification, without the service around it."""
-    # No mock: another number, so that a test need not wait as long as the service.
+    """Calls one callback with a typed notification, without the service around it."""
+    # No mock: a shorter time-out for faster tests.
     monkeypatch.setattr(client, "TIMEOUT", api_timeout)
     return RunHandler(replace(settings, stripe_api_base=stripe_api.url), stripe_api)
 
 
 @pytest.fixture
 def logged(capsys: pytest.CaptureFixture[str]) -> Logged:
-    """Return the fields of the one line of a name that was logged in this test."""
+    """Returns the fields of the one log line with a name in this test."""
     lines: list[dict[str, Any]] = []
 
     def find(name: str) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""A sample of every event notification that the SDK knows, derived from the SDK itself.
+"""A sample of each event notification that the SDK knows, derived from the SDK.
 
-There is no table to keep: types, classes, kinds of related object, object names and addresses
-are all read from the installed SDK, so an upgrade of the SDK is an upgrade of the samples.
+Types, classes, kinds of related object, object names and addresses are read from the installed
+SDK. There is no table to maintain, and an upgrade of the SDK upgrades the samples.
 
-What the SDK does not say is not made up. It names no prefix of an object's id (``cs_``, ``mtr_``),
-so ids here are named after the object and say ``sample``; pass ``object_id`` for another one.
+The SDK does not contain the prefixes of ids (``cs_``, ``mtr_``). So an id here consists of the name
+of the object and ``sample``; pass ``object_id`` for another one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class UnknownEventTypeError(LookupError):
     """The installed SDK has no such event type."""
 
     def __init__(self, event_type: str) -> None:
-        """Take the ``event_type`` that was asked for, and find the ``nearest`` that there are."""
+        """Take the unknown ``event_type``, and find the ``nearest`` known ones."""
         self.event_type = event_type
         self.nearest = nearest(event_type)
         super().__init__(f"{event_type!r} is no event type of stripe {stripe.VERSION}")
@@ -48,12 +48,12 @@ def event_types() -> list[str]:
 
 
 def nearest(event_type: str) -> list[str]:
-    """Return up to three event types that are spelled like ``event_type``, the best first."""
+    """Return up to three types with a similar spelling, the best match first."""
     return difflib.get_close_matches(event_type, event_types(), n=3)
 
 
 def related_object_kind(event_type: str) -> Kind:
-    """Say whether notifications of the type name an ``object``, a ``singleton`` (no id), or none.
+    """Return the kind of object in notifications: ``object``, ``singleton`` (no id) or ``none``.
 
     Raises ``UnknownEventTypeError`` for a type that the SDK does not know.
     """
@@ -62,7 +62,7 @@ def related_object_kind(event_type: str) -> Kind:
 
 
 def related_class(event_type: str) -> type[stripe.StripeObject] | None:
-    """Return the class that ``fetch_related_object`` of the type returns, ``None`` without one.
+    """Return the class that ``fetch_related_object`` of the type returns, or ``None``.
 
     Raises ``UnknownEventTypeError`` for a type that the SDK does not know.
     """
@@ -74,15 +74,15 @@ def related_class(event_type: str) -> type[stripe.StripeObject] | None:
 
 
 def public_name(sdk_class: type[stripe.StripeObject]) -> str:
-    """Return the name by which code imports one of the SDK's classes: ``stripe.billing.Meter``."""
+    """Return the public import name of a class of the SDK: ``stripe.billing.Meter``."""
     return f"{sdk_class.__module__.rpartition('.')[0]}.{sdk_class.__name__}"
 
 
 @cache
 def named_class(name: str, module_name: str) -> type[stripe.StripeObject]:
-    """Return the class that an annotation in one of the SDK's modules names by a string.
+    """Return the class that a string annotation in a module of the SDK names.
 
-    Such a module imports it for type checkers only, or a ``KeyError`` is raised.
+    Raises ``KeyError`` unless the module imports it, at least for type checkers.
     """
     imported = _imports(ast.parse(inspect.getsource(import_module(module_name))))
     found_in, _, own_name = imported[name].rpartition(".")
@@ -90,11 +90,11 @@ def named_class(name: str, module_name: str) -> type[stripe.StripeObject]:
 
 
 def related_url(event_type: str) -> str | None:
-    """Return the address of the type's related object as a template, ``None`` without one.
+    """Return the address of the related object as a template, or ``None`` without an object.
 
-    It is the path that the SDK's own services ask for, such as ``/v1/billing/meters/{id}``. Of an
-    object its last place holder is the object's id; those before it are ids of its parents.
-    Raises ``UnknownEventTypeError`` for a type that the SDK does not know.
+    It is the path in the services of the SDK, such as ``/v1/billing/meters/{id}``. The last
+    placeholder is the id of the object, the others are ids of its parents. Raises
+    ``UnknownEventTypeError`` for a type that the SDK does not know.
     """
     related = related_class(event_type)
     return _addresses()[f"{related.__module__}.{related.__qualname__}"] if related else None
@@ -114,12 +114,11 @@ def notification(  # noqa: PLR0913 - one argument for each field of the body
 ) -> dict[str, Any]:
     """Return the thin body that Stripe sends for an event of ``event_type``.
 
-    Each one has an id of its own and was created now, unless ``event_id`` or ``created`` (with a
-    time zone) say otherwise. ``context`` and ``reason`` (see ``request_reason``) are left out when
-    they are not given. ``object_id`` sets the id of the related object, ``related_object`` all of
-    it. With ``unknown`` the type may be one that the SDK does not know; it then has a related
-    object only if you give one. Raises ``UnknownEventTypeError`` otherwise.
-    (https://docs.stripe.com/api/v2/core/events/event-types)
+    By default it has a new id and the current time as ``created``, which needs a time zone.
+    ``context`` and ``reason`` (see ``request_reason``) are optional. ``object_id`` sets the id of
+    the related object, ``related_object`` the whole reference. Raises ``UnknownEventTypeError`` for
+    a type that the SDK does not know, unless ``unknown`` is true. Such a type has a related object
+    only if you give one. (https://docs.stripe.com/api/v2/core/events/event-types)
     """
     body = {
         "id": event_id or _sample_id("evt"),
@@ -149,9 +148,9 @@ def request_reason(
 
 
 def event(notification: Mapping[str, Any], data: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the full event that ``GET /v2/core/events/{id}`` answers for ``notification``.
+    """Return the full event of ``notification``, as in ``GET /v2/core/events/{id}``.
 
-    ``data`` is left out when it is not given. What else the SDK calls optional is null.
+    It has ``data`` only if you give it. Other fields that the SDK calls optional are null.
     """
     optional = [name for name, hint in Event.__annotations__.items() if None in _members(hint)]
     body = {**dict.fromkeys(optional), **notification}
@@ -159,9 +158,9 @@ def event(notification: Mapping[str, Any], data: Mapping[str, Any] | None = None
 
 
 def api_object(notification: Mapping[str, Any], **fields: object) -> dict[str, Any]:
-    """Return the related object of ``notification`` as Stripe's API answers it, with ``fields``.
+    """Return the related object of ``notification``, as in an answer of Stripe's API.
 
-    Only ``object`` and, but for singletons, ``id`` are there without being given.
+    It has ``object``, an ``id`` unless it is a singleton, and the given ``fields``.
     """
     related = notification["related_object"]
     identity = {"id": related["id"]} if "id" in related else {}
@@ -169,16 +168,15 @@ def api_object(notification: Mapping[str, Any], **fields: object) -> dict[str, A
 
 
 def encode(notification: Mapping[str, Any]) -> bytes:
-    """Return the body as it is sent: JSON without white space."""
+    """Return the body of a delivery: JSON without white space."""
     return json.dumps(notification, separators=(",", ":")).encode()
 
 
 def sign(body: bytes, secret: str, timestamp: int | None = None) -> str:
     """Return the ``Stripe-Signature`` header for ``body``, signed now or at ``timestamp``.
 
-    ``timestamp`` is in seconds since 1970. Raises ``UnicodeDecodeError`` if the body is no UTF-8:
-    the SDK signs text, and given bytes it would sign their representation.
-    (https://docs.stripe.com/webhooks#verify-manually)
+    ``timestamp`` is in seconds since 1970. Raises ``UnicodeDecodeError`` if the body is not UTF-8:
+    the SDK signs text. (https://docs.stripe.com/webhooks#verify-manually)
     """
     header = stripe.WebhookSignature.generate_signature_header(body.decode(), secret, timestamp)
     return cast("str", header)
@@ -204,7 +202,7 @@ def _notification_class(event_type: str) -> type[EventNotification]:
 
 
 def _related_object(event_type: str, object_id: str | None) -> dict[str, str] | None:
-    """Fill in the reference to the related object, each place holder of its address included."""
+    """Return the reference to the related object, with sample ids in its address."""
     related, url = related_class(event_type), related_url(event_type)
     if related is None or url is None:
         return None
@@ -217,16 +215,16 @@ def _related_object(event_type: str, object_id: str | None) -> dict[str, str] | 
 
 
 def _fill(template: str) -> str:
-    """Put a sample id into each place holder, named after it."""
+    """Replace each placeholder with a sample id that has its name."""
     return re.sub(r"\{(\w+?)(?:_id)?\}", lambda found: _sample_id(found[1]), template)
 
 
 @cache
 def _addresses() -> dict[str, str]:
-    """The address of every class that a service of the SDK returns, by the class's full name.
+    """The address of each class that a service of the SDK returns, by the full class name.
 
-    ``retrieve`` decides, and of several addresses the one with the fewest place holders. A class
-    that nothing retrieves (``Discount``) has the address of another method that returns it.
+    The address is that of ``retrieve``. Of several addresses, the one with the fewest placeholders
+    wins. A class without ``retrieve`` (``Discount``) has the address of another method.
     """
     found: dict[str, list[tuple[bool, int, str]]] = {}
     for path in Path(inspect.getfile(stripe)).parent.rglob("_*_service.py"):
@@ -236,7 +234,7 @@ def _addresses() -> dict[str, str]:
 
 
 def _calls(service: ast.Module) -> Iterator[tuple[str, str, str]]:
-    """Yield name, full name of the returned class, and address of each method of a service."""
+    """Yield the name, the returned class and the address of each method of a service."""
     imported = _imports(service)
     for node in ast.walk(service):
         if isinstance(node, ast.FunctionDef) and isinstance(node.returns, ast.Constant):
@@ -250,7 +248,7 @@ def _urls(function: ast.FunctionDef) -> list[str]:
 
 
 def _imports(module: ast.Module) -> dict[str, str]:
-    """What each imported name of a module stands for, those for type checkers included."""
+    """The full name of each imported name of a module, including imports for type checkers."""
     return {
         alias.asname or alias.name: f"{node.module}.{alias.name}"
         for node in ast.walk(module)

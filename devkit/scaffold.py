@@ -1,4 +1,4 @@
-"""What ``flask handlers new`` writes: a handler module for each event type, and its test."""
+"""Templates of ``flask handlers new``: a handler module for any event type, and its test."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LINE_LENGTH = 100
 
 MODULE = '''\
-"""{event_type}: say what is done."""
+"""{event_type}: say what it does."""
 
 import structlog
 {imports}{declaration}
@@ -31,7 +31,8 @@ def handle(
 ) -> None:
     """Fetch {fetched}, and log a line.
 
-    Return: done. Raise anything: try again. Raise app.GiveUp("reason"): never again.
+    If this returns, the event is done. If it raises, the event is retried. If it raises
+    app.GiveUp("reason"), the event is dead.
     """
 {body}
     log.info(
@@ -50,7 +51,7 @@ TYPE = "{event_type}"
 
 
 def test_event_is_handled(deliver: Deliver, stripe_api: StripeApi, logged: Logged) -> None:
-    """What it fetches is asked for in the account that the event is about, and logged."""
+    """The callback fetches in the account of the event, and logs a line."""
     delivery = deliver(TYPE, context="acct_1")
 
     assert (delivery.status, delivery.outcome) == (200, "handled")
@@ -60,18 +61,18 @@ def test_event_is_handled(deliver: Deliver, stripe_api: StripeApi, logged: Logge
 
 
 def test_redelivery_does_not_run_it_again(deliver: Deliver) -> None:
-    """Stripe may deliver an event more than once; it is handled once."""
+    """Stripe may deliver an event more than once. It is handled once."""
     assert [each.outcome for each in deliver.twice(TYPE)] == ["handled", "duplicate"]
 
 
 def test_failure_is_tried_again(deliver: Deliver) -> None:
-    """While Stripe's API fails nothing is lost: the redelivery is handled."""
+    """After a failure of Stripe's API, the redelivery is handled."""
     assert [each.outcome for each in deliver.retried(TYPE)] == ["failed", "handled"]
 '''
 
 
 def module_text(event_type: str) -> str:
-    """Return a handler module for ``event_type``: a typed one if the SDK knows the type."""
+    """Return a handler module for ``event_type``. It is typed if the SDK knows the type."""
     known = event_type in event_types()
     notification = (
         sdk.get_v2_event_notification_class(event_type).__name__
@@ -85,7 +86,7 @@ def module_text(event_type: str) -> str:
         imports=_imports(notification, related),
         declaration="" if known else f'\n\nEVENT_TYPE = "{event_type}"',
         notification=notification,
-        fetched=f"the event and the {name.replace('_', ' ')} as it is now" if name else "the event",
+        fetched=f"the event and the current {name.replace('_', ' ')}" if name else "the event",
         body="\n".join([*_event_lines(event_type), *_related_lines(name, related)]),
         log_name=_log_name(event_type),
         fields=textwrap.indent("\n".join(_fields(event_type, name)), " " * 8),
@@ -93,17 +94,17 @@ def module_text(event_type: str) -> str:
 
 
 def test_text(event_type: str) -> str:
-    """Return a test for what ``module_text`` returns."""
+    """Return a test for the module of ``module_text``."""
     return TEST.format(event_type=event_type, log_name=_log_name(event_type))
 
 
 def _log_name(event_type: str) -> str:
-    """Return a static name for a line of the log: the type without its version."""
+    """Return a static name of a log line: the type without its version."""
     return module_name(event_type).partition("_")[2]
 
 
 def _imports(notification: str, related: type[stripe.StripeObject] | None) -> str:
-    """Return what has to be imported from the SDK, in the order that the linter wants."""
+    """Return the imports from the SDK, in the order of the linter."""
     names = {"stripe": ["StripeClient"], "stripe.events": [notification]}
     if related:
         package, _, name = samples.public_name(related).rpartition(".")
@@ -115,7 +116,7 @@ def _imports(notification: str, related: type[stripe.StripeObject] | None) -> st
 
 
 def _wrapped(line: str) -> str:
-    """Return an import as the formatter writes it when it is long."""
+    """Return an import, wrapped like the formatter does if it is too long."""
     if len(line) <= LINE_LENGTH:
         return line
     head, _, names = line.partition(" import ")
@@ -123,11 +124,11 @@ def _wrapped(line: str) -> str:
 
 
 def _event_lines(event_type: str) -> list[str]:
-    """Return the lines that fetch the event, with what it brings besides the notification."""
+    """Return the lines that fetch the event, with a comment about its data."""
     event_class = sdk.get_v2_event_class(event_type)
     data = getattr(event_class, "__annotations__", {}).get("data")
     what = f"event.data has {', '.join(data.__annotations__)}" if data else "what happened"
-    text = f"The whole event: {what}. This is one request to Stripe's API."
+    text = f"The full event: {what}. This is one request to Stripe's API."
     comment = textwrap.wrap(text, LINE_LENGTH - 6)
     return [*(f"    # {line}" for line in comment), "    event = notif.fetch_event()"]
 
@@ -136,7 +137,7 @@ def _related_lines(name: str, related: type[stripe.StripeObject] | None) -> list
     if related is None:
         return []
     return [
-        "    # Its state of now, not that of the event; a deleted one is gone. One request more.",
+        "    # The current object, not its state at the event; 404 if deleted. One more request.",
         f"    {name}: {related.__name__} = notif.fetch_related_object()",
     ]
 

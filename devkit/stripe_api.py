@@ -1,17 +1,13 @@
-"""A stand-in for Stripe's API: it serves the events and objects that it was given.
+"""A stand-in for Stripe's API: it serves the events and objects that a test puts into it.
 
-It is a WSGI app, run on a port of this machine by ``serve()``, so that the real ``StripeClient``
-talks to it over real HTTP. It can be told to fail as the real one does, and remembers what it was
-asked.
+It is a WSGI app that ``serve()`` runs on a local port, so that the real ``StripeClient`` talks to
+it over real HTTP. It fails on demand as the real API does, and records all requests.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import socket
-import struct
 import threading
 import time
 from contextlib import contextmanager
@@ -22,8 +18,10 @@ from werkzeug import Request, Response
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from devkit import placeholders, samples
+from devkit.api_answers import error_answer, json_answer
 from devkit.destinations import Destinations
 from devkit.event_list import EventList
+from devkit.faults import Fault, reset_connection, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,13 +29,11 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 HOST = "127.0.0.1"
-CODES = {404: "resource_missing", 429: "rate_limit"}
-V2_CODES = {404: "not_found", 429: "rate_limit"}
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request that the stand-in got. A header that was not sent is ``None``."""
+    """One request to the stand-in. A header that was not sent is ``None``."""
 
     method: str
     path: str
@@ -49,48 +45,36 @@ class Asked:
     """Masked: ``Bearer sk_test_***``."""
 
 
-@dataclass(slots=True)
-class _Fault:
-    """What happens to the next ``times`` requests for ``path``, or for any path."""
-
-    path: str | None
-    times: int
-    strike: Callable[[Request], Response | None]
-
-    def hits(self, path: str) -> bool:
-        return self.times > 0 and self.path in {None, path}
-
-
 class StripeApi:
-    """The stand-in. All methods can be called from any thread, before and while it serves."""
+    """The stand-in. All methods are thread-safe, before and while it serves."""
 
     def __init__(self, source: Callable[[str], Mapping[str, Any] | None] | None = None) -> None:
-        """Begin with nothing to serve and no faults.
+        """Start with nothing to serve and no faults.
 
-        ``source`` is asked for a path that nothing was put for; with ``None`` it is not found.
+        ``source`` returns the body for a path without a body of its own, or ``None`` for a 404.
         """
         self._source = source or (lambda _: None)
         self._lock = threading.Lock()
         self._bodies: dict[str, bytes | None] = {}
-        self._faults: list[_Fault] = []
+        self._faults: list[Fault] = []
         self.events = EventList()
         self._holds: list[threading.Event] = []
         self._asked: list[Asked] = []
         self._url: str | None = None
         self.destinations = Destinations(self.put_event)
         self.clock_ahead: int | None = 0
-        """Seconds by which the ``Date`` of each answer is ahead; ``None`` for one that is none."""
+        """Seconds by which the ``Date`` of each answer is ahead; ``None`` for an invalid date."""
 
     @property
     def url(self) -> str:
-        """The address while it serves, for ``STRIPE_API_BASE``. ``RuntimeError`` otherwise."""
+        """The address for ``STRIPE_API_BASE``. Raises ``RuntimeError`` unless it serves."""
         if self._url is None:
             raise RuntimeError("The stand-in has an address only inside `with api.serve():`")
         return self._url
 
     @property
     def asked(self) -> list[Asked]:
-        """Everything that was asked so far, failed requests included, in order of arrival."""
+        """All requests so far, failed ones included, in order of arrival."""
         with self._lock:
             return list(self._asked)
 
@@ -105,7 +89,7 @@ class StripeApi:
         self.put(f"/v2/core/events/{event['id']}", event)
 
     def put_related_object(self, notification: Mapping[str, Any], **fields: object) -> None:
-        """Serve the related object of ``notification``, with ``fields``, at its own address."""
+        """Serve the related object of ``notification``, with ``fields``, at its own path."""
         body = samples.api_object(notification, **fields)
         self.put(notification["related_object"]["url"], body)
 
@@ -115,10 +99,10 @@ class StripeApi:
         data: Mapping[str, Any] | None = None,
         fields: Mapping[str, Any] | None = None,
     ) -> None:
-        """Serve the event and the related object of ``notification``, filled with place holders.
+        """Serve the event and the related object of ``notification``, with placeholder values.
 
-        ``data`` of the event and ``fields`` of the object stand in their places. What was put or
-        removed before stays as it is.
+        ``data`` of the event and ``fields`` of the object replace placeholders. A path that was
+        put or removed before keeps its answer.
         """
         event = placeholders.event(notification, data)
         offered = {f"/v2/core/events/{notification['id']}": event}
@@ -130,7 +114,7 @@ class StripeApi:
                 self._bodies.setdefault(path, json.dumps(body).encode())
 
     def remove(self, path: str) -> None:
-        """Answer requests for ``path`` with 404 from now on, like those for a deleted object."""
+        """Answer requests for ``path`` with 404 from now on, as for a deleted object."""
         with self._lock:
             self._bodies[path] = None
 
@@ -144,45 +128,45 @@ class StripeApi:
     ) -> None:
         """Answer the next ``times`` requests for ``path``, or for any, with an error of Stripe's.
 
-        Faults apply in the order in which they were asked for. The SDK repeats 5xx and 409, and
-        429 only with the header ``Stripe-Should-Retry: true``.
+        Faults apply in the order of these calls. The SDK retries 5xx and 409, and 429 only with
+        the header ``Stripe-Should-Retry: true``.
         """
-        self._add(_Fault(path, times, lambda request: _error(request, status, headers)))
+        self._add(Fault(path, times, lambda request: error_answer(request, status, headers)))
 
     def hold(self, path: str | None = None, *, times: int = 1) -> threading.Event:
-        """Let the next ``times`` requests for ``path``, or for any, wait, as in a time-out.
+        """Delay the next ``times`` requests for ``path``, or for any, to simulate a time-out.
 
-        They are answered as soon as the returned event is set, or the stand-in ends.
+        They are answered when the returned event is set, or when the stand-in stops.
         """
         release = threading.Event()
         with self._lock:
             self._holds.append(release)
-        self._add(_Fault(path, times, lambda _: _wait(release)))
+        self._add(Fault(path, times, lambda _: wait_for(release)))
         return release
 
     def reset(self, path: str | None = None, *, times: int = 1) -> None:
         """Reset the connection of the next ``times`` requests for ``path``, or for any."""
-        self._add(_Fault(path, times, _reset))
+        self._add(Fault(path, times, reset_connection))
 
     def heal(self) -> None:
-        """Forget the faults that were asked for and have not struck yet."""
+        """Drop all faults that have not occurred yet."""
         with self._lock:
             self._faults.clear()
 
     def garble(
         self, path: str | None = None, *, body: bytes = b"<html>", status: int = 200, times: int = 1
     ) -> None:
-        """Answer the next ``times`` requests for ``path``, or for any, as no API of Stripe's would.
+        """Answer the next ``times`` requests for ``path``, or for any, with an arbitrary ``body``.
 
-        ``body`` is sent as it stands, as a proxy on the way might.
+        The body is sent unchanged: a proxy between the service and Stripe can answer anything.
         """
-        self._add(_Fault(path, times, lambda _: _json(body, status)))
+        self._add(Fault(path, times, lambda _: json_answer(body, status)))
 
     @contextmanager
     def serve(self, port: int = 0) -> Iterator[StripeApi]:
-        """Serve on 127.0.0.1 from a thread of its own; port 0 takes one that is free.
+        """Serve on 127.0.0.1 in a thread; port 0 selects a free port.
 
-        Requests that are still held when the block ends are let go.
+        Requests that ``hold`` still delays are answered when the block ends.
         """
         server = make_server(HOST, port, self, threaded=True, request_handler=_Silent)
         thread = threading.Thread(target=server.serve_forever, args=[0.05], daemon=True)
@@ -198,22 +182,22 @@ class StripeApi:
             self.destinations.close()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer one request: this object is the WSGI app."""
+        """Answer one request. This object is the WSGI app."""
         request = Request(environ)
         fault = self._record(request)
         struck = fault.strike(request) if fault else None
         response = struck or self._find(request)
         return response(environ, start_response)
 
-    def _add(self, fault: _Fault) -> None:
+    def _add(self, fault: Fault) -> None:
         with self._lock:
             self._faults.append(fault)
 
-    def _record(self, request: Request) -> _Fault | None:
-        """Remember the request, and use up the fault that is meant for it, if there is one."""
+    def _record(self, request: Request) -> Fault | None:
+        """Record the request, and return the fault that applies to it, if any."""
         with self._lock:
             self._asked.append(_asked(request))
-            fault = next((fault for fault in self._faults if fault.hits(request.path)), None)
+            fault = next((fault for fault in self._faults if fault.applies_to(request.path)), None)
             if fault:
                 fault.times -= 1
             return fault
@@ -223,13 +207,13 @@ class StripeApi:
             return page
         with self._lock:
             body = self._bodies.get(request.path)
-            is_put = request.path in self._bodies  # a removed one is, as nothing
-        if is_put:
-            return _error(request, 404) if body is None else _json(body)
+            is_known = request.path in self._bodies  # also with None, when it was removed
+        if is_known:
+            return error_answer(request, 404) if body is None else json_answer(body)
         if answer := self.destinations.answer(request):
             return answer
-        made = self._source(request.path)
-        return _error(request, 404) if made is None else _json(json.dumps(made).encode())
+        found = self._source(request.path)
+        return error_answer(request, 404) if found is None else json_answer(found)
 
     def _release(self) -> None:
         with self._lock:
@@ -238,13 +222,13 @@ class StripeApi:
 
 
 class _Silent(WSGIRequestHandler):
-    """Handles a connection without a line of log for each request."""
+    """Handles a connection without a log line for each request."""
 
     def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002 - named by werkzeug
-        """Drop the line: ``StripeApi.asked`` remembers the request."""
+        """Drop the line: ``StripeApi.asked`` has the request."""
 
     def date_time_string(self, timestamp: float | None = None) -> str:
-        """Return the ``Date`` of an answer, by the stand-in's own clock."""
+        """Return the ``Date`` of an answer by the clock of the stand-in."""
         ahead: int | None = cast("Any", self.server).app.clock_ahead
         if ahead is None:
             return "today"
@@ -255,7 +239,7 @@ class _Silent(WSGIRequestHandler):
         error: BaseException,  # noqa: ARG002 - named by werkzeug
         environ: WSGIEnvironment | None = None,  # noqa: ARG002 - named by werkzeug
     ) -> None:
-        """Do not wait for a second request on a connection that was reset."""
+        """Close a connection that was reset: it has no second request."""
         self.close_connection = True
 
 
@@ -273,42 +257,8 @@ def _asked(request: Request) -> Asked:
 
 
 def _masked(authorization: str | None) -> str | None:
-    """Keep of a key only what says its kind and mode."""
+    """Return the header with the kind and mode of the key only."""
     if authorization is None:
         return None
     kind = re.match(r"Bearer ([sr]k_(?:live|test)_)?", authorization)
     return f"{kind[0] if kind else ''}***"
-
-
-def _error(request: Request, status: int, headers: Mapping[str, str] | None = None) -> Response:
-    """Answer in the form in which the SDK expects errors of the version that was asked.
-
-    (https://docs.stripe.com/api/errors)
-    """
-    version2 = request.path.startswith("/v2/")
-    error = {
-        "type": "api_error" if status >= 500 else "invalid_request_error",  # noqa: PLR2004 - HTTP's own numbers
-        "code": (V2_CODES if version2 else CODES).get(status),
-        "message": f"The stand-in answers {status} to {request.method} {request.path}",
-    }
-    if version2 and status == 429:  # noqa: PLR2004 - HTTP's own numbers
-        error["type"] = "rate_limit"
-    body = {"error": {name: value for name, value in error.items() if value}}
-    return _json(json.dumps(body).encode(), status, headers)
-
-
-def _json(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(body, status, dict(headers or {}), content_type="application/json")
-
-
-def _wait(release: threading.Event) -> None:
-    """Wait, then let the request be answered as usual."""
-    release.wait()
-
-
-def _reset(request: Request) -> Response:
-    """Close the connection so that the client gets a reset, not an end."""
-    connection: socket.socket = request.environ["werkzeug.socket"]
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    os.close(connection.detach())
-    raise ConnectionResetError(f"{request.path} was to be reset")

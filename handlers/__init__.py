@@ -1,6 +1,6 @@
-"""The team's code: one module per event type, and the fallback for all others.
+"""The code of the team: one module for each event type, and a fallback for all others.
 
-A module is named after its event type (``v1.customer.created`` is handled in
-``v1_customer_created.py``) and defines ``handle(notif, client)``. Return: done. Raise: try
-again. Raise ``app.GiveUp("reason")``: never again, show it to a person.
+The name of a module is its event type: ``v1_customer_created.py`` handles ``v1.customer.created``.
+It defines ``handle(notif, client)``. If ``handle`` returns, the event is done. If it raises, the
+event is retried. If it raises ``app.GiveUp("reason")``, the event is dead, and a person decides.
 """

@@ -1,4 +1,4 @@
-"""Logs events of types that have no module, so that none goes by unseen."""
+"""Logs events of types without a module."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def handle(
 ) -> None:
     """Log the type, and whether the installed SDK knows it.
 
-    A type that the SDK does not know is newer than the SDK: upgrade it, or handle the type in
-    a module that names it as ``EVENT_TYPE``.
+    An unknown type is newer than the SDK. To handle it, upgrade the SDK, or write a module that
+    declares it as ``EVENT_TYPE``.
     """
     log.warning("event_without_handler", known_to_sdk=details.is_known_event_type)

@@ -1,4 +1,4 @@
-"""A billing meter received usage that it could not use."""
+"""A billing meter rejected usage."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def handle(
     notif: V1BillingMeterErrorReportTriggeredEventNotification,
     client: StripeClient,
 ) -> None:
-    """Log Stripe's own summary of what is wrong with the usage that was reported.
+    """Log Stripe's summary of the errors in the reported usage.
 
-    The notification names the meter; what happened stands in the event, which is fetched
+    The notification has only the id of the meter. The event has the summary, so it is fetched
     (https://docs.stripe.com/webhooks/event-notification-handlers).
     """
     event = notif.fetch_event()

@@ -1,4 +1,4 @@
-"""A customer completed a Checkout Session: fulfil what was bought."""
+"""A customer completed a Checkout Session: fulfil the order."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def handle(
     notif: V1CheckoutSessionCompletedEventNotification,
     client: StripeClient,
 ) -> None:
-    """Fetch the session as it is now, and log what has to be fulfilled.
+    """Fetch the current session, and log the order.
 
-    ``payment_status`` decides, not the event: a delayed payment method completes a session
-    before it is paid (https://docs.stripe.com/checkout/fulfillment).
+    Fulfil it only if ``payment_status`` says so: with a delayed payment method the session is
+    completed before it is paid (https://docs.stripe.com/checkout/fulfillment).
     """
     session = notif.fetch_related_object()
     log.info(

@@ -1,4 +1,4 @@
-"""Stripe could not generate an event: it will never come, neither delivered nor listed."""
+"""Stripe failed to generate an event, and will neither deliver nor list it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ if TYPE_CHECKING:
     from stripe import StripeClient
     from stripe.events import UnknownEventNotification
 
-#: Newer than the SDK, so that the notification comes without a class of its own.
+#: Newer than the SDK, which has no class for this notification.
 EVENT_TYPE = "v2.core.health.event_generation_failure.resolved"
 
 ADVICE = (
-    "Stripe will neither deliver this event nor list it, and reconciliation cannot find it: fetch"
-    " the object as it is now, and do what the callback for this event would have done"
+    "Stripe will neither deliver nor list this event, and reconciliation cannot find it. Fetch the"
+    " current object, and do what the callback of this event would have done"
 )
 
 log = structlog.get_logger(__name__)
 
 
 def handle(notif: UnknownEventNotification, client: StripeClient) -> None:
-    """Log which event can never come, about which object, and what to poll in its place.
+    """Log the type of the lost event, its object, and the address to fetch instead.
 
-    That stands in the event, which is fetched. The object is named by its address, and in older
-    events by its id alone (https://docs.stripe.com/webhooks/handle-irrecoverable-events).
+    The event has these data, so it is fetched. Older events have the id of the object and no
+    address (https://docs.stripe.com/webhooks/handle-irrecoverable-events).
     """
     data = notif.fetch_event().to_dict().get("data") or {}
     impact = data.get("impact") or {}

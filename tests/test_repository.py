@@ -332,6 +332,18 @@ class TestLayers:
         constructed = {name: found for name in sources("app") if (found := calls(name) & SERVICES)}
         assert constructed == {"app/factory.py": SERVICES}
 
+    def test_devkit_is_named_in_two_places(self) -> None:
+        """Only the list of commands and the old name of the devkit load it, where it is."""
+        naming = {
+            name
+            for name in sources("app", "handlers")
+            for node in ast.walk(ast.parse(read(name)))
+            if isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and re.match(r"devkit(\.|$)", node.value)
+        }
+        assert naming == {"app/cli/__init__.py", "app/testing/__init__.py"}
+
     def test_plugin_is_only_for_pytest(self) -> None:
         """No module imports the plugin: the image has no pytest."""
         plugin = {"devkit.plugin"}
@@ -530,7 +542,7 @@ class TestEnvFile:
         again = self.make_env(tmp_path)
         # make removes the target of a rule that fails.
         assert again.returncode == 0
-        assert "stays as it is" in again.stdout
+        assert "was not changed" in again.stdout
         assert (tmp_path / ".env").read_text(encoding="utf-8") == "STRIPE_API_KEY=mine\n"
 
     def test_example_holds_no_secret(self) -> None:

@@ -1,4 +1,4 @@
-"""The commands that ``flask`` gets from this service: one module per group."""
+"""The commands of ``flask``: one module or package for each group."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from app.cli import destination, doctor, events, handlers, worker
 if TYPE_CHECKING:
     from flask.cli import AppGroup
 
-#: The package with the commands for authors. It is not part of the image.
+#: The package with the commands for authors of handlers. The image does not contain it.
 DEVKIT = "devkit"
 
 
 def register(commands: AppGroup) -> None:
-    """Add all groups to ``commands``, and the devkit's commands where it is installed."""
+    """Add all groups to ``commands``, with the commands of the devkit if it is installed."""
     commands.add_command(destination.destination)
     commands.add_command(doctor.doctor)
     commands.add_command(events.events)

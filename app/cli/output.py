@@ -1,7 +1,11 @@
-"""Output of the commands, without characters that control the terminal."""
+"""Output of all commands: one form for tables, numbers, times and JSON.
+
+Nothing here prints a character that controls the terminal.
+"""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,25 +15,58 @@ from app.text import LINES, as_json, printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+#: The option of commands that can print JSON.
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
 
 def say(line: str = "", *, err: bool = False) -> None:
-    """Print ``line`` as one line, without its control characters."""
+    """Print ``line`` as one line, without control characters."""
     click.echo(printable(line), err=err)
 
 
 def say_lines(text: str) -> None:
-    """Print a text of several lines. Of its control characters line ends and tabs are left."""
+    """Print a text of several lines. Its only control characters are line ends and tabs."""
     click.echo(printable(text, LINES))
 
 
 def say_json(value: Any) -> None:
-    """Print ``value`` as JSON, for other programs."""
+    """Print ``value`` as JSON."""
     click.echo(as_json(value, indent=2))
 
 
-def say_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of cells, each on one line, and each column as wide as its widest cell."""
+def say_table(rows: Sequence[Sequence[str]], indent: int = 0) -> None:
+    """Print rows of cells in aligned columns, ``indent`` columns from the left."""
     shown = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     for row in shown:
-        say("  ".join(map(str.ljust, row, widths)).rstrip())
+        say(f"{'':{indent}}{'  '.join(map(str.ljust, row, widths))}".rstrip())
+
+
+def plural(count: int, noun: str) -> str:
+    """Return ``count`` with its noun: ``1 event``, ``2 events``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def few(names: Sequence[str], most: int = 5) -> str:
+    """Return the first ``most`` names, separated by commas, and the number of the others."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def iso_time(seconds: float, timespec: str = "milliseconds") -> str:
+    """Return a time in seconds since 1970 as ISO 8601 in UTC: ``2026-11-25T10:00:00.000Z``."""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec=timespec).replace("+00:00", "Z")
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the largest unit of which there are two, rounded down."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds)} s"
+
+
+def mode(*, live: bool) -> str:
+    """Return the name of a mode of Stripe's."""
+    return "live" if live else "test"

@@ -1,4 +1,4 @@
-"""What ``flask`` gets of a service that cannot start: the doctor, who says why."""
+"""The application of ``flask`` if the service cannot start: only ``flask doctor`` works."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 
 def looks_for_commands() -> bool:
-    """Whether it is ``flask`` that loads the application now, to find a command of ours.
+    """Return true if ``flask`` loads the application to find one of our commands.
 
-    A server does not, and neither do ``flask run`` and ``flask shell``: they load it to use it.
+    False under a server, ``flask run`` and ``flask shell``, which use the application itself.
     """
     context = click.get_current_context(silent=True)
     return context is not None and isinstance(context.command, FlaskGroup)
 
 
 def only_doctor(error: StartError) -> Flask:
-    """Return an application with no route and no command but the doctor's.
+    """Return an application without routes, whose only command is ``flask doctor``.
 
-    Whatever else is asked for raises ``error``, as it would without this.
+    Every other command raises ``error``.
     """
     app = Flask(__name__, static_folder=None)
     app.cli = _OnlyDoctor(error)
@@ -34,18 +34,18 @@ def only_doctor(error: StartError) -> Flask:
 
 
 class _OnlyDoctor(AppGroup):
-    """The commands of such an application."""
+    """The command ``doctor``, and the error for all others."""
 
     def __init__(self, error: StartError) -> None:
         super().__init__()
         self._error = error
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - named by click
-        """Return the doctor's command, or raise the error."""
+        """Return ``flask doctor``, or raise the error."""
         if cmd_name == doctor.name:
             return doctor
         raise self._error
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - named by click
-        """Raise the error: a list without the other commands would say nothing of them."""
+        """Raise the error: a list with one command would hide that the others exist."""
         raise self._error

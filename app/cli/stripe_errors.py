@@ -1,4 +1,4 @@
-"""What went wrong with Stripe's API, in one sentence that says what to do."""
+"""Errors of Stripe's API, as one sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -18,27 +18,26 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: What a message of Stripe's must not carry into an output, not even in part.
+#: Secrets in a message of Stripe's. No output may contain a part of one.
 _SECRET = re.compile(r"\b((?:[prs]k_(?:live|test)|whsec)_)[^\s'\",;]+")
 
 NOT_STRIPE = (
-    "What answered is not Stripe's API: it is not the JSON that Stripe sends. Check"
-    " STRIPE_API_BASE, and the proxies on the way"
+    "The answer is not from Stripe's API: it is not the JSON that Stripe sends. Check"
+    " STRIPE_API_BASE and your proxies"
 )
 _STATUS_PAGE = "See https://status.stripe.com, and try again later"
 
 
 class StripeFailedError(click.ClickException):
-    """Stripe's API did not do what was asked. The message is the sentence to show.
+    """Stripe's API failed or refused. The message is the sentence to show.
 
-    A command ends with status 3 then, so that a pipeline can tell it from 1, which is the
-    command's own answer, and from 2, a wrong option.
+    The exit status is 3. Status 1 is a result of the command, and 2 a wrong option.
     """
 
     exit_code = 3
 
     def __init__(self, message: str) -> None:
-        """Take the sentence, which can quote what Stripe's API, or something else, answered."""
+        """Take the sentence. It may quote an answer, so it is made printable."""
         super().__init__(printable(message))
 
 
@@ -50,25 +49,24 @@ def explained() -> Iterator[None]:
     except stripe.StripeError as error:
         raise StripeFailedError(sentence(error)) from error
     except Exception as error:
-        # The SDK stumbles over JSON of another form than Stripe's, and over fields that lack.
+        # The SDK raises arbitrary errors for JSON in another form, and for missing fields.
         if not _is_of_the_sdk(error):
             raise
         raise StripeFailedError(NOT_STRIPE) from error
 
 
 def checked(answer: T, kind: type[stripe.StripeObject] = stripe.StripeObject) -> T:
-    """Return what the SDK answered, if it is an object, and of that ``kind``.
+    """Return ``answer`` if it is an object of this ``kind``.
 
-    The SDK promises it and hands on whatever JSON came. Raises the error of an answer that is not
-    Stripe's.
+    The SDK promises the type but returns any JSON. Raises ``stripe.APIError`` for another type.
     """
     if not isinstance(answer, kind):
-        raise stripe.APIError("not what was asked for", http_status=HTTPStatus.OK)
+        raise stripe.APIError("the answer has another type", http_status=HTTPStatus.OK)
     return answer
 
 
 def sentence(error: stripe.StripeError) -> str:
-    """Return what ``error`` means and what to do, in one sentence or two, without secrets."""
+    """Return what ``error`` means and what to do, in one or two sentences without secrets."""
     if isinstance(error, stripe.APIConnectionError):
         return _no_answer(error)
     status = error.http_status or 0
@@ -78,13 +76,13 @@ def sentence(error: stripe.StripeError) -> str:
 
 
 def _is_of_the_sdk(error: Exception) -> bool:
-    """Whether a line of the SDK raised ``error``, and not one of ours."""
+    """Return true if the SDK's code raised ``error``, and not ours."""
     frames = list(traceback.walk_tb(error.__traceback__))
     return str(frames[-1][0].f_globals.get("__name__")).startswith("stripe.")
 
 
 def _refused(error: stripe.StripeError, status: int) -> str:
-    """Say what an error that Stripe's API itself answered means."""
+    """Return the meaning of an error that Stripe's API answered."""
     message = clean(error.user_message or "it gave no reason")
     if status == HTTPStatus.UNAUTHORIZED:
         return (
@@ -102,14 +100,14 @@ def _refused(error: stripe.StripeError, status: int) -> str:
             " the same account and mode"
         )
     if isinstance(error, stripe.RateLimitError):
-        return "Stripe's rate limit is reached (429). Wait a minute, and call the command again"
+        return "Stripe's rate limit is reached (429). Wait a minute, and run the command again"
     if status == HTTPStatus.CONFLICT or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return f"Stripe's API failed ({status}), each time it was asked. {_STATUS_PAGE}"
+        return f"Stripe's API failed ({status}) at every attempt. {_STATUS_PAGE}"
     return f"Stripe's API refused the request ({status}): {message}"
 
 
 def clean(message: str) -> str:
-    """Return a text of Stripe's on one line, without its full stop, every key in it masked."""
+    """Return a text of Stripe's on one line, without its full stop, with all keys masked."""
     return _SECRET.sub(r"\1***", " ".join(message.split())).rstrip(".")
 
 
@@ -118,24 +116,24 @@ def _request_id(error: stripe.StripeError) -> str:
 
 
 def _no_answer(error: stripe.APIConnectionError) -> str:
-    """Say why nothing came back. The SDK keeps the cause, and its name says what happened."""
+    """Return the reason of a failed connection, from the cause that the SDK keeps."""
     cause = error.__cause__
     name = type(cause).__name__
     if "Timeout" in name:
-        return f"Stripe's API did not answer in time, each time it was asked. {_STATUS_PAGE}"
+        return f"Stripe's API did not answer in time at any attempt. {_STATUS_PAGE}"
     if name == "SSLError":
         return (
-            "The certificate of what answered in the place of Stripe's API cannot be verified."
-            " Check STRIPE_API_BASE, and the proxies on the way"
+            "The certificate of the server that answered for Stripe's API cannot be verified."
+            " Check STRIPE_API_BASE and your proxies"
         )
     reason = next((word for sign, word in _REASONS.items() if sign in str(cause)), "no connection")
     return (
-        f"Stripe's API cannot be reached: {reason}. Check the network, the proxies on the way, and"
+        f"Stripe's API cannot be reached: {reason}. Check the network, your proxies and"
         " STRIPE_API_BASE"
     )
 
 
-#: How the cause of a connection error reads, and what it is called here.
+#: Parts of the text of a connection error, and what they mean.
 _REASONS = {
     "Connection refused": "the connection was refused",
     "Connection reset": "the connection broke off",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,10 +13,10 @@ import click
 import structlog
 from flask.cli import with_appcontext
 
-from app.cli.events.filters import UNITS
-from app.cli.events.reconcile import read_accounts
+from app.cli.events.filters import accounts_option, read_interval
 from app.errors import InboxUnavailable
-from app.runtime import forks, threads
+from app.runtime import forks
+from app.runtime.threads import start as start_thread
 from app.services import services
 
 if TYPE_CHECKING:
@@ -26,22 +26,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between two looks whether all has ended.
+#: Seconds between two checks for running callbacks and unrecorded results.
 TICK_SECONDS = 0.05
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-def read_interval(
-    _context: click.Context, _parameter: click.Parameter, value: str | None
-) -> float | None:
-    """Return the seconds of ``15m``."""
-    if value is None:
-        return None
-    given = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", value)
-    if given is None:
-        raise click.BadParameter(f"{value!r} is no time like 30s, 15m or 1h")
-    return float(given[1]) * UNITS[given[2]]
 
 
 @click.command("worker")
@@ -57,77 +45,80 @@ def read_interval(
     "--reconcile-every",
     "interval",
     callback=read_interval,
-    metavar="TIME",
-    help="Bring back what Stripe could not deliver, so often: 15m, 1h.",
+    metavar="INTERVAL",
+    help="Backfill events that Stripe could not deliver, at this interval: 15m, 1h.",
 )
-@click.option(
-    "--account",
-    "accounts",
-    multiple=True,
-    callback=read_accounts,
-    metavar="ACCT",
-    help="With --reconcile-every, a connected account. May be given several times.",
-)
+@accounts_option("A connected account for --reconcile-every.")
 @with_appcontext
 def worker(
     threads: int | None, grace: float, interval: float | None, accounts: tuple[str, ...]
 ) -> None:
-    """Run events as they become due, until SIGTERM.
+    """Run events when they are due, until SIGTERM.
 
-    For PROCESSING=queue. Any number of such processes can run beside each other, and beside the
-    ones that answer requests, which get WORKER_THREADS=0 then. Of all that are told to reconcile,
-    one at a time does it.
+    For PROCESSING=queue. Start any number of workers, beside processes that answer requests. Set
+    WORKER_THREADS=0 for the latter. Of all workers with --reconcile-every, one at a time
+    reconciles.
     """
-    parts = services()
-    if not parts.settings.is_queue:
+    settings = services().settings
+    if not settings.is_queue:
         raise click.ClickException(
             "PROCESSING is inline: callbacks run in the requests, and a worker has nothing to do."
             " Set PROCESSING=queue, here and for the service that answers requests."
         )
-    count = threads or parts.settings.worker_threads
+    count = threads or settings.worker_threads
     if count == 0:
-        raise click.UsageError("WORKER_THREADS is 0. Say how many with --threads.")
-    _stop_on_signals(parts)
-    _migrate(parts)
-    parts.leases.watchdog.start()
-    parts.worker.start(count)
+        raise click.UsageError("WORKER_THREADS is 0. Set the number of threads with --threads.")
+    stop_signals = _open_stop_signals()
+    _start(services(), count, interval, accounts)
+    os.read(stop_signals, 1)
+    _stop(services(), grace)
+
+
+def _start(
+    services: Services, threads: int, interval: float | None, accounts: tuple[str, ...]
+) -> None:
+    try:
+        services.inbox.migrate()
+    except InboxUnavailable as error:  # the first claim tries it again
+        log.warning("inbox_unavailable_at_start", reason=error.reason)
+    services.leases.watchdog.start()
+    services.worker.start(threads)
     if interval is not None:
-        _reconcile(parts, interval, accounts)
-    log.info("worker_started", threads=count, inbox=parts.inbox.address)
-    parts.stopping.wait()
-    _end(parts, grace)
+        # A thread of its own, which the end of the process may interrupt at any moment.
+        reconcile = partial(services.reconciler.run_every, interval, services.stopping, accounts)
+        start_thread("reconciler", reconcile)
+    log.info("worker_started", threads=threads, inbox=services.inbox.address)
 
 
-def _reconcile(parts: Services, interval: float, accounts: tuple[str, ...]) -> None:
-    """Reconcile in a thread of its own, which may be ended at any moment."""
-    run_every = parts.reconciler.run_every
-    threads.start("reconciler", partial(run_every, interval, parts.stopping, accounts))
+def _open_stop_signals() -> int:
+    """Handle the stop signals. Returns a descriptor that gets one byte for each of them.
 
+    A handler runs in the main thread, which may hold any lock at that moment. So the handler takes
+    no lock: ``threading.Event.set`` would deadlock if it interrupted ``wait`` on the same event.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
 
-def _stop_on_signals(parts: Services) -> None:
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        parts.stopping.set()
+    def note(_number: int, _frame: FrameType | None) -> None:
+        with suppress(BlockingIOError):  # the pipe is full of signals
+            os.write(writing, b"\0")
 
     for number in STOP_SIGNALS:
-        signal.signal(number, stop)
-    forks.isolate(STOP_SIGNALS)
+        signal.signal(number, note)
+    forks.isolate(STOP_SIGNALS)  # a forked process has the pipe, but not the handler
+    return reading
 
 
-def _migrate(parts: Services) -> None:
-    try:
-        parts.inbox.migrate()
-    except InboxUnavailable as error:  # it is tried again at the first claim
-        log.warning("inbox_unavailable_at_start", reason=error.reason)
-
-
-def _end(parts: Services, grace: float) -> None:
-    """Let what runs end, give the rest back, and leave."""
-    parts.worker.stop()
+def _stop(services: Services, grace: float) -> None:
+    """Wait up to ``grace`` seconds for running callbacks, then release their events and exit."""
+    services.worker.stop()
     deadline = time.monotonic() + grace
-    while (parts.worker.unfinished or parts.leases.unrecorded) and time.monotonic() < deadline:
+    while (services.worker.unfinished or services.leases.unrecorded) and (
+        time.monotonic() < deadline
+    ):
         time.sleep(TICK_SECONDS)
-    running = parts.worker.running
+    running = services.worker.running
     log.info("worker_ended", running=running)
     if running:
-        parts.worker.release()
+        services.worker.release()
         os._exit(0)  # a callback's thread cannot be ended, and a normal exit may wait for it

@@ -1,4 +1,4 @@
-"""Commands for the authors of handler modules. They join the groups of ``app.cli``."""
+"""Commands for authors of handler modules, in the groups of ``app.cli``."""
 
 from __future__ import annotations
 

@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
     from app.settings import Settings
 
-#: Seconds to wait for an answer: an inline callback may take its time.
+#: Seconds to wait for an answer: in inline mode it comes after the callback.
 ANSWER_SECONDS = 60
-#: Seconds of age of a stale delivery. The service accepts 300.
+#: The age of a stale signature in seconds. The service accepts 300.
 STALE_SECONDS = 600
-#: What to say of a 500, once.
+#: The error after a 500.
 FAILED = (
-    "A callback failed; the service's log says why. The objects of samples do not exist at Stripe:"
-    " a callback that fetches them needs the stand-in of `make dev`, or another one that"
-    " STRIPE_API_BASE points at."
+    "A callback failed; see the log of the service. The objects of samples do not exist at Stripe:"
+    " a callback that fetches them needs the stand-in of `make dev`, or another one in"
+    " STRIPE_API_BASE."
 )
-#: What Stripe sends with each delivery, but for the signature.
+#: The headers of a delivery by Stripe, without the signature.
 HEADERS = {
     "Content-Type": "application/json; charset=utf-8",
     "User-Agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
@@ -43,7 +43,7 @@ HEADERS = {
 
 
 class Delivery(NamedTuple):
-    """One POST that is to be made: the event's id, the body, and its ``Stripe-Signature``."""
+    """One POST: the id of the event, the body, and its ``Stripe-Signature``."""
 
     event_id: str
     body: bytes
@@ -52,7 +52,7 @@ class Delivery(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back for a delivery. ``outcome`` is the error's sentence if it was refused."""
+    """The answer to a delivery. ``outcome`` is the error if it was refused."""
 
     status: int
     outcome: str
@@ -60,7 +60,7 @@ class Answer:
 
 
 class Options(TypedDict):
-    """What ``send`` is asked to do: one key for each of its options, but ``--url``."""
+    """The options of ``send`` except ``--url``."""
 
     times: int
     duplicate: bool
@@ -74,9 +74,8 @@ class Options(TypedDict):
 def post(url: str, body: bytes, signature: str) -> Answer:
     """Deliver ``body`` to ``url`` as Stripe does, and wait for the answer.
 
-    ``http.client`` does nothing but this: it follows no redirect, repeats nothing, takes every
-    status as an answer, and never sends what is meant for this machine to a proxy. Raises
-    ``OSError`` or ``HTTPException`` when there is no answer.
+    ``http.client`` follows no redirect, does not retry, returns any status, and uses no proxy.
+    Raises ``OSError`` or ``HTTPException`` if there is no answer.
     """
     parts = urlsplit(url)
     connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
@@ -90,7 +89,7 @@ def post(url: str, body: bytes, signature: str) -> Answer:
 
 
 def _outcome(content: bytes) -> str:
-    """Read the outcome, or the error, out of an answer of this service's."""
+    """Return the outcome or the error in an answer of this service."""
     try:
         answer = json.loads(content)
     except ValueError:
@@ -101,7 +100,7 @@ def _outcome(content: bytes) -> str:
 
 
 def _url(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    """Refuse what is no URL before anything is sent."""
+    """Refuse a value that is no URL before any delivery."""
     if value and not value.startswith(("http://", "https://")):
         raise click.BadParameter(f"{value!r} is no URL like http://127.0.0.1:4242/webhook")
     return value
@@ -110,19 +109,21 @@ def _url(_context: click.Context, _parameter: click.Parameter, value: str | None
 @click.command("send")
 @with_appcontext
 @click.argument("event_type", metavar="TYPE")
-@click.option("--url", callback=_url, help="Where to. [default: /webhook on this machine's PORT]")
-@click.option("--times", default=1, type=click.IntRange(min=1), help="How many events.")
+@click.option(
+    "--url", callback=_url, help="The target. [default: /webhook on PORT of this machine]"
+)
+@click.option("--times", default=1, type=click.IntRange(min=1), help="The number of events.")
 @click.option("--duplicate", is_flag=True, help="Deliver each event twice.")
-@click.option("--context", metavar="ACCT", help="The account that the event is about.")
+@click.option("--context", metavar="ACCT", help="The account of the event.")
 @click.option("--live/--test", "livemode", default=None, help="[default: as STRIPE_API_KEY]")
-@click.option("--forge", is_flag=True, help="Sign with a secret that the service does not have.")
-@click.option("--stale", is_flag=True, help="Sign as of ten minutes ago.")
+@click.option("--forge", is_flag=True, help="Sign with an unknown secret.")
+@click.option("--stale", is_flag=True, help="Sign with a time ten minutes ago.")
 @click.option("--unknown", is_flag=True, help="Allow a TYPE that the SDK does not know.")
 def send(event_type: str, url: str | None, **options: Unpack[Options]) -> None:
-    """Deliver sample events of TYPE, signed with the first of STRIPE_WEBHOOK_SECRET.
+    """Deliver sample events of TYPE, signed with the first secret in STRIPE_WEBHOOK_SECRET.
 
-    The objects that the events name do not exist at Stripe. A callback that fetches them needs
-    the stand-in of `make dev`, or another one that STRIPE_API_BASE points at.
+    The objects of the events do not exist at Stripe. A callback that fetches them needs the
+    stand-in of `make dev`, or another one in STRIPE_API_BASE.
     """
     settings = services().settings
     failed = False
@@ -132,7 +133,7 @@ def send(event_type: str, url: str | None, **options: Unpack[Options]) -> None:
     ):
         answer = _post(target, body, signature)
         widths = len(event_id), len(event_type)
-        if number == 0:  # not before: nothing may listen there
+        if number == 0:  # after the first answer: without one there is no table
             _print_row(widths, "event id", "type", "status", "answer ms", "outcome")
         milliseconds = f"{answer.milliseconds:.1f}"
         _print_row(widths, event_id, event_type, str(answer.status), milliseconds, answer.outcome)
@@ -142,7 +143,7 @@ def send(event_type: str, url: str | None, **options: Unpack[Options]) -> None:
 
 
 def _deliveries(settings: Settings, event_type: str, options: Options) -> Iterator[Delivery]:
-    """Make the samples and sign them. A duplicate is the same body, signed once more."""
+    """Yield signed samples. A duplicate is the same body with a new signature."""
     secret = _forged_secret() if options["forge"] else settings.stripe_webhook_secrets[0]
     timestamp = int(time.time()) - STALE_SECONDS if options["stale"] else None
     for _ in range(options["times"]):
@@ -161,7 +162,7 @@ def _sample(settings: Settings, event_type: str, options: Options) -> dict[str, 
     except samples.UnknownEventTypeError as error:
         nearest = f"; nearest: {', '.join(error.nearest)}" if error.nearest else ""
         raise click.BadParameter(
-            f"{error}{nearest}. Send it all the same with --unknown", param_hint="TYPE"
+            f"{error}{nearest}. To send it anyway, add --unknown", param_hint="TYPE"
         ) from None
 
 
@@ -170,13 +171,13 @@ def _forged_secret() -> str:
 
 
 def _post(url: str, body: bytes, signature: str) -> Answer:
-    """Deliver, and put into words why there was no answer."""
+    """Deliver. Raises ``ClickException`` with the reason if there is no answer."""
     try:
         return post(url, body, signature)
     except ConnectionRefusedError:
         raise click.ClickException(
-            f"Nothing listens at {url}. Start the service with `make run`, or name its address"
-            " with --url."
+            f"No service listens at {url}. Start it with `make run`, or give its address with"
+            " --url."
         ) from None
     except (OSError, HTTPException, ValueError) as error:
         raise click.ClickException(

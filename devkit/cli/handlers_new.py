@@ -20,12 +20,12 @@ from devkit import samples
 from devkit.scaffold import module_text, test_text
 
 if TYPE_CHECKING:
-    from app.services import Services
+    from app.processing.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a handler module and its test are written."""
+    """The paths of a handler module and its test."""
 
     module: Path
     test: Path
@@ -36,25 +36,24 @@ class Place:
 @click.argument("event_type", metavar="TYPE")
 @click.option("--untyped", is_flag=True, help="For a TYPE that is newer than the installed SDK.")
 def new(event_type: str, *, untyped: bool) -> None:
-    """Write a handler module for events of TYPE, and a test that passes as it stands.
+    """Write a handler module for events of TYPE, and a test that passes.
 
-    A file that is there stays as it is.
+    Existing files are never overwritten.
     """
     _check_type(event_type, untyped=untyped)
-    parts = services()
-    place = _place(parts.settings.handlers_package, event_type)
-    _refuse_second(parts, event_type, place)
+    place = _place(services().settings.handlers_package, event_type)
+    _refuse_second(services().registry, event_type, place)
     _write(place.module, module_text(event_type))
     _write(place.test, test_text(event_type))
     _say_what_is_next(event_type, place)
 
 
 def _check_type(event_type: str, *, untyped: bool) -> None:
-    """Refuse a type that the SDK does not know, unless that is what was asked for."""
+    """Refuse a type that the SDK does not know, unless ``untyped``."""
     known = event_type in event_types()
     if untyped and known:
         raise click.UsageError(
-            f"stripe {stripe.VERSION} knows {event_type!r}. Leave out --untyped, and it is typed"
+            f"stripe {stripe.VERSION} knows {event_type!r}. Omit --untyped for a typed module"
         )
     if known or (untyped and EVENT_TYPE_SHAPE.fullmatch(event_type)):
         return
@@ -63,7 +62,7 @@ def _check_type(event_type: str, *, untyped: bool) -> None:
     advice = (
         "Types of event notifications begin with v1. or v2."
         if untyped
-        else "For a type that is newer than the SDK add --untyped"
+        else "If the type is newer than the SDK, add --untyped"
     )
     raise click.BadParameter(
         f"{event_type!r} is no event type of stripe {stripe.VERSION}{hint}. {advice}",
@@ -72,24 +71,24 @@ def _check_type(event_type: str, *, untyped: bool) -> None:
 
 
 def _place(package_name: str, event_type: str) -> Place:
-    """Return where the files belong: the test lies below tests/ as the package lies beside it."""
+    """Return the paths. The package ``a.b`` has its tests in ``tests/a/b`` beside ``a``."""
     package = Path(importlib.import_module(package_name).__path__[0])
-    parts = package_name.split(".")
-    tests = package.parents[len(parts) - 1] / "tests" / Path(*parts)
+    names = package_name.split(".")
+    tests = package.parents[len(names) - 1] / "tests" / Path(*names)
     name = f"{module_name(event_type)}.py"
     return Place(package / name, tests / f"test_{name}")
 
 
-def _refuse_second(parts: Services, event_type: str, place: Place) -> None:
-    """Refuse to write where a file is, and to write a second module for one type."""
-    files = [module.file for module in parts.registry.modules if module.event_type == event_type]
-    there = [*files, *(_shown(file) for file in (place.module, place.test) if file.exists())]
-    if there:
-        raise click.ClickException(f"{there[0]} is there and stays as it is. Nothing was written")
+def _refuse_second(registry: Registry, event_type: str, place: Place) -> None:
+    """Refuse to overwrite a file, and to write a second module for one type."""
+    files = [module.file for module in registry.modules if module.event_type == event_type]
+    existing = [*files, *(_shown(file) for file in (place.module, place.test) if file.exists())]
+    if existing:
+        raise click.ClickException(f"{existing[0]} already exists. Nothing was written")
 
 
 def _write(file: Path, text: str) -> None:
-    """Write a file that is not there yet."""
+    """Write a new file."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("x", encoding="utf-8") as stream:
@@ -102,7 +101,7 @@ def _write(file: Path, text: str) -> None:
 
 
 def _shown(file: Path) -> str:
-    """Return the path as a person in this folder would write it."""
+    """Return the path, relative to the current folder if possible."""
     return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
 
 
@@ -112,6 +111,6 @@ def _say_what_is_next(event_type: str, place: Place) -> None:
         f"""
 Next:
   {commands / "python"} -m pytest {_shown(place.test)}
-  make dev    # in another terminal: the service, which takes over each change of a handler
+  make dev    # in another terminal: the service, restarted after each change of a handler
   {commands / "flask"} events send {shlex.quote(event_type)}"""
     )

@@ -1,4 +1,4 @@
-"""``flask handlers types``: which event types the installed SDK knows."""
+"""``flask handlers types``: the event types that the installed SDK knows."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import re
 import click
 import stripe
 
-from app.cli.output import say
+from app.cli.output import say_table
 from devkit import samples
 
 
 @click.command("types")
 @click.argument("pattern", default="")
 def types(pattern: str) -> None:
-    """Show the event types that contain PATTERN, of which * stands for anything.
+    """List the event types that contain PATTERN, where * matches any text.
 
-    Beside each stands what its notifications name: an object, a singleton (which has no id), or
-    none; and the SDK's class that fetch_related_object() returns.
+    Each type is listed with the kind of object in its notifications: an object, a singleton (which
+    has no id), or none. The last column is the SDK's class that fetch_related_object() returns.
     """
     words = re.escape(pattern).replace(r"\*", ".*")
     found = [each for each in samples.event_types() if re.search(words, each, re.IGNORECASE)]
@@ -25,11 +25,12 @@ def types(pattern: str) -> None:
         near = samples.nearest(pattern)
         hint = f"; nearest: {', '.join(near)}" if near else ""
         raise click.ClickException(
-            f"No event type of stripe {stripe.VERSION} has {pattern!r}{hint}"
+            f"No event type of stripe {stripe.VERSION} contains {pattern!r}{hint}"
         )
-    width = max(map(len, found))
-    for event_type in found:
-        related = samples.related_class(event_type)
-        name = samples.public_name(related) if related else ""
-        line = f"{event_type:{width}}  {samples.related_object_kind(event_type):9}  {name}"
-        say(line.rstrip())
+    say_table([_cells(each) for each in found])
+
+
+def _cells(event_type: str) -> tuple[str, str, str]:
+    related = samples.related_class(event_type)
+    name = samples.public_name(related) if related else ""
+    return event_type, samples.related_object_kind(event_type), name

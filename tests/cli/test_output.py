@@ -1,4 +1,4 @@
-"""No command prints what steers a terminal, wherever it comes from."""
+"""No command prints a character that controls the terminal."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ ROOT = Path(__file__).parents[2]
 EVIL = "\x1b[2J\u202eevil\u2028\x9b\r\x7f\u200bend"
 SHOWN = "\ufffd[2J\ufffdevil \ufffd \ufffd\ufffdend"
 
-#: The two that print, and the one line of the doctor's that has a colour of ours.
+#: The only modules that print. The doctor colours its levels itself.
 PRINTING = {"app/cli/output.py", "app/cli/doctor/lines.py"}
 
 Make = Callable[..., Receiver]
 
 
 def assert_harmless(printed: str) -> None:
-    """Only line ends and tabs are left of all that a terminal does not show."""
+    """Assert that line ends and tabs are the only characters that a terminal does not show."""
     assert {each for each in printed if unicodedata.category(each) in HIDDEN} <= {"\n", "\t"}
 
 
 def test_all_commands_print_in_one_place() -> None:
-    """A command that calls click.echo could print control characters."""
+    """Only these modules call click.echo: elsewhere it could print control characters."""
     printing = {
         str(file.relative_to(ROOT))
         for file in (ROOT / "app/cli").rglob("*.py")
@@ -48,26 +48,26 @@ def test_all_commands_print_in_one_place() -> None:
 
 
 def test_line_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """A text from outside makes no line of its own."""
+    """A line end in a text from outside does not start a new line."""
     output.say(f"{EVIL}\nstate dead")
     output.say(EVIL, err=True)
     assert capsys.readouterr() == (f"{SHOWN} state dead\n", f"{SHOWN}\n")
 
 
 def test_lines_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
-    """Those of a traceback, with its tabs."""
+    """``say_lines`` keeps line ends and tabs, as in a traceback."""
     output.say_lines(f"a\n\t{EVIL}")
     assert capsys.readouterr().out == f"a\n\t{SHOWN}\n"
 
 
 def test_cells_are_as_wide_as_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    """A cell with a line end breaks no row."""
+    """A line end in a cell does not break its row. Columns are as wide as the shown text."""
     output.say_table([("a", "b"), ("1\n2", EVIL)])
     assert capsys.readouterr().out == f"a    b\n1 2  {SHOWN}\n"
 
 
 def test_json_is_the_same_in_printable_ascii(capsys: pytest.CaptureFixture[str]) -> None:
-    """Programs get all of it, and a terminal nothing."""
+    """JSON keeps every character, escaped as printable ASCII."""
     output.say_json({"reason": EVIL})
     printed = capsys.readouterr().out
     assert_harmless(printed)
@@ -76,13 +76,13 @@ def test_json_is_the_same_in_printable_ascii(capsys: pytest.CaptureFixture[str])
 
 
 def test_doctor_has_no_colours_but_its_own(capsys: pytest.CaptureFixture[str]) -> None:
-    """What Stripe or a handler says stands in both columns of a line."""
+    """Control characters in the text or remedy of a line are removed."""
     Line(Level.FAIL, "types", f"{EVIL}\nOK", f"{EVIL}\nOK").show()
     assert_harmless(click.unstyle(capsys.readouterr().out))
 
 
 def spoil(url: str, table: str, *columns: str) -> None:
-    """Put such a text into columns of a table, as another writer of the database could."""
+    """Put control characters into columns of a table, as another program could."""
     evil = "x'" + f"{EVIL}\nstate pending".encode().hex() + "'"
     for column in columns:
         value = evil if column == "body" else f"CAST({evil} AS TEXT)"
@@ -91,7 +91,7 @@ def spoil(url: str, table: str, *columns: str) -> None:
 
 @pytest.fixture
 def events(make_receiver: Make, sqlite_url: str) -> Callable[..., Result]:
-    """A function that runs ``flask events`` on an inbox with nothing but such texts."""
+    """A function that runs ``flask events`` on an inbox with control characters in all texts."""
     module = "from app import GiveUp\ndef handle(notif, client):\n    raise GiveUp('no')\n"
     receiver = make_receiver({"v1_customer_created": module}, database_url=sqlite_url)
     receiver.deliver(samples.notification("v1.customer.created", event_id="evt_1"))
@@ -123,7 +123,7 @@ def events(make_receiver: Make, sqlite_url: str) -> Callable[..., Result]:
     ids=" ".join,
 )
 def test_events_are_harmless(events: Callable[..., Result], words: list[str]) -> None:
-    """Types, contexts, reasons, tracebacks, bodies, names of persons and their reasons."""
+    """Texts from the inbox are printed without control characters."""
     printed = events(*words).output
     assert_harmless(printed)
     assert "evil" in printed
@@ -139,7 +139,7 @@ def test_events_are_harmless(events: Callable[..., Result], words: list[str]) ->
 def test_destinations_are_harmless(
     make_receiver: Make, stripe_api: StripeApi, words: list[str]
 ) -> None:
-    """Names, types, reasons and addresses that Stripe has."""
+    """Texts from Stripe are printed without control characters."""
     module = "def handle(notif, client): pass\n"
     receiver = make_receiver({"v1_customer_created": module}, stripe_api_base=stripe_api.url)
     evil = f"{EVIL}\nIt is as the code wants it."
@@ -154,11 +154,11 @@ def test_destinations_are_harmless(
 
     assert_harmless(printed)
     assert "evil" in printed
-    assert "It is as the code wants it." not in printed.splitlines()
+    assert "It matches the code." not in printed.splitlines()
 
 
 def test_errors_of_stripe_are_harmless(make_receiver: Make, stripe_api: StripeApi) -> None:
-    """What is quoted of an answer is no way around."""
+    """A quoted message of Stripe's is printed without control characters."""
     receiver = make_receiver(stripe_api_base=stripe_api.url)
     error = {"type": "invalid_request_error", "message": f"No {EVIL}"}
     body = json.dumps({"error": error}).encode()
@@ -172,8 +172,27 @@ def test_errors_of_stripe_are_harmless(make_receiver: Make, stripe_api: StripeAp
 
 @pytest.mark.parametrize("words", [["show", EVIL], ["retry", EVIL]], ids=str)
 def test_id_that_is_not_there_is_harmless(receiver: Receiver, words: list[str]) -> None:
-    """It may have been copied from anywhere."""
+    """An unknown id in an error is printed without control characters."""
     receiver.services.inbox.migrate()
     printed = receiver.app.test_cli_runner().invoke(args=["events", *words]).output
     assert_harmless(printed)
     assert f"The inbox has no event {SHOWN}." in printed
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 events"), (1, "1 event"), (2, "2 events")])
+def test_plural(count: int, text: str) -> None:
+    """The noun agrees with its number."""
+    assert output.plural(count, "event") == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "precise", "short"),
+    [
+        (0, "1970-01-01T00:00:00.000Z", "1970-01-01T00:00:00Z"),
+        (1795860000.9996, "2026-11-28T10:00:00.999Z", "2026-11-28T10:00:00Z"),
+    ],
+)
+def test_times(seconds: float, precise: str, short: str) -> None:
+    """A time is ISO 8601 in UTC with ``T`` and ``Z``, also for a whole second."""
+    assert output.iso_time(seconds) == precise
+    assert output.iso_time(seconds, "seconds") == short

@@ -1,4 +1,4 @@
-"""A service that cannot start still has a doctor, and nothing else."""
+"""If the service cannot start, ``flask doctor`` is the only command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.conftest import MakeHandlers
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sqlite_url: str) -> None:
-    """No .env, and what flask itself sets is undone after the test."""
+    """There is no .env, and variables that flask sets are reset after the test."""
     monkeypatch.chdir(tmp_path)
     for name in ("FLASK_RUN_FROM_CLI", "FLASK_DEBUG", "FLASK_APP"):
         monkeypatch.setenv(name, "")
@@ -27,13 +27,13 @@ def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sqlite_url: st
 
 
 def flask(*arguments: str) -> Result:
-    """Call the ``flask`` command as a person does: it makes the application itself."""
+    """Call ``flask`` as in a shell: it creates the application itself."""
     info = ScriptInfo(create_app=create_app)
     return CliRunner().invoke(cli, arguments, obj=info, prog_name="flask")
 
 
 def test_wrong_settings_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each wrong setting is a FAIL line, with what to do; the rest is not looked at."""
+    """Each wrong setting is a FAIL line with its remedy. Other checks are skipped."""
     monkeypatch.setenv("STRIPE_API_KEY", "pk_test_fake")
     monkeypatch.setenv("PORT", "http")
     result = flask("doctor")
@@ -41,7 +41,7 @@ def test_wrong_settings_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 1
     assert lines[0].startswith("FAIL  settings      STRIPE_API_KEY does not begin with sk_live_")
     assert lines[1].startswith("FAIL  settings      PORT is 'http'. Use a whole number")
-    assert lines[2].startswith("WARN  others        not looked at")
+    assert lines[2].startswith("WARN  others        not checked")
     assert lines[-1] == "0 OK, 1 WARN, 2 FAIL"
     assert "pk_test_fake" not in result.output
 
@@ -49,7 +49,7 @@ def test_wrong_settings_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wrong_handlers_are_shown(
     monkeypatch: pytest.MonkeyPatch, make_handlers: MakeHandlers
 ) -> None:
-    """Each wrong module is a FAIL line, and everything else is looked at all the same."""
+    """Each wrong module is a FAIL line. Other checks still run."""
     package = make_handlers(v1_customer_createdd="", v1_invoice_paid="def handle(): pass")
     monkeypatch.setenv("HANDLERS_PACKAGE", package)
     result = flask("doctor", "--no-ping")
@@ -60,7 +60,7 @@ def test_wrong_handlers_are_shown(
         f"{package}/v1_invoice_paid.py:",
     ]
     assert re.search(r"^(OK|WARN)  +inbox", result.stdout, flags=re.MULTILINE)
-    assert "FAIL  key" in result.stdout  # nobody listens there
+    assert "FAIL  key" in result.stdout  # the port is closed
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_wrong_handlers_are_shown(
 def test_every_other_command_says_what_is_wrong(
     command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other commands end with the problems alone, as the service does: none runs half."""
+    """Each other command fails with the list of problems, like the service."""
     monkeypatch.setenv("PORT", "http")
     result = flask(*command)
     assert isinstance(result.exception, StartError)
@@ -77,14 +77,14 @@ def test_every_other_command_says_what_is_wrong(
 
 
 def test_a_server_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outside of ``flask`` nothing is made of wrong settings."""
+    """Without ``flask``, as under a server, wrong settings are an error."""
     monkeypatch.setenv("PORT", "http")
     with pytest.raises(StartError):
         create_app()
 
 
 def test_a_service_that_can_start_has_all_commands() -> None:
-    """With right settings the doctor is one command among others."""
+    """With valid settings all commands are listed."""
     result = flask("--help")
     assert result.exit_code == 0
     for name in ("destination", "doctor", "events", "handlers"):

@@ -1,4 +1,4 @@
-"""What went wrong with Stripe's API is said in one sentence: each failure over real HTTP."""
+"""Each failure of Stripe's API becomes one sentence. The failures are real, over HTTP."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ KEY = "sk_test_fake_for_tests"
 
 
 def ask(url: str, seconds: float = 10) -> str:
-    """Ask for the balance and for the destinations, and return how both errors are explained.
+    """Request the balance and the destinations, and return the sentence of both errors.
 
-    The two calls are of the two versions of the API, whose errors the SDK reads in two ways.
+    The calls use both versions of the API. The SDK reads their errors in different ways.
     """
     client = stripe.StripeClient(
         KEY, http_client=stripe.RequestsClient(timeout=seconds), base_addresses={"api": url}
@@ -44,7 +44,7 @@ class TestAnswers:
         ("status", "begins", "holds"),
         [
             (401, "Stripe does not accept the API key (401).", "Check STRIPE_API_KEY"),
-            (429, "Stripe's rate limit is reached (429).", "call the command again"),
+            (429, "Stripe's rate limit is reached (429).", "run the command again"),
             (409, "Stripe's API failed (409)", "https://status.stripe.com"),
             (500, "Stripe's API failed (500)", "https://status.stripe.com"),
             (503, "Stripe's API failed (503)", "https://status.stripe.com"),
@@ -53,7 +53,7 @@ class TestAnswers:
     def test_each_status_has_a_sentence(
         self, status: int, begins: str, holds: str, stripe_api: StripeApi
     ) -> None:
-        """It names the status, and what to do."""
+        """The sentence names the status and what to do."""
         stripe_api.fail(status=status, times=2)
         said = ask(stripe_api.url)
         assert said.startswith(begins)
@@ -70,7 +70,7 @@ class TestAnswers:
     def test_stripes_own_words_are_shown(
         self, status: int, begins: str, stripe_api: StripeApi
     ) -> None:
-        """Where Stripe says what is wrong, it is shown, with the keys in it masked."""
+        """Stripe's own message is quoted, with all keys masked."""
         body = b'{"error": {"message": "No %s\\n for sk_test_secret1."}}' % str(status).encode()
         stripe_api.garble(status=status, body=body, times=2)
         said = ask(stripe_api.url)
@@ -78,12 +78,12 @@ class TestAnswers:
         assert "secret1" not in said
 
     def test_error_without_a_reason(self, stripe_api: StripeApi) -> None:
-        """An error of Stripe's that has no message says so."""
+        """For an error without a message the sentence says so."""
         stripe_api.garble(status=400, body=b'{"error": {}}', times=2)
         assert ask(stripe_api.url) == ("Stripe's API refused the request (400): it gave no reason")
 
     def test_request_is_named(self, stripe_api: StripeApi) -> None:
-        """The id that Stripe's support asks for is shown."""
+        """The sentence has the request id, for Stripe's support."""
         stripe_api.fail(status=500, headers={"request-id": "req_1"}, times=2)
         assert ask(stripe_api.url).endswith(" (request req_1)")
 
@@ -99,50 +99,52 @@ class TestAnswers:
             (502, b'{"error": "bad gateway"}'),
         ],
     )
-    def test_what_is_not_stripe(self, status: int, body: bytes, stripe_api: StripeApi) -> None:
-        """What no API of Stripe's would answer is called so, and nothing of it is shown."""
+    def test_answer_that_is_not_from_stripe(
+        self, status: int, body: bytes, stripe_api: StripeApi
+    ) -> None:
+        """An answer that Stripe never sends is reported as such, and not quoted."""
         stripe_api.garble(status=status, body=body, times=2)
         said = ask(stripe_api.url)
-        assert said.startswith("What answered is not Stripe's API: ")
+        assert said.startswith("The answer is not from Stripe's API: ")
         assert "STRIPE_API_BASE" in said
         assert "secret1" not in said
 
-    def test_field_that_lacks(self, stripe_api: StripeApi) -> None:
-        """An answer without what the SDK promises is not Stripe's either."""
+    def test_missing_field(self, stripe_api: StripeApi) -> None:
+        """An answer without a field that the SDK promises is not from Stripe either."""
         stripe_api.put("/v1/balance", {})
         client = stripe.StripeClient(KEY, base_addresses={"api": stripe_api.url})
-        with pytest.raises(StripeFailedError, match="not Stripe's API"), explained():
+        with pytest.raises(StripeFailedError, match="not from Stripe's API"), explained():
             _ = client.v1.balance.retrieve().livemode
 
 
 class TestNoAnswer:
-    """Errors of the way to Stripe."""
+    """Errors of the connection to Stripe."""
 
     def test_refused(self) -> None:
-        """A port that nobody listens at."""
+        """A closed port is a refused connection."""
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             said = ask(f"http://127.0.0.1:{unused.getsockname()[1]}")
         assert said.startswith("Stripe's API cannot be reached: the connection was refused.")
 
     def test_reset(self, stripe_api: StripeApi) -> None:
-        """A connection that was reset."""
+        """A reset is a connection that broke off."""
         stripe_api.reset(times=2)
         said = ask(stripe_api.url)
         assert said.startswith("Stripe's API cannot be reached: the connection broke off.")
 
     def test_time_out(self, stripe_api: StripeApi) -> None:
-        """No answer in the time that the client waits."""
+        """An answer that takes longer than the time-out is reported as such."""
         stripe_api.hold(times=2)
         assert ask(stripe_api.url, 0.5).startswith("Stripe's API did not answer in time")
 
     def test_name_that_is_unknown(self) -> None:
-        """A host that does not exist."""
+        """An unknown host is a name that cannot be resolved."""
         said = ask("http://stripe.invalid")
         assert said.startswith("Stripe's API cannot be reached: its name cannot be resolved.")
 
     def test_closed(self) -> None:
-        """A server that hangs up without a word."""
+        """A server that closes the connection without an answer is a connection that broke off."""
         with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
             hanging_up = pool.submit(_hang_up, server, times=2)
             said = ask(f"http://127.0.0.1:{server.getsockname()[1]}")
@@ -150,18 +152,18 @@ class TestNoAnswer:
         assert "the connection broke off." in said
 
     def test_no_certificate(self, stripe_api: StripeApi) -> None:
-        """Where HTTPS is asked for, an answer without a certificate is no answer."""
+        """A server without TLS behind an https address is a certificate error."""
         said = ask(stripe_api.url.replace("http:", "https:"))
-        assert said.startswith("The certificate of what answered in the place of Stripe's API")
+        assert said.startswith("The certificate of the server that answered for Stripe's API")
 
-    def test_address_that_cannot_be(self) -> None:
-        """An address that no connection can be made to."""
+    def test_impossible_address(self) -> None:
+        """An address that cannot be used is a failed connection."""
         said = ask("http://127.0.0.1:99999")
         assert said.startswith("Stripe's API cannot be reached: no connection.")
 
 
 def _hang_up(server: socket.socket, times: int) -> None:
-    """Read a request, and close its connection, as often as was said."""
+    """Read a request and close its connection, ``times`` times."""
     for _ in range(times):
         connection, _address = server.accept()
         with connection:
@@ -169,28 +171,28 @@ def _hang_up(server: socket.socket, times: int) -> None:
 
 
 class TestOthers:
-    """What is not Stripe's is not explained away."""
+    """Other errors keep their type."""
 
-    def test_what_is_promised_is_checked(self) -> None:
-        """What the SDK hands on in the place of what it promises is not Stripe's answer."""
+    def test_type_of_an_answer_is_checked(self) -> None:
+        """An answer of another type than the SDK promises is not from Stripe."""
         balance = stripe.Balance()
         assert checked(balance) is balance
         for answer, kind in (([], stripe.StripeObject), (balance, stripe.v2.ListObject)):
-            with pytest.raises(StripeFailedError, match="not Stripe's API"), explained():
+            with pytest.raises(StripeFailedError, match="not from Stripe's API"), explained():
                 checked(answer, kind)
 
     def test_error_of_ours_stays(self) -> None:
-        """An error in our own code is raised as it is."""
+        """An error in our own code is raised unchanged."""
         with pytest.raises(ZeroDivisionError), explained():
             _ = 1 / 0
 
-    def test_nothing_wrong(self) -> None:
-        """Without an error nothing happens."""
+    def test_no_error(self) -> None:
+        """Without an error the block has no effect."""
         with explained():
             pass
 
-    def test_status_is_not_that_of_drift(self) -> None:
-        """A command ends with 3, which no command means anything else by."""
+    def test_exit_status_is_3(self) -> None:
+        """The exit status is 3, which has no other meaning in any command."""
         assert StripeFailedError("x").exit_code == 3
 
 
@@ -204,5 +206,5 @@ class TestOthers:
     ],
 )
 def test_secrets_are_masked(text: str, cleaned: str) -> None:
-    """No key and no signing secret of a message is shown; the kind of it is."""
+    """Keys and signing secrets in a message are masked, except for their kind."""
     assert clean(text) == cleaned

@@ -1,25 +1,59 @@
-"""``flask worker``: what it refuses. What it does is shown by tests/processes/test_queue.py."""
+"""``flask worker``: options, signals, reconciliation.
+
+tests/processes/test_queue.py tests how it runs events.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from devkit import samples
 from devkit.stripe_api import StripeApi
-from tests.conftest import Receiver
+from tests.conftest import API_KEY, SECRET, MakeHandlers, Receiver
 from tests.support.waiting import wait_for
 
 Make = Callable[..., Receiver]
 
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Runs ``flask``. SIGTERM comes each time that the main thread waits for an event, and finds the
+#: lock of the event held. It comes only when the command handles it.
+SIGNAL_WHILE_LOCKED = """
+import signal
+import threading
+
+from flask.cli import main
+
+wait = threading.Event.wait
+
+
+def interrupted_wait(self, timeout=None):
+    handler = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is threading.main_thread() and (
+        getattr(handler, "__module__", None) == "app.cli.worker"
+    ):
+        with self._cond:
+            signal.raise_signal(signal.SIGTERM)
+    return wait(self, timeout)
+
+
+threading.Event.wait = interrupted_wait
+main()
+"""
+
 
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
-    """The command handles signals, which other tests do not expect."""
+    """The signal handlers of the command are removed after the test."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in before.items():
@@ -27,38 +61,56 @@ def _signals() -> Iterator[None]:
 
 
 def test_inline_mode_has_nothing_to_do(receiver: Receiver) -> None:
-    """It says which setting to change, for both sides."""
+    """In inline mode the error names the setting to change, for both processes."""
     refused = receiver.app.test_cli_runner().invoke(args=["worker"])
     assert refused.exit_code == 1
     assert "Set PROCESSING=queue, here and for the service" in refused.stderr
 
 
 def test_no_threads_are_refused(make_receiver: Make) -> None:
-    """WORKER_THREADS=0 is meant for the web side."""
+    """WORKER_THREADS=0 is for processes that answer requests: a worker needs threads."""
     receiver = make_receiver(processing="queue", worker_threads=0)
     refused = receiver.app.test_cli_runner().invoke(args=["worker"])
     assert refused.exit_code == 2
-    assert "WORKER_THREADS is 0. Say how many with --threads." in refused.stderr
+    assert "WORKER_THREADS is 0. Set the number of threads with --threads." in refused.stderr
 
 
-def test_it_runs_until_it_is_told_to_stop(make_receiver: Make) -> None:
-    """A stop that came before it began ends it at once, in good order."""
-    receiver = make_receiver(processing="queue")
-    receiver.services.stopping.set()
-    assert receiver.app.test_cli_runner().invoke(args=["worker"]).exit_code == 0
+def test_signal_that_finds_a_lock_held_stops_it(
+    tmp_path: Path, make_handlers: MakeHandlers
+) -> None:
+    """A signal ends the worker in good order, whatever lock the main thread holds."""
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNAL_WHILE_LOCKED, "worker"],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path / "packages")]),
+            "STRIPE_API_KEY": API_KEY,
+            "STRIPE_WEBHOOK_SECRET": SECRET,
+            "DATABASE_URL": f"sqlite:///{tmp_path}/inbox.sqlite3",
+            "HANDLERS_PACKAGE": make_handlers(),
+            "PROCESSING": "queue",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "worker_ended" in done.stderr
 
 
 @pytest.mark.parametrize("interval", ["15", "0m", "soon", "-1s"])
-def test_interval_is_a_time(make_receiver: Make, interval: str) -> None:
-    """What is no time is refused before anything starts."""
+def test_invalid_interval(make_receiver: Make, interval: str) -> None:
+    """An invalid interval is refused before anything starts."""
     receiver = make_receiver(processing="queue")
     refused = receiver.app.test_cli_runner().invoke(args=["worker", "--reconcile-every", interval])
     assert refused.exit_code == 2
-    assert f"'{interval}' is no time like 30s, 15m or 1h" in refused.stderr
+    assert f"'{interval}' is no interval like 30s, 15m or 1h" in refused.stderr
 
 
 def test_it_reconciles(make_receiver: Make, stripe_api: StripeApi) -> None:
-    """What Stripe could not deliver is brought back and run, of the accounts that are given."""
+    """With --reconcile-every the worker backfills and runs events of the given accounts."""
     modules = {"v1_customer_created": "def handle(notif, client): pass\n"}
     receiver = make_receiver(modules, processing="queue", stripe_api_base=stripe_api.url)
     created = datetime.now(UTC) - timedelta(hours=1)
@@ -68,17 +120,17 @@ def test_it_reconciles(make_receiver: Make, stripe_api: StripeApi) -> None:
     stripe_api.put_event(samples.event(notification))
     inbox = receiver.services.inbox
 
-    def stop_when_it_is_done() -> None:
+    def stop_when_done() -> None:
         try:
             wait_for(
                 lambda: (event := inbox.administration.find("evt_1")) and event.state == "done"
             )
         finally:
-            receiver.services.stopping.set()
+            os.kill(os.getpid(), signal.SIGTERM)
 
     inbox.migrate()
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(stop_when_it_is_done)
+        waiting = pool.submit(stop_when_done)
         options = ["--reconcile-every", "15m", "--account", "acct_1"]
         ended = receiver.app.test_cli_runner().invoke(args=["worker", *options])
         waiting.result()

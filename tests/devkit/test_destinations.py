@@ -1,4 +1,4 @@
-"""The stand-in's event destinations, asked by the SDK over real HTTP."""
+"""The event destinations of the stand-in, used by the SDK over real HTTP."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def make_client(stripe_api: StripeApi, key: str = "sk_test_fake", **more: Any) -
 
 
 def refusal(call: Callable[..., object], *arguments: object) -> str:
-    """Call, expect status 400, and return what was said."""
+    """Call, expect status 400, and return the message."""
     with pytest.raises(stripe.InvalidRequestError) as raised:
         call(*arguments)
     assert raised.value.http_status == 400
@@ -52,10 +52,10 @@ def refusal(call: Callable[..., object], *arguments: object) -> str:
 
 
 class TestCreate:
-    """Create answers as the SDK's class says, and tells the signing secret only when asked."""
+    """Create answers with the fields of the SDK's class, and the secret only if included."""
 
     def test_fields(self, client: stripe.StripeClient) -> None:
-        """Each field that the SDK's class has is there, in the SDK's classes."""
+        """The answer has each field of the SDK's class, in the SDK's classes."""
         made = client.v2.core.event_destinations.create(NEW)  # type: ignore[arg-type]  # a plain dict
         assert isinstance(made, stripe.v2.core.EventDestination)
         assert set(stripe.v2.core.EventDestination.__annotations__) - set(made.to_dict()) <= {
@@ -68,7 +68,7 @@ class TestCreate:
         assert made.webhook_endpoint.signing_secret is None
 
     def test_secret_and_url_are_included(self, client: stripe.StripeClient) -> None:
-        """The secret comes once, when it is included; the URL whenever it is."""
+        """The secret is returned once, if included. The URL is returned whenever it is included."""
         service = client.v2.core.event_destinations
         include = ["webhook_endpoint.signing_secret", "webhook_endpoint.url"]
         made = service.create({**NEW, "include": include})  # type: ignore[typeddict-item]  # a plain dict
@@ -95,16 +95,16 @@ class TestCreate:
         ],
     )
     def test_refusals(self, change: dict[str, Any], said: str, client: stripe.StripeClient) -> None:
-        """What Stripe does not make is refused, by name."""
+        """Invalid parameters are refused by name."""
         assert said in refusal(client.v2.core.event_destinations.create, {**NEW, **change})
 
     def test_snapshot_may_have_all_types(self, client: stripe.StripeClient) -> None:
-        """The wildcard is for snapshot destinations."""
+        """Only snapshot destinations accept the wildcard."""
         wanted: Any = {**NEW, "event_payload": "snapshot", "enabled_events": ["*"]}
         assert client.v2.core.event_destinations.create(wanted).enabled_events == ["*"]
 
     def test_live_needs_https(self, stripe_api: StripeApi, client: stripe.StripeClient) -> None:
-        """A test destination may have a plain URL, a live one may not."""
+        """In live mode the URL must be https, in test mode it may be http."""
         plain: Any = {**NEW, "webhook_endpoint": {"url": "http://your.host/webhook"}}
         live = make_client(stripe_api, "rk_live_fake")
         assert client.v2.core.event_destinations.create(plain).id
@@ -119,7 +119,7 @@ class TestCreate:
         assert "maximum of 16" in refusal(client.v2.core.event_destinations.create, NEW)
 
     def test_repeated_request_makes_one(self, stripe_api: StripeApi) -> None:
-        """A create whose answer came too late is sent again with its key, and made once."""
+        """A retry of a create with the same idempotency key creates one destination."""
         client = make_client(
             stripe_api, http_client=stripe.RequestsClient(timeout=(1, 1)), max_network_retries=2
         )
@@ -131,7 +131,7 @@ class TestCreate:
         assert stripe_api.destinations.ids == [made.id]
 
     def test_without_a_key_each_one_counts(self, stripe_api: StripeApi) -> None:
-        """Without an idempotency key the same request makes another."""
+        """Without an idempotency key a second request creates a second destination."""
         connection = http.client.HTTPConnection(stripe_api.url.removeprefix("http://"))
         for body in (json.dumps(NEW), json.dumps(NEW), "{", "[]"):
             connection.request("POST", PATH, body)
@@ -141,12 +141,12 @@ class TestCreate:
 
 
 class TestReadAndChange:
-    """Retrieve, update, switch and delete, each for the key's own mode."""
+    """Retrieve, update, switch and delete work in the mode of the key."""
 
     def test_update_replaces_the_list(
         self, stripe_api: StripeApi, client: stripe.StripeClient
     ) -> None:
-        """The list of types is replaced, not added to; what was not given stays."""
+        """An update replaces the list of types. Other fields keep their values."""
         name = stripe_api.destinations.add(WEBHOOK, [TYPE, "v1.invoice.paid"], name="Ours")
         changed = client.v2.core.event_destinations.update(
             name, {"enabled_events": ["v1.charge.failed"], "include": ["webhook_endpoint.url"]}
@@ -172,19 +172,19 @@ class TestReadAndChange:
         stripe_api: StripeApi,
         client: stripe.StripeClient,
     ) -> None:
-        """An empty list, a wildcard, and what cannot be changed are refused."""
+        """An empty list, a wildcard, and immutable fields are refused."""
         name = stripe_api.destinations.add(WEBHOOK, [TYPE])
         assert said in refusal(client.v2.core.event_destinations.update, name, change)
 
     def test_url_can_be_changed(self, stripe_api: StripeApi, client: stripe.StripeClient) -> None:
-        """A new URL is where it points to then."""
+        """An update changes the URL."""
         name = stripe_api.destinations.add(WEBHOOK, [TYPE])
         url = "https://other.host/webhook"
         client.v2.core.event_destinations.update(name, {"webhook_endpoint": {"url": url}})
         assert stripe_api.destinations.get(name)["webhook_endpoint"]["url"] == url
 
     def test_switch(self, stripe_api: StripeApi, client: stripe.StripeClient) -> None:
-        """Disabled with the reason, and enabled again without one."""
+        """A disabled destination has a reason, an enabled one has none."""
         name = stripe_api.destinations.add(WEBHOOK, [TYPE])
         service = client.v2.core.event_destinations
         off = service.disable(name)
@@ -196,7 +196,7 @@ class TestReadAndChange:
         assert (on.status, on.status_details) == ("enabled", None)
 
     def test_delete(self, stripe_api: StripeApi, client: stripe.StripeClient) -> None:
-        """A deleted destination is gone."""
+        """A deleted destination is not found."""
         name = stripe_api.destinations.add(WEBHOOK, [TYPE])
         assert client.v2.core.event_destinations.delete(name).id == name
         with pytest.raises(stripe.InvalidRequestError, match="No such event destination") as raised:
@@ -204,7 +204,7 @@ class TestReadAndChange:
         assert (raised.value.http_status, raised.value.code) == (404, "not_found")
 
     def test_modes_are_apart(self, stripe_api: StripeApi, client: stripe.StripeClient) -> None:
-        """A test key does not see what is live, nor the other way round."""
+        """A test key does not see live destinations, and a live key no test destinations."""
         live = stripe_api.destinations.add(WEBHOOK, [TYPE], livemode=True)
         with pytest.raises(stripe.InvalidRequestError, match="in test mode"):
             client.v2.core.event_destinations.retrieve(live)
@@ -224,10 +224,10 @@ class TestReadAndChange:
 
 
 class TestList:
-    """Pages, the newest destination first."""
+    """The list has pages, with the newest destination first."""
 
     def test_all_pages(self, stripe_api: StripeApi, client: stripe.StripeClient) -> None:
-        """Each destination comes once, with what is included on every page."""
+        """Each destination is listed once, with included fields on every page."""
         names = [stripe_api.destinations.add(WEBHOOK, [TYPE]) for _ in range(5)]
         listing = client.v2.core.event_destinations.list(
             {"limit": 2, "include": ["webhook_endpoint.url"]}
@@ -240,7 +240,7 @@ class TestList:
     def test_change_while_it_is_read(
         self, stripe_api: StripeApi, client: stripe.StripeClient
     ) -> None:
-        """What is added meanwhile comes first, so no page is shifted."""
+        """A destination that is added in between comes first and shifts no page."""
         names = [stripe_api.destinations.add(WEBHOOK, [TYPE]) for _ in range(4)]
         stripe_api.destinations.before_answer = lambda request: (
             "page" in request.args and stripe_api.destinations.add(WEBHOOK, [TYPE])
@@ -249,7 +249,7 @@ class TestList:
         assert [one.id for one in listing.auto_paging_iter()] == list(reversed(names))
 
     def test_cursor_that_is_gone(self, stripe_api: StripeApi, client: stripe.StripeClient) -> None:
-        """A page after a destination that was deleted meanwhile is refused."""
+        """The page after a deleted destination is refused."""
         for _ in range(3):
             stripe_api.destinations.add(WEBHOOK, [TYPE])
         listing = client.v2.core.event_destinations.list({"limit": 1})
@@ -264,14 +264,14 @@ class TestList:
 
 
 class Host:
-    """A server that takes what a ping delivers."""
+    """A server that records the deliveries of pings."""
 
     def __init__(self) -> None:
-        """Begin without a delivery."""
+        """Start without a delivery."""
         self.got: list[tuple[bytes, str]] = []
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
-        """Take one delivery."""
+        """Record one delivery."""
         request = Request(environ)
         self.got.append((request.get_data(), request.headers["Stripe-Signature"]))
         return Response(b"{}")(environ, start_response)
@@ -279,19 +279,19 @@ class Host:
 
 @pytest.fixture
 def host() -> Iterator[tuple[Host, str]]:
-    """A host that is pinged, and its URL."""
+    """A server for pings, and its URL."""
     taker = Host()
     with serving(taker) as url:
         yield taker, url
 
 
 class TestPing:
-    """A ping is a real notification: signed, delivered, and its event can be fetched."""
+    """A ping is signed and delivered, and its event can be fetched."""
 
     def test_round_trip(
         self, stripe_api: StripeApi, client: stripe.StripeClient, host: tuple[Host, str]
     ) -> None:
-        """The event that is answered is the one that is delivered and served."""
+        """The answer, the delivery and the served event have the same id."""
         taker, url = host
         name = stripe_api.destinations.add(url, [TYPE], secret="whsec_of_this_one")
         event = client.v2.core.event_destinations.ping(name)
@@ -307,14 +307,14 @@ class TestPing:
     def test_disabled_is_not_pinged(
         self, stripe_api: StripeApi, client: stripe.StripeClient
     ) -> None:
-        """Nothing is sent to a disabled destination."""
+        """A disabled destination cannot be pinged."""
         name = stripe_api.destinations.add(WEBHOOK, [TYPE], status="disabled")
         assert "disabled" in refusal(client.v2.core.event_destinations.ping, name)
 
     def test_end_waits_for_deliveries(
         self, stripe_api: StripeApi, client: stripe.StripeClient
     ) -> None:
-        """What is on its way when the stand-in ends arrives before it has ended."""
+        """The stand-in delivers pending pings before it stops."""
         taker = Host()
 
         def slow(environ: Any, start_response: Any) -> Any:
@@ -327,7 +327,7 @@ class TestPing:
             assert len(taker.got) == 1
 
     def test_host_that_is_away(self, client: stripe.StripeClient, stripe_api: StripeApi) -> None:
-        """A host that cannot be reached gets nothing, and the ping is answered all the same."""
+        """A ping is answered even if its URL cannot be reached."""
         for url in ("http://127.0.0.1:9/webhook", "http://127.0.0.1:99999/webhook"):
             name = stripe_api.destinations.add(url, [TYPE])
             assert client.v2.core.event_destinations.ping(name).type == PING
@@ -335,7 +335,7 @@ class TestPing:
 
 
 def test_clock(stripe_api: StripeApi, client: stripe.StripeClient) -> None:
-    """The one date of an answer can be another one than this machine's."""
+    """The single ``Date`` of an answer can differ from the clock of this machine."""
     stripe_api.clock_ahead = 3600
     answer: Any = client.v2.core.event_destinations.list().last_response
     there = parsedate_to_datetime(answer.headers["date"])

@@ -1,4 +1,4 @@
-"""The events list of the stand-in, asked by the SDK's own client over real HTTP."""
+"""The event list of the stand-in, used by the SDK's client over real HTTP."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def put(api: StripeApi, event_id: str, age: float = 0, **fields: Any) -> dict[st
 
 
 def moment(age: float) -> str:
-    """Return the time ``age`` seconds ago as the API writes it."""
+    """Return the time ``age`` seconds ago in the format of the API."""
     return (NOW - timedelta(seconds=age)).isoformat(timespec="milliseconds")
 
 
@@ -43,7 +43,7 @@ Ids = Callable[..., list[str]]
 
 @pytest.fixture
 def ids(client: stripe.StripeClient) -> Ids:
-    """A function that returns the ids of all events that are asked for, page by page."""
+    """A function that returns the ids of the selected events, page by page."""
 
     def read(context: str | None = None, **params: Any) -> list[str]:
         options: Any = {"stripe_context": context} if context else None
@@ -55,10 +55,10 @@ def ids(client: stripe.StripeClient) -> Ids:
 
 
 class TestWire:
-    """What the SDK sends and reads."""
+    """The requests and answers have the form that the SDK sends and reads."""
 
     def test_query_is_the_sdks(self, stripe_api: StripeApi, ids: Ids) -> None:
-        """The parameters come as the SDK writes them, the same for the next page."""
+        """The SDK's parameters are understood, and repeated in the address of the next page."""
         put(stripe_api, "evt_1", context="acct_1")
         put(stripe_api, "evt_2", context="acct_1")
         ids("acct_1", types=[TYPE, OTHER], created={"gte": moment(60)}, limit=1)
@@ -69,7 +69,7 @@ class TestWire:
         assert [asked.stripe_context for asked in stripe_api.asked] == ["acct_1"] * 2
 
     def test_events_are_typed(self, stripe_api: StripeApi, client: stripe.StripeClient) -> None:
-        """What the SDK knows comes as its class, what it does not know as a plain object."""
+        """A known type is read as its class, an unknown type as a plain object."""
         put(stripe_api, "evt_1")
         put(stripe_api, "evt_2", 1, event_type="v9.thing.made", unknown=True)
         known, unknown = client.v2.core.events.list().data
@@ -80,7 +80,7 @@ class TestWire:
     def test_other_addresses_are_served_as_before(
         self, stripe_api: StripeApi, client: stripe.StripeClient
     ) -> None:
-        """One event is had by its id, and nothing can be sent to the list."""
+        """An event is retrieved by its id. A POST to the list is not found."""
         put(stripe_api, "evt_1")
         assert client.v2.core.events.retrieve("evt_1").id == "evt_1"
         with pytest.raises(stripe.InvalidRequestError) as raised:
@@ -89,24 +89,24 @@ class TestWire:
 
 
 class TestPages:
-    """All events come, the newest first, each once."""
+    """Each event is listed once, the newest first."""
 
     @pytest.mark.parametrize("limit", [1, 2, 3, 5, 100])
     def test_newest_first(self, stripe_api: StripeApi, ids: Ids, *, limit: int) -> None:
-        """On however many pages."""
+        """All events are listed, for any size of a page."""
         for number in range(5):
             put(stripe_api, f"evt_{number}", number)
         assert ids(limit=limit) == [f"evt_{number}" for number in range(5)]
         assert len(stripe_api.asked) == -(-5 // limit)
 
     def test_page_has_twenty(self, stripe_api: StripeApi, client: stripe.StripeClient) -> None:
-        """Unless another number is asked for."""
+        """The default page has twenty events."""
         for number in range(21):
             put(stripe_api, f"evt_{number}", number)
         assert len(client.v2.core.events.list().data) == 20
 
     def test_list_that_changes_while_it_is_read(self, stripe_api: StripeApi, ids: Ids) -> None:
-        """A new event in front and one that is gone move no other over the edge of a page."""
+        """A new event and a removed event shift no other event to another page."""
         for number in range(4):
             put(stripe_api, f"evt_{number}", number + 10)
 
@@ -119,7 +119,7 @@ class TestPages:
         assert ids(limit=2) == ["evt_new", "evt_1", "evt_2", "evt_3"]
 
     def test_page_that_is_forgotten(self, stripe_api: StripeApi, ids: Ids) -> None:
-        """The address of a page can expire while the list is read: 400."""
+        """An expired page token is 400."""
         for number in range(2):
             put(stripe_api, f"evt_{number}", number)
         stripe_api.events.after_page(1, stripe_api.events.forget_pages)
@@ -128,16 +128,16 @@ class TestPages:
 
 
 class TestFilters:
-    """Only what is asked for comes."""
+    """The parameters select events."""
 
     def test_accounts_have_lists_of_their_own(self, stripe_api: StripeApi, ids: Ids) -> None:
-        """Without a context the list is that of the key's account."""
+        """Without a context the list has the events of the account of the key."""
         put(stripe_api, "evt_own")
         put(stripe_api, "evt_1", context="acct_1")
         assert (ids(), ids("acct_1"), ids("acct_2")) == (["evt_own"], ["evt_1"], [])
 
     def test_types(self, stripe_api: StripeApi, ids: Ids) -> None:
-        """One of the types."""
+        """Several types select events of any of them."""
         put(stripe_api, "evt_1")
         put(stripe_api, "evt_2", 1, event_type=OTHER)
         put(stripe_api, "evt_3", 2, event_type="v1.customer.deleted")
@@ -153,20 +153,20 @@ class TestFilters:
         ],
     )
     def test_time(self, stripe_api: StripeApi, ids: Ids, bound: str, found: list[str]) -> None:
-        """Each of the four bounds."""
+        """Each of the four bounds of the time selects events."""
         for number in (1, 2, 3):
             put(stripe_api, f"evt_{number}", number)
         assert ids(created={bound: moment(2)}) == found
 
     def test_object(self, stripe_api: StripeApi, ids: Ids) -> None:
-        """Events about one object; some are about none."""
+        """The id of an object selects its events. Some events have no object."""
         put(stripe_api, "evt_1", object_id="cus_1")
         put(stripe_api, "evt_2", object_id="cus_2")
         put(stripe_api, "evt_3", event_type=OTHER)
         assert ids(object_id="cus_1") == ["evt_1"]
 
     def test_thirty_days(self, stripe_api: StripeApi, ids: Ids) -> None:
-        """Stripe lists nothing older."""
+        """Events older than 30 days are not listed."""
         put(stripe_api, "evt_1", 29 * 86400)
         put(stripe_api, "evt_2", 31 * 86400)
         assert ids() == ["evt_1"]
@@ -185,7 +185,7 @@ class TestFilters:
     ],
 )
 def test_what_the_api_refuses(ids: Ids, params: dict[str, Any], message: str) -> None:
-    """A wrong query is answered 400, in the form of the API's second version."""
+    """An invalid query is answered 400, in the form of API v2."""
     with pytest.raises(stripe.InvalidRequestError) as raised:
         ids(**params)
     assert raised.value.http_status == 400

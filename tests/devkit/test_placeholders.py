@@ -1,4 +1,4 @@
-"""What Stripe's API answers about a sample: all fields of the SDK's classes, and what is given."""
+"""Placeholders: all fields of the SDK's classes, and the given values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHECKOUT = "v1.checkout.session.completed"
 
 
 def missing(found: object, wanted: type, where: str) -> list[str]:
-    """Return the fields, at any depth, that the class ``wanted`` has and ``found`` has not."""
+    """Return the fields of the class ``wanted``, at any depth, that ``found`` does not have."""
     problems = []
     for name, hint in getattr(wanted, "__annotations__", {}).items():
         if name.startswith("_") or name == "OBJECT_NAME":
@@ -35,7 +35,7 @@ def missing(found: object, wanted: type, where: str) -> list[str]:
 
 
 def test_each_type_has_all_fields(stripe_api: StripeApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each type the SDK reads event and object, and a callback can read any of their fields."""
+    """For each type the SDK can read the event and the object, with all of their fields."""
     monkeypatch.setattr(stripe, "enable_telemetry", False)
     client = stripe.StripeClient("sk_test_fake", base_addresses={"api": stripe_api.url})
     problems: list[str] = []
@@ -59,7 +59,7 @@ def test_each_type_has_all_fields(stripe_api: StripeApi, monkeypatch: pytest.Mon
 
 
 def test_values_are_place_holders() -> None:
-    """A text names its field, a closed list of words gives its first, what may be null is null."""
+    """A text names its field, a literal type has its first value, an optional field is null."""
     session = placeholders.api_object(samples.notification(CHECKOUT))
     assert session["currency"] is None
     assert session["payment_status"] == "no_payment_required"
@@ -69,14 +69,14 @@ def test_values_are_place_holders() -> None:
 
 
 def test_class_that_is_named_is_found() -> None:
-    """A field whose class the SDK names by a string is filled like any other."""
+    """A field with a string annotation is filled like any other."""
     body = placeholders.api_object(samples.notification("v1.issuing_authorization.created"))
     assert body["card"]["object"] == "issuing.card"
     assert body["card"]["cardholder"]["object"] == "issuing.cardholder"
 
 
 def test_what_is_given_counts() -> None:
-    """Fields and data that are given stand in the place of those that are made up."""
+    """Given fields and data replace placeholders."""
     notification = samples.notification(CHECKOUT, object_id="cs_1")
     session = placeholders.api_object(notification, currency="eur")
     assert (session["id"], session["currency"]) == ("cs_1", "eur")
@@ -87,7 +87,7 @@ def test_what_is_given_counts() -> None:
 
 
 def test_unknown_type_has_what_is_given() -> None:
-    """Of a type that is newer than the SDK nothing is made up."""
+    """For a type that is newer than the SDK there are no placeholders."""
     related = {"id": "thing_1", "type": "thing", "url": "/v9/things/thing_1"}
     unknown = samples.notification("v9.thing.made", unknown=True, related_object=related)
     assert placeholders.api_object(unknown, size=1) == {

@@ -1,4 +1,4 @@
-"""The fixtures for tests of handlers: each does in one line what its name says."""
+"""The fixtures for tests of handlers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TYPE = "v1.customer.created"
 METER = "v1.billing.meter.error_report_triggered"
 NEWER = "v9.thing.made"
 
-#: Fetches the customer, and notes who was greeted.
+#: Fetches the customer, and records the address.
 GREET = """
     calls = []
 
@@ -37,21 +37,21 @@ NEITHER = "calls = []\ndef handle(notif, client): calls.append(notif.id)\n"
 
 @pytest.fixture
 def greet(make_deliver: MakeDeliver) -> Deliver:
-    """Deliver to a service that greets new customers."""
+    """``deliver`` for a service with a handler for new customers."""
     return make_deliver(modules={"v1_customer_created": GREET})
 
 
 def calls(deliver: Deliver) -> list[Any]:
-    """Return what the module noted."""
+    """Return the records of the module."""
     noted: list[Any] = deliver.receiver.module("v1_customer_created").calls
     return noted
 
 
 class TestDeliver:
-    """A sample goes through the whole service, and the callback finds what it asks for."""
+    """A sample goes through the whole service, and its callback can fetch."""
 
     def test_delivery_has_status_outcome_and_row(self, greet: Deliver) -> None:
-        """What Stripe would be answered, and what the inbox has recorded."""
+        """A delivery has the answer to Stripe and the event in the inbox."""
         delivery = greet(TYPE, context="acct_1")
         assert (delivery.status, delivery.outcome, delivery.error) == (200, "handled", None)
         assert delivery.event is not None
@@ -59,7 +59,7 @@ class TestDeliver:
         assert delivery.event.id == delivery.notification["id"]
 
     def test_shipped_handlers_are_the_default(self, deliver: Deliver, logged: Logged) -> None:
-        """Without more, the team's own package is tested."""
+        """By default the package of the team is tested."""
         delivery = deliver("v1.checkout.session.completed", object_id="cs_1")
         assert delivery.outcome == "handled"
         assert logged("checkout_completed")["session"] == "cs_1"
@@ -67,21 +67,21 @@ class TestDeliver:
     def test_fields_and_data_are_what_the_callback_finds(
         self, greet: Deliver, deliver: Deliver, logged: Logged
     ) -> None:
-        """What is given stands in the object and the event; the rest are place holders."""
+        """Given values are in the object and the event. The others are placeholders."""
         delivery = greet(TYPE, fields={"email": "jenny@example.com"})
         assert calls(greet) == [(delivery.notification["id"], "jenny@example.com")]
         deliver(METER, data={"developer_message_summary": "no meter"})
         assert logged("meter_usage_rejected")["summary"] == "no meter"
 
     def test_refusal_has_its_words(self, greet: Deliver) -> None:
-        """What was refused has an outcome too, the sentence of the answer, and no row."""
+        """A refused delivery has an outcome, the error of the answer, and no event."""
         delivery = greet({**samples.notification(TYPE), "object": "event"})
         assert (delivery.status, delivery.outcome, delivery.event) == (400, "refused", None)
         assert delivery.error is not None
         assert delivery.error.startswith("this is a snapshot event")
 
     def test_unknown_type_is_a_slip(self, greet: Deliver) -> None:
-        """A type that neither the SDK nor a module knows is an error that names the nearest."""
+        """A type that neither the SDK nor a module knows is an error with the nearest types."""
         with pytest.raises(samples.UnknownEventTypeError) as error:
             greet("v1.custommer.created")
         assert error.value.nearest[0] == TYPE
@@ -90,29 +90,29 @@ class TestDeliver:
         assert greet("v1.custommer.created", unknown=True).outcome == "handled"
 
     def test_type_of_a_module_is_known(self, make_deliver: MakeDeliver) -> None:
-        """A type that is newer than the SDK can be delivered when a module is written for it."""
+        """A type that is newer than the SDK can be delivered if it has a module."""
         deliver = make_deliver(modules={"thing": f"EVENT_TYPE = '{NEWER}'\n{NEITHER}"})
         delivery = deliver(NEWER)
         assert deliver.receiver.module("thing").calls == [delivery.notification["id"]]
 
     def test_fields_of_a_finished_notification_cannot_be_given(self, greet: Deliver) -> None:
-        """What would have no effect is refused."""
+        """Arguments without an effect are refused."""
         with pytest.raises(TypeError, match="has these fields already: context"):
             greet(samples.notification(TYPE), context="acct_1")
 
 
 class TestIdioms:
-    """What happens to every handler, sooner or later, in one line each."""
+    """Duplicates, retries and wrong orders take one line each."""
 
     def test_redelivery(self, greet: Deliver) -> None:
-        """The same event again, in two spellings."""
+        """``twice`` and ``again`` deliver the same event again."""
         assert [each.outcome for each in greet.twice(TYPE)] == ["handled", "duplicate"]
         assert greet(TYPE).again().outcome == "duplicate"
         assert len(calls(greet)) == 2
 
     @pytest.mark.parametrize("status", [404, 429, 500])
     def test_failure_then_retry(self, greet: Deliver, stripe_api: StripeApi, status: int) -> None:
-        """Stripe's API fails for as long as the first attempt takes, and is then well again."""
+        """``retried`` lets Stripe's API fail during the first attempt only."""
         first, second = greet.retried(TYPE, status=status)
         assert [first.status, first.outcome] == [500, "failed"]
         assert first.event is not None
@@ -123,7 +123,7 @@ class TestIdioms:
         assert len(stripe_api.asked) == (4 if status == 500 else 2)
 
     def test_out_of_order_pair(self, make_deliver: MakeDeliver) -> None:
-        """The later event of one object comes first."""
+        """``out_of_order`` delivers the later event of an object first."""
         note = "calls = []\ndef handle(notif, client): calls.append(notif)\n"
         names = ("v1_customer_created", "v1_customer_updated")
         deliver = make_deliver(modules=dict.fromkeys(names, note))
@@ -138,7 +138,7 @@ class TestIdioms:
 
     @pytest.mark.parametrize("source", [GREET, NEITHER])
     def test_duplicate_while_one_runs(self, make_deliver: MakeDeliver, source: str) -> None:
-        """The second delivery comes while the callback runs, whatever the callback does."""
+        """``overlapping`` makes the second delivery while the callback runs."""
         deliver = make_deliver(modules={"v1_customer_created": source})
         first, second = deliver.overlapping(TYPE, fields={"email": "jenny@example.com"})
         assert [first.outcome, second.outcome] == ["handled", "deferred"]
@@ -147,16 +147,16 @@ class TestIdioms:
         assert first.again().outcome == "duplicate"
 
     def test_duplicate_of_what_never_runs(self, greet: Deliver) -> None:
-        """Where no callback is reached nobody waits for one."""
+        """``overlapping`` does not wait for a callback that is never called."""
         first, second = greet.overlapping(TYPE, livemode=True)
         assert [first.outcome, second.outcome] == ["wrong_mode", "wrong_mode"]
 
 
 class TestFailures:
-    """Stripe's API can be made to fail in every way in which it does."""
+    """A test can make Stripe's API fail."""
 
     def test_deleted_object(self, greet: Deliver, stripe_api: StripeApi) -> None:
-        """An object that was removed is not found, also if it is offered afterwards."""
+        """A removed object is not found, even if a delivery offers it later."""
         notification = samples.notification(TYPE)
         stripe_api.remove(notification["related_object"]["url"])
         delivery = greet(notification)
@@ -165,7 +165,7 @@ class TestFailures:
         assert "404" in str(delivery.event.reason)
 
     def test_reset(self, greet: Deliver, stripe_api: StripeApi) -> None:
-        """The SDK tries three times when the connection is reset."""
+        """After a reset the SDK tries three times."""
         stripe_api.reset(times=3)
         delivery = greet(TYPE)
         assert delivery.outcome == "failed"
@@ -175,14 +175,14 @@ class TestFailures:
 
     @pytest.mark.parametrize("api_timeout", [(5, 0.3)])
     def test_time_out(self, greet: Deliver, stripe_api: StripeApi) -> None:
-        """A test of a time-out need not wait as long as the service does."""
+        """``api_timeout`` shortens a test of a time-out."""
         stripe_api.hold(times=3)
         delivery = greet(TYPE)
         assert delivery.event is not None
         assert "timed out" in str(delivery.event.reason)
 
     def test_what_was_asked(self, greet: Deliver, stripe_api: StripeApi) -> None:
-        """Path, account and cause of each request can be looked at."""
+        """``asked`` has the path, account and trigger of each request."""
         delivery = greet(TYPE, context="acct_1", object_id="cus_1")
         (asked,) = stripe_api.asked
         assert (asked.method, asked.path) == ("GET", "/v1/customers/cus_1")
@@ -191,21 +191,21 @@ class TestFailures:
 
 
 class TestRunHandler:
-    """One callback is called as the service calls it, with nothing around it."""
+    """``run_handler`` calls one callback like the service, without the service."""
 
     def test_notification_is_typed(self, run_handler: RunHandler, logged: Logged) -> None:
-        """The callback gets the SDK's class, and finds the object that it fetches."""
+        """The callback gets the SDK's class and can fetch the object."""
         notif = run_handler(v1_checkout_session_completed, fields={"currency": "eur"})
         assert type(notif) is stripe.events.V1CheckoutSessionCompletedEventNotification
         assert logged("checkout_completed")["currency"] == "eur"
 
     def test_fields_of_the_notification(self, run_handler: RunHandler) -> None:
-        """What a sample can be given can be given here."""
+        """All arguments of a sample are accepted."""
         notif = run_handler(v1_checkout_session_completed, context="acct_1", object_id="cs_1")
         assert (str(notif.context), notif.related_object.id) == ("acct_1", "cs_1")
 
     def test_data_of_the_event(self, run_handler: RunHandler, make_handlers: MakeHandlers) -> None:
-        """So can the data of the event that is fetched."""
+        """``data`` sets data of the fetched event."""
         source = "def handle(notif, client): assert notif.fetch_event().data.reason == 'none'\n"
         package = make_handlers(v1_billing_meter_error_report_triggered=source)
         module = importlib.import_module(f"{package}.v1_billing_meter_error_report_triggered")
@@ -216,7 +216,7 @@ class TestRunHandler:
     def test_what_is_raised_comes_through(
         self, run_handler: RunHandler, make_handlers: MakeHandlers
     ) -> None:
-        """An error of the callback is the test's to look at."""
+        """An exception of the callback reaches the test."""
         source = "from app import GiveUp\ndef handle(notif, client): raise GiveUp('no plan')\n"
         package = make_handlers(v1_customer_created=source)
         module = importlib.import_module(f"{package}.v1_customer_created")
@@ -227,13 +227,13 @@ class TestRunHandler:
     def test_fallback(
         self, run_handler: RunHandler, logged: Logged, event_type: str, *, known: bool
     ) -> None:
-        """The fallback is called for the type that is named."""
+        """The fallback is called with an event of the given type."""
         notif = run_handler(fallback, event_type, unknown=not known)
         assert notif.type == event_type
         assert logged("event_without_handler")["known_to_sdk"] is known
 
     def test_newer_type(self, run_handler: RunHandler, make_handlers: MakeHandlers) -> None:
-        """For a type that the SDK does not know, the callback gets what the SDK makes of it."""
+        """For a type that the SDK does not know, the callback gets the SDK's generic class."""
         package = make_handlers(thing=f"EVENT_TYPE = '{NEWER}'\n{NEITHER}")
         module = importlib.import_module(f"{package}.thing")
         notif = run_handler(module)
@@ -243,21 +243,21 @@ class TestRunHandler:
     def test_module_that_cannot_be_used(
         self, run_handler: RunHandler, make_handlers: MakeHandlers
     ) -> None:
-        """A module with which the service would not start is refused in the same words."""
+        """A module that prevents a start is refused with the same message."""
         package = make_handlers(v1_customer_created="async def handle(notif, client): ...\n")
         with pytest.raises(StartError, match="handle is async and would never run"):
             run_handler(importlib.import_module(f"{package}.v1_customer_created"))
 
 
 def test_lines_are_found_in_any_order(deliver: Deliver, logged: Logged) -> None:
-    """Looking for one line of the log takes no other away."""
+    """``logged`` returns a line without losing the others."""
     deliver(METER)
     assert logged("delivery")["outcome"] == "handled"
     assert logged("meter_usage_rejected")["level"] == "error"
 
 
 def test_a_team_needs_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a project of its own, with a package of another name, one line brings the fixtures."""
+    """In another project, with another package name, one line adds the fixtures."""
     package, tests = tmp_path / "team" / "hooks", tmp_path / "tests"
     package.mkdir(parents=True)
     tests.mkdir()

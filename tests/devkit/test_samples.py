@@ -1,4 +1,4 @@
-"""Samples: what the SDK says of each event type, and nothing else."""
+"""Samples are derived from the SDK for each event type."""
 
 import json
 import re
@@ -29,20 +29,20 @@ SINGLETONS = {
 
 @pytest.fixture(scope="module")
 def stripe_client() -> stripe.StripeClient:
-    """A client that is never asked anything."""
+    """A client that makes no request."""
     return stripe.StripeClient("sk_test_fake")
 
 
 def read(client: stripe.StripeClient, notification: dict[str, Any]) -> EventNotification:
-    """Return what the SDK makes of a sample's bytes."""
+    """Return the SDK's object for the bytes of a sample."""
     return EventNotification.from_json(samples.encode(notification), client)
 
 
 class TestEventTypes:
-    """The types are the SDK's, all of them."""
+    """The types are all types of the SDK."""
 
     def test_each_type_has_its_method(self) -> None:
-        """The types are those that the SDK's handler has an ``on_`` method for, in order."""
+        """Each type has an ``on_`` method in the SDK's handler. They are sorted."""
         methods = [name for name in dir(stripe.StripeEventNotificationHandler) if name[:3] == "on_"]
         spelled = [
             f"on_{event_type.replace('[', '_including_').replace(']', '').replace('.', '_')}"
@@ -52,7 +52,7 @@ class TestEventTypes:
         assert samples.event_types() == sorted(samples.event_types())
 
     def test_nearest_is_found(self) -> None:
-        """A slip of the pen, and the name of a snapshot event, lead to the type that was meant."""
+        """A misspelled type, and the name of a snapshot event, have the right type as nearest."""
         assert samples.nearest("v1.custommer.created")[0] == "v1.customer.created"
         assert samples.nearest("customer.created")[0] == "v1.customer.created"
         assert samples.nearest("no such thing") == []
@@ -67,7 +67,7 @@ class TestEventTypes:
         ],
     )
     def test_unknown_type_is_refused(self, ask: Callable[[str], object]) -> None:
-        """A type that the SDK does not know is an error that names the nearest ones."""
+        """A type that the SDK does not know is an error with the nearest types."""
         with pytest.raises(samples.UnknownEventTypeError, match=r"v1\.custommer\.created") as error:
             ask("v1.custommer.created")
         assert error.value.event_type == "v1.custommer.created"
@@ -78,14 +78,14 @@ class TestRelatedObjects:
     """Kind, class and address of the related object come from the SDK's classes."""
 
     def test_kinds(self) -> None:
-        """In stripe 16.1.0, 306 types name an object, 7 a singleton, and 13 nothing."""
+        """In stripe 16.1.0, 306 types have an object, 7 a singleton, and 13 none."""
         kinds = Counter(map(samples.related_object_kind, samples.event_types()))
         assert sum(kinds.values()) == len(samples.event_types())
         if stripe.VERSION == "16.1.0":
             assert kinds == {"object": 306, "singleton": 7, "none": 13}
 
     def test_singletons_have_addresses_without_an_id(self) -> None:
-        """A singleton is found at the address of what it belongs to."""
+        """The address of a singleton is that of its parent."""
         found = {
             event_type: samples.related_url(event_type)
             for event_type in samples.event_types()
@@ -95,7 +95,7 @@ class TestRelatedObjects:
 
     @pytest.mark.parametrize("event_type", samples.event_types())
     def test_address_ends_with_the_id(self, event_type: str) -> None:
-        """The address ends with the id of an object, never for a singleton, and is its API's."""
+        """An address ends with the id of the object, except for a singleton."""
         url = samples.related_url(event_type)
         related = samples.related_class(event_type)
         if samples.related_object_kind(event_type) == "none":
@@ -119,7 +119,7 @@ class TestRelatedObjects:
         ],
     )
     def test_address_is_that_of_the_service(self, event_type: str, url: str) -> None:
-        """It is the path that ``retrieve`` asks for, the shortest where there are several."""
+        """The address is the shortest path of ``retrieve``."""
         assert samples.related_url(event_type) == url
 
     @pytest.mark.parametrize(
@@ -131,18 +131,18 @@ class TestRelatedObjects:
         ],
     )
     def test_classes_of_one_name_are_told_apart(self, event_type: str, related: type) -> None:
-        """Three classes are called Account: each type has its own."""
+        """Three classes are named Account: each type has the right one."""
         assert samples.related_class(event_type) is related
 
 
 class TestNotification:
-    """The body is the one that Stripe sends."""
+    """The body has the form that Stripe sends."""
 
     @pytest.mark.parametrize("event_type", samples.event_types())
     def test_sdk_reads_each_sample(
         self, event_type: str, stripe_client: stripe.StripeClient
     ) -> None:
-        """The SDK gives its class for the type, with a related object of the right kind."""
+        """The SDK reads a sample as the class of the type, with the right kind of object."""
         sample = samples.notification(event_type)
         notif = read(stripe_client, sample)
         assert type(notif).__name__.endswith("EventNotification")
@@ -157,7 +157,7 @@ class TestNotification:
         )
 
     def test_body_of_an_object(self) -> None:
-        """A body names the event, its type, mode and time, and the object with its address."""
+        """A body has the event's id, type, mode and time, and the object with its address."""
         body = samples.notification(METER, event_id="evt_1", object_id="mtr_1")
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", body.pop("created"))
         assert body == {
@@ -173,21 +173,21 @@ class TestNotification:
         }
 
     def test_parents_are_named_in_the_address(self) -> None:
-        """The address of an object inside another holds an id for each."""
+        """The address of a nested object has an id for each level."""
         related = samples.notification("v2.core.account_person.created")["related_object"]
         pattern = r"/v2/core/accounts/account_sample_\w+/persons/account_person_sample_\w+"
         assert re.fullmatch(pattern, related["url"])
         assert related["url"].endswith(related["id"])
 
     def test_ids_are_not_repeated(self) -> None:
-        """Two samples are two events about two objects."""
+        """Two samples have different events and objects."""
         first, second = samples.notification(METER), samples.notification(METER)
         assert first["id"].startswith("evt_")
         assert first["id"] != second["id"]
         assert first["related_object"]["id"] != second["related_object"]["id"]
 
     def test_created_is_now_or_as_given(self) -> None:
-        """The time is in UTC, whatever time zone it was given in."""
+        """The time is converted to UTC."""
         now = datetime.now(UTC)
         created = datetime.fromisoformat(samples.notification(METER)["created"])
         assert abs(created - now) < timedelta(seconds=10)
@@ -195,7 +195,7 @@ class TestNotification:
         assert samples.notification(METER, created=given)["created"] == "2026-01-02T01:04:05.000Z"
 
     def test_context_and_reason_reach_the_sdk(self, stripe_client: stripe.StripeClient) -> None:
-        """Context, mode and reason are read back as they were given."""
+        """The SDK reads the given context, mode and reason."""
         reason = samples.request_reason("req_1", "key_1")
         sample = samples.notification(METER, context="acct_1", livemode=True, reason=reason)
         notif = read(stripe_client, sample)
@@ -206,7 +206,7 @@ class TestNotification:
         assert samples.request_reason() != samples.request_reason()
 
     def test_unknown_type_has_what_it_is_given(self, stripe_client: stripe.StripeClient) -> None:
-        """Asked for, a type that the SDK does not know has a related object only if given."""
+        """With ``unknown``, a type that the SDK does not know has only a given related object."""
         bare = samples.notification("v9.thing.made", unknown=True)
         assert "related_object" not in bare
         assert isinstance(read(stripe_client, bare), UnknownEventNotification)
@@ -217,17 +217,17 @@ class TestNotification:
         assert vars(notif.related_object) == related
 
     def test_known_type_stays_known(self) -> None:
-        """Allowing unknown types takes nothing from those that the SDK knows."""
+        """``unknown`` has no effect on types that the SDK knows."""
         assert (
             samples.notification(METER, unknown=True)["related_object"]["type"] == "billing.meter"
         )
 
 
 class TestApiBodies:
-    """What Stripe's API answers about a notification."""
+    """Events and objects as in answers of Stripe's API."""
 
     def test_event_has_the_fields_of_the_notification(self) -> None:
-        """A full event is the notification, the data, and null for what else is optional."""
+        """A full event has the notification, the data, and null for other optional fields."""
         sample = samples.notification(METER, context="acct_1")
         event = samples.event(sample, data={"developer_message_summary": "no meter"})
         assert event.items() >= sample.items()
@@ -237,7 +237,7 @@ class TestApiBodies:
         assert "data" not in samples.event(sample)
 
     def test_object_has_its_name_and_id(self) -> None:
-        """The related object says what it is; a singleton has no id; fields are added."""
+        """A related object has its kind, an id unless it is a singleton, and given fields."""
         meter = samples.notification(METER, object_id="mtr_1")
         expected = {"id": "mtr_1", "object": "billing.meter", "status": "active"}
         assert samples.api_object(meter, status="active") == expected
@@ -246,16 +246,16 @@ class TestApiBodies:
 
 
 class TestSigning:
-    """Bytes and header are what the SDK verifies."""
+    """The SDK verifies the bytes and the header."""
 
     def test_encoded_compactly(self) -> None:
-        """The bytes hold no white space, and read back as they were."""
+        """The bytes have no white space, and decode to the same notification."""
         sample = samples.notification(METER)
         assert b" " not in samples.encode(sample)
         assert json.loads(samples.encode(sample)) == sample
 
     def test_signature_is_verified(self) -> None:
-        """A signature is made now or at the given second, and holds for its secret alone."""
+        """A signature has the current or the given time, and is valid for its secret only."""
         body = samples.encode({"name": "é"}) + "é".encode()
         header = samples.sign(body, "whsec_fake")
         assert stripe.WebhookSignature.verify_header(body, header, "whsec_fake", 300)

@@ -1,4 +1,4 @@
-"""The stand-in for Stripe's API, asked by the SDK's own client over real HTTP."""
+"""The stand-in for Stripe's API, used by the SDK's client over real HTTP."""
 
 import http.client
 import json
@@ -24,7 +24,7 @@ KEY = "sk_test_fake_for_tests"
 def stripe_client(
     stripe_api: StripeApi, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., stripe.StripeClient]:
-    """A function that makes a client of the stand-in, which waits one second for answers."""
+    """A function that makes a client of the stand-in with a time-out of one second."""
     monkeypatch.setattr(stripe, "enable_telemetry", False)
 
     def make(retries: int = 0) -> stripe.StripeClient:
@@ -39,24 +39,24 @@ def stripe_client(
 
 
 class Sample:
-    """A notification, and what the SDK makes of it."""
+    """A notification, and the SDK's object for it."""
 
     def __init__(
         self, client: stripe.StripeClient, event_type: str = METER, context: str | None = None
     ) -> None:
-        """Make a sample of the type, about the account ``context``."""
+        """Make a sample of the type for the account ``context``."""
         self.body = samples.notification(event_type, context=context)
         self.typed: Any = EventNotification.from_json(samples.encode(self.body), client)
         self.event_path = f"/v2/core/events/{self.body['id']}"
 
 
 class TestServing:
-    """What was put in comes out, as the SDK's typed objects."""
+    """The stand-in serves events and objects that the SDK reads as typed objects."""
 
     def test_event_and_object_are_fetched(
         self, stripe_api: StripeApi, stripe_client: Callable[..., stripe.StripeClient]
     ) -> None:
-        """``fetch_event`` and ``fetch_related_object`` give the SDK's classes with their fields."""
+        """``fetch_event`` and ``fetch_related_object`` return the SDK's classes with all fields."""
         sample = Sample(stripe_client())
         stripe_api.put_event(samples.event(sample.body, {"developer_message_summary": "no meter"}))
         stripe_api.put_related_object(sample.body, display_name="Requests")
@@ -70,7 +70,7 @@ class TestServing:
     def test_each_related_object_is_fetched(
         self, stripe_api: StripeApi, stripe_client: Callable[..., stripe.StripeClient]
     ) -> None:
-        """The related object of each type comes back as the class that the SDK promises."""
+        """The related object of each type has the class that the SDK promises."""
         client, fetched, promised = stripe_client(), {}, {}
         for event_type in samples.event_types():
             if samples.related_object_kind(event_type) != "none":
@@ -83,12 +83,12 @@ class TestServing:
     def test_services_find_what_was_put(
         self, stripe_api: StripeApi, stripe_client: Callable[..., stripe.StripeClient]
     ) -> None:
-        """Any path can be served, for callbacks that ask for more than the related object."""
+        """Any path can be served, for callbacks that fetch more than the related object."""
         stripe_api.put("/v1/customers/cus_1", {"id": "cus_1", "object": "customer"})
         assert stripe_client().v1.customers.retrieve("cus_1").id == "cus_1"
 
     def test_address_only_while_serving(self) -> None:
-        """Outside of ``serve()`` there is no address to give to a client."""
+        """Outside of ``serve()`` there is no address."""
         api = StripeApi()
         with pytest.raises(RuntimeError, match="only inside"):
             _ = api.url
@@ -98,7 +98,7 @@ class TestServing:
             _ = api.url
 
     def test_port_can_be_given(self) -> None:
-        """A port that was given is the one that is used."""
+        """A given port is used."""
         with StripeApi().serve() as first:
             port = int(first.url.rpartition(":")[2])
         with StripeApi().serve(port) as second:
@@ -106,12 +106,12 @@ class TestServing:
 
 
 class TestOffers:
-    """What a callback may ask for can be offered, without standing in the way of a test."""
+    """``offer`` serves what a callback may fetch, without overriding a test."""
 
     def test_offer_is_filled(
         self, stripe_api: StripeApi, stripe_client: Callable[..., stripe.StripeClient]
     ) -> None:
-        """Event and object are there, with the given fields and place holders for the others."""
+        """The event and the object have the given fields, and placeholders for the others."""
         sample = Sample(stripe_client())
         stripe_api.offer(sample.body, {"validation_end": "now"}, {"display_name": "Requests"})
         data = sample.typed.fetch_event().data
@@ -122,7 +122,7 @@ class TestOffers:
     def test_type_without_an_object(
         self, stripe_api: StripeApi, stripe_client: Callable[..., stripe.StripeClient]
     ) -> None:
-        """Of a type that names no object the event is offered."""
+        """For a type without an object only the event is offered."""
         sample = Sample(stripe_client(), "v1.billing.meter.no_meter_found")
         stripe_api.offer(sample.body)
         assert sample.typed.fetch_event().id == sample.body["id"]
@@ -130,7 +130,7 @@ class TestOffers:
     def test_what_was_put_or_removed_stays(
         self, stripe_api: StripeApi, stripe_client: Callable[..., stripe.StripeClient]
     ) -> None:
-        """An offer changes nothing that a test has decided before."""
+        """An offer does not replace an earlier answer or removal."""
         sample = Sample(stripe_client())
         stripe_api.put_related_object(sample.body, display_name="mine")
         stripe_api.remove(sample.event_path)
@@ -140,7 +140,7 @@ class TestOffers:
             sample.typed.fetch_event()
 
     def test_source_is_asked_for_the_rest(self) -> None:
-        """A path that nothing was put for is the source's; what was removed is gone for good."""
+        """The source answers unknown paths. A removed path stays 404."""
         api = StripeApi(lambda path: {"id": "made"} if path.startswith("/v1/made") else None)
         api.put("/v1/put", {"id": "put"})
         api.remove("/v1/made/removed")
@@ -153,7 +153,7 @@ class TestOffers:
     def test_healed(
         self, stripe_api: StripeApi, stripe_client: Callable[..., stripe.StripeClient]
     ) -> None:
-        """Faults that have not struck yet can be taken back."""
+        """``heal`` removes faults that have not occurred yet."""
         sample = Sample(stripe_client())
         stripe_api.put_event(samples.event(sample.body))
         stripe_api.fail(times=100)
@@ -162,7 +162,7 @@ class TestOffers:
 
 
 def _get(api: StripeApi, path: str) -> tuple[int, Any]:
-    """Ask for a path, and return status and body."""
+    """Request a path, and return status and body."""
     connection = http.client.HTTPConnection("127.0.0.1", int(api.url.rpartition(":")[2]))
     connection.request("GET", path)
     answer = connection.getresponse()
@@ -194,7 +194,7 @@ class TestErrors:
         stripe_api: StripeApi,
         stripe_client: Callable[..., stripe.StripeClient],
     ) -> None:
-        """Each status raises the error that Stripe's own answer raises."""
+        """Each status raises the same error as an answer of Stripe's."""
         sample = Sample(stripe_client())
         stripe_api.fail(status=status, times=2)
         for fetch, code in zip(
@@ -207,7 +207,7 @@ class TestErrors:
     def test_what_was_not_put_is_missing(
         self, stripe_api: StripeApi, stripe_client: Callable[..., stripe.StripeClient]
     ) -> None:
-        """An object that was removed, or never put in, is 404, as one that was deleted."""
+        """A removed or unknown object is 404, like a deleted one."""
         sample = Sample(stripe_client())
         stripe_api.put_event(samples.event(sample.body))
         assert sample.typed.fetch_event().id == sample.body["id"]
@@ -221,7 +221,7 @@ class TestErrors:
     def test_faults_are_used_up(
         self, stripe_api: StripeApi, stripe_client: Callable[..., stripe.StripeClient]
     ) -> None:
-        """A fault strikes as often as it was told, on its path alone; then all is as before."""
+        """A fault occurs ``times`` times, on its path only."""
         sample = Sample(stripe_client())
         stripe_api.put_event(samples.event(sample.body))
         stripe_api.put_related_object(sample.body)
@@ -235,7 +235,7 @@ class TestErrors:
     def test_headers_of_an_error_are_sent(
         self, stripe_api: StripeApi, stripe_client: Callable[..., stripe.StripeClient]
     ) -> None:
-        """A header decides what the SDK does next: 429 is repeated only if Stripe says so."""
+        """The SDK retries a 429 only if a header says so."""
         sample = Sample(stripe_client(retries=1))
         stripe_api.put_event(samples.event(sample.body))
         stripe_api.fail(status=429)
@@ -247,12 +247,12 @@ class TestErrors:
 
 
 class TestConnections:
-    """Networks fail in ways that no status tells."""
+    """Connections fail too."""
 
     def test_reset(
         self, stripe_api: StripeApi, stripe_client: Callable[..., stripe.StripeClient]
     ) -> None:
-        """A connection that is reset raises the SDK's error, and the request was counted."""
+        """A reset raises the SDK's error, and the request is recorded."""
         sample = Sample(stripe_client())
         stripe_api.put_event(samples.event(sample.body))
         stripe_api.reset(sample.event_path)
@@ -264,7 +264,7 @@ class TestConnections:
     def test_time_out(
         self, stripe_api: StripeApi, stripe_client: Callable[..., stripe.StripeClient]
     ) -> None:
-        """A request that is held runs into the client's time-out."""
+        """A held request exceeds the time-out of the client."""
         sample = Sample(stripe_client())
         stripe_api.hold()
         with pytest.raises(stripe.APIConnectionError, match="timed out"):
@@ -273,7 +273,7 @@ class TestConnections:
     def test_held_request_is_answered_when_released(
         self, stripe_api: StripeApi, stripe_client: Callable[..., stripe.StripeClient]
     ) -> None:
-        """A held request has arrived, waits, and gets its answer when it is let go."""
+        """A held request is recorded, waits, and is answered after its release."""
         sample = Sample(stripe_client())
         stripe_api.put_event(samples.event(sample.body))
         release = stripe_api.hold(sample.event_path)
@@ -287,7 +287,7 @@ class TestConnections:
             assert fetching.result(10).id == sample.body["id"]
 
     def test_end_lets_held_requests_go(self) -> None:
-        """The end of the stand-in does not wait for what it holds, nor leave it waiting."""
+        """When the stand-in stops, it answers held requests."""
         api = StripeApi()
         with ThreadPoolExecutor(1) as pool:
             with api.serve():
@@ -295,18 +295,18 @@ class TestConnections:
                 connection = http.client.HTTPConnection(api.url.removeprefix("http://"))
                 connection.request("GET", "/v1/balance")
                 answer = pool.submit(connection.getresponse)
-                wait_for(lambda: api.asked)  # one that has not come in by the end is refused
+                wait_for(lambda: api.asked)  # a request that arrives after the end is refused
             assert answer.result(60).status == 404
             connection.close()
 
 
 class TestAsked:
-    """The stand-in remembers what it was asked."""
+    """The stand-in records all requests."""
 
     def test_headers_of_interest(
         self, stripe_api: StripeApi, stripe_client: Callable[..., stripe.StripeClient]
     ) -> None:
-        """Of a fetch it knows path, context and trigger, and of the key only kind and mode."""
+        """A fetch is recorded with path, context and trigger. Of the key, kind and mode are."""
         sample = Sample(stripe_client(), context="acct_1")
         stripe_api.put_event(samples.event(sample.body))
         sample.typed.fetch_event()
@@ -325,7 +325,7 @@ class TestAsked:
     def test_idempotency_and_query(
         self, stripe_api: StripeApi, stripe_client: Callable[..., stripe.StripeClient]
     ) -> None:
-        """Of a change it knows the idempotency key, of a list the query."""
+        """A change is recorded with its idempotency key, a list with its query."""
         stripe_api.put("/v1/customers", {"object": "list", "data": []})
         client = stripe_client()
         client.v1.customers.create({"name": "A"}, options={"idempotency_key": "key_1"})
@@ -346,7 +346,7 @@ class TestAsked:
     def test_keys_are_masked(
         self, stripe_api: StripeApi, sent: dict[str, str], kept: str | None
     ) -> None:
-        """No key is kept, in whatever form it came."""
+        """No key is recorded, in any form."""
         connection = http.client.HTTPConnection(stripe_api.url.removeprefix("http://"))
         connection.request("GET", "/v1/balance", headers=sent)
         assert connection.getresponse().status == 404
@@ -356,7 +356,7 @@ class TestAsked:
     def test_many_threads(
         self, stripe_api: StripeApi, stripe_client: Callable[..., stripe.StripeClient]
     ) -> None:
-        """Requests of many threads at once are all answered and counted; a fault strikes once."""
+        """Simultaneous requests are all answered and recorded. A fault occurs once."""
         stripe_api.put("/v1/balance", {"object": "balance"})
         stripe_api.fail(status=500, times=5)
         client, failed, lock = stripe_client(), [], threading.Lock()

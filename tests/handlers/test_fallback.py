@@ -1,4 +1,4 @@
-"""The fallback: every type that has no module of its own."""
+"""The fallback handles every type without a module."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from devkit.deliver import Deliver, Logged
 def test_unhandled_type_is_logged(
     deliver: Deliver, logged: Logged, event_type: str, *, known: bool
 ) -> None:
-    """Its type is named, and whether an upgrade of the SDK would bring its class."""
+    """The log has the type, and whether the SDK knows it."""
     delivery = deliver(event_type, unknown=not known)
 
     assert (delivery.status, delivery.outcome) == (200, "handled")

@@ -1,4 +1,4 @@
-"""A billing meter received usage that it could not use."""
+"""A billing meter rejected usage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ TYPE = "v1.billing.meter.error_report_triggered"
 
 
 def test_summary_of_the_event_is_logged(deliver: Deliver, logged: Logged) -> None:
-    """The event is fetched, and Stripe's own summary logged with the meter's id."""
+    """The callback fetches the event and logs Stripe's summary with the id of the meter."""
     summary = {"developer_message_summary": "There is 1 invalid event"}
 
     delivery = deliver(TYPE, object_id="mtr_1", data=summary)
@@ -20,5 +20,5 @@ def test_summary_of_the_event_is_logged(deliver: Deliver, logged: Logged) -> Non
 
 
 def test_event_that_cannot_be_fetched_is_tried_again(deliver: Deliver) -> None:
-    """While Stripe's API fails the event stays pending, and the redelivery succeeds."""
+    """After a failure of Stripe's API the event is pending, and the redelivery succeeds."""
     assert [each.outcome for each in deliver.retried(TYPE)] == ["failed", "handled"]

@@ -11,7 +11,7 @@ TYPE = "v1.checkout.session.completed"
 def test_session_is_fetched_as_it_is_now(
     deliver: Deliver, stripe_api: StripeApi, logged: Logged
 ) -> None:
-    """What has to be fulfilled is logged from the session, in the event's context."""
+    """The callback fetches the session in the context of the event, and logs the order."""
     fields = {"payment_status": "paid", "amount_total": 1000, "currency": "eur"}
 
     delivery = deliver(TYPE, object_id="cs_1", context="acct_1", fields=fields)
@@ -24,6 +24,6 @@ def test_session_is_fetched_as_it_is_now(
 
 
 def test_session_that_cannot_be_fetched_is_tried_again(deliver: Deliver) -> None:
-    """Nobody may be left without what was paid because Stripe's API was away for a moment."""
+    """After a failure of Stripe's API the redelivery succeeds: the order is not lost."""
     outcomes = [each.outcome for each in deliver.retried(TYPE, status=404)]
     assert outcomes == ["failed", "handled"]

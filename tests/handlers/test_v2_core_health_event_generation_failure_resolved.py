@@ -12,7 +12,7 @@ TYPE = "v2.core.health.event_generation_failure.resolved"
 LOST = "payment_intent.requires_action"
 ADDRESS = "/v1/payment_intents/pi_1"
 
-#: As the published shape of the event is, and as Stripe's documentation shows it.
+#: The data by the published schema of the event, and by the example in Stripe's documentation.
 BY_ADDRESS = {
     "event_type": LOST,
     "context": "acct_1",
@@ -33,16 +33,16 @@ BY_ID = {"event_type": LOST, "related_object_id": "pi_1"}
 def test_what_is_lost_is_logged_with_what_to_do(
     deliver: Deliver, logged: Logged, data: dict[str, Any], lost: tuple[str | None, ...]
 ) -> None:
-    """The event is fetched, and an error says which event can never come and what to poll."""
+    """The callback logs an error with the lost event and the object to fetch instead."""
     assert deliver(TYPE, data=data).outcome == "handled"
 
     line = logged("event_can_never_come")
     names = ("lost_event_type", "lost_context", "lost_object", "poll")
     assert tuple(line[name] for name in names) == lost
     assert (line["level"], line["summary"]) == ("error", data.get("summary"))
-    assert "fetch the object as it is now" in line["advice"]
+    assert "Fetch the current object" in line["advice"]
 
 
 def test_event_that_cannot_be_fetched_is_tried_again(deliver: Deliver) -> None:
-    """While Stripe's API fails the event stays pending, and the redelivery succeeds."""
+    """After a failure of Stripe's API the event is pending, and the redelivery succeeds."""
     assert [each.outcome for each in deliver.retried(TYPE, data={})] == ["failed", "handled"]

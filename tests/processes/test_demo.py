@@ -1,4 +1,4 @@
-"""``make demo``, run as a user runs it: as a process that starts others."""
+"""``make demo``, run as a process that starts other processes."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from devkit.cli.events_send import Answer
 from devkit.stripe_api import StripeApi
 
 ROOT = Path(__file__).resolve().parents[2]
-#: What a user may have set for a service of their own. None of it may reach the demo's.
+#: Settings of a user for another service. None of them may reach the service of the demo.
 FOREIGN = {
     "STRIPE_API_KEY": "sk_live_fake_of_a_user",
     "STRIPE_WEBHOOK_SECRET": "no secret at all",
@@ -32,7 +32,7 @@ HANDLED = demo.Delivery("an event", {}, 200, "handled", "it is so")
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
-    """A function that starts the demo with its temporary files below ``tmp_path``."""
+    """A function that starts the demo with its temporary files in ``tmp_path``."""
     started: list[subprocess.Popen[str]] = []
 
     def start() -> subprocess.Popen[str]:
@@ -54,7 +54,7 @@ def run(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
-    """Wait until the condition holds, and fail when it does not in time."""
+    """Wait until the condition holds. Fails after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -62,7 +62,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Return whether there is such a process."""
+    """Return true if the process exists."""
     with suppress(ProcessLookupError):
         os.kill(pid, 0)
         return True
@@ -70,18 +70,18 @@ def is_running(pid: int) -> bool:
 
 
 def workers(folder: Path) -> list[int]:
-    """Return the processes that the demo's gunicorn has logged so far."""
+    """Return the worker processes in the log of the demo's gunicorn."""
     logs = [path.read_text(encoding="utf-8") for path in folder.glob("*/log")]
     return [int(pid) for log in logs for pid in re.findall(r"worker with pid: (\d+)", log)]
 
 
 class TestDemo:
-    """The demo shows what the service does, checks it, and cleans up."""
+    """The demo shows the service, compares its results, and cleans up."""
 
     def test_all_is_as_expected(
         self, run: Callable[[], subprocess.Popen[str]], tmp_path: Path
     ) -> None:
-        """It ends with 0 whatever the user's settings are, says so, and leaves no file behind."""
+        """The demo succeeds with any settings of the user, and leaves no file."""
         process = run()
         shown, errors = process.communicate(timeout=60)
         assert (process.returncode, errors) == (0, "")
@@ -89,7 +89,7 @@ class TestDemo:
         assert list(tmp_path.iterdir()) == []
 
     def test_tables_are_shown(self, run: Callable[[], subprocess.Popen[str]]) -> None:
-        """Answers, inbox, requests to Stripe's API and log lines stand in aligned tables."""
+        """Answers, inbox, requests to Stripe's API and log lines are aligned tables."""
         shown, _ = run().communicate(timeout=60)
         rows = [re.split(r" {2,}", line.strip()) for line in shown.splitlines()]
         assert ["a meter's error report", "200", "handled", "its module fetched the event"] in rows
@@ -103,7 +103,7 @@ class TestDemo:
     def test_signal_ends_everything(
         self, number: int, run: Callable[[], subprocess.Popen[str]], tmp_path: Path
     ) -> None:
-        """On Ctrl-C and its kin it ends with what it started and what it wrote, quietly."""
+        """A signal ends all processes of the demo, removes its files, and prints nothing."""
         process = run()
         wait_for(lambda: workers(tmp_path))
         pids = workers(tmp_path)
@@ -115,10 +115,10 @@ class TestDemo:
 
 
 class TestService:
-    """The service of the demo is the real one, as a child."""
+    """The service of the demo is the real one, as a child process."""
 
     def test_service_that_cannot_start(self, tmp_path: Path) -> None:
-        """When the service ends at its start, the demo ends with what the service said."""
+        """If the service fails to start, the demo exits with the log of the service."""
         demo.write_handlers(tmp_path)
         (tmp_path / demo.PACKAGE / "v1_custommer_created.py").write_text("", encoding="utf-8")
         with (
@@ -128,7 +128,7 @@ class TestService:
             pytest.fail("it is not ready")
 
     def test_service_that_is_slow(self, tmp_path: Path) -> None:
-        """When the service is not ready in time, it is ended, and the demo with it."""
+        """If the service is not ready in time, it is ended, and the demo fails."""
         demo.write_handlers(tmp_path)
         with (
             pytest.raises(SystemExit, match="not ready after 0 s"),
@@ -137,7 +137,7 @@ class TestService:
             pytest.fail("it is not ready")
 
     def test_service_that_breaks_off(self, tmp_path: Path) -> None:
-        """When a delivery gets no answer, the demo ends with the service's log."""
+        """If a delivery has no answer, the demo exits with the log of the service."""
         demo.write_handlers(tmp_path)
         with (
             pytest.raises(SystemExit, match=r"Connection refused(.|\n)*Booting worker"),
@@ -146,8 +146,8 @@ class TestService:
         ):
             HANDLED.post(url.replace("127.0.0.1", "127.0.0.2"))
 
-    def test_what_does_not_end_is_killed(self) -> None:
-        """A process that ignores SIGTERM is killed, with the children that it has."""
+    def test_process_that_ignores_sigterm_is_killed(self) -> None:
+        """A process that ignores SIGTERM is killed with its children."""
         child = "import time; time.sleep(600)"
         script = (
             "import signal, subprocess, sys, time;"
@@ -167,7 +167,7 @@ class TestService:
 
 
 def is_zombie(pid: int) -> bool:
-    """Return whether the process is dead and only waits for a parent to ask how it ended."""
+    """Return true if the process has ended and its parent has not read its status."""
     state = subprocess.run(
         ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
     )
@@ -175,7 +175,7 @@ def is_zombie(pid: int) -> bool:
 
 
 class TestVerdict:
-    """What is not as expected is said, and decides the exit status."""
+    """Unexpected results are printed and decide the exit status."""
 
     @pytest.mark.parametrize(
         ("answer", "problems"),
@@ -186,13 +186,13 @@ class TestVerdict:
         ],
     )
     def test_answers_are_compared(self, answer: Answer, problems: list[str]) -> None:
-        """Status and outcome have to be the expected ones; of an error, its beginning."""
+        """An answer must have the expected status, and the expected beginning of its text."""
         assert demo.wrong_answers([HANDLED], [answer]) == problems
         longer = replace(answer, outcome=f"{answer.outcome} and more")
         assert bool(demo.wrong_answers([HANDLED], [longer])) == bool(problems)
 
     def test_missing_events_are_noticed(self) -> None:
-        """An inbox that holds nothing lacks each event that it should have."""
+        """With an empty inbox each expected event is a problem."""
         problems = demo.wrong_events([])
         assert len(problems) == len(demo.RECORDED)
         assert (
@@ -200,12 +200,12 @@ class TestVerdict:
         )
 
     def test_problems_fail_the_demo(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """Each problem is written to standard error, and the status is 1."""
+        """Each problem is printed to standard error, and the exit status is 1."""
         assert demo.judge(["this", "that"]) == 1
         assert capsys.readouterr().err == "Not as expected:\n  this\n  that\n"
 
 
 def test_each_shipped_module_is_shown() -> None:
-    """One delivery for each handler module that the repository has."""
+    """The demo delivers an event for each handler module of the repository."""
     delivered = {delivery.body["type"] for delivery in demo.script(StripeApi())}
     assert {module.event_type for module in registry.load("handlers").modules} <= delivered

@@ -1,4 +1,4 @@
-"""``make dev``, as its user has it: real processes, a real port, files that change."""
+"""``make dev`` with real processes, a real port, and files that change."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def handle(notif, client):
 
 
 class Dev:
-    """The command, run in a folder with a handler package."""
+    """The command in a folder with a handler package."""
 
     def __init__(self, folder: Path, **changes: str) -> None:
         """Start it on a free port."""
@@ -53,11 +53,11 @@ class Dev:
 
     @property
     def shown(self) -> str:
-        """What stands in the terminal."""
+        """The output so far."""
         return self._output.text
 
     def shows(self, words: str, times: int = 1) -> None:
-        """Wait until the words stand in the terminal."""
+        """Wait until the output contains ``words``."""
         wait_for(lambda: self.shown.count(words) >= times, 60)
 
     def write(self, source: str, name: str = MODULE) -> None:
@@ -71,7 +71,7 @@ class Dev:
         return post(url, body, samples.sign(body, SECRET))
 
     def end(self, number: int = signal.SIGINT) -> int:
-        """Press Ctrl-C, and return the exit status."""
+        """Send a signal, and return the exit status."""
         self.process.send_signal(number)
         status = self.process.wait(60)
         self._output.finish(60)
@@ -79,7 +79,7 @@ class Dev:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens at."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -101,10 +101,34 @@ def environment(folder: Path) -> dict[str, str]:
 
 StartDev = Callable[..., Dev]
 
+#: Runs the command. SIGINT comes while it writes to standard output.
+SIGNAL_WHILE_WRITING = """
+import io
+import os
+import signal
+import sys
+
+from devkit import dev
+
+
+class Output(io.RawIOBase):
+    def writable(self):
+        return True
+
+    def write(self, data):
+        if getattr(signal.getsignal(signal.SIGINT), "__module__", None) == "devkit.dev":
+            signal.raise_signal(signal.SIGINT)
+        return os.write(1, data)
+
+
+sys.stdout = io.TextIOWrapper(io.BufferedWriter(Output()), line_buffering=True)
+dev.main()
+"""
+
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[StartDev]:
-    """A function that starts the command beside a package with modules, and a fallback."""
+    """A function that starts the command for a package with modules and a fallback."""
     started: list[Dev] = []
 
     def make(modules: dict[str, str] | None = None, **changes: str) -> Dev:
@@ -121,10 +145,10 @@ def start(tmp_path: Path) -> Iterator[StartDev]:
 
 
 class TestReload:
-    """Edit a handler, send, see it."""
+    """A changed handler handles the next delivery."""
 
     def test_change_is_taken_over(self, start: StartDev) -> None:
-        """What a module does after it was saved is what the next delivery gets."""
+        """The next delivery after a change is handled by the changed module."""
         running = start({MODULE: SAY.format(words="first_words")})
         running.shows("service_configured")
         assert running.send().outcome == "handled"
@@ -136,7 +160,7 @@ class TestReload:
         assert running.shown.count("first_words") == 1
 
     def test_new_module_is_plugged_in(self, start: StartDev) -> None:
-        """A module that is added handles its type from then on."""
+        """An added module handles its type."""
         running = start()
         running.shows("service_configured")
         running.write(SAY.format(words="new_words"))
@@ -145,7 +169,7 @@ class TestReload:
         running.shows("new_words")
 
     def test_delivery_waits_while_the_service_starts(self, start: StartDev) -> None:
-        """Nothing is refused between two services: the port is open all the time."""
+        """During a restart no delivery is refused: the port stays open."""
         running = start({MODULE: SAY.format(words="first_words")})
         running.shows("service_configured")
         for number in range(3):
@@ -155,7 +179,7 @@ class TestReload:
             running.shows(f"words_{number}")
 
 
-#: A broken module, and the words that say where and what to do.
+#: A broken module, and the message with its line and problem.
 BROKEN = [
     ("def handle(notif, client:\n", MODULE, "line 1: cannot be imported: SyntaxError:"),
     ("def handle(client, notif): ...\n", MODULE, "line 1: handle has its parameters in another"),
@@ -167,10 +191,10 @@ BROKEN = [
 
 
 class TestBrokenHandlers:
-    """What is wrong with a module is shown with file, line and remedy; the service goes on."""
+    """Problems of a module are printed with file, line and remedy. The service continues."""
 
     def test_service_goes_on(self, start: StartDev) -> None:
-        """One mistake after the other is shown, and the service serves as before all the time."""
+        """Each problem is printed, and the service continues with the previous handlers."""
         good = SAY.format(words="good_words")
         running = start({MODULE: good})
         running.shows("service_configured")
@@ -187,16 +211,16 @@ class TestBrokenHandlers:
         running.shows("mended_words")
 
     def test_start_with_a_broken_module(self, start: StartDev) -> None:
-        """A service that could not start does so as soon as the module is mended."""
+        """If a module is broken at the start, the service starts after its correction."""
         running = start({MODULE: "def handle(): ...\n"})
-        running.shows("The service starts as soon as this is mended.")
+        running.shows("The service starts as soon as you correct this.")
         running.write(SAY.format(words="mended_words"))
         running.shows("service_configured")
         assert running.send().outcome == "handled"
         running.shows("mended_words")
 
     def test_service_that_ends_by_itself(self, start: StartDev) -> None:
-        """It is said that the service has ended, and the next change starts it."""
+        """If the service ends, a message says so, and the next change starts it again."""
         module = (
             "import os, signal\ndef handle(notif, client): os.kill(os.getppid(), signal.SIGTERM)\n"
         )
@@ -209,10 +233,10 @@ class TestBrokenHandlers:
 
 
 class TestStandIn:
-    """Callbacks find what they ask for, whoever sent the event."""
+    """Callbacks can fetch the objects of every delivered event."""
 
     def test_everything_that_was_sent_is_found(self, start: StartDev) -> None:
-        """Events and objects of what was delivered are answered, with the SDK's fields."""
+        """The stand-in answers events and objects of deliveries, with the SDK's fields."""
         module = (
             "def handle(notif, client):\n"
             "    assert notif.fetch_event().data.developer_message_summary\n"
@@ -223,14 +247,14 @@ class TestStandIn:
         assert running.send("v1.billing.meter.error_report_triggered").outcome == "handled"
 
     def test_other_api_can_be_named(self, start: StartDev, stripe_api: StripeApi) -> None:
-        """With STRIPE_API_BASE callbacks ask there, for example Stripe itself."""
+        """With STRIPE_API_BASE callbacks use that API, for example Stripe itself."""
         running = start({MODULE: SAY.format(words="words")}, STRIPE_API_BASE=stripe_api.url)
         running.shows(f"{stripe_api.url}, as STRIPE_API_BASE says")
         running.send()
         assert [asked.path.rpartition("/")[0] for asked in stripe_api.asked] == ["/v1/customers"]
 
     def test_source_is_the_inbox(self, tmp_path: Path) -> None:
-        """An event is found by its id, an object by its address; all else is not found."""
+        """An event is found by its id, an object by its address, and nothing else."""
         url = f"sqlite:///{tmp_path}/inbox.sqlite3"
         with closing(Inbox(url, lease_seconds=1)) as inbox:
             assert dev.find(inbox, "/v1/anything") is None
@@ -248,7 +272,7 @@ class TestStandIn:
             assert dev.find(inbox, "/v1/anything") is None
 
     def test_inbox_that_is_away(self, tmp_path: Path) -> None:
-        """While the inbox cannot be reached nothing is found; the service says why."""
+        """If the inbox is unavailable, nothing is found. The service logs the reason."""
         (tmp_path / "file").write_text("no folder", encoding="utf-8")
         url = f"sqlite:///{tmp_path}/file/inbox.sqlite3"
         with closing(Inbox(url, lease_seconds=1)) as inbox:
@@ -256,11 +280,11 @@ class TestStandIn:
 
 
 class TestEnd:
-    """Whoever ends it has nothing left to clean up."""
+    """The command ends all that it has started."""
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
     def test_signal_ends_everything(self, start: StartDev, number: int) -> None:
-        """It ends with status 0, without a traceback, and with all that it has started."""
+        """A signal ends the command and its service, with status 0 and no traceback."""
         running = start()
         running.shows("service_configured")
         running.send()
@@ -269,8 +293,22 @@ class TestEnd:
         with pytest.raises(ConnectionRefusedError):
             running.send()
 
+    def test_signal_during_a_write(self, tmp_path: Path) -> None:
+        """A signal that interrupts a write to standard output ends the command normally."""
+        (tmp_path / PACKAGE).mkdir()
+        done = subprocess.run(
+            [sys.executable, "-c", SIGNAL_WHILE_WRITING],
+            cwd=tmp_path,
+            env={**environment(tmp_path), "PORT": str(free_port())},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
     def test_port_that_is_taken(self, start: StartDev) -> None:
-        """Another service on the port is named as the likely reason, and what to do."""
+        """If the port is taken, the error says what to do."""
         with socket.create_server(("127.0.0.1", 0)) as other:
             number = other.getsockname()[1]
             running = start(PORT=str(number))
@@ -280,14 +318,14 @@ class TestEnd:
 
     @pytest.mark.parametrize("name", ["no_such_package", "no.such.package"])
     def test_package_that_is_none(self, start: StartDev, name: str) -> None:
-        """Without a package there is nothing to look after."""
+        """A package that cannot be found is an error."""
         running = start(HANDLERS_PACKAGE=name)
         assert running.process.wait(60) == 1
         running.shows(f"HANDLERS_PACKAGE={name} is no package that can be found from here")
 
 
-def test_service_is_easy_to_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One process that runs callbacks at once and logs for people, whatever .env says."""
+def test_settings_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service has one process, runs callbacks inline and logs text, with any .env."""
     for name, value in {
         "WEB_CONCURRENCY": "4",
         "PROCESSING": "queue",
@@ -300,8 +338,8 @@ def test_service_is_easy_to_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["STRIPE_API_BASE"] == "http://127.0.0.1:1"
 
 
-def test_file_that_has_just_gone(tmp_path: Path) -> None:
-    """A file that is removed while the folder is looked at is a change like any other."""
+def test_file_that_was_just_removed(tmp_path: Path) -> None:
+    """A file that is removed during a check is a change like any other."""
     (tmp_path / "there.py").write_text("", encoding="utf-8")
     (tmp_path / "gone.py").symlink_to(tmp_path / "nowhere.py")
     found = dev.snapshot(tmp_path)

@@ -1,4 +1,4 @@
-"""``flask destination``: Stripe's event destinations beside the code, a module for each command."""
+"""``flask destination``: commands for the event destinations at Stripe."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from app.cli.destination.sync import sync
 
 destination = AppGroup(
     "destination",
-    help="Compare Stripe's event destinations with the handlers, and bring them in line.",
+    help="Compare the event destinations at Stripe with the handlers, and update them.",
     epilog=(
         "Exit status: 0 done, 1 the destination differs or nothing was changed, 2 a wrong option,"
-        " 3 Stripe's API did not do it."
+        " 3 Stripe's API failed."
     ),
 )
 for _command in (check, create, list_destinations, sync):

@@ -1,4 +1,4 @@
-"""An event destination at Stripe, beside the code that it is to feed."""
+"""Comparison of an event destination at Stripe with the handlers and settings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from stripe.v2 import ListObject
 
+from app.cli.output import mode
 from app.cli.stripe_errors import checked
 
 if TYPE_CHECKING:
@@ -18,18 +19,18 @@ if TYPE_CHECKING:
 
     from app.processing.registry import Registry
 
-#: Where the service takes deliveries (``app/web/webhook.py``).
+#: The path of the service for deliveries (``app/web/webhook.py``).
 WEBHOOK_PATH = "/webhook"
-#: What a snapshot destination has in the place of all its types. Thin ones have no such thing.
+#: The entry for all types in a snapshot destination. Thin destinations have no such entry.
 WILDCARD = "*"
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the code, and who calls the command, expect of a destination.
+    """The expected state of a destination, from the code and the options of a command.
 
-    Without ``url`` any that ends in ``/webhook`` will do. ``connected_accounts``: whether it has to
-    bring the events of connected accounts.
+    Without ``url`` any URL that ends in ``/webhook`` is accepted. With ``connected_accounts`` the
+    destination must send the events of connected accounts.
     """
 
     types: frozenset[str]
@@ -40,7 +41,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with a destination: a word for programs, a sentence for people."""
+    """One problem of a destination: a keyword for programs, a sentence for people."""
 
     what: str
     sentence: str
@@ -48,10 +49,10 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A destination as Stripe has it, and where it differs from what is expected.
+    """A destination at Stripe, and its differences from the expected state.
 
-    ``missing``: handled here, and not enabled there. ``unhandled``: enabled there, and without a
-    handler here. ``matched``: both. None of them is told of a destination that is not thin.
+    ``missing`` types have a handler and are not enabled. ``unhandled`` types are enabled and have
+    no handler. ``matched`` types are both. All three are empty for a destination that is not thin.
     """
 
     destination: EventDestination
@@ -62,12 +63,12 @@ class Comparison:
 
     @property
     def differs(self) -> bool:
-        """Whether anything has to be done."""
+        """True if the destination has to be changed."""
         return bool(self.problems or self.missing or self.unhandled)
 
 
 def handled_types(registry: Registry) -> frozenset[str]:
-    """Return the types that have a handler module, those that ``EVENT_TYPE`` declares included."""
+    """Return the types with a handler module, including those that ``EVENT_TYPE`` declares."""
     return frozenset(module.event_type for module in registry.modules)
 
 
@@ -83,7 +84,7 @@ def fetch(client: stripe.StripeClient, destination_id: str) -> EventDestination:
 def fetch_all(client: stripe.StripeClient) -> list[EventDestination]:
     """Return all destinations with their URLs. Raises the SDK's errors.
 
-    Each comes once, also when pages shift because the list changes while it is read.
+    Each is returned once, even if the list changes while its pages are read.
     """
     service = client.v2.core.event_destinations
     listing = checked(service.list({"include": ["webhook_endpoint.url"]}), ListObject)
@@ -94,7 +95,7 @@ def fetch_all(client: stripe.StripeClient) -> list[EventDestination]:
 
 
 def compare(destination: EventDestination, expected: Expected) -> Comparison:
-    """Say where ``destination`` differs from what is ``expected``."""
+    """Compare ``destination`` with what is ``expected``."""
     problems = tuple(_problems(destination, expected))
     if not takes_thin(destination):
         return Comparison(destination, problems, (), (), ())
@@ -110,18 +111,18 @@ def compare(destination: EventDestination, expected: Expected) -> Comparison:
 
 
 def takes_thin(destination: EventDestination) -> bool:
-    """Whether it sends thin notifications to a URL. Neither can be changed at Stripe."""
+    """Return true if it sends thin notifications to a URL. Neither can be changed at Stripe."""
     return destination.type == "webhook_endpoint" and destination.event_payload == "thin"
 
 
 def url_of(destination: EventDestination) -> str | None:
-    """Return where it sends to, if it sends to a URL."""
+    """Return its URL, or None if it does not send to a URL."""
     endpoint = destination.webhook_endpoint
     return endpoint.url if endpoint else None
 
 
 def same_url(one: str, other: str) -> bool:
-    """Whether two URLs are the same address, whatever the case of the host."""
+    """Return true if two URLs are the same address. The host is case-insensitive."""
     return _normal(one) == _normal(other)
 
 
@@ -130,31 +131,26 @@ def _normal(url: str) -> tuple[str, str, str, str]:
     return parts.scheme.lower(), parts.netloc.lower(), parts.path.rstrip("/"), parts.query
 
 
-def mode(*, live: bool) -> str:
-    """Return the name of a mode."""
-    return "live" if live else "test"
-
-
 def status_of(destination: EventDestination) -> str:
-    """Return its status, with Stripe's reason when it is disabled."""
+    """Return its status, with Stripe's reason if it is disabled."""
     details = destination.status_details
     disabled = details.disabled if details else None
     return f"{destination.status} ({disabled.reason})" if disabled else destination.status
 
 
 def _problems(destination: EventDestination, expected: Expected) -> Iterator[Problem]:
-    """Yield all that is wrong, but for the event types."""
+    """Yield all problems except those of the event types."""
     if destination.type != "webhook_endpoint":
         yield Problem(
             "type",
-            f"It is of type {destination.type}, which cannot be changed: it never sends to a URL."
+            f"Its type is {destination.type}, which cannot be changed: it never sends to a URL."
             " Create a webhook endpoint with `flask destination create`",
         )
     if destination.event_payload != "thin":
         yield Problem(
             "payload",
-            f"Its payload is {destination.event_payload}, which cannot be changed, and which the"
-            " service refuses. Create a thin one with `flask destination create`",
+            f"Its payload is {destination.event_payload}, which the service refuses and which"
+            " cannot be changed. Create a thin destination with `flask destination create`",
         )
     if destination.status != "enabled":
         yield Problem(
@@ -179,12 +175,15 @@ def _problems_of_events_from(
     if expected.connected_accounts and not any("accounts" in one for one in events_from):
         yield Problem(
             "events_from",
-            f"It brings events from {', '.join(events_from) or 'nobody'}, which cannot be changed,"
-            " and none of connected accounts. Create another one with"
+            f"It sends events of {', '.join(events_from) or 'no account'}, which cannot be"
+            " changed, and not of connected accounts. Create a destination for them with"
             " `flask destination create --connected-accounts`",
         )
     elif not events_from:
-        yield Problem("events_from", "It brings events from nobody. Create another one")
+        yield Problem(
+            "events_from",
+            "It sends events of no account. Create another one with `flask destination create`",
+        )
 
 
 def _problems_of_url(
@@ -198,7 +197,7 @@ def _problems_of_url(
         yield Problem(
             "url",
             f"It sends to {url}, and the service takes deliveries at {WEBHOOK_PATH}. Change it in"
-            " the dashboard, or, if a proxy rewrites the path, say with --url that it is right",
+            " the dashboard. If a proxy rewrites the path, confirm the URL with --url",
         )
     if destination.livemode and not url.startswith("https:"):
         yield Problem("url", f"It sends to {url}, which is not https. Change it in the dashboard")

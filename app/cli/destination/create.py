@@ -1,4 +1,4 @@
-"""``flask destination create``: a destination with exactly the types that are handled."""
+"""``flask destination create``: create a destination with exactly the handled types."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import click
 import stripe
 from flask.cli import with_appcontext
 
-from app.cli.destination.compare import WEBHOOK_PATH, handled_types, mode
-from app.cli.output import say, say_lines
+from app.cli.destination.compare import WEBHOOK_PATH, handled_types
+from app.cli.output import mode, say, say_lines
 from app.cli.stripe_errors import StripeFailedError, checked, explained
 from app.factory import make_client
 from app.services import services
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from app.settings import Settings
 
-#: What the SDK raises when Stripe may have done it all the same.
+#: Errors after which Stripe may have created the destination.
 UNDECIDED = (stripe.APIConnectionError, stripe.APIError)
 NOTHING_HANDLED = (
     "No event type has a handler module, and a destination needs at least one type. Write a"
@@ -30,7 +30,7 @@ NOTHING_HANDLED = (
 
 
 def _url(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    """Refuse what is no URL before anything is asked."""
+    """Refuse a value that is no URL before any request."""
     parts = urlsplit(value)
     if parts.scheme not in {"http", "https"} or not parts.netloc:
         raise click.BadParameter(f"{value!r} is no URL like https://your.host/webhook")
@@ -38,18 +38,18 @@ def _url(_context: click.Context, _parameter: click.Parameter, value: str) -> st
 
 
 @click.command("create")
-@click.option("--url", required=True, callback=_url, help="Where Stripe is to send to.")
-@click.option("--name", help="What the dashboard calls it. [default: the host of the URL]")
+@click.option("--url", required=True, callback=_url, help="The URL of the service.")
+@click.option("--name", help="Its name in the dashboard. [default: the host of the URL]")
 @click.option(
     "--connected-accounts",
     is_flag=True,
-    help="Bring the events of connected accounts. [default: those of the key's own account]",
+    help="Send the events of connected accounts. [default: of the account of the key]",
 )
 @with_appcontext
 def create(url: str, name: str | None, *, connected_accounts: bool) -> None:
     """Create a thin destination with the handled event types, and show its signing secret.
 
-    Stripe shows the secret this once and never again.
+    Stripe shows the secret only once.
     """
     settings, types = services().settings, sorted(handled_types(services().registry))
     if not types:
@@ -69,7 +69,7 @@ def create(url: str, name: str | None, *, connected_accounts: bool) -> None:
 
 
 def _create(settings: Settings, params: EventDestinationCreateParams) -> EventDestination:
-    """Create it. Where it is not known whether that was done, the error says how to find out."""
+    """Create it. If the result is unknown, the error says how to find it out."""
     try:
         with explained():
             return checked(make_client(settings).v2.core.event_destinations.create(params))
@@ -77,16 +77,17 @@ def _create(settings: Settings, params: EventDestinationCreateParams) -> EventDe
         if not isinstance(error.__cause__, UNDECIDED):
             raise
         raise StripeFailedError(
-            f"{error.message}. The destination may be there all the same: look with"
-            " `flask destination list` before you try again. Its secret is lost then, so delete it"
+            f"{error.message}. The destination may exist nevertheless: run"
+            " `flask destination list` before you try again. If it does, delete it, because its"
+            " secret is lost"
         ) from error
 
 
-def _show(made: EventDestination, url: str) -> None:
+def _show(created: EventDestination, url: str) -> None:
     with explained():
-        secret = made.webhook_endpoint and made.webhook_endpoint.signing_secret
-        events_from, types = ", ".join(made.events_from or []), made.enabled_events
-        say(f"Created {made.id} in {mode(live=made.livemode)} mode.")
+        secret = created.webhook_endpoint and created.webhook_endpoint.signing_secret
+        events_from, types = ", ".join(created.events_from or []), created.enabled_events
+        say(f"Created {created.id} in {mode(live=created.livemode)} mode.")
         say(f"  sends to     {url}")
         say(f"  events from  {events_from}")
         say(f"  event types  {', '.join(types)}")
@@ -97,10 +98,12 @@ def _show(made: EventDestination, url: str) -> None:
             " rewrites the path."
         )
     if not secret:
-        raise click.ClickException("Stripe did not tell its signing secret. See the dashboard.")
+        raise click.ClickException(
+            "Stripe did not return its signing secret. Copy the secret from the dashboard."
+        )
     say_lines(
-        "\nIts signing secret, which Stripe never shows again. In .env, put it behind the secrets"
-        " that are\nthere (... stands for them), with a comma, and restart the service:\n"
+        "\nThis is its signing secret, which Stripe never shows again. In .env, add it after your"
+        " present\nsecrets (shown as ...), separated by a comma, and restart the service:\n"
         f"\n  STRIPE_WEBHOOK_SECRET=...,{secret}\n"
-        "\nA secret that no destination signs with, such as the random one of `make run`, can go."
+        "\nRemove secrets that no destination signs with, such as the random one of `make run`."
     )

@@ -1,4 +1,4 @@
-"""``flask destination list`` and ``check``: what Stripe has, and where it differs."""
+"""``flask destination list`` and ``check``: the destinations at Stripe, and their differences."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from app.cli.destination.compare import (
     fetch,
     fetch_all,
     handled_types,
-    mode,
     status_of,
     url_of,
 )
-from app.cli.output import say, say_json, say_table
+from app.cli.output import json_option, mode, say, say_json, say_table
 from app.cli.stripe_errors import explained
 from app.factory import make_client
 from app.services import services
@@ -32,10 +31,10 @@ HEADINGS = ("id", "name", "status", "payload", "events from", "types", "sends to
 
 
 @click.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
+@json_option
 @with_appcontext
 def list_destinations(*, as_json: bool) -> None:
-    """Show the event destinations of the key's account and mode."""
+    """List the event destinations of the account and mode of the key."""
     settings = services().settings
     with explained():
         found = fetch_all(make_client(settings))
@@ -54,11 +53,11 @@ def list_destinations(*, as_json: bool) -> None:
 
 @click.command("check")
 @click.argument("destination_id", metavar="ID")
-@click.option("--url", help="Where it has to send to. [default: any URL that ends in /webhook]")
+@click.option("--url", help="The expected URL. [default: any URL that ends in /webhook]")
 @click.option(
-    "--connected-accounts", is_flag=True, help="Demand that it brings events of those, too."
+    "--connected-accounts", is_flag=True, help="Require that it sends events of connected accounts."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
+@json_option
 @with_appcontext
 @click.pass_context
 def check(
@@ -70,10 +69,10 @@ def check(
     connected_accounts: bool,
     as_json: bool,
 ) -> None:
-    """Compare the destination ID with the code. Exit status 1 when they differ.
+    """Compare the destination ID with the code. Exit status 1 if they differ.
 
-    A type that has a handler and is not enabled at Stripe is dead code. One that is enabled and
-    has no handler goes to the fallback.
+    The handler of a type that is not enabled at Stripe is never called. Events of a type that is
+    enabled and has no handler go to the fallback.
     """
     expected = _expected(url, connected_accounts=connected_accounts)
     with explained():
@@ -88,7 +87,7 @@ def _expected(url: str | None, *, connected_accounts: bool) -> Expected:
 
 
 def show_comparison(comparison: Comparison, *, as_json: bool = False) -> None:
-    """Print what Stripe has and where it differs, for a person or, with ``as_json``, a program."""
+    """Print a destination and its differences as text, or as JSON."""
     if as_json:
         say_json(_comparison_as_object(comparison))
         return
@@ -108,7 +107,7 @@ def show_comparison(comparison: Comparison, *, as_json: bool = False) -> None:
         )
     elif not comparison.differs:
         say()
-        say("It is as the code wants it.")
+        say("It matches the code.")
 
 
 def _show_destination(destination: EventDestination) -> None:
@@ -118,7 +117,7 @@ def _show_destination(destination: EventDestination) -> None:
         "payload": destination.event_payload,
         "status": status_of(destination),
         "mode": mode(live=destination.livemode),
-        "events from": ", ".join(destination.events_from or []) or "nobody",
+        "events from": ", ".join(destination.events_from or []) or "no account",
         "sends to": url_of(destination) or "no URL",
     }
     for name, value in fields.items():
@@ -135,7 +134,7 @@ def _show_types(heading: str, types: Sequence[str], remark: str = "") -> None:
 
 
 def as_object(destination: EventDestination) -> dict[str, Any]:
-    """Return a destination for other programs."""
+    """Return the fields of a destination for JSON."""
     return {
         "id": destination.id,
         "name": destination.name,

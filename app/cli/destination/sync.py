@@ -1,4 +1,4 @@
-"""``flask destination sync``: bring a destination's event types in line with the handlers."""
+"""``flask destination sync``: enable exactly the handled event types at a destination."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from app.cli.destination.compare import (
 )
 from app.cli.destination.create import NOTHING_HANDLED
 from app.cli.destination.list_show import show_comparison
-from app.cli.output import say
+from app.cli.output import plural, say
 from app.cli.stripe_errors import checked, explained
 from app.factory import make_client
 from app.services import services
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
     from stripe.v2.core import EventDestination
 
 ORDER_WHEN_ADDING = (
-    "Adding: deploy the handlers first, then sync. Until they run, the running version gives these"
-    " types to its fallback, which takes them for good."
+    "Adding: deploy the handlers first, then sync. Until then the running version passes these"
+    " types to its fallback, and its handlers never get those events."
 )
 ORDER_WHEN_REMOVING = (
     "Removing: sync first, then deploy the version without the handlers. Stripe still redelivers"
-    " what it made before, for up to three days."
+    " earlier events for up to three days."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be added and removed, what stays, and what stays without a handler."""
+    """Types to add, to remove, to keep, and to keep without a handler."""
 
     add: tuple[str, ...]
     remove: tuple[str, ...]
@@ -49,15 +49,17 @@ class Plan:
 
     @property
     def result(self) -> list[str]:
-        """The whole list that Stripe gets: an update replaces the one that is there."""
+        """The complete new list: an update replaces the old list."""
         return sorted({*self.add, *self.keep, *self.unhandled})
 
 
 @click.command("sync")
 @click.argument("destination_id", metavar="ID")
-@click.option("--prune", is_flag=True, help="Remove the types that have no handler, too.")
-@click.option("--check", is_flag=True, help="Change nothing; exit as `flask destination check`.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--prune", is_flag=True, help="Also remove types without a handler.")
+@click.option(
+    "--check", is_flag=True, help="Change nothing, and exit like `flask destination check`."
+)
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @with_appcontext
 @click.pass_context
 def sync(
@@ -65,9 +67,8 @@ def sync(
 ) -> None:
     """Enable the handled event types at the destination ID.
 
-    Shows the plan and asks before anything is changed. Types without a handler are removed only
-    with --prune. Deploy first and then sync when types are added; sync first and then deploy when
-    they are removed.
+    This shows the changes and asks for confirmation. Types without a handler are removed only with
+    --prune. To add types, deploy first, then sync. To remove types, sync first, then deploy.
     """
     client, registry = make_client(services().settings), services().registry
     expected = Expected(handled_types(registry), services().settings.livemode)
@@ -82,7 +83,7 @@ def sync(
         _show(plan, before)
     if not (plan.add or plan.remove):
         say()
-        say("Nothing to change.")
+        say("There is nothing to change.")
         return
     if not yes:
         click.confirm(f"\nChange {printable(destination_id)}?", abort=True)
@@ -90,7 +91,7 @@ def sync(
 
 
 def _refuse(comparison: Comparison, expected: Expected) -> None:
-    """Refuse where no list of types would help, or where it would be empty."""
+    """Refuse a destination that is not thin, and an empty list of types."""
     if not takes_thin(comparison.destination):
         raise click.ClickException(printable(f"{comparison.problems[0].sentence}."))
     if not expected.types:
@@ -125,23 +126,23 @@ def _show(plan: Plan, destination: EventDestination) -> None:
 
 
 def _apply(client: stripe.StripeClient, before: EventDestination, plan: Plan) -> None:
-    """Replace the list of types, unless somebody else changed it since the plan was made.
+    """Replace the list of types, unless it has changed since the plan was shown.
 
-    Stripe cannot be told to change only what is still as it was, so the list is read once more
-    right before, and what came of it is read after.
+    Stripe has no conditional update. So the list is read again right before the update, and the
+    answer is compared after it.
     """
     with explained():
         now = fetch(client, before.id)
         if set(now.enabled_events) != set(before.enabled_events) or not takes_thin(now):
             raise click.ClickException(
-                "Somebody else changed its event types meanwhile, so nothing was changed here."
-                " Call the command again for a new plan."
+                "Its event types have changed since the plan was shown, so this command changed"
+                " nothing. Run it again for a new plan."
             )
         update = client.v2.core.event_destinations.update
         after = checked(update(before.id, {"enabled_events": plan.result}))
         if sorted(after.enabled_events) != plan.result:
             raise click.ClickException(
-                "Stripe took the change and has other event types now. Look with"
-                f" `flask destination check {before.id}`."
+                "Stripe accepted the change and has other event types now. Run"
+                f" `flask destination check {before.id}` to see them."
             )
-    say(f"Changed: {before.id} has {len(plan.result)} event types now.")
+    say(f"Changed: {before.id} now has {plural(len(plan.result), 'event type')}.")

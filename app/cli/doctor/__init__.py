@@ -1,4 +1,4 @@
-"""``flask doctor``: is everything wired, from the settings to Stripe and back."""
+"""``flask doctor``: checks everything from the settings to a ping from Stripe."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ if TYPE_CHECKING:
 
 
 @click.command("doctor")
-@click.option("--url", help="The service's own URL. [default: destinations to any /webhook]")
-@click.option("--ping/--no-ping", default=True, help="Have Stripe send a ping. [default: ping]")
+@click.option("--url", help="The URL of this service. [default: any URL that ends in /webhook]")
+@click.option("--ping/--no-ping", default=True, help="Let Stripe send a ping. [default: ping]")
 @click.option(
     "--wait",
     type=click.FloatRange(min=0),
     default=15,
     show_default=True,
     metavar="SECONDS",
-    help="How long a ping may take to come.",
+    help="How long to wait for the ping.",
 )
-@click.option("--strict", is_flag=True, help="Exit with 1 on WARN as well.")
+@click.option("--strict", is_flag=True, help="Exit with 1 on WARN too.")
 @with_appcontext
 @click.pass_context
 def doctor(
     context: click.Context, /, url: str | None, *, ping: bool, wait: float, strict: bool
 ) -> None:
-    """Look at everything that has to be right, and say what to do where it is not.
+    """Check the installation, and say what to do about each problem.
 
-    That is the settings, the handlers, the inbox, the API key, the clock, the event destinations
-    that point here, and a ping from Stripe that has to come to the inbox. Each line is OK, WARN or
-    FAIL. Exit status 1 when one is FAIL, with --strict also when one is WARN, and 0 otherwise.
+    The checks are: settings, handlers, inbox, API key, clock, the event destinations that point
+    here, and a ping from Stripe that must arrive in the inbox. Each line is OK, WARN or FAIL. The
+    exit status is 1 after a FAIL, with --strict also after a WARN, and otherwise 0.
     """
     levels: Counter[Level] = Counter()
-    for line in _examine(Options(url, ping, wait)):
+    for line in _check_all(Options(url, ping, wait)):
         line.show()
         levels[line.level] += 1
     say()
@@ -58,40 +58,40 @@ def doctor(
     context.exit(1 if max(levels) > (Level.OK if strict else Level.WARN) else 0)
 
 
-def _examine(options: Options) -> Iterator[Line]:
-    """Yield all lines. A service that cannot start is examined as far as it goes."""
+def _check_all(options: Options) -> Iterator[Line]:
+    """Yield all lines. If the service cannot start, check as much as possible."""
     if "services" in current_app.extensions:
         own = services()
-        yield from _look(own.settings, own.registry, own.inbox, options)
+        yield from _check(own.settings, own.registry, own.inbox, options)
         return
     try:
         settings = Settings.load()
     except StartError as error:
         yield from local.problems("settings", error)
-        yield Line(Level.WARN, "others", "not looked at", "They need settings that can be used")
+        yield Line(Level.WARN, "others", "not checked", "Correct the settings first")
         return
     inbox = make_inbox(settings)
     try:
-        yield from _look(settings, None, inbox, options)
+        yield from _check(settings, None, inbox, options)
     finally:
         inbox.close()
 
 
-def _look(
-    settings: Settings, plugged_in: Registry | None, inbox: Inbox, options: Options
+def _check(
+    settings: Settings, handlers: Registry | None, inbox: Inbox, options: Options
 ) -> Iterator[Line]:
-    """Yield all lines but those of wrong settings. Without ``plugged_in`` it says why."""
+    """Yield all lines for valid settings. ``handlers`` is None if a module is wrong."""
     yield from local.settings_lines(settings)
-    if plugged_in:
-        yield from local.handlers_lines(plugged_in, settings)
+    if handlers:
+        yield from local.handlers_lines(handlers, settings)
     else:
         yield from _wrong_handlers(settings)
     yield from local.inbox_lines(inbox, settings)
-    yield from Account(make_client(settings), settings, plugged_in, inbox, options).lines()
+    yield from Account(make_client(settings), settings, handlers, inbox, options).lines()
 
 
 def _wrong_handlers(settings: Settings) -> Iterator[Line]:
-    """Load the handlers once more, for what is wrong with them."""
+    """Load the handlers again, and yield their problems."""
     try:
         registry.load(settings.handlers_package)
     except StartError as error:

@@ -1,4 +1,4 @@
-"""What the doctor looks at on this side: the settings, the handlers, the inbox."""
+"""The local checks: settings, handlers, inbox."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from app.cli.destination.compare import mode
-from app.cli.doctor.lines import Level, Line, count, duration, few
+from app.cli.doctor.lines import Level, Line
+from app.cli.output import duration, few, mode, plural
 from app.errors import InboxUnavailable, StartError
 
 if TYPE_CHECKING:
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from app.processing.registry import Registry
     from app.settings import Settings
 
-#: Where Linux says which file system lies where.
+#: The list of mounts on Linux.
 MOUNTS = Path("/proc/self/mountinfo")
-#: Those that go with the container, or with the machine's memory.
-THROWN_AWAY = {"overlay", "aufs", "tmpfs", "ramfs"}
-#: Seconds for which Stripe delivers again, in live and in test mode (some hours there).
+#: File systems that are lost with the container or at a reboot.
+EPHEMERAL = {"overlay", "aufs", "tmpfs", "ramfs"}
+#: Seconds in which Stripe redelivers, by live mode. In test mode it is some hours.
 REDELIVERY_SECONDS = {True: 3 * 86400, False: 86400}
-#: Seconds that a due event may wait for a worker: what is slow, and what is wrong.
+#: Seconds that an event is overdue before a WARN, and before a FAIL.
 SLOW_SECONDS, STUCK_SECONDS = 60, 900
 
 
@@ -37,15 +37,15 @@ def problems(what: str, error: StartError) -> Iterator[Line]:
 
 
 def settings_lines(settings: Settings) -> Iterator[Line]:
-    """Yield what the settings say."""
-    secrets = count(len(settings.stripe_webhook_secrets), "signing secret")
+    """Yield a line about valid settings."""
+    secrets = plural(len(settings.stripe_webhook_secrets), "signing secret")
     text = f"{settings.processing} mode, a {mode(live=settings.livemode)} key, {secrets}"
     if settings.stripe_api_base and settings.livemode:
         yield Line(
             Level.WARN,
             "settings",
             f"{text}, and STRIPE_API_BASE is {settings.stripe_api_base}, not Stripe",
-            "Remove STRIPE_API_BASE where live events are handled",
+            "Remove STRIPE_API_BASE in live mode",
         )
     elif settings.stripe_api_base:
         yield Line(Level.OK, "settings", f"{text}, the stand-in at {settings.stripe_api_base}")
@@ -54,9 +54,9 @@ def settings_lines(settings: Settings) -> Iterator[Line]:
 
 
 def handlers_lines(registry: Registry, settings: Settings) -> Iterator[Line]:
-    """Yield what is plugged in."""
+    """Yield a line about valid handler modules."""
     if registry.modules:
-        types = count(len(registry.modules), "event type")
+        types = plural(len(registry.modules), "event type")
         text = f"{types} and a fallback, in {settings.handlers_package}"
         yield Line(Level.OK, "handlers", text)
     else:
@@ -69,7 +69,7 @@ def handlers_lines(registry: Registry, settings: Settings) -> Iterator[Line]:
 
 
 def inbox_lines(inbox: Inbox, settings: Settings) -> Iterator[Line]:
-    """Yield whether the inbox can be written and is kept, and what waits in it."""
+    """Yield lines about the inbox: can it be written, is it durable, how long is its backlog."""
     inbox.create_nothing()
     lines = list(_misplaced(inbox, settings))
     yield from lines
@@ -92,7 +92,7 @@ def inbox_lines(inbox: Inbox, settings: Settings) -> Iterator[Line]:
 
 
 def _misplaced(inbox: Inbox, settings: Settings) -> Iterator[Line]:
-    """Yield why SQLite's file is not looked into, if it is not."""
+    """Yield why the SQLite file cannot be checked, if so."""
     found = inbox.examine()
     if found is None:
         return
@@ -101,17 +101,17 @@ def _misplaced(inbox: Inbox, settings: Settings) -> Iterator[Line]:
             Level.FAIL,
             "inbox",
             f"{inbox.address} is missing, and was here before: deliveries are answered 503",
-            "Put the file back. Or restart the service: it begins with an empty inbox, and has"
-            " forgotten which events were handled",
+            "Put the file back. Or restart the service: it starts with an empty inbox, without the"
+            " record of handled events",
         )
     elif not found.exists:
-        yield _not_made_yet(inbox, settings)
+        yield _not_created_yet(inbox, settings)
     elif found.user is not None:
         yield Line(
             Level.FAIL,
             "inbox",
             f"{inbox.address} was replaced while process {found.user} had it open",
-            "The process changes over at its next delivery. If it does not, its log says why",
+            "The process opens the new file at its next delivery. If it does not, see its log",
         )
     elif found.stuck is not None:
         yield Line(
@@ -123,18 +123,18 @@ def _misplaced(inbox: Inbox, settings: Settings) -> Iterator[Line]:
         )
 
 
-def _not_made_yet(inbox: Inbox, settings: Settings) -> Line:
+def _not_created_yet(inbox: Inbox, settings: Settings) -> Line:
     folder = next(parent for parent in _file(settings).parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         return _unreachable(inbox, f"{folder} is no folder that can be written")
-    made = Line(
+    created = Line(
         Level.WARN,
         "inbox",
-        f"{inbox.address} is not there: the next start makes it",
-        "Start the service. If it runs, its folder was removed, and deliveries are answered 503:"
-        " put the folder back",
+        f"{inbox.address} does not exist: the next start creates it",
+        "Start the service. If it is running, its folder was removed, and deliveries are answered"
+        " 503: put the folder back",
     )
-    return next(_thrown_away(inbox, settings), made)
+    return next(_ephemeral(inbox, settings), created)
 
 
 def _unreachable(inbox: Inbox, reason: str) -> Line:
@@ -152,7 +152,7 @@ def _file(settings: Settings) -> Path:
 
 
 def _exposed(inbox: Inbox) -> Iterator[Line]:
-    """Yield what other users can open, and what was left of former files."""
+    """Yield files that other users can open, and logs of replaced files."""
     found = inbox.examine()
     if found is not None and found.exposed:
         yield Line(
@@ -160,19 +160,19 @@ def _exposed(inbox: Inbox) -> Iterator[Line]:
             "inbox",
             "other users can read events or hold the lock:"
             f" {few([str(path) for path in found.exposed])}",
-            "Give these files to the user that runs the service, and take all rights from others",
+            "Make the user of the service the owner of these files, and remove all other rights",
         )
     if found is not None and found.aside:
         yield Line(
             Level.WARN,
             "inbox",
             f"logs of replaced files may hold events: {few([str(path) for path in found.aside])}",
-            "Remove them when nothing in the replaced files is missed",
+            "Remove them when you no longer need the events in the replaced files",
         )
 
 
 def _durability(inbox: Inbox, settings: Settings, report: Report) -> Iterator[Line]:
-    """Yield what could lose what was acknowledged, or run it twice."""
+    """Yield what could lose acknowledged events, or run them twice."""
     queue = settings.processing == "queue"
     if report.not_durable:
         yield Line(
@@ -181,31 +181,31 @@ def _durability(inbox: Inbox, settings: Settings, report: Report) -> Iterator[Li
             f"{inbox.address} can lose commits: {few(list(report.not_durable))} is off",
             "Switch it on in PostgreSQL's configuration",
         )
-    yield from _thrown_away(inbox, settings)
+    yield from _ephemeral(inbox, settings)
     if report.hosts:
         yield Line(
             Level.WARN,
             "inbox",
-            f"several hosts ran events on SQLite in turns: {few(list(report.hosts))}",
+            f"several hosts ran events on this SQLite file: {few(list(report.hosts))}",
             "Use PostgreSQL for more than one container: SQLite is a file on one machine",
         )
 
 
-def _thrown_away(inbox: Inbox, settings: Settings) -> Iterator[Line]:
+def _ephemeral(inbox: Inbox, settings: Settings) -> Iterator[Line]:
     url = sa.make_url(settings.database_url)
     place = _file_system(_file(settings)) if url.get_backend_name() == "sqlite" else ""
-    if settings.processing == "queue" and place in THROWN_AWAY:
+    if settings.processing == "queue" and place in EPHEMERAL:
         yield Line(
             Level.FAIL,
             "inbox",
-            f"{inbox.address} lies on {place}, which goes with the container: what was answered"
-            " 200 and has not run is lost then",
+            f"{inbox.address} is on {place}, which is lost with the container, and with it all"
+            " events that were answered 200 and have not run",
             "Mount a volume there, or use PostgreSQL",
         )
 
 
 def _file_system(file: Path) -> str:
-    """Return the type of the file system that ``file`` is on, as far as the system says it."""
+    """Return the type of the file system of ``file``, or an empty text if it is unknown."""
     if not MOUNTS.is_file():
         return ""
     found: tuple[int, str] = (0, "")
@@ -219,10 +219,10 @@ def _file_system(file: Path) -> str:
 
 
 def _waiting(report: Report, settings: Settings) -> Line:
-    """Judge by how long what waits has waited, and for whom."""
+    """Return the line about pending events, by their age and their mode."""
     if not report.waiting:
         return Line(Level.OK, "pending", "no event waits")
-    text = f"{report.waiting} waiting, the oldest for {duration(report.oldest)}"
+    text = f"{plural(report.waiting, 'event')}, the oldest for {duration(report.oldest)}"
     if settings.processing == "queue":
         level = Level.WARN if report.overdue > SLOW_SECONDS else Level.OK
         level = Level.FAIL if report.overdue > STUCK_SECONDS else level
@@ -233,14 +233,14 @@ def _waiting(report: Report, settings: Settings) -> Line:
         return Line(
             Level.WARN,
             "pending",
-            f"{text}: longer than Stripe delivers again",
+            f"{text}: Stripe no longer redelivers",
             "Resend them in Stripe's dashboard, or run them with `flask events retry`",
         )
-    return Line(Level.OK, "pending", f"{text}: Stripe will deliver again")
+    return Line(Level.OK, "pending", f"{text}: Stripe will redeliver")
 
 
 def _dead(report: Report) -> Line:
     if not report.dead:
         return Line(Level.OK, "dead", "no event is dead")
-    text = f"{report.dead} dead: given up, not readable, or failed too often"
-    return Line(Level.WARN, "dead", text, "See why with `flask events list --state dead`")
+    text = f"{plural(report.dead, 'dead event')}: given up, not readable, or failed too often"
+    return Line(Level.WARN, "dead", text, "Run `flask events list --state dead` for the outcomes")

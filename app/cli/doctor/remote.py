@@ -1,4 +1,4 @@
-"""What the doctor looks at on Stripe's side: the key, the clock, the destinations, the way back."""
+"""The checks at Stripe: key, clock, event destinations, ping."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from app.cli.destination.compare import (
     compare,
     fetch_all,
     handled_types,
-    mode,
     same_url,
     takes_thin,
     url_of,
 )
-from app.cli.doctor.lines import Level, Line, count, duration, few
+from app.cli.doctor.lines import Level, Line
+from app.cli.output import duration, few, mode, plural
 from app.cli.stripe_errors import StripeFailedError, checked, explained
 from app.errors import InboxUnavailable, StartError
 
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Seconds that the clocks may differ: what is remarkable, and what the service refuses.
-STRANGE_SECONDS, REFUSED_SECONDS = 30, 300
-#: Seconds between two looks at the inbox while a ping is on its way.
-LOOK_SECONDS = 0.1
+#: The difference of the clocks, in seconds, before a WARN, and at which signatures are refused.
+WARN_SECONDS, REFUSED_SECONDS = 30, 300
+#: Seconds between two queries of the inbox for a ping.
+POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the doctor was asked: the service's own URL, whether to ping, seconds to wait."""
+    """The options of the command: the URL of the service, and a ping with seconds to wait."""
 
     url: str | None
     ping: bool
@@ -56,7 +56,7 @@ class Options:
 class Account:
     """The account at Stripe, as the API key sees it.
 
-    Without ``registry``, because the handlers cannot be used, event types are not compared.
+    ``registry`` is None if a handler module is wrong. Event types are not compared then.
     """
 
     client: stripe.StripeClient
@@ -65,17 +65,17 @@ class Account:
     inbox: Inbox
     options: Options
     _ahead: float | None = field(default=None, init=False)
-    _lacking: list[str] = field(default_factory=list, init=False)
+    _forbidden: list[str] = field(default_factory=list, init=False)
 
     def lines(self) -> Iterator[Line]:
-        """Yield everything in turn, as far as Stripe lets the key look."""
+        """Yield the lines of all checks that the permissions of the key allow."""
         try:
             with explained():
                 self._try("events", self._list_events)
                 found = self._try("event destinations", lambda: fetch_all(self.client))
                 here = None if found is None else list(self._pointing_here(found))
         except StripeFailedError as error:
-            yield Line(Level.FAIL, "key", error.message, "Nothing at Stripe was looked at")
+            yield Line(Level.FAIL, "key", error.message, "Nothing else at Stripe was checked")
             return
         yield self._key()
         yield self._clock()
@@ -83,11 +83,11 @@ class Account:
             yield from self._destinations(here)
 
     def _try(self, what: str, call: Callable[[], T]) -> T | None:
-        """Make a call; ``None`` when the key may not."""
+        """Return the result of a call, or None if the key has no permission."""
         try:
             return call()
         except stripe.PermissionError as error:
-            self._lacking.append(what)
+            self._forbidden.append(what)
             self._note_clock(error.headers or {}, time.time(), time.time())
             return None
 
@@ -97,32 +97,32 @@ class Account:
         self._note_clock(listing.last_response.headers, before, time.time())
 
     def _note_clock(self, headers: Any, before: float, after: float) -> None:
-        """Note by how many seconds Stripe's clock is ahead, at least, if the answer tells it."""
+        """Note by how many seconds, at least, Stripe's clock is ahead, from the ``Date`` header."""
         try:
             date = parsedate_to_datetime(headers["date"]).timestamp()
         except (KeyError, ValueError):
             return
-        # The date was cut to seconds, and written at some time between the two of ours.
+        # The date is rounded down to seconds. It was written between ``before`` and ``after``.
         least, most = date - after, date + 1 - before
         self._ahead = 0.0 if least <= 0 <= most else min(least, most, key=abs)
 
     def _key(self) -> Line:
         kind = f"a {mode(live=self.settings.livemode)} key"
-        if self._lacking:
-            text = f"{kind} that may not read {' and '.join(self._lacking)} (403)"
+        if self._forbidden:
+            text = f"{kind} that may not read {' and '.join(self._forbidden)} (403)"
             remedy = "Give it the permission at https://dashboard.stripe.com/apikeys"
             return Line(Level.WARN, "key", text, remedy)
         return Line(Level.OK, "key", f"{kind} that reads events and event destinations")
 
     def _clock(self) -> Line:
         if self._ahead is None:
-            return Line(Level.WARN, "clock", "Stripe's answer told no time", "Check the proxies")
+            return Line(Level.WARN, "clock", "Stripe's answer has no date", "Check your proxies")
         side = "behind" if self._ahead > 0 else "ahead of"
         text = f"{duration(abs(self._ahead))} {side} Stripe's"
-        if abs(self._ahead) < STRANGE_SECONDS:
+        if abs(self._ahead) < WARN_SECONDS:
             return Line(Level.OK, "clock", "as Stripe's")
         level = Level.FAIL if abs(self._ahead) >= REFUSED_SECONDS else Level.WARN
-        remedy = f"Synchronize it: from {REFUSED_SECONDS} s on every signature is refused"
+        remedy = f"Synchronize it: at {REFUSED_SECONDS} s every signature is refused"
         return Line(level, "clock", text, remedy)
 
     def _pointing_here(self, found: list[EventDestination]) -> Iterator[EventDestination]:
@@ -135,7 +135,7 @@ class Account:
                     yield one
 
     def _destinations(self, here: list[EventDestination]) -> Iterator[Line]:
-        """Compare those that point here, and ping them."""
+        """Compare and ping the destinations that point here."""
         target = self.options.url or f"a URL that ends in {WEBHOOK_PATH}"
         if not here:
             create = f"`flask destination create --url {self.options.url or '...'}`"
@@ -145,7 +145,7 @@ class Account:
         urls = sorted({str(url_of(one)) for one in here})
         if not all(same_url(urls[0], url) for url in urls):
             text = f"{len(urls)} URLs could be this service's: {few(urls)}"
-            yield Line(Level.WARN, "destination", text, "Say which one is, with --url")
+            yield Line(Level.WARN, "destination", text, "Select one with --url")
             return
         yield from self._compared(here)
         if self.options.ping:
@@ -168,7 +168,7 @@ class Account:
                 f"not enabled at Stripe, so their handlers are never called: {few(sorted(dead))}",
                 f"`flask destination sync {working[0].destination.id}`"
                 if working
-                else "See what is wrong with the destinations, above",
+                else "Correct the destinations first, see above",
             )
 
     def _destination(self, comparison: Comparison) -> Iterator[Line]:
@@ -176,15 +176,15 @@ class Account:
         for problem in comparison.problems:
             yield Line(Level.FAIL, what, f"{one.id}: {problem.sentence}")
         if comparison.unhandled and self.registry:
-            text = f"{one.id} sends what has no handler: {few(list(comparison.unhandled))}"
-            remedy = f"The fallback takes them, or `flask destination sync {one.id} --prune`"
+            text = f"{one.id} sends types without a handler: {few(comparison.unhandled)}"
+            remedy = f"They go to the fallback, or `flask destination sync {one.id} --prune`"
             yield Line(Level.WARN, what, text, remedy)
         elif not comparison.problems:
-            types = count(len(comparison.matched), "handled type") if self.registry else "events"
+            types = plural(len(comparison.matched), "handled type") if self.registry else "events"
             yield Line(Level.OK, what, f"{one.id} sends {types} to {url_of(one)}")
 
     def _ping(self, one: EventDestination) -> Line:
-        """Have Stripe send a ping, and wait for it to come to this inbox."""
+        """Let Stripe send a ping, and wait until this inbox has it."""
         begin = time.monotonic()
         try:
             with explained():
@@ -193,36 +193,36 @@ class Account:
         except StripeFailedError as error:
             forbidden = isinstance(error.__cause__, stripe.PermissionError)
             level = Level.WARN if forbidden else Level.FAIL
-            return Line(level, "ping", f"{one.id}: {error.message}", "--no-ping leaves it out")
+            return Line(level, "ping", f"{one.id}: {error.message}", "--no-ping skips the ping")
         except (StartError, InboxUnavailable):
             return Line(Level.FAIL, "ping", f"{one.id}: the inbox cannot be read", "See above")
-        return self._came(one, event, time.monotonic() - begin)
+        return self._ping_line(one, event, time.monotonic() - begin)
 
     def _wait(self, event_id: str, deadline: float) -> Event | None:
-        """Look at the inbox until the event is there and has been run, or the time is over."""
+        """Return the event when it has run, or its state, or None, at the ``deadline``."""
         while True:
             event = self.inbox.administration.find(event_id)
             if (event and event.outcome) or time.monotonic() >= deadline:
                 return event
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
-    def _came(self, one: EventDestination, event: Event | None, seconds: float) -> Line:
+    def _ping_line(self, one: EventDestination, event: Event | None, seconds: float) -> Line:
         wait = f"{self.options.wait:g} s"
         if event is None:
             return Line(
                 Level.FAIL,
                 "ping",
-                f"{one.id}: a ping did not come to this inbox within {wait}",
-                f"Does the service run and reach this inbox, does {url_of(one)} lead to it, and is"
-                " the destination's signing secret in STRIPE_WEBHOOK_SECRET? Stripe's Workbench"
-                " shows what was answered",
+                f"{one.id}: a ping did not arrive in this inbox within {wait}",
+                f"Is the service running with this inbox, does {url_of(one)} lead to it, and is the"
+                " signing secret of the destination in STRIPE_WEBHOOK_SECRET? Stripe's Workbench"
+                " shows the answer",
             )
         if not event.outcome:
-            text = f"{one.id}: a ping came, and was not run within {wait}"
+            text = f"{one.id}: a ping arrived, and was not run within {wait}"
             queue = self.settings.processing == "queue"
-            remedy = "Start a worker: `flask worker`" if queue else "Its callback still runs"
+            remedy = "Start a worker: `flask worker`" if queue else "Its callback is still running"
             return Line(Level.WARN, "ping", text, remedy)
         if event.outcome != "handled":
-            text = f"{one.id}: a ping came, and became {event.outcome}"
-            return Line(Level.WARN, "ping", text, f"See the service's log for {event.id}")
+            text = f"{one.id}: a ping arrived, with the outcome {event.outcome}"
+            return Line(Level.WARN, "ping", text, f"See the log of the service for {event.id}")
         return Line(Level.OK, "ping", f"{one.id}: a ping came and was handled in {seconds:.1f} s")

@@ -1,4 +1,4 @@
-"""``flask events``: what can be done with events, a module for each command or pair of them."""
+"""``flask events``: commands for the events in the inbox."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from app.cli.events.pause import pause, resume
 from app.cli.events.reconcile import reconcile
 from app.cli.events.retry import retry
 
-events = AppGroup("events", help="See events, and have them run again.")
+events = AppGroup("events", help="Show events, retry and backfill them, pause the workers.")
 for command in (list_events, show, retry, reconcile, pause, resume):
     events.add_command(command)

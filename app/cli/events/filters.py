@@ -1,44 +1,27 @@
-"""Options that say which events are meant, and words for what goes wrong."""
+"""The options that select events. Every command takes them from here."""
 
 from __future__ import annotations
 
 import functools
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-from app.errors import InboxUnavailable
 from app.inbox.sql.filters import STATES, EventFilter
-from app.services import services
 
-#: How many events can be asked for at once: what both databases count to.
+#: The largest ``--limit``: an integer of both databases.
 MOST = 2**31 - 1
 
-#: Seconds of the units in which a person says how far back.
+#: Seconds of the units in ``30m`` or ``24h``.
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
+Command = Callable[..., Any]
 
-@contextmanager
-def explained() -> Iterator[None]:
-    """Use the inbox if it is there, and say in one sentence if it is not.
-
-    No file is made for it: a running service that lost its own would go on with an empty one.
-    """
-    services().inbox.create_nothing()
-    try:
-        yield
-    except InboxUnavailable as error:
-        what = error.message[0].upper() + error.message[1:]
-        raise click.ClickException(
-            f"{what}: {error.reason}. See what to do with `flask doctor`."
-        ) from None
-    except UnicodeError:
-        raise click.UsageError("An argument is not text that can be looked for.") from None
+ACCOUNT = re.compile(r"acct_\w+(/acct_\w+)*")
 
 
 def read_since(
@@ -59,20 +42,65 @@ def read_since(
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def wanted_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a ``command`` the options of which its argument ``wanted`` is made."""
+def read_interval(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> float | None:
+    """Return the seconds of an interval like ``15m``."""
+    if value is None:
+        return None
+    given = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", value)
+    if given is None:
+        raise click.BadParameter(f"{value!r} is no interval like 30s, 15m or 1h")
+    return float(given[1]) * UNITS[given[2]]
+
+
+def read_accounts(
+    _context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Refuse a value that is no account id."""
+    for account in value:
+        if not ACCOUNT.fullmatch(account):
+            raise click.BadParameter(f"{account!r} is no account like acct_1 or acct_1/acct_2")
+    return value
+
+
+def since_option(text: str) -> Callable[[Command], Command]:
+    """Return the option ``--since`` with this help."""
+    return click.option("--since", callback=read_since, metavar="WHEN", help=text)
+
+
+def accounts_option(text: str) -> Callable[[Command], Command]:
+    """Return the option ``--account``, the argument ``accounts``, with this help."""
+    return click.option(
+        "--account",
+        "accounts",
+        multiple=True,
+        callback=read_accounts,
+        metavar="ACCT",
+        help=f"{text} You can give it several times.",
+    )
+
+
+def limit_option(default: int) -> Callable[[Command], Command]:
+    """Return the option ``--limit`` with this default."""
+    return click.option(
+        "--limit",
+        default=default,
+        show_default=True,
+        type=click.IntRange(min=1, max=MOST),
+        help="The most events.",
+    )
+
+
+def filter_options(command: Command) -> Command:
+    """Give a ``command`` the options of its argument ``wanted``."""
 
     @click.option("--state", type=click.Choice(STATES), help="Only events in this state.")
     @click.option("--type", "type_", metavar="TYPE", help="Only events of this type.")
     @click.option("--context", metavar="ACCT", help="Only events of this account.")
-    @click.option(
-        "--since",
-        callback=read_since,
-        metavar="WHEN",
-        help="Only events received since then: 30m, 24h, 3d, or a time (UTC).",
-    )
+    @since_option("Only events received since then: 30m, 24h, 3d, or a time (UTC).")
     @functools.wraps(command)
-    def with_wanted(
+    def with_filters(
         *arguments: Any,
         state: str | None,
         type_: str | None,
@@ -82,4 +110,4 @@ def wanted_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         return command(*arguments, wanted=EventFilter(state, type_, context, since), **options)
 
-    return with_wanted
+    return with_filters

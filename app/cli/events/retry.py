@@ -1,4 +1,4 @@
-"""``flask events retry``: have events run again, with a count, a cap and a record of it."""
+"""``flask events retry``: run events again, up to a limit, with a record of the operator."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import click
 from flask.cli import with_appcontext
 
-from app.cli.events.filters import MOST, explained, wanted_options
-from app.cli.output import say
-from app.cli.running import begin_running
-from app.errors import CallbackFailed, DeliveryError, InboxUnavailable
+from app.cli.events.filters import filter_options, limit_option
+from app.cli.execution import begin_execution
+from app.cli.inbox_errors import explained
+from app.cli.output import mode, plural, say, say_table
+from app.errors import CallbackFailed, DeliveryError
 from app.inbox.sql.filters import EventFilter
 from app.services import services
 from app.text import printable
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
     from app.inbox import Event
     from app.services import Services
 
-SUCCESS = "handled"
+HANDLED, DUE, CHANGED = "handled", "due now", "not run: it has changed since you were asked"
 
 
 class Options(TypedDict):
-    """What ``retry`` is asked to do, beside which events."""
+    """The options of ``retry`` that do not select events."""
 
     limit: int
     why: str | None
@@ -35,134 +36,140 @@ class Options(TypedDict):
 
 
 def operator() -> str:
-    """Return who runs this command, for the record."""
+    """Return the user and host of this command, for the record."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name, as containers have
-        user = "somebody"
+    except (KeyError, OSError):  # a user id without a name, as in containers
+        user = "unknown"
     return f"{user}@{socket.gethostname()}"
 
 
 @click.command("retry")
 @click.argument("event_ids", metavar="[ID]...", nargs=-1)
-@wanted_options
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(min=1, max=MOST))
+@filter_options
+@limit_option(default=100)
 @click.option("--why", metavar="TEXT", help="The reason, for the record.")
 @click.option("--again", is_flag=True, help="Run events again that have succeeded.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be run.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Show the events, and run none.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @with_appcontext
 def retry(event_ids: tuple[str, ...], wanted: EventFilter, **options: Unpack[Options]) -> None:
-    """Have events run again: by their IDs, or all that the options select, the oldest first.
+    """Run events again: by their IDs, or those that the options select, the oldest first.
 
-    In queue mode the workers run them, in inline mode this command does. Without a state, events
-    that are pending or dead are selected. Who ran it and why is kept with each event.
+    In queue mode the workers run them, in inline mode this command does. Without --state, pending
+    and dead events are selected. Each event keeps a record of the operator and the reason.
     """
-    parts = services()
+    _retry(services(), event_ids, wanted, options)
+
+
+def _retry(
+    services: Services, event_ids: tuple[str, ...], wanted: EventFilter, options: Options
+) -> None:
     with explained():
-        if not (parts.settings.is_queue or options["dry_run"]):
-            begin_running(parts)
-        events = _chosen(parts, event_ids, wanted, options)
-        refused = [(each, reason) for each in events if (reason := _refusal(parts, each, options))]
-    for event, reason in refused:
-        say(f"{event.id}: {reason}", err=True)
-    fit = [event for event in events if event not in [each for each, _ in refused]]
-    if event_ids and refused:
-        raise click.ClickException("Nothing was run.")
-    if not fit:
-        say("There is nothing to run again.")
+        if not (services.settings.is_queue or options["dry_run"]):
+            begin_execution(services)
+        events = _selected(services, event_ids, wanted, options)
+        reasons = {each.id: _refusal(services, each, options) for each in events}
+    for event_id, reason in reasons.items():
+        if reason:
+            say(f"{event_id}: {reason}", err=True)
+    accepted = [each for each in events if not reasons[each.id]]
+    if event_ids and len(accepted) < len(events):
+        raise click.ClickException("No event was run.")
+    if not accepted:
+        say("There is no event to run again.")
         return
     if options["dry_run"]:
-        for event in fit:
-            say(f"{event.id}  {event.type}  {event.state}")
+        say_table([(each.id, each.type, each.state) for each in accepted])
         return
     if not options["yes"]:
-        click.confirm(f"Run {_events(len(fit))} again?", abort=True)
+        click.confirm(f"Run {plural(len(accepted), 'event')} again?", abort=True)
     with explained():
-        _run_all(parts, fit, options)
+        _run_all(services, accepted, options)
 
 
-def _chosen(
-    parts: Services, event_ids: tuple[str, ...], wanted: EventFilter, options: Options
+def _selected(
+    services: Services, event_ids: tuple[str, ...], wanted: EventFilter, options: Options
 ) -> list[Event]:
-    """Return the events that are meant, the oldest first, and say how many there are."""
+    """Return the selected events, the oldest first, and print their number."""
     if event_ids and wanted != EventFilter():
         raise click.UsageError("Give either IDs or options that select events, not both.")
     if event_ids:
-        return _named(parts, event_ids)
+        return _by_id(services, event_ids)
     if wanted == EventFilter():
-        raise click.UsageError("Say which: IDs, or one of --state, --type, --context, --since.")
-    # What a dead process left behind, nobody else runs in inline mode.
-    left = [] if parts.settings.is_queue else ["running"]
-    states = [wanted.state] if wanted.state else ["pending", "dead", *left]
+        raise click.UsageError(
+            "Give IDs, or select events with --state, --type, --context or --since."
+        )
+    # In inline mode no worker rescues an orphan: it is selected here, as a running event.
+    running = [] if services.settings.is_queue else ["running"]
+    states = [wanted.state] if wanted.state else ["pending", "dead", *running]
     selections = [EventFilter(state, wanted.type, wanted.context, wanted.since) for state in states]
-    count = sum(parts.inbox.administration.count(each) for each in selections)
+    count = sum(services.inbox.administration.count(each) for each in selections)
     found = [
         event
         for each in selections
-        for event in parts.inbox.administration.select(each, options["limit"], oldest_first=True)
+        for event in services.inbox.administration.select(each, options["limit"], oldest_first=True)
     ]
-    events = sorted(found, key=lambda event: (event.received_at, event.id))[: options["limit"]]
-    capped = f"; the {len(events)} oldest are taken (--limit)" if len(events) < count else ""
-    say(f"{_events(count)} selected{capped}.")
+    events = _oldest_first(found)[: options["limit"]]
+    capped = f"; the oldest {len(events)} will be run (--limit)" if len(events) < count else ""
+    say(f"{plural(count, 'event')} selected{capped}.")
     return events
 
 
-def _events(count: int) -> str:
-    return "1 event" if count == 1 else f"{count} events"
-
-
-def _named(parts: Services, event_ids: tuple[str, ...]) -> list[Event]:
-    found = {event_id: parts.inbox.administration.find(event_id) for event_id in event_ids}
+def _by_id(services: Services, event_ids: tuple[str, ...]) -> list[Event]:
+    found = {event_id: services.inbox.administration.find(event_id) for event_id in event_ids}
     missing = [event_id for event_id, event in found.items() if event is None]
     if missing:
         raise click.ClickException(f"The inbox has no event {printable(', '.join(missing))}.")
-    events = [event for event in found.values() if event is not None]
+    return _oldest_first([event for event in found.values() if event is not None])
+
+
+def _oldest_first(events: list[Event]) -> list[Event]:
     return sorted(events, key=lambda event: (event.received_at, event.id))
 
 
-def _refusal(parts: Services, event: Event, options: Options) -> str | None:
-    """Say why this event cannot be run again, or nothing."""
-    if event.livemode != parts.settings.livemode:
-        mode = "live" if event.livemode else "test"
-        return f"is a {mode} event, and STRIPE_API_KEY is of the other mode"
-    if event.state == "done" and event.outcome == SUCCESS and not options["again"]:
-        return "has succeeded; to run it a second time say --again"
+def _refusal(services: Services, event: Event, options: Options) -> str | None:
+    """Return the reason why this event cannot be run again, or None."""
+    if event.livemode != services.settings.livemode:
+        return f"is a {mode(live=event.livemode)} event, and STRIPE_API_KEY is of the other mode"
+    if event.state == "done" and event.outcome == HANDLED and not options["again"]:
+        return "has succeeded; to run it a second time add --again"
     if event.state == "running":
         if not event.is_orphan:
-            return "runs now"
-        if parts.settings.is_queue:
-            return "is an orphan: a worker takes it by itself"
+            return "is running"
+        if services.settings.is_queue:
+            return "is an orphan: a worker rescues it"
     return None
 
 
-def _run_all(parts: Services, events: list[Event], options: Options) -> None:
-    run = _reopen if parts.settings.is_queue else _run
+def _run_all(services: Services, events: list[Event], options: Options) -> None:
+    run = _reopen if services.settings.is_queue else _run
     failed = 0
     for event in events:
         again = event.state == "done"
-        noted = parts.inbox.administration.note_retry(
+        noted = services.inbox.administration.note_retry(
             event.id, by=operator(), why=options["why"], again=again
         )
-        outcome = run(parts, event, again=again) if noted else "not run: it has changed meanwhile"
-        failed += outcome not in {SUCCESS, "due now"}
+        outcome = run(services, event, again=again) if noted else CHANGED
+        failed += outcome not in {HANDLED, DUE}
         say(f"{event.id}  {event.type}  {outcome}")
     if failed:
-        raise click.ClickException(f"{failed} of {len(events)} did not succeed.")
+        raise click.ClickException(f"{failed} of {plural(len(events), 'event')} did not succeed.")
 
 
-def _reopen(parts: Services, event: Event, *, again: bool) -> str:
-    taken = parts.inbox.administration.reopen(event.id, again=again)
-    return "due now" if taken else "not run: it has changed meanwhile"
+def _reopen(services: Services, event: Event, *, again: bool) -> str:
+    """Make the event due for the workers, and return the outcome."""
+    return DUE if services.inbox.administration.reopen(event.id, again=again) else CHANGED
 
 
-def _run(parts: Services, event: Event, *, again: bool) -> str:
-    claim = parts.inbox.claims.claim_one(event.id, again=again)
+def _run(services: Services, event: Event, *, again: bool) -> str:
+    """Run the event here, and return the outcome."""
+    claim = services.inbox.claims.claim_one(event.id, again=again)
     if claim is None:
-        return "not run: it has changed meanwhile"
+        return CHANGED
     try:
-        return parts.runner.run(claim)
+        return services.runner.run(claim)
     except CallbackFailed:
-        return f"failed: see flask events show {event.id}"
-    except (DeliveryError, InboxUnavailable) as error:
+        return f"failed: run `flask events show {event.id}` for the traceback"
+    except DeliveryError as error:
         return f"{error.outcome}: {error.message}"

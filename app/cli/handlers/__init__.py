@@ -1,4 +1,4 @@
-"""``flask handlers``: the handler modules that there are."""
+"""``flask handlers``: commands for the handler modules."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from flask.cli import AppGroup
 
 from app.cli.handlers.list import list_modules
 
-handlers = AppGroup("handlers", help="Show the handler modules, and write new ones.")
+handlers = AppGroup("handlers", help="Show the handler modules.")
 handlers.add_command(list_modules)

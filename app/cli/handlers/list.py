@@ -1,19 +1,19 @@
-"""``flask handlers list``: what is plugged in."""
+"""``flask handlers list``: the handler modules that are plugged in."""
 
 from __future__ import annotations
 
 import click
 from flask.cli import with_appcontext
 
-from app.cli.output import say, say_json
+from app.cli.output import json_option, say, say_json, say_table
 from app.services import services
 
 
 @click.command("list")
 @with_appcontext
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
+@json_option
 def list_modules(*, as_json: bool) -> None:
-    """Show every handled event type, its file and what it does."""
+    """List each handled event type with its file and its summary."""
     registry = services().registry
     modules = [*registry.modules, registry.fallback]
     if as_json:
@@ -21,8 +21,5 @@ def list_modules(*, as_json: bool) -> None:
         say_json(rows)
         return
     if not registry.modules:
-        say("No event type has a handler module; every event goes to the fallback.")
-    widths = [max(len(m.event_type) for m in modules), max(len(m.file) for m in modules)]
-    for module in modules:
-        line = f"{module.event_type:{widths[0]}}  {module.file:{widths[1]}}  {module.summary}"
-        say(line.rstrip())
+        say("No event type has a handler module: the fallback handles all events.")
+    say_table([(module.event_type, module.file, module.summary) for module in modules])

@@ -1,4 +1,4 @@
-"""The commands of ``flask destination``, run against the stand-in."""
+"""Fixtures for ``flask destination``, run against the stand-in."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def types() -> list[str]:
-    """The types that are handled: two of the SDK, and one that is newer."""
+    """The handled types: two of the SDK, and one that is newer than the SDK."""
     return [CUSTOMER, INVOICE, NEWER]
 
 
 @pytest.fixture
 def ours(make_receiver: Callable[..., Receiver], stripe_api: StripeApi) -> Receiver:
-    """An application with three handlers, that asks the stand-in."""
+    """An application with three handlers that uses the stand-in."""
     return make_receiver(MODULES, stripe_api_base=stripe_api.url)
 
 
 @pytest.fixture
 def run(ours: Receiver) -> Run:
-    """A function that runs ``flask destination``; what it says never holds the key."""
+    """A function that runs ``flask destination``. Its output never contains the key."""
 
     def call(*arguments: str, **more: Any) -> Result:
         result = ours.app.test_cli_runner().invoke(

@@ -1,4 +1,4 @@
-"""``flask destination check``: a destination beside the code."""
+"""``flask destination check``: a destination is compared with the code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CheckJson = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def add(stripe_api: StripeApi, types: list[str]) -> Callable[..., str]:
-    """A function that puts a destination in, as the code wants it but for what is given."""
+    """A function that adds a destination that matches the code, except for the arguments."""
 
     def put(url: str = URL, enabled: list[str] | None = None, **fields: Any) -> str:
         return stripe_api.destinations.add(url, types if enabled is None else enabled, **fields)
@@ -33,7 +33,7 @@ def add(stripe_api: StripeApi, types: list[str]) -> Callable[..., str]:
 
 @pytest.fixture
 def check_json(run: Run) -> CheckJson:
-    """A function that checks a destination with --json: what it says, and the exit status."""
+    """A function that checks a destination with --json. Returns the document and exit status."""
 
     def call(*arguments: str) -> dict[str, Any]:
         result = run("check", "--json", *arguments)
@@ -43,7 +43,7 @@ def check_json(run: Run) -> CheckJson:
 
 
 def test_no_difference(run: Run, add: Callable[..., str]) -> None:
-    """What is as the code wants it: all fields, the types, exit status 0."""
+    """A matching destination is shown with its fields and types. The exit status is 0."""
     name = add(name="Ours")
     result = run("check", name)
     assert result.exit_code == 0
@@ -61,7 +61,7 @@ def test_no_difference(run: Run, add: Callable[..., str]) -> None:
         "  v1.invoice.paid\n"
         "  v2.core.health.event_generation_failure.resolved\n"
         "\n"
-        "It is as the code wants it.\n"
+        "It matches the code.\n"
     )
 
 
@@ -82,7 +82,7 @@ def test_docs_show_the_real_output(
 def test_missing_at_stripe(
     run: Run, check_json: CheckJson, add: Callable[..., str], types: list[str]
 ) -> None:
-    """A handled type that is not enabled is drift, one that EVENT_TYPE declares as well."""
+    """A handled type that is not enabled is a difference, also one from EVENT_TYPE."""
     name = add(enabled=["v1.customer.created"])
     found, result = check_json(name), run("check", name)
     assert (found["exit"], found["differs"], found["without_a_handler"]) == (1, True, [])
@@ -96,7 +96,7 @@ def test_missing_at_stripe(
 def test_without_a_handler(
     run: Run, check_json: CheckJson, add: Callable[..., str], types: list[str]
 ) -> None:
-    """An enabled type that has no handler is drift, and goes to the fallback."""
+    """An enabled type without a handler is a difference, and goes to the fallback."""
     name = add(enabled=[*types, UNHANDLED])
     found, result = check_json(name), run("check", name)
     assert (found["exit"], found["missing_at_stripe"]) == (1, [])
@@ -126,8 +126,8 @@ def test_without_a_handler(
             "It is disabled: Stripe sends nothing",
         ),
         ({"livemode": True}, ["mode"], "It is in live mode, and STRIPE_API_KEY is a test key"),
-        ({"events_from": []}, ["events_from"], "events from nobody"),
-        ({"events_from": None}, ["events_from"], "events from nobody"),
+        ({"events_from": []}, ["events_from"], "events of no account"),
+        ({"events_from": None}, ["events_from"], "events of no account"),
         (
             {"webhook_endpoint": {"url": "https://your.host/"}},
             ["url"],
@@ -148,7 +148,7 @@ def test_each_other_difference(
     add: Callable[..., str],
     stripe_api: StripeApi,
 ) -> None:
-    """Each is named for programs and said to people, with what to do; exit status 1."""
+    """Each difference has a keyword, a sentence with a remedy, and the exit status 1."""
     fields, what, said = case
     name = add()
     answer = {**stripe_api.destinations.get(name), **fields}
@@ -157,12 +157,12 @@ def test_each_other_difference(
     assert (found["exit"], found["differs"]) == (1, True)
     assert [problem["what"] for problem in found["problems"]] == what
     assert said in result.stdout
-    assert "It is as the code wants it" not in result.stdout
+    assert "It matches the code" not in result.stdout
     assert result.exit_code == 1
 
 
-def test_url_that_is_wanted(run: Run, check_json: CheckJson, add: Callable[..., str]) -> None:
-    """With --url it has to be that one, whatever its path; the case of the host does not count."""
+def test_expected_url(run: Run, check_json: CheckJson, add: Callable[..., str]) -> None:
+    """With --url exactly this URL is accepted, with any path. The host is case-insensitive."""
     other = "https://your.host/stripe"
     at_path, right = add(other), add()
     assert check_json(at_path, "--url", other)["exit"] == 0
@@ -185,22 +185,22 @@ def test_url_that_is_wanted(run: Run, check_json: CheckJson, add: Callable[..., 
 def test_connected_accounts(
     events_from: list[str], status: int, run: Run, add: Callable[..., str]
 ) -> None:
-    """With --connected-accounts it has to bring the events of those."""
+    """With --connected-accounts the destination must send their events."""
     result = run("check", add(events_from=events_from), "--connected-accounts")
     assert result.exit_code == status
-    assert ("none of connected accounts" in result.stdout) is bool(status)
+    assert ("not of connected accounts" in result.stdout) is bool(status)
 
 
 def test_types_of_a_snapshot_destination_are_not_compared(
     check_json: CheckJson, add: Callable[..., str]
 ) -> None:
-    """Its types are named in another way: the one thing to say is that it is snapshot."""
+    """Its types have other names, so the only problem shown is its payload."""
     found = check_json(add(enabled=["customer.created"], event_payload="snapshot"))
     assert (found["missing_at_stripe"], found["without_a_handler"]) == ([], [])
     assert found["exit"] == 1
 
 
 def test_wildcard_misses_nothing(check_json: CheckJson, add: Callable[..., str]) -> None:
-    """If Stripe gives thin destinations a wildcard one day, nothing is missing there."""
+    """A wildcard enables all types, should Stripe ever allow it for thin destinations."""
     found = check_json(add(enabled=["*"]))
     assert (found["missing_at_stripe"], found["without_a_handler"]) == ([], ["*"])

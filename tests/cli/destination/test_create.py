@@ -1,4 +1,4 @@
-"""``flask destination create``: a destination with exactly what is handled."""
+"""``flask destination create``: a destination with exactly the handled types."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Run = Callable[..., Result]
 def test_it_has_exactly_the_handled_types(
     run: Run, stripe_api: StripeApi, types: list[str]
 ) -> None:
-    """Thin, to the URL, for the own account, named after the host, with the handled types."""
+    """The new destination is thin, for the own account, named after the host of the URL."""
     result = run("create", "--url", URL)
     (name,) = stripe_api.destinations.ids
     made = stripe_api.destinations.get(name)
@@ -33,7 +33,7 @@ def test_it_has_exactly_the_handled_types(
 
 
 def test_secret_is_shown_once(run: Run, stripe_api: StripeApi) -> None:
-    """The line for .env has the new secret behind the present ones, which stay hidden."""
+    """The line for .env adds the new secret to the present ones, which stay hidden."""
     result = run("create", "--url", URL)
     (name,) = stripe_api.destinations.ids
     secret = stripe_api.destinations.secret(name)
@@ -44,7 +44,7 @@ def test_secret_is_shown_once(run: Run, stripe_api: StripeApi) -> None:
 
 
 def test_name_and_accounts(run: Run, stripe_api: StripeApi) -> None:
-    """--name names it, --connected-accounts has it bring the events of those."""
+    """--name sets the name, --connected-accounts the accounts."""
     assert run("create", "--url", URL, "--name", "Ours", "--connected-accounts").exit_code == 0
     (name,) = stripe_api.destinations.ids
     made = stripe_api.destinations.get(name)
@@ -52,7 +52,7 @@ def test_name_and_accounts(run: Run, stripe_api: StripeApi) -> None:
 
 
 def test_nothing_is_handled(make_receiver: Callable[..., Receiver], stripe_api: StripeApi) -> None:
-    """Without a handler nothing is asked: an empty list would be a destination for nothing."""
+    """Without a handler there is no request: a destination needs at least one type."""
     receiver = make_receiver({}, stripe_api_base=stripe_api.url)
     result = receiver.app.test_cli_runner().invoke(args=["destination", "create", "--url", URL])
     assert result.exit_code == 1
@@ -61,7 +61,7 @@ def test_nothing_is_handled(make_receiver: Callable[..., Receiver], stripe_api: 
 
 
 def test_live_needs_https(ours: Receiver, run: Run, stripe_api: StripeApi) -> None:
-    """In live mode a plain URL is refused before Stripe is asked; in test mode it is fine."""
+    """An http URL is refused before any request in live mode, and accepted in test mode."""
     plain = "http://your.host/webhook"
     assert run("create", "--url", plain).exit_code == 0
     settings = replace(ours.services.settings, stripe_api_key="sk_live_fake_for_tests")
@@ -73,32 +73,32 @@ def test_live_needs_https(ours: Receiver, run: Run, stripe_api: StripeApi) -> No
 
 
 @pytest.mark.parametrize("url", ["your.host", "ftp://your.host", "https://"])
-def test_what_is_no_url(url: str, run: Run, stripe_api: StripeApi) -> None:
-    """It is refused before Stripe is asked, exit status 2."""
+def test_value_that_is_no_url(url: str, run: Run, stripe_api: StripeApi) -> None:
+    """It is refused before any request, with exit status 2."""
     result = run("create", "--url", url)
     assert result.exit_code == 2
     assert "is no URL like https://your.host/webhook" in result.stderr
     assert stripe_api.asked == []
 
 
-def test_other_path_is_remarked(run: Run) -> None:
-    """A path that is not the service's needs a proxy, and that is said."""
+def test_other_path_needs_a_proxy(run: Run) -> None:
+    """For a URL with another path the output says that it needs a proxy."""
     assert "needs a proxy" in run("create", "--url", "https://your.host/stripe").stdout
     assert "needs a proxy" not in run("create", "--url", URL).stdout
 
 
 def test_answer_without_a_secret(run: Run, stripe_api: StripeApi, types: list[str]) -> None:
-    """When Stripe does not tell the secret, the command fails and says where it is."""
+    """If Stripe does not return the secret, the command fails and says where to find it."""
     name = stripe_api.destinations.add(URL, types)
     endpoint = {"url": URL, "signing_secret": None}
     stripe_api.put(PATH, {**stripe_api.destinations.get(name), "webhook_endpoint": endpoint})
     result = run("create", "--url", URL)
     assert result.exit_code == 1
-    assert "did not tell its signing secret" in result.stderr
+    assert "did not return its signing secret" in result.stderr
 
 
-def test_sixteen_are_enough(run: Run, stripe_api: StripeApi, types: list[str]) -> None:
-    """Stripe's own words say that there are too many."""
+def test_too_many_destinations(run: Run, stripe_api: StripeApi, types: list[str]) -> None:
+    """The error quotes Stripe's message about the maximum."""
     for _ in range(16):
         stripe_api.destinations.add(URL, types)
     result = run("create", "--url", URL)

@@ -1,4 +1,4 @@
-"""Whatever Stripe's API does, each command says it in one sentence, and with exit status 3."""
+"""Each command reports each failure of Stripe's API in one sentence, with exit status 3."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ FAILURES: dict[str, tuple[Callable[[StripeApi], object], str]] = {
     "500": (lambda api: api.fail(status=500), "Stripe's API failed (500)"),
     "time-out": (lambda api: api.hold(), "Stripe's API did not answer in time"),
     "reset": (lambda api: api.reset(), "cannot be reached: the connection broke off"),
-    "no JSON": (lambda api: api.garble(), "What answered is not Stripe's API"),
-    "a list": (lambda api: api.garble(body=b"[]"), "What answered is not Stripe's API"),
-    "null": (lambda api: api.garble(body=b"null"), "What answered is not Stripe's API"),
-    "nothing": (lambda api: api.garble(body=b"{}"), "What answered is not Stripe's API"),
+    "no JSON": (lambda api: api.garble(), "The answer is not from Stripe's API"),
+    "a list": (lambda api: api.garble(body=b"[]"), "The answer is not from Stripe's API"),
+    "null": (lambda api: api.garble(body=b"null"), "The answer is not from Stripe's API"),
+    "nothing": (lambda api: api.garble(body=b"{}"), "The answer is not from Stripe's API"),
     "other JSON": (
         lambda api: api.garble(body=b'{"object": "v2.core.event_destination", "id": "ed_1"}'),
-        "What answered is not Stripe's API",
+        "The answer is not from Stripe's API",
     ),
 }
 
@@ -43,7 +43,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture(autouse=True)
 def _no_patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stripe is asked once, and a time-out comes after a second: the same code, less patience."""
+    """Stripe is asked once, with a time-out of one second: the same code, shorter tests."""
     monkeypatch.setattr(client, "MAX_NETWORK_RETRIES", 0)
     if "time-out" in request.node.name:
         monkeypatch.setattr(client, "TIMEOUT", (1, 1))
@@ -71,8 +71,8 @@ def test_each_command_explains_each_failure(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_nobody_listens(command: str, ours: Receiver, run: Run) -> None:
-    """A connection that is refused is said in the same way."""
+def test_connection_refused(command: str, ours: Receiver, run: Run) -> None:
+    """A refused connection is reported in the same way."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         base = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -101,16 +101,16 @@ def test_sync_that_fails_in_the_middle(
 
 @pytest.mark.parametrize("failure", ["401", "500", "time-out", "reset", "no JSON"])
 def test_create_that_may_have_worked(failure: str, run: Run, stripe_api: StripeApi) -> None:
-    """Where it is not known whether the destination was made, it says how to find out."""
+    """If it is unknown whether the destination exists, the error says how to find out."""
     strike, _ = FAILURES[failure]
     strike(stripe_api)
     result = run("create", "--url", URL)
-    assert ("may be there all the same" in result.stderr) is (failure != "401")
+    assert ("may exist nevertheless" in result.stderr) is (failure != "401")
 
 
 @pytest.mark.parametrize("failure", ["500", "reset"])
 def test_second_page_fails(failure: str, run: Run, stripe_api: StripeApi) -> None:
-    """A list that breaks off is no list: nothing of it is shown."""
+    """An incomplete list is not shown."""
     for _ in range(12):
         stripe_api.destinations.add(URL, ["v1.customer.created"])
     strike, said = FAILURES[failure]
@@ -122,10 +122,10 @@ def test_second_page_fails(failure: str, run: Run, stripe_api: StripeApi) -> Non
     assert result.stdout == ""
 
 
-def test_passing_failures_are_repeated(
+def test_transient_failures_are_retried(
     run: Run, stripe_api: StripeApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What fails for a moment is asked again by the SDK, and nobody sees it."""
+    """The SDK retries a transient failure, and the command succeeds."""
     monkeypatch.setattr(client, "MAX_NETWORK_RETRIES", 2)
     stripe_api.fail(status=500)
     stripe_api.reset()

@@ -1,4 +1,4 @@
-"""``flask destination list``: what Stripe has."""
+"""``flask destination list``: the destinations at Stripe."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TYPE = "v1.customer.created"
 
 
 def test_each_is_a_row(run: Callable[..., Result], stripe_api: StripeApi) -> None:
-    """A row for each, the newest first: id, name, status, payload, accounts, types, URL."""
+    """Each destination is a row, the newest first."""
     old = stripe_api.destinations.add(URL, [TYPE], name="Old one", event_payload="snapshot")
     new = stripe_api.destinations.add(
         URL,
@@ -42,14 +42,14 @@ def test_each_is_a_row(run: Callable[..., Result], stripe_api: StripeApi) -> Non
 
 
 def test_columns_are_aligned(run: Callable[..., Result], stripe_api: StripeApi) -> None:
-    """Each cell stands below its heading."""
+    """Each cell is below its heading."""
     stripe_api.destinations.add(URL, [TYPE], name="A very long name of a destination")
     head, row = run("list").stdout.splitlines()
     assert head.index("sends to") == row.index(URL)
 
 
 def test_empty_list_has_words(run: Callable[..., Result], stripe_api: StripeApi) -> None:
-    """Without a destination it says so, in which mode, and how to make one."""
+    """Without a destination the output names the mode and the command that creates one."""
     stripe_api.destinations.add(URL, [TYPE], livemode=True)
     result = run("list")
     assert result.exit_code == 0
@@ -57,7 +57,7 @@ def test_empty_list_has_words(run: Callable[..., Result], stripe_api: StripeApi)
 
 
 def test_all_pages_are_read(run: Callable[..., Result], stripe_api: StripeApi) -> None:
-    """More than one page, each with the URL, also when the list changes meanwhile."""
+    """All pages are read, each with URLs, also when the list changes in between."""
     names = [stripe_api.destinations.add(URL, [TYPE]) for _ in range(12)]
     stripe_api.destinations.before_answer = lambda request: (
         "page" in request.args and stripe_api.destinations.add(URL, [TYPE])
@@ -67,8 +67,8 @@ def test_all_pages_are_read(run: Callable[..., Result], stripe_api: StripeApi) -
     assert {row["url"] for row in rows} == {URL}
 
 
-def test_page_that_is_gone(run: Callable[..., Result], stripe_api: StripeApi) -> None:
-    """When what the next page follows was deleted, Stripe's own words are shown."""
+def test_page_that_expired(run: Callable[..., Result], stripe_api: StripeApi) -> None:
+    """If the destination before the next page was deleted, Stripe's message is shown."""
     names = [stripe_api.destinations.add(URL, [TYPE]) for _ in range(12)]
 
     def delete(request: Request) -> None:
@@ -82,7 +82,7 @@ def test_page_that_is_gone(run: Callable[..., Result], stripe_api: StripeApi) ->
 
 
 def test_shifted_page_repeats_nothing(run: Callable[..., Result], stripe_api: StripeApi) -> None:
-    """A destination that comes on two pages, because they shifted, is shown once."""
+    """A destination on two pages, because the list shifted, is shown once."""
     one, two = (stripe_api.destinations.add(URL, [TYPE], name=name) for name in ("One", "Two"))
     pages: list[dict[str, Any]] = [
         {"data": [stripe_api.destinations.get(two)], "next_page_url": "/v2/core/next"},
@@ -97,7 +97,7 @@ def test_shifted_page_repeats_nothing(run: Callable[..., Result], stripe_api: St
 
 
 def test_json(run: Callable[..., Result], stripe_api: StripeApi) -> None:
-    """--json prints one list, and nothing else."""
+    """--json prints one list and nothing else."""
     name = stripe_api.destinations.add(URL, ["v1.invoice.paid", TYPE], name="Ours")
     assert json.loads(run("list", "--json").stdout) == [
         {

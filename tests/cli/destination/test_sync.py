@@ -1,4 +1,4 @@
-"""``flask destination sync``: the types at Stripe become the types that are handled."""
+"""``flask destination sync``: the enabled types become the handled types."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def name(stripe_api: StripeApi) -> str:
-    """A destination that lacks two handled types, and has one without a handler."""
+    """A destination without two handled types, and with a type that has no handler."""
     return stripe_api.destinations.add(URL, [CUSTOMER, CHARGE], name="Ours")
 
 
 @pytest.fixture
 def enabled(stripe_api: StripeApi, name: str) -> Callable[[], list[str]]:
-    """A function that returns the types that are enabled now."""
+    """A function that returns the currently enabled types."""
     return lambda: list(stripe_api.destinations.get(name)["enabled_events"])
 
 
 def updates(stripe_api: StripeApi) -> int:
-    """Return how often anything was to be changed."""
+    """Return the number of requests that change something."""
     return [asked.method for asked in stripe_api.asked].count("POST")
 
 
 def test_plan_is_shown_and_applied(
     run: Run, name: str, enabled: Callable[[], list[str]], types: list[str]
 ) -> None:
-    """What is missing is added; what has no handler stays unless it is to be pruned."""
+    """Missing types are added. Without --prune, types without a handler stay."""
     result = run("sync", name, "--yes")
     assert result.exit_code == 0
     assert result.stdout == (
@@ -46,9 +46,9 @@ def test_plan_is_shown_and_applied(
         "  keep    v1.customer.created\n"
         "  keep    v1.charge.failed  (has no handler; --prune removes it)\n"
         "\n"
-        "Adding: deploy the handlers first, then sync. Until they run, the running version gives"
-        " these types to its fallback, which takes them for good.\n"
-        f"Changed: {name} has 4 event types now.\n"
+        "Adding: deploy the handlers first, then sync. Until then the running version passes these"
+        " types to its fallback, and its handlers never get those events.\n"
+        f"Changed: {name} now has 4 event types.\n"
     )
     assert enabled() == sorted([*types, CHARGE])
 
@@ -56,7 +56,7 @@ def test_plan_is_shown_and_applied(
 def test_prune_removes(
     run: Run, name: str, enabled: Callable[[], list[str]], types: list[str]
 ) -> None:
-    """With --prune what has no handler goes, and the order of a removal is said."""
+    """With --prune types without a handler are removed, and the order of deployment is shown."""
     result = run("sync", name, "--prune", "--yes")
     assert "  remove  v1.charge.failed\n" in result.stdout
     assert "Adding: deploy the handlers first, then sync." in result.stdout
@@ -66,7 +66,7 @@ def test_prune_removes(
 
 
 def test_only_removing(run: Run, stripe_api: StripeApi, types: list[str]) -> None:
-    """Where nothing is added, nothing is said of adding."""
+    """If no type is added, the output has no advice about adding."""
     name = stripe_api.destinations.add(URL, [*types, CHARGE])
     result = run("sync", name, "--prune", "--yes")
     assert "Removing: " in result.stdout
@@ -74,41 +74,41 @@ def test_only_removing(run: Run, stripe_api: StripeApi, types: list[str]) -> Non
 
 
 def test_it_asks(run: Run, name: str, enabled: Callable[[], list[str]], types: list[str]) -> None:
-    """Without --yes it asks, and changes nothing unless the answer is yes."""
+    """Without --yes it asks for confirmation, and changes nothing unless the answer is yes."""
     no = run("sync", name, input="n\n")
     assert no.exit_code == 1
     assert f"Change {name}? [y/N]: n" in no.stdout
     assert enabled() == [CUSTOMER, CHARGE]
-    assert run("sync", name, input="").exit_code == 1  # nobody is there to answer
+    assert run("sync", name, input="").exit_code == 1  # no terminal to answer
     assert enabled() == [CUSTOMER, CHARGE]
     assert run("sync", name, input="y\n").exit_code == 0
     assert enabled() == sorted([*types, CHARGE])
 
 
 def test_nothing_to_change(run: Run, stripe_api: StripeApi, types: list[str]) -> None:
-    """Where nothing differs nothing is asked and nothing is sent."""
+    """Without a difference there is no confirmation and no update."""
     name = stripe_api.destinations.add(URL, types)
     result = run("sync", name)
     assert result.exit_code == 0
-    assert result.stdout.endswith("\nNothing to change.\n")
+    assert result.stdout.endswith("\nThere is nothing to change.\n")
     assert updates(stripe_api) == 0
 
 
 def test_without_prune_nothing_is_removed(
     run: Run, stripe_api: StripeApi, types: list[str]
 ) -> None:
-    """Types without a handler alone are no reason for a change."""
+    """Without --prune, types without a handler alone cause no update."""
     name = stripe_api.destinations.add(URL, [*types, CHARGE])
     result = run("sync", name, "--yes")
     assert "--prune removes it" in result.stdout
-    assert "Nothing to change." in result.stdout
+    assert "There is nothing to change." in result.stdout
     assert updates(stripe_api) == 0
 
 
 def test_check_changes_nothing(
     run: Run, name: str, stripe_api: StripeApi, types: list[str]
 ) -> None:
-    """--check says and exits as `flask destination check` does, whatever else is given."""
+    """--check has the output and exit status of `flask destination check`, with any options."""
     result = run("sync", name, "--check", "--prune", "--yes")
     check = run("check", name)
     assert (result.exit_code, result.stdout) == (1, check.stdout)
@@ -121,13 +121,13 @@ def test_check_changes_nothing(
     ("fields", "said"),
     [
         ({"event_payload": "snapshot"}, "Its payload is snapshot"),
-        ({"type": "azure_event_grid"}, "It is of type azure_event_grid"),
+        ({"type": "azure_event_grid"}, "Its type is azure_event_grid"),
     ],
 )
-def test_what_cannot_be_brought_in_line(
+def test_destination_that_is_not_thin(
     fields: dict[str, str], said: str, run: Run, stripe_api: StripeApi
 ) -> None:
-    """A snapshot destination, or one that sends to no URL, is left alone."""
+    """A snapshot destination, or one that sends to no URL, is not changed."""
     name = stripe_api.destinations.add(URL, [CUSTOMER], **fields)
     result = run("sync", name, "--yes")
     assert (result.exit_code, updates(stripe_api)) == (1, 0)
@@ -137,7 +137,7 @@ def test_what_cannot_be_brought_in_line(
 def test_never_an_empty_list(
     make_receiver: Callable[..., Receiver], stripe_api: StripeApi, name: str
 ) -> None:
-    """Without a handler nothing is changed, with --prune neither."""
+    """Without a handler nothing is changed, even with --prune."""
     receiver = make_receiver({}, stripe_api_base=stripe_api.url)
     result = receiver.app.test_cli_runner().invoke(
         args=["destination", "sync", name, "--prune", "--yes"]
@@ -155,7 +155,7 @@ def test_change_between_plan_and_answer(
     name: str,
     stripe_api: StripeApi,
 ) -> None:
-    """When somebody changes the types while the command asks, it says so and changes nothing."""
+    """If the types change before the confirmation, the command changes nothing and says so."""
     before = stripe_api.destinations.get(name)
     address = f"/v2/core/event_destinations/{name}"
     stripe_api.destinations.before_answer = lambda _: (
@@ -163,7 +163,7 @@ def test_change_between_plan_and_answer(
     )
     result = run("sync", name, input="y\n")
     assert result.exit_code == 1
-    assert "Somebody else changed its event types meanwhile" in result.stderr
+    assert "Its event types have changed since the plan was shown" in result.stderr
     assert [asked.path for asked in stripe_api.asked] == [address, address]
     assert stripe_api.destinations.get(name) == {
         **before,
@@ -172,8 +172,8 @@ def test_change_between_plan_and_answer(
     }
 
 
-def test_change_at_the_same_time(run: Run, name: str, stripe_api: StripeApi) -> None:
-    """When Stripe answers other types than it was given, that is said."""
+def test_change_during_the_update(run: Run, name: str, stripe_api: StripeApi) -> None:
+    """If Stripe's answer has other types than the request, the command fails."""
     other = {**stripe_api.destinations.get(name), "enabled_events": [CHARGE]}
     stripe_api.destinations.before_answer = lambda _: (
         stripe_api.put(f"/v2/core/event_destinations/{name}", other)

@@ -1,4 +1,4 @@
-"""The doctor, run against the stand-in and a service that really listens."""
+"""Fixtures for ``flask doctor``, run against the stand-in and a service on a real port."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MODULES = {
 
 @dataclass(frozen=True)
 class Examined:
-    """What the doctor said: the lines by what they are about, and the exit status."""
+    """The output of ``flask doctor`` as lines of level, subject and text."""
 
     result: Result
     lines: list[tuple[str, str, str]]
@@ -36,12 +36,12 @@ class Examined:
         return self.result.exit_code
 
     def about(self, what: str) -> list[tuple[str, str]]:
-        """Return level and text of each line about one thing, the remedy behind the text."""
+        """Return level and text, with the remedy, of each line about one subject."""
         return [(level, text) for level, name, text in self.lines if name == what]
 
 
 def read(result: Result) -> Examined:
-    """Read the lines of an output, and see that it ended well and told no secret."""
+    """Parse an output. Asserts that the command ended normally and printed no secret."""
     assert result.exception is None or isinstance(result.exception, SystemExit)
     for secret in ("sk_test_fake_for_tests", "sk_live_fake_for_tests", "whsec_"):
         assert secret not in result.output
@@ -62,7 +62,7 @@ def read(result: Result) -> Examined:
 
 @pytest.fixture(autouse=True)
 def _no_patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stripe is asked once, and a time-out comes after a second: the same code, less patience."""
+    """Stripe is asked once, with a time-out of one second: the same code, shorter tests."""
     monkeypatch.setattr(client, "MAX_NETWORK_RETRIES", 0)
     if "time-out" in request.node.name:
         monkeypatch.setattr(client, "TIMEOUT", (1, 1))
@@ -72,9 +72,9 @@ def _no_patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 def make_ours(
     make_receiver: Callable[..., Receiver], stripe_api: StripeApi
 ) -> Callable[..., Receiver]:
-    """A function that makes an application with two handlers, that asks the stand-in.
+    """A function that makes an application with two handlers that uses the stand-in.
 
-    Its file of SQLite's is there, as after a start.
+    With ``started`` the SQLite file exists, as after a start.
     """
     stripe_api.put("/v2/core/events", {"data": [], "next_page_url": None})
 
@@ -99,12 +99,12 @@ def ours(make_ours: Callable[..., Receiver]) -> Receiver:
 
 @pytest.fixture
 def url(ours: Receiver) -> Iterator[str]:
-    """Where the application takes deliveries: it is served."""
+    """The URL of the application, which is served."""
     with serving(ours.app) as address:
         yield address
 
 
 def examine(receiver: Receiver, *arguments: str) -> Examined:
-    """Let the doctor look."""
+    """Run ``flask doctor``."""
     runner = receiver.app.test_cli_runner()
     return read(runner.invoke(args=["doctor", *arguments]))

@@ -1,4 +1,4 @@
-"""``flask doctor``: the whole screen, and the exit status."""
+"""``flask doctor``: the whole output and the exit status."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.cli.doctor.conftest import TYPES, examine
 from tests.conftest import SECRET, Receiver
 
 
-def test_all_is_well(ours: Receiver, url: str, stripe_api: StripeApi) -> None:
-    """One OK line for each thing, a real ping among them, and exit status 0."""
+def test_sound_installation(ours: Receiver, url: str, stripe_api: StripeApi) -> None:
+    """A sound installation has one OK line for each check, with a real ping. Exit status 0."""
     name = stripe_api.destinations.add(url, TYPES, secret=SECRET)
     found = examine(ours, "--strict")
     package = ours.services.settings.handlers_package
@@ -44,7 +44,7 @@ def test_all_is_well(ours: Receiver, url: str, stripe_api: StripeApi) -> None:
 def test_warning_alone(
     option: list[str], status: int, ours: Receiver, stripe_api: StripeApi
 ) -> None:
-    """A WARN breaks a pipeline only with --strict."""
+    """A WARN changes the exit status only with --strict."""
     stripe_api.destinations.add("https://your.host/webhook", [*TYPES, "v1.charge.failed"])
     found = examine(ours, "--no-ping", *option)
     assert {level for level, _, _ in found.lines} == {"OK", "WARN"}
@@ -52,7 +52,7 @@ def test_warning_alone(
 
 
 def test_failure(make_ours: Callable[..., Receiver], stripe_api: StripeApi) -> None:
-    """One FAIL is exit status 1, whatever else is well."""
+    """One FAIL is exit status 1, even if all other lines are OK."""
     stripe_api.destinations.add("https://your.host/webhook", TYPES[:1])
     found = examine(make_ours(), "--no-ping")
     assert [level for level, _, _ in found.lines].count("FAIL") == 1

@@ -1,4 +1,4 @@
-"""What the doctor says of settings, handlers and the inbox."""
+"""The local checks of ``flask doctor``: settings, handlers, inbox."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ HOUR = 3600
 
 
 def put(receiver: Receiver, event_id: str, changes: str) -> None:
-    """Put an event into the inbox, and change its row by hand."""
+    """Put an event into the inbox, and change its row with raw SQL."""
     event = NewEvent(event_id, "v1.invoice.paid", livemode=False, context=None, body=b"{}")
     receiver.services.inbox.deliveries.record_skipped(event, Outcome.WRONG_MODE)
     raw_sql.execute(
         receiver.services.settings.database_url,
-        f"UPDATE events SET {changes} WHERE id = '{event_id}'",  # noqa: S608 - the tests' own words
+        f"UPDATE events SET {changes} WHERE id = '{event_id}'",  # noqa: S608 - constants of the tests
     )
 
 
 def file_of(receiver: Receiver) -> Path:
-    """Return SQLite's file."""
+    """Return the path of the SQLite file."""
     return Path(receiver.services.settings.database_url.removeprefix("sqlite:///"))
 
 
 class TestSettings:
-    """The settings, in one line."""
+    """The settings are one line."""
 
-    def test_stand_in_is_no_place_for_live_events(self, make_ours: Callable[..., Receiver]) -> None:
-        """With a live key a STRIPE_API_BASE is a warning, with a test key it is only told."""
+    def test_stand_in_with_a_live_key(self, make_ours: Callable[..., Receiver]) -> None:
+        """STRIPE_API_BASE is a WARN with a live key, and part of the OK line with a test key."""
         (test,) = examine(make_ours(), "--no-ping").about("settings")
         live = make_ours(stripe_api_key="sk_live_fake_for_tests")
         (line,) = examine(live, "--no-ping").about("settings")
         assert test[0] == "OK"
         assert line[0] == "WARN"
-        assert line[1].endswith("-> Remove STRIPE_API_BASE where live events are handled")
+        assert line[1].endswith("-> Remove STRIPE_API_BASE in live mode")
 
     def test_stripe_itself(self, ours: Receiver) -> None:
-        """Without a stand-in nothing is said of one; several secrets are counted."""
+        """Without a stand-in the line does not mention one. It has the number of secrets."""
         settings = replace(
             ours.services.settings, stripe_api_base=None, stripe_webhook_secrets=("a", "b")
         )
@@ -61,26 +61,26 @@ class TestSettings:
 
 
 class TestHandlers:
-    """What is plugged in."""
+    """The handler modules are one line."""
 
     def test_one(self, make_ours: Callable[..., Receiver]) -> None:
-        """One is one."""
+        """One type is in the singular."""
         receiver = make_ours({"v1_invoice_paid": "def handle(notif, client): pass"})
         (line,) = examine(receiver, "--no-ping").about("handlers")
         assert line[1].startswith("1 event type and a fallback, in ")
 
     def test_none(self, make_ours: Callable[..., Receiver]) -> None:
-        """Without any it warns: every event goes to the fallback."""
+        """No handler module is a WARN: every event goes to the fallback."""
         (line,) = examine(make_ours({}), "--no-ping").about("handlers")
         assert line[0] == "WARN"
         assert "every event goes to the fallback -> Write a handler in " in line[1]
 
 
 class TestInbox:
-    """Whether the inbox can be written, and keeps what it has to keep."""
+    """The inbox has to be writable and durable."""
 
     def test_out_of_reach(self, make_ours: Callable[..., Receiver], tmp_path: Path) -> None:
-        """An inbox that cannot be written is a FAIL, with the reason and without the password."""
+        """An inbox that cannot be written is a FAIL with the reason, without the password."""
         (tmp_path / "file").touch()
         lost = make_ours(database_url=f"sqlite:///{tmp_path}/file/inbox.sqlite3")
         away = make_ours(database_url="postgresql+psycopg://me:hidden_word@127.0.0.1:9/inbox")
@@ -95,7 +95,7 @@ class TestInbox:
             assert found.about("pending") == found.about("dead") == []
 
     def test_read_only(self, make_ours: Callable[..., Receiver], postgresql_url: str) -> None:
-        """An inbox that can be read and not written is a FAIL: that is how a replica looks."""
+        """A read-only inbox is a FAIL: a standby of PostgreSQL looks like that."""
         receiver = make_ours(database_url=postgresql_url)
         receiver.services.inbox.check()
         name = postgresql_url.rpartition("/")[2].partition("?")[0]
@@ -107,7 +107,7 @@ class TestInbox:
         assert "cannot be reached or written" in text
 
     def test_of_a_newer_version(self, ours: Receiver) -> None:
-        """An inbox that a newer version has changed says so."""
+        """An inbox that a newer version has migrated is a FAIL that says so."""
         ours.services.inbox.check()
         url = ours.services.settings.database_url
         raw_sql.execute(url, "UPDATE alembic_version SET version_num = '9999'")
@@ -118,13 +118,13 @@ class TestInbox:
         assert "an inbox of revision 9999, made by a newer version" in text
 
     def test_several_hosts_on_sqlite(self, ours: Receiver) -> None:
-        """Hosts that ran events in turns on SQLite are a warning that names PostgreSQL."""
+        """Events of several hosts in one SQLite file are a WARN that recommends PostgreSQL."""
         for event_id, host, hours in (("evt_1", "a", 5), ("evt_2", "b", 3), ("evt_3", "a", 1)):
             changes = f"claimed_by = '{host}:1:ab', settled_at = settled_at - {hours * HOUR}"
             put(ours, event_id, changes)
         ((level, text),) = examine(ours, "--no-ping").about("inbox")
         assert level == "WARN"
-        assert "several hosts ran events on SQLite in turns: a, b -> Use PostgreSQL" in text
+        assert "several hosts ran events on this SQLite file: a, b -> Use PostgreSQL" in text
 
     @pytest.mark.parametrize(("processing", "level"), [("inline", "WARN"), ("queue", "FAIL")])
     def test_postgresql_that_can_lose_commits(
@@ -134,25 +134,25 @@ class TestInbox:
         make_ours: Callable[..., Receiver],
         own_postgresql: Postgresql,
     ) -> None:
-        """In queue mode the answer is a promise, so it fails there; in inline mode it warns."""
+        """It is a FAIL in queue mode, where a 200 is a promise, and a WARN in inline mode."""
         own_postgresql.set("fsync", "off")
         receiver = make_ours(database_url=own_postgresql.url, processing=processing)
         lines = examine(receiver, "--no-ping").about("inbox")
         assert [line[0] for line in lines] == [level]
         assert "fsync is off" in lines[0][1]
 
-    def test_missing_file_is_not_made(
+    def test_missing_file_is_not_created(
         self, make_ours: Callable[..., Receiver], tmp_path: Path
     ) -> None:
-        """Before the first start there is no file, and the doctor leaves it so."""
+        """Before the first start the file does not exist, and the doctor does not create it."""
         receiver = make_ours(started=False)
         found = examine(receiver)
         assert found.about("inbox") == [
             (
                 "WARN",
-                f"{receiver.services.inbox.address} is not there: the next start makes it"
-                " -> Start the service. If it runs, its folder was removed, and deliveries are"
-                " answered 503: put the folder back",
+                f"{receiver.services.inbox.address} does not exist: the next start creates it"
+                " -> Start the service. If it is running, its folder was removed, and deliveries"
+                " are answered 503: put the folder back",
             )
         ]
         assert found.about("pending") == []
@@ -164,17 +164,17 @@ class TestInbox:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """A disk that goes with the container is a FAIL before the first start too."""
+        """An ephemeral disk is a FAIL before the first start too."""
         mounts = tmp_path / "mounts"
         mounts.write_text("22 1 8:1 / / rw - overlay none rw\n", encoding="utf-8")
         monkeypatch.setattr(local, "MOUNTS", mounts)
         receiver = make_ours(started=False, processing="queue")
         ((level, text),) = examine(receiver, "--no-ping").about("inbox")
         assert level == "FAIL"
-        assert "lies on overlay" in text
+        assert "is on overlay" in text
 
     def test_file_that_was_removed(self, ours: Receiver) -> None:
-        """A file that a service has had is a FAIL when it is missing, and is not made anew."""
+        """A missing file that a service has used is a FAIL, and is not created again."""
         file = file_of(ours)
         file.unlink()
         ((level, text),) = examine(ours, "--no-ping").about("inbox")
@@ -184,7 +184,7 @@ class TestInbox:
         assert not file.exists()
 
     def test_file_that_was_replaced(self, ours: Receiver) -> None:
-        """A process that runs and has opened another file than the one at the path is a FAIL."""
+        """A running process with another open file than the one at the path is a FAIL."""
         file = file_of(ours)
         shutil.copyfile(file, f"{file}.new")
         Path(f"{file}.new").replace(file)
@@ -193,7 +193,7 @@ class TestInbox:
         assert f"was replaced while process {os.getpid()} had it open" in text
 
     def test_index_that_was_removed(self, ours: Receiver) -> None:
-        """A process that runs and has lost its index is a FAIL, however often one looks."""
+        """A running process whose index was removed is a FAIL, at every call."""
         ours.services.inbox.check()
         Path(f"{file_of(ours)}-shm").unlink()
         for _ in range(2):
@@ -205,7 +205,7 @@ class TestInbox:
     def test_files_that_others_can_open(
         self, ours: Receiver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Files of another user's that cannot be made private are a WARN."""
+        """Files that other users can open, and that cannot be made private, are a WARN."""
         ours.services.inbox.check()
         file = file_of(ours)
         file.chmod(0o644)
@@ -217,7 +217,7 @@ class TestInbox:
         assert f"other users can read events or hold the lock: {file} ->" in text
 
     def test_log_that_was_set_aside(self, ours: Receiver) -> None:
-        """The log of a replaced file may hold events, and is named."""
+        """The log of a replaced file is named: it may contain events."""
         kept = Path(f"{file_of(ours)}-wal.1")
         kept.touch()
         ((level, text),) = examine(ours, "--no-ping").about("inbox")
@@ -227,7 +227,7 @@ class TestInbox:
     def test_folder_that_cannot_be_searched(
         self, ours: Receiver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What cannot be seen is left to the test whether the inbox can be written."""
+        """If the file cannot be examined, the check for write access reports it."""
 
         def refuse(_file: object) -> None:
             raise PermissionError(13, "Permission denied")
@@ -247,7 +247,7 @@ class TestInbox:
             ("inline", "overlay", "OK"),
         ],
     )
-    def test_disk_that_goes_with_the_container(  # noqa: PLR0913, PLR0917 - three cases, three fixtures
+    def test_ephemeral_disk(  # noqa: PLR0913, PLR0917 - three cases, three fixtures
         self,
         processing: str,
         kind: str,
@@ -256,7 +256,7 @@ class TestInbox:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """In queue mode SQLite has to lie on a disk that stays; in inline mode it need not."""
+        """In queue mode the SQLite file needs a persistent disk, in inline mode it does not."""
         mounts = tmp_path / "mounts"
         place = str(tmp_path / "a disk").replace(" ", r"\040")
         mounts.write_text(
@@ -270,40 +270,40 @@ class TestInbox:
         receiver = make_ours(processing=processing, database_url=url)
         lines = examine(receiver, "--no-ping").about("inbox")
         assert [line[0] for line in lines] == [level]
-        assert (f"lies on {kind}, which goes with the container" in lines[0][1]) is (
+        assert (f"is on {kind}, which is lost with the container" in lines[0][1]) is (
             level == "FAIL"
         )
 
-    def test_system_that_says_nothing_of_its_disks(
+    def test_unknown_file_system(
         self,
         make_ours: Callable[..., Receiver],
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """Where the kind of a disk cannot be known, nothing is said of it."""
+        """If the type of the file system is unknown, there is no line about it."""
         monkeypatch.setattr(local, "MOUNTS", tmp_path / "absent")
         lines = examine(make_ours(processing="queue"), "--no-ping").about("inbox")
         assert [line[0] for line in lines] == ["OK"]
 
     def test_this_system_can_be_read(self) -> None:
-        """The real table of this machine is understood, where there is one."""
+        """The real list of mounts of this machine can be read, if it exists."""
         assert bool(local._file_system(Path("/"))) is local.MOUNTS.is_file()  # noqa: SLF001 - nothing else shows it alone
 
 
 class TestEvents:
-    """What waits, and what is dead."""
+    """Pending and dead events."""
 
     @pytest.mark.parametrize(
         ("hours", "level", "text"),
         [
-            (0.5, "OK", "1 waiting, the oldest for 30 minutes: Stripe will deliver again"),
-            (50, "WARN", "1 waiting, the oldest for 2 days: longer than Stripe delivers again"),
+            (0.5, "OK", "1 event, the oldest for 30 minutes: Stripe will redeliver"),
+            (50, "WARN", "1 event, the oldest for 2 days: Stripe no longer redelivers"),
         ],
     )
     def test_pending_in_inline_mode(
         self, hours: float, level: str, text: str, ours: Receiver
     ) -> None:
-        """An event that failed waits for Stripe, which does not deliver it for ever."""
+        """A failed event waits for a redelivery, and Stripe does not redeliver for ever."""
         put(ours, "evt_1", f"state = 'pending', received_at = received_at - {hours * HOUR}")
         ((found, said),) = examine(ours, "--no-ping").about("pending")
         assert found == level
@@ -312,7 +312,7 @@ class TestEvents:
     def test_live_events_are_delivered_for_three_days(
         self, make_ours: Callable[..., Receiver], stripe_api: StripeApi
     ) -> None:
-        """Stripe tries longer in live mode."""
+        """Stripe redelivers longer in live mode."""
         live = make_ours(stripe_api_key="sk_live_fake_for_tests")
         put(live, "evt_1", f"state = 'pending', received_at = received_at - {50 * HOUR}")
         assert examine(live, "--no-ping").about("pending")[0][0] == "OK"
@@ -323,8 +323,8 @@ class TestEvents:
     @pytest.mark.parametrize(
         ("due", "level", "said"),
         [
-            (3600, "OK", "1 waiting, the oldest for 0 s"),
-            (-30, "OK", "1 waiting"),
+            (3600, "OK", "1 event, the oldest for 0 s"),
+            (-30, "OK", "1 event"),
             (-300, "WARN", "due for 5 minutes -> Start workers"),
             (-7200, "FAIL", "due for 2 hours -> Start workers"),
         ],
@@ -332,7 +332,7 @@ class TestEvents:
     def test_pending_in_queue_mode(
         self, due: int, level: str, said: str, make_ours: Callable[..., Receiver]
     ) -> None:
-        """An event that is due waits for a worker: not for long."""
+        """A due event that waits too long for a worker is a WARN, and later a FAIL."""
         receiver = make_ours(processing="queue")
         put(receiver, "evt_1", f"state = 'pending', due_at = due_at + {due}")
         ((found, text),) = examine(receiver, "--no-ping").about("pending")
@@ -340,9 +340,9 @@ class TestEvents:
         assert said in text
 
     def test_dead(self, ours: Receiver) -> None:
-        """Dead events are a warning, with where to look."""
+        """Dead events are a WARN with the command that lists them."""
         put(ours, "evt_1", "state = 'dead'")
         ((level, text),) = examine(ours, "--no-ping").about("dead")
         assert level == "WARN"
-        assert text.startswith("1 dead: ")
+        assert text.startswith("1 dead event: ")
         assert "`flask events list --state dead`" in text

@@ -1,4 +1,4 @@
-"""What the doctor says of Stripe's side: key, clock, destinations, ping."""
+"""The checks of ``flask doctor`` at Stripe: key, clock, destinations, ping."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from app.cli.doctor.lines import duration, few
-from app.inbox import NewEvent, Outcome
+from app.cli.output import duration, few
+from app.inbox import NewEvent
+from app.states import Outcome
 from devkit import samples
 from devkit.destinations import PATH, PING
 from devkit.stripe_api import StripeApi
@@ -22,25 +23,25 @@ from tests.support import raw_sql
 from tests.support.serving import serving
 
 URL = "https://your.host/webhook"
-NOBODY = "http://127.0.0.1:9/webhook"
+CLOSED_PORT = "http://127.0.0.1:9/webhook"
 EVENTS = "/v2/core/events"
 
 
 class TestKey:
-    """What the key reaches."""
+    """The permissions of the key, and failures of the API."""
 
     @pytest.mark.parametrize(
-        ("paths", "lacking"),
+        ("paths", "forbidden"),
         [
             ([EVENTS], "events"),
             ([PATH], "event destinations"),
             ([EVENTS, PATH], "events and event destinations"),
         ],
     )
-    def test_permissions_that_lack(
-        self, paths: list[str], lacking: str, ours: Receiver, stripe_api: StripeApi
+    def test_missing_permissions(
+        self, paths: list[str], forbidden: str, ours: Receiver, stripe_api: StripeApi
     ) -> None:
-        """Each call that the key may not make is named, and the rest goes on."""
+        """Each missing permission is named, and the other checks continue."""
         stripe_api.destinations.add(URL, TYPES)
         for path in paths:
             stripe_api.fail(path, status=403)
@@ -48,7 +49,7 @@ class TestKey:
         assert found.about("key") == [
             (
                 "WARN",
-                f"a test key that may not read {lacking} (403)"
+                f"a test key that may not read {forbidden} (403)"
                 " -> Give it the permission at https://dashboard.stripe.com/apikeys",
             )
         ]
@@ -65,12 +66,12 @@ class TestKey:
             (lambda api: api.fail(PATH, status=500), "Stripe's API failed (500)"),
             (lambda api: api.hold(), "did not answer in time"),
             (lambda api: api.reset(), "the connection broke off"),
-            (lambda api: api.garble(), "What answered is not Stripe's API"),
-            (lambda api: api.garble(body=b"[]"), "What answered is not Stripe's API"),
-            (lambda api: api.garble(PATH, body=b"{}"), "What answered is not Stripe's API"),
+            (lambda api: api.garble(), "The answer is not from Stripe's API"),
+            (lambda api: api.garble(body=b"[]"), "The answer is not from Stripe's API"),
+            (lambda api: api.garble(PATH, body=b"{}"), "The answer is not from Stripe's API"),
             (
                 lambda api: api.garble(PATH, body=b'{"data": [{"id": "ed_1"}]}'),
-                "What answered is not Stripe's API",
+                "The answer is not from Stripe's API",
             ),
         ],
         ids=["401", "404", "429", "500", "time-out", "reset", "html", "list", "object", "fields"],
@@ -82,19 +83,19 @@ class TestKey:
         ours: Receiver,
         stripe_api: StripeApi,
     ) -> None:
-        """Whatever Stripe's API does is one FAIL line, after all that is on this side."""
+        """Each failure of the API is one FAIL line, after all local checks."""
         strike(stripe_api)
         found = examine(ours)
         ((level, text),) = found.about("key")
         assert level == "FAIL"
         assert said in text
-        assert text.endswith("-> Nothing at Stripe was looked at")
+        assert text.endswith("-> Nothing else at Stripe was checked")
         assert found.lines[-1][1] == "key"
         assert found.about("inbox")[0][0] == "OK"
         assert found.status == 1
 
-    def test_nobody_listens(self, make_ours: Callable[..., Receiver]) -> None:
-        """A connection that is refused is a FAIL line like others."""
+    def test_connection_refused(self, make_ours: Callable[..., Receiver]) -> None:
+        """A refused connection is a FAIL line like other failures."""
         ours = make_ours()
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
@@ -107,7 +108,7 @@ class TestKey:
 
 
 class TestClock:
-    """This machine's clock beside Stripe's: signatures are as old as the clocks differ."""
+    """The clock of this machine is compared with Stripe's: it decides the age of signatures."""
 
     @pytest.mark.parametrize(
         ("ahead", "level", "text"),
@@ -123,24 +124,24 @@ class TestClock:
     def test_difference(
         self, ahead: int, level: str, text: str, ours: Receiver, stripe_api: StripeApi
     ) -> None:
-        """Half a minute is remarkable; from five minutes on every delivery is refused."""
+        """Half a minute is a WARN. Five minutes are a FAIL: every delivery is refused."""
         stripe_api.clock_ahead = ahead
         ((found, said),) = examine(ours, "--no-ping").about("clock")
         assert found == level
         assert said.startswith(text)
 
     def test_no_date(self, ours: Receiver, stripe_api: StripeApi) -> None:
-        """An answer whose date is none is a warning."""
+        """An answer with an invalid date is a WARN."""
         stripe_api.clock_ahead = None
         ((level, text),) = examine(ours, "--no-ping").about("clock")
-        assert (level, text) == ("WARN", "Stripe's answer told no time -> Check the proxies")
+        assert (level, text) == ("WARN", "Stripe's answer has no date -> Check your proxies")
 
 
 class TestDestinations:
-    """Those that point here, beside the handlers."""
+    """The destinations that point here are compared with the handlers."""
 
     def test_none(self, ours: Receiver, stripe_api: StripeApi) -> None:
-        """None is a warning, and a failure when the URL is known; other kinds do not count."""
+        """No destination is a WARN, and with --url a FAIL. Only webhook endpoints count."""
         stripe_api.destinations.add("https://your.host/other", TYPES)
         stripe_api.destinations.add(URL, TYPES, type="amazon_eventbridge")
         guessed, known = examine(ours), examine(ours, "--url", URL)
@@ -152,7 +153,7 @@ class TestDestinations:
         assert f"none sends to {URL} -> Create one: `flask destination create --url {URL}`" in text
 
     def test_several_urls(self, ours: Receiver, stripe_api: StripeApi) -> None:
-        """Which of several URLs is the service's own has to be said, before anything is pinged."""
+        """With several URLs, --url has to select one before any ping."""
         other = "https://other.host/webhook"
         mine = stripe_api.destinations.add(URL, TYPES)
         stripe_api.destinations.add(other, TYPES)
@@ -160,14 +161,14 @@ class TestDestinations:
         assert unsaid.about("destination") == [
             (
                 "WARN",
-                f"2 URLs could be this service's: {other}, {URL} -> Say which one is, with --url",
+                f"2 URLs could be this service's: {other}, {URL} -> Select one with --url",
             )
         ]
         assert unsaid.about("ping") == []
         assert said.about("destination") == [("OK", f"{mine} sends 2 handled types to {URL}")]
 
     def test_dead_handlers(self, ours: Receiver, stripe_api: StripeApi) -> None:
-        """A handled type that no destination brings is a failure."""
+        """A handled type that no destination sends is a FAIL."""
         name = stripe_api.destinations.add(URL, TYPES[:1])
         found = examine(ours, "--no-ping")
         assert found.about("types") == [
@@ -179,17 +180,15 @@ class TestDestinations:
         ]
 
     def test_types_can_be_shared(self, ours: Receiver, stripe_api: StripeApi) -> None:
-        """Two destinations to one URL, for two kinds of accounts, may bring a part each."""
+        """Two destinations to one URL, for two kinds of accounts, can share the types."""
         for kind, types in (("@self", TYPES[:1]), ("@accounts", TYPES[1:])):
             stripe_api.destinations.add(URL, types, events_from=[kind])
         found = examine(ours, "--no-ping")
         assert found.about("types") == []
         assert [level for level, _ in found.about("destination")] == ["OK", "OK"]
 
-    def test_one_that_sends_nothing_brings_no_type(
-        self, ours: Receiver, stripe_api: StripeApi
-    ) -> None:
-        """What a disabled or a snapshot destination has is not brought."""
+    def test_destination_that_sends_nothing(self, ours: Receiver, stripe_api: StripeApi) -> None:
+        """The types of a disabled or a snapshot destination do not count."""
         stripe_api.destinations.add(URL, TYPES, status="disabled")
         stripe_api.destinations.add(URL, TYPES, event_payload="snapshot")
         found = examine(ours)
@@ -198,24 +197,24 @@ class TestDestinations:
         assert "It is disabled" in found.about("destination")[1][1]
         ((level, text),) = found.about("types")
         assert level == "FAIL"
-        assert text.endswith("-> See what is wrong with the destinations, above")
+        assert text.endswith("-> Correct the destinations first, see above")
         assert found.about("ping") == []
 
     def test_without_a_handler(self, ours: Receiver, stripe_api: StripeApi) -> None:
-        """What goes to the fallback is a warning, with both ways out."""
+        """A type without a handler is a WARN with both remedies."""
         name = stripe_api.destinations.add(URL, [*TYPES, "v1.charge.failed"])
         assert examine(ours, "--no-ping").about("destination") == [
             (
                 "WARN",
-                f"{name} sends what has no handler: v1.charge.failed -> The fallback takes them,"
-                f" or `flask destination sync {name} --prune`",
+                f"{name} sends types without a handler: v1.charge.failed"
+                f" -> They go to the fallback, or `flask destination sync {name} --prune`",
             )
         ]
 
     def test_nothing_handled(
         self, make_ours: Callable[..., Receiver], stripe_api: StripeApi
     ) -> None:
-        """With a fallback alone no handler is dead, and everything goes there."""
+        """With only a fallback no type is missing, and all types go to the fallback."""
         stripe_api.destinations.add(URL, TYPES)
         found = examine(make_ours({}), "--no-ping")
         assert found.about("types") == []
@@ -223,10 +222,10 @@ class TestDestinations:
 
 
 class TestPing:
-    """From Stripe to the inbox: the whole way."""
+    """A ping goes from Stripe to the inbox."""
 
     def test_it_waits_for_the_inbox(self, ours: Receiver, stripe_api: StripeApi) -> None:
-        """A ping that takes its time is waited for: Stripe answers before it delivers."""
+        """The command waits for a slow ping: Stripe answers before it delivers."""
 
         def slow(environ: Any, start_response: Any) -> Any:
             time.sleep(0.5)
@@ -237,35 +236,37 @@ class TestPing:
             ((level, _),) = examine(ours, "--wait", "60").about("ping")
         assert level == "OK"
 
-    def test_lost_on_the_way(self, ours: Receiver, stripe_api: StripeApi) -> None:
-        """A ping that does not come within the time is a failure that says where to look."""
-        name = stripe_api.destinations.add(NOBODY, TYPES)
+    def test_ping_that_is_lost(self, ours: Receiver, stripe_api: StripeApi) -> None:
+        """A ping that does not arrive in time is a FAIL that says what to check."""
+        name = stripe_api.destinations.add(CLOSED_PORT, TYPES)
         found = examine(ours, "--wait", "0.3")
         ((level, text),) = found.about("ping")
         assert (level, found.status) == ("FAIL", 1)
-        assert text.startswith(f"{name}: a ping did not come to this inbox within 0.3 s -> Does")
+        assert text.startswith(f"{name}: a ping did not arrive in this inbox within 0.3 s -> Is")
 
     def test_secret_of_another(self, ours: Receiver, url: str, stripe_api: StripeApi) -> None:
-        """A ping that the service refuses, because it lacks the secret, does not come either."""
+        """A ping that the service refuses, because its secret is unknown, does not arrive."""
         stripe_api.destinations.add(url, TYPES, secret="whsec_fake_of_another")
         ((level, text),) = examine(ours, "--wait", "0.5").about("ping")
         assert level == "FAIL"
-        assert "signing secret in STRIPE_WEBHOOK_SECRET?" in text
+        assert "signing secret of the destination in STRIPE_WEBHOOK_SECRET?" in text
 
     def test_fallback_that_fails(
         self, make_ours: Callable[..., Receiver], stripe_api: StripeApi
     ) -> None:
-        """A ping that comes and is not handled is a warning: the way is right."""
+        """A ping that arrives and is not handled is a WARN: the connection works."""
         receiver = make_ours({**MODULES, "fallback": "def handle(notif, client, details): 1 / 0"})
         with serving(receiver.app) as url:
             name = stripe_api.destinations.add(url, TYPES, secret=SECRET)
             ((level, text),) = examine(receiver).about("ping")
         assert level == "WARN"
-        assert text.startswith(f"{name}: a ping came, and became failed -> See the service's log")
+        assert text.startswith(
+            f"{name}: a ping arrived, with the outcome failed -> See the log of the service"
+        )
 
     @pytest.mark.parametrize(
         ("processing", "remedy"),
-        [("inline", "Its callback still runs"), ("queue", "Start a worker: `flask worker`")],
+        [("inline", "Its callback is still running"), ("queue", "Start a worker: `flask worker`")],
     )
     def test_not_run(
         self,
@@ -274,7 +275,7 @@ class TestPing:
         make_ours: Callable[..., Receiver],
         stripe_api: StripeApi,
     ) -> None:
-        """A ping that was recorded and nobody has run is a warning, after the time."""
+        """A ping that was recorded and has not run in time is a WARN."""
         ours = make_ours(processing=processing)
         name = stripe_api.destinations.add(URL, TYPES)
         notification = samples.notification(PING)
@@ -286,7 +287,7 @@ class TestPing:
             "UPDATE events SET state = 'pending', outcome = NULL",
         )
         assert examine(ours, "--wait", "0.1").about("ping") == [
-            ("WARN", f"{name}: a ping came, and was not run within 0.1 s -> {remedy}")
+            ("WARN", f"{name}: a ping arrived, and was not run within 0.1 s -> {remedy}")
         ]
 
     @pytest.mark.parametrize(
@@ -296,27 +297,27 @@ class TestPing:
     def test_ping_that_is_refused(
         self, status: int, level: str, said: str, ours: Receiver, stripe_api: StripeApi
     ) -> None:
-        """A key that may not ping is a warning, any other failure is one."""
+        """A missing permission to ping is a WARN, any other failure a FAIL."""
         name = stripe_api.destinations.add(URL, TYPES)
         stripe_api.fail(f"{PATH}/{name}/ping", status=status)
         ((found, text),) = examine(ours).about("ping")
         assert found == level
         assert said in text
-        assert text.endswith("-> --no-ping leaves it out")
+        assert text.endswith("-> --no-ping skips the ping")
 
-    def test_inbox_that_is_away(
+    def test_unavailable_inbox(
         self, make_ours: Callable[..., Receiver], stripe_api: StripeApi, tmp_path: Path
     ) -> None:
-        """Without an inbox nobody can say whether a ping came."""
+        """Without an inbox the ping cannot be found: a FAIL."""
         (tmp_path / "file").touch()
         receiver = make_ours(database_url=f"sqlite:///{tmp_path}/file/inbox.sqlite3")
-        name = stripe_api.destinations.add(NOBODY, TYPES)
+        name = stripe_api.destinations.add(CLOSED_PORT, TYPES)
         assert examine(receiver).about("ping") == [
             ("FAIL", f"{name}: the inbox cannot be read -> See above")
         ]
 
-    def test_it_can_be_left_out(self, ours: Receiver, stripe_api: StripeApi) -> None:
-        """With --no-ping Stripe is asked for none."""
+    def test_ping_can_be_skipped(self, ours: Receiver, stripe_api: StripeApi) -> None:
+        """With --no-ping no ping is requested."""
         stripe_api.destinations.add(URL, TYPES)
         assert examine(ours, "--no-ping").about("ping") == []
         assert [asked.method for asked in stripe_api.asked].count("POST") == 0
@@ -332,6 +333,6 @@ def test_durations(seconds: float, text: str) -> None:
 
 
 def test_long_lists_are_cut() -> None:
-    """One screen: of many names the first few are told, and how many more there are."""
+    """A long list shows the first names and the number of the others."""
     assert few(["a", "b"]) == "a, b"
     assert few(list("abcdefg")) == "a, b, c, d, e and 2 more"

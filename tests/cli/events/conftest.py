@@ -1,4 +1,4 @@
-"""What the commands find after a start of the service: its inbox."""
+"""Fixtures for ``flask events``: the service has been started before, so the inbox exists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.conftest import Receiver
 
 @pytest.fixture
 def make_receiver(make_receiver: Callable[..., Receiver]) -> Callable[..., Receiver]:
-    """A function that puts an application together, and makes its inbox as a start does."""
+    """A function that makes an application, and creates its inbox as a start does."""
 
     def make(*modules: Any, **changes: Any) -> Receiver:
         receiver = make_receiver(*modules, **changes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from devkit import samples
 from tests.conftest import Receiver
 from tests.support import raw_sql
 
+TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z")
 TYPE = "v1.customer.created"
 CREATED = "v1_customer_created"
 SUCCEEDING = "calls = []\ndef handle(notif, client):\n    calls.append(notif.id)\n"
@@ -30,7 +32,7 @@ Make = Callable[..., Receiver]
 
 
 def run(receiver: Receiver, *arguments: str, answer: str | None = None) -> Result:
-    """Run a command on events, and type an answer if it asks."""
+    """Run a command of ``flask events``, and type an answer to its question."""
     runner: FlaskCliRunner = receiver.app.test_cli_runner()
     return runner.invoke(args=["events", *arguments], input=answer)
 
@@ -49,20 +51,20 @@ def state(receiver: Receiver, event_id: str) -> tuple[str, str | None, int]:
 
 
 class TestList:
-    """What the inbox holds, on one screen."""
+    """``list`` shows events as a table."""
 
     def test_events_are_a_table(self, make_receiver: Make, database_url: str) -> None:
-        """The latest first, with state, attempts, outcome and account."""
+        """The latest event comes first. A row has state, attempts, outcome and account."""
         receiver = make_receiver({CREATED: GIVING_UP}, database_url=database_url)
         deliver(receiver, "evt_1")
         deliver(receiver, "evt_2", type="v1.invoice.paid", context="acct_1")
 
         shown = run(receiver, "list")
         assert shown.exit_code == 0
-        head, latest, first = (line.split()[2:] for line in shown.stdout.splitlines())
-        assert head == ["id", "type", "state", "attempts", "outcome", "context"]
-        assert latest == ["evt_2", "v1.invoice.paid", "done", "1", "handled", "acct_1"]
-        assert first == ["evt_1", TYPE, "dead", "1", "gave_up", "-"]
+        head, latest, first = (line.split() for line in shown.stdout.splitlines())
+        assert head[3:] == ["type", "state", "attempts", "outcome", "context"]
+        assert latest[1:] == ["evt_2", "v1.invoice.paid", "done", "1", "handled", "acct_1"]
+        assert first[1:] == ["evt_1", TYPE, "dead", "1", "gave_up", "-"]
 
     @pytest.mark.parametrize(
         ("options", "expected"),
@@ -78,7 +80,7 @@ class TestList:
     def test_options_select(
         self, make_receiver: Make, options: list[str], expected: list[str]
     ) -> None:
-        """By state, type, account and age."""
+        """Options select events by state, type, account and age."""
         receiver = make_receiver({CREATED: GIVING_UP})
         deliver(receiver, "evt_1")
         deliver(receiver, "evt_2", type="v1.invoice.paid", context="acct_1")
@@ -87,13 +89,13 @@ class TestList:
         assert [row["id"] for row in rows] == expected
 
     def test_json_has_all_that_a_program_wants(self, make_receiver: Make) -> None:
-        """Times are in UTC, and what does not apply is null."""
+        """JSON has all fields. Times are ISO 8601 in UTC, and fields that do not apply are null."""
         receiver = make_receiver({CREATED: FAILING})
         deliver(receiver, "evt_1", context="acct_1")
 
         (row,) = json.loads(run(receiver, "list", "--json").stdout)
         times = {name: row.pop(name) for name in ("received_at", "due_at", "settled_at")}
-        assert all(time.endswith("Z") for time in times.values())
+        assert all(TIME.fullmatch(time) for time in times.values())
         assert row == {
             "id": "evt_1",
             "type": TYPE,
@@ -111,7 +113,7 @@ class TestList:
         }
 
     def test_no_events_have_words(self, receiver: Receiver) -> None:
-        """An empty list says so."""
+        """For an empty list there is a sentence with the conditions."""
         asked = ["--state", "dead", "--type", TYPE, "--context", "acct_1", "--since", "3d"]
         assert run(receiver, "list", "--state", "dead").stdout == "No events are dead.\n"
         assert run(receiver, "list").stdout == "No events are here.\n"
@@ -120,18 +122,18 @@ class TestList:
         )
 
     def test_cut_list_says_so(self, make_receiver: Make) -> None:
-        """Nobody takes the first fifty for all."""
+        """If the limit cuts the list, the output says so."""
         receiver = make_receiver()
         deliver(receiver, "evt_1")
         deliver(receiver, "evt_2")
 
         assert (
-            "The latest 1; there may be more (--limit)."
+            "These are the latest 1; there may be more (--limit)."
             in run(receiver, "list", "--limit", "1").stdout
         )
 
-    def test_what_is_no_time_is_refused(self, receiver: Receiver) -> None:
-        """With the forms that can be used."""
+    def test_invalid_time_is_refused(self, receiver: Receiver) -> None:
+        """The error shows the valid forms of a time."""
         refused = run(receiver, "list", "--since", "yesterday")
         assert refused.exit_code == 2
         assert "'yesterday' is neither an age like 30m, 24h or 3d nor a time" in refused.stderr
@@ -139,10 +141,10 @@ class TestList:
     @pytest.mark.parametrize(
         "command", [["list"], ["show", "evt_1"], ["retry", "evt_1"], ["pause"], ["resume"]]
     )
-    def test_inbox_that_is_away_is_one_sentence(
+    def test_unavailable_inbox_is_one_sentence(
         self, make_receiver: Make, command: list[str]
     ) -> None:
-        """And a status that is not 0, without a traceback."""
+        """If the inbox is unavailable, a command fails with one sentence and no traceback."""
         receiver = make_receiver(database_url="postgresql+psycopg://x:fake@127.0.0.1:1/none")
 
         failed = run(receiver, *command)
@@ -152,10 +154,10 @@ class TestList:
 
 
 class TestShow:
-    """One event, with its history."""
+    """``show`` shows one event with its history."""
 
     def test_attempts_and_body_are_shown(self, make_receiver: Make, database_url: str) -> None:
-        """Everything that a person needs to find out what happened."""
+        """The output has the state, each attempt with its traceback, the retries, and the body."""
         receiver = make_receiver({CREATED: FAILING_ONCE}, database_url=database_url)
         deliver(receiver, "evt_1")
         run(receiver, "retry", "evt_1", "--yes", "--why", "the plan is there now")
@@ -166,12 +168,12 @@ class TestShow:
         assert "ValueError: not yet" in shown
         assert f"{CREATED}.py" in shown
         assert "attempt 2: handled, from " in shown
-        assert f"run again by {operator()} at " in shown
+        assert f"retried by {operator()} at " in shown
         assert ": the plan is there now\n" in shown
         assert f'"type":"{TYPE}"' in shown
 
     def test_json_has_the_same(self, make_receiver: Make) -> None:
-        """For programs."""
+        """JSON has the history, the retries and the body."""
         receiver = make_receiver({CREATED: FAILING_ONCE})
         deliver(receiver, "evt_1")
         run(receiver, "retry", "evt_1", "--yes")
@@ -184,7 +186,7 @@ class TestShow:
         assert "no reason given" in run(receiver, "show", "evt_1").stdout
 
     def test_event_that_runs_shows_its_lease(self, make_receiver: Make) -> None:
-        """Until when nobody else can take it."""
+        """A running event shows the end of its lease and its process."""
         receiver = make_receiver(processing="queue")
         deliver(receiver, "evt_1")
         receiver.services.inbox.claims.claim_due(livemode=False)
@@ -195,7 +197,7 @@ class TestShow:
         assert shown["orphan"] is None
 
     def test_orphan_is_shown_as_one(self, make_receiver: Make, sqlite_url: str) -> None:
-        """An event whose process is dead is told from one that runs."""
+        """An orphan is marked as one, unlike an event that is running."""
         receiver = make_receiver(processing="queue")
         deliver(receiver, "evt_1")
         receiver.services.inbox.claims.claim_due(livemode=False)
@@ -206,7 +208,7 @@ class TestShow:
     def test_attempt_during_which_the_clock_stepped_back(
         self, make_receiver: Make, sqlite_url: str
     ) -> None:
-        """Its end is shown, not a length of less than nothing."""
+        """If the clock stepped back during an attempt, its end is shown instead of a duration."""
         receiver = make_receiver({CREATED: GIVING_UP})
         deliver(receiver, "evt_1")
         raw_sql.execute(sqlite_url, "UPDATE events SET claimed_at = settled_at + 60")
@@ -220,12 +222,12 @@ class TestShow:
         assert " to 20" in line
 
     def test_unknown_event_is_one_sentence(self, receiver: Receiver) -> None:
-        """And a status that is not 0."""
+        """An unknown id is an error of one sentence."""
         failed = run(receiver, "show", "evt_none")
         assert (failed.exit_code, failed.stderr) == (1, "Error: The inbox has no event evt_none.\n")
 
     def test_nothing_steers_the_terminal(self, make_receiver: Make) -> None:
-        """What comes from outside is shown without its control characters."""
+        """Text from outside is shown without control characters."""
         receiver = make_receiver({CREATED: GIVING_UP.replace("no such plan", "\\x1b[2Jboo")})
         deliver(receiver, "evt_1")
 
@@ -235,10 +237,10 @@ class TestShow:
 
 
 class TestRetryInline:
-    """In inline mode the command runs the event itself."""
+    """In inline mode ``retry`` runs the events itself."""
 
     def test_dead_event_is_run(self, make_receiver: Make, database_url: str) -> None:
-        """By its id, after it was asked; the outcome is shown and recorded."""
+        """A dead event runs after a confirmation. The outcome is shown and recorded."""
         receiver = make_receiver({CREATED: FAILING_ONCE}, database_url=database_url)
         deliver(receiver, "evt_1")
 
@@ -249,7 +251,7 @@ class TestRetryInline:
         assert state(receiver, "evt_1") == ("done", "handled", 2)
 
     def test_no_is_no(self, make_receiver: Make) -> None:
-        """Without a yes nothing happens."""
+        """Without a yes no event runs."""
         receiver = make_receiver({CREATED: FAILING_ONCE})
         deliver(receiver, "evt_1")
 
@@ -257,19 +259,19 @@ class TestRetryInline:
         assert state(receiver, "evt_1") == ("pending", "failed", 1)
 
     def test_failure_says_where_to_look(self, make_receiver: Make) -> None:
-        """And ends with a status that is not 0."""
+        """A failed callback is exit status 1, with the command that shows the traceback."""
         receiver = make_receiver({CREATED: FAILING})
         deliver(receiver, "evt_1")
 
         failed = run(receiver, "retry", "evt_1", "--yes")
         assert failed.exit_code == 1
-        assert "failed: see flask events show evt_1" in failed.stdout
-        assert "Error: 1 of 1 did not succeed." in failed.stderr
+        assert "failed: run `flask events show evt_1` for the traceback" in failed.stdout
+        assert "Error: 1 of 1 event did not succeed." in failed.stderr
 
     def test_event_that_was_taken_over_says_so(
         self, make_receiver: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Its result was not recorded: another process has it."""
+        """If another process has taken the event over, its result is not recorded here."""
         receiver = make_receiver({CREATED: FAILING_ONCE})
         deliver(receiver, "evt_1")
         # The moment of a takeover within one command cannot be chosen.
@@ -281,10 +283,10 @@ class TestRetryInline:
 
 
 class TestRetryQueue:
-    """In queue mode the workers run it."""
+    """In queue mode ``retry`` leaves the events to the workers."""
 
     def test_dead_event_becomes_due(self, make_receiver: Make, database_url: str) -> None:
-        """At once, with all its attempts."""
+        """A dead event becomes due at once, with the full number of attempts."""
         receiver = make_receiver(
             {CREATED: SUCCEEDING}, processing="queue", database_url=database_url
         )
@@ -300,7 +302,7 @@ class TestRetryQueue:
 
 
 class TestSelection:
-    """Which events are run again."""
+    """The selection of events for ``retry``."""
 
     @pytest.fixture
     def several(self, make_receiver: Make) -> Receiver:
@@ -312,34 +314,34 @@ class TestSelection:
         return receiver
 
     def test_count_comes_first_and_dry_run_does_nothing(self, several: Receiver) -> None:
-        """What would be run is listed, the oldest first."""
+        """--dry-run lists the selected events, the oldest first, and runs none."""
         shown = run(several, "retry", "--state", "dead", "--type", TYPE, "--dry-run")
         assert shown.stdout == (f"2 events selected.\nevt_1  {TYPE}  dead\nevt_2  {TYPE}  dead\n")
         assert several.event("evt_1").attempt == 1
 
     def test_there_is_a_cap(self, several: Receiver) -> None:
-        """No more than the limit, and it is said."""
+        """No more events than --limit are run, and the output says so."""
         shown = run(several, "retry", "--since", "1h", "--limit", "1", "--dry-run")
         assert shown.stdout == (
-            "2 events selected; the 1 oldest are taken (--limit).\n" + f"evt_1  {TYPE}  dead\n"
+            "2 events selected; the oldest 1 will be run (--limit).\n" + f"evt_1  {TYPE}  dead\n"
         )
 
     def test_one_event_is_one(self, several: Receiver) -> None:
-        """The sentence is right for one."""
+        """The number of one event is in the singular."""
         several.services.inbox.administration.reopen("evt_2")
         assert "1 event selected.\n" in run(several, "retry", "--state", "dead", "--dry-run").stdout
 
     def test_nothing_selected_has_words(self, receiver: Receiver) -> None:
-        """And is no error."""
+        """An empty selection is no error."""
         nothing = run(receiver, "retry", "--state", "dead")
         assert nothing.exit_code == 0
-        assert nothing.stdout == "0 events selected.\nThere is nothing to run again.\n"
+        assert nothing.stdout == "0 events selected.\nThere is no event to run again.\n"
 
     def test_success_is_refused_unless_again(self, several: Receiver) -> None:
-        """Promise 2 holds unless a person insists."""
+        """An event that succeeded runs again only with --again."""
         refused = run(several, "retry", "evt_3", "evt_1", "--yes")
         assert refused.exit_code == 1
-        assert "evt_3: has succeeded; to run it a second time say --again" in refused.stderr
+        assert "evt_3: has succeeded; to run it a second time add --again" in refused.stderr
         assert several.event("evt_1").attempt == 1
         again = run(several, "retry", "evt_3", "--again", "--yes")
         assert again.exit_code == 0
@@ -353,39 +355,39 @@ class TestSelection:
 
         refused = run(receiver, "retry", "--state", "done", "--yes")
         assert "evt_1: is a live event, and STRIPE_API_KEY is of the other mode" in refused.stderr
-        assert refused.stdout.endswith("There is nothing to run again.\n")
+        assert refused.stdout.endswith("There is no event to run again.\n")
 
     def test_test_event_is_refused_with_a_live_key(self, make_receiver: Make) -> None:
-        """The other way round."""
+        """A test event is not run with a live key."""
         receiver = make_receiver(stripe_api_key="sk_live_fake_for_tests")
         deliver(receiver, "evt_1")
 
         assert "is a test event" in run(receiver, "retry", "evt_1", "--yes").stderr
 
     def test_running_event_is_refused(self, make_receiver: Make) -> None:
-        """Nobody runs it beside itself."""
+        """An event that is running is refused: it must not run twice at once."""
         receiver = make_receiver(processing="queue")
         deliver(receiver, "evt_1")
         receiver.services.inbox.claims.claim_due(livemode=False)
 
-        assert "evt_1: runs now" in run(receiver, "retry", "evt_1", "--yes").stderr
+        assert "evt_1: is running" in run(receiver, "retry", "evt_1", "--yes").stderr
 
     def test_orphan_is_run(self, make_receiver: Make) -> None:
-        """In inline mode no worker would: it was answered 200 when a worker had it."""
+        """In inline mode the command rescues an orphan: there are no workers that do."""
         receiver = make_receiver({CREATED: SUCCEEDING}, processing="queue", lease_seconds=1)
         deliver(receiver, "evt_1")
         receiver.services.inbox.claims.claim_due(livemode=False)
         raw_sql.orphan(receiver.services.settings.database_url)
         queue = run(receiver, "retry", "evt_1", "--yes")
-        assert "evt_1: is an orphan: a worker takes it by itself" in queue.stderr
+        assert "evt_1: is an orphan: a worker rescues it" in queue.stderr
 
         package = receiver.services.settings.handlers_package
         inline = make_receiver(handlers_package=package)
         assert run(inline, "retry", "--since", "1h", "--yes").exit_code == 0
         assert state(inline, "evt_1") == ("done", "handled", 2)
 
-    def test_event_whose_lease_ran_out_is_decided_first(self, make_receiver: Make) -> None:
-        """The command waits until the grace is over, and runs it if no process renewed it."""
+    def test_event_with_an_expired_lease(self, make_receiver: Make) -> None:
+        """The command waits for the grace, and runs the event if no process renews the lease."""
         receiver = make_receiver({CREATED: FAILING_ONCE}, lease_seconds=1)
         deliver(receiver, "evt_1")
         raw_sql.execute(
@@ -395,40 +397,40 @@ class TestSelection:
 
         done = run(receiver, "retry", "evt_1", "--yes")
 
-        assert "The lease of 1 event ran out. Waiting for a process to renew it" in done.stderr
+        assert "The lease of 1 event expired. Waiting for a process to renew it" in done.stderr
         assert done.exit_code == 0
         assert state(receiver, "evt_1")[:2] == ("done", "handled")
 
     @pytest.mark.parametrize(
         "command", [["show", "evt_\udcff"], ["list", "--type", "\udcff"], ["retry", "\udcff"]]
     )
-    def test_what_is_no_text_is_refused(self, receiver: Receiver, command: list[str]) -> None:
-        """In one sentence."""
+    def test_invalid_text_is_refused(self, receiver: Receiver, command: list[str]) -> None:
+        """An argument that is no valid text is an error of one sentence."""
         refused = run(receiver, *command)
         assert refused.exit_code == 2
-        assert "An argument is not text that can be looked for." in refused.stderr
+        assert "An argument is not valid text." in refused.stderr
 
     def test_limit_has_a_limit(self, receiver: Receiver) -> None:
-        """More than a database can count to is refused before it is asked."""
+        """A limit that is no integer of the databases is refused before any query."""
         assert run(receiver, "list", "--limit", "9" * 20).exit_code == 2
 
-    def test_which_has_to_be_said(self, receiver: Receiver) -> None:
-        """Neither all by accident, nor two selections at once, nor one that is not there."""
-        assert "Say which: IDs, or one of --state" in run(receiver, "retry").stderr
+    def test_selection_is_required(self, receiver: Receiver) -> None:
+        """No selection, two selections, and an unknown id are errors."""
+        assert "Give IDs, or select events with --state" in run(receiver, "retry").stderr
         both = run(receiver, "retry", "evt_1", "--state", "dead").stderr
         assert "Give either IDs or options that select events, not both." in both
         assert "The inbox has no event evt_1." in run(receiver, "retry", "evt_1").stderr
 
     @pytest.mark.parametrize("processing", ["inline", "queue"])
     @pytest.mark.parametrize("act", ["note_retry", "claim_one", "reopen"])
-    def test_event_that_changed_meanwhile_is_left_alone(
+    def test_event_that_has_changed_is_not_run(
         self,
         make_receiver: Make,
         monkeypatch: pytest.MonkeyPatch,
         processing: str,
         act: str,
     ) -> None:
-        """Between the question and the answer somebody else may have had it run."""
+        """An event that changed between the question and the answer is not run."""
         receiver = make_receiver({CREATED: FAILING_ONCE})
         deliver(receiver, "evt_1")
         receiver = make_receiver(
@@ -440,37 +442,39 @@ class TestSelection:
 
         unused = {("inline", "reopen"), ("queue", "claim_one")}
         changed = (
-            "not run: it has changed meanwhile" in run(receiver, "retry", "evt_1", "--yes").stdout
+            "not run: it has changed since you were asked"
+            in run(receiver, "retry", "evt_1", "--yes").stdout
         )
         assert changed is ((processing, act) not in unused)
 
 
 class TestPause:
-    """Workers that claim nothing for a while."""
+    """``pause`` and ``resume``."""
 
     def test_pause_and_resume(self, make_receiver: Make, database_url: str) -> None:
-        """Who paused and why is shown wherever one looks; it ends when it is said."""
+        """The operator and the reason are shown in each list, until the workers are resumed."""
         receiver = make_receiver(processing="queue", database_url=database_url)
 
         paused = run(receiver, "pause", "--why", "a deployment")
         assert paused.exit_code == 0
-        assert f"by {operator()}: a deployment. Let them go on with" in paused.stdout
-        assert "They are paused already." in run(receiver, "pause").stdout
+        assert f"by {operator()}: a deployment. Resume them with" in paused.stdout
+        assert "The workers are already paused." in run(receiver, "pause").stdout
         assert "The workers are paused since" in run(receiver, "list").stdout
-        assert run(receiver, "resume").stdout == "The workers go on.\n"
+        assert run(receiver, "resume").stdout == "The workers are resumed.\n"
         assert run(receiver, "resume").stdout == "The workers are not paused.\n"
-        assert "by " + operator() + ". Let them" in run(receiver, "pause").stdout
+        assert "by " + operator() + ". Resume them" in run(receiver, "pause").stdout
 
     def test_inline_mode_has_no_workers(self, receiver: Receiver) -> None:
-        """The command says that it changes nothing now."""
+        """In inline mode the output says that there are no workers to pause."""
         assert (
-            "PROCESSING is inline: there are no workers to pause" in run(receiver, "pause").stderr
+            "callbacks run in the requests, and there are no workers to pause"
+            in run(receiver, "pause").stderr
         )
 
     def test_paused_and_resumed_at_the_same_moment(
         self, make_receiver: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """When somebody else resumes in between there is nothing to show."""
+        """If another operator resumes in between, the command prints nothing."""
         receiver = make_receiver(processing="queue")
         monkeypatch.setattr(Administration, "paused", lambda _: None)  # the moment cannot be chosen
 
@@ -478,17 +482,17 @@ class TestPause:
 
 
 def test_operator_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Containers have users without names: the record has the machine at least."""
+    """In a container the user may have no name. The record has the host."""
 
     def fail() -> str:
         raise KeyError("getpwuid(): uid not found: 10001")
 
     monkeypatch.setattr("getpass.getuser", fail)  # this process's user has a name
-    assert operator().startswith("somebody@")
+    assert operator().startswith("unknown@")
 
 
 def test_claims_of_the_command_are_its_own(make_receiver: Make) -> None:
-    """What the command runs is settled by its claim, like everything else."""
+    """A result is recorded only under the claim of the run."""
     receiver = make_receiver({CREATED: FAILING_ONCE})
     deliver(receiver, "evt_1")
     claim = receiver.services.inbox.claims.claim_one("evt_1")

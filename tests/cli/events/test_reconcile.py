@@ -1,4 +1,4 @@
-"""``flask events reconcile``: what it says, what it asks, and how it ends."""
+"""``flask events reconcile``: its output, its question, and its exit status."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ TYPE = "v1.customer.created"
 HANDLER = "calls = []\ndef handle(notif, client):\n    calls.append(notif.id)\n"
 FAILING = HANDLER + "    if len(calls) == 1: raise ValueError('not yet')\n"
 LIST = "/v2/core/events"
+TIME = r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z"
 
 Make = Callable[..., Receiver]
 
 
 @pytest.fixture
 def make(make_receiver: Make, stripe_api: StripeApi) -> Make:
-    """A function that makes a service with a handler, which asks the stand-in."""
+    """A function that makes a service with a handler that uses the stand-in."""
 
     def make_one(source: str = HANDLER, **changes: Any) -> Receiver:
         modules = {"v1_customer_created": source}
@@ -38,7 +39,7 @@ def make(make_receiver: Make, stripe_api: StripeApi) -> Make:
 
 
 def put(api: StripeApi, event_id: str, minutes: float = 60, **fields: Any) -> dict[str, Any]:
-    """Let Stripe have an event that is so old."""
+    """Let Stripe list an event of this age in minutes."""
     created = datetime.now(UTC) - timedelta(minutes=minutes)
     notification = samples.notification(TYPE, event_id=event_id, created=created, **fields)
     api.put_event(samples.event(notification))
@@ -46,14 +47,14 @@ def put(api: StripeApi, event_id: str, minutes: float = 60, **fields: Any) -> di
 
 
 def run(receiver: Receiver, *options: str, answer: str | None = None) -> Result:
-    """Run the command, and type an answer if it asks."""
+    """Run the command, and type an answer to its question."""
     return receiver.app.test_cli_runner().invoke(
         args=["events", "reconcile", *options], input=answer
     )
 
 
 def recorded(receiver: Receiver) -> set[tuple[str, str, str]]:
-    """Return id, state and source of all that the inbox has."""
+    """Return id, state and source of all events in the inbox."""
     return {
         (each.id, each.state, each.source)
         for each in receiver.services.inbox.administration.latest(1000)
@@ -61,17 +62,17 @@ def recorded(receiver: Receiver) -> set[tuple[str, str, str]]:
 
 
 class TestGap:
-    """It shows what is missing."""
+    """The output shows the missing events."""
 
     def test_nothing_is_missing(self, make: Make, stripe_api: StripeApi) -> None:
-        """It says what was compared, and asks nothing."""
+        """Without a missing event it says what was compared, and asks nothing."""
         receiver = make()
         receiver.deliver(put(stripe_api, "evt_1"))
         done = run(receiver, "--account", "acct_1")
         assert done.exit_code == 0
         compared, missing = done.stdout.splitlines()
         assert re.fullmatch(
-            r"Stripe lists 1 event of 1 handled type from \S+ \S+ to \S+ \S+ \(UTC\), for the"
+            rf"Stripe lists 1 event of 1 handled type from {TIME} to {TIME}, for the"
             r" account of the key, acct_1\.",
             compared,
         )
@@ -80,14 +81,14 @@ class TestGap:
     def test_what_is_missing_is_shown_and_run_after_a_yes(
         self, make: Make, stripe_api: StripeApi, database_url: str
     ) -> None:
-        """With time, id, type and account; then what became of each."""
+        """Missing events have time, id, type and account. After a yes each has its outcome."""
         receiver = make(database_url=database_url)
         one = put(stripe_api, "evt_1")
         other = put(stripe_api, "evt_2", 70, context="acct_1")
         done = run(receiver, "--account", "acct_1", answer="y\n")
         assert done.exit_code == 0, done.output
         assert done.stdout.splitlines()[1:] == [
-            "The inbox lacks 2 of them:",
+            "Missing in the inbox: 2 events.",
             f"{other['created']}  evt_2  {TYPE}  acct_1",
             f"{one['created']}  evt_1  {TYPE}  -",
             "Record and run 2 events? [y/N]: y",
@@ -102,7 +103,7 @@ class TestGap:
         assert run(receiver, "--account", "acct_1").stdout.endswith("None is missing.\n")
 
     def test_many_are_counted(self, make: Make, stripe_api: StripeApi) -> None:
-        """A screen shows twenty."""
+        """Twenty events are shown, and the number of the others."""
         for number in range(22):
             put(stripe_api, f"evt_{number:02}", 60 - number)
         done = run(make(), "--dry-run")
@@ -114,7 +115,7 @@ class TestGap:
     def test_without_a_yes_nothing_happens(
         self, make: Make, stripe_api: StripeApi, answer: str
     ) -> None:
-        """And the next call begins where this one began."""
+        """Without a yes nothing is recorded, and the watermark does not advance."""
         receiver = make()
         put(stripe_api, "evt_1")
         assert run(receiver, answer=answer).exit_code == 1
@@ -122,7 +123,7 @@ class TestGap:
         assert receiver.services.inbox.reconciliation.watermarks(livemode=False, context="") == {}
 
     def test_dry_run_only_looks(self, make: Make, stripe_api: StripeApi) -> None:
-        """It asks nothing and records nothing, also with --yes."""
+        """--dry-run asks nothing and records nothing, even with --yes."""
         receiver = make()
         put(stripe_api, "evt_1")
         done = run(receiver, "--dry-run", "--yes")
@@ -131,48 +132,46 @@ class TestGap:
         assert receiver.services.inbox.reconciliation.watermarks(livemode=False, context="") == {}
 
     def test_since(self, make: Make, stripe_api: StripeApi) -> None:
-        """As far back as is asked for."""
+        """--since sets the start of the comparison."""
         put(stripe_api, "evt_1", 3 * 24 * 60)
         receiver = make()
         assert "None is missing." in run(receiver, "--dry-run").stdout
         assert "evt_1" in run(receiver, "--dry-run", "--since", "4d").stdout
 
     def test_queue_mode_leaves_it_to_the_workers(self, make: Make, stripe_api: StripeApi) -> None:
-        """It asks whether to record, and runs nothing."""
+        """In queue mode the command records events, and the workers run them."""
         receiver = make(processing="queue")
         put(stripe_api, "evt_1")
         done = run(receiver, answer="y\n")
-        assert "Record them for the workers? [y/N]: y\nRecorded 1 event.\n" in done.stdout
+        assert "Record 1 event for the workers? [y/N]: y\nRecorded 1 event.\n" in done.stdout
         assert recorded(receiver) == {("evt_1", "pending", "reconcile")}
 
 
 class TestRuns:
-    """In inline mode it runs what was brought back."""
+    """In inline mode the command runs the backfilled events."""
 
-    def test_failed_one_is_told_of_and_run_by_the_next_call(
-        self, make: Make, stripe_api: StripeApi
-    ) -> None:
-        """The first call ends with 1 and says what to do, the second one succeeds."""
+    def test_failed_event_runs_at_the_next_call(self, make: Make, stripe_api: StripeApi) -> None:
+        """A failed event is exit status 1 with a remedy. The next call runs it again."""
         receiver = make(FAILING)
         put(stripe_api, "evt_1")
         first = run(receiver, "--yes")
         assert (first.exit_code, f"evt_1  {TYPE}  failed\n" in first.stdout) == (1, True)
         assert first.stderr.splitlines()[-1].startswith(
-            "Error: 1 event did not succeed. See why with: flask events show ID."
+            "Error: 1 event did not succeed. Run `flask events show ID` for the reason."
         )
         assert recorded(receiver) == {("evt_1", "pending", "reconcile")}
         second = run(receiver, answer="y\n")
         assert second.exit_code == 0
-        assert "Of those brought back before, 1 event did not succeed yet." in second.stdout
+        assert "Backfilled before and not yet successful: 1 event." in second.stdout
         assert "Record and run 1 event? [y/N]: y" in second.stdout
         assert recorded(receiver) == {("evt_1", "done", "reconcile")}
 
 
 class TestJson:
-    """What a program reads."""
+    """The output for programs."""
 
     def test_all_of_it(self, make: Make, stripe_api: StripeApi) -> None:
-        """One document on standard output."""
+        """JSON is one document on standard output."""
         receiver = make(FAILING)
         notification = put(stripe_api, "evt_1", context="acct_1")
         done = run(receiver, "--json", "--yes", "--account", "acct_1")
@@ -205,47 +204,47 @@ class TestJson:
         assert (left["missing"], left["left"], left["recorded"]) == ([], ["evt_1"], 0)
 
     def test_it_cannot_ask(self, make: Make) -> None:
-        """So what to do has to be given."""
+        """With --json there is no question, so --yes or --dry-run is required."""
         done = run(make(), "--json")
         assert done.exit_code == 2
-        assert "give --yes or --dry-run" in done.stderr
+        assert "add --yes or --dry-run" in done.stderr
 
 
 class TestRefusals:
-    """What cannot be done is said in one sentence."""
+    """Each refusal is one sentence."""
 
     @pytest.mark.parametrize("account", ["cus_1", "acct_", "acct_1/cus_1", "acct_1 acct_2"])
-    def test_what_is_no_account(self, make: Make, account: str) -> None:
-        """Before anything is asked."""
+    def test_invalid_account(self, make: Make, account: str) -> None:
+        """A value that is no account is refused before any request."""
         done = run(make(), "--account", account)
         assert done.exit_code == 2
         assert f"'{account}' is no account like acct_1 or acct_1/acct_2" in done.stderr
 
     def test_account_in_an_organization(self, make: Make, stripe_api: StripeApi) -> None:
-        """A context can have several parts."""
+        """The context of an account in an organization has several parts."""
         put(stripe_api, "evt_1", context="acct_1/acct_2")
         assert "evt_1" in run(make(), "--dry-run", "--account", "acct_1/acct_2").stdout
 
     def test_no_handlers(self, make_receiver: Make) -> None:
-        """With only a fallback there is no type to ask for."""
+        """With only a fallback there is no event type to compare."""
         done = run(make_receiver())
         assert done.exit_code == 1
         assert done.stderr == (
-            "Error: There is no handler module but the fallback, so no event type to look for.\n"
+            "Error: No event type has a handler module, so there are no events to look for.\n"
         )
 
-    def test_inbox_that_is_away(self, make: Make, tmp_path: Path) -> None:
-        """The reason is said."""
+    def test_missing_inbox(self, make: Make, tmp_path: Path) -> None:
+        """If the inbox is unavailable, the sentence has the reason."""
         (tmp_path / "file").touch()
         done = run(make(database_url=f"sqlite:///{tmp_path}/file/inbox.sqlite3"), "--yes")
         assert done.exit_code == 1
         assert done.stderr.splitlines()[-1] == (
             "Error: The inbox's file is missing: inbox_file_missing."
-            " See what to do with `flask doctor`."
+            " Run `flask doctor` to see what to do."
         )
 
     def test_watermark_that_is_older_than_the_list(self, make: Make, sqlite_url: str) -> None:
-        """A warning says what nobody can bring back."""
+        """A watermark older than 30 days is a warning: no backfill finds older events."""
         receiver = make()
         run(receiver)
         raw_sql.execute(sqlite_url, "UPDATE watermarks SET reached = reached - 31 * 86400")
@@ -258,11 +257,11 @@ class TestRefusals:
 
 
 class TestErrorsOfStripe:
-    """Each error of Stripe's API is one clear sentence, and the exit code 3."""
+    """Each error of Stripe's API is one sentence and the exit status 3."""
 
     @staticmethod
     def said(done: Result) -> str:
-        """Return the sentence: the only line that is no line of the log."""
+        """Return the sentence: the only line that is no log line."""
         lines = [line for line in done.stderr.splitlines() if not line.startswith("{")]
         assert done.exit_code == 3, done.output
         assert "Traceback" not in done.output
@@ -277,14 +276,14 @@ class TestErrorsOfStripe:
             (403, "Error: The API key may not do this (403): "),
             (404, "Error: Stripe does not have it (404): "),
             (429, "Error: Stripe's rate limit is reached (429). "),
-            (500, "Error: Stripe's API failed (500), each time it was asked. "),
+            (500, "Error: Stripe's API failed (500) at every attempt. "),
         ],
     )
     def test_status(self, make: Make, stripe_api: StripeApi, status: int, begins: str) -> None:
-        """Nothing is recorded then."""
+        """After an error nothing is recorded, and the next call succeeds."""
         receiver = make()
         put(stripe_api, "evt_1")
-        stripe_api.fail(LIST, status=status, times=3 if status == 500 else 1)  # it is repeated
+        stripe_api.fail(LIST, status=status, times=3 if status == 500 else 1)  # the SDK retries
         assert self.said(run(receiver, "--yes")).startswith(begins)
         assert recorded(receiver) == set()
         assert run(receiver, "--yes").exit_code == 0
@@ -292,7 +291,7 @@ class TestErrorsOfStripe:
 
     @pytest.mark.parametrize("status", [403, 404])
     def test_one_of_several_accounts(self, make: Make, stripe_api: StripeApi, status: int) -> None:
-        """The others are reconciled, and the one is named."""
+        """The failed account is named, and the other accounts are reconciled."""
         receiver = make()
         put(stripe_api, "evt_1", context="acct_1")
         stripe_api.fail(LIST, status=status)
@@ -302,7 +301,7 @@ class TestErrorsOfStripe:
         assert recorded(receiver) == {("evt_1", "done", "reconcile")}
 
     def test_all_accounts(self, make: Make, stripe_api: StripeApi) -> None:
-        """Also to a program."""
+        """JSON names the error of each account."""
         stripe_api.fail(LIST, status=403, times=2)
         done = run(make(), "--yes", "--json", "--account", "acct_1")
         failed = json.loads(done.stdout)["failed"]
@@ -315,20 +314,20 @@ class TestErrorsOfStripe:
     def test_time_out(
         self, make: Make, stripe_api: StripeApi, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """An API that does not answer is not waited for."""
+        """An API that does not answer is a time-out."""
         monkeypatch.setattr(client, "TIMEOUT", (1, 0.2))
         stripe_api.hold(LIST, times=3)
         assert "did not answer in time" in self.said(run(make(), "--yes"))
 
     def test_reset(self, make: Make, stripe_api: StripeApi) -> None:
-        """A connection that is reset each time."""
+        """A reset at every attempt is a connection that broke off."""
         stripe_api.reset(LIST, times=3)
         assert "cannot be reached: the connection broke off" in self.said(run(make(), "--yes"))
 
     def test_page_that_expires_while_the_list_is_read(
         self, make: Make, stripe_api: StripeApi, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Nothing is recorded of what was read by then; the next call reads it all."""
+        """If a page expires, nothing is recorded. The next call reads the whole list."""
         monkeypatch.setattr("app.reconcile.listing.PAGE", 2)
         for number in range(3):
             put(stripe_api, f"evt_{number}", 60 - number)
@@ -340,10 +339,10 @@ class TestErrorsOfStripe:
         assert len(recorded(receiver)) == 3
 
     @pytest.mark.parametrize("body", [{}, {"data": None}, {"data": [1], "next_page_url": None}])
-    def test_what_is_not_stripe(
+    def test_answer_that_is_not_from_stripe(
         self, make: Make, stripe_api: StripeApi, body: dict[str, Any]
     ) -> None:
-        """JSON of another form, as of a proxy on the way."""
+        """JSON in another form, as from a proxy, is reported as such."""
         stripe_api.events.answer = lambda _request: None  # type: ignore[assignment,method-assign]  # no list
         stripe_api.put(LIST, body)
-        assert "What answered is not Stripe's API" in self.said(run(make(), "--yes"))
+        assert "The answer is not from Stripe's API" in self.said(run(make(), "--yes"))

@@ -21,7 +21,7 @@ TYPE = "v1.customer.created"
 
 @pytest.fixture
 def url(app: Flask) -> Iterator[str]:
-    """The address of the application, served."""
+    """The address of the served application."""
     with serving(app) as address:
         yield address
 
@@ -39,7 +39,7 @@ def send(runner: FlaskCliRunner, url: str) -> Callable[..., list[list[str]]]:
 
 
 class TestSend:
-    """What is sent is what Stripe would send, and the answer is shown."""
+    """Deliveries are those of Stripe, and the answers are shown."""
 
     def test_answer_is_shown(self, send: Callable[..., list[list[str]]]) -> None:
         """The table has a row with id, type, status, milliseconds and outcome."""
@@ -50,7 +50,7 @@ class TestSend:
         assert float(row[3]) > 0
 
     def test_columns_are_aligned(self, runner: FlaskCliRunner, url: str) -> None:
-        """Each cell stands below its heading."""
+        """Each cell is below its heading."""
         result = runner.invoke(args=["events", "send", TYPE, "--url", url, "--times", "2"])
         head, *rows = result.stdout.splitlines()
         for row in rows:
@@ -59,13 +59,13 @@ class TestSend:
             assert row.index("handled") == head.index("outcome")
 
     def test_times(self, send: Callable[..., list[list[str]]]) -> None:
-        """Each of several events has an id of its own, and is handled."""
+        """Several events have different ids, and all are handled."""
         _, *rows = send(TYPE, "--times", "3")
         assert [row[4] for row in rows] == ["handled"] * 3
         assert len({row[0] for row in rows}) == 3
 
     def test_duplicate(self, send: Callable[..., list[list[str]]]) -> None:
-        """A duplicate is the same event once more, and is known as such."""
+        """A duplicate is the same event again, with the outcome ``duplicate``."""
         _, first, second = send(TYPE, "--duplicate")
         assert first[0] == second[0]
         assert [first[4], second[4]] == ["handled", "duplicate"]
@@ -78,13 +78,13 @@ class TestSend:
         assert event.context == "acct_1"
 
     def test_mode_is_that_of_the_key(self, send: Callable[..., list[list[str]]]) -> None:
-        """Events are of the service's own mode, unless the other one is asked for."""
+        """Events have the mode of the service, unless an option says otherwise."""
         assert send(TYPE)[1][4] == "handled"
         assert send(TYPE, "--test")[1][4] == "handled"
         assert send(TYPE, "--live")[1][4] == "wrong_mode"
 
     def test_forged(self, send: Callable[..., list[list[str]]]) -> None:
-        """A forged delivery is signed with a secret that the service does not have."""
+        """A forged delivery is signed with an unknown secret."""
         _, row = send(TYPE, "--forge")
         assert [row[2], row[4]] == ["400", "the signature does not match the body"]
 
@@ -101,7 +101,7 @@ class TestSend:
     def test_failed_callback_is_said_with_what_to_do(
         self, make_receiver: Callable[..., Receiver]
     ) -> None:
-        """A script sees that a callback failed, and a person is told where to look."""
+        """After a failed callback the exit status is 1, and the error says where to look."""
         receiver = make_receiver({"v1_customer_created": "def handle(notif, client): 1 / 0\n"})
         with serving(receiver.app) as url:
             result = receiver.app.test_cli_runner().invoke(
@@ -109,10 +109,10 @@ class TestSend:
             )
         assert result.exit_code == 1
         assert "500" in result.stdout
-        assert "A callback failed; the service's log says why." in result.stderr
+        assert "A callback failed; see the log of the service." in result.stderr
 
     def test_first_secret_is_used(self, app: Flask, runner: FlaskCliRunner, url: str) -> None:
-        """Of several secrets the first one signs: here it is one that the service lacks."""
+        """The first of several secrets signs. Here the service does not have it."""
         own = services(app)
         secrets = ("whsec_fake_first", *own.settings.stripe_webhook_secrets)
         changed = replace(own, settings=replace(own.settings, stripe_webhook_secrets=secrets))
@@ -121,7 +121,7 @@ class TestSend:
         assert "the signature does not match the body" in result.stdout
 
     def test_port_is_the_settings(self, app: Flask, runner: FlaskCliRunner, url: str) -> None:
-        """Without --url it is sent to /webhook on this machine, at the service's own port."""
+        """Without --url the target is /webhook on PORT of this machine."""
         own = services(app)
         port = int(url.split(":")[2].partition("/")[0])
         app.extensions["services"] = replace(own, settings=replace(own.settings, port=port))
@@ -130,17 +130,17 @@ class TestSend:
 
 
 class TestNoAnswer:
-    """When there is no answer, it says so, and what to do."""
+    """Without an answer the error says what to do."""
 
     def test_nothing_listens(self, runner: FlaskCliRunner) -> None:
-        """A port that nobody listens at: one sentence, exit code 1."""
+        """A closed port is one sentence and exit status 1."""
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             url = f"http://127.0.0.1:{unused.getsockname()[1]}/webhook"
             result = runner.invoke(args=["events", "send", TYPE, "--url", url])
         assert result.exit_code == 1
         assert result.stderr == (
-            f"Error: Nothing listens at {url}. Start the service with `make run`, or name its"
+            f"Error: No service listens at {url}. Start it with `make run`, or give its"
             " address with --url.\n"
         )
 
@@ -148,7 +148,7 @@ class TestNoAnswer:
         ("answer", "reason"), [(b"", "Remote end closed"), (b"garbage\r\n\r\n", "garbage")]
     )
     def test_no_http(self, answer: bytes, reason: str, runner: FlaskCliRunner) -> None:
-        """Something that is no HTTP server: what it did, exit code 1."""
+        """A server without HTTP is an error with its answer, and exit status 1."""
         with socket.create_server(("127.0.0.1", 0)) as server:
             thread = threading.Thread(target=_answer_once, args=[server, answer])
             thread.start()
@@ -162,13 +162,13 @@ class TestNoAnswer:
         "url", ["https://127.0.0.1:1x/webhook", "http://" + "a" * 70 + ".test/"]
     )
     def test_address_that_cannot_be(self, url: str, runner: FlaskCliRunner) -> None:
-        """An address that no connection can be made to is shown with what is wrong."""
+        """An impossible address is shown with the reason."""
         result = runner.invoke(args=["events", "send", TYPE, "--url", url])
         assert result.exit_code == 1
         assert result.stderr.startswith(f"Error: {url} did not answer: ")
 
     def test_no_url(self, runner: FlaskCliRunner) -> None:
-        """What is no URL is refused before anything is sent."""
+        """A value that is no URL is refused before any delivery."""
         result = runner.invoke(args=["events", "send", TYPE, "--url", "localhost:4242"])
         assert result.exit_code == 2
         assert "'localhost:4242' is no URL like http://127.0.0.1:4242/webhook" in result.stderr
@@ -179,16 +179,16 @@ def _answer_once(server: socket.socket, answer: bytes) -> None:
     connection, _ = server.accept()
     with connection:
         received = b""
-        while not received.endswith(b"}"):  # unread bytes would make the end a reset
+        while not received.endswith(b"}"):  # unread bytes would cause a reset
             received += connection.recv(65536)
         connection.sendall(answer)
 
 
 class TestUnknownType:
-    """A type that the SDK does not know is a slip, unless it is asked for."""
+    """A type that the SDK does not know is refused without --unknown."""
 
     def test_nearest_are_named(self, runner: FlaskCliRunner) -> None:
-        """The nearest types stand on standard error, and the exit code is 2."""
+        """The error has the nearest types, and the exit status is 2."""
         result = runner.invoke(args=["events", "send", "v1.custommer.created"])
         assert (result.exit_code, result.stdout) == (2, "")
         assert "'v1.custommer.created' is no event type of stripe" in result.stderr
@@ -196,24 +196,24 @@ class TestUnknownType:
         assert "--unknown" in result.stderr
 
     def test_nothing_is_near(self, runner: FlaskCliRunner) -> None:
-        """Where nothing is near, nothing is suggested."""
+        """Without a similar type there is no suggestion."""
         result = runner.invoke(args=["events", "send", "zzz"])
         assert result.exit_code == 2
         assert "nearest" not in result.stderr
 
 
 class TestPost:
-    """One POST, as Stripe makes it."""
+    """``post`` makes one POST like Stripe."""
 
     @pytest.mark.parametrize("body", [b"<html>", b"[]"])
     def test_answer_of_another_program(self, body: bytes) -> None:
-        """An answer that is not this service's is shown as such."""
+        """An answer that is not from this service is shown as such."""
         with serving(Response(body, 200)) as url:
             answer = post(url, b"{}", "t=1")
         assert (answer.status, answer.outcome) == (200, "no JSON: is this the service's /webhook?")
 
     def test_redirect_is_an_answer(self) -> None:
-        """Stripe follows no redirect, and neither does this."""
+        """Stripe follows no redirect, and neither does ``post``."""
         with serving(Response('{"error": "moved"}', 308, {"Location": "/other"})) as url:
             answer = post(url, b"{}", "t=1")
         assert (answer.status, answer.outcome) == (308, "moved")

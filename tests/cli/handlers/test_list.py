@@ -1,4 +1,4 @@
-"""``flask handlers list``: what is plugged in."""
+"""``flask handlers list``: the handler modules that are plugged in."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def test_types_files_and_summaries_are_listed(make_receiver: Callable[..., Recei
 
 
 def test_empty_list_has_words(receiver: Receiver) -> None:
-    """Without a module it says where the events go."""
+    """Without a module the output says that the fallback handles all events."""
     result = receiver.app.test_cli_runner().invoke(args=["handlers", "list"])
 
-    assert result.stdout.startswith("No event type has a handler module; every event goes to")
+    assert result.stdout.startswith("No event type has a handler module: the fallback")
 
 
 def test_json_is_for_programs(make_receiver: Callable[..., Receiver]) -> None:
-    """--json prints one list, and nothing else."""
+    """--json prints one list and nothing else."""
     receiver = make_receiver({"v1_customer_created": MODULE})
     package = receiver.services.settings.handlers_package
 

@@ -1,4 +1,4 @@
-"""``flask handlers new``: what it writes is right as it stands, and nothing is overwritten."""
+"""``flask handlers new`` writes sound modules and tests, and overwrites nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CREATED = "v1.customer.created"
 METER = "v1.billing.meter.error_report_triggered"
 NEWER = "v2.core.health.event_generation_failure.resolved"
 
-#: One application for all tests of all types: each of its own would load 326 modules.
+#: One application for the tests of all types: an application loads 326 modules.
 SHARED = """
     '''One service for all.'''
 
@@ -67,13 +67,13 @@ PYTEST = """
 
 
 def write(file: Path, text: str) -> None:
-    """Write a file, and the folders that it is in."""
+    """Write a file and its parent folders."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
 
 
 def run(folder: Path, *arguments: str) -> str:
-    """Run one of the tools in a folder, and return what it says. It has to succeed."""
+    """Run a tool in a folder, and return its output. It must succeed."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     done = subprocess.run(
         [sys.executable, "-m", *arguments],
@@ -102,24 +102,24 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestEveryType:
-    """What is written is right for all types of the SDK, and for one that it does not know."""
+    """The files are sound for all types of the SDK, and for an unknown type."""
 
-    def test_linter_and_formatter_have_nothing_to_say(self, everything: Path) -> None:
-        """The rules of this repository, with no exception made."""
+    def test_linter_and_formatter_pass(self, everything: Path) -> None:
+        """All files pass the linter and the formatter of this repository."""
         config = ["--config", str(ROOT / "pyproject.toml")]
         run(everything, "ruff", "check", *config)
         run(everything, "ruff", "format", "--check", *config)
 
-    def test_types_hold(self, everything: Path) -> None:
-        """Mypy, strict: notification, event and related object are of the classes named."""
+    def test_type_checker_passes(self, everything: Path) -> None:
+        """All files pass mypy in strict mode, with the named classes."""
         config = ["--config-file", str(ROOT / "pyproject.toml")]
         config += ["--cache-dir", str(ROOT / ".mypy_cache")]  # the SDK is in it already
         said = run(everything, "mypy", *config, "handlers", "tests")
         assert f"no issues found in {2 * len(samples.event_types()) + 4} source files" in said
 
     def test_tests_pass(self, everything: Path, tmp_path: Path) -> None:
-        """Each test that is written passes as it stands."""
-        # A folder of its own: the conftest of this one is none that a team would have.
+        """Each test passes unchanged."""
+        # Another folder: this conftest is not one of a team.
         for name in ("handlers", "tests"):
             (tmp_path / name).symlink_to(everything / name)
         write(tmp_path / "pyproject.toml", dedented(PYTEST))
@@ -130,15 +130,15 @@ class TestEveryType:
 
 
 def dedented(text: str) -> str:
-    """Return a text without its margin."""
+    """Return a text without its indentation."""
     return "\n".join(line[4:] for line in text.splitlines())
 
 
 class TestModule:
-    """The module shows what the SDK offers for the type, and no more."""
+    """The module shows what the SDK has for the type."""
 
     def test_object(self) -> None:
-        """The related object is fetched, and its class named."""
+        """The related object is fetched with its class."""
         text = scaffold.module_text(CREATED)
         assert "notif: V1CustomerCreatedEventNotification," in text
         assert "event = notif.fetch_event()" in text
@@ -146,24 +146,24 @@ class TestModule:
         assert "customer=customer.id," in text
 
     def test_singleton(self) -> None:
-        """A singleton is fetched too; it has no id."""
+        """A singleton is fetched too, and has no id."""
         text = scaffold.module_text("v1.balance.available")
         assert "balance: Balance = notif.fetch_related_object()" in text
         assert "balance.id" not in text
 
     def test_none(self) -> None:
-        """Where there is no related object, none is fetched."""
+        """Without a related object none is fetched."""
         text = scaffold.module_text("v1.billing.meter.no_meter_found")
         assert "notif.fetch_event()" in text
         assert "fetch_related_object" not in text
 
     def test_data_is_named(self) -> None:
-        """What an event brings besides its notification is named."""
+        """A comment names the data of the event."""
         assert "event.data has developer_message_summary, reason" in scaffold.module_text(METER)
         assert "event.data" not in scaffold.module_text(CREATED)
 
     def test_newer_type_is_named(self) -> None:
-        """A type that the SDK does not know stands in the module, which is typed as unknown."""
+        """A type that the SDK does not know is declared, and typed as unknown."""
         text = scaffold.module_text(NEWER)
         assert f'EVENT_TYPE = "{NEWER}"' in text
         assert "notif: UnknownEventNotification," in text
@@ -174,7 +174,7 @@ New = Callable[..., Result]
 
 @pytest.fixture
 def new(receiver: Receiver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> New:
-    """A function that runs the command beside a package that has only a fallback."""
+    """A function that runs the command for a package with only a fallback."""
     monkeypatch.chdir(tmp_path / "packages")
 
     def call(*arguments: str) -> Result:
@@ -190,10 +190,10 @@ def package(receiver: Receiver) -> str:
 
 
 class TestCommand:
-    """The command writes two files, says so, and says what comes next."""
+    """The command writes two files, and prints them with the next steps."""
 
     def test_module_and_test_are_written(self, new: New, package: str) -> None:
-        """The module is in the package that HANDLERS_PACKAGE names, its test below tests/."""
+        """The module is in HANDLERS_PACKAGE, its test in tests/."""
         result = new(CREATED)
         module = Path(package, "v1_customer_created.py")
         test = Path("tests", package, "test_v1_customer_created.py")
@@ -203,7 +203,7 @@ class TestCommand:
         assert result.stdout.startswith(f"Wrote {module}\nWrote {test}\n\nNext:\n")
 
     def test_next_steps_can_be_pasted(self, new: New, package: str) -> None:
-        """What is said to come next: test, serve, send; a shell's own characters are quoted."""
+        """The next steps are test, serve and send. Special characters of a shell are quoted."""
         event_type = "v2.core.account[requirements].updated"
         steps = new(event_type).stdout.partition("Next:\n")[2].splitlines()
         name = "test_v2_core_account_including_requirements_updated.py"
@@ -217,7 +217,7 @@ class TestCommand:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """For a package inside another, the test lies as deep below tests/."""
+        """A nested package has its tests in a nested folder."""
         for file in ("team/__init__.py", "team/hooks/__init__.py"):
             write(tmp_path / file, "")
         write(tmp_path / "team/hooks/fallback.py", "def handle(notif, client, details): ...\n")
@@ -229,19 +229,19 @@ class TestCommand:
         assert (tmp_path / "tests/team/hooks/test_v1_customer_created.py").is_file()
 
     def test_newer_type_needs_to_be_asked_for(self, new: New, package: str) -> None:
-        """With --untyped a module is written for a type that the SDK does not know."""
+        """With --untyped the command writes a module for a type that the SDK does not know."""
         refused = new(NEWER)
         assert (refused.exit_code, refused.stdout) == (2, "")
-        assert "For a type that is newer than the SDK add --untyped" in refused.stderr
+        assert "If the type is newer than the SDK, add --untyped" in refused.stderr
         assert new(NEWER, "--untyped").exit_code == 0
         assert Path(package, f"{module_name(NEWER)}.py").is_file()
 
 
 class TestRefusals:
-    """What cannot be right is refused with a sentence, and then nothing is written."""
+    """Each refusal is a sentence, and nothing is written."""
 
     def test_unknown_type_gets_the_nearest(self, new: New, package: str) -> None:
-        """A slip of the pen leads to the type that was meant."""
+        """A misspelled type is an error with the nearest types."""
         result = new("v1.custommer.created")
         assert result.exit_code == 2
         assert "'v1.custommer.created' is no event type of stripe" in result.stderr
@@ -252,26 +252,26 @@ class TestRefusals:
         ]
 
     def test_nothing_is_near(self, new: New) -> None:
-        """Where nothing is near, nothing is suggested."""
+        """Without a similar type there is no suggestion."""
         result = new("zzz")
         assert result.exit_code == 2
         assert "nearest" not in result.stderr
 
     def test_type_of_no_notification(self, new: New) -> None:
-        """--untyped is no way to write a module that the service refuses."""
+        """--untyped refuses a type that the service would refuse."""
         result = new("customer.created", "--untyped")
         assert result.exit_code == 2
         assert "begin with v1. or v2." in result.stderr
 
     def test_known_type_is_typed(self, new: New) -> None:
-        """--untyped for a type that the SDK knows would give away the types."""
+        """--untyped is refused for a type that the SDK knows: it would lose the types."""
         result = new(CREATED, "--untyped")
         assert result.exit_code == 2
-        assert "Leave out --untyped" in result.stderr
+        assert "Omit --untyped" in result.stderr
 
     @pytest.mark.parametrize("there", ["module", "test"])
     def test_file_stays(self, new: New, package: str, there: str) -> None:
-        """A module that is there stays, and so does a test; the other one is not written."""
+        """An existing module or test is not overwritten, and the other file is not written."""
         files = {
             "module": Path(package, "v1_customer_created.py"),
             "test": Path("tests", package, "test_v1_customer_created.py"),
@@ -279,23 +279,23 @@ class TestRefusals:
         write(files[there], "mine")
         result = new(CREATED)
         assert result.exit_code == 1
-        assert f"{files[there]} is there and stays as it is. Nothing was written" in result.stderr
+        assert f"{files[there]} already exists. Nothing was written" in result.stderr
         assert files.pop(there).read_text(encoding="utf-8") == "mine"
         assert [file for file in files.values() if file.exists()] == []
 
     def test_type_that_is_handled_elsewhere(
         self, make_receiver: Callable[..., Receiver], tmp_path: Path
     ) -> None:
-        """One type has one module, whatever that is called."""
+        """A type has one module, under any file name."""
         source = f'EVENT_TYPE = "{CREATED}"\ndef handle(notif, client): ...\n'
         receiver = make_receiver({"greetings": source})
         result = receiver.app.test_cli_runner().invoke(args=["handlers", "new", CREATED])
         assert result.exit_code == 1
-        assert "/greetings.py is there and stays as it is" in result.stderr
+        assert "/greetings.py already exists" in result.stderr
         assert list(tmp_path.rglob("*v1_customer_created.py")) == []
 
     def test_folder_that_cannot_be_written(self, new: New, package: str) -> None:
-        """What the system refuses is said in its words."""
+        """An error of the file system is shown."""
         write(Path("tests"), "a file where a folder has to be")
         result = new(CREATED)
         assert result.exit_code == 1

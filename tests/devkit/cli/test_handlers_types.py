@@ -1,4 +1,4 @@
-"""``flask handlers types``: what the installed SDK knows."""
+"""``flask handlers types``: the event types of the installed SDK."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from devkit import samples
 
 
 def rows(runner: FlaskCliRunner, *arguments: str) -> list[list[str]]:
-    """Return the rows that are shown, as cells."""
+    """Return the rows of the output as cells."""
     result = runner.invoke(args=["handlers", "types", *arguments])
     assert result.exit_code == 0, result.stderr
     return [line.split() for line in result.stdout.splitlines()]
 
 
 def test_each_type_is_shown_with_its_kind(runner: FlaskCliRunner) -> None:
-    """All types in order, each with what its notifications name."""
+    """All types are listed in order, with the kind of their object."""
     shown = rows(runner)
     assert [row[0] for row in shown] == samples.event_types()
     kinds = [samples.related_object_kind(event_type) for event_type in samples.event_types()]
@@ -33,7 +33,7 @@ def test_each_type_is_shown_with_its_kind(runner: FlaskCliRunner) -> None:
     ],
 )
 def test_class_is_named(runner: FlaskCliRunner, event_type: str, cells: list[str]) -> None:
-    """Beside the kind stands the class that a callback gets, by the name it is imported by."""
+    """The last column is the class of the object, by its import name."""
     assert rows(runner, event_type) == [[event_type, *cells]]
 
 
@@ -46,15 +46,15 @@ def test_class_is_named(runner: FlaskCliRunner, event_type: str, cells: list[str
     ],
 )
 def test_pattern(runner: FlaskCliRunner, pattern: str, first: str, last: str | None) -> None:
-    """A part of a name is enough; * stands for anything, and brackets for themselves."""
+    """A part of a name matches, * matches any text, and brackets match themselves."""
     shown = rows(runner, pattern)
     assert shown[0][0] == first
     assert shown[-1][0] == (last or first)
 
 
 def test_no_match_has_words(runner: FlaskCliRunner) -> None:
-    """Where nothing matches it says so, with what is near, and a script notices."""
+    """Without a match the command fails with the nearest types."""
     result = runner.invoke(args=["handlers", "types", "v1.custommer.created"])
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "has 'v1.custommer.created'; nearest: v1.customer.created, " in result.stderr
+    assert "contains 'v1.custommer.created'; nearest: v1.customer.created, " in result.stderr
     assert "nearest" not in runner.invoke(args=["handlers", "types", "zzz"]).stderr

@@ -1,0 +1,42 @@
+"""Set-up of a command that runs callbacks itself, as ``flask events retry`` does."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+from app.cli.output import plural, say
+
+if TYPE_CHECKING:
+    from app.services import Services
+
+#: Seconds between two checks for unrecorded results.
+TICK_SECONDS = 0.05
+
+
+def begin_execution(services: Services) -> None:
+    """Start the watchdog and the leases, and find out which running events are orphans.
+
+    If a lease has expired, this waits up to the grace: a live process renews it. The command ends
+    only after all results are recorded. Raises ``InboxUnavailable``.
+    """
+    click.get_current_context().call_on_close(partial(_wait_for_results, services))
+    services.leases.watchdog.start()
+    services.leases.start()
+    services.leases.decide_suspects(_say_expired)
+
+
+def _wait_for_results(services: Services) -> None:
+    """Wait until the inbox has all results: a callback that succeeded must not run again."""
+    if services.leases.unrecorded:
+        say("The inbox is unavailable. Waiting until it can record the results ...", err=True)
+    while services.leases.unrecorded:
+        time.sleep(TICK_SECONDS)
+
+
+def _say_expired(count: int) -> None:
+    leases = f"The lease of {plural(count, 'event')} expired."
+    say(f"{leases} Waiting for a process to renew it ...", err=True)

@@ -1,0 +1,153 @@
+"""The commands of the image, which contains the service and no devkit."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from flask.cli import AppGroup
+
+from app import cli
+from devkit.stripe_api import StripeApi
+from tests.conftest import API_KEY, SECRET
+
+ROOT = Path(__file__).resolve().parents[2]
+TYPE = "v1.customer.created"
+COMMANDS = {
+    "": {"destination", "doctor", "events", "handlers", "routes", "run", "shell", "worker"},
+    "events": {"list", "pause", "reconcile", "resume", "retry", "show"},
+    "handlers": {"list"},
+    "destination": {"check", "create", "list", "sync"},
+}
+
+
+def copied() -> list[str]:
+    """Return what the Dockerfile copies from the build context, without the lock."""
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    found = re.findall(r"^COPY (?!--from)(\S+) ", text, re.MULTILINE)
+    return [each for each in found if each != "requirements.lock"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files of the image."""
+    folder = tmp_path_factory.mktemp("image")
+    for name in copied():
+        if (ROOT / name).is_dir():
+            shutil.copytree(
+                ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        else:
+            shutil.copy(ROOT / name, folder)
+    return folder
+
+
+class Image:
+    """The files of the image, with an inbox and a stand-in for Stripe's API."""
+
+    def __init__(self, folder: Path, database_url: str, api_url: str) -> None:
+        """Take the folder with the files, and two settings."""
+        self.folder = folder
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "STRIPE_API_KEY": API_KEY,
+            "STRIPE_WEBHOOK_SECRET": SECRET,
+            "STRIPE_API_BASE": api_url,
+            "DATABASE_URL": database_url,
+        }
+
+    def flask(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run ``flask`` with these words."""
+        return subprocess.run(
+            [sys.executable, "-m", "flask", *words],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    def listed(self, *group: str) -> set[str]:
+        """Return the commands that the help of a group lists."""
+        shown = self.flask(*group, "--help")
+        assert shown.returncode == 0, shown.stderr
+        _, _, commands = shown.stdout.partition("Commands:")
+        return set(re.findall(r"^  ([a-z]+)  ", commands, re.MULTILINE))
+
+
+@pytest.fixture
+def image(folder: Path, sqlite_url: str, stripe_api: StripeApi) -> Image:
+    """The image, with an empty inbox."""
+    return Image(folder, sqlite_url, stripe_api.url)
+
+
+def test_image_has_no_devkit(image: Image) -> None:
+    """The image contains the service, the handlers and gunicorn's settings, and no more."""
+    names = {each.name for each in image.folder.iterdir()}
+    assert names == {"app", "handlers", "gunicorn.conf.py"}
+
+
+@pytest.mark.parametrize("group", COMMANDS)
+def test_commands_are_those_of_an_operator(image: Image, group: str) -> None:
+    """The help lists the commands for a running service, and none for authors of handlers."""
+    assert image.listed(*group.split()) == COMMANDS[group]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["events", "send", TYPE], ["handlers", "new", TYPE], ["handlers", "types"]],
+    ids=" ".join,
+)
+def test_commands_for_authors_are_unknown(image: Image, words: list[str]) -> None:
+    """A command of the devkit is an error of usage, like any word that is no command."""
+    refused = image.flask(*words)
+    assert refused.returncode == 2
+    assert f"No such command '{words[1]}'" in refused.stderr
+
+
+def test_each_command_works(image: Image, stripe_api: StripeApi) -> None:
+    """A command of each kind runs to its end without the devkit."""
+    destination = stripe_api.destinations.add("https://your.host/webhook", [TYPE])
+    assert image.flask("doctor", "--no-ping").returncode == 1
+    # Only the service and `flask worker` create the file of the inbox.
+    migrate = "from app.services import services\nservices().inbox.migrate()\n"
+    subprocess.run(
+        [sys.executable, "-m", "flask", "shell"],
+        cwd=image.folder,
+        env=image.environment,
+        input=migrate,
+        text=True,
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    for words, status in {
+        ("events", "list"): 0,
+        ("events", "show", "evt_1"): 1,
+        ("events", "retry", "--state", "dead", "--yes"): 0,
+        ("events", "reconcile", "--yes"): 0,
+        ("events", "pause"): 0,
+        ("handlers", "list"): 0,
+        ("destination", "list"): 0,
+        ("destination", "check", destination): 1,
+        ("worker",): 1,
+    }.items():
+        done = image.flask(*words)
+        assert done.returncode == status, f"{words}: {done.stdout}{done.stderr}"
+        assert "Traceback" not in done.stderr
+        assert "devkit" not in done.stderr
+
+
+def test_groups_without_the_devkit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the devkit all groups are registered."""
+    # No mock of a module: the devkit is installed here, under another name it is not.
+    monkeypatch.setattr(cli, "DEVKIT", "no_such_package")
+    commands = AppGroup()
+    cli.register(commands)
+    assert set(commands.commands) == {"destination", "doctor", "events", "handlers", "worker"}
