@@ -17,7 +17,7 @@ UNTYPED ?=
 .PHONY: help install run dev handler demo test newer check format bench lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' Makefile
 
 install: $(INSTALLED) ## Set up .venv with the locked versions
 
@@ -46,6 +46,9 @@ endif
 
 newer: $(INSTALLED) ## Run the server's tests on newer versions of gunicorn, if there are any
 	$(BIN)/python tools/newer_gunicorn.py
+
+test-fast: $(INSTALLED) ## Run the tests that start no server
+	$(BIN)/python -m pytest --ignore tests/processes --numprocesses $(TESTS_AT_ONCE) --dist worksteal
 
 check: $(INSTALLED) ## Lint, check the format and the types
 	$(BIN)/ruff check

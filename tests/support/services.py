@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ import sqlalchemy as sa
 
 from app.inbox import Event, Inbox
 from app.inbox.engine.file_lock import FileLock
+from app.settings import Settings, variable
 from devkit import samples
 from tests.support.output import Output
 from tests.support.waiting import wait_for
@@ -298,25 +299,11 @@ class Lab:
             if name == "PATH" or (self.measured and name.startswith("COVERAGE_"))
         }
         complete = {
+            **{variable(field): field.metadata["default"] for field in fields(Settings)},
             "STRIPE_API_KEY": API_KEY,
             "STRIPE_WEBHOOK_SECRET": ",".join(SECRETS),
             "STRIPE_API_BASE": f"http://{HOST}:9",
-            "STRIPE_RATE_LIMIT": "",
-            "DATABASE_URL": "",
             "HANDLERS_PACKAGE": self.package.name,
-            "PROCESSING": "inline",
-            "PORT": "4242",
-            "WEB_CONCURRENCY": "2",
-            "WEB_THREADS": "8",
-            "WORKER_THREADS": "4",
-            "RETRY_BASE_SECONDS": "10",
-            "RETRY_CAP_SECONDS": "21600",
-            "MAX_ATTEMPTS": "35",
-            "MAX_CRASHES": "5",
-            "MAX_BODY_BYTES": "65536",
-            "LEASE_SECONDS": "30",
-            "LOG_LEVEL": "info",
-            "LOG_FORMAT": "json",
         }
         changed = {name: str(value) for name, value in settings.items()}
         return {**passed_on, "PYTHONPATH": str(self.package.parent), **complete, **changed}
