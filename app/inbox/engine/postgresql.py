@@ -95,8 +95,8 @@ def _commit_synchronously(connection: Connection) -> Connection:
 class PostgresqlWriter:
     """Writes from many threads at once, over connections that they share.
 
-    SQLAlchemy compiles each statement once. The driver runs it: SQLAlchemy's pool alone would
-    cost as much processor time as the driver's part of a short statement.
+    SQLAlchemy compiles each statement once, and the driver runs it. Under SQLAlchemy's pool a short
+    statement took nearly twice the processor time.
     """
 
     def __init__(self, url: sa.URL, breaker: CircuitBreaker) -> None:
