@@ -1,7 +1,7 @@
-"""A PostgreSQL whose processes stand still, with real processes on our side.
+"""A PostgreSQL whose processes are frozen (SIGSTOP), with real processes on our side.
 
-Its host goes on confirming what is sent, so that nothing fails by itself: no connection is lost
-or refused, and no limit of the server's own is counted.
+The kernel still confirms what is sent. So no connection is lost or refused, and the server does
+not count its own limits.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from tests.support.waiting import wait_for
 EVENT = "evt_1"
 DONE = ("done", "handled", 1)
 CROWD = 40
-"""Deliveries at once: more than there are threads."""
+"""Deliveries at once: more than threads."""
 SETTINGS: dict[str, Any] = {"WEB_CONCURRENCY": 1, "WEB_THREADS": 8, "LEASE_SECONDS": 2}
 KINDS = ["inline", "queue", "worker"]
-"""Callbacks run in the requests, in threads beside them, or in a process of their own."""
+"""Callbacks run in requests, in worker threads of the same process, or in a worker process."""
 
 
 @pytest.fixture
 def lab(tmp_path: Path, make_handlers: Callable[..., str]) -> Iterator[Lab]:
-    """Services with callbacks that do as they are told, ended with the test."""
+    """Services whose callbacks the test controls. They end with the test."""
     name = make_handlers(**{EVENT_TYPE.replace(".", "_"): HANDLER})
     lab = Lab(tmp_path / "packages" / name)
     try:
@@ -54,7 +54,7 @@ def lab(tmp_path: Path, make_handlers: Callable[..., str]) -> Iterator[Lab]:
 
 
 def start(lab: Lab, database_url: str, kind: str, *options: str) -> tuple[Service, Service]:
-    """Start what answers requests, and what runs callbacks: the same but for a ``worker``."""
+    """Start and return the service, and the process that runs callbacks: often the same."""
     settings = dict(SETTINGS)
     if kind != "inline":
         settings |= {"PROCESSING": "queue", "WORKER_THREADS": 0 if kind == "worker" else 4}
@@ -68,27 +68,27 @@ def start(lab: Lab, database_url: str, kind: str, *options: str) -> tuple[Servic
 
 
 def deliver_crowd(lab: Lab, service: Service, word: str) -> list[Answer]:
-    """Deliver many events at once, and return all answers."""
-    notification(EVENT)  # the first one reads the SDK's sources: once, and not in each thread
+    """Deliver ``CROWD`` events at once, and return all answers."""
+    notification(EVENT)  # the first one reads the SDK's sources: once, not in each thread
     coming = [lab.later(service.deliver, f"evt_{word}_{number}") for number in range(CROWD)]
     return [each.result(DEADLINE) for each in coming]
 
 
 def hold(lab: Lab, service: Service) -> tuple[Future[Answer], Path]:
-    """Deliver an event whose callback does not end before its file is gone."""
+    """Deliver an event whose callback ends when its file is removed."""
     file = lab.tell("hold", EVENT)
     answer = lab.later(service.deliver, EVENT)
     wait_for(lambda: bool(lab.started(EVENT, 1)), DEADLINE)
     return answer, file
 
 
-def is_taken(service: Service, event_id: str) -> bool:
-    """Deliver the event. Whether it is answered 200."""
+def is_answered_200(service: Service, event_id: str) -> bool:
+    """Deliver the event, and return whether the answer is 200."""
     return service.deliver(event_id).status == 200
 
 
-def are_done(database_url: str, number: int) -> None:
-    """Return when so many events have come to their success, and no other is there."""
+def wait_until_done(database_url: str, number: int) -> None:
+    """Return when this ``number`` of events is done, and check that there are no others."""
     with contextlib.closing(Inbox(database_url, lease_seconds=2)) as inbox:
         wait_for(lambda: inbox.administration.count(EventFilter(state="done")) == number, DEADLINE)
         assert inbox.administration.count(EventFilter()) == number
@@ -98,7 +98,7 @@ def are_done(database_url: str, number: int) -> None:
 def test_crowd_is_answered_while_the_server_is_frozen(
     lab: Lab, own_postgresql: Postgresql, kind: str
 ) -> None:
-    """None of them hangs: 503 and when to come back. Afterwards all is well by itself."""
+    """Each delivery is answered 503 with Retry-After. Afterwards the service recovers by itself."""
     service, _ = start(lab, own_postgresql.url, kind)
     assert {each.status for each in deliver_crowd(lab, service, "before")} == {200}
 
@@ -114,16 +114,16 @@ def test_crowd_is_answered_while_the_server_is_frozen(
     assert {each.status for each in deliver_crowd(lab, service, "after")} == {200}
     for number in range(CROWD):
         event_id = f"evt_during_{number}"
-        # The server may have claimed it when it came round, for nobody: until a lease has ended.
-        wait_for(partial(is_taken, service, event_id), DEADLINE)
-    are_done(own_postgresql.url, 3 * CROWD)
+        # The server may run the claim when it wakes. No process knows of it until its lease ends.
+        wait_for(partial(is_answered_200, service, event_id), DEADLINE)
+    wait_until_done(own_postgresql.url, 3 * CROWD)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_callback_that_ran_meanwhile_is_settled_afterwards(
+def test_result_of_a_callback_during_the_freeze_is_recorded_afterwards(
     lab: Lab, own_postgresql: Postgresql, kind: str
 ) -> None:
-    """It ran once, and its success is recorded as soon as there is somebody to record it."""
+    """The callback runs once, and its success is recorded as soon as the server answers."""
     service, runs = start(lab, own_postgresql.url, kind)
     answer, file = hold(lab, service)
 
@@ -142,7 +142,7 @@ def test_callback_that_ran_meanwhile_is_settled_afterwards(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_stop_while_the_server_is_frozen(lab: Lab, own_postgresql: Postgresql, kind: str) -> None:
-    """SIGTERM ends all processes with status 0, idle or not."""
+    """SIGTERM ends all processes with status 0, whether a callback runs or not."""
     service, runs = start(lab, own_postgresql.url, kind, "--graceful-timeout", "4")
     hold(lab, service)
     idle, other = start(lab, own_postgresql.url, kind)

@@ -1,7 +1,7 @@
-"""An inbox that is away for longer than a lease: what ran or ended during that is not run again.
+"""After an outage of the inbox that is longer than a lease, no callback runs again.
 
-No lease can be renewed then, and no success recorded. Stripe goes on delivering, and when the inbox
-is back, all processes reach it at the same moment.
+During the outage no lease can be renewed and no success recorded. Stripe continues to deliver. All
+processes reach the inbox again at the same moment.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from tests.support.waiting import wait_for
 MODES = ["inline", "queue"]
 LEASE = 2
 EVENTS = 6
-"""Callbacks that run when the inbox goes away, in two processes."""
+"""Callbacks that run in two processes when the outage starts."""
 PAST_GRACE = LEASE + 2 + 3
-"""Seconds, with a margin, until the event of a killed process is rescued."""
+"""Seconds, with a margin, until an orphan would be rescued."""
 
 
 @pytest.fixture
 def lab(tmp_path: Path, make_handlers: Callable[..., str]) -> Iterator[Lab]:
-    """Services with callbacks that do as they are told, ended with the test."""
+    """Services whose callbacks the test controls. They end with the test."""
     name = make_handlers(**{EVENT_TYPE.replace(".", "_"): HANDLER})
     lab = Lab(tmp_path / "packages" / name)
-    lab.measured = False  # there are many of them, and other tests go the same ways
+    lab.measured = False  # many processes, and other tests cover the same code
     try:
         yield lab
     finally:
@@ -51,7 +51,7 @@ def lab(tmp_path: Path, make_handlers: Callable[..., str]) -> Iterator[Lab]:
 
 
 def start(lab: Lab, name: str, mode: str, url: str) -> Site:
-    """Start two services, neither of which can hold all the callbacks, and hold those."""
+    """Start two services, neither with a thread for all callbacks, and hold the callbacks."""
     site = Site.start(lab, name, mode, url, WORKER_THREADS=EVENTS - 2, LEASE_SECONDS=LEASE)
     for number in range(EVENTS):
         site.hold(number)
@@ -61,9 +61,9 @@ def start(lab: Lab, name: str, mode: str, url: str) -> Site:
 def go_through(
     sites: list[Site], outage: contextlib.AbstractContextManager[object], seconds: float
 ) -> None:
-    """Have callbacks end in an ``outage`` of so many ``seconds``, and the last one after it.
+    """Let callbacks end during an ``outage`` of so many ``seconds``, and the last one after it.
 
-    Each has to run once; its success has to be recorded, and every service has to know it.
+    Each callback runs once. Its success is recorded, and every service answers ``duplicate``.
     """
     with redelivered(sites):
         with outage:
@@ -88,7 +88,7 @@ def go_through(
 
 
 def start_on(lab: Lab, server: Postgresql) -> list[Site]:
-    """Start services of both modes, each with a database of its own on one ``server``."""
+    """Start services in both modes, each with its own database on one ``server``."""
     engine = raw_sql.make_engine(server.url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         for mode in MODES:
@@ -100,7 +100,7 @@ def start_on(lab: Lab, server: Postgresql) -> list[Site]:
 
 @contextlib.contextmanager
 def stopped(server: Postgresql) -> Iterator[None]:
-    """Have the server refuse connections."""
+    """Stop the server: it refuses connections in the block."""
     server.stop()
     try:
         yield
@@ -109,18 +109,18 @@ def stopped(server: Postgresql) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("outage", [stopped, Postgresql.frozen])
-def test_postgresql_is_away_for_longer_than_a_lease(
+def test_outage_of_postgresql_longer_than_a_lease(
     lab: Lab,
     own_postgresql: Postgresql,
     outage: Callable[[Postgresql], contextlib.AbstractContextManager[None]],
 ) -> None:
-    """Whether it refuses connections or answers nothing: every callback runs once."""
+    """Every callback runs once, whether the server refuses connections or does not answer."""
     go_through(start_on(lab, own_postgresql), outage(own_postgresql), 5)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_locked_rows_are_no_outage_for_the_others(lab: Lab, postgresql_url: str, mode: str) -> None:
-    """A person locks rows of one process for long: what it runs beside them keeps its lease."""
+def test_locked_rows_cost_no_other_lease(lab: Lab, postgresql_url: str, mode: str) -> None:
+    """A person locks rows of one process for long. Its other events keep their leases."""
     settings: dict[str, Any] = {"LEASE_SECONDS": 4, "WORKER_THREADS": EVENTS}
     site = Site.start(lab, mode, mode, postgresql_url, services=1, **settings)
     for number in range(EVENTS):
@@ -138,7 +138,7 @@ def test_locked_rows_are_no_outage_for_the_others(lab: Lab, postgresql_url: str,
 
 # SQLite
 
-#: Tools that keep a file from being written until their standard input ends.
+#: Tools that block writes to a file until their standard input ends.
 TOOLS = {
     "writes": """
 import sys
@@ -160,7 +160,7 @@ sys.stdin.read()
 
 @contextlib.contextmanager
 def locked(site: Site, tool: str) -> Iterator[None]:
-    """Have another process keep the inbox from being written."""
+    """Let another process block writes to the inbox."""
     command = [sys.executable, "-c", TOOLS[tool], str(sa.make_url(site.url).database)]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -172,7 +172,7 @@ def locked(site: Site, tool: str) -> Iterator[None]:
 
 
 def test_sqlite_is_locked_for_longer_than_a_lease(lab: Lab, tmp_path: Path) -> None:
-    """By a tool that writes, with the lock of the service or without: every callback runs once."""
+    """Every callback runs once, whether the tool holds SQLite's lock or the service's."""
     sites = {
         f"{mode}_{tool}": start(lab, f"{mode}_{tool}", mode, f"sqlite:///{tmp_path}/{mode}_{tool}")
         for mode in MODES

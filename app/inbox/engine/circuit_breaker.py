@@ -1,4 +1,4 @@
-"""Whether PostgreSQL counts as away, so that not everybody waits for it to find that out."""
+"""A circuit breaker: after one time-out, calls to PostgreSQL fail at once instead of waiting."""
 
 from __future__ import annotations
 
@@ -12,98 +12,97 @@ import psycopg
 
 from app.inbox.engine import deadline
 
-#: Seconds after a time-out in which nobody asks the server again.
-AWAY_SECONDS = 0.5
+#: Seconds for which the circuit stays open after a time-out, until a call may probe the server.
+OPEN_SECONDS = 0.5
 
-#: Seconds for which the others wait for what comes of a look, from its beginning. A server that
-#: is back answers much sooner, and then none of them fails.
-HOPE_SECONDS = 0.25
+#: Seconds, from the start of a probe, for which other calls wait for its result. A server that is
+#: back answers much sooner, and then none of these calls fails.
+PROBE_WAIT_SECONDS = 0.25
 
 
 class CircuitOpen(psycopg.OperationalError):
-    """The server was not asked: it has just not answered somebody else."""
+    """The call failed without asking the server, which did not answer another call in time."""
 
 
 class CircuitBreaker:
-    """What the threads of a process know of their server.
+    """Stops calls to a server that does not answer. The threads of a process share one.
 
-    A thread that waits in vain is lost to all requests that queue up behind it. So after one
-    time-out all calls fail at once, and every now and then one of them is let through to look,
-    for which the others wait a moment.
-    Whatever the server says to it, an error too, ends the outage. Only time-outs begin one: what
-    fails at once, such as a refused connection, holds up nobody.
+    A thread that waits in vain delays all requests behind it. So a time-out opens the circuit:
+    calls fail at once. After ``OPEN_SECONDS`` the circuit is half-open: one call goes through as a
+    probe, and the other calls wait a moment for its result. An answer closes the circuit, and so
+    does an error that the server reports. A refused connection opens nothing: it delays no call.
     """
 
     def __init__(self) -> None:
-        """Begin with a server that is well."""
+        """Start with a closed circuit."""
         self._changed = threading.Condition()
-        self._is_away = False
-        self._next_look = 0.0
-        self._hope_until = 0.0
-        self._well_since = -math.inf
-        self._suspected = -math.inf
+        self._is_open = False
+        self._next_probe = 0.0
+        self._wait_until = 0.0
+        self._closed_at = -math.inf
+        self._unanswered_since = -math.inf
 
     def suspects(self, connection: deadline.Connection) -> bool:
-        """Whether the connection is older than the last statement that was not answered.
+        """Return whether the ``connection`` is older than the last unanswered statement.
 
-        The server may have forgotten it, or a firewall on the way: each would cost a time-out
-        of its own.
+        The server or a firewall may have dropped it. Each such connection would cost a time-out.
         """
-        return connection.made < self._suspected
+        return connection.connected_at < self._unanswered_since
 
     @contextmanager
     def watch(self, seconds: float) -> Iterator[None]:
-        """Have the block end ``within`` so many seconds, and see whether the server answers it.
+        """Run the block with a deadline in ``seconds``, and learn from its result.
 
-        Raises ``Away`` instead of entering it during an outage.
+        Raises ``CircuitOpen`` without running the block while the circuit is open.
         """
-        begun = self._enter()
+        started = self._enter()
         try:
             with deadline.within(seconds):
                 yield
         except Exception as error:
-            self._judge(getattr(error, "orig", error), begun)  # SQLAlchemy's hold the driver's
+            self._judge(getattr(error, "orig", error), started)  # SQLAlchemy wraps the driver's
             raise
         else:
-            self._end()
+            self._close()
 
     def _enter(self) -> float:
+        """Return the time at which the call starts, as a probe if one is due."""
         with self._changed:
-            if self._is_away:
+            if self._is_open:
                 now = monotonic()
-                if now >= self._next_look:
-                    self._hope_until = now + HOPE_SECONDS
-                    # If this one waits for long, it is not the only one to look.
-                    self._next_look = now + deadline.SECONDS + AWAY_SECONDS
+                if now >= self._next_probe:
+                    self._wait_until = now + PROBE_WAIT_SECONDS
+                    # A probe can be a slow claim: another call may probe before it ends.
+                    self._next_probe = now + deadline.SECONDS + OPEN_SECONDS
                 else:
-                    self._hope()
+                    self._wait_for_probe()
         return monotonic()
 
-    def _hope(self) -> None:
+    def _wait_for_probe(self) -> None:
         self._changed.wait_for(
-            lambda: not self._is_away or monotonic() >= self._hope_until,
-            self._hope_until - monotonic(),
+            lambda: not self._is_open or monotonic() >= self._wait_until,
+            self._wait_until - monotonic(),
         )
-        if self._is_away:
-            raise CircuitOpen("PostgreSQL has just not answered in time")
+        if self._is_open:
+            raise CircuitOpen("PostgreSQL did not answer another call in time")
 
-    def _judge(self, error: BaseException, begun: float) -> None:
+    def _judge(self, error: BaseException, started: float) -> None:
         if not isinstance(error, (deadline.TimedOut, psycopg.errors.ConnectionTimeout)):
-            self._end()
+            self._close()
             return
         with self._changed:
             if isinstance(error, deadline.TimedOut):
-                # What was made after that has been answered since.
-                self._suspected = max(self._suspected, begun)
-            if begun >= self._well_since:  # otherwise somebody was answered meanwhile
-                self._is_away = True
-                self._next_look = monotonic() + AWAY_SECONDS
-                self._hope_until = 0.0
+                # Connections that were made after the start were answered since.
+                self._unanswered_since = max(self._unanswered_since, started)
+            if started >= self._closed_at:  # a later answer to another call is newer information
+                self._is_open = True
+                self._next_probe = monotonic() + OPEN_SECONDS
+                self._wait_until = 0.0
                 self._changed.notify_all()
 
-    def _end(self) -> None:
+    def _close(self) -> None:
         with self._changed:
-            if self._is_away:
-                self._is_away = False
-                self._well_since = monotonic()
+            if self._is_open:
+                self._is_open = False
+                self._closed_at = monotonic()
                 self._changed.notify_all()

@@ -1,8 +1,7 @@
-"""How long PostgreSQL is waited for, counted on this side of the connection.
+"""A deadline for everything that waits for PostgreSQL, counted on this side of the connection.
 
-The server's own limits are counted by the server. When its processes are frozen, or the network
-swallows what it says, it counts nothing, the kernels go on confirming what is sent, and the
-driver would wait for ever.
+The server counts its own limits. It counts nothing when its processes are frozen or the network
+drops its answers. The kernels still confirm what is sent, so the driver would wait for ever.
 """
 
 from __future__ import annotations
@@ -24,36 +23,37 @@ from app.runtime import threads
 
 T = TypeVar("T")
 
-#: Seconds for one statement, with connecting, and with the second try when its connection was
-#: lost. A delivery is answered 503 within two seconds, and this leaves some for the rest.
+#: Seconds for one statement, with waiting for a connection, connecting, and the second try after a
+#: lost connection. A delivery is answered 503 within two seconds; the rest of them is a margin.
 SECONDS = 1.5
 
-#: Seconds for a claim of a worker, which no delivery waits for: among 100,000 events of one object
-#: that all have to wait, it takes the server half a second to find that none may run.
-PATIENT_SECONDS = 6.0
+#: Seconds for a worker's claim. No delivery waits for it. Among 100,000 events of one concurrency
+#: key that all have to wait, the server takes half a second to find that none may run.
+SLOW_SECONDS = 6.0
 
-#: Seconds for what a person or a reconciliation reads: it may go through the whole table.
+#: Seconds for a read of a command or of reconciliation: it may scan the whole table.
 READ_SECONDS = 35.0
 
-#: Seconds for any other statement, which are those of a migration: more than it waits for others.
+#: Seconds for each statement without a deadline, which is one of a migration. It exceeds the time
+#: that a migration waits for another one.
 LONGEST_SECONDS = 65.0
 
-#: Seconds for which a connection is kept that came too late for who asked for it.
+#: Seconds for which a connection is kept that was made too late for its caller.
 LATE_SECONDS = 5.0
 
-#: Seconds between two looks at the clock while a statement waits.
-_TICK = 0.1
+#: Seconds between two checks of the deadline while a statement waits.
+_CHECK_SECONDS = 0.1
 
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 
 class TimedOut(psycopg.OperationalError):
-    """The server did not answer in time. Whether it ran the statement, or still will, is open."""
+    """The server did not answer before the deadline. It may have run the statement, or may yet."""
 
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Have all that the block asks of PostgreSQL end within so many seconds, all together."""
+    """Set a deadline, ``seconds`` from now, for all calls to PostgreSQL in the block together."""
     token = _deadline.set(monotonic() + seconds)
     try:
         yield
@@ -61,77 +61,82 @@ def within(seconds: float) -> Iterator[None]:
         _deadline.reset(token)
 
 
-class Connection(psycopg.Connection[Any]):
-    """A connection that is closed when an answer does not come in time.
+def seconds_left() -> float:
+    """Return the seconds until the deadline, or ``LONGEST_SECONDS`` without one."""
+    deadline = _deadline.get()
+    return LONGEST_SECONDS if deadline is None else deadline - monotonic()
 
-    It is not waited for then, and nothing is asked of the server, which would have to answer
-    that as well: not to roll back, and not to cancel the statement.
+
+class Connection(psycopg.Connection[Any]):
+    """A connection that is closed when an answer misses the deadline.
+
+    Closing it asks nothing of the server. A rollback or a cancel request would wait for an answer
+    as well.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take what the driver gives."""
+        """Take the arguments of the driver."""
         super().__init__(*args, **kwargs)
-        self.made = monotonic()
-        """When it was made, by this machine's clock of what has passed."""
+        self.connected_at = monotonic()
+        """The monotonic time at which it was made."""
+        self.statement_timeout_ms = 0
+        """The server's limit for a statement, if the connection's owner changes it."""
 
-    def wait(self, gen: PQGen[T], interval: float = _TICK, timeout: float | None = None) -> T:
-        """Run the driver's generator ``gen`` to its end. Raises ``TimedOut``.
+    def wait(
+        self, gen: PQGen[T], interval: float = _CHECK_SECONDS, timeout: float | None = None
+    ) -> T:
+        """Run the driver's generator ``gen`` to its end. Raises ``TimedOut`` at the deadline.
 
-        A listener has its own ``timeout``, after which all is well.
+        A listener passes a ``timeout`` of its own, which is no failure when it ends.
         """
         if timeout is not None:
             return super().wait(gen, interval, timeout)
-        deadline = _deadline.get()
-        if deadline is None:
-            deadline = monotonic() + LONGEST_SECONDS
-        interval = min(interval, max(0.0, deadline - monotonic()))
+        left = seconds_left()
         try:
-            return super().wait(_until(deadline, gen), interval)
+            return super().wait(_until(monotonic() + left, gen), min(interval, max(0.0, left)))
         except TimedOut:
             self.close()
             raise
 
 
 def _until(deadline: float, gen: PQGen[T]) -> PQGen[T]:
-    """Run ``gen``, which says what it waits for and is told what has come, up to a time."""
+    """Run the driver's generator ``gen``. Raises ``TimedOut`` at the monotonic ``deadline``."""
     try:
         awaited = next(gen)
         while True:
-            come = yield awaited
-            # What has come is looked at first, even late.
-            if not come and monotonic() >= deadline:
+            ready = yield awaited
+            # An answer that has arrived is read first, even after the deadline.
+            if not ready and monotonic() >= deadline:
                 raise TimedOut("PostgreSQL did not answer in time")
-            awaited = gen.send(come)
+            awaited = gen.send(ready)
     except StopIteration as end:
         result: T = end.value
         return result
 
 
 class Connector:
-    """Makes connections, and has nobody wait for one longer than ``within`` allows.
+    """Makes connections within the deadline of the caller.
 
-    The driver looks up a name for as long as the system takes, and gives each address that it
-    finds two seconds at least. So a thread of its own connects, and goes on when it is too late
-    for who asked: an address that is reached behind one that does not answer serves the next.
+    The driver resolves a name for as long as the system takes, and gives each address at least two
+    seconds. So a separate thread connects. It continues after the caller's deadline, because an
+    address behind one that does not answer is reached late. The next caller gets that connection.
     """
 
     def __init__(self) -> None:
-        """Begin with no connection."""
+        """Start with no connection."""
         self._late: deque[Future[Connection]] = deque()
 
     def connect(self, *args: Any, **kwargs: Any) -> Connection:
-        """Return a connection. Takes the driver's arguments, and raises its errors.
+        """Return a connection. Takes the driver's arguments, and raises the driver's errors.
 
-        Outside of ``within`` it is made in this thread: a process that forks next must have
-        no other.
+        Without a deadline this thread connects: a process that forks next must have no other
+        thread.
         """
-        deadline = _deadline.get()
-        if deadline is None:
+        if _deadline.get() is None:
             return Connection.connect(*args, **kwargs)
         future = self._take() or _begin(args, kwargs)
-        deadline = min(deadline, monotonic() + SECONDS)
         try:
-            return future.result(deadline - monotonic())
+            return future.result(min(seconds_left(), SECONDS))
         except TimeoutError:
             self._late.append(future)
             raise psycopg.errors.ConnectionTimeout(
@@ -139,7 +144,7 @@ class Connector:
             ) from None
 
     def _take(self) -> Future[Connection] | None:
-        """Return a connection that is still being made, or has just been."""
+        """Return a late connection: one in progress, or one that is fresh."""
         with suppress(IndexError):
             while True:
                 future = self._late.popleft()
@@ -149,7 +154,7 @@ class Connector:
         return None
 
     def close(self) -> None:
-        """Close what nobody has asked for again, at once or when it is there."""
+        """Close the late connections: at once, or as soon as they are made."""
         while self._late:
             self._late.popleft().add_done_callback(_close)
 
@@ -164,20 +169,20 @@ def _begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Connection]:
 
 
 def _fill(future: Future[Connection], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Connect. Called again when it raises: a future that stays open would block all others."""
+    """Connect. Called again when it raises: a future that never ends would block all callers."""
     if future.done():
         return
     try:
         connection = Connection.connect(*args, **kwargs)
-    except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+    except BaseException as error:  # noqa: BLE001 - the caller of result() gets it
         future.set_exception(error)
     else:
         future.set_result(connection)
 
 
 def _is_fresh(future: Future[Connection]) -> bool:
-    made = -math.inf if future.exception() else future.result().made
-    return made > monotonic() - LATE_SECONDS
+    connected_at = -math.inf if future.exception() else future.result().connected_at
+    return connected_at > monotonic() - LATE_SECONDS
 
 
 def _close(future: Future[Connection]) -> None:

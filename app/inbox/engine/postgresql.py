@@ -1,29 +1,27 @@
-"""PostgreSQL: how it is reached, with a connection of its own for each thread that writes."""
+"""PostgreSQL: its connections, their settings, and how statements are written over them."""
 
 from __future__ import annotations
 
-import threading
-import weakref
-from typing import Any, cast
+from typing import Any
 
 import psycopg
 import sqlalchemy as sa
 
 from app.inbox.engine import deadline
 from app.inbox.engine.circuit_breaker import CircuitBreaker
+from app.inbox.engine.connection_pool import ConnectionPool
 from app.inbox.engine.deadline import Connection, Connector
 
-#: Seconds to connect to one address: as few as the driver allows.
+#: Seconds to connect to one address: the driver's minimum.
 CONNECT_TIMEOUT = 2
 
-#: Milliseconds that one statement may take. The server's limits are the shorter ones, so that an
-#: answer comes where there is somebody to give it, and its connection is kept.
+#: Milliseconds for one statement, counted by the server. Each is shorter than the deadline on this
+#: side, so that the server's error arrives and the connection is kept.
 STATEMENT_TIMEOUT_MS = 1_200
-PATIENT_STATEMENT_TIMEOUT_MS = 5_000
+SLOW_STATEMENT_TIMEOUT_MS = 5_000
 READ_STATEMENT_TIMEOUT_MS = 30_000
 
-#: Milliseconds that a statement may wait for a row that somebody else has locked: what waits
-#: behind it are the renewals of other leases.
+#: Milliseconds that a statement may wait for a locked row. Renewals of other leases wait behind it.
 LOCK_TIMEOUT_MS = 1_000
 
 #: Makes every acknowledged commit durable where the database's default is ``off``. A stronger
@@ -37,19 +35,10 @@ _COMMIT_SYNCHRONOUSLY = (
 UNCONFIRMED_MS = 5_000
 
 
-def make_engine(
-    url: sa.URL,
-    outage: CircuitBreaker,
-    *,
-    autocommit: bool,
-    statement_timeout_ms: int = READ_STATEMENT_TIMEOUT_MS,
-) -> sa.Engine:
-    """Return an engine that gives up soon on a server that does not answer.
-
-    It gives no connection that the ``outage`` suspects.
-    """
+def _arguments(url: sa.URL, statement_timeout_ms: int) -> dict[str, Any]:
+    """Return the arguments of a connection that the ``url`` does not hold."""
     timeouts = f"-c statement_timeout={statement_timeout_ms} -c lock_timeout={LOCK_TIMEOUT_MS}"
-    arguments = {
+    return {
         "connect_timeout": CONNECT_TIMEOUT,
         "tcp_user_timeout": UNCONFIRMED_MS,
         # A server that vanishes behind an open connection is noticed in seconds, not in hours.
@@ -59,142 +48,114 @@ def make_engine(
         "options": f"{url.query.get('options', '')} {timeouts}".strip(),
         "application_name": "stripe-events",
     }
+
+
+def make_engine(url: sa.URL, breaker: CircuitBreaker, *, autocommit: bool) -> sa.Engine:
+    """Return an engine for reads, or for a migration if not ``autocommit``.
+
+    It connects within the caller's deadline. It replaces connections that the ``breaker`` suspects.
+    """
     engine = sa.create_engine(
         url,
-        connect_args=arguments,
+        connect_args=_arguments(url, READ_STATEMENT_TIMEOUT_MS),
         isolation_level="AUTOCOMMIT" if autocommit else None,
         # An error's text goes to the log, and a parameter is the body.
         hide_parameters=True,
         max_overflow=-1,
     )
-    _watch(engine, outage)
-    return engine
-
-
-def _watch(engine: sa.Engine, outage: CircuitBreaker) -> None:
     connector = Connector()
 
     @sa.event.listens_for(engine, "do_connect")
     def connect(_dialect: object, _record: object, args: Any, names: Any) -> Connection:
-        return _pinned(connector.connect(*args, **names))
+        return _commit_synchronously(connector.connect(*args, **names))
 
     @sa.event.listens_for(engine, "checkout")
     def check_out(connection: Connection, _record: object, _proxy: object) -> None:
-        if outage.suspects(connection):
-            raise sa.exc.InvalidatePoolError  # all of that age are replaced by new ones
+        if breaker.suspects(connection):
+            raise sa.exc.InvalidatePoolError  # replaces all connections of that age
 
     @sa.event.listens_for(engine, "engine_disposed")
     def dispose(_engine: object) -> None:
         connector.close()
 
+    return engine
 
-def _pinned(connection: Connection) -> Connection:
-    connection.autocommit = True  # otherwise a rollback would take the setting back
+
+def _commit_synchronously(connection: Connection) -> Connection:
+    connection.autocommit = True  # a rollback would undo the setting
     try:
         connection.execute(_COMMIT_SYNCHRONOUSLY)
     except BaseException:
         connection.close()
         raise
-    connection.autocommit = False  # as the driver gives it, and SQLAlchemy changes it
+    connection.autocommit = False  # the driver's default, which SQLAlchemy expects
     return connection
 
 
-class _Held:
-    """The connection of one thread, given back to the pool when the thread has ended."""
-
-    def __init__(self, connection: sa.PoolProxiedConnection) -> None:
-        self.connection = connection
-        self.is_patient = False
-
-    @property
-    def driver(self) -> Connection:
-        driver: Any = self.connection.driver_connection
-        return cast("Connection", driver)
-
-    def __del__(self) -> None:
-        self.connection.close()
-
-
 class PostgresqlWriter:
-    """Writes from many threads at once.
+    """Writes from many threads at once, over connections that they share.
 
-    The threads of a server are few and live long. A connection of their own saves the pool's
-    work at every statement.
+    SQLAlchemy compiles each statement once, and the driver runs it. Under SQLAlchemy's pool a short
+    statement took nearly twice the processor time.
     """
 
-    def __init__(self, url: sa.URL, outage: CircuitBreaker) -> None:
-        """Take the ``url`` to connect to, and what is known of its server."""
-        self._outage = outage
-        self._engine = make_engine(
-            url, outage, autocommit=True, statement_timeout_ms=STATEMENT_TIMEOUT_MS
-        )
-        self._threads = threading.local()
-        self._held: weakref.WeakSet[_Held] = weakref.WeakSet()
+    def __init__(self, url: sa.URL, breaker: CircuitBreaker) -> None:
+        """Take the ``url`` to connect to, and the circuit ``breaker`` of its server."""
+        self._breaker = breaker
+        self._dialect = url.get_dialect()()
+        _, names = self._dialect.create_connect_args(url)
+        self._arguments = {**names, **_arguments(url, STATEMENT_TIMEOUT_MS)}
+        self._connector = Connector()
+        self._pool = ConnectionPool(self._connect, breaker)
         self._statements: dict[sa.Executable, str] = {}
+
+    def _connect(self) -> Connection:
+        connection = _commit_synchronously(self._connector.connect(**self._arguments))
+        connection.autocommit = True
+        connection.statement_timeout_ms = STATEMENT_TIMEOUT_MS
+        return connection
 
     def execute(
         self, statement: sa.Executable, parameters: dict[str, Any], *, slow_ok: bool = False
     ) -> tuple[Any, ...] | None:
         """Run one statement, commit it, and return its first row.
 
-        It ends within seconds, whatever the server does; ``patient`` gives it some more. When the
-        connection turns out to be lost, the statement is run once more on a new one, so it has to
-        bear being run twice. One that was not answered in time is not, but the server may run it
-        whenever it comes round (see ``statements``). Raises the driver's error.
+        It ends after ``deadline.SECONDS`` at the latest, or ``deadline.SLOW_SECONDS`` if
+        ``slow_ok``. When its connection is lost it runs once more on another one, so it has to be
+        idempotent. A statement that timed out does not run again here, but the server may still run
+        it at any time later. Raises the driver's error.
         """
-        sql = self._prepare(statement)
-        with self._outage.watch(deadline.PATIENT_SECONDS if slow_ok else deadline.SECONDS):
-            held = self._take()
-            try:
-                return self._execute(held, sql, parameters, slow_ok=slow_ok)
-            except psycopg.Error as error:
-                lost = held.driver.closed
-                # Not only when it is lost: a demoted server keeps its connections open.
-                self._drop(held)
-                if not lost or isinstance(error, deadline.TimedOut):
-                    raise
-            return self._execute(self._take(), sql, parameters, slow_ok=slow_ok)
-
-    def _prepare(self, statement: sa.Executable) -> str:
         sql = self._statements.get(statement)
         if sql is None:
-            sql = self._statements[statement] = _compile(statement, self._engine)
-        return sql
-
-    def _take(self) -> _Held:
-        held: _Held | None = getattr(self._threads, "held", None)
-        if held is not None and self._outage.suspects(held.driver):
-            self._drop(held)
-            held = None
-        if held is None:
-            held = self._threads.held = _Held(self._engine.raw_connection())
-            self._held.add(held)
-        return held
-
-    def _drop(self, held: _Held) -> None:
-        self._threads.held = None
-        held.connection.invalidate()
-
-    def _execute(
-        self, held: _Held, sql: str, parameters: dict[str, Any], *, slow_ok: bool
-    ) -> tuple[Any, ...] | None:
-        connection = held.driver
-        if slow_ok and not held.is_patient:
-            # Once for all: who claims for workers answers no deliveries, and for all other
-            # statements of the thread the limit on this side is the shorter one still.
-            connection.execute(f"SET statement_timeout = {PATIENT_STATEMENT_TIMEOUT_MS}")
-            held.is_patient = True
-        cursor = connection.execute(sql, parameters)
-        row: tuple[Any, ...] | None = cursor.fetchone() if cursor.description else None
-        return row
+            sql = self._statements[statement] = _compile(statement, self._dialect)
+        limit = SLOW_STATEMENT_TIMEOUT_MS if slow_ok else STATEMENT_TIMEOUT_MS
+        with self._breaker.watch(deadline.SLOW_SECONDS if slow_ok else deadline.SECONDS):
+            with self._pool.connection(limit) as connection:
+                try:
+                    return _execute(connection, sql, parameters, limit)
+                except psycopg.Error as error:
+                    if not connection.closed or isinstance(error, deadline.TimedOut):
+                        raise
+            self._pool.clear()  # the idle connections were lost as well
+            with self._pool.connection(limit) as connection:
+                return _execute(connection, sql, parameters, limit)
 
     def close(self) -> None:
-        """Close the connections of all threads. None of them may be in use."""
-        for held in list(self._held):
-            held.connection.close()
-        self._threads = threading.local()
-        self._engine.dispose()
+        """Close all connections. None of them may be in use."""
+        self._pool.clear()
+        self._connector.close()
 
 
-def _compile(statement: Any, engine: sa.Engine) -> str:
-    return str(statement.compile(engine))
+def _execute(
+    connection: Connection, sql: str, parameters: dict[str, Any], statement_timeout_ms: int
+) -> tuple[Any, ...] | None:
+    if connection.statement_timeout_ms != statement_timeout_ms:
+        connection.execute(f"SET statement_timeout = {statement_timeout_ms}")
+        connection.statement_timeout_ms = statement_timeout_ms
+    cursor = connection.execute(sql, parameters)
+    row: tuple[Any, ...] | None = cursor.fetchone() if cursor.description else None
+    return row
+
+
+def _compile(statement: Any, dialect: Any) -> str:
+    return str(statement.compile(dialect=dialect))

@@ -34,7 +34,7 @@ _UNSAFE_SETTINGS = sa.text("SELECT name FROM pg_settings WHERE name = 'fsync' AN
 
 
 class PostgresqlEngine:
-    """Implements ``interface.Engine``. Each thread that writes has a connection of its own."""
+    """Implements ``interface.Engine``. The threads of a process share its connections."""
 
     single_host = False
 

@@ -1,4 +1,4 @@
-"""After one time-out nobody waits for the server, and one at a time looks for it."""
+"""After one time-out calls fail at once, and single probes test whether the server is back."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ from app.inbox.engine import circuit_breaker
 from app.inbox.engine.circuit_breaker import CircuitBreaker, CircuitOpen
 from app.inbox.engine.deadline import Connection, TimedOut
 
-AGES = 3600.0
+LONG = 3600.0
+"""Seconds that do not pass in a test."""
 
 
 @pytest.fixture
-def server() -> CircuitBreaker:
-    """What is known of a server that is well."""
+def breaker() -> CircuitBreaker:
+    """A circuit breaker whose circuit is closed."""
     return CircuitBreaker()
 
 
-def ask(server: CircuitBreaker, error: Exception | None = None) -> None:
-    """Ask the server, which answers, or does not."""
-    with server.watch(1.0):
+def call(breaker: CircuitBreaker, error: Exception | None = None) -> None:
+    """Call the server, which answers, or fails with the ``error``."""
+    with breaker.watch(1.0):
         if error is not None:
             raise error
 
 
-def time_out(server: CircuitBreaker, error: Exception | None = None) -> None:
-    """Ask the server, which does not answer."""
+def time_out(breaker: CircuitBreaker, error: Exception | None = None) -> None:
+    """Call the server, which does not answer."""
     with pytest.raises(psycopg.Error):
-        ask(server, error or TimedOut())
+        call(breaker, error or TimedOut())
 
 
 def connection_made(at: float) -> Connection:
-    """Return what has been made at that time: only its age counts."""
-    made: Any = SimpleNamespace(made=at)
+    """Return a stand-in for a connection that was made at this time: only its age counts."""
+    made: Any = SimpleNamespace(connected_at=at)
     return made  # type: ignore[no-any-return]  # a real one has a server
 
 
@@ -52,65 +53,67 @@ def connection_made(at: float) -> Connection:
         sa.exc.OperationalError("SELECT 1", {}, TimedOut()),
     ],
 )
-def test_nobody_waits_after_a_time_out(
-    server: CircuitBreaker, monkeypatch: pytest.MonkeyPatch, error: Exception
+def test_time_out_opens_the_circuit(
+    breaker: CircuitBreaker, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """Whether to connect or for an answer, and whoever reports it."""
-    monkeypatch.setattr(circuit_breaker, "AWAY_SECONDS", AGES)
+    """A time-out of connecting or of a statement, raised by the driver or by SQLAlchemy."""
+    monkeypatch.setattr(circuit_breaker, "OPEN_SECONDS", LONG)
     with pytest.raises(type(error)):
-        ask(server, error)
+        call(breaker, error)
 
     for _ in range(3):
         with pytest.raises(CircuitOpen):
-            ask(server)
+            call(breaker)
 
 
 @pytest.mark.parametrize("error", [psycopg.OperationalError("refused"), ValueError("no value")])
-def test_what_fails_at_once_begins_no_outage(server: CircuitBreaker, error: Exception) -> None:
-    """It holds up nobody, and the next one may have more luck."""
-    with pytest.raises(type(error)):
-        ask(server, error)
-
-    ask(server)
-
-
-def test_one_looks_while_the_others_fail(
-    server: CircuitBreaker, monkeypatch: pytest.MonkeyPatch
+def test_immediate_failure_leaves_the_circuit_closed(
+    breaker: CircuitBreaker, error: Exception
 ) -> None:
-    """When it is time to look, one call is let through; if it is answered, all are."""
-    monkeypatch.setattr(circuit_breaker, "AWAY_SECONDS", 0.0)
-    monkeypatch.setattr(circuit_breaker, "HOPE_SECONDS", 0.0)
-    time_out(server)
+    """It delays no other call, and the next call may succeed."""
+    with pytest.raises(type(error)):
+        call(breaker, error)
 
-    with server.watch(1.0):
+    call(breaker)
+
+
+def test_half_open_circuit_lets_one_probe_through(
+    breaker: CircuitBreaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other calls fail until the probe is answered, and succeed afterwards."""
+    monkeypatch.setattr(circuit_breaker, "OPEN_SECONDS", 0.0)
+    monkeypatch.setattr(circuit_breaker, "PROBE_WAIT_SECONDS", 0.0)
+    time_out(breaker)
+
+    with breaker.watch(1.0):
         for _ in range(3):
             with pytest.raises(CircuitOpen):
-                ask(server)
-    ask(server)
-    ask(server)
+                call(breaker)
+    call(breaker)
+    call(breaker)
 
 
 @pytest.mark.parametrize("answered", [True, False])
-def test_others_wait_a_moment_for_what_comes_of_a_look(
-    server: CircuitBreaker, monkeypatch: pytest.MonkeyPatch, *, answered: bool
+def test_other_calls_wait_for_the_result_of_a_probe(
+    breaker: CircuitBreaker, monkeypatch: pytest.MonkeyPatch, *, answered: bool
 ) -> None:
-    """A crowd that finds the server back is not refused because one of them looked first."""
-    monkeypatch.setattr(circuit_breaker, "AWAY_SECONDS", 0.0)
-    monkeypatch.setattr(circuit_breaker, "HOPE_SECONDS", AGES)
-    time_out(server)
-    monkeypatch.setattr(circuit_breaker, "AWAY_SECONDS", AGES)
+    """Calls that arrive together at a server that is back succeed together."""
+    monkeypatch.setattr(circuit_breaker, "OPEN_SECONDS", 0.0)
+    monkeypatch.setattr(circuit_breaker, "PROBE_WAIT_SECONDS", LONG)
+    time_out(breaker)
+    monkeypatch.setattr(circuit_breaker, "OPEN_SECONDS", LONG)
     results: list[str] = []
 
-    def ask_too() -> None:
+    def call_too() -> None:
         try:
-            ask(server)
+            call(breaker)
         except CircuitOpen:
-            results.append("away")
+            results.append("open")
         else:
-            results.append("well")
+            results.append("answered")
 
-    others = [threading.Thread(target=ask_too) for _ in range(3)]
-    with contextlib.suppress(TimedOut), server.watch(1.0):
+    others = [threading.Thread(target=call_too) for _ in range(3)]
+    with contextlib.suppress(TimedOut), breaker.watch(1.0):
         for each in others:
             each.start()
         if not answered:
@@ -118,76 +121,78 @@ def test_others_wait_a_moment_for_what_comes_of_a_look(
     for each in others:
         each.join(30)
 
-    assert results == ["well" if answered else "away"] * 3
+    assert results == ["answered" if answered else "open"] * 3
 
 
-def test_look_in_vain_prolongs_the_outage(
-    server: CircuitBreaker, monkeypatch: pytest.MonkeyPatch
+def test_probe_that_times_out_opens_the_circuit_again(
+    breaker: CircuitBreaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until the next one looks."""
-    monkeypatch.setattr(circuit_breaker, "AWAY_SECONDS", 0.0)
-    time_out(server)
-    monkeypatch.setattr(circuit_breaker, "AWAY_SECONDS", AGES)
-    time_out(server)
+    """Calls fail at once until the next probe is due."""
+    monkeypatch.setattr(circuit_breaker, "OPEN_SECONDS", 0.0)
+    time_out(breaker)
+    monkeypatch.setattr(circuit_breaker, "OPEN_SECONDS", LONG)
+    time_out(breaker)
 
     with pytest.raises(CircuitOpen):
-        ask(server)
+        call(breaker)
 
 
-def test_any_answer_ends_the_outage(
-    server: CircuitBreaker, monkeypatch: pytest.MonkeyPatch
+def test_any_answer_closes_the_circuit(
+    breaker: CircuitBreaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that refuses is there, and keeps nobody waiting."""
-    monkeypatch.setattr(circuit_breaker, "AWAY_SECONDS", 0.0)
-    time_out(server)
+    """A server that reports an error answers, so it delays no call."""
+    monkeypatch.setattr(circuit_breaker, "OPEN_SECONDS", 0.0)
+    time_out(breaker)
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
-        ask(server, psycopg.errors.ReadOnlySqlTransaction())
+        call(breaker, psycopg.errors.ReadOnlySqlTransaction())
 
-    ask(server)
-    ask(server)
+    call(breaker)
+    call(breaker)
 
 
-def test_one_who_looks_for_long_is_not_the_only_one(
-    server: CircuitBreaker, monkeypatch: pytest.MonkeyPatch
+def test_slow_probe_is_followed_by_another(
+    breaker: CircuitBreaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A patient claim keeps no delivery from finding out that the server is back."""
-    monkeypatch.setattr(circuit_breaker, "AWAY_SECONDS", 0.0)
+    """A slow claim as the probe does not keep deliveries from finding that the server is back."""
+    monkeypatch.setattr(circuit_breaker, "OPEN_SECONDS", 0.0)
     monkeypatch.setattr("app.inbox.engine.deadline.SECONDS", 0.0)
-    time_out(server)
+    time_out(breaker)
 
-    with server.watch(1.0):
-        ask(server)
+    with breaker.watch(1.0):
+        call(breaker)
 
 
-def test_old_time_out_does_not_begin_an_outage_again(
-    server: CircuitBreaker, monkeypatch: pytest.MonkeyPatch
+def test_outdated_time_out_leaves_the_circuit_closed(
+    breaker: CircuitBreaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who has waited since before the others were answered tells nothing new."""
-    monkeypatch.setattr(circuit_breaker, "AWAY_SECONDS", 0.0)
-    with pytest.raises(TimedOut), server.watch(1.0):  # noqa: PT012 - two calls at the same time
-        time_out(server)
-        ask(server)
-        monkeypatch.setattr(circuit_breaker, "AWAY_SECONDS", AGES)
+    """A call that started before the last answer says nothing about the server now."""
+    monkeypatch.setattr(circuit_breaker, "OPEN_SECONDS", 0.0)
+    with pytest.raises(TimedOut), breaker.watch(1.0):  # noqa: PT012 - two calls at the same time
+        time_out(breaker)
+        call(breaker)
+        monkeypatch.setattr(circuit_breaker, "OPEN_SECONDS", LONG)
         raise TimedOut
 
-    ask(server)
+    call(breaker)
 
 
-def test_older_connections_are_suspected(server: CircuitBreaker) -> None:
-    """The statement that was not answered tells of those that were there when it began."""
+def test_connections_older_than_an_unanswered_statement_are_suspects(
+    breaker: CircuitBreaker,
+) -> None:
+    """Connections that were made after the statement started are not."""
     before = connection_made(monotonic())
-    assert not server.suspects(before)
-    with pytest.raises(TimedOut), server.watch(1.0):  # noqa: PT012 - made in between
-        meanwhile = connection_made(monotonic())
+    assert not breaker.suspects(before)
+    with pytest.raises(TimedOut), breaker.watch(1.0):  # noqa: PT012 - made during the statement
+        after = connection_made(monotonic())
         raise TimedOut
 
-    assert server.suspects(before)
-    assert not server.suspects(meanwhile)
+    assert breaker.suspects(before)
+    assert not breaker.suspects(after)
 
 
-def test_connecting_in_vain_suspects_no_connection(server: CircuitBreaker) -> None:
-    """Another address may be tried first, which does not answer: what is there goes on."""
+def test_time_out_of_connecting_makes_no_suspects(breaker: CircuitBreaker) -> None:
+    """The first of several addresses may not answer while open connections work."""
     before = connection_made(monotonic())
-    time_out(server, psycopg.errors.ConnectionTimeout())
+    time_out(breaker, psycopg.errors.ConnectionTimeout())
 
-    assert not server.suspects(before)
+    assert not breaker.suspects(before)

@@ -1,4 +1,4 @@
-"""PostgreSQL is waited for within limits that are counted on our side of the connection."""
+"""Everything that waits for PostgreSQL has a deadline, counted on our side of the connection."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.support.waiting import wait_for
 EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")
 BACKEND = sa.text("SELECT pg_backend_pid()")
 SOON = 0.2
-"""Seconds within which what is swallowed is given up in these tests."""
+"""Seconds of a deadline that these tests wait for."""
 
 
 @pytest.fixture
 def path(postgresql_url: str) -> Iterator[Path]:
-    """A path to the server that can swallow what is sent."""
+    """A network path to the server that can drop all traffic."""
     path = Path(postgresql_url)
     yield path
     path.close()
@@ -35,7 +35,7 @@ def path(postgresql_url: str) -> Iterator[Path]:
 
 @pytest.fixture
 def connector() -> Iterator[Connector]:
-    """What makes connections."""
+    """A connector without a connection."""
     connector = Connector()
     yield connector
     connector.close()
@@ -43,8 +43,8 @@ def connector() -> Iterator[Connector]:
 
 @pytest.fixture
 def base(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresqlEngine]:
-    """A database behind that path, that is asked again at once after an outage."""
-    monkeypatch.setattr(circuit_breaker, "AWAY_SECONDS", 0.0)
+    """A database behind that path. Its circuit breaker probes it at once after a time-out."""
+    monkeypatch.setattr(circuit_breaker, "OPEN_SECONDS", 0.0)
     monkeypatch.setattr(deadline, "SECONDS", 30.0)  # however slow the machine is
     base = PostgresqlEngine(path.url)
     yield base
@@ -53,28 +53,28 @@ def base(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresqlEngi
 
 
 def dsn(path: Path) -> str:
-    """Return the path's URL as the driver takes it."""
+    """Return the URL of the path in the form of the driver."""
     return path.url.replace("+psycopg", "")
 
 
 def reason(act: Callable[[], object]) -> str:
-    """Return why the database is not available."""
+    """Return the reason of the ``InboxUnavailable`` that ``act`` raises."""
     with pytest.raises(InboxUnavailable) as raised:
         act()
     return raised.value.reason
 
 
-def test_statement_that_is_not_answered_is_given_up(
+def test_unanswered_statement_ends_at_the_deadline(
     path: Path, base: PostgresqlEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not run again on another connection, which may be as silent, and all is well later."""
+    """It does not run again on another connection, and later statements succeed."""
     (backend,) = base.execute(BACKEND, {}) or ()
     accepted = path.accepted
     monkeypatch.setattr(deadline, "SECONDS", SOON)
     path.swallow()
 
-    said = reason(lambda: base.execute(BACKEND, {}))
-    assert said == "TimedOut: PostgreSQL did not answer in time"
+    error = reason(lambda: base.execute(BACKEND, {}))
+    assert error == "TimedOut: PostgreSQL did not answer in time"
     assert path.accepted == accepted
     monkeypatch.setattr(deadline, "SECONDS", 30.0)
     path.open()
@@ -82,24 +82,24 @@ def test_statement_that_is_not_answered_is_given_up(
     assert other != backend
 
 
-def test_patient_statement_has_more_time_on_both_sides(postgresql_url: str) -> None:
-    """A worker's claim may look at many events; once it has, its connection stays so."""
+def test_slow_statement_has_more_time_on_both_sides(postgresql_url: str) -> None:
+    """A worker's claim may scan many events. A delivery on the same connection has less time."""
     base = PostgresqlEngine(postgresql_url)
     show = sa.text("SHOW statement_timeout")
 
     shown = [base.execute(show, {}, slow_ok=slow_ok) for slow_ok in (False, True, True, False)]
-    assert shown == [("1200ms",), ("5s",), ("5s",), ("5s",)]
+    assert shown == [("1200ms",), ("5s",), ("5s",), ("1200ms",)]
     base.close()
 
 
-def test_answer_comes_from_the_server_where_there_is_one(postgresql_url: str) -> None:
-    """Its own limit is the shorter one: it says what was wrong, and the connection is kept."""
+def test_server_that_answers_ends_a_long_statement_itself(postgresql_url: str) -> None:
+    """Its limit is the shorter one: its error arrives, and the circuit stays closed."""
     base = PostgresqlEngine(postgresql_url)
     (backend,) = base.execute(BACKEND, {}) or ()
 
-    said = reason(lambda: base.execute(sa.text("SELECT pg_sleep(60)"), {}))
-    assert said == "QueryCanceled: canceling statement due to statement timeout"
-    assert base.execute(BACKEND, {}) is not None  # no outage
+    error = reason(lambda: base.execute(sa.text("SELECT pg_sleep(60)"), {}))
+    assert error == "QueryCanceled: canceling statement due to statement timeout"
+    assert base.execute(BACKEND, {}) is not None  # the circuit is closed
     base.close()
     assert backend
 
@@ -107,7 +107,7 @@ def test_answer_comes_from_the_server_where_there_is_one(postgresql_url: str) ->
 def test_connections_of_other_threads_are_replaced(
     path: Path, base: PostgresqlEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the path has forgotten costs one time-out, and not one for each thread."""
+    """Connections that a firewall dropped cost one time-out, not one for each thread."""
     backends: list[object] = []
     turn, done = threading.Event(), threading.Event()
 
@@ -135,8 +135,8 @@ def test_connections_of_other_threads_are_replaced(
     assert base.read(BACKEND, {})[0][0] != read
 
 
-def test_reading_has_an_end(path: Path, base: PostgresqlEngine) -> None:
-    """A list or a count may take long, and does not take for ever."""
+def test_unanswered_read_ends_at_its_deadline(path: Path, base: PostgresqlEngine) -> None:
+    """A list or a count may take long, but not for ever."""
     base.read(BACKEND, {})
     path.swallow()
 
@@ -145,19 +145,19 @@ def test_reading_has_an_end(path: Path, base: PostgresqlEngine) -> None:
     assert base.read(BACKEND, {})
 
 
-def test_connecting_is_given_up(
+def test_connecting_ends_at_the_deadline(
     path: Path, base: PostgresqlEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A port that takes connections and says nothing: less than the driver's two seconds."""
+    """A port that accepts connections and stays silent costs less than the driver's two seconds."""
     monkeypatch.setattr(deadline, "SECONDS", SOON)
     path.swallow()
 
-    said = reason(lambda: base.execute(BACKEND, {}))
-    assert said == "ConnectionTimeout: PostgreSQL could not be connected to in time"
+    error = reason(lambda: base.execute(BACKEND, {}))
+    assert error == "ConnectionTimeout: PostgreSQL could not be connected to in time"
 
 
-def test_connection_that_came_late_serves_the_next(path: Path, connector: Connector) -> None:
-    """An address behind one that does not answer is reached by and by, and names are found."""
+def test_late_connection_serves_the_next_caller(path: Path, connector: Connector) -> None:
+    """A slow name server, or an address behind one that does not answer, delays only the first."""
     path.swallow()
     for _ in range(2):
         with deadline.within(SOON), pytest.raises(psycopg.errors.ConnectionTimeout):
@@ -169,10 +169,10 @@ def test_connection_that_came_late_serves_the_next(path: Path, connector: Connec
     assert path.accepted == 1
 
 
-def test_connection_that_came_long_ago_is_closed(
+def test_late_connection_is_closed_after_some_seconds(
     path: Path, connector: Connector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody has asked for it: the path may have forgotten it by now."""
+    """A firewall may have dropped an unused connection."""
     path.swallow()
     with deadline.within(SOON), pytest.raises(psycopg.errors.ConnectionTimeout):
         connector.connect(dsn(path))
@@ -186,8 +186,8 @@ def test_connection_that_came_long_ago_is_closed(
     assert late.result().closed
 
 
-def test_failure_that_came_late_is_forgotten(path: Path, connector: Connector) -> None:
-    """It says nothing of now."""
+def test_late_failure_is_discarded(path: Path, connector: Connector) -> None:
+    """The next caller connects again, and may succeed."""
     path.swallow()
     nowhere = dsn(path).replace("/test_", "/nowhere_")
     with deadline.within(SOON), pytest.raises(psycopg.errors.ConnectionTimeout):
@@ -203,7 +203,7 @@ def test_failure_that_came_late_is_forgotten(path: Path, connector: Connector) -
 def test_result_that_cannot_be_handed_over_blocks_no_call(
     path: Path, connector: Connector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When memory is short the thread tries again: a call that waits gets its connection."""
+    """When memory is short the thread tries again: the waiting caller gets its connection."""
     monkeypatch.setattr(threads, "PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(deadline, "SECONDS", 30.0)
     set_result = Future.set_result
@@ -226,7 +226,7 @@ def test_result_that_cannot_be_handed_over_blocks_no_call(
 def test_connection_without_a_thread_is_refused(
     base: PostgresqlEngine, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
-    """A delivery is answered 503 when the system has no thread left, and the next one is well."""
+    """A delivery is answered 503 when the system has no thread left, and the next one succeeds."""
 
     def refuse(_thread: threading.Thread) -> None:
         raise failure
@@ -237,8 +237,8 @@ def test_connection_without_a_thread_is_refused(
     assert base.execute(BACKEND, {})
 
 
-def test_nothing_is_left_behind(path: Path, connector: Connector) -> None:
-    """A connection that comes after everything was closed is closed as well."""
+def test_close_closes_late_connections(path: Path, connector: Connector) -> None:
+    """A connection that is made after the close is closed as well."""
     path.swallow()
     with deadline.within(SOON), pytest.raises(psycopg.errors.ConnectionTimeout):
         connector.connect(dsn(path))
@@ -249,21 +249,21 @@ def test_nothing_is_left_behind(path: Path, connector: Connector) -> None:
     wait_for(lambda: late.result(30).closed)
 
 
-def test_process_that_forks_next_connects_in_no_other_thread(
+def test_without_a_deadline_no_thread_is_started(
     postgresql_url: str, connector: Connector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thread does not survive a fork, and what it holds is held for ever."""
-    monkeypatch.setattr(deadline, "_begin", None)  # which begins a thread: calling it would fail
+    """A process that forks next must have one thread: locks of others stay locked in the child."""
+    monkeypatch.setattr(deadline, "_begin", None)  # it starts the thread
     plain = postgresql_url.replace("+psycopg", "")
 
     with connector.connect(plain) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_statement_outside_of_all_limits_has_one(
+def test_statement_without_a_deadline_has_the_longest_limit(
     path: Path, connector: Connector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of a migration may take long, one by one."""
+    """A statement of a migration may take long, but not for ever."""
     monkeypatch.setattr(deadline, "LONGEST_SECONDS", SOON)
     connection = connector.connect(dsn(path))
     path.swallow()
@@ -273,12 +273,12 @@ def test_statement_outside_of_all_limits_has_one(
     assert connection.closed
 
 
-def test_frozen_server_is_found_out_before_the_tables_are_made(
+def test_frozen_server_is_noticed_before_the_migration(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where it was not there at the start, a delivery finds that out within the same limit."""
+    """A delivery that would migrate first has the same deadline as any other."""
     monkeypatch.setattr(deadline, "SECONDS", SOON)
-    monkeypatch.setattr(circuit_breaker, "AWAY_SECONDS", 3600.0)
+    monkeypatch.setattr(circuit_breaker, "OPEN_SECONDS", 3600.0)
     inbox = Inbox(path.url, lease_seconds=30)
     path.swallow()
 
@@ -288,10 +288,10 @@ def test_frozen_server_is_found_out_before_the_tables_are_made(
     inbox.close()
 
 
-def test_listener_finds_out_that_nobody_speaks(
+def test_listener_notices_a_silent_server(
     path: Path, base: PostgresqlEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Silence does not say whether there was nothing to say, so it asks every now and then."""
+    """Silence can mean that there are no notifications, so a listener asks at intervals."""
     monkeypatch.setattr(postgresql_engine, "TEST_SECONDS", 0.0)
     heard: list[bool] = []
     reasons: list[str] = []
@@ -310,16 +310,16 @@ def test_listener_finds_out_that_nobody_speaks(
     wait_for(is_heard)
     monkeypatch.setattr(deadline, "SECONDS", SOON)
     path.swallow()
-    thread.join(30)
+    thread.join(90)  # a test of the connection may have begun with the longer limit
 
     assert [each.partition(":")[0] for each in reasons] == ["TimedOut"]
     path.open()
 
 
-def test_connection_that_cannot_be_prepared_is_closed(
+def test_connection_that_refuses_a_setting_is_closed(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that refuses the setting is one that cannot be used, and nothing is left open."""
+    """Without the setting commits may not be durable. The connection does not leak."""
     monkeypatch.setattr(postgresql, "_COMMIT_SYNCHRONOUSLY", "SELECT set_config('wrong', 'on')")
     base = PostgresqlEngine(postgresql_url)
 
