@@ -14,7 +14,7 @@ TYPE ?=
 UNTYPED ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help install run dev handler demo test newer check format bench lock clean
+.PHONY: help install run dev handler demo test test-fast newer check format bench lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' Makefile
