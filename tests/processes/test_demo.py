@@ -96,7 +96,7 @@ class TestDemo:
         assert ["evt_demo_failing", "v1.invoice.paid", "done", "2", "3", "handled"] in rows
         assert ["GET /v2/core/events/evt_demo_meter", "event=evt_demo_meter", "-"] in rows
         logged = next(row for row in rows if "meter_usage_rejected" in row)
-        assert logged[-1].endswith("summary=There is 1 invalid event")
+        assert "summary=There is 1 invalid event" in logged[-1]
         assert str(ROOT) not in shown
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -392,7 +392,8 @@ class TestSelection:
         deliver(receiver, "evt_1")
         raw_sql.execute(
             receiver.services.settings.database_url,
-            "UPDATE events SET state = 'running', claimed_by = 'dead', lease_until = 0",
+            "UPDATE events SET state = 'running', claimed_by = 'dead',"
+            " lease_until = 0, lease_seconds = 1",
         )
 
         done = run(receiver, "retry", "evt_1", "--yes")

@@ -12,7 +12,7 @@ from pathlib import Path
 import gunicorn
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LOCKED = metadata.version("gunicorn")
 #: A test that needs no server.
 TEST = "tests/web/test_gunicorn_private.py"
