@@ -70,6 +70,15 @@ class StandardError:
             self._local.lines = None
             lines.put(None)
 
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Write the lines of this thread at once in the block, even inside ``never_waiting``."""
+        lines, self._local.lines = getattr(self._local, "lines", None), None
+        try:
+            yield
+        finally:
+            self._local.lines = lines
+
     def _write_all(self, lines: queue.SimpleQueue[str | None]) -> None:
         while (text := lines.get()) is not None:
             self._write(text)

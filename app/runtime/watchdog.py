@@ -22,6 +22,7 @@ from typing import NoReturn
 
 import structlog
 
+from app.log import output
 from app.runtime import threads
 from app.runtime.clocks import since_boot
 
@@ -62,6 +63,7 @@ class Watchdog:
         """When the timer was set, by ``since_boot``. None while it is not set."""
         self._ends = False
         self._lock = threading.Lock()
+        self._ending = threading.Lock()
         self._closed = threading.Event()
 
     def start(self) -> None:
@@ -88,11 +90,12 @@ class Watchdog:
         """
         beat_at = self._beat_at
         if beat_at is not None and since_boot() > beat_at + self.seconds:
-            # A line blocks while standard error is not read. The timer does not.
-            faulthandler.dump_traceback_later(LOG_SECONDS, exit=True, file=self._output)
-            log.critical("process_hung", seconds=round(since_boot() - beat_at, 1))
-            faulthandler.dump_traceback(self._output, all_threads=True)
-            os._exit(EXIT_STATUS)
+            with self._ending, output.waiting():  # no other thread ends it before the line is out
+                # A line blocks while standard error is not read. The timer does not.
+                faulthandler.dump_traceback_later(LOG_SECONDS, exit=True, file=self._output)
+                log.critical("process_hung", seconds=round(since_boot() - beat_at, 1))
+                faulthandler.dump_traceback(self._output, all_threads=True)
+                os._exit(EXIT_STATUS)
 
     def end_within(self, seconds: float) -> None:
         """End this process within ``seconds``, even if it hangs.

@@ -618,6 +618,15 @@ class TestNeverWaiting:
         assert stream.getvalue().endswith("2\n3\n")
         wait_for(lambda: "log" not in {each.name for each in threading.enumerate()})
 
+    def test_last_line_of_a_process_is_written_at_once(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A process that ends itself does not leave the line to another thread."""
+        stream = redirect(monkeypatch)
+        with log.output.never_waiting(), log.output.waiting():
+            log.output.write("last\n")
+            assert stream.getvalue() == "last\n"
+
     def test_waiting_lines_are_limited(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Waiting lines use memory, and standard error may never be read again."""
         goes_on = threading.Event()
