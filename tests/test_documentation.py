@@ -15,6 +15,7 @@ import stripe
 from flask import Flask
 from stripe.params import _webhook_endpoint_create_params as endpoint_params
 
+from app.states import Outcome
 from benchmarks import chart
 from devkit import samples
 from devkit.stripe_api import StripeApi
@@ -29,6 +30,11 @@ OPERATIONS = "docs/operations.md"
 #: Files that the pages show whole, for the reader to write.
 SHOWN = set(pages.files("README.md", "docs/handlers.md"))
 HANDLER = "def handle(notif, client): pass\n"
+ARCHITECTURE = "docs/architecture.md"
+DECISIONS = "docs/adr/README.md"
+#: The rooms that the picture of the rooms shows. Many rooms use the three others.
+ROOMS = {path.parent.name for path in (ROOT / "app").rglob("*/__init__.py")}
+ROOMS -= {"log", "runtime", "migrations"}
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 
 
@@ -96,6 +102,31 @@ def literals(*folders: str) -> set[str]:
     }
 
 
+def diagram(page: str, title: str) -> str:
+    """Return the one diagram of a section."""
+    (text,) = [block.text for block in pages.blocks(page, title) if block.kind == "mermaid"]
+    return text
+
+
+def room(module: str) -> str:
+    """Return the room of a module of app/, such as ``web``; ``sql`` and ``engine`` are rooms."""
+    parts = module.split(".")[1:3]
+    return parts[1] if parts[0] == "inbox" and parts[-1] in {"sql", "engine"} else parts[0]
+
+
+def room_imports() -> set[tuple[str, str]]:
+    """Return the pairs of rooms of which the first imports the second."""
+    found = {
+        (room(".".join(path.relative_to(ROOT).with_suffix("").parts)), room(f"{module}.{name}"))
+        for path in (ROOT / "app").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        for module, name in [(node.module or "", alias.name) for alias in node.names]
+        if module.partition(".")[0] == "app"
+    }
+    return {pair for pair in found if len(set(pair)) > 1 and ROOMS.issuperset(pair)}
+
+
 def normal(line: str) -> list[str]:
     """Return the columns of a line, without what differs from run to run."""
     line = re.sub(r"evt_\w+", "evt", line)
@@ -132,7 +163,29 @@ class TestLinks:
     def test_decisions_are_listed(self) -> None:
         """The index of the decisions links each of them."""
         decisions = {path.name for path in (ROOT / "docs/adr").glob("[0-9]*.md")}
-        assert decisions == set(links("docs/adr/README.md"))
+        assert decisions == set(links(DECISIONS))
+
+    def test_decisions_are_listed_with_their_titles(self) -> None:
+        """The index has the title of each decision, and the number of the one that replaced it."""
+        listed = dict(
+            re.findall(r"^\| \[\d+\]\(([^)]+)\) \| (.+) \|$", PAGES[DECISIONS], re.MULTILINE)
+        )
+        assert len(listed) > 5
+        for name, title in listed.items():
+            page = PAGES[f"docs/adr/{name}"]
+            (real,) = re.findall(r"^# \d+\. (.+)$", page, re.MULTILINE)
+            by = re.search(r"replaced by \[decision (\d+)\]", page)
+            assert title == (f"{real} (replaced by {by[1]})" if by else real)
+
+    def test_replaced_decisions_are_not_cited(self) -> None:
+        """No page but those of the decisions links one that another one has replaced."""
+        replaced = {
+            f"adr/{Path(page).name}" for page in PAGES if "**Status:** replaced by" in PAGES[page]
+        }
+        assert replaced
+        others = [page for page in PAGES if not page.startswith("docs/adr/")]
+        targets = {target.removeprefix("docs/") for page in others for target in links(page)}
+        assert targets & replaced == set()
 
 
 class TestNames:
@@ -176,14 +229,29 @@ class TestNames:
         """The state diagram has the states that ``flask events list`` offers."""
         help_ = app.test_cli_runner().invoke(args=["events", "list", "--help"]).output
         offered = re.search(r"--state \[([a-z|]+)\]", help_)
-        (diagram,) = [
-            block.text
-            for block in pages.blocks("docs/architecture.md", "The states of an event")
-            if block.kind == "mermaid"
-        ]
-        drawn = {name for pair in re.findall(r"(\w+) --> (\w+)", diagram) for name in pair}
+        states = diagram(ARCHITECTURE, "The states of an event")
+        drawn = {name for pair in re.findall(r"(\w+) --> (\w+)", states) for name in pair}
         assert offered is not None
         assert drawn == set(offered[1].split("|"))
+
+    def test_rooms_are_drawn_with_their_imports(self) -> None:
+        """The solid arrows in the picture of the rooms are the imports between them."""
+        arrows = r"^ +(\w+) -->(?:\|[^|]*\|)? (\w+)$"
+        drawn = re.findall(arrows, diagram(ARCHITECTURE, "The rooms"), re.MULTILINE)
+        assert len(drawn) > 10
+        assert sorted(drawn) == sorted(room_imports())
+
+    def test_rooms_are_described(self) -> None:
+        """The tables of the rooms name each package and module that lies directly in app/."""
+        packages = {path.parent for path in (ROOT / "app").glob("*/__init__.py")}
+        modules = set((ROOT / "app").glob("[!_]*.py"))
+        names = {f"`{path.relative_to(ROOT)}`" for path in packages | modules}
+        assert [name for name in sorted(names) if name not in PAGES[ARCHITECTURE]] == []
+
+    def test_outcomes_are_those_of_the_code(self) -> None:
+        """The glossary has a row for each outcome."""
+        rows = pages.table("docs/glossary.md", "Outcomes")
+        assert [row[0].strip("`") for row in rows] == [str(outcome) for outcome in Outcome]
 
 
 class TestExamples:

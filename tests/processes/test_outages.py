@@ -158,6 +158,10 @@ sys.stdin.read()
 }
 
 
+AGAIN = [*ONCE, ("start", 2), ("end", 2)]
+"""The acts of an event whose callback succeeded, and ran again."""
+
+
 @contextlib.contextmanager
 def locked(site: Site, tool: str) -> Iterator[None]:
     """Let another process block writes to the inbox."""
@@ -182,3 +186,23 @@ def test_sqlite_is_locked_for_longer_than_a_lease(lab: Lab, tmp_path: Path) -> N
         for name, site in sites.items():
             outage.enter_context(locked(site, name.partition("_")[2]))
         go_through(list(sites.values()), outage.pop_all(), 14)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_stop_during_an_outage_loses_results(lab: Lab, tmp_path: Path, mode: str) -> None:
+    """The process exits with the grace period. The callback that succeeded runs again."""
+    url = f"sqlite:///{tmp_path}/{mode}"
+    settings: dict[str, Any] = {"WEB_CONCURRENCY": 1, "PROCESSING": mode, "LEASE_SECONDS": LEASE}
+    first = lab.start(url, "--graceful-timeout", "3", **settings)
+    site = Site(lab, mode, mode, url, [first])
+    site.hold()
+    with locked(site, "writes"):
+        site.release()
+        wait_for(lambda: '"outcome": "unavailable"' in first.log, DEADLINE)
+        first.terminate()
+        assert first.wait() == 0
+    assert lab.account(site.event()) == ONCE
+    site.services = [lab.start(url, **settings)]
+    with redelivered([site]):
+        wait_for(site.are_settled, DEADLINE)
+    assert lab.account(site.event()) == AGAIN
