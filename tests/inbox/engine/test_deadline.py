@@ -292,7 +292,7 @@ def test_listener_finds_out_that_nobody_speaks(
     path: Path, base: PostgresqlEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Silence does not say whether there was nothing to say, so it asks every now and then."""
-    monkeypatch.setattr(postgresql_engine, "TEST_SECONDS", 0.0)
+    monkeypatch.setattr(postgresql_engine, "PROBE_SECONDS", 0.0)
     heard: list[bool] = []
     reasons: list[str] = []
 
