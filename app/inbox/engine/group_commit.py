@@ -125,9 +125,9 @@ class GroupCommit:
     def close(self) -> None:
         """End the thread and close the connection. The next statement starts a new thread.
 
-        Waits for the statements in the queue, but not longer than ``TURN_TIMEOUT``.
+        Waits for the statements in the queue and a checkpoint that runs, but not longer than
+        ``TURN_TIMEOUT``.
         """
-        self._checkpoints.close()
         with self._queueing:
             thread, self._thread = self._thread, None
             if thread is not None:
@@ -142,6 +142,7 @@ class GroupCommit:
                 self._commit(first)
             if sqlite.is_wal():
                 self._checkpoints.count()
+        self._checkpoints.close()
         with self._turn:
             self._transactions.disconnect()
             self._lock.close()

@@ -24,8 +24,8 @@ MIGRATION_TIMEOUT = 60
 #: Seconds between two checks of whether a listener is to stop.
 LISTEN_SECONDS = 0.5
 
-#: Seconds after which a listener tests its connection: a lost one is silent like an idle one.
-TEST_SECONDS = 10.0
+#: Seconds after which a listener probes its connection: a lost one is silent like an idle one.
+PROBE_SECONDS = 10.0
 
 _DRIVER_ERRORS = (sa.exc.DBAPIError, psycopg.Error, OSError)
 
@@ -114,13 +114,13 @@ class PostgresqlEngine:
                 connection = self._detached_connection()
             with closing(connection):
                 self._run_watched(connection, f"LISTEN {channel}")
-                tested_at = monotonic()
+                probed_at = monotonic()
                 while not stopping.is_set():
                     for _ in connection.notifies(timeout=LISTEN_SECONDS, stop_after=1):
                         act()
-                    if monotonic() > tested_at + TEST_SECONDS:
+                    if monotonic() > probed_at + PROBE_SECONDS:
                         self._run_watched(connection, "SELECT 1")
-                        tested_at = monotonic()
+                        probed_at = monotonic()
         except _DRIVER_ERRORS as error:
             raise unavailable(error) from error
 

@@ -51,7 +51,10 @@ class Transactions:
     def __init__(
         self, pool: sa.Engine, file: SqliteFile, batch_forms: Mapping[Any, BatchForm]
     ) -> None:
-        """Take the ``file``, the statements that can run as a batch, and what compiles them."""
+        """Take the ``file``, the statements that can run as a batch, and SQLAlchemy's ``pool``.
+
+        The ``pool`` compiles the statements.
+        """
         self._pool = pool
         self._file = file
         self._batch_forms = batch_forms

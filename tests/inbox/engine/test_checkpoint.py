@@ -42,6 +42,12 @@ def accept(inbox: Inbox, *numbers: int) -> None:
         )
 
 
+def wait_until_counted(inbox: Inbox, number: int) -> None:
+    """Wait until the writer thread has counted its transactions, which it does afterwards."""
+    checkpoints = writer_of(inbox)._checkpoints  # noqa: SLF001 - no other way
+    wait_for(lambda: checkpoints._transactions == number)  # noqa: SLF001 - no other way
+
+
 def path_of(inbox: Inbox) -> Path:
     """Return the path of the database's file."""
     return Path(str(sa.make_url(inbox.address).database))
@@ -67,6 +73,7 @@ def test_log_is_moved_beside_writes(inbox: Inbox, tmp_path: Path) -> None:
     """Most of a checkpoint runs beside writes. Only the rest excludes them."""
     writer = writer_of(inbox)
     accept(inbox, 1, 2, 3, 4)
+    wait_until_counted(inbox, 4)
     assert moved(inbox, tmp_path) == 0
     with writer.turn():  # the checkpoint does not get it
         writer._checkpoints.count()  # noqa: SLF001 - as for the fifth transaction
@@ -97,6 +104,7 @@ def test_last_part_waits_for_other_processes(inbox: Inbox, tmp_path: Path) -> No
     """The last part of a checkpoint waits for the file lock."""
     writer = writer_of(inbox)
     accept(inbox, 1, 2, 3, 4)
+    wait_until_counted(inbox, 4)
     inbox.administration.latest(1)  # leaves a connection: a new one would wait for the lock
     other = FileLock(Path(f"{path_of(inbox)}.lock"))
     checkpoints = writer._checkpoints  # noqa: SLF001 - no other way
@@ -176,13 +184,16 @@ def test_thread_that_cannot_start_fails_no_write(
 ) -> None:
     """The transaction after which a checkpoint is due was committed before."""
     accept(inbox, 1)
+    refused: list[threading.Thread] = []
     with monkeypatch.context() as full:
 
-        def refuse(_thread: threading.Thread) -> None:
+        def refuse(thread: threading.Thread) -> None:
+            refused.append(thread)
             raise RuntimeError("can't start new thread")
 
         full.setattr(threading.Thread, "start", refuse)
         accept(inbox, 2, 3, 4, 5)
+        wait_for(lambda: refused)
 
     assert len(inbox.administration.latest(10)) == 5
     accept(inbox, 6, 7, 8, 9, 10)

@@ -292,7 +292,7 @@ def test_listener_notices_a_silent_server(
     path: Path, base: PostgresqlEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Silence can mean that there are no notifications, so a listener asks at intervals."""
-    monkeypatch.setattr(postgresql_engine, "TEST_SECONDS", 0.0)
+    monkeypatch.setattr(postgresql_engine, "PROBE_SECONDS", 0.0)
     heard: list[bool] = []
     reasons: list[str] = []
 

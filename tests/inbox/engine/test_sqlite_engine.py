@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from app.errors import InboxUnavailable
+from app.errors import InboxUnavailable, Unstorable
 from app.inbox import Inbox
 from app.inbox.engine import group_commit, sqlite
 from app.inbox.engine.file_lock import FileLock
@@ -134,4 +134,16 @@ def test_errors_do_not_quote_parameters(sqlite_url: str) -> None:
         inbox._store.engine.execute(statement, {"body": b"marker"})  # noqa: SLF001 - no statement fails so
     assert "marker" not in str(raised.value.__cause__)
     assert "marker" not in raised.value.reason
+    inbox.close()
+
+
+def test_refused_value_is_no_outage(sqlite_url: str) -> None:
+    """A value over SQLite's limit would be refused for ever, so it raises ``Unstorable``."""
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    inbox.check()
+    too_big = sa.text("SELECT zeroblob(2000000000)")
+
+    with pytest.raises(Unstorable, match="too big"):
+        inbox._store.engine.execute(too_big, {})  # noqa: SLF001 - no event is so big
+    inbox.check()
     inbox.close()
