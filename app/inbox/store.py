@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from app.errors import InboxUnavailable
 from app.inbox import migrate
-from app.inbox.engine.interface import engine_for
+from app.inbox.engine.choice import engine_for
 from app.inbox.models import Accepted, Claim, NewEvent
 from app.inbox.sql import batch
 from app.runtime.clocks import since_boot

@@ -16,12 +16,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app.inbox.batch_form import BatchForm
 from app.inbox.engine import sqlite
 from app.inbox.engine.checkpoint import Checkpoints
 from app.inbox.engine.errors import busy, unavailable
 from app.inbox.engine.sqlite_file import SqliteFile
 from app.inbox.engine.transaction import Transactions, Write
-from app.inbox.sql.batch import BatchForm
 from app.runtime import threads
 
 #: Statements in one transaction at most, so that no other process waits long for the file lock.

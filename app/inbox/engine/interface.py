@@ -1,18 +1,15 @@
-"""The interface of an engine, and the choice between the two."""
+"""The interface of an engine."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import sqlalchemy as sa
 
 from app.inbox.engine.findings import Findings
-from app.inbox.engine.postgresql_engine import PostgresqlEngine
-from app.inbox.engine.sqlite_engine import SqliteEngine
-from app.inbox.sql.batch import BatchForm
 
 
 class Engine(Protocol):
@@ -93,14 +90,3 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Close the connections of all threads. The next statement connects again."""
-
-
-def engine_for(url: str, batch_forms: Mapping[Any, BatchForm]) -> Engine:
-    """Return the engine for a ``url``: SQLite or PostgreSQL.
-
-    ``batch_forms`` holds the statements that can run as a batch.
-    """
-    parsed = sa.make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        return SqliteEngine(parsed, batch_forms)
-    return PostgresqlEngine(parsed)

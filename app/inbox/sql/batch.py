@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
+from app.inbox.batch_form import BatchForm
 from app.inbox.sql.deliveries import CLAIMED_ROW, ENQUEUE, ENQUEUED_ROW, RECORD_AND_CLAIM
 from app.inbox.sql.literals import word
 from app.inbox.sql.schema import events
 from app.inbox.sql.settling import FINISH, settled, success
-
-
-@dataclass(frozen=True, slots=True)
-class BatchForm:
-    """How to run N executions of a statement as one batch.
-
-    ``make`` returns the batch for N executions. Execution 3 has the parameters that end in
-    ``__3``. The batch counts only if it changes N rows. ``row`` returns the first row of one
-    execution, given its parameters, if the batch counts.
-    """
-
-    make: Callable[[int], sa.Executable]
-    row: Callable[[dict[str, Any]], tuple[Any, ...]]
 
 
 def _insert_many(row: dict[str, Any], count: int) -> sa.Executable:

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from app.errors import InboxUnavailable
 from app.inbox import Inbox
 from app.inbox.engine import group_commit, sqlite
+from app.inbox.engine.choice import engine_for
 from app.inbox.engine.file_lock import FileLock
-from app.inbox.engine.interface import engine_for
 from tests.support.writing import EVENT, connection_of, writer_of
 
 
