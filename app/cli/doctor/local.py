@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from app.inbox import Inbox
-    from app.inbox.sql.report import Report
+    from app.inbox.report import Report
     from app.processing.registry import Registry
     from app.settings import Settings
 
