@@ -11,6 +11,9 @@ import sqlalchemy as sa
 
 from app.inbox.engine.findings import Findings
 
+#: Seconds that a migration waits for the migration of another process.
+MIGRATION_TIMEOUT = 60
+
 
 class Engine(Protocol):
     """Runs statements on one database. Nothing connects before the first statement.
@@ -71,16 +74,16 @@ class Engine(Protocol):
     def unsafe_settings(self) -> tuple[str, ...]:
         """Return the settings of the database server with which it can lose commits."""
 
-    def migration(self, *, hurried: bool = False) -> AbstractContextManager[sa.Connection]:
+    def migration(self, *, fail_fast: bool = False) -> AbstractContextManager[sa.Connection]:
         """Return a block with one transaction that runs beside no other migration.
 
         Its connection is closed afterwards, so that a process can migrate and then fork. It waits
-        up to a minute for the database. If ``hurried``, a PostgreSQL that cannot be reached fails
+        up to a minute for the database. If ``fail_fast``, a PostgreSQL that cannot be reached fails
         within two seconds; the statements may take longer all the same.
         """
 
-    def create_nothing(self) -> None:
-        """Create no database file where none is."""
+    def forbid_creation(self) -> None:
+        """Never create a missing database file."""
 
     def examine(self) -> Findings | None:
         """Return the state of the database's files, without any change, as far as it can be read.
