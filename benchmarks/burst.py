@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from app.inbox import Inbox
-from app.inbox.sql.filters import EventFilter
+from app.inbox.filters import EventFilter
 from benchmarks.serving import Subject, load, serve
 
 CALLBACK_SECONDS = 0.2

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from app.inbox import Inbox
-from app.inbox.sql.filters import EventFilter
+from app.inbox.filters import EventFilter
 from benchmarks.serving import Server, Subject, deliver, serve, work
 from tests.support.services import Postgresql, embedded_postgresql
 

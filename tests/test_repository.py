@@ -301,7 +301,7 @@ class TestLayers:
             for name in sources("app/inbox")
             if names_any(imports(name), classes) or "get_backend_name" in read(name)
         ]
-        assert choosing == ["app/inbox/engine/interface.py"]
+        assert choosing == ["app/inbox/engine/choice.py"]
 
     def test_service_knows_no_tests(self) -> None:
         """Neither app/ nor handlers/ imports the devkit, tests, benchmarks or tools."""

@@ -21,7 +21,7 @@ def explained() -> Iterator[None]:
     A command does not create the inbox's file. A running service that lost its file would
     otherwise continue with an empty inbox.
     """
-    services().inbox.create_nothing()
+    services().inbox.forbid_creation()
     try:
         yield
     except InboxUnavailable as error:

@@ -11,24 +11,23 @@ from app.inbox.claims import Claims
 from app.inbox.deliveries import Deliveries
 from app.inbox.engine.findings import Findings
 from app.inbox.models import (
-    Accepted,
     Attempt,
     Claim,
     Event,
     Failure,
     NewEvent,
     Note,
+    RecordedEvent,
     Suspect,
 )
 from app.inbox.rate_limits import RateLimits
 from app.inbox.reconciliation import Reconciliation
 from app.inbox.rescue import Rescue
-from app.inbox.sql.administration import PROBE
+from app.inbox.sql.administration import TEST_WRITE
 from app.inbox.store import Store
 from app.states import Outcome, State
 
 __all__ = [
-    "Accepted",
     "Attempt",
     "Claim",
     "Event",
@@ -37,6 +36,7 @@ __all__ = [
     "NewEvent",
     "Note",
     "Outcome",
+    "RecordedEvent",
     "State",
     "Suspect",
 ]
@@ -66,26 +66,26 @@ class Inbox:
         """The URL of the database, without the password."""
         return self._store.engine.address
 
-    def migrate(self, *, hurried: bool = False) -> None:
+    def migrate(self, *, fail_fast: bool = False) -> None:
         """Bring the tables to this version. Any number of processes may call it at once.
 
-        When ``hurried``, a database that cannot be reached fails within two seconds; the process
-        must not fork soon after. Raises ``StartError`` when a newer version of the service has
-        already changed the tables.
+        If ``fail_fast``, a database that cannot be reached fails within two seconds, and the
+        process must not fork soon after. Raises ``StartError`` if a newer version of the service
+        has changed the tables.
         """
-        self._store.migrate(hurried=hurried)
+        self._store.migrate(fail_fast=fail_fast)
 
     def examine(self) -> Findings | None:
         """Return the state of SQLite's files, without any change. None on PostgreSQL."""
         return self._store.engine.examine()
 
-    def create_nothing(self) -> None:
-        """Let this process create no SQLite file where none is."""
-        self._store.engine.create_nothing()
+    def forbid_creation(self) -> None:
+        """Keep this process from creating a missing SQLite file."""
+        self._store.engine.forbid_creation()
 
     def check(self) -> None:
-        """Write one row, to find out whether the inbox can be written."""
-        self._store.write(PROBE)
+        """Write one row. Raises ``InboxUnavailable`` if the inbox cannot be written."""
+        self._store.write(TEST_WRITE)
 
     def close(self) -> None:
         """Close the connections of all threads. The next statement connects again."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from app.inbox.engine import deadline
+from app.inbox.filters import EventFilter
 from app.inbox.models import Attempt, Event, Note
+from app.inbox.report import Report, make_report
 from app.inbox.sql import administration as statements
-from app.inbox.sql import report
-from app.inbox.sql.filters import EventFilter
+from app.inbox.sql.selection import count_events, select_events
 from app.inbox.store import Store
 from app.states import State
 
@@ -29,7 +30,7 @@ class Administration:
         self, matching: EventFilter, limit: int, *, oldest_first: bool = False
     ) -> list[Event]:
         """Return up to ``limit`` matching events by their time of receipt, the latest first."""
-        rows = self._store.read(matching.select(oldest_first=oldest_first), limit=limit)
+        rows = self._store.read(select_events(matching, oldest_first=oldest_first), limit=limit)
         return [Event.of(row) for row in rows]
 
     def latest(self, limit: int) -> list[Event]:
@@ -38,7 +39,7 @@ class Administration:
 
     def count(self, matching: EventFilter) -> int:
         """Return how many events match."""
-        return int(self._store.read(matching.count())[0][0])
+        return int(self._store.read(count_events(matching))[0][0])
 
     def attempts(self, event_id: str) -> list[Attempt]:
         """Return the attempts of the event that have ended, the first one first."""
@@ -79,13 +80,9 @@ class Administration:
         rows = self._store.read(statements.PAUSED, seconds=deadline.SECONDS)
         return Note(*tuple(rows[0])) if rows else None
 
-    def report(self) -> report.Report:
+    def report(self) -> Report:
         """Return the counts of waiting and dead events, and suspicious findings."""
-        return report.make(
-            self._store.read,
-            single_host=self._store.engine.single_host,
-            unsafe_settings=self._store.engine.unsafe_settings(),
-        )
+        return make_report(self._store)
 
 
 def _latest_attempt(event: Event) -> Attempt | None:

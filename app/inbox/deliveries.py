@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 
-from app.inbox.models import Accepted, NewEvent
+from app.inbox.models import NewEvent, RecordedEvent
 from app.inbox.sql import deliveries as statements
-from app.inbox.sql.administration import PROBE
-from app.inbox.store import Store, accepted, values_of
+from app.inbox.store import Store, event_from_row, row_values
 from app.states import Outcome
 
 #: Seconds between two notifications to the workers of other processes.
@@ -22,7 +21,7 @@ class Deliveries:
         self._store = store
         self._notified_at = 0.0
 
-    def record_and_claim(self, event: NewEvent) -> Accepted:
+    def record_and_claim(self, event: NewEvent) -> RecordedEvent:
         """Record one delivery of ``event``, and claim the event if it may run now.
 
         It may when it is new, pending, or an orphan. Of any number of simultaneous deliveries one
@@ -31,36 +30,39 @@ class Deliveries:
         found = self._store.claim(
             statements.RECORD_AND_CLAIM,
             slow_ok=False,
-            **values_of(event),
+            **row_values(event),
             max_crashes=self._store.max_crashes,
         )
         assert found is not None  # noqa: S101 - an upsert without a WHERE always returns its row
-        if found.outcome == Outcome.CRASHED:  # this statement may have marked it dead
-            self._store.write(PROBE, durable=True)
+        if found.outcome == Outcome.CRASHED:
+            # The upsert may have marked the event dead. It was not durable, and Stripe gets a 200.
+            self._store.sync()
         return found
 
-    def enqueue(self, event: NewEvent) -> Accepted:
+    def enqueue(self, event: NewEvent) -> RecordedEvent:
         """Record one delivery of ``event``, for a worker to run it.
 
         When this returns, the event is on the disk. A known event keeps its state.
         """
-        return accepted(self._store.write(statements.ENQUEUE, durable=True, **values_of(event)))
+        return event_from_row(
+            self._store.write(statements.ENQUEUE, durable=True, **row_values(event))
+        )
 
-    def record_skipped(self, event: NewEvent, outcome: Outcome) -> Accepted:
+    def record_skipped(self, event: NewEvent, outcome: Outcome) -> RecordedEvent:
         """Record one delivery of an event that is not to be run, with the ``outcome`` as reason.
 
         A known event keeps its state. ``record_and_claim`` runs a skipped event when it is
         delivered again.
         """
         row = self._store.write(
-            statements.RECORD_SKIPPED, durable=True, **values_of(event), outcome=outcome.value
+            statements.RECORD_SKIPPED, durable=True, **row_values(event), outcome=outcome.value
         )
-        return accepted(row)
+        return event_from_row(row)
 
     def notify(self) -> None:
         """Notify the workers of other processes that an event is due. Does nothing on SQLite.
 
-        At most once in ``NOTIFY_SECONDS``: workers poll as well.
+        At most once in ``NOTIFY_SECONDS``: workers also poll.
         """
         if time.monotonic() > self._notified_at + NOTIFY_SECONDS:
             self._notified_at = time.monotonic()

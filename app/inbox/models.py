@@ -20,15 +20,15 @@ class NewEvent:
     context: str | None
     body: bytes
     concurrency_key: str = ""
-    """Two events with one key never run at the same time. Empty: no other event has the key."""
+    """Two events with one key never run at once. Empty: the event gets a key of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
     """The right to run one event now. It ends with its lease unless the lease is renewed.
 
-    ``attempt`` counts the claims of this event from 1. No other claim has the ``token``. With both
-    the inbox tells this claim from earlier ones, and from one that a restored backup forgot.
+    ``attempt`` counts the claims of this event from 1. No other claim has the ``token``.
+    Attempts repeat after a backup is restored; tokens do not.
     """
 
     event_id: str
@@ -64,7 +64,7 @@ class Suspect:
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class RecordedEvent:
     """The event of a delivery as it is now, with a claim if the delivery is to run it."""
 
     state: str

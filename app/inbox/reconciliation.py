@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.inbox.models import NewEvent
 from app.inbox.sql import reconcile
-from app.inbox.store import Store, values_of
+from app.inbox.store import Store, row_values
 
 
 class Reconciliation:
@@ -23,13 +23,13 @@ class Reconciliation:
     ) -> bool:
         """Record an event that no delivery brought. False when the inbox has it already.
 
-        The event is pending, or ``skipped`` as one of the other mode. It is due since
-        ``backdate_seconds``, which keeps many events in their order: the clock of a database is
-        too coarse for that. When this returns, the event is on the disk.
+        The event is pending, or ``skipped`` as one of the other mode. ``due_at`` is set
+        ``backdate_seconds`` back, so that events recorded in one clock tick keep their order. When
+        this returns, the event is on the disk.
         """
         statement = reconcile.BACKFILL_SKIPPED if skipped else reconcile.BACKFILL
         row = self._store.write(
-            statement, durable=True, **values_of(event), backdate_seconds=backdate_seconds
+            statement, durable=True, **row_values(event), backdate_seconds=backdate_seconds
         )
         return row is not None
 

@@ -12,13 +12,15 @@ import sqlalchemy as sa
 
 from app.errors import InboxUnavailable
 from app.inbox import migrate
-from app.inbox.engine.interface import engine_for
-from app.inbox.models import Accepted, Claim, NewEvent
+from app.inbox.engine.choice import engine_for
+from app.inbox.models import Claim, NewEvent, RecordedEvent
 from app.inbox.sql import batch
+from app.inbox.sql.administration import TEST_WRITE
+from app.inbox.sql.rows import RecordedRow
 from app.runtime.clocks import since_boot
 
-#: Seconds that a delivery waits for another thread that brings the tables to this version.
-MIGRATION_TURN = 1.0
+#: Seconds that a statement waits while another thread migrates.
+MIGRATION_WAIT_SECONDS = 1.0
 
 
 class Store:
@@ -32,13 +34,13 @@ class Store:
         self._tokens = _Tokens()
         self._migrating = threading.Lock()
 
-    def migrate(self, *, hurried: bool = False) -> None:
+    def migrate(self, *, fail_fast: bool = False) -> None:
         """Bring the tables to this version, as ``Inbox.migrate`` describes."""
-        if not self._migrating.acquire(timeout=MIGRATION_TURN):
+        if not self._migrating.acquire(timeout=MIGRATION_WAIT_SECONDS):
             raise InboxUnavailable("the inbox is not available", reason="migrating")
         try:
             if not self.engine.migrated:
-                with self.engine.migration(hurried=hurried) as connection:
+                with self.engine.migration(fail_fast=fail_fast) as connection:
                     migrate.upgrade(connection)
         finally:
             self._migrating.release()
@@ -53,20 +55,28 @@ class Store:
     ) -> tuple[Any, ...] | None:
         """Run one writing statement and return its first row, as ``Engine.execute`` does."""
         if not self.engine.migrated:  # the database was unavailable at the start, or replaced
-            self.migrate(hurried=True)
+            self.migrate(fail_fast=True)
         return self.engine.execute(statement, parameters, durable=durable, slow_ok=slow_ok)
+
+    def sync(self) -> None:
+        """Put all earlier commits on the disk.
+
+        On SQLite a durable commit writes the whole log to the disk, with the commits before it. On
+        PostgreSQL every commit is durable.
+        """
+        self.write(TEST_WRITE, durable=True)
 
     def read(
         self, statement: sa.Executable, *, seconds: float | None = None, **parameters: Any
     ) -> list[sa.Row[Any]]:
         """Run one reading statement and return all rows, as ``Engine.read`` does."""
         if not self.engine.migrated:
-            self.migrate(hurried=True)
+            self.migrate(fail_fast=True)
         return self.engine.read(statement, parameters, seconds)
 
     def claim(
         self, statement: sa.Executable, *, slow_ok: bool = True, **parameters: Any
-    ) -> Accepted | None:
+    ) -> RecordedEvent | None:
         """Run a statement that claims an event with a new token. None when it returns no row."""
         token, asked_at = self._tokens.new(), since_boot()
         row = self.write(
@@ -76,7 +86,7 @@ class Store:
             lease_seconds=self.lease_seconds,
             **parameters,
         )
-        return accepted(row, token, asked_at) if row else None
+        return event_from_row(row, token, asked_at) if row else None
 
 
 class _Tokens:
@@ -96,7 +106,7 @@ class _Tokens:
         return f"{self._prefix}.{next(self._numbers)}"
 
 
-def values_of(event: NewEvent) -> dict[str, Any]:
+def row_values(event: NewEvent) -> dict[str, Any]:
     """Return the parameters that record a new event."""
     return {
         "id": event.id,
@@ -108,13 +118,22 @@ def values_of(event: NewEvent) -> dict[str, Any]:
     }
 
 
-def accepted(
+def event_from_row(
     row: tuple[Any, ...] | None, token: str | None = None, asked_at: float = 0.0
-) -> Accepted:
+) -> RecordedEvent:
     """Return the event of a ``row``, with its claim if the claim has this ``token``."""
     assert row is not None  # noqa: S101 - an upsert without a WHERE always returns its row
-    event_id, event_type, body, state, outcome, attempt, claimed_by, attempts_used, context = row
+    event = RecordedRow(*row)
     claim = None
-    if token is not None and claimed_by == token:
-        claim = Claim(event_id, attempt, event_type, body, token, attempts_used, context, asked_at)
-    return Accepted(state, outcome, attempt, claim)
+    if token is not None and event.claimed_by == token:
+        claim = Claim(
+            event_id=event.id,
+            attempt=event.attempt,
+            type=event.type,
+            body=event.body,
+            token=token,
+            attempts_used=event.attempts_used,
+            context=event.context,
+            asked_at=asked_at,
+        )
+    return RecordedEvent(event.state, event.outcome, event.attempt, claim)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import context
 
-# SQLite's DDL is transactional too when the transaction is begun by hand, as it is here.
-# Alembic assumes that it is not, and a start that is killed would leave half a migration.
+# SQLite's DDL is transactional if the transaction is begun explicitly, as it is here. Alembic
+# assumes that it is not, so a killed start would leave half a migration.
 context.configure(
     connection=context.config.attributes["connection"],
     transactional_ddl=True,

@@ -339,7 +339,7 @@ def test_start_waits_for_the_migration_of_another_process(postgresql_url: str) -
         with engine.begin() as other:
             other.exec_driver_sql(lock)
             with pytest.raises(InboxUnavailable):
-                inbox.migrate(hurried=True)
+                inbox.migrate(fail_fast=True)
             starting = threads.submit(inbox.migrate)
             time.sleep(LOCK_TIMEOUT_MS / 1000 + 0.5)
             assert not starting.done()
@@ -363,7 +363,7 @@ def test_delivery_does_not_wait_long_for_a_migration(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While another thread migrates the tables, a delivery is answered 503."""
-    monkeypatch.setattr("app.inbox.store.MIGRATION_TURN", 0.05)
+    monkeypatch.setattr("app.inbox.store.MIGRATION_WAIT_SECONDS", 0.05)
 
     with inbox._store._migrating, pytest.raises(InboxUnavailable) as raised:  # noqa: SLF001 - to be slow
         inbox.deliveries.record_and_claim(EVENT)

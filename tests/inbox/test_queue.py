@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from app.inbox import Claim, Failure, Inbox, NewEvent, Outcome
-from app.inbox.sql.filters import EventFilter
+from app.inbox.filters import EventFilter
 from tests.support import raw_sql
 from tests.support.waiting import wait_for
 

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from app.inbox import Inbox
-from app.inbox.sql.filters import EventFilter
+from app.inbox.filters import EventFilter
 from tests.support import network, raw_sql
 from tests.support.services import (
     ACCEPTED,

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from app.inbox import Event, Inbox
-from app.inbox.sql.filters import EventFilter
+from app.inbox.filters import EventFilter
 from app.reconcile.windows import LAG, OVERLAP
 from app.stripe_api.catalog import module_name
 from devkit import samples

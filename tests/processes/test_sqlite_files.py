@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from app.errors import InboxUnavailable
 from app.inbox import Inbox
 from app.inbox.engine import sqlite
-from app.inbox.sql.filters import EventFilter
+from app.inbox.filters import EventFilter
 from tests.support import raw_sql
 from tests.support.services import (
     ACCEPTED,

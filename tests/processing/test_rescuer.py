@@ -10,7 +10,7 @@ import pytest
 
 from app.errors import InboxUnavailable
 from app.inbox import Failure, Inbox, NewEvent, Suspect
-from app.inbox.sql.rescue import GRACE_LEAST
+from app.inbox.sql.rescue import MIN_GRACE
 from app.processing.rescuer import STEP_SECONDS, Rescuer
 from tests.support import raw_sql
 from tests.support.waiting import wait_for
@@ -81,7 +81,7 @@ def test_clock_step_alone_makes_no_orphan(inbox: Inbox, database_url: str, step:
     assert poll(rescuer, seconds=0) == 1  # the first poll counts nothing
     assert suspected(inbox) == 0
     assert poll(rescuer, seconds=1) == 1
-    assert 0 < suspected(inbox) < GRACE_LEAST
+    assert 0 < suspected(inbox) < MIN_GRACE
     assert inbox.deliveries.record_and_claim(EVENT).claim is None
     assert poll(rescuer, seconds=2) == 0
     assert inbox.administration.find("evt_1").is_orphan  # type: ignore[union-attr]  # it is there
@@ -142,7 +142,7 @@ def test_seconds_of_two_processes_are_not_counted_twice(inbox: Inbox, database_u
 
     assert second.count(suspects, time.monotonic() + 1) == 1  # read before the other wrote
     assert poll(second, seconds=1) == 1
-    assert suspected(inbox) < GRACE_LEAST
+    assert suspected(inbox) < MIN_GRACE
 
 
 def test_count_goes_on_in_another_process(inbox: Inbox, database_url: str) -> None:
@@ -187,10 +187,10 @@ def test_locked_row_keeps_no_other_event_from_being_rescued(
     poll(rescuer, seconds=0)
 
     with raw_sql.locking(database_url, locked), pytest.raises(InboxUnavailable):
-        poll(rescuer, seconds=GRACE_LEAST + 1)
+        poll(rescuer, seconds=MIN_GRACE + 1)
     assert inbox.administration.find(free).is_orphan  # type: ignore[union-attr]  # it is there
-    assert poll(rescuer, seconds=GRACE_LEAST + 1) == 1  # counted from zero: it could not be renewed
-    assert poll(rescuer, seconds=GRACE_LEAST + 1) == 0
+    assert poll(rescuer, seconds=MIN_GRACE + 1) == 1  # counted from zero: it could not be renewed
+    assert poll(rescuer, seconds=MIN_GRACE + 1) == 0
 
 
 def test_counting_suspects_takes_limited_time(inbox: Inbox, database_url: str) -> None:
@@ -202,7 +202,7 @@ def test_counting_suspects_takes_limited_time(inbox: Inbox, database_url: str) -
 
     assert poll(rescuer, seconds=-3600) == 2
     assert suspected(inbox) == 0
-    assert poll(rescuer, seconds=GRACE_LEAST + 1) == 0
+    assert poll(rescuer, seconds=MIN_GRACE + 1) == 0
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -216,8 +216,8 @@ def test_suspect_after_a_failure_is_counted_from_zero(inbox: Inbox, database_url
         poll(rescuer, seconds=0.5 - 2 * TURN)  # the time is over when it has failed
     assert poll(rescuer, seconds=-3600) == 2
 
-    assert poll(rescuer, seconds=GRACE_LEAST + 1) == 2
-    assert poll(rescuer, seconds=GRACE_LEAST + 1) == 0
+    assert poll(rescuer, seconds=MIN_GRACE + 1) == 2
+    assert poll(rescuer, seconds=MIN_GRACE + 1) == 0
 
 
 def test_start_repairs_due_times(make_inbox: Callable[..., Inbox], database_url: str) -> None:

@@ -36,7 +36,7 @@ def writer_of(inbox: Inbox) -> GroupCommit:
 def connection_of(inbox: Inbox) -> Connection:
     """Return the connection that writes for an ``inbox`` on SQLite."""
     writer = writer_of(inbox)
-    with writer.turn(), writer._lock:  # noqa: SLF001 - as the writer thread does
+    with writer.hold_write_lock(), writer._lock:  # noqa: SLF001 - as the writer thread does
         return writer._transactions.connect(writer._lock)  # noqa: SLF001 - no other way
 
 
@@ -64,7 +64,7 @@ def holding(inbox: Inbox) -> Iterator[Callable[[int], None]]:
         return wait(write)
 
     # A thread calls it when its statement is in the queue. Nothing else tells so.
-    with patch.object(QueuedWrite, "wait", counted_wait), writer_of(inbox).turn():
+    with patch.object(QueuedWrite, "wait", counted_wait), writer_of(inbox).hold_write_lock():
         yield lambda number: wait_for(lambda: len(queued) == number)
 
 

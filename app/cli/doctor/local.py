@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from app.inbox import Inbox
-    from app.inbox.sql.report import Report
+    from app.inbox.report import Report
     from app.processing.registry import Registry
     from app.settings import Settings
 
@@ -70,7 +70,7 @@ def handlers_lines(registry: Registry, settings: Settings) -> Iterator[Line]:
 
 def inbox_lines(inbox: Inbox, settings: Settings) -> Iterator[Line]:
     """Yield lines about the inbox: can it be written, is it durable, how long is its backlog."""
-    inbox.create_nothing()
+    inbox.forbid_creation()
     lines = list(_misplaced(inbox, settings))
     yield from lines
     if lines:

@@ -11,10 +11,14 @@ from typing import Any
 
 import click
 
-from app.inbox.sql.filters import STATES, EventFilter
+from app.inbox.filters import EventFilter
+from app.states import State
 
 #: The largest ``--limit``: an integer of both databases.
-MOST = 2**31 - 1
+MAX_LIMIT = 2**31 - 1
+
+# Not the enum: Click would offer the names of its members.
+STATES = [each.value for each in State]
 
 #: Seconds of the units in ``30m`` or ``24h``.
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -87,7 +91,7 @@ def limit_option(default: int) -> Callable[[Command], Command]:
         "--limit",
         default=default,
         show_default=True,
-        type=click.IntRange(min=1, max=MOST),
+        type=click.IntRange(min=1, max=MAX_LIMIT),
         help="The most events.",
     )
 
@@ -111,3 +115,15 @@ def filter_options(command: Command) -> Command:
         return command(*arguments, wanted=EventFilter(state, type_, context, since), **options)
 
     return with_filters
+
+
+def no_events(wanted: EventFilter) -> str:
+    """Return the sentence for a filter that no event matches: ``No events are dead.``."""
+    if wanted == EventFilter():
+        return "The inbox is empty."
+    words = ["No events"]
+    words += [f"are {wanted.state}"] if wanted.state else []
+    words += [f"of type {wanted.type}"] if wanted.type else []
+    words += [f"of {wanted.context}"] if wanted.context else []
+    words += ["since then"] if wanted.since is not None else []
+    return f"{' '.join(words)}."

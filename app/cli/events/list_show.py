@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from flask.cli import with_appcontext
 
-from app.cli.events.filters import filter_options, limit_option
+from app.cli.events.filters import filter_options, limit_option, no_events
 from app.cli.inbox_errors import explained
 from app.cli.output import iso_time, json_option, say, say_json, say_lines, say_table
 from app.services import services
@@ -15,7 +15,7 @@ from app.text import printable
 
 if TYPE_CHECKING:
     from app.inbox import Attempt, Event, Note
-    from app.inbox.sql.filters import EventFilter
+    from app.inbox.filters import EventFilter
 
 HEADINGS = ("received", "event id", "type", "state", "attempts", "outcome", "context")
 
@@ -37,7 +37,7 @@ def list_events(wanted: EventFilter, limit: int, *, as_json: bool) -> None:
     if paused:
         say(paused_sentence(paused))
     if not events:
-        say(f"No events {wanted.words()}.")
+        say(no_events(wanted))
         return
     say_table([HEADINGS, *map(_cells, events)])
     if len(events) == limit:

@@ -14,7 +14,7 @@ from app.cli.execution import begin_execution
 from app.cli.inbox_errors import explained
 from app.cli.output import mode, plural, say, say_table
 from app.errors import CallbackFailed, DeliveryError
-from app.inbox.sql.filters import EventFilter
+from app.inbox.filters import EventFilter
 from app.services import services
 from app.text import printable
 

@@ -1,7 +1,7 @@
-"""Moves what SQLite has written to its log into the database, while other threads write.
+"""Moves the content of SQLite's log into the database while other threads write.
 
-Without this SQLite does it in the commit that finds the log long. That commit waits for the disk
-some milliseconds, and so do all other writes.
+Otherwise a commit that finds the log too long runs the checkpoint. It waits for the disk some
+milliseconds, and so do all other writes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 #: Transactions of this process between two checkpoints. Each adds some five pages of 4 KB.
 TRANSACTIONS = 400
 
-#: Seconds that a process which closes its inbox waits for a checkpoint.
+#: Seconds that closing the inbox waits for a checkpoint.
 CLOSE_SECONDS = 5.0
 
 _CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
@@ -49,7 +49,7 @@ class Checkpoints:
         return self._thread is not None and self._thread.is_alive()
 
     def _start(self) -> None:
-        # Without a thread or memory for one: what was written is written.
+        # Without a thread, or memory for one, the log grows. Nothing is lost.
         with suppress(RuntimeError, MemoryError):
             self._thread = threads.start("checkpoint", self._run)
 
@@ -64,10 +64,9 @@ class Checkpoints:
 
     def _checkpoint(self, connection: sa.Connection) -> None:
         try:
-            # Nearly all of it is moved while others write.
+            # Moves nearly everything while other threads write.
             connection.exec_driver_sql(_CHECKPOINT).all()
-            # The log begins anew, instead of growing, only after a moment in which nothing is left
-            # to be moved.
+            # SQLite reuses the log only after a checkpoint that moved everything.
             with self._alone():
                 connection.exec_driver_sql(_CHECKPOINT).all()
         except sa.exc.SQLAlchemyError:
@@ -76,7 +75,7 @@ class Checkpoints:
             raise
 
     def _report(self, error: Exception) -> None:
-        """Log the first failure in a row. Nothing is lost: what is committed is in the log."""
+        """Log the first of consecutive failures. Nothing is lost: the commits stay in the log."""
         if not self._failing:
             self._failing = True
             log.warning("checkpoint_failed", reason=in_one_line(error))

@@ -60,7 +60,7 @@ class CircuitBreaker:
             with deadline.within(seconds):
                 yield
         except Exception as error:
-            self._judge(getattr(error, "orig", error), started)  # SQLAlchemy wraps the driver's
+            self._learn(getattr(error, "orig", error), started)  # SQLAlchemy wraps the driver's
             raise
         else:
             self._close()
@@ -86,7 +86,7 @@ class CircuitBreaker:
         if self._is_open:
             raise CircuitOpen("PostgreSQL did not answer another call in time")
 
-    def _judge(self, error: BaseException, started: float) -> None:
+    def _learn(self, error: BaseException, started: float) -> None:
         if not isinstance(error, (deadline.TimedOut, psycopg.errors.ConnectionTimeout)):
             self._close()
             return

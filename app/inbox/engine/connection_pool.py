@@ -71,7 +71,7 @@ class ConnectionPool:
             try:
                 return self._connect()
             except BaseException as error:
-                if not self._may_wait(error):
+                if not (self._note_refusal() and _can_wait(error)):
                     raise
 
     def _reserve(self, statement_timeout_ms: int) -> Connection | None:
@@ -81,14 +81,14 @@ class ConnectionPool:
             if connection is not None or not self._in_use or monotonic() >= self._refused_until:
                 self._in_use += 1
                 return connection
-            turn: Future[Connection | None] = Future()
-            self._waiting.append(turn)
+            returned: Future[Connection | None] = Future()
+            self._waiting.append(returned)
         with suppress(TimeoutError):
-            turn.result(deadline.seconds_left() - LAST_ATTEMPT_SECONDS)
+            returned.result(deadline.seconds_left() - LAST_ATTEMPT_SECONDS)
         with self._lock:
-            if turn.done():
-                return turn.result()
-            self._waiting.remove(turn)
+            if returned.done():
+                return returned.result()
+            self._waiting.remove(returned)
             self._in_use += 1
             return None
 
@@ -102,14 +102,13 @@ class ConnectionPool:
             connection.close()
         return None
 
-    def _may_wait(self, error: BaseException) -> bool:
-        """Record that connecting failed. Return whether another thread can return a connection."""
+    def _note_refusal(self) -> bool:
+        """Record that connecting failed. Return whether the pool has other connections."""
         with self._lock:
             if self._in_use > 1 or self._idle:
                 self._in_use -= 1
                 self._refused_until = monotonic() + REFUSED_SECONDS
-                has_time = deadline.seconds_left() > LAST_ATTEMPT_SECONDS
-                return has_time and isinstance(error, psycopg.OperationalError)
+                return True
         self._release(None)
         return False
 
@@ -128,3 +127,9 @@ class ConnectionPool:
         with self._lock:
             while self._idle:
                 self._idle.pop().close()
+
+
+def _can_wait(error: BaseException) -> bool:
+    """Return whether a thread can wait for another connection after this ``error``."""
+    has_time = deadline.seconds_left() > LAST_ATTEMPT_SECONDS
+    return has_time and isinstance(error, psycopg.OperationalError)

@@ -36,7 +36,7 @@ READ_SECONDS = 35.0
 
 #: Seconds for each statement without a deadline, which is one of a migration. It exceeds the time
 #: that a migration waits for another one.
-LONGEST_SECONDS = 65.0
+MAX_SECONDS = 65.0
 
 #: Seconds for which a connection is kept that was made too late for its caller.
 LATE_SECONDS = 5.0
@@ -62,9 +62,9 @@ def within(seconds: float) -> Iterator[None]:
 
 
 def seconds_left() -> float:
-    """Return the seconds until the deadline, or ``LONGEST_SECONDS`` without one."""
+    """Return the seconds until the deadline, or ``MAX_SECONDS`` without one."""
     deadline = _deadline.get()
-    return LONGEST_SECONDS if deadline is None else deadline - monotonic()
+    return MAX_SECONDS if deadline is None else deadline - monotonic()
 
 
 class Connection(psycopg.Connection[Any]):

@@ -19,11 +19,11 @@ _MESSAGES = {
 }
 
 _ADVICE = {
-    "inbox_file_missing": "put the file back, or restart the service with an empty inbox, which"
-    " has forgotten which events were handled",
-    "inbox_file_replaced": "the process changes over to the file that is there now. If it does"
-    " not, the reason of the next delivery says why",
-    "inbox_log_missing": "the process moves what it has of the log to the file, and goes on",
+    "inbox_file_missing": "put the file back, or restart the service: the new inbox is empty,"
+    " and redelivered events run again",
+    "inbox_file_replaced": "no action: the process opens the new file. If it does not, the reason"
+    " of the next delivery says why",
+    "inbox_log_missing": "no action: the process copies the log into the file",
     "inbox_index_missing": "restart the service",
 }
 
@@ -47,7 +47,7 @@ class FileLog:
         self._lock = threading.Lock()
 
     def report(self, reason: str | None) -> None:
-        """Log the ``reason`` why the file cannot be used, or None if it can, when that changes."""
+        """Log a new ``reason`` why the file cannot be used. None: it can be used."""
         with self._lock:
             former, self._reason = self._reason, reason
         if former == reason:

@@ -1,9 +1,9 @@
 """Group commit: one thread per process writes to SQLite, for all other threads.
 
 SQLite has one writer at a time, and a transaction costs nearly the same for one statement and for
-eight. So each thread puts its statement into a queue and waits. The writer thread takes the
-statements that wait and commits them as one transaction. While it commits, the next ones queue up.
-It never waits for more of them. ``docs/adr/0005-group-commit.md`` has the measurements.
+eight. So each thread puts its statement into a queue and waits. The writer thread takes all
+queued statements and commits them as one transaction. The next ones queue up during the commit. It
+never waits for more of them. ``docs/adr/0005-group-commit.md`` has the measurements.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app.inbox.batch_form import BatchForm
 from app.inbox.engine import sqlite
 from app.inbox.engine.checkpoint import Checkpoints
 from app.inbox.engine.errors import busy, unavailable
 from app.inbox.engine.sqlite_file import SqliteFile
 from app.inbox.engine.transaction import Transactions, Write
-from app.inbox.sql.batch import BatchForm
 from app.runtime import threads
 
 #: Statements in one transaction at most, so that no other process waits long for the file lock.
-MOST_AT_ONCE = 64
+MAX_STATEMENTS = 64
 
-#: Seconds that a statement waits for its commit before its caller gives up.
-TURN_TIMEOUT = 5.0
+#: Seconds that a caller waits for its commit or for the write lock.
+WRITE_TIMEOUT = 5.0
 
 
 class QueuedWrite(Write):
@@ -52,7 +52,7 @@ class QueuedWrite(Write):
         After a time-out or a Ctrl-C the statement is written only if its transaction has begun.
         """
         try:
-            self.withdrawn = not self.ended.acquire(timeout=TURN_TIMEOUT)
+            self.withdrawn = not self.ended.acquire(timeout=WRITE_TIMEOUT)
         except BaseException:
             self.withdrawn = True
             raise
@@ -75,7 +75,7 @@ class GroupCommit:
         """
         self._transactions = Transactions(pool, file, batch_forms)
         self._file = file
-        # The thread that waits for it can wait for ever: its callers do not.
+        # No time-out: callers have their own (``WRITE_TIMEOUT``).
         self._lock = file.lock(timeout=None)
         self._checkpoints = Checkpoints(pool, self._alone)
         #: None tells the thread to end.
@@ -83,7 +83,7 @@ class GroupCommit:
         self._queueing = threading.Lock()
         self._thread: threading.Thread | None = None
         #: Held by the thread that uses the connection and the file lock.
-        self._turn = threading.Lock()
+        self._write_lock = threading.Lock()
 
     def execute(
         self, statement: sa.Executable, parameters: dict[str, Any], *, durable: bool
@@ -91,7 +91,7 @@ class GroupCommit:
         """Run one statement, commit it, and return its first row.
 
         If ``durable``, the commit is on the disk before this returns. Raises the driver's error,
-        or ``InboxUnavailable`` after ``TURN_TIMEOUT`` seconds.
+        or ``InboxUnavailable`` after ``WRITE_TIMEOUT`` seconds.
         """
         write = QueuedWrite(statement, parameters, durable=durable)
         with self._queueing:
@@ -107,43 +107,43 @@ class GroupCommit:
             raise unavailable(error) from error
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def hold_write_lock(self) -> Iterator[None]:
         """Let no other thread write in the block. Raises ``InboxUnavailable`` after a time-out."""
-        if not self._turn.acquire(timeout=TURN_TIMEOUT):
+        if not self._write_lock.acquire(timeout=WRITE_TIMEOUT):
             raise busy()
         try:
             yield
         finally:
-            self._turn.release()
+            self._write_lock.release()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Let no thread of any process write in the block. Raises ``InboxUnavailable``."""
-        with self.turn(), self._lock:
+        with self.hold_write_lock(), self._lock:
             yield
 
     def close(self) -> None:
         """End the thread and close the connection. The next statement starts a new thread.
 
         Waits for the statements in the queue and a checkpoint that runs, but not longer than
-        ``TURN_TIMEOUT``.
+        ``WRITE_TIMEOUT``.
         """
         with self._queueing:
             thread, self._thread = self._thread, None
             if thread is not None:
                 self._queue.put(None)
         if thread is not None:
-            thread.join(TURN_TIMEOUT)
+            thread.join(WRITE_TIMEOUT)
 
     def _run(self) -> None:
-        """Write what is in the queue, until ``close``."""
+        """Write the queued statements until ``close``."""
         while (first := self._queue.get()) is not None:
-            with self._turn:
+            with self._write_lock:
                 self._commit(first)
             if sqlite.is_wal():
                 self._checkpoints.count()
         self._checkpoints.close()
-        with self._turn:
+        with self._write_lock:
             self._transactions.disconnect()
             self._lock.close()
 
@@ -165,9 +165,9 @@ class GroupCommit:
                 write.ended.release()
 
     def _take(self, writes: list[QueuedWrite]) -> None:
-        """Move statements from the queue to ``writes``, up to ``MOST_AT_ONCE``."""
+        """Move statements from the queue to ``writes``, up to ``MAX_STATEMENTS``."""
         with suppress(Empty):
-            while len(writes) < MOST_AT_ONCE:
+            while len(writes) < MAX_STATEMENTS:
                 write = self._queue.get_nowait()
                 if write is None:  # the thread is to end after this transaction
                     self._queue.put(None)

@@ -1,18 +1,18 @@
-"""The interface of an engine, and the choice between the two."""
+"""The interface of an engine."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import sqlalchemy as sa
 
 from app.inbox.engine.findings import Findings
-from app.inbox.engine.postgresql_engine import PostgresqlEngine
-from app.inbox.engine.sqlite_engine import SqliteEngine
-from app.inbox.sql.batch import BatchForm
+
+#: Seconds that a migration waits for the migration of another process.
+MIGRATION_TIMEOUT = 60
 
 
 class Engine(Protocol):
@@ -74,16 +74,16 @@ class Engine(Protocol):
     def unsafe_settings(self) -> tuple[str, ...]:
         """Return the settings of the database server with which it can lose commits."""
 
-    def migration(self, *, hurried: bool = False) -> AbstractContextManager[sa.Connection]:
+    def migration(self, *, fail_fast: bool = False) -> AbstractContextManager[sa.Connection]:
         """Return a block with one transaction that runs beside no other migration.
 
         Its connection is closed afterwards, so that a process can migrate and then fork. It waits
-        up to a minute for the database. If ``hurried``, a PostgreSQL that cannot be reached fails
+        up to a minute for the database. If ``fail_fast``, a PostgreSQL that cannot be reached fails
         within two seconds; the statements may take longer all the same.
         """
 
-    def create_nothing(self) -> None:
-        """Create no database file where none is."""
+    def forbid_creation(self) -> None:
+        """Never create a missing database file."""
 
     def examine(self) -> Findings | None:
         """Return the state of the database's files, without any change, as far as it can be read.
@@ -93,14 +93,3 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Close the connections of all threads. The next statement connects again."""
-
-
-def engine_for(url: str, batch_forms: Mapping[Any, BatchForm]) -> Engine:
-    """Return the engine for a ``url``: SQLite or PostgreSQL.
-
-    ``batch_forms`` holds the statements that can run as a batch.
-    """
-    parsed = sa.make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        return SqliteEngine(parsed, batch_forms)
-    return PostgresqlEngine(parsed)

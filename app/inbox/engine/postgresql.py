@@ -16,7 +16,7 @@ from app.inbox.engine.deadline import Connection, Connector
 CONNECT_TIMEOUT = 2
 
 #: Milliseconds for one statement, counted by the server. Each is shorter than the deadline on this
-#: side, so that the server's error arrives and the connection is kept.
+#: side, so that the server's own error arrives instead of a time-out, which would open the circuit.
 STATEMENT_TIMEOUT_MS = 1_200
 SLOW_STATEMENT_TIMEOUT_MS = 5_000
 READ_STATEMENT_TIMEOUT_MS = 30_000
@@ -50,7 +50,7 @@ def _arguments(url: sa.URL, statement_timeout_ms: int) -> dict[str, Any]:
     }
 
 
-def make_engine(url: sa.URL, breaker: CircuitBreaker, *, autocommit: bool) -> sa.Engine:
+def make_sqlalchemy_engine(url: sa.URL, breaker: CircuitBreaker, *, autocommit: bool) -> sa.Engine:
     """Return an engine for reads, or for a migration if not ``autocommit``.
 
     It connects within the caller's deadline. It replaces connections that the ``breaker`` suspects.

@@ -1,4 +1,12 @@
-"""The engine for PostgreSQL: any number of processes on any number of hosts share it."""
+"""The engine for PostgreSQL: any number of processes on any number of hosts share it.
+
+A process has two pools. Writes use ``ConnectionPool``: under SQLAlchemy's pool a short statement
+took nearly twice the processor time, and a refused connection failed the statement. Reads use
+SQLAlchemy's pool: they are few, and their statement timeout is longer.
+
+Two connections are separate. A listener has one, because it waits for notifications all the time.
+A migration has one, which is closed at its end: the process may fork next.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +24,8 @@ from app.errors import Unstorable, in_one_line
 from app.inbox.engine import deadline, postgresql
 from app.inbox.engine.circuit_breaker import CircuitBreaker
 from app.inbox.engine.errors import unavailable
+from app.inbox.engine.interface import MIGRATION_TIMEOUT
 from app.inbox.engine.keep import keep_for_ever
-
-#: Seconds that a migration waits for the migration of another process.
-MIGRATION_TIMEOUT = 60
 
 #: Seconds between two checks of whether a listener is to stop.
 LISTEN_SECONDS = 0.5
@@ -139,12 +145,12 @@ class PostgresqlEngine:
         return tuple(row.name for row in self.read(_UNSAFE_SETTINGS, {}))
 
     @contextmanager
-    def migration(self, *, hurried: bool = False) -> Iterator[sa.Connection]:
+    def migration(self, *, fail_fast: bool = False) -> Iterator[sa.Connection]:
         """Hold one transaction, under an advisory lock that excludes other migrations."""
-        pool = postgresql.make_engine(self._url, self._breaker, autocommit=False)
+        pool = postgresql.make_sqlalchemy_engine(self._url, self._breaker, autocommit=False)
         try:
-            with self._connect(pool, hurried=hurried) as connection, connection.begin():
-                _lock_migrations(connection, hurried=hurried)
+            with self._connect(pool, fail_fast=fail_fast) as connection, connection.begin():
+                _lock_migrations(connection, fail_fast=fail_fast)
                 yield connection
         except _DRIVER_ERRORS as error:
             raise unavailable(error) from error
@@ -152,13 +158,12 @@ class PostgresqlEngine:
             pool.dispose()
         self.migrated = True
 
-    def _connect(self, pool: sa.Engine, *, hurried: bool) -> sa.Connection:
-        # Watched, it would be made in a thread of its own, and a process that is not hurried may
-        # fork next.
-        with self._breaker.watch(deadline.SECONDS) if hurried else nullcontext():
+    def _connect(self, pool: sa.Engine, *, fail_fast: bool) -> sa.Connection:
+        # A deadline makes ``Connector`` start a thread, and this process may fork next.
+        with self._breaker.watch(deadline.SECONDS) if fail_fast else nullcontext():
             return pool.connect()
 
-    def create_nothing(self) -> None:
+    def forbid_creation(self) -> None:
         """Do nothing: the service never creates a database of PostgreSQL's."""
 
     def examine(self) -> None:
@@ -177,19 +182,21 @@ class PostgresqlEngine:
     def _get_pool(self) -> sa.Engine:
         with self._making:
             if self._pool is None:
-                self._pool = postgresql.make_engine(self._url, self._breaker, autocommit=True)
+                self._pool = postgresql.make_sqlalchemy_engine(
+                    self._url, self._breaker, autocommit=True
+                )
             return self._pool
 
     def _get_writer(self) -> postgresql.PostgresqlWriter:
         with self._making:
-            if self._writer is None:  # with a pool of its own, whose statements end sooner
+            if self._writer is None:
                 self._writer = postgresql.PostgresqlWriter(self._url, self._breaker)
             return self._writer
 
 
-def _lock_migrations(connection: sa.Connection, *, hurried: bool) -> None:
+def _lock_migrations(connection: sa.Connection, *, fail_fast: bool) -> None:
     connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{MIGRATION_TIMEOUT}s'")
-    if not hurried:  # a delivery is answered 503 while another process migrates
+    if not fail_fast:  # a delivery is answered 503 while another process migrates
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{MIGRATION_TIMEOUT}s'")
     connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('app.migrations'))")
     # A change of a table that waits for long would block all other users of the table.

@@ -23,7 +23,7 @@ __all__ = [
     "driver",
     "is_wal",
     "journal_mode",
-    "make_pool",
+    "make_sqlalchemy_engine",
     "prepare",
     "synchronous",
 ]
@@ -33,11 +33,11 @@ VERSION: tuple[int, ...] = driver.sqlite_version_info
 #: Milliseconds that SQLite waits for a tool that writes without taking the file lock.
 BUSY_TIMEOUT_MS = 4_000
 
-#: Pages in the log at which a commit runs a checkpoint itself: 32 MB. The thread of ``checkpoint``
-#: was too slow then.
-MOST_LOG_PAGES = 8_000
+#: Pages in the log at which a commit runs a checkpoint itself: 32 MB. A fallback in case the
+#: checkpoint thread is too slow.
+MAX_LOG_PAGES = 8_000
 
-#: Bytes that the file of the log keeps when it begins anew. A long read makes it longer, because
+#: Bytes that the log file keeps when SQLite reuses it. A long read makes it longer, because
 #: SQLite overwrites nothing that a reader may need.
 KEPT_LOG_BYTES = 64 * 2**20
 
@@ -73,11 +73,13 @@ def prepare(connection: Any) -> None:
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     connection.execute(f"PRAGMA journal_mode = {journal_mode(VERSION)}")
     connection.execute(f"PRAGMA synchronous = {synchronous()}")
-    connection.execute(f"PRAGMA wal_autocheckpoint = {MOST_LOG_PAGES}")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {MAX_LOG_PAGES}")
     connection.execute(f"PRAGMA journal_size_limit = {KEPT_LOG_BYTES}")
 
 
-def make_pool(url: sa.URL, connect: Callable[[], Connection], *, autocommit: bool) -> sa.Engine:
+def make_sqlalchemy_engine(
+    url: sa.URL, connect: Callable[[], Connection], *, autocommit: bool
+) -> sa.Engine:
     """Return SQLAlchemy's engine with connections made by ``connect``.
 
     It commits every statement, or begins each transaction with the right to write.

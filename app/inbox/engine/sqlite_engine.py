@@ -14,23 +14,21 @@ import sqlalchemy as sa
 import structlog
 
 from app.errors import Unstorable, in_one_line
+from app.inbox.batch_form import BatchForm
 from app.inbox.engine import sqlite
 from app.inbox.engine.errors import unavailable
 from app.inbox.engine.findings import Findings
 from app.inbox.engine.group_commit import GroupCommit
+from app.inbox.engine.interface import MIGRATION_TIMEOUT
 from app.inbox.engine.sqlite_file import SqliteFile
-from app.inbox.sql.batch import BatchForm
 
 log = structlog.get_logger(__name__)
-
-#: Seconds that a migration waits for the migration of another process.
-MIGRATION_TIMEOUT = 60
 
 _DRIVER_ERRORS = (sa.exc.DBAPIError, sqlite.driver.Error, OSError)
 
 
 class _Connections(NamedTuple):
-    """What a process opens at its first statement."""
+    """The connections that a process opens at its first statement."""
 
     pool: sa.Engine
     writer: GroupCommit
@@ -108,19 +106,21 @@ class SqliteEngine:
         return ()
 
     @contextmanager
-    def migration(self, *, hurried: bool = False) -> Iterator[sa.Connection]:
+    def migration(self, *, fail_fast: bool = False) -> Iterator[sa.Connection]:
         """Hold one transaction, under the lock that excludes all other writers.
 
-        A missing file is created at a start. If ``hurried``, it is created only where none was: an
-        empty inbox has forgotten which events ran.
+        A missing file is created. If ``fail_fast``, it is created only where none was: an empty
+        inbox has forgotten which events ran.
         """
         _warn_without_wal()
-        create = self._may_create and (not hurried or self._is_first())
+        create = self._may_create and (not fail_fast or self._is_first())
         try:
             if create:
                 _make_folder(self._file.path.parent)
             with self._file.claim(MIGRATION_TIMEOUT, create=create) as lock:
-                pool = sqlite.make_pool(self._url, partial(self._file.open, lock), autocommit=False)
+                pool = sqlite.make_sqlalchemy_engine(
+                    self._url, partial(self._file.open, lock), autocommit=False
+                )
                 try:
                     with pool.connect() as connection, connection.begin():
                         yield connection
@@ -134,8 +134,8 @@ class SqliteEngine:
         """Return True if no process is known to have opened a file at this path."""
         return not self._file.opened and not self._file.is_known()
 
-    def create_nothing(self) -> None:
-        """Create no file where none is."""
+    def forbid_creation(self) -> None:
+        """Never create a missing file."""
         self._may_create = False
 
     def examine(self) -> Findings | None:
@@ -155,7 +155,7 @@ class SqliteEngine:
     def _connect(self) -> _Connections:
         with self._making:
             if self._connections is None:
-                pool = sqlite.make_pool(self._url, self._file.connect, autocommit=True)
+                pool = sqlite.make_sqlalchemy_engine(self._url, self._file.connect, autocommit=True)
                 writer = GroupCommit(pool, self._file, self._batch_forms)
                 self._connections = _Connections(pool, writer)
             return self._connections

@@ -214,7 +214,8 @@ class SqliteFile:
         having = [each for each in self._connections if each.inodes == note.inodes]
         if any(map(_checkpoint, having)):
             return
-        # If the index is missing too, SQLite removed both, or no other process can use the log.
+        # Same index: another live process may have the log open and has to move it. Otherwise
+        # SQLite removed log and index, or no other process can use the log.
         elsewhere = here.shm == note.inodes.shm and is_alive(note.process)
         if having or (elsewhere and note.process != os.getpid()):
             raise self._unavailable("inbox_log_missing")
@@ -241,6 +242,7 @@ class SqliteFile:
             raise self._unavailable("inbox_file_replaced")
         if here.shm != own.shm:
             # This process has the lost index in its memory, and others would make a new one.
+            # Processes with different indexes would corrupt the log, so this one stops.
             self._without_index = here.file
             raise self._unavailable("inbox_index_missing")
         raise self._unavailable("inbox_log_missing")
@@ -264,7 +266,7 @@ class SqliteFile:
 
 
 def _checkpoint(connection: Connection) -> bool:
-    """Move the log of the connection to its database. Return False if not all was moved."""
+    """Move the log of the connection to its database. Return False if a part was not moved."""
     try:
         busy, pages, moved = connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
     except driver.Error:

@@ -12,11 +12,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app.inbox.batch_form import BatchForm
 from app.inbox.engine import sqlite
 from app.inbox.engine.file_lock import FileLock
 from app.inbox.engine.sqlite import driver
 from app.inbox.engine.sqlite_file import Connection, SqliteFile
-from app.inbox.sql.batch import BatchForm
 
 
 class Write:

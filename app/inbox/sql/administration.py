@@ -59,7 +59,7 @@ RETRIES = (
 )
 
 #: Writes one row, so that a full disk or a read-only replica is found.
-PROBE = (
+TEST_WRITE = (
     insert(readiness)
     .values(id=ONE, checked_at=now())
     .on_conflict_do_update(index_elements=[readiness.c.id], set_={"checked_at": now()})

@@ -1,35 +1,23 @@
-"""How SQLite writes many deliveries and results as one statement each (group commit)."""
+"""The batches of the statements that run at every delivery (group commit on SQLite)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
+from app.inbox.batch_form import BatchForm
 from app.inbox.sql.deliveries import CLAIMED_ROW, ENQUEUE, ENQUEUED_ROW, RECORD_AND_CLAIM
 from app.inbox.sql.literals import word
+from app.inbox.sql.rows import RecordedRow
 from app.inbox.sql.schema import events
 from app.inbox.sql.settling import FINISH, settled, success
 
 
-@dataclass(frozen=True, slots=True)
-class BatchForm:
-    """How to run N executions of a statement as one batch.
-
-    ``make`` returns the batch for N executions. Execution 3 has the parameters that end in
-    ``__3``. The batch counts only if it changes N rows. ``row`` returns the first row of one
-    execution, given its parameters, if the batch counts.
-    """
-
-    make: Callable[[int], sa.Executable]
-    row: Callable[[dict[str, Any]], tuple[Any, ...]]
-
-
 def _insert_many(row: dict[str, Any], count: int) -> sa.Executable:
-    """Record ``count`` new events. Fails when one of them is known."""
+    """Record ``count`` new events. Fails if one of them is known."""
     return sa.insert(events).values([_numbered(each, row) for each in range(count)])
 
 
@@ -63,19 +51,28 @@ def _finish_many(count: int) -> sa.Executable:
     )
 
 
-def _answered(state: str, attempt: int) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
-    """Return a function that returns the columns of ``rows.answer`` for a new event."""
+def _recorded(state: str, attempt: int) -> Callable[[dict[str, Any]], RecordedRow]:
+    """Return a function that builds the row of a new event from its parameters."""
 
-    def row(given: dict[str, Any]) -> tuple[Any, ...]:
-        mine = given["id"], given["type"], given["body"]
-        return (*mine, state, None, attempt, given.get("token"), 0.0, given["context"])
+    def row(given: dict[str, Any]) -> RecordedRow:
+        return RecordedRow(
+            id=given["id"],
+            type=given["type"],
+            body=given["body"],
+            state=state,
+            outcome=None,
+            attempt=attempt,
+            claimed_by=given.get("token"),
+            attempts_used=0.0,
+            context=given["context"],
+        )
 
     return row
 
 
 #: The statements of every delivery, and their batches.
 FORMS: dict[Any, BatchForm] = {
-    RECORD_AND_CLAIM: BatchForm(partial(_insert_many, CLAIMED_ROW), _answered("running", 1)),
-    ENQUEUE: BatchForm(partial(_insert_many, ENQUEUED_ROW), _answered("pending", 0)),
+    RECORD_AND_CLAIM: BatchForm(partial(_insert_many, CLAIMED_ROW), _recorded("running", 1)),
+    ENQUEUE: BatchForm(partial(_insert_many, ENQUEUED_ROW), _recorded("pending", 0)),
     FINISH: BatchForm(_finish_many, lambda given: (given["event_id"],)),
 }

@@ -11,7 +11,16 @@ import sqlalchemy as sa
 
 from app.inbox.sql.literals import word
 from app.inbox.sql.rescue import orphaned
-from app.inbox.sql.rows import ONE, ZERO, answer, crashes, is_poison, poisoned, reclaimed, rescuable
+from app.inbox.sql.rows import (
+    ONE,
+    ZERO,
+    crashes,
+    is_poison,
+    poisoned,
+    reclaimed,
+    rescuable,
+    returned_columns,
+)
 from app.inbox.sql.schema import events, now, pauses
 
 _event = events.alias("candidate")
@@ -26,10 +35,12 @@ def _one_of(selected: Any) -> sa.ColumnElement[bool]:
 
 
 def _claim(*which: sa.ColumnElement[bool], **values: Any) -> sa.Executable:
-    return sa.update(events).where(*which).values(**reclaimed, **values).returning(*answer)
+    return (
+        sa.update(events).where(*which).values(**reclaimed, **values).returning(*returned_columns)
+    )
 
 
-#: Workers claim events of their process's mode, whose key the callbacks get, unless paused.
+#: A worker claims only events of its API key's mode, and none while paused.
 _for_workers = sa.and_(
     _event.c.livemode == sa.bindparam("livemode"),
     ~sa.exists(sa.select(pauses.c.id)),

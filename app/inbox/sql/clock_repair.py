@@ -42,5 +42,5 @@ REPAIR_RATE_LIMITS = (
 #: Ends the terms of leaders. One that is alive takes its term again.
 REPAIR_LEADERS = sa.update(leaders).where(leaders.c.until > now()).values(until=now())
 
-#: A slot for a request is never more seconds ahead, unless the clock stepped back.
+#: A slot more seconds in the future than this shows that the clock stepped back.
 SLOT_SECONDS = 120.0

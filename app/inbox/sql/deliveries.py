@@ -14,13 +14,13 @@ from app.inbox.sql.literals import word
 from app.inbox.sql.rows import (
     ONE,
     ZERO,
-    answer,
     claimed,
     crashes,
     is_poison,
     new_row,
     poisoned,
     rescuable,
+    returned_columns,
 )
 from app.inbox.sql.schema import events, now
 
@@ -39,7 +39,7 @@ _new = insert(events).values(CLAIMED_ROW)
 def _if_claimable(name: str, value: Any = None) -> sa.Case[Any]:
     """Return a column's value: claimed if the event may be claimed, dead if it is poison.
 
-    ``value`` is the value of a claim where it is not the one of a new event.
+    ``value`` replaces the value that a new event would get.
     """
     cases = [(_claimable, _new.excluded[name] if value is None else value)]
     if name in poisoned:
@@ -51,8 +51,8 @@ def _if_poison(name: str) -> sa.Case[Any]:
     return sa.case((is_poison(events), poisoned[name]), else_=events.c[name])
 
 
-#: Records a delivery, and claims the event if it may be claimed. The caller has the claim if its
-#: token comes back. The same is true when the statement runs twice with one token.
+#: Records a delivery, and claims the event if it may be claimed. The caller owns the claim if the
+#: row has its token, also after a repeated run.
 RECORD_AND_CLAIM = _new.on_conflict_do_update(
     index_elements=[events.c.id],
     set_={
@@ -68,7 +68,7 @@ RECORD_AND_CLAIM = _new.on_conflict_do_update(
         },
         **{name: _if_poison(name) for name in ("reason", "traceback", "locked_key", "settled_at")},
     },
-).returning(*answer)
+).returning(*returned_columns)
 
 #: Records a delivery of an event that a worker is to run. A known event keeps its state.
 ENQUEUE = (
@@ -83,7 +83,7 @@ ENQUEUE = (
             "due_at": sa.case((_wrong_mode, now()), else_=events.c.due_at),
         },
     )
-    .returning(*answer)
+    .returning(*returned_columns)
 )
 
 #: Records a delivery of an event that is not to be run.
@@ -101,7 +101,7 @@ RECORD_SKIPPED = (
         index_elements=[events.c.id],
         set_={"deliveries": events.c.deliveries + ONE},
     )
-    .returning(*answer)
+    .returning(*returned_columns)
 )
 
 #: Notifies the workers of other processes that an event is due. On PostgreSQL only.

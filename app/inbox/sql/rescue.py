@@ -18,7 +18,7 @@ from app.inbox.sql.schema import events, now
 #: The grace, as a share of the lease, and its least length in seconds. A live process renews
 #: after at most half of its lease, and within a second when it finds its own lease expired.
 GRACE_SHARE = 0.6
-GRACE_LEAST = 2.0
+MIN_GRACE = 2.0
 
 #: Seconds by which a lease may end later than one lease from now, for rounding. A lease that ends
 #: later still was made before the clock stepped back, and counts as expired.
@@ -29,7 +29,7 @@ ROUNDING = 1.0
 UNKNOWN_GRACE = 60.0
 
 #: The longest lease in seconds that there can be.
-LONGEST_LEASE = 3600.0
+MAX_LEASE = 3600.0
 
 
 def _grace(event: Any) -> sa.ColumnElement[float]:
@@ -37,8 +37,8 @@ def _grace(event: Any) -> sa.ColumnElement[float]:
     share = number(GRACE_SHARE) * event.c.lease_seconds
     return sa.case(
         (event.c.lease_seconds.is_(None), number(UNKNOWN_GRACE)),
-        (share > number(GRACE_LEAST), share),
-        else_=number(GRACE_LEAST),
+        (share > number(MIN_GRACE), share),
+        else_=number(MIN_GRACE),
     )
 
 
@@ -60,7 +60,7 @@ _seen = sa.case(
     else_=number(0.0),
 )
 
-_longest = sa.func.coalesce(events.c.lease_seconds, number(LONGEST_LEASE))
+_longest = sa.func.coalesce(events.c.lease_seconds, number(MAX_LEASE))
 
 #: The running events whose lease expired by the clock and that are no orphans yet.
 SUSPECTS = sa.select(

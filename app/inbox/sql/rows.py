@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -13,6 +13,7 @@ from app.inbox.sql.schema import events, now
 ZERO = number(0)
 ONE = number(1)
 
+#: The ``reason`` of an event that is dead after too many crashes.
 CRASHED = "its process crashed or hung in each of the last attempts"
 
 _lease_seconds = sa.bindparam("lease_seconds", type_=sa.Double)
@@ -45,18 +46,23 @@ poisoned: dict[str, Any] = {
     "settled_at": now(),
 }
 
-#: What a statement returns of the event that it recorded or claimed.
-answer = (
-    events.c.id,
-    events.c.type,
-    events.c.body,
-    events.c.state,
-    events.c.outcome,
-    events.c.attempt,
-    events.c.claimed_by,
-    events.c.attempts_used,
-    events.c.context,
-)
+
+class RecordedRow(NamedTuple):
+    """The row that a statement returns of the event that it recorded or claimed."""
+
+    id: str
+    type: str
+    body: bytes
+    state: str
+    outcome: str | None
+    attempt: int
+    claimed_by: str | None
+    attempts_used: float
+    context: str | None
+
+
+#: The columns of a ``RecordedRow``, for ``RETURNING``.
+returned_columns = tuple(events.c[name] for name in RecordedRow._fields)
 
 
 def new_row(**values: object) -> dict[str, object]:

@@ -14,7 +14,7 @@ from sqlalchemy.sql.expression import FunctionElement
 
 metadata = sa.MetaData()
 
-#: One row per event. It is the record that deduplicates, the queue, and the history in one.
+#: One row per event. It is deduplication record, queue and history in one.
 events = sa.Table(
     "events",
     metadata,
@@ -100,9 +100,8 @@ readiness = sa.Table(
 class now(FunctionElement[float]):  # noqa: N801 - a function in SQL
     """The database's clock at the start of the statement, in seconds since the epoch.
 
-    On PostgreSQL it is ``statement_timestamp()`` and not ``clock_timestamp()``: a statement that
-    uses it several times needs one value, or it would half claim an event whose lease ends between
-    two uses.
+    A statement uses it several times and needs one value. With PostgreSQL's ``clock_timestamp()``
+    its conditions and the values that it sets could disagree.
     """
 
     inherit_cache = True

@@ -1,4 +1,4 @@
-"""The table of events, and the row that readiness is probed with."""
+"""Adds the table of events, and the row that a health check writes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make both tables."""
+    """Add both tables."""
     op.create_table(
         "events",
         sa.Column("id", sa.Text, primary_key=True),

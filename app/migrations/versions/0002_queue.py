@@ -1,8 +1,8 @@
-"""What queue mode needs: whose turn it is, the history of attempts, retries by hand, the pause.
+"""Adds the concurrency key, and the attempts, retries and pauses tables.
 
-The history is written by the database itself, whenever a further attempt begins. So no way of
-claiming can forget one, not even a takeover after a crash, and claiming stays one statement. An
-event that succeeds at once costs nothing more.
+A trigger writes each attempt into its table when the next one begins. So no claim can omit it, not
+even a rescue, and a claim stays one statement. An event that succeeds at its first attempt costs
+nothing more.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _NOW = {
     "postgresql": "EXTRACT(EPOCH FROM statement_timestamp())::double precision",
 }
 
-#: The row itself holds its latest attempt. When the next one begins, the one before is kept: what
-#: the old row says of it, or that nobody said how it ended.
+#: The event's own row holds its latest attempt. When the next one begins, the former one is kept,
+#: with the outcome in the old row, or ``crashed`` if it was still running.
 _BEGINS = "NEW.attempt <> OLD.attempt AND OLD.claimed_at IS NOT NULL"
 _CRASHED = "OLD.state = 'running'"
 _REMEMBER = f"""
@@ -60,7 +60,7 @@ def _add_columns() -> None:
     op.add_column("events", sa.Column("traceback", sa.Text))
     op.add_column("events", sa.Column("spent", sa.Double, nullable=False, server_default="0"))
     op.add_column("events", sa.Column("crashes", sa.Integer, nullable=False, server_default="0"))
-    # What came before is nobody's turn but its own.
+    # Existing events get a key of their own.
     op.execute("UPDATE events SET subject = 'event ' || id")
 
 
@@ -99,7 +99,7 @@ def _make_indexes() -> None:
         ("events_due", ["due_at", "id"], pending, False),
         ("events_waiting", ["subject", "due_at", "id"], pending, False),
         ("events_running", ["lease_until"], running, False),
-        # The last guard of one thing at a time per object: two cannot hold one subject.
+        # Unique: two events cannot hold one concurrency key.
         ("events_holds", ["holds"], sa.text("holds IS NOT NULL"), True),
     ):
         op.create_index(

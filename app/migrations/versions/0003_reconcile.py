@@ -1,8 +1,4 @@
-"""What reconciliation and the budget for Stripe's API need.
-
-Where an event came from, how far each list of Stripe's was read, who does what only one process
-may do, and when the next request to Stripe's API may go out.
-"""
+"""Adds ``source``, watermarks, leaders, and the slots of the rate limit."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What the rescue of an event needs: how long its lease is, and how long it stayed unrenewed.
+"""Adds the length of a lease, and for how many seconds it was seen unrenewed.
 
-A replica of the version before writes none of the columns. It renews ``lease_until`` as before, and
-that is what tells a renewed lease from the one that is suspected.
+A replica of the version before writes none of these columns. A changed ``lease_until`` shows that
+the lease was renewed.
 """
 
 from __future__ import annotations

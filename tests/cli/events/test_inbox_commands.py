@@ -116,7 +116,8 @@ class TestList:
         """For an empty list there is a sentence with the conditions."""
         asked = ["--state", "dead", "--type", TYPE, "--context", "acct_1", "--since", "3d"]
         assert run(receiver, "list", "--state", "dead").stdout == "No events are dead.\n"
-        assert run(receiver, "list").stdout == "No events are here.\n"
+        assert run(receiver, "list").stdout == "The inbox is empty.\n"
+        assert run(receiver, "list", "--context", "acct_1").stdout == "No events of acct_1.\n"
         assert run(receiver, "list", *asked).stdout == (
             f"No events are dead of type {TYPE} of acct_1 since then.\n"
         )

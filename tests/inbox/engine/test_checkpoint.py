@@ -75,7 +75,7 @@ def test_log_is_moved_beside_writes(inbox: Inbox, tmp_path: Path) -> None:
     accept(inbox, 1, 2, 3, 4)
     wait_until_counted(inbox, 4)
     assert moved(inbox, tmp_path) == 0
-    with writer.turn():  # the checkpoint does not get it
+    with writer.hold_write_lock():  # the checkpoint does not get it
         writer._checkpoints.count()  # noqa: SLF001 - as for the fifth transaction
         wait_for(lambda: moved(inbox, tmp_path) == 4)
         checkpoints = writer._checkpoints  # noqa: SLF001 - no other way
@@ -111,7 +111,7 @@ def test_last_part_waits_for_other_processes(inbox: Inbox, tmp_path: Path) -> No
     with other:
         checkpoints.count()
         wait_for(lambda: moved(inbox, tmp_path) == 4)
-        wait_for(writer._turn.locked)  # noqa: SLF001 - it has its turn
+        wait_for(writer._write_lock.locked)  # noqa: SLF001 - it writes
         assert checkpoints._thread is not None  # noqa: SLF001 - no other way
         checkpoints._thread.join(0.1)  # noqa: SLF001 - no other way
         assert checkpoints._thread.is_alive()  # noqa: SLF001 - no other way
@@ -162,12 +162,12 @@ def test_failure_is_logged_once_until_it_succeeds(
 def test_checkpoint_that_waits_too_long_is_logged(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without its turn or a connection, the thread ends with a line, not a traceback."""
+    """Without the write lock or a connection, the thread ends with a line, not a traceback."""
     writer = writer_of(inbox)
-    monkeypatch.setattr(group_commit, "TURN_TIMEOUT", 0.01)
+    monkeypatch.setattr(group_commit, "WRITE_TIMEOUT", 0.01)
     empty = sa.exc.TimeoutError("no connection is free")
 
-    with capture_logs() as lines, writer.turn():
+    with capture_logs() as lines, writer.hold_write_lock():
         writer._checkpoints._run()  # noqa: SLF001 - no other way
         writer._checkpoints._failing = False  # noqa: SLF001 - to log the next one
         monkeypatch.setattr(pool_of(inbox), "connect", Mock(side_effect=empty))
@@ -223,7 +223,7 @@ def test_close_waits_for_the_checkpoint_that_runs(
 
 
 def test_one_checkpoint_runs_at_a_time(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a checkpoint waits for its turn, no second one starts."""
+    """While a checkpoint waits for the write lock, no second one starts."""
     started: list[object] = []
     run = Checkpoints._run  # noqa: SLF001 - to count the calls
 
@@ -233,7 +233,7 @@ def test_one_checkpoint_runs_at_a_time(inbox: Inbox, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Checkpoints, "_run", counted)
     writer = writer_of(inbox)
-    with writer.turn():
+    with writer.hold_write_lock():
         for _ in range(20):
             writer._checkpoints.count()  # noqa: SLF001 - as for a transaction
         wait_for(lambda: len(started) > 0)
@@ -246,7 +246,7 @@ def test_one_checkpoint_runs_at_a_time(inbox: Inbox, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("wal_autocheckpoint", sqlite.MOST_LOG_PAGES),
+        ("wal_autocheckpoint", sqlite.MAX_LOG_PAGES),
         ("journal_size_limit", sqlite.KEPT_LOG_BYTES),
     ],
 )

@@ -109,12 +109,12 @@ def test_connections_of_other_threads_are_replaced(
 ) -> None:
     """Connections that a firewall dropped cost one time-out, not one for each thread."""
     backends: list[object] = []
-    turn, done = threading.Event(), threading.Event()
+    begin, done = threading.Event(), threading.Event()
 
     def ask_twice() -> None:
         backends.append(base.execute(BACKEND, {}))
         done.set()
-        turn.wait(30)
+        begin.wait(30)
         backends.append(base.execute(BACKEND, {}))
 
     other = threading.Thread(target=ask_twice)
@@ -128,7 +128,7 @@ def test_connections_of_other_threads_are_replaced(
     reason(lambda: base.execute(BACKEND, {}))
     monkeypatch.setattr(deadline, "SECONDS", 30.0)
     path.open()
-    turn.set()
+    begin.set()
     other.join(30)
 
     assert len(set(backends)) == 2
@@ -264,7 +264,7 @@ def test_statement_without_a_deadline_has_the_longest_limit(
     path: Path, connector: Connector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A statement of a migration may take long, but not for ever."""
-    monkeypatch.setattr(deadline, "LONGEST_SECONDS", SOON)
+    monkeypatch.setattr(deadline, "MAX_SECONDS", SOON)
     connection = connector.connect(dsn(path))
     path.swallow()
 

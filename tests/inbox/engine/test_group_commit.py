@@ -35,8 +35,8 @@ def test_waiting_statements_are_one_transaction(sqlite_url: str) -> None:
 
 
 def test_transaction_is_bounded(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More statements than ``MOST_AT_ONCE`` are several transactions."""
-    monkeypatch.setattr(group_commit, "MOST_AT_ONCE", 2)
+    """More statements than ``MAX_STATEMENTS`` are several transactions."""
+    monkeypatch.setattr(group_commit, "MAX_STATEMENTS", 2)
     inbox = Inbox(sqlite_url, lease_seconds=30)
     statements = trace(inbox)
 
@@ -49,12 +49,12 @@ def test_transaction_is_bounded(sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 def test_statement_that_waits_too_long_is_not_written(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It fails after ``TURN_TIMEOUT`` and is not written later: no process would run its claim."""
+    """It fails after ``WRITE_TIMEOUT`` and is not written later: no process would run its claim."""
     inbox = Inbox(sqlite_url, lease_seconds=30)
     inbox.check()
-    monkeypatch.setattr(group_commit, "TURN_TIMEOUT", 0.05)
+    monkeypatch.setattr(group_commit, "WRITE_TIMEOUT", 0.05)
 
-    with writer_of(inbox).turn(), pytest.raises(InboxUnavailable) as raised:
+    with writer_of(inbox).hold_write_lock(), pytest.raises(InboxUnavailable) as raised:
         inbox.deliveries.record_and_claim(EVENT)
     assert raised.value.reason == "inbox_locked"
     monkeypatch.undo()

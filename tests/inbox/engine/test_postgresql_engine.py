@@ -42,7 +42,7 @@ def test_connection_lost_while_idle_does_not_fail_a_read(postgresql_url: str) ->
 
 
 def test_threads_that_ended_leave_no_connection(postgresql_url: str) -> None:
-    """Each thread has a connection of its own. After its end another thread can use it."""
+    """A thread that ends leaves its connection to other threads."""
     inbox = Inbox(postgresql_url, lease_seconds=30)
     inbox.check()
     for _ in range(5):

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from app.errors import InboxUnavailable, Unstorable
 from app.inbox import Inbox
 from app.inbox.engine import group_commit, sqlite
+from app.inbox.engine.choice import engine_for
 from app.inbox.engine.file_lock import FileLock
-from app.inbox.engine.interface import engine_for
 from tests.support.writing import EVENT, connection_of, writer_of
 
 
@@ -74,9 +74,9 @@ def test_close_does_not_wait_for_ever(sqlite_url: str, monkeypatch: pytest.Monke
     inbox = Inbox(sqlite_url, lease_seconds=30)
     inbox.check()
     writer, connection = writer_of(inbox), connection_of(inbox)
-    monkeypatch.setattr(group_commit, "TURN_TIMEOUT", 0.05)
+    monkeypatch.setattr(group_commit, "WRITE_TIMEOUT", 0.05)
 
-    with writer.turn():
+    with writer.hold_write_lock():
         thread = writer._thread  # noqa: SLF001 - to wait for its end
         inbox.close()
         assert connection.execute("SELECT 1").fetchone() == (1,)
@@ -113,7 +113,7 @@ def test_file_lock_held_elsewhere_is_unavailable(
     inbox = Inbox(sqlite_url, lease_seconds=30)
     inbox.check()
     other = FileLock(tmp_path / "var" / "inbox.sqlite3.lock")
-    monkeypatch.setattr(group_commit, "TURN_TIMEOUT", 0.05)
+    monkeypatch.setattr(group_commit, "WRITE_TIMEOUT", 0.05)
 
     with other, pytest.raises(InboxUnavailable) as raised:
         inbox.check()

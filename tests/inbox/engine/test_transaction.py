@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.errors import InboxUnavailable
-from app.inbox import Accepted, Failure, Inbox, Outcome
+from app.inbox import Failure, Inbox, Outcome, RecordedEvent
 from app.inbox.engine import sqlite
 from app.inbox.engine.transaction import Transactions
 from app.inbox.sql.batch import FORMS
@@ -208,7 +208,7 @@ def test_batch_returns_what_single_statements_return(sqlite_url: str) -> None:
             name for name, value in asdict(first).items() if asdict(found)[name] != value
         } <= names
         assert (found.body, found.claimed_by) == (event.body, claim.token)
-    assert recorded == [Accepted("pending", None, 0, None)] * 2
+    assert recorded == [RecordedEvent("pending", None, 0, None)] * 2
     inbox.close()
 
 

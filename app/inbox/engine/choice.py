@@ -1,0 +1,24 @@
+"""The choice between the two engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.inbox.batch_form import BatchForm
+from app.inbox.engine.interface import Engine
+from app.inbox.engine.postgresql_engine import PostgresqlEngine
+from app.inbox.engine.sqlite_engine import SqliteEngine
+
+
+def engine_for(url: str, batch_forms: Mapping[Any, BatchForm]) -> Engine:
+    """Return the engine for a ``url``: SQLite or PostgreSQL.
+
+    ``batch_forms`` holds the statements that can run as a batch.
+    """
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return SqliteEngine(parsed, batch_forms)
+    return PostgresqlEngine(parsed)
