@@ -49,7 +49,7 @@ class Inbox:
     """
 
     def __init__(self, url: str, *, lease_seconds: float, max_crashes: int = 5) -> None:
-        """Take the database's ``url``, and for how many seconds a claim holds unless renewed.
+        """Take the ``url`` of the database. A claim expires ``lease_seconds`` after each renewal.
 
         An event is dead after ``max_crashes`` consecutive crashes.
         """

@@ -1,4 +1,4 @@
-"""The inbox for the commands and pages of a person: show, retry, pause, report."""
+"""The inbox for the commands and pages of an operator: show, retry, pause, report."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class Claims:
     def mark_dead(self, claim: Claim, outcome: str, failure: Failure) -> bool:
         """Make the event dead: it needs a person."""
         # Durable, as for a skipped event: Stripe is answered 2xx, and no callback succeeded. So
-        # this row is all that there is.
+        # this row is the only record.
         return self._settle(claim, State.DEAD, outcome, failure, durable=True)
 
     def _settle(

@@ -88,25 +88,25 @@ class Receiver:
         delivery.rejections = self._rejections[refused.reason]
 
     def _run(self, event: NewEvent, delivery: Delivery) -> Outcome:
-        accepted = self._deliveries.record_and_claim(event)
-        delivery.attempt = accepted.attempt
-        if accepted.claim is not None:
-            return self._runner.run(accepted.claim)
-        if accepted.state == State.RUNNING:
+        recorded = self._deliveries.record_and_claim(event)
+        delivery.attempt = recorded.attempt
+        if recorded.claim is not None:
+            return self._runner.run(recorded.claim)
+        if recorded.state == State.RUNNING:
             raise Deferred(
                 "the event is running; deliver it again",
                 reason="running",
                 retry_after=math.ceil(self._settings.lease_seconds),
             )
-        if accepted.outcome == Outcome.CRASHED:
+        if recorded.outcome == Outcome.CRASHED:
             # This delivery may have marked the event dead. It gets a 200, so it is the last one.
             log.error("event_crashed", event_id=event.id, event_type=event.type)
         return Outcome.DUPLICATE
 
     def _enqueue(self, event: NewEvent, delivery: Delivery) -> Outcome:
-        accepted = self._deliveries.enqueue(event)
-        delivery.attempt = accepted.attempt
-        if accepted.state in {State.DONE, State.DEAD}:
+        recorded = self._deliveries.enqueue(event)
+        delivery.attempt = recorded.attempt
+        if recorded.state in {State.DONE, State.DEAD}:
             return Outcome.DUPLICATE
         self._worker.wake()
         with suppress(InboxUnavailable):  # the event is recorded, and workers poll

@@ -27,10 +27,11 @@ class CircuitOpen(psycopg.OperationalError):
 class CircuitBreaker:
     """Stops calls to a server that does not answer. The threads of a process share one.
 
-    A thread that waits in vain delays all requests behind it. So a time-out opens the circuit:
-    calls fail at once. After ``OPEN_SECONDS`` the circuit is half-open: one call goes through as a
-    probe, and the other calls wait a moment for its result. An answer closes the circuit, and so
-    does an error that the server reports. A refused connection opens nothing: it delays no call.
+    A thread that waits for a hung server delays all requests behind it. So a time-out opens the
+    circuit: calls fail at once. After ``OPEN_SECONDS`` the circuit is half-open: one call goes
+    through as a probe, and the other calls wait a moment for its result. An answer closes the
+    circuit, and so does an error that the server reports. A refused connection opens nothing: it
+    delays no call.
     """
 
     def __init__(self) -> None:

@@ -70,8 +70,8 @@ def seconds_left() -> float:
 class Connection(psycopg.Connection[Any]):
     """A connection that is closed when an answer misses the deadline.
 
-    Closing it asks nothing of the server. A rollback or a cancel request would wait for an answer
-    as well.
+    Closing it asks nothing of the server. A rollback or a cancel request would wait for another
+    answer.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -87,7 +87,7 @@ class Connection(psycopg.Connection[Any]):
     ) -> T:
         """Run the driver's generator ``gen`` to its end. Raises ``TimedOut`` at the deadline.
 
-        A listener passes a ``timeout`` of its own, which is no failure when it ends.
+        A listener passes its own ``timeout``. Its end is no failure.
         """
         if timeout is not None:
             return super().wait(gen, interval, timeout)

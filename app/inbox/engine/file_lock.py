@@ -36,8 +36,8 @@ class FileLock:
         """Take the ``path`` of the file, which is created when the lock is first taken.
 
         Entering raises ``InboxUnavailable`` after ``timeout`` seconds without the lock, or if the
-        file cannot be opened. Without a ``timeout`` it waits for as long as it takes: a process
-        that is stopped while it holds the lock blocks the thread.
+        file cannot be opened. Without a ``timeout`` there is no limit: a process that is
+        stopped while it holds the lock blocks the thread.
         """
         self._path = path
         self._timeout = timeout
@@ -69,7 +69,7 @@ class FileLock:
     def _is_at_its_path(self, descriptor: int) -> bool:
         try:
             return os.path.samestat(os.fstat(descriptor), os.stat(self._path))  # noqa: PTH116 - at every write
-        except OSError:  # opening it again says why
+        except OSError:  # opening it again raises the reason
             return False
 
     def __exit__(self, *_error: object) -> None:

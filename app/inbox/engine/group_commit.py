@@ -148,7 +148,7 @@ class GroupCommit:
             self._lock.close()
 
     def _commit(self, first: QueuedWrite) -> None:
-        """Commit the ``first`` statement and those in the queue, and let their threads go on."""
+        """Commit the ``first`` statement and those in the queue, and wake their threads."""
         writes = [first]
         try:
             # Statements that come while another process holds the lock are written with the rest.

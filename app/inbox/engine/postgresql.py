@@ -136,7 +136,7 @@ class PostgresqlWriter:
                 except psycopg.Error as error:
                     if not connection.closed or isinstance(error, deadline.TimedOut):
                         raise
-            self._pool.clear()  # the idle connections were lost as well
+            self._pool.clear()  # the idle connections were lost too
             with self._pool.connection(limit) as connection:
                 return _execute(connection, sql, parameters, limit)
 

@@ -99,7 +99,7 @@ class SqliteEngine:
         """Do nothing: SQLite has no notifications. Workers poll."""
 
     def listen(self, channel: str, act: Callable[[], object], stopping: threading.Event) -> None:
-        """Return at once, as ``notify``."""
+        """Return at once: SQLite has no notifications."""
 
     def unsafe_settings(self) -> tuple[str, ...]:
         """Return no setting: each connection sets its own."""

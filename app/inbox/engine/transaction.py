@@ -1,6 +1,6 @@
 """Runs the statements of many threads as one transaction of SQLite's.
 
-A single statement commits itself, and so does a batch of one kind. Every further call of the driver
+A single statement or batch commits itself. Every further call of the driver
 can hand the GIL to another thread while the file lock is held.
 """
 
@@ -65,8 +65,8 @@ class Transactions:
     def run(self, writes: Sequence[Write], lock: FileLock) -> None:
         """Run all ``writes`` in one transaction, or each alone if one of them fails.
 
-        The ``lock`` has to be held. A statement that fails alone gets its ``error``. Raises what
-        concerns all of them: ``InboxUnavailable``, ``OSError``, or the driver's error.
+        The ``lock`` has to be held. A statement that fails alone gets its ``error``. Raises an
+        error of all of them: ``InboxUnavailable``, ``OSError``, or the driver's error.
         """
         try:
             self._run(writes, self.connect(lock))

@@ -1,7 +1,6 @@
 """The tables and the statements, for both databases. They import nothing of an engine.
 
-Each statement decides and records together: what it may do stands in its own conditions, never in
-a query before it.
+Each statement decides and records together: its own conditions decide, never a query before it.
 
 A statement that PostgreSQL did not answer in time has failed for its caller. A hung server may
 still commit it later. So each statement may run late, and beside the statement that followed it:

@@ -11,7 +11,7 @@ CLOCK = sa.select(now())
 
 _delayed = events.c.outcome.in_([word("failed"), word("released")])
 
-#: Makes events due that a step back of the clock holds up: now, or after their delay from now.
+#: Makes events due that wait because the clock stepped back: now, or one delay from now.
 REPAIR_EVENTS = (
     sa.update(events)
     .where(
@@ -39,7 +39,7 @@ REPAIR_RATE_LIMITS = (
     .values(free_at=now(), slow_until=now())
 )
 
-#: Ends the terms of leaders. One that is alive takes its term again.
+#: Ends the terms of leaders. The next process that asks is the leader.
 REPAIR_LEADERS = sa.update(leaders).where(leaders.c.until > now()).values(until=now())
 
 #: A slot more seconds in the future than this shows that the clock stepped back.

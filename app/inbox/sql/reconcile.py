@@ -12,7 +12,7 @@ from app.inbox.sql.literals import word
 from app.inbox.sql.rows import ZERO, new_row
 from app.inbox.sql.schema import events, leaders, now, watermarks
 
-#: The ids among some that the inbox has.
+#: Of the given ids, those that the inbox has.
 KNOWN = sa.select(events.c.id).where(events.c.id.in_(sa.bindparam("ids", expanding=True)))
 
 

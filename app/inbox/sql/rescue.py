@@ -3,7 +3,7 @@
 A clock alone never ends a claim: it can step, and after an outage of the inbox every lease has
 expired. An event is an orphan when its lease expired by the database's clock, and live processes
 then saw it unrenewed for a further grace. They count the grace by their own monotonic clocks and
-add it up in the row (``app/processing/rescuer.py``). So the count goes on when one of them ends.
+add it up in the row (``app/processing/rescuer.py``). So the count survives the end of each.
 """
 
 from __future__ import annotations
@@ -79,8 +79,9 @@ SUSPECTS = sa.select(
     _seen < _grace(events),
 )
 
-#: Records that a lease was seen unrenewed for longer, unless it was renewed, or another process
-#: recorded seconds since: so no second counts twice. Returns whether the event is an orphan now.
+#: Adds to the seconds for which a lease was seen unrenewed. It changes nothing if the lease was
+#: renewed, or if another process added seconds since: no second counts twice. Returns whether the
+#: event is an orphan now.
 SUSPECT = (
     sa.update(events)
     .where(

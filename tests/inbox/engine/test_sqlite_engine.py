@@ -89,7 +89,7 @@ def test_close_does_not_wait_for_ever(sqlite_url: str, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("closed", [False, True])
 def test_process_can_fork(database_url: str, *, closed: bool) -> None:
-    """A child connects anew and starts its own writer thread. The parent goes on."""
+    """A forked child makes its own connection and writer thread. The parent keeps its own."""
     inbox = Inbox(database_url, lease_seconds=30)
     inbox.deliveries.record_and_claim(EVENT)
     if closed:
