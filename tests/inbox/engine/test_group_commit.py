@@ -53,9 +53,9 @@ def test_statement_that_waits_too_long_is_not_written(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It fails after ``TURN_TIMEOUT`` and is not written later: no process would run its claim."""
-    monkeypatch.setattr(group_commit, "TURN_TIMEOUT", 0.05)
     inbox = Inbox(sqlite_url, lease_seconds=30)
     inbox.check()
+    monkeypatch.setattr(group_commit, "TURN_TIMEOUT", 0.05)
 
     with writer_of(inbox).turn(), pytest.raises(InboxUnavailable) as raised:
         inbox.deliveries.record_and_claim(EVENT)
@@ -76,9 +76,9 @@ def test_refused_statement_leaves_the_memory(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A long outage does not fill the memory with what refused deliveries brought."""
-    monkeypatch.setattr(group_commit, "TURN_TIMEOUT", 0.05)
     inbox = Inbox(sqlite_url, lease_seconds=30)
     inbox.check()
+    monkeypatch.setattr(group_commit, "TURN_TIMEOUT", 0.05)
     key = Text("customer cus_1")
     kept = weakref.ref(key)
 
