@@ -112,7 +112,7 @@ class Runner:
         self._leases.watchdog.check()
         try:
             recorded = record()
-        except Exception:  # also an unexpected one: the result must not be lost
+        except BaseException:  # an unexpected error and Ctrl-C too: the result must not be lost
             self._leases.defer_result(claim, record)
             raise
         if not recorded:

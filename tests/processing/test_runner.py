@@ -261,6 +261,30 @@ def test_interrupt_fails_the_attempt_and_is_raised(make_receiver: MakeReceiver) 
     assert (event.state, event.reason) == (State.PENDING, "interrupted")
 
 
+def test_interrupt_loses_no_success(
+    make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while a command records a success: it is recorded before the command ends."""
+    receiver = make_receiver(module(""), lease_seconds=1)
+    claim = accept(receiver)
+    interrupts = [KeyboardInterrupt]
+    finish = Claims.finish
+
+    def interrupted_finish(claims: Claims, claim: Claim) -> bool:
+        if interrupts:
+            raise interrupts.pop()
+        return finish(claims, claim)
+
+    # A signal would not reliably come in that moment.
+    monkeypatch.setattr(Claims, "finish", interrupted_finish)
+    with pytest.raises(KeyboardInterrupt):
+        receiver.services.runner.run(claim)
+
+    wait_for(lambda: receiver.services.leases.unrecorded == 0)
+    assert receiver.event(claim.event_id).state == State.DONE
+    assert len(receiver.module(CREATED).calls) == 1
+
+
 def test_giving_up_with_a_subclass(make_receiver: MakeReceiver) -> None:
     """A subclass of GiveUp need not call its constructor."""
     source = (

@@ -34,13 +34,14 @@ WRITE_TIMEOUT = 5.0
 class QueuedWrite(Write):
     """A statement in the queue, and the lock that its thread waits for."""
 
-    __slots__ = ("ended", "withdrawn")
+    __slots__ = ("begun", "ended", "withdrawn")
 
     def __init__(
         self, statement: sa.Executable, parameters: dict[str, Any], *, durable: bool
     ) -> None:
         """Take the statement."""
         super().__init__(statement, parameters, durable=durable)
+        self.begun = False
         self.withdrawn = False
         #: Held until the writer thread has run the statement.
         self.ended = threading.Lock()
@@ -52,15 +53,29 @@ class QueuedWrite(Write):
         After a time-out or a Ctrl-C the statement is written only if its transaction has begun.
         """
         try:
-            self.withdrawn = not self.ended.acquire(timeout=WRITE_TIMEOUT)
+            if not self.ended.acquire(timeout=WRITE_TIMEOUT):
+                self._withdraw()
         except BaseException:
-            self.withdrawn = True
+            self._withdraw()
             raise
         if self.error is not None:
             raise self.error
         if not self.is_written:
             raise busy()
         return self.row
+
+    def _withdraw(self) -> None:
+        """Have the statement dropped, unless its transaction has begun."""
+        self.withdrawn = True
+        if not self.begun:
+            # It stays in the queue for as long as another process holds the file lock. In a long
+            # outage the bodies of all refused deliveries would fill the memory.
+            self.parameters = {}
+
+    def begin(self) -> bool:
+        """Note that its transaction begins. Returns False if it was withdrawn before."""
+        self.begun = True  # set before ``withdrawn`` is read, as the two are in the other thread
+        return not self.withdrawn
 
 
 class GroupCommit:
@@ -154,7 +169,7 @@ class GroupCommit:
             # Statements that come while another process holds the lock are written with the rest.
             with self._lock:
                 self._take(writes)
-                waiting = [write for write in writes if not write.withdrawn]
+                waiting = [write for write in writes if write.begin()]
                 self._transactions.run(waiting, self._lock)
         except BaseException as error:  # noqa: BLE001 - it is raised in the threads that wait
             explained = self._file.explain(error)

@@ -24,7 +24,8 @@ from app.inbox.engine.sqlite_file import SqliteFile
 
 log = structlog.get_logger(__name__)
 
-_DRIVER_ERRORS = (sa.exc.DBAPIError, sqlite.driver.Error, OSError)
+#: The driver raises ``MemoryError`` for SQLite's own shortage of memory. A later try may succeed.
+_DRIVER_ERRORS = (sa.exc.DBAPIError, sqlite.driver.Error, OSError, MemoryError)
 
 
 class _Connections(NamedTuple):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -60,6 +63,33 @@ def test_statement_that_waits_too_long_is_not_written(
     monkeypatch.undo()
     inbox.check()
     assert inbox.administration.find(EVENT.id) is None
+    inbox.close()
+
+
+class Text(str):
+    """A text that can be weakly referenced. Bytes cannot."""
+
+    __slots__ = ("__weakref__",)
+
+
+def test_refused_statement_leaves_the_memory(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long outage does not fill the memory with what refused deliveries brought."""
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    inbox.check()
+    monkeypatch.setattr(group_commit, "WRITE_TIMEOUT", 0.05)
+    key = Text("customer cus_1")
+    kept = weakref.ref(key)
+
+    with writer_of(inbox).hold_write_lock():
+        with pytest.raises(InboxUnavailable):
+            inbox.deliveries.enqueue(replace(EVENT, concurrency_key=key))
+        del key
+        gc.collect()  # the traceback
+        assert kept() is None
+    monkeypatch.undo()
+    inbox.check()
     inbox.close()
 
 
