@@ -26,7 +26,8 @@ log = structlog.get_logger(__name__)
 #: Seconds that a migration waits for the migration of another process.
 MIGRATION_TIMEOUT = 60
 
-_DRIVER_ERRORS = (sa.exc.DBAPIError, sqlite.driver.Error, OSError)
+#: The driver raises ``MemoryError`` for SQLite's own shortage of memory. A later try may succeed.
+_DRIVER_ERRORS = (sa.exc.DBAPIError, sqlite.driver.Error, OSError, MemoryError)
 
 
 class _Connections(NamedTuple):

@@ -14,6 +14,7 @@ from app.inbox import Inbox
 from app.inbox.engine import group_commit, sqlite
 from app.inbox.engine.file_lock import FileLock
 from app.inbox.engine.interface import engine_for
+from app.inbox.engine.sqlite_file import SqliteFile
 from tests.support.writing import EVENT, connection_of, writer_of
 
 
@@ -59,6 +60,24 @@ def test_failed_statement_does_not_spoil_the_next(sqlite_url: str) -> None:
             attempt(wrong, {})
         assert engine.read(sa.text("SELECT 1"), {})
     engine.close()
+
+
+def test_lack_of_memory_is_an_outage(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The result of a callback is recorded later, and not given up as one that cannot be stored."""
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    inbox.check()
+
+    def fail(*_arguments: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as full:
+        # Memory cannot be made short for one call.
+        full.setattr(SqliteFile, "verify", fail)
+        with pytest.raises(InboxUnavailable) as raised:
+            inbox.check()
+    assert raised.value.reason.startswith("MemoryError")
+    inbox.check()
+    inbox.close()
 
 
 def test_close_of_an_unused_engine_does_nothing(sqlite_url: str) -> None:
