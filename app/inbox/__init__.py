@@ -69,8 +69,8 @@ class Inbox:
     def migrate(self, *, hurried: bool = False) -> None:
         """Bring the tables to this version. Any number of processes may call it at once.
 
-        When ``hurried``, a database that cannot be reached fails within two seconds; the process
-        must not fork soon after. Raises ``StartError`` when a newer version of the service has
+        When ``hurried``, a database that cannot be reached fails within two seconds, and a locked
+        SQLite file within five; the process must not fork soon after. Raises ``StartError`` when a newer version of the service has
         already changed the tables.
         """
         self._store.migrate(hurried=hurried)

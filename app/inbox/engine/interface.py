@@ -79,7 +79,8 @@ class Engine(Protocol):
 
         Its connection is closed afterwards, so that a process can migrate and then fork. It waits
         up to a minute for the database. If ``hurried``, a PostgreSQL that cannot be reached fails
-        within two seconds; the statements may take longer all the same.
+        within two seconds, and a locked SQLite file within five; the statements may take longer
+        all the same.
         """
 
     def create_nothing(self) -> None:

@@ -16,6 +16,7 @@ import structlog
 from app.errors import Unstorable, in_one_line
 from app.inbox.engine import sqlite
 from app.inbox.engine.errors import unavailable
+from app.inbox.engine.file_lock import TIMEOUT
 from app.inbox.engine.findings import Findings
 from app.inbox.engine.group_commit import GroupCommit
 from app.inbox.engine.sqlite_file import SqliteFile
@@ -113,14 +114,16 @@ class SqliteEngine:
         """Hold one transaction, under the lock that excludes all other writers.
 
         A missing file is created at a start. If ``hurried``, it is created only where none was: an
-        empty inbox has forgotten which events ran.
+        empty inbox has forgotten which events ran. A delivery or a command waits for it then, and
+        so not for a minute.
         """
+        timeout = TIMEOUT if hurried else MIGRATION_TIMEOUT
         _warn_without_wal()
         create = self._may_create and (not hurried or self._is_first())
         try:
             if create:
                 _make_folder(self._file.path.parent)
-            with self._file.claim(MIGRATION_TIMEOUT, create=create) as lock:
+            with self._file.claim(timeout, create=create) as lock:
                 pool = sqlite.make_pool(self._url, partial(self._file.open, lock), autocommit=False)
                 try:
                     with pool.connect() as connection, connection.begin():
