@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
 from contextlib import suppress
@@ -69,18 +70,24 @@ def worker(
     if count == 0:
         raise click.UsageError("WORKER_THREADS is 0. Set the number of threads with --threads.")
     stop_signals = _open_stop_signals()
-    _start(services(), count, interval, accounts)
+    _migrate(services())
+    # A migration can wait a minute for others. After a stop signal no event may be claimed.
+    if not select.select([stop_signals], [], [], 0)[0]:
+        _start(services(), count, interval, accounts)
     os.read(stop_signals, 1)
     _stop(services(), grace)
+
+
+def _migrate(services: Services) -> None:
+    try:
+        services.inbox.migrate()
+    except InboxUnavailable as error:  # the first claim tries it again
+        log.warning("inbox_unavailable_at_start", reason=error.reason)
 
 
 def _start(
     services: Services, threads: int, interval: float | None, accounts: tuple[str, ...]
 ) -> None:
-    try:
-        services.inbox.migrate()
-    except InboxUnavailable as error:  # the first claim tries it again
-        log.warning("inbox_unavailable_at_start", reason=error.reason)
     services.leases.watchdog.start()
     services.worker.start(threads)
     if interval is not None:

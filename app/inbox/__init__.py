@@ -69,9 +69,9 @@ class Inbox:
     def migrate(self, *, fail_fast: bool = False) -> None:
         """Bring the tables to this version. Any number of processes may call it at once.
 
-        If ``fail_fast``, a database that cannot be reached fails within two seconds, and the
-        process must not fork soon after. Raises ``StartError`` if a newer version of the service
-        has changed the tables.
+        If ``fail_fast``, a database that cannot be reached fails within two seconds, and a locked
+        SQLite file within five. The process must not fork soon after. Raises ``StartError`` if a
+        newer version of the service has changed the tables.
         """
         self._store.migrate(fail_fast=fail_fast)
 

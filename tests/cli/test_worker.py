@@ -11,11 +11,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from app.inbox import Inbox, NewEvent
+from app.inbox.engine.file_lock import FileLock
 from devkit import samples
 from devkit.stripe_api import StripeApi
 from tests.conftest import API_KEY, SECRET, MakeHandlers, Receiver
@@ -98,6 +102,32 @@ def test_signal_that_finds_a_lock_held_stops_it(
     )
     assert done.returncode == 0, done.stderr
     assert "worker_ended" in done.stderr
+
+
+def test_signal_during_the_start_stops_it(make_receiver: Make) -> None:
+    """After a signal that comes while the worker waits for its inbox, it claims no event."""
+    receiver = make_receiver(processing="queue")
+    url = receiver.services.settings.database_url
+    event = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")
+    with closing(Inbox(url, lease_seconds=30)) as inbox:
+        inbox.deliveries.enqueue(event)
+    before = signal.getsignal(signal.SIGTERM)
+    lock = FileLock(Path(f"{sa.make_url(url).database}.lock"))
+
+    def stop_and_go_on() -> None:
+        try:
+            wait_for(lambda: signal.getsignal(signal.SIGTERM) is not before)
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            lock.close()
+
+    with lock, ThreadPoolExecutor(1) as pool:
+        going_on = pool.submit(stop_and_go_on)
+        ended = receiver.app.test_cli_runner().invoke(args=["worker"])
+        going_on.result()
+
+    assert ended.exit_code == 0
+    assert receiver.event("evt_1").attempt == 0
 
 
 @pytest.mark.parametrize("interval", ["15", "0m", "soon", "-1s"])

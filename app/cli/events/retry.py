@@ -13,7 +13,7 @@ from app.cli.events.filters import filter_options, limit_option
 from app.cli.execution import begin_execution
 from app.cli.inbox_errors import explained
 from app.cli.output import mode, plural, say, say_table
-from app.errors import CallbackFailed, DeliveryError
+from app.errors import CallbackFailed, DeliveryError, InboxUnavailable
 from app.inbox.filters import EventFilter
 from app.services import services
 from app.text import printable
@@ -171,5 +171,5 @@ def _run(services: Services, event: Event, *, again: bool) -> str:
         return services.runner.run(claim)
     except CallbackFailed:
         return f"failed: run `flask events show {event.id}` for the traceback"
-    except DeliveryError as error:
+    except (DeliveryError, InboxUnavailable) as error:
         return f"{error.outcome}: {error.message}"

@@ -79,7 +79,7 @@ class Engine(Protocol):
 
         Its connection is closed afterwards, so that a process can migrate and then fork. It waits
         up to a minute for the database. If ``fail_fast``, a PostgreSQL that cannot be reached fails
-        within two seconds. Its statements may take longer.
+        within two seconds, and a locked SQLite file within five. Statements may take longer.
         """
 
     def forbid_creation(self) -> None:

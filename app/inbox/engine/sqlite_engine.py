@@ -17,6 +17,7 @@ from app.errors import Unstorable, in_one_line
 from app.inbox.batch_form import BatchForm
 from app.inbox.engine import sqlite
 from app.inbox.engine.errors import unavailable
+from app.inbox.engine.file_lock import TIMEOUT
 from app.inbox.engine.findings import Findings
 from app.inbox.engine.group_commit import GroupCommit
 from app.inbox.engine.interface import MIGRATION_TIMEOUT
@@ -111,14 +112,15 @@ class SqliteEngine:
         """Hold one transaction, under the lock that excludes all other writers.
 
         A missing file is created. If ``fail_fast``, it is created only where none was: an empty
-        inbox has forgotten which events ran.
+        inbox has forgotten which events ran. A delivery or a command waits for it then.
         """
+        timeout = TIMEOUT if fail_fast else MIGRATION_TIMEOUT
         _warn_without_wal()
         create = self._may_create and (not fail_fast or self._is_first())
         try:
             if create:
                 _make_folder(self._file.path.parent)
-            with self._file.claim(MIGRATION_TIMEOUT, create=create) as lock:
+            with self._file.claim(timeout, create=create) as lock:
                 pool = sqlite.make_sqlalchemy_engine(
                     self._url, partial(self._file.open, lock), autocommit=False
                 )

@@ -13,7 +13,8 @@ from click.testing import Result
 from flask.testing import FlaskCliRunner
 
 from app.cli.events.retry import operator
-from app.inbox import Failure
+from app.errors import InboxUnavailable
+from app.inbox import Claim, Failure, NewEvent
 from app.inbox.administration import Administration
 from app.inbox.claims import Claims
 from devkit import samples
@@ -27,6 +28,13 @@ SUCCEEDING = "calls = []\ndef handle(notif, client):\n    calls.append(notif.id)
 FAILING_ONCE = SUCCEEDING + "    if len(calls) == 1: raise ValueError('not yet')\n"
 FAILING = SUCCEEDING + "    raise ValueError('never')\n"
 GIVING_UP = "from app import GiveUp\n" + SUCCEEDING + "    raise GiveUp('no such plan')\n"
+NOT_RUN = NewEvent(
+    "evt_2",
+    TYPE,
+    livemode=False,
+    context=None,
+    body=samples.encode(samples.notification(TYPE, event_id="evt_2")),
+)
 
 Make = Callable[..., Receiver]
 
@@ -281,6 +289,30 @@ class TestRetryInline:
         assert (
             "deferred: the event was taken over" in run(receiver, "retry", "evt_1", "--yes").stdout
         )
+
+    def test_outage_stops_no_other_event(
+        self, make_receiver: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A result that has to be recorded later has a line, and the next events run."""
+        receiver = make_receiver({CREATED: FAILING_ONCE}, lease_seconds=1)
+        deliver(receiver, "evt_1")
+        receiver.services.inbox.deliveries.enqueue(NOT_RUN)
+        outages = [InboxUnavailable("the inbox is not available", reason="away")]
+        finish = Claims.finish
+
+        def finish_after_outage(claims: Claims, claim: Claim) -> bool:
+            if outages:
+                raise outages.pop()
+            return finish(claims, claim)
+
+        # A real outage would not end between two events.
+        monkeypatch.setattr(Claims, "finish", finish_after_outage)
+        done = run(receiver, "retry", "--state", "pending", "--yes")
+
+        assert f"evt_1  {TYPE}  unavailable: the inbox is not available\n" in done.stdout
+        assert f"evt_2  {TYPE}  handled\n" in done.stdout
+        assert done.exit_code == 1
+        assert state(receiver, "evt_1") == ("done", "handled", 2)
 
 
 class TestRetryQueue:

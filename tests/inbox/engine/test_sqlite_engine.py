@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from app.errors import InboxUnavailable, Unstorable
 from app.inbox import Inbox
-from app.inbox.engine import group_commit, sqlite
+from app.inbox.engine import group_commit, sqlite, sqlite_engine
 from app.inbox.engine.choice import engine_for
 from app.inbox.engine.file_lock import FileLock
 from app.inbox.engine.sqlite_file import SqliteFile
@@ -139,6 +139,23 @@ def test_file_lock_held_elsewhere_is_unavailable(
     assert raised.value.reason == "inbox_locked"
     monkeypatch.undo()
     inbox.check()
+    other.close()
+    inbox.close()
+
+
+def test_first_statement_does_not_wait_for_a_minute(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A delivery or a command that has to check the tables first waits as long as any other."""
+    Inbox(sqlite_url, lease_seconds=30).migrate()
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    other = FileLock(tmp_path / "var" / "inbox.sqlite3.lock")
+    monkeypatch.setattr(sqlite_engine, "TIMEOUT", 0.05)
+
+    with other, pytest.raises(InboxUnavailable) as raised:
+        inbox.administration.latest(1)
+    assert raised.value.reason == "inbox_locked"
+    assert inbox.administration.latest(1) == []
     other.close()
     inbox.close()
 
