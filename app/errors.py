@@ -19,7 +19,7 @@ LINE_LENGTH = 500
 _redact = redactor(())
 
 #: The maximum delay of an event in seconds. Stripe lists and resends events for thirty days.
-LONGEST_DELAY = 30 * 86400.0
+MAX_DELAY_SECONDS = 30 * 86400.0
 
 
 class StartError(SystemExit):
@@ -38,7 +38,8 @@ class StartError(SystemExit):
 class GiveUp(Exception):
     """Raise it from a callback when the event can never succeed and needs a person.
 
-    The event is marked dead with the reason. Stripe gets a 200 and does not redeliver.
+    The event is marked dead with the reason. Inline, the delivery is answered 200; in queue mode it
+    was already.
     """
 
     def __init__(self, reason: str) -> None:
@@ -59,7 +60,7 @@ class RetryLater(Exception):
 
         The maximum is thirty days: Stripe keeps an event no longer.
         """
-        self.seconds = min(max(0.0, float(seconds)), LONGEST_DELAY)
+        self.seconds = min(max(0.0, float(seconds)), MAX_DELAY_SECONDS)
         self.reason = str(reason)
         super().__init__(f"again in {self.seconds:g} s: {self.reason}")
 

@@ -26,7 +26,7 @@ def begin_execution(services: Services) -> None:
     click.get_current_context().call_on_close(partial(_wait_for_results, services))
     services.leases.watchdog.start()
     services.leases.start()
-    services.leases.decide_suspects(_say_expired)
+    services.leases.wait_for_orphans(_say_expired)
 
 
 def _wait_for_results(services: Services) -> None:

@@ -252,10 +252,10 @@ class Leases:
                 mine.append(claim)
         if mine:
             self._try("lease_not_renewed", partial(self._claims.renew_all, mine))
-        self._try("rescue_failed", partial(self.rescuer.count, others, polled_at))
+        self._try("rescue_failed", partial(self.rescuer.measure, others, polled_at))
         self.rescuer.watch_clock()
 
-    def decide_suspects(self, on_wait: Callable[[int], object]) -> None:
+    def wait_for_orphans(self, on_wait: Callable[[int], object]) -> None:
         """Wait until each expired lease was renewed, or its event is an orphan.
 
         For a command, which may be the only process. Takes up to the grace of the leases. Calls
@@ -264,7 +264,7 @@ class Leases:
         rescuer = Rescuer(self._rescue, self._turn)
         polled_at = time.monotonic()
         is_waiting = False
-        while undecided := rescuer.count(rescuer.poll(), polled_at):
+        while undecided := rescuer.measure(rescuer.poll(), polled_at):
             if not is_waiting:
                 on_wait(undecided)
                 is_waiting = True

@@ -19,7 +19,7 @@ from app.inbox.rescue import Rescue
 
 log = structlog.get_logger(__name__)
 
-#: A smaller step back of the clock, in seconds, does no harm.
+#: Steps back of fewer seconds are ignored.
 STEP_SECONDS = 1.0
 
 #: The id of an event, and the end of its lease.
@@ -61,7 +61,7 @@ class Rescuer:
             self._seen = {}
             raise
 
-    def count(self, suspects: Iterable[Suspect], polled_at: float) -> int:
+    def measure(self, suspects: Iterable[Suspect], polled_at: float) -> int:
         """Record how long each of the ``suspects`` stayed unrenewed since the last poll.
 
         ``polled_at`` is the monotonic time right before the poll. Returns the number of undecided
@@ -95,7 +95,7 @@ class Rescuer:
         seconds = suspect.seconds
         if before is not None and before.seconds == seconds:  # else another process has counted
             seconds += min(polled_at - before.at, self._max_seconds)
-            is_orphan = self._rescue.suspect(suspect, seconds)
+            is_orphan = self._rescue.add_unrenewed(suspect, seconds)
             if is_orphan is None:
                 return False
             if is_orphan:
@@ -122,7 +122,7 @@ class Rescuer:
         asked_at = time.monotonic()
         clock = self._rescue.clock()
         offset = clock - time.monotonic()
-        # By ``asked_at``: the database read its clock after that, so a slow answer is no step.
+        # Measured from before the query, so that a slow answer does not look like a step back.
         back = 0.0 if self._offset is None else self._offset - (clock - asked_at)
         if self._offset is None or back > STEP_SECONDS:
             self._rescue.repair_times(stepped=back > STEP_SECONDS)

@@ -132,7 +132,7 @@ class Worker:
                 self._run(claim)
 
     def _wait(self, wakes: int) -> None:
-        """Wait to be woken, unless that happened since there were this many ``wakes``."""
+        """Wait to be woken. Return at once if `_wakes` has changed."""
         with self._woken:
             if self._wakes != wakes or self._stopping.is_set():
                 return
@@ -146,7 +146,10 @@ class Worker:
                 self._has_poller = False
 
     def _take(self) -> Claim | None:
-        """Claim an event. It counts as unfinished from before that: a stop waits for both."""
+        """Claim an event.
+
+        ``unfinished`` includes the claim from its start, so that a stop waits for it.
+        """
         thread = threading.get_ident()
         self._claiming.add(thread)
         try:

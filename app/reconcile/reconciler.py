@@ -44,7 +44,7 @@ ASK_AT_ONCE = 500
 MIN_LEADER_SECONDS = 60.0
 
 #: Each backfilled event is due this many seconds before the next one, which keeps their order.
-BEFORE = 1e-6
+ORDER_GAP_SECONDS = 1e-6
 
 #: Errors of one account: it is not connected, or the key may not read it.
 ACCOUNT_ERRORS = (stripe.PermissionError, stripe.InvalidRequestError)
@@ -132,7 +132,7 @@ class Reconciler:
         """
         count = len(gap.missing)
         recorded = sum(
-            self._backfill(each.event, (count - place) * BEFORE)
+            self._backfill(each.event, (count - place) * ORDER_GAP_SECONDS)
             for place, each in enumerate(gap.missing)
         )
         for window in gap.windows:

@@ -88,7 +88,7 @@ class Watchdog:
         """
         beat_at = self._beat_at
         if beat_at is not None and since_boot() > beat_at + self.seconds:
-            # A line blocks while standard error is not read. The timer does not.
+            # Writing the line can block. The timer then ends the process.
             faulthandler.dump_traceback_later(LOG_SECONDS, exit=True, file=self._output)
             log.critical("process_hung", seconds=round(since_boot() - beat_at, 1))
             faulthandler.dump_traceback(self._output, all_threads=True)

@@ -102,7 +102,7 @@ class Bridge:
         self._callbacks = Pool(call, threads, "callback", failed=_FAILED)
         # Only a POST can run a callback. Health checks have their own threads: a container that
         # waits for its callbacks or for its inbox is busy, not unhealthy.
-        self._probes = Pool(call, 1, "probe", failed=_FAILED)
+        self._readiness = Pool(call, 1, "readiness", failed=_FAILED)
         self._alive = Pool(call, 1, "alive", failed=_FAILED)
         self._responding = 0
 
@@ -112,7 +112,7 @@ class Bridge:
 
         A request whose client has disconnected counts until its thread has finished it.
         """
-        abandoned = self._callbacks.abandoned + self._probes.abandoned + self._alive.abandoned
+        abandoned = self._callbacks.abandoned + self._readiness.abandoned + self._alive.abandoned
         return self._responding + abandoned + self.background.unfinished()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -157,7 +157,7 @@ class Bridge:
     def _pool(self, scope: Scope) -> Pool[[Scope, bytes], Response]:
         if scope["method"] == "POST":
             return self._callbacks
-        return self._alive if scope["path"] == "/healthz" else self._probes
+        return self._alive if scope["path"] == "/healthz" else self._readiness
 
 
 async def _read_body(receive: Receive, limit: int) -> bytes:

@@ -27,7 +27,7 @@ SWITCH_SECONDS = 0.001
 SPARE_SECONDS = 1.0
 
 
-class Worker(gunicorn_private.LoopWorker):
+class WebWorker(gunicorn_private.LoopWorker):
     """gunicorn's asgi worker for a ``Bridge``, with a limit on connections and on a stop.
 
     The event loop sends the heartbeat, so a callback may run longer than ``timeout``.

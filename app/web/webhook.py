@@ -1,4 +1,4 @@
-"""The HTTP edge: bytes and a header in, a status out. It knows no Stripe."""
+"""The HTTP edge. It passes the raw body and the signature header on."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def receive() -> Response:
 
 
 def _body(limit: int) -> bytes:
-    # A body without a Content-Length is cut at Werkzeug's limit without a word: the one byte
-    # more is what tells it from a body of exactly the limit.
+    # The bridge enforces the same limit. `flask run` and the tests have no bridge.
+    # Werkzeug truncates silently at its limit. One extra byte shows that the body was longer.
     request.max_content_length = limit + 1
     try:
         body = request.get_data(cache=False)

@@ -47,7 +47,7 @@ def inbox(make_inbox: Callable[..., Inbox]) -> Inbox:
 
 def poll(rescuer: Rescuer, *, seconds: float) -> int:
     """Poll as if the last poll was ``seconds`` ago. Returns the number of undecided suspects."""
-    return rescuer.count(rescuer.poll(), time.monotonic() + seconds)
+    return rescuer.measure(rescuer.poll(), time.monotonic() + seconds)
 
 
 def raise_outage() -> list[Suspect]:
@@ -140,7 +140,7 @@ def test_seconds_of_two_processes_are_not_counted_twice(inbox: Inbox, database_u
     suspects = second.poll()
     assert poll(first, seconds=1) == 1
 
-    assert second.count(suspects, time.monotonic() + 1) == 1  # read before the other wrote
+    assert second.measure(suspects, time.monotonic() + 1) == 1  # read before the other wrote
     assert poll(second, seconds=1) == 1
     assert suspected(inbox) < GRACE_LEAST
 
