@@ -1,22 +1,16 @@
-"""The exceptions of the service, each with its HTTP status.
+"""The exceptions of the service.
 
 Stripe redelivers an event until it gets a 2xx
-(https://docs.stripe.com/webhooks#fix-http-status-codes). So the status decides about retries. It is
-an attribute of the error's class, and defined nowhere else.
+(https://docs.stripe.com/webhooks#fix-http-status-codes). So the status decides about retries.
 
-The text of these errors is sent in the answer, which Stripe stores and shows in its dashboard. So
-it never holds a payload, a secret, or the text of another exception.
+A ``DeliveryError`` carries the status of its answer, and its message is sent to Stripe. So is the
+message of ``InboxUnavailable``. Stripe stores a message and shows it in its dashboard, so it never
+holds a payload, a secret, or the text of another exception. The others are not sent.
 """
 
 from __future__ import annotations
 
 from app.states import Outcome
-from app.text import head, printable, redactor, type_name
-
-#: The maximum length of a database's error in the log, in characters.
-LINE_LENGTH = 500
-
-_redact = redactor(())
 
 #: The maximum delay of an event in seconds. Stripe lists and resends events for thirty days.
 MAX_DELAY_SECONDS = 30 * 86400.0
@@ -136,17 +130,3 @@ class Unstorable(Exception):
 
     Unlike ``InboxUnavailable`` this is no outage: the same statement always fails.
     """
-
-
-def in_one_line(error: BaseException) -> str:
-    """Return the type of a database's ``error`` and the first line of its text, for the log.
-
-    Further lines of PostgreSQL's errors can quote the row, and with it the body. The line is cut
-    after 500 characters.
-    """
-    cause = getattr(error, "orig", error)
-    try:
-        lines = head(str(cause).strip(), LINE_LENGTH, _redact).splitlines() or [""]
-    except Exception as failure:  # noqa: BLE001 - a driver's own code can raise anything
-        lines = [f"not shown: {type_name(failure)}"]
-    return f"{type(cause).__name__}: {printable(lines[0])}"

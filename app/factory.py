@@ -6,7 +6,7 @@ import threading
 
 import click
 import stripe
-from flask import Flask, Response, jsonify
+from flask import Flask, Response
 from flask.cli import AppGroup
 from werkzeug.exceptions import HTTPException
 
@@ -24,7 +24,7 @@ from app.services import Services
 from app.settings import Settings
 from app.stripe_api.client import build_client
 from app.stripe_api.rate_limiter import RateLimiter
-from app.web import health, webhook
+from app.web import answers, health, webhook
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -118,8 +118,7 @@ def _secrets(settings: Settings) -> list[str]:
 
 def _answer_in_json(error: HTTPException) -> Response:
     """Answer a request that Flask refuses, such as one with a wrong method, in JSON."""
-    response = jsonify(error=error.name.lower())
-    response.status_code = error.code or 500
+    response = answers.error(error.code or 500, error.name.lower())
     response.headers.extend(
         (name, value) for name, value in error.get_headers() if name.lower() != "content-type"
     )

@@ -26,6 +26,7 @@ import click
 from app.errors import InboxUnavailable
 from app.inbox import Inbox
 from app.settings import Settings, environment
+from app.web.webhook import WEBHOOK_PATH
 from devkit import placeholders
 from devkit.processes import END_SIGNALS, ROOT, end, ignore_end_signals
 from devkit.stripe_api import HOST, StripeApi
@@ -135,7 +136,7 @@ def service_environment(base: str) -> dict[str, str]:
 
 def _greet(settings: Settings, base: str, folder: Path) -> None:
     origin = "as STRIPE_API_BASE says" if settings.stripe_api_base else "a stand-in of this command"
-    click.echo(f"Webhook       http://{HOST}:{settings.port}/webhook")
+    click.echo(f"Webhook       http://{HOST}:{settings.port}{WEBHOOK_PATH}")
     click.echo(f"Stripe's API  {base}, {origin}")
     click.echo(f"Handlers      {folder}, reloaded after each change")
     click.echo("Send an event from another terminal: .venv/bin/flask events send TYPE\n")

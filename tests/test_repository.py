@@ -261,6 +261,7 @@ class TestLayers:
             "app.migrations",
             "app.errors",
             "app.states",
+            "app.text",
             "app.runtime.threads",
             "app.runtime.clocks",
         }

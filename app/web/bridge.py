@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from wsgiref.types import WSGIApplication
 
 import structlog
 
-from app.web import wsgi
+from app.web import answers, wsgi
 from app.web.thread_pool import Pool
 from app.web.wsgi import Headers, Response, Scope
 
@@ -35,19 +34,21 @@ PIECE_BYTES = 32768
 log = structlog.get_logger(__name__)
 
 
-def _error(status: int, message: str, *headers: tuple[bytes, bytes]) -> Response:
-    body = json.dumps({"error": message}).encode()
-    length = (b"content-length", str(len(body)).encode())
-    return Response(status, [(b"content-type", b"application/json"), length, *headers], body)
+def _error(
+    status: int, message: str, *, retry_after: int | None = None, close: bool = False
+) -> Response:
+    made = answers.error(status, message, retry_after=retry_after)
+    if close:
+        made.headers["Connection"] = "close"
+    return Response(status, wsgi.encoded(made.headers), made.get_data())
 
 
-_CLOSE = (b"connection", b"close")
-_BAD_CODING = _error(400, "the only transfer coding that is read is chunked", _CLOSE)
-_TOO_SLOW = _error(408, "the body did not arrive in time", _CLOSE)
-_TOO_LARGE = _error(413, "the body is too large", _CLOSE)
+_BAD_CODING = _error(400, "the only transfer coding that is read is chunked", close=True)
+_TOO_SLOW = _error(408, "the body did not arrive in time", close=True)
+_TOO_LARGE = _error(413, "the body is too large", close=True)
 _FAILED = _error(500, "internal server error")
-_NO_THREAD = _error(503, "the service has no thread left", (b"retry-after", b"1"))
-_STOPPING = _error(503, "the service is shutting down", (b"retry-after", b"1"), _CLOSE)
+_NO_THREAD = _error(503, "the service has no thread left", retry_after=1)
+_STOPPING = _error(503, "the service is shutting down", retry_after=1, close=True)
 
 
 class _RefusedError(Exception):

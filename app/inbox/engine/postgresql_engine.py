@@ -12,11 +12,12 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 
-from app.errors import Unstorable, in_one_line
+from app.errors import Unstorable
 from app.inbox.engine import deadline, postgresql
 from app.inbox.engine.circuit_breaker import CircuitBreaker
 from app.inbox.engine.errors import unavailable
 from app.inbox.engine.keep import keep_for_ever
+from app.text import in_one_line
 
 #: Seconds that a migration waits for the migration of another process.
 MIGRATION_TIMEOUT = 60

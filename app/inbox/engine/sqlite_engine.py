@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 import structlog
 
-from app.errors import Unstorable, in_one_line
+from app.errors import Unstorable
 from app.inbox.engine import sqlite
 from app.inbox.engine.errors import unavailable
 from app.inbox.engine.findings import Findings
 from app.inbox.engine.group_commit import GroupCommit
 from app.inbox.engine.sqlite_file import SqliteFile
 from app.inbox.sql.batch import BatchForm
+from app.text import in_one_line
 
 log = structlog.get_logger(__name__)
 
