@@ -36,7 +36,7 @@ limit_request_field_size = 4096
 # Heartbeat files: in memory, which is writable even with a read-only root file system.
 worker_tmp_dir = _SHARED_MEMORY if Path(_SHARED_MEMORY).is_dir() else None
 control_socket_disable = True
-logger_class = "app.log.GunicornLogger"
+logger_class = "app.web.gunicorn_logger.GunicornLogger"
 loglevel = settings.log_level
 
 

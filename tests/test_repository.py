@@ -264,6 +264,7 @@ class TestLayers:
             "app.text",
             "app.runtime.threads",
             "app.runtime.clocks",
+            "app.runtime.process_name",
         }
         guilty = {
             name: own
@@ -327,6 +328,12 @@ class TestLayers:
         loaded = loaded_by("from app import create_app; create_app()")
         assert "app.processing.receiver" in loaded
         assert not names_any(loaded, {"app.cli", "devkit", "hypothesis", "pytest"})
+
+    def test_commands_load_no_server(self) -> None:
+        """The application of a command does not load gunicorn."""
+        loaded = loaded_by("from app import create_app; create_app().cli.list_commands(None)")
+        assert "app.cli.worker" in loaded
+        assert not names_any(loaded, {"gunicorn"})
 
     def test_services_are_constructed_in_one_place(self) -> None:
         """Of app/, only the composition root constructs the services of a process."""

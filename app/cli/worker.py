@@ -15,6 +15,7 @@ from flask.cli import with_appcontext
 
 from app.cli.events.filters import accounts_option, read_interval
 from app.errors import InboxUnavailable
+from app.log import output
 from app.runtime import forks
 from app.runtime.threads import start as start_thread
 from app.services import services
@@ -105,7 +106,8 @@ def _open_stop_signals() -> int:
 
     for number in STOP_SIGNALS:
         signal.signal(number, note)
-    forks.isolate(STOP_SIGNALS)  # a forked process has the pipe, but not the handler
+    # A forked process has the pipe, but not the handler.
+    forks.isolate(STOP_SIGNALS, reopen_log=output.take)
     return reading
 
 

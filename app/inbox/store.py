@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import socket
 import threading
 from typing import Any
 
@@ -16,6 +15,7 @@ from app.inbox.engine.interface import engine_for
 from app.inbox.models import Accepted, Claim, NewEvent
 from app.inbox.sql import batch
 from app.runtime.clocks import since_boot
+from app.runtime.process_name import new_process_name
 
 #: Seconds that a delivery waits for another thread that brings the tables to this version.
 MIGRATION_TURN = 1.0
@@ -83,7 +83,6 @@ class _Tokens:
     """Makes tokens for claims. No other process or thread makes the same ones."""
 
     def __init__(self) -> None:
-        self._host = socket.gethostname()
         self._process = 0
         self._prefix = ""
         self._numbers = itertools.count()
@@ -91,7 +90,7 @@ class _Tokens:
     def new(self) -> str:
         process = os.getpid()
         if process != self._process:  # the first one, or the first after a fork
-            self._prefix = f"{self._host}:{process}:{os.urandom(8).hex()}"
+            self._prefix = new_process_name()
             self._process = process
         return f"{self._prefix}.{next(self._numbers)}"
 

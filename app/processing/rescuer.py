@@ -15,6 +15,7 @@ import structlog
 
 from app.errors import InboxUnavailable
 from app.inbox import Suspect
+from app.inbox.claims import Claims
 from app.inbox.rescue import Rescue
 
 log = structlog.get_logger(__name__)
@@ -130,6 +131,12 @@ class Rescuer:
         if back > STEP_SECONDS:
             log.warning("clock_stepped_back", seconds=round(back, 1))
         self._offset = max(self._offset, offset)
+
+
+def mark_poison_dead(claims: Claims) -> None:
+    """Mark the orphans dead that ended too many processes. Raises ``InboxUnavailable``."""
+    while crashed := claims.mark_poison_dead():
+        log.error("event_crashed", **crashed)
 
 
 def _key(suspect: Suspect) -> _Key:

@@ -16,6 +16,7 @@ from app.errors import DeliveryError, InboxUnavailable, StartError
 from app.inbox import Claim
 from app.inbox.claims import Claims
 from app.processing.leases import Leases
+from app.processing.rescuer import mark_poison_dead
 from app.processing.runner import Runner
 from app.runtime import threads
 from app.runtime.clocks import since_boot
@@ -187,8 +188,7 @@ class Worker:
             if self._is_orphan_alone() or time.monotonic() < self._rescued_at + RESCUE_SECONDS:
                 return None
             self._rescued_at = time.monotonic()
-            while crashed := self._claims.mark_poison_dead():
-                log.error("event_crashed", **crashed)
+            mark_poison_dead(self._claims)
             claim = self._claims.claim_orphan(livemode=self._livemode)
             if claim is not None:
                 self._rescued.add(claim)

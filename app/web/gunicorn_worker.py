@@ -10,6 +10,7 @@ import signal
 import sys
 from typing import Any
 
+from app.log import output
 from app.runtime import forks
 from app.web import gunicorn_private
 from app.web.connection import Connection
@@ -71,7 +72,7 @@ class WebWorker(gunicorn_private.LoopWorker):
     def run(self) -> None:
         """Serve until told to stop. Then exit, even while callbacks run."""
         sys.setswitchinterval(SWITCH_SECONDS)
-        forks.isolate(self.SIGNALS, self.sockets)
+        forks.isolate(self.SIGNALS, self.sockets, reopen_log=output.take)
         self.asgi.background.start()
         super().run()
         if self.asgi.unfinished:
