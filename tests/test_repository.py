@@ -37,11 +37,15 @@ STRIPE_MODULES = ("factory", "services", "processing", "stripe_api", "reconcile"
 # The services of a process. Only the composition root constructs them.
 SERVICES = {
     "app.inbox.Inbox",
+    "app.processing.deferred_results.DeferredResults",
+    "app.processing.held_claims.HeldClaims",
     "app.processing.leases.Leases",
+    "app.processing.outages.Outages",
     "app.processing.receiver.Receiver",
     "app.processing.runner.Runner",
     "app.processing.worker.Worker",
     "app.reconcile.reconciler.Reconciler",
+    "app.runtime.watchdog.Watchdog",
     "app.stripe_api.client.build_client",
     "app.stripe_api.rate_limiter.RateLimiter",
 }

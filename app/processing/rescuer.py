@@ -38,12 +38,12 @@ class _Seen:
 class Rescuer:
     """Watches expired leases and the database's clock for this process."""
 
-    def __init__(self, rescue: Rescue, turn_seconds: float) -> None:
+    def __init__(self, rescue: Rescue, tick_seconds: float) -> None:
         """Take the inbox's API for rescue, and the seconds between two polls."""
         self._rescue = rescue
         #: The maximum that one poll adds, in seconds. After a longer time this process was stopped,
         #: and other processes may have been stopped with it.
-        self._max_seconds = 2 * turn_seconds
+        self._max_seconds = 2 * tick_seconds
         self.on_orphan: Callable[[], object] = lambda: None
         """Called when an event became an orphan."""
         self._seen: dict[_Key, _Seen] = {}
@@ -131,6 +131,24 @@ class Rescuer:
         if back > STEP_SECONDS:
             log.warning("clock_stepped_back", seconds=round(back, 1))
         self._offset = max(self._offset, offset)
+
+
+def wait_for_orphans(rescue: Rescue, tick_seconds: float, on_wait: Callable[[int], object]) -> None:
+    """Wait until each expired lease was renewed, or its event is an orphan.
+
+    For a command, which may be the only process. Takes up to the grace of the leases. Polls every
+    ``tick_seconds``. Calls ``on_wait`` with the number of leases before it waits. Raises
+    ``InboxUnavailable``.
+    """
+    rescuer = Rescuer(rescue, tick_seconds)
+    polled_at = time.monotonic()
+    is_waiting = False
+    while undecided := rescuer.measure(rescuer.poll(), polled_at):
+        if not is_waiting:
+            on_wait(undecided)
+            is_waiting = True
+        time.sleep(tick_seconds)
+        polled_at = time.monotonic()
 
 
 def mark_poison_dead(claims: Claims) -> None:

@@ -19,11 +19,13 @@ import structlog
 from app.errors import CallbackFailed, InboxUnavailable
 from app.inbox import Claim, Failure
 from app.inbox.claims import Claims
+from app.processing.deferred_results import DeferredResults
 from app.processing.leases import Leases, claim_lost
 from app.processing.registry import Callback, HandlerModule, Registry
 from app.processing.results import Classifier, Result
 from app.processing.retry_policy import RetryPolicy
 from app.runtime import forks
+from app.runtime.watchdog import Watchdog
 from app.states import Outcome
 from app.stripe_api import fetch_cache
 
@@ -50,8 +52,10 @@ class Runner:
         registry: Registry,
         client: stripe.StripeClient,
         claims: Claims,
-        leases: Leases,
         *,
+        leases: Leases,
+        deferred: DeferredResults,
+        watchdog: Watchdog,
         retry_policy: RetryPolicy | None,
         redact: Callable[[str], str],
     ) -> None:
@@ -63,6 +67,8 @@ class Runner:
         """
         self._claims = claims
         self._leases = leases
+        self._deferred = deferred
+        self._watchdog = watchdog
         self._classifier = Classifier(retry_policy, redact)
         self._handler = registry.register(client, wrap=_wrap)
 
@@ -78,7 +84,7 @@ class Runner:
 
     def _run(self, claim: Claim) -> Outcome:
         structlog.contextvars.bind_contextvars(**claim.log_fields())
-        with self._leases.held(claim):
+        with self._leases.renewing(claim):
             result = self._call(claim)
             self._record_or_defer(claim, lambda: self._record(claim, result))
         if result.outcome is Outcome.FAILED:
@@ -109,11 +115,11 @@ class Runner:
 
     def _record_or_defer(self, claim: Claim, record: Callable[[], bool]) -> None:
         """Record the result now, or defer it when that fails. Raises why it failed."""
-        self._leases.watchdog.check()
+        self._watchdog.check()
         try:
             recorded = record()
         except Exception:  # also an unexpected one: the result must not be lost
-            self._leases.defer_result(claim, record)
+            self._deferred.add(claim, record)
             raise
         if not recorded:
             log.warning("claim_lost")

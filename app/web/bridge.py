@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from wsgiref.types import WSGIApplication
@@ -63,12 +63,12 @@ class _RefusedError(Exception):
 class Background:
     """The work that a process does in addition to requests.
 
-    ``start`` is called in each worker process. A stop waits until ``unfinished`` returns 0. If the
-    grace period is over before that, ``release`` is called and the process ends.
+    ``start`` is called in each worker process. A stop waits until all numbers of ``unfinished`` are
+    0. If the grace period is over before that, ``release`` is called and the process ends.
     """
 
     start: Callable[[], object] = lambda: None
-    unfinished: Callable[[], int] = lambda: 0
+    unfinished: Callable[[], Mapping[str, int]] = dict
     release: Callable[[], object] = lambda: None
 
 
@@ -107,14 +107,13 @@ class Bridge:
         self._alive = Pool(call, 1, "alive", failed=_FAILED)
         self._responding = 0
 
-    @property
-    def unfinished(self) -> int:
-        """Number of requests without a complete response, and of unfinished background tasks.
+    def unfinished(self) -> dict[str, int]:
+        """Return the number of requests without a complete response, and those of the background.
 
         A request whose client has disconnected counts until its thread has finished it.
         """
         abandoned = self._callbacks.abandoned + self._readiness.abandoned + self._alive.abandoned
-        return self._responding + abandoned + self.background.unfinished()
+        return {"requests": self._responding + abandoned, **self.background.unfinished()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to one request."""

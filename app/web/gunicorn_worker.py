@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from app.log import output
-from app.runtime import forks
+from app.runtime import forks, shutdown
 from app.web import gunicorn_private
 from app.web.connection import Connection
 
@@ -75,11 +75,7 @@ class WebWorker(gunicorn_private.LoopWorker):
         forks.isolate(self.SIGNALS, self.sockets, reopen_log=output.take)
         self.asgi.background.start()
         super().run()
-        if self.asgi.unfinished:
-            self.log.warning("Leaving while requests are running: %d", self.asgi.unfinished)
-            self.asgi.background.release()
-            # A thread cannot be stopped, and a normal exit would wait for it.
-            os._exit(0)
+        shutdown.end(self.asgi.unfinished, self.asgi.background.release)
 
     async def serve(self) -> None:
         """Serve until told to stop, then wait for requests until the grace period is over."""
@@ -90,9 +86,10 @@ class WebWorker(gunicorn_private.LoopWorker):
             self.handle_exit_signal()
         while self.alive:
             await self._tick()
-        self._stop_accepting()
-        deadline = self.loop.time() + self.cfg.graceful_timeout - SPARE_SECONDS
-        while self.asgi.unfinished and not self.stops_at_once and self.loop.time() < deadline:
+        grace = self.cfg.graceful_timeout - SPARE_SECONDS
+        for _ in shutdown.begin(self._stop_accepting, self.asgi.unfinished, grace):
+            if self.stops_at_once:
+                break
             await self._tick()
 
     def _is_told_to_stop(self) -> bool:

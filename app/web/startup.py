@@ -46,13 +46,9 @@ def _background(parts: Services) -> Background:
     """Return the threads that renew leases and, in queue mode, run events."""
 
     def start() -> None:
-        parts.leases.watchdog.start()
+        parts.watchdog.start()
         parts.leases.start()
         if parts.settings.is_queue:
             parts.worker.start(parts.settings.worker_threads)
 
-    return Background(
-        start=start,
-        unfinished=lambda: parts.leases.unrecorded + parts.worker.unfinished,
-        release=parts.worker.release,
-    )
+    return Background(start, parts.unfinished, parts.worker.release)

@@ -83,7 +83,6 @@ NAMES = [
     Name(WORKER, "alive", ATTRIBUTE, "tells that the worker was told to stop"),
     Name(WORKER, "asgi", ATTRIBUTE, "is the bridge"),
     Name(WORKER, "cfg", ATTRIBUTE, "has the grace period and the backlog"),
-    Name(WORKER, "log", ATTRIBUTE, "says that callbacks were left running"),
     Name(WORKER, "loop", ATTRIBUTE, "is the event loop"),
     Name(WORKER, "nr_conns", ATTRIBUTE, "counts connections, for their limit"),
     Name(WORKER, "ppid", ATTRIBUTE, "tells that the arbiter is gone"),
