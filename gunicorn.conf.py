@@ -13,7 +13,7 @@ _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - the files are made by mkstemp and un
 settings = Settings.load()
 
 wsgi_app = "app.web.startup:load()"
-worker_class = "app.web.gunicorn_worker.Worker"
+worker_class = "app.web.gunicorn_worker.WebWorker"
 bind = f"0.0.0.0:{settings.port}"
 workers = settings.web_concurrency
 preload_app = True
@@ -24,8 +24,8 @@ asgi_lifespan = "off"
 asgi_disconnect_grace_period = 0
 # For each worker. Many systems allow a process 1,024 open files.
 worker_connections = 800
-# Longer than the 60 s after which common load balancers drop an idle connection: the client, which
-# sends requests, should close first.
+# Common load balancers drop an idle connection after 60 s. This is longer: the side that sends
+# requests should close first.
 keepalive = 75
 # Kubernetes, ECS and others kill after 30 s.
 graceful_timeout = 25
@@ -36,7 +36,7 @@ limit_request_field_size = 4096
 # Heartbeat files: in memory, which is writable even with a read-only root file system.
 worker_tmp_dir = _SHARED_MEMORY if Path(_SHARED_MEMORY).is_dir() else None
 control_socket_disable = True
-logger_class = "app.log.GunicornLogger"
+logger_class = "app.web.gunicorn_logger.GunicornLogger"
 loglevel = settings.log_level
 
 
@@ -60,4 +60,4 @@ def post_fork(server: Any, worker: Any) -> None:
     """
     worker.early_signals = gunicorn_private.queued_signals(server)
     if settings.worker_cpu_affinity == "auto":
-        cpu_affinity.pin(worker.cpu)
+        cpu_affinity.pin(worker.cpu, server.cfg.workers)

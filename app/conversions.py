@@ -71,7 +71,7 @@ def api_base(value: str) -> str | None:
         return None
     parts = urlsplit(value)
     if parts.scheme not in {"http", "https"} or not parts.netloc:
-        raise ValueError("is no URL like http://127.0.0.1:12111. Leave it empty to use Stripe")
+        raise ValueError("is not a URL like http://127.0.0.1:12111. Leave it empty to use Stripe")
     return value.rstrip("/")
 
 
@@ -81,7 +81,7 @@ def database_url(value: str) -> str:
         url = sa.make_url(value)
     except (sa.exc.ArgumentError, ValueError):
         raise ValueError(
-            "is no database URL. Use sqlite:///var/inbox.sqlite3 or"
+            "is not a database URL. Use sqlite:///var/inbox.sqlite3 or"
             " postgresql://user:password@host/database"
         ) from None
     if url.drivername in {"postgres", "postgresql", "postgresql+psycopg"}:
@@ -96,7 +96,9 @@ def database_url(value: str) -> str:
 def package(value: str) -> str:
     """Accept the dotted name of a package."""
     if not all(part.isidentifier() for part in value.split(".")):
-        raise ValueError("is no name of a Python package. Use a dotted name like team.handlers")
+        raise ValueError(
+            "is not the name of a Python package. Use a dotted name like team.handlers"
+        )
     return value
 
 
@@ -111,12 +113,12 @@ def one_of(*allowed: str) -> Callable[[str], str]:
     return convert
 
 
-def whole(least: int, most: int) -> Callable[[str], int]:
+def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
     """Return a conversion that accepts a whole number."""
 
     def convert(value: str) -> int:
-        if not (value.isascii() and value.isdigit() and least <= int(value) <= most):
-            raise ValueError(f"is {value!r}. Use a whole number from {least} to {most}")
+        if not (value.isascii() and value.isdigit() and minimum <= int(value) <= maximum):
+            raise ValueError(f"is {value!r}. Use a whole number from {minimum} to {maximum}")
         return int(value)
 
     return convert
@@ -124,10 +126,10 @@ def whole(least: int, most: int) -> Callable[[str], int]:
 
 def rate_limit(value: str) -> int | None:
     """Accept requests a second, and return None for an empty text."""
-    return whole(0, 10_000)(value) if value else None
+    return whole_number(0, 10_000)(value) if value else None
 
 
-def seconds(least: float, most: float) -> Callable[[str], float]:
+def seconds(minimum: float, maximum: float) -> Callable[[str], float]:
     """Return a conversion that accepts a number of seconds."""
 
     def convert(value: str) -> float:
@@ -135,8 +137,8 @@ def seconds(least: float, most: float) -> Callable[[str], float]:
             given = float(value)
         except ValueError:
             given = float("nan")
-        if not least <= given <= most:
-            raise ValueError(f"is {value!r}. Use seconds from {least:g} to {most:g}")
+        if not minimum <= given <= maximum:
+            raise ValueError(f"is {value!r}. Use seconds from {minimum:g} to {maximum:g}")
         return given
 
     return convert

@@ -1,25 +1,19 @@
-"""The exceptions of the service, each with its HTTP status.
+"""The exceptions of the service.
 
 Stripe redelivers an event until it gets a 2xx
-(https://docs.stripe.com/webhooks#fix-http-status-codes). So the status decides about retries. It is
-an attribute of the error's class, and defined nowhere else.
+(https://docs.stripe.com/webhooks#fix-http-status-codes). So the status decides about retries.
 
-The text of these errors is sent in the answer, which Stripe stores and shows in its dashboard. So
-it never holds a payload, a secret, or the text of another exception.
+A ``DeliveryError`` carries the status of its answer, and its message is sent to Stripe. So is the
+message of ``InboxUnavailable``. Stripe stores a message and shows it in its dashboard, so it never
+holds a payload, a secret, or the text of another exception. The others are not sent.
 """
 
 from __future__ import annotations
 
 from app.states import Outcome
-from app.text import head, printable, redactor, type_name
-
-#: The maximum length of a database's error in the log, in characters.
-LINE_LENGTH = 500
-
-_redact = redactor(())
 
 #: The maximum delay of an event in seconds. Stripe lists and resends events for thirty days.
-LONGEST_DELAY = 30 * 86400.0
+MAX_DELAY_SECONDS = 30 * 86400.0
 
 
 class StartError(SystemExit):
@@ -38,7 +32,8 @@ class StartError(SystemExit):
 class GiveUp(Exception):
     """Raise it from a callback when the event can never succeed and needs a person.
 
-    The event is marked dead with the reason. Stripe gets a 200 and does not redeliver.
+    The event is marked dead with the reason. Inline, the delivery is answered 200; in queue mode it
+    was already.
     """
 
     def __init__(self, reason: str) -> None:
@@ -59,7 +54,7 @@ class RetryLater(Exception):
 
         The maximum is thirty days: Stripe keeps an event no longer.
         """
-        self.seconds = min(max(0.0, float(seconds)), LONGEST_DELAY)
+        self.seconds = min(max(0.0, float(seconds)), MAX_DELAY_SECONDS)
         self.reason = str(reason)
         super().__init__(f"again in {self.seconds:g} s: {self.reason}")
 
@@ -135,17 +130,3 @@ class Unstorable(Exception):
 
     Unlike ``InboxUnavailable`` this is no outage: the same statement always fails.
     """
-
-
-def in_one_line(error: BaseException) -> str:
-    """Return the type of a database's ``error`` and the first line of its text, for the log.
-
-    Further lines of PostgreSQL's errors can quote the row, and with it the body. The line is cut
-    after 500 characters.
-    """
-    cause = getattr(error, "orig", error)
-    try:
-        lines = head(str(cause).strip(), LINE_LENGTH, _redact).splitlines() or [""]
-    except Exception as failure:  # noqa: BLE001 - a driver's own code can raise anything
-        lines = [f"not shown: {type_name(failure)}"]
-    return f"{type(cause).__name__}: {printable(lines[0])}"

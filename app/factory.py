@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+from typing import NamedTuple
 
 import click
 import stripe
-from flask import Flask, Response, jsonify
+from flask import Flask, Response
 from flask.cli import AppGroup
 from werkzeug.exceptions import HTTPException
 
@@ -14,17 +15,22 @@ from app import log, text
 from app.errors import StartError
 from app.inbox import Inbox
 from app.processing import registry
-from app.processing.leases import Leases
+from app.processing.deferred_results import DeferredResults
+from app.processing.held_claims import HeldClaims
+from app.processing.leases import Leases, tick_seconds_of
+from app.processing.outages import Outages
 from app.processing.receiver import Receiver
+from app.processing.rescuer import Rescuer
 from app.processing.retry_policy import RetryPolicy
 from app.processing.runner import Runner
 from app.processing.worker import Worker
 from app.reconcile.reconciler import Reconciler
+from app.runtime.watchdog import Watchdog
 from app.services import Services
 from app.settings import Settings
 from app.stripe_api.client import build_client
 from app.stripe_api.rate_limiter import RateLimiter
-from app.web import health, webhook
+from app.web import answers, health, webhook
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -60,30 +66,72 @@ def make_services(settings: Settings) -> Services:
     handlers = registry.load(settings.handlers_package)
     inbox = make_inbox(settings)
     client = make_client(settings, inbox)
-    leases = Leases(inbox.claims, inbox.rescue, settings.lease_seconds)
+    parts = make_leases(inbox, settings.lease_seconds)
     runner = Runner(
         handlers,
         client,
         inbox.claims,
-        leases,
+        leases=parts.leases,
+        deferred=parts.deferred,
+        watchdog=parts.watchdog,
         retry_policy=_retry_policy(settings) if settings.is_queue else None,
         redact=text.redactor(_secrets(settings)),
     )
     stopping = threading.Event()
-    livemode = settings.livemode
-    worker = Worker(inbox.claims, runner, leases, livemode=livemode, stopping=stopping)
+    worker = _make_worker(settings, inbox, runner, parts, stopping)
     return Services(
         settings=settings,
         registry=handlers,
         inbox=inbox,
         client=client,
-        leases=leases,
+        watchdog=parts.watchdog,
+        deferred_results=parts.deferred,
+        leases=parts.leases,
         runner=runner,
         worker=worker,
         receiver=Receiver(settings, inbox.deliveries, runner, worker, stopping),
         reconciler=Reconciler(settings, handlers, inbox, client, runner),
         stopping=stopping,
     )
+
+
+class LeaseParts(NamedTuple):
+    """The lease thread and the parts that it works on."""
+
+    leases: Leases
+    held: HeldClaims
+    deferred: DeferredResults
+    outages: Outages
+    watchdog: Watchdog
+    rescuer: Rescuer
+
+
+def make_leases(inbox: Inbox, lease_seconds: float) -> LeaseParts:
+    """Return the lease thread of one process, which is not started, and its parts."""
+    held = HeldClaims(inbox.claims, lease_seconds)
+    deferred = DeferredResults()
+    outages = Outages(held, deferred)
+    watchdog = Watchdog(lease_seconds, lambda: len(held) > 0, log.output.waiting)
+    tick = tick_seconds_of(lease_seconds)
+    rescuer = Rescuer(inbox.rescue, tick)
+    leases = Leases(held, deferred, rescuer, outages=outages, watchdog=watchdog, tick_seconds=tick)
+    return LeaseParts(leases, held, deferred, outages, watchdog, rescuer)
+
+
+def _make_worker(
+    settings: Settings, inbox: Inbox, runner: Runner, parts: LeaseParts, stopping: threading.Event
+) -> Worker:
+    worker = Worker(
+        inbox.claims,
+        runner,
+        leases=parts.leases,
+        watchdog=parts.watchdog,
+        outages=parts.outages,
+        livemode=settings.livemode,
+        stopping=stopping,
+    )
+    parts.rescuer.on_orphan = worker.rescue_now
+    return worker
 
 
 def make_inbox(settings: Settings) -> Inbox:
@@ -118,8 +166,7 @@ def _secrets(settings: Settings) -> list[str]:
 
 def _answer_in_json(error: HTTPException) -> Response:
     """Answer a request that Flask refuses, such as one with a wrong method, in JSON."""
-    response = jsonify(error=error.name.lower())
-    response.status_code = error.code or 500
+    response = answers.error(error.code or 500, error.name.lower())
     response.headers.extend(
         (name, value) for name, value in error.get_headers() if name.lower() != "content-type"
     )

@@ -10,12 +10,14 @@ import stripe
 from flask import Flask, current_app
 
 from app.inbox import Inbox
+from app.processing.deferred_results import DeferredResults
 from app.processing.leases import Leases
 from app.processing.receiver import Receiver
 from app.processing.registry import Registry
 from app.processing.runner import Runner
 from app.processing.worker import Worker
 from app.reconcile.reconciler import Reconciler
+from app.runtime.watchdog import Watchdog
 from app.settings import Settings
 
 
@@ -27,12 +29,18 @@ class Services:
     registry: Registry
     inbox: Inbox
     client: stripe.StripeClient
+    watchdog: Watchdog
+    deferred_results: DeferredResults
     leases: Leases
     runner: Runner
     worker: Worker
     receiver: Receiver
     reconciler: Reconciler
     stopping: threading.Event
+
+    def unfinished(self) -> dict[str, int]:
+        """Return the numbers of events and of results that a stop waits for."""
+        return {"events": self.worker.unfinished, "unrecorded": len(self.deferred_results)}
 
 
 def services(app: Flask | None = None) -> Services:

@@ -13,7 +13,7 @@ from typing import Any
 from dotenv import dotenv_values
 
 from app import conversions
-from app.conversions import LIVE_PREFIXES, one_of, seconds, whole
+from app.conversions import LIVE_PREFIXES, one_of, seconds, whole_number
 from app.errors import StartError
 
 #: Requests a second, of the 100 and 25 that Stripe allows: others use the account as well.
@@ -110,14 +110,14 @@ class Settings:
     )
     max_body_bytes: int = _setting(
         "65536",
-        whole(1024, 16 * 1024 * 1024),
+        whole_number(1024, 16 * 1024 * 1024),
         "Largest notification that is accepted, in bytes.",
     )
-    port: int = _setting("4242", whole(1, 65535), "The port to listen on.")
-    web_concurrency: int = _setting("2", whole(1, 256), "Processes that answer requests.")
+    port: int = _setting("4242", whole_number(1, 65535), "The port to listen on.")
+    web_concurrency: int = _setting("2", whole_number(1, 256), "Processes that answer requests.")
     web_threads: int = _setting(
         "8",
-        whole(1, 1024),
+        whole_number(1, 1024),
         "Deliveries at once in each process; in inline mode, callbacks at once.",
     )
     worker_cpu_affinity: str = _setting(
@@ -128,7 +128,7 @@ class Settings:
     )
     worker_threads: int = _setting(
         "4",
-        whole(0, 1024),
+        whole_number(0, 1024),
         "Queue mode: callbacks at once in each process; 0 when `flask worker` runs them.",
     )
     retry_base_seconds: float = _setting(
@@ -144,13 +144,13 @@ class Settings:
     )
     max_attempts: int = _setting(
         "35",
-        whole(1, 10000),
+        whole_number(1, 10000),
         "Queue mode: failed attempts after which an event is dead. With the defaults that is after"
         " three days.",
     )
     max_crashes: int = _setting(
         "5",
-        whole(1, 1000000),
+        whole_number(1, 1000000),
         "Consecutive crashes after which an event is dead: its process ended while the event ran.",
     )
     log_level: str = _setting(

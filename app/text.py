@@ -36,6 +36,9 @@ LINES = "\n\t"
 #: Unicode categories of characters that control a terminal, reverse text, or are invisible.
 HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
+#: The maximum length of a database's error in the log, in characters.
+ERROR_LENGTH = 500
+
 
 def redactor(secrets: Iterable[str]) -> Redact:
     """Return a function that replaces the ``secrets`` in a text, and all text in their shapes."""
@@ -52,6 +55,9 @@ def redactor(secrets: Iterable[str]) -> Redact:
         return text
 
     return redact
+
+
+_redact_shapes = redactor(())
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -115,6 +121,20 @@ def bounded(text: str, most: int, redact: Redact) -> str:
 def type_name(value: object) -> str:
     """Return the name of the type of ``value``, even if its metaclass overrides the name."""
     return str(type.__dict__["__name__"].__get__(type(value)))
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return the type of a database's ``error`` and the first line of its text, for the log.
+
+    Further lines of PostgreSQL's errors can quote the row, and with it the body. The line is cut
+    after ``ERROR_LENGTH`` characters.
+    """
+    cause = getattr(error, "orig", error)
+    try:
+        lines = head(str(cause).strip(), ERROR_LENGTH, _redact_shapes).splitlines() or [""]
+    except Exception as failure:  # noqa: BLE001 - a driver's own code can raise anything
+        lines = [f"not shown: {type_name(failure)}"]
+    return f"{type(cause).__name__}: {printable(lines[0])}"
 
 
 def printed_traceback(error: BaseException, most: int, redact: Redact) -> str:

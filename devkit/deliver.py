@@ -23,7 +23,7 @@ from werkzeug.test import TestResponse
 from app.errors import CallbackFailed, Deferred, Refused, Stopping, TooLarge
 from app.inbox import Event
 from app.processing import registry
-from app.processing.registry import Callback, Module, Registry
+from app.processing.registry import Callback, HandlerModule, Registry
 from app.services import Services, services
 from app.settings import Settings
 from app.stripe_api.client import build_client
@@ -97,7 +97,7 @@ class Door:
         modules = tuple(map(self._guard, loaded.modules))
         return replace(loaded, modules=modules, fallback=self._guard(loaded.fallback))
 
-    def _guard(self, module: Module) -> Module:
+    def _guard(self, module: HandlerModule) -> HandlerModule:
         def enter(*arguments: object) -> object:
             self.reached.set()
             self._open.wait()
@@ -285,7 +285,7 @@ class RunHandler:
         return seen[0]
 
 
-def _noting(module: Module, seen: list[Any]) -> Callback:
+def _noting(module: HandlerModule, seen: list[Any]) -> Callback:
     """Return the callback of the module, wrapped to record its notification in ``seen``."""
 
     def call(notif: Any, *others: object) -> None:

@@ -26,6 +26,7 @@ import click
 from app.errors import InboxUnavailable
 from app.inbox import Inbox
 from app.settings import Settings, environment
+from app.web.webhook import WEBHOOK_PATH
 from devkit import placeholders
 from devkit.processes import END_SIGNALS, ROOT, end, ignore_end_signals
 from devkit.stripe_api import HOST, StripeApi
@@ -39,7 +40,7 @@ POLL_SECONDS = 0.3
 RECENT = 1000
 
 #: Messages after the problems of the handlers, for a running service and for none.
-GOES_ON = "The service goes on with the handlers as they were before.\n"
+KEEPS = "The service keeps the previous handlers.\n"
 WAITS = "The service starts as soon as you correct this.\n"
 
 #: Time of change and size of each file.
@@ -55,7 +56,7 @@ class Service:
     """The environment of the child."""
     process: subprocess.Popen[bytes] | None = None
 
-    def take_over(self) -> bool:
+    def restart(self) -> bool:
         """Restart the service with the current handlers. Returns false if they have problems.
 
         After true, each delivery is handled by them.
@@ -63,7 +64,7 @@ class Service:
         problems = self.check()
         if problems:
             click.secho(problems, fg="red")
-            click.echo(GOES_ON if self.process else WAITS)
+            click.echo(KEEPS if self.process else WAITS)
             return False
         self.end()
         number = self.port.fileno()
@@ -135,9 +136,9 @@ def service_environment(base: str) -> dict[str, str]:
 
 def _greet(settings: Settings, base: str, folder: Path) -> None:
     origin = "as STRIPE_API_BASE says" if settings.stripe_api_base else "a stand-in of this command"
-    click.echo(f"Webhook       http://{HOST}:{settings.port}/webhook")
+    click.echo(f"Webhook       http://{HOST}:{settings.port}{WEBHOOK_PATH}")
     click.echo(f"Stripe's API  {base}, {origin}")
-    click.echo(f"Handlers      {folder}, each change is taken over")
+    click.echo(f"Handlers      {folder}, reloaded after each change")
     click.echo("Send an event from another terminal: .venv/bin/flask events send TYPE\n")
 
 
@@ -148,12 +149,12 @@ def watch(service: Service, folder: Path) -> NoReturn:
         now = snapshot(folder)
         if now != seen:
             if seen is None:
-                service.take_over()
+                service.restart()
             else:
                 names = sorted({path.name for path, _ in now.items() ^ seen.items()})
                 click.echo(f"Changed: {', '.join(names)}")
-                if service.take_over():
-                    click.echo("Taken over.")
+                if service.restart():
+                    click.echo("Reloaded.")
             seen = now
         service.notice_end()
         time.sleep(POLL_SECONDS)
@@ -178,7 +179,7 @@ def package_folder(package_name: str) -> Path:
     with suppress(ImportError):
         spec = importlib.util.find_spec(package_name)
     if spec is None or not spec.submodule_search_locations:
-        sys.exit(f"HANDLERS_PACKAGE={package_name} is no package that can be found from here")
+        sys.exit(f"HANDLERS_PACKAGE={package_name} is not a package that can be found from here")
     return Path(spec.submodule_search_locations[0])
 
 

@@ -37,11 +37,15 @@ STRIPE_MODULES = ("factory", "services", "processing", "stripe_api", "reconcile"
 # The services of a process. Only the composition root constructs them.
 SERVICES = {
     "app.inbox.Inbox",
+    "app.processing.deferred_results.DeferredResults",
+    "app.processing.held_claims.HeldClaims",
     "app.processing.leases.Leases",
+    "app.processing.outages.Outages",
     "app.processing.receiver.Receiver",
     "app.processing.runner.Runner",
     "app.processing.worker.Worker",
     "app.reconcile.reconciler.Reconciler",
+    "app.runtime.watchdog.Watchdog",
     "app.stripe_api.client.build_client",
     "app.stripe_api.rate_limiter.RateLimiter",
 }
@@ -261,8 +265,10 @@ class TestLayers:
             "app.migrations",
             "app.errors",
             "app.states",
+            "app.text",
             "app.runtime.threads",
             "app.runtime.clocks",
+            "app.runtime.process_name",
         }
         guilty = {
             name: own
@@ -326,6 +332,12 @@ class TestLayers:
         loaded = loaded_by("from app import create_app; create_app()")
         assert "app.processing.receiver" in loaded
         assert not names_any(loaded, {"app.cli", "devkit", "hypothesis", "pytest"})
+
+    def test_commands_load_no_server(self) -> None:
+        """The application of a command does not load gunicorn."""
+        loaded = loaded_by("from app import create_app; create_app().cli.list_commands(None)")
+        assert "app.cli.worker" in loaded
+        assert not names_any(loaded, {"gunicorn"})
 
     def test_services_are_constructed_in_one_place(self) -> None:
         """Of app/, only the composition root constructs the services of a process."""

@@ -180,6 +180,45 @@ class TestTraceback:
         assert printed.endswith("Odd (not shown: LookupError)\n")
 
 
+class OddError(Exception):
+    """Raises when it is printed."""
+
+    def __str__(self) -> str:
+        """Raise."""
+        raise LookupError
+
+
+class TestErrorLine:
+    """An error of a database in one line of the log."""
+
+    @pytest.mark.parametrize(
+        ("error", "line"),
+        [
+            (OSError("no such host\nDETAIL: the row"), "OSError: no such host"),
+            (
+                OSError("no\x1b[2J such\u202e host\u2028DETAIL: the row"),
+                "OSError: no\ufffd[2J such\ufffd host",
+            ),
+            (
+                OSError("cannot reach x://user:password@host"),
+                "OSError: cannot reach x://[redacted]@host",
+            ),
+            (OSError("x" * 10**7), f"OSError: {'x' * text.ERROR_LENGTH}"),
+            (OSError(" \n"), "OSError: "),
+            (OddError(), "OddError: not shown: LookupError"),
+        ],
+        ids=map(str, range(6)),
+    )
+    def test_line_is_short_and_printable(self, error: Exception, line: str) -> None:
+        """Further lines can quote the row, and control characters could control a terminal."""
+        assert text.in_one_line(error) == line
+
+    def test_password_is_redacted_before_the_cut(self) -> None:
+        """A part of a password would not be recognized as a secret."""
+        error = OSError("x" * (text.ERROR_LENGTH - 15) + " ://user:password@host")
+        assert "pass" not in text.in_one_line(error)
+
+
 def test_storable_text_is_utf8_without_nul() -> None:
     """PostgreSQL stores no NUL, and neither database a lone surrogate."""
     assert text.storable("a\0b\ud800c\U0001f600") == "a\ufffdb?c\U0001f600"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from app.cli.output import plural, say
+from app.processing.leases import tick_seconds_of
+from app.processing.rescuer import wait_for_orphans
 
 if TYPE_CHECKING:
     from app.services import Services
@@ -24,16 +26,17 @@ def begin_execution(services: Services) -> None:
     only after all results are recorded. Raises ``InboxUnavailable``.
     """
     click.get_current_context().call_on_close(partial(_wait_for_results, services))
-    services.leases.watchdog.start()
+    services.watchdog.start()
     services.leases.start()
-    services.leases.decide_suspects(_say_expired)
+    tick_seconds = tick_seconds_of(services.settings.lease_seconds)
+    wait_for_orphans(services.inbox.rescue, tick_seconds, _say_expired)
 
 
 def _wait_for_results(services: Services) -> None:
     """Wait until the inbox has all results: a callback that succeeded must not run again."""
-    if services.leases.unrecorded:
+    if services.deferred_results:
         say("The inbox is unavailable. Waiting until it can record the results ...", err=True)
-    while services.leases.unrecorded:
+    while services.deferred_results:
         time.sleep(TICK_SECONDS)
 
 

@@ -16,7 +16,8 @@ from flask.cli import with_appcontext
 
 from app.cli.events.filters import accounts_option, read_interval
 from app.errors import InboxUnavailable
-from app.runtime import forks
+from app.log import output
+from app.runtime import forks, shutdown
 from app.runtime.threads import start as start_thread
 from app.services import services
 
@@ -88,7 +89,7 @@ def _migrate(services: Services) -> None:
 def _start(
     services: Services, threads: int, interval: float | None, accounts: tuple[str, ...]
 ) -> None:
-    services.leases.watchdog.start()
+    services.watchdog.start()
     services.worker.start(threads)
     if interval is not None:
         # A thread of its own, which the end of the process may interrupt at any moment.
@@ -112,20 +113,14 @@ def _open_stop_signals() -> int:
 
     for number in STOP_SIGNALS:
         signal.signal(number, note)
-    forks.isolate(STOP_SIGNALS)  # a forked process has the pipe, but not the handler
+    # A forked process has the pipe, but not the handler.
+    forks.isolate(STOP_SIGNALS, reopen_log=output.take)
     return reading
 
 
 def _stop(services: Services, grace: float) -> None:
     """Wait up to ``grace`` seconds for running callbacks, then release their events and exit."""
-    services.worker.stop()
-    deadline = time.monotonic() + grace
-    while (services.worker.unfinished or services.leases.unrecorded) and (
-        time.monotonic() < deadline
-    ):
+    for _ in shutdown.begin(services.worker.stop, services.unfinished, grace):
         time.sleep(TICK_SECONDS)
-    running = services.worker.running
-    log.info("worker_ended", running=running)
-    if running:
-        services.worker.release()
-        os._exit(0)  # a callback's thread cannot be ended, and a normal exit may wait for it
+    log.info("worker_ended")
+    shutdown.end(services.unfinished, services.worker.release)

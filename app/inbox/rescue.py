@@ -20,7 +20,7 @@ class Rescue:
         rows = self._store.read(rescue.SUSPECTS, seconds=deadline.SECONDS)
         return [Suspect(*tuple(row)) for row in rows]
 
-    def suspect(self, suspect: Suspect, seconds: float) -> bool | None:
+    def add_unrenewed(self, suspect: Suspect, seconds: float) -> bool | None:
         """Record the total of ``seconds`` for which the lease was seen unrenewed.
 
         Returns whether the event is an orphan now. Returns None when the lease was renewed, or

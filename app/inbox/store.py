@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import socket
 import threading
 from typing import Any
 
@@ -18,6 +17,7 @@ from app.inbox.sql import batch
 from app.inbox.sql.administration import TEST_WRITE
 from app.inbox.sql.rows import RecordedRow
 from app.runtime.clocks import since_boot
+from app.runtime.process_name import new_process_name
 
 #: Seconds that a statement waits while another thread migrates.
 MIGRATION_WAIT_SECONDS = 1.0
@@ -93,7 +93,6 @@ class _Tokens:
     """Makes tokens for claims. No other process or thread makes the same ones."""
 
     def __init__(self) -> None:
-        self._host = socket.gethostname()
         self._process = 0
         self._prefix = ""
         self._numbers = itertools.count()
@@ -101,7 +100,7 @@ class _Tokens:
     def new(self) -> str:
         process = os.getpid()
         if process != self._process:  # the first one, or the first after a fork
-            self._prefix = f"{self._host}:{process}:{os.urandom(8).hex()}"
+            self._prefix = new_process_name()
             self._process = process
         return f"{self._prefix}.{next(self._numbers)}"
 

@@ -14,12 +14,12 @@ from collections.abc import Iterable
 
 import structlog
 
-from app.log.libraries import GunicornLogger, capture
+from app.log.libraries import capture
 from app.log.lines import LineRenderer
 from app.log.logger import logger_class
 from app.log.stream import output
 
-__all__ = ["GunicornLogger", "configure", "output"]
+__all__ = ["configure", "output"]
 
 
 def configure(level: str, log_format: str, secrets: Iterable[str] = ()) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from gunicorn.glogging import Logger
-
 from app.log.lines import LineRenderer
 from app.log.stream import output
 
@@ -63,14 +61,3 @@ def _make_record(logger: logging.Logger, *given: Any, **named: Any) -> logging.L
     except Exception:  # noqa: BLE001 - an argument's own code can raise anything
         name, level, file, line, message, _args, exc_info, *_ = given
         return _make_any_record(logger, name, level, file, line, message, (), exc_info)
-
-
-class GunicornLogger(Logger):  # type: ignore[misc]  # gunicorn has no type information
-    """gunicorn's own lines, in the format of the service."""
-
-    def setup(self, cfg: Any) -> None:
-        """Pass gunicorn's lines to the root logger, which ``configure`` has set up."""
-        super().setup(cfg)
-        for logger in (self.error_log, self.access_log):
-            logger.handlers.clear()
-        self.error_log.propagate = True

@@ -25,7 +25,7 @@ DEPTH = 8
 #: Characters that each value costs beside its text: quotes, commas, digits.
 VALUE_LENGTH = 24
 #: The minimum length that any text may have, in characters.
-LEAST_LENGTH = 100
+MIN_LENGTH = 100
 
 
 def is_plain(name: str, value: Any) -> bool:
@@ -101,7 +101,7 @@ class Plain:
         return str(self.of(name, DEPTH - 1))
 
     def _text(self, text: str) -> str:
-        text = self._clean(text, max(LEAST_LENGTH, min(self._most, self.left)))
+        text = self._clean(text, max(MIN_LENGTH, min(self._most, self.left)))
         self.left -= len(text)
         return text
 

@@ -27,32 +27,34 @@ FALLBACK_PARAMETERS = ("notif", "client", "details")
 FALLBACK = "fallback"
 
 
-class Problem(Exception):
+class ModuleProblem(Exception):
     """A problem of one module, in words for the author of the module."""
 
 
 def load(package_name: str, name: str) -> ModuleType:
-    """Import the module ``name`` of the package. Raises ``Problem``."""
+    """Import the module ``name`` of the package. Raises ``ModuleProblem``."""
     if not name.isidentifier():
-        raise Problem(_unknown_type(name))
+        raise ModuleProblem(_unknown_type(name))
     try:
         return importlib.import_module(f"{package_name}.{name}")
     except (Exception, SystemExit) as error:  # the team's code can raise anything
-        raise Problem(f"{_failed_line(error, name)}cannot be imported: {_remedy(error)}") from error
+        raise ModuleProblem(
+            f"{_failed_line(error, name)}cannot be imported: {_remedy(error)}"
+        ) from error
 
 
 def event_type(name: str, module: ModuleType) -> str:
-    """Return the event type of ``module``, whose file has this ``name``. Raises ``Problem``."""
+    """Return the event type of ``module``, a file of this ``name``. Raises ``ModuleProblem``."""
     if name == FALLBACK:
         return FALLBACK
     declared = getattr(module, "EVENT_TYPE", None)
     if declared is None:
         known = type_of_module(name)
         if known is None:
-            raise Problem(_unknown_type(name))
+            raise ModuleProblem(_unknown_type(name))
         return known
     if not (isinstance(declared, str) and EVENT_TYPE_SHAPE.fullmatch(declared)):
-        raise Problem(
+        raise ModuleProblem(
             f"EVENT_TYPE is {declared!r}. Use the type of an event notification, such as"
             " 'v1.customer.created'; they all begin with v1. or v2."
         )
@@ -60,14 +62,14 @@ def event_type(name: str, module: ModuleType) -> str:
 
 
 def callback(name: str, module: ModuleType) -> Callback:
-    """Return the module's ``handle``. Raises ``Problem`` when the SDK could not call it."""
+    """Return the module's ``handle``. Raises ``ModuleProblem`` when the SDK could not call it."""
     parameters = FALLBACK_PARAMETERS if name == FALLBACK else PARAMETERS
     wanted = f"def handle({', '.join(parameters)})"
     handle = getattr(module, "handle", None)
     if handle is None:
-        raise Problem(f"defines no handle. Define {wanted}")
+        raise ModuleProblem(f"defines no handle. Define {wanted}")
     if not callable(handle):
-        raise Problem(f"handle is no function. Define {wanted}")
+        raise ModuleProblem(f"handle is not a function. Define {wanted}")
     _refuse_async(handle, wanted)
     _check_parameters(handle, parameters, wanted)
     return cast("Callback", handle)
@@ -97,11 +99,13 @@ def _unknown_type(name: str) -> str:
 
 
 def _refuse_async(handle: Callback, wanted: str) -> None:
-    """Raise ``Problem`` when a call of ``handle`` would return before any of its code ran."""
+    """Raise ``ModuleProblem`` when a call of ``handle`` would return before any of its code ran."""
     if inspect.iscoroutinefunction(handle) or inspect.isasyncgenfunction(handle):
-        raise Problem(f"{_line_of(handle)}handle is async and would never run. Use {wanted}")
+        raise ModuleProblem(f"{_line_of(handle)}handle is async and would never run. Use {wanted}")
     if inspect.isgeneratorfunction(handle):
-        raise Problem(f"{_line_of(handle)}handle has a yield and would never run. Remove the yield")
+        raise ModuleProblem(
+            f"{_line_of(handle)}handle has a yield and would never run. Remove the yield"
+        )
 
 
 def _check_parameters(handle: Callback, parameters: tuple[str, ...], wanted: str) -> None:
@@ -109,7 +113,7 @@ def _check_parameters(handle: Callback, parameters: tuple[str, ...], wanted: str
     try:
         bound = signature.bind(*parameters)
     except TypeError:
-        raise Problem(
+        raise ModuleProblem(
             f"{_line_of(handle)}handle{signature} has the wrong parameters. Use {wanted}"
         ) from None
     # Each position was bound to its own name, so another name shows that two are swapped.
@@ -118,7 +122,9 @@ def _check_parameters(handle: Callback, parameters: tuple[str, ...], wanted: str
         for name, value in bound.arguments.items()
         if name in parameters
     ):
-        raise Problem(f"{_line_of(handle)}handle has its parameters in another order. Use {wanted}")
+        raise ModuleProblem(
+            f"{_line_of(handle)}handle has its parameters in another order. Use {wanted}"
+        )
 
 
 def _line_of(function: Callback) -> str:
@@ -150,4 +156,4 @@ def _remedy(error: BaseException) -> str:
         return f"{last_line(error)}. Correct this line"
     if isinstance(error, ModuleNotFoundError):
         return f"{last_line(error)}. Correct the name, or install what is missing"
-    return f"{last_line(error)}. Nothing may fail while the module is imported: mend it"
+    return f"{last_line(error)}. Fix this error: the module must import without one"

@@ -1,4 +1,4 @@
-"""Authenticates a delivery, reads it, records it, and has it run. It knows no HTTP.
+"""Authenticates a delivery, reads it, records it, and has it run.
 
 A body is parsed, stored and logged only after its signature was verified.
 """

@@ -17,14 +17,14 @@ import stripe
 
 from app.errors import StartError
 from app.processing import handler_module
-from app.processing.handler_module import FALLBACK, Callback, Problem
+from app.processing.handler_module import FALLBACK, Callback, ModuleProblem
 from app.stripe_api.catalog import event_types, load_classes, method_name
 
-__all__ = ["FALLBACK", "Callback", "Module", "Registry", "check", "load"]
+__all__ = ["FALLBACK", "Callback", "HandlerModule", "Registry", "check", "load"]
 
 
 @dataclass(frozen=True, slots=True)
-class Module:
+class HandlerModule:
     """One handler module: its event type, file, first line of documentation, and callback."""
 
     event_type: str
@@ -41,13 +41,13 @@ class Registry:
     callback through the SDK's fallback.
     """
 
-    modules: tuple[Module, ...]
-    fallback: Module
+    modules: tuple[HandlerModule, ...]
+    fallback: HandlerModule
 
     def register(
         self,
         client: stripe.StripeClient,
-        wrap: Callable[[Module], Callback],
+        wrap: Callable[[HandlerModule], Callback],
     ) -> stripe.StripeEventNotificationHandlerWithoutVerification:
         """Build the SDK's handler. It calls what ``wrap`` returns for each module.
 
@@ -62,7 +62,7 @@ class Registry:
                 load_classes(module.event_type)
         return handler
 
-    def _build_fallback(self, wrap: Callable[[Module], Callback]) -> Callback:
+    def _build_fallback(self, wrap: Callable[[HandlerModule], Callback]) -> Callback:
         """Return a fallback that also calls the modules of types that the SDK does not know."""
         known = event_types()
         untyped = {m.event_type: wrap(m) for m in self.modules if m.event_type not in known}
@@ -87,7 +87,7 @@ def load(package_name: str) -> Registry:
     return _Loader(package_name).load()
 
 
-def check(module: ModuleType) -> Module:
+def check(module: ModuleType) -> HandlerModule:
     """Check one imported handler module, as ``load`` does.
 
     Raises ``StartError`` when the service would not start with it.
@@ -139,7 +139,7 @@ class _Loader:
         names |= {path.parent.name for folder in folders for path in folder.glob("*/__init__.py")}
         return sorted(name for name in names if not name.startswith("_"))
 
-    def check(self, name: str, module: ModuleType | None = None) -> Module | None:
+    def check(self, name: str, module: ModuleType | None = None) -> HandlerModule | None:
         """Return the checked module of this name, or add its problem and return None.
 
         Imports the module unless it is given.
@@ -148,12 +148,12 @@ class _Loader:
             module = module or handler_module.load(self._package_name, name)
             event_type = handler_module.event_type(name, module)
             callback = handler_module.callback(name, module)
-        except Problem as problem:
+        except ModuleProblem as problem:
             self._add(name, str(problem))
             return None
-        return Module(event_type, self._file(name), handler_module.summary(module), callback)
+        return HandlerModule(event_type, self._file(name), handler_module.summary(module), callback)
 
-    def _refuse_two_for_one_type(self, modules: list[Module]) -> None:
+    def _refuse_two_for_one_type(self, modules: list[HandlerModule]) -> None:
         files: dict[str, list[str]] = {}
         for module in modules:
             files.setdefault(module.event_type, []).append(module.file)

@@ -15,11 +15,12 @@ import structlog
 
 from app.errors import InboxUnavailable
 from app.inbox import Suspect
+from app.inbox.claims import Claims
 from app.inbox.rescue import Rescue
 
 log = structlog.get_logger(__name__)
 
-#: A smaller step back of the clock, in seconds, does no harm.
+#: Steps back of fewer seconds are ignored.
 STEP_SECONDS = 1.0
 
 #: The id of an event, and the end of its lease.
@@ -37,12 +38,12 @@ class _Seen:
 class Rescuer:
     """Watches expired leases and the database's clock for this process."""
 
-    def __init__(self, rescue: Rescue, turn_seconds: float) -> None:
+    def __init__(self, rescue: Rescue, tick_seconds: float) -> None:
         """Take the inbox's API for rescue, and the seconds between two polls."""
         self._rescue = rescue
         #: The maximum that one poll adds, in seconds. After a longer time this process was stopped,
         #: and other processes may have been stopped with it.
-        self._max_seconds = 2 * turn_seconds
+        self._max_seconds = 2 * tick_seconds
         self.on_orphan: Callable[[], object] = lambda: None
         """Called when an event became an orphan."""
         self._seen: dict[_Key, _Seen] = {}
@@ -61,7 +62,7 @@ class Rescuer:
             self._seen = {}
             raise
 
-    def count(self, suspects: Iterable[Suspect], polled_at: float) -> int:
+    def measure(self, suspects: Iterable[Suspect], polled_at: float) -> int:
         """Record how long each of the ``suspects`` stayed unrenewed since the last poll.
 
         ``polled_at`` is the monotonic time right before the poll. Returns the number of undecided
@@ -95,7 +96,7 @@ class Rescuer:
         seconds = suspect.seconds
         if before is not None and before.seconds == seconds:  # else another process has counted
             seconds += min(polled_at - before.at, self._max_seconds)
-            is_orphan = self._rescue.suspect(suspect, seconds)
+            is_orphan = self._rescue.add_unrenewed(suspect, seconds)
             if is_orphan is None:
                 return False
             if is_orphan:
@@ -122,7 +123,7 @@ class Rescuer:
         asked_at = time.monotonic()
         clock = self._rescue.clock()
         offset = clock - time.monotonic()
-        # By ``asked_at``: the database read its clock after that, so a slow answer is no step.
+        # Measured from before the query, so that a slow answer does not look like a step back.
         back = 0.0 if self._offset is None else self._offset - (clock - asked_at)
         if self._offset is None or back > STEP_SECONDS:
             self._rescue.repair_times(stepped=back > STEP_SECONDS)
@@ -130,6 +131,30 @@ class Rescuer:
         if back > STEP_SECONDS:
             log.warning("clock_stepped_back", seconds=round(back, 1))
         self._offset = max(self._offset, offset)
+
+
+def wait_for_orphans(rescue: Rescue, tick_seconds: float, on_wait: Callable[[int], object]) -> None:
+    """Wait until each expired lease was renewed, or its event is an orphan.
+
+    For a command, which may be the only process. Takes up to the grace of the leases. Polls every
+    ``tick_seconds``. Calls ``on_wait`` with the number of leases before it waits. Raises
+    ``InboxUnavailable``.
+    """
+    rescuer = Rescuer(rescue, tick_seconds)
+    polled_at = time.monotonic()
+    is_waiting = False
+    while undecided := rescuer.measure(rescuer.poll(), polled_at):
+        if not is_waiting:
+            on_wait(undecided)
+            is_waiting = True
+        time.sleep(tick_seconds)
+        polled_at = time.monotonic()
+
+
+def mark_poison_dead(claims: Claims) -> None:
+    """Mark the orphans dead that ended too many processes. Raises ``InboxUnavailable``."""
+    while crashed := claims.mark_poison_dead():
+        log.error("event_crashed", **crashed)
 
 
 def _key(suspect: Suspect) -> _Key:

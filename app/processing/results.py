@@ -1,7 +1,7 @@
-"""Decides the result of an attempt: done, to be retried, or dead.
+"""Classifies the end of an attempt: done, to be retried, or dead.
 
-A callback can raise anything, and the code of its exception can raise too. Judging never fails: a
-text that cannot be read or stored is replaced.
+A callback can raise anything, and the code of its exception can raise too. Classifying never fails:
+a text that cannot be read or stored is replaced.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import stripe
 import structlog
 
-from app.errors import LONGEST_DELAY, GiveUp, RetryLater
+from app.errors import MAX_DELAY_SECONDS, GiveUp, RetryLater
 from app.inbox import Claim, Failure
 from app.processing.retry_policy import RetryPolicy
 from app.states import Outcome
@@ -28,8 +28,8 @@ REASON_LENGTH = 1000
 #: The maximum length of a stored traceback. It keeps its beginning, and its end with the exception.
 TRACEBACK_LENGTH = 8000
 
-#: Errors of this process, not of the notification, although they come before the callback. The SDK
-#: imports the class of an event at the first event of that type.
+#: Errors before the callback that a retry can cure. The SDK imports the class of an event at the
+#: first event of that type.
 TRANSIENT = (OSError, MemoryError, ImportError, SystemExit)
 
 UNKNOWN = "an error whose text cannot be read"
@@ -64,7 +64,7 @@ class Result:
         return [replace(self, failure=plain), last]
 
 
-class Judge:
+class Classifier:
     """Decides the result of an attempt that raised."""
 
     def __init__(self, retry_policy: RetryPolicy | None, redact: Callable[[str], str]) -> None:
@@ -75,18 +75,18 @@ class Judge:
         self._retry_policy = retry_policy
         self._redact = redact
 
-    def judge(self, claim: Claim, error: BaseException, *, entered: bool) -> Result:
+    def classify(self, claim: Claim, error: BaseException, *, entered: bool) -> Result:
         """Return the result for this ``error``, and log it. Raises nothing.
 
         ``entered``: the callback raised it. Otherwise reading the notification did.
         """
         try:
-            return self._judge(claim, error, entered=entered)
+            return self._classify(claim, error, entered=entered)
         except BaseException:  # reading the error runs the callback's own code
             log.exception("error_not_judged")
             return self._plan(claim, Failure(UNKNOWN))
 
-    def _judge(self, claim: Claim, error: BaseException, *, entered: bool) -> Result:
+    def _classify(self, claim: Claim, error: BaseException, *, entered: bool) -> Result:
         failure = Failure(self._reason(error), self._traceback(error))
         if not entered and not isinstance(error, TRANSIENT):
             # Only the type: the reason may quote the body. The inbox stores the reason.
@@ -147,16 +147,16 @@ def _text(value: object) -> str:
 
 
 def _delay(seconds: object) -> float | None:
-    """Return the delay of a ``RetryLater`` in seconds, or None if it is no number."""
+    """Return the delay of a ``RetryLater`` in seconds, or None if it is not a number."""
     try:
         asked = float(seconds)  # type: ignore[arg-type]  # a callback can set anything
     except (TypeError, ValueError, OverflowError):
         return None
-    return None if math.isnan(asked) else min(max(0.0, asked), LONGEST_DELAY)
+    return None if math.isnan(asked) else min(max(0.0, asked), MAX_DELAY_SECONDS)
 
 
 def _retry_after(error: BaseException) -> float:
     """Return the seconds of Stripe's ``Retry-After`` header, at most thirty days."""
     headers = getattr(error, "headers", None) or {}
     asked = str({str(name).lower(): value for name, value in headers.items()}.get("retry-after"))
-    return min(float(asked), LONGEST_DELAY) if asked.isascii() and asked.isdigit() else 0.0
+    return min(float(asked), MAX_DELAY_SECONDS) if asked.isascii() and asked.isdigit() else 0.0

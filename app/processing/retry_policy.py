@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-#: The share of an attempt that a 429 of Stripe's API uses up. It is no error of the callback, but
-#: an event must not be retried for ever either.
+#: The share of an attempt that a 429 of Stripe's API uses up. It is not an error of the callback,
+#: but retries must end.
 RATE_LIMITED_ATTEMPT = 0.25
 
 

@@ -19,11 +19,13 @@ import structlog
 from app.errors import CallbackFailed, InboxUnavailable
 from app.inbox import Claim, Failure
 from app.inbox.claims import Claims
+from app.processing.deferred_results import DeferredResults
 from app.processing.leases import Leases, claim_lost
-from app.processing.registry import Callback, Module, Registry
-from app.processing.results import Judge, Result
+from app.processing.registry import Callback, HandlerModule, Registry
+from app.processing.results import Classifier, Result
 from app.processing.retry_policy import RetryPolicy
 from app.runtime import forks
+from app.runtime.watchdog import Watchdog
 from app.states import Outcome
 from app.stripe_api import fetch_cache
 
@@ -50,8 +52,10 @@ class Runner:
         registry: Registry,
         client: stripe.StripeClient,
         claims: Claims,
-        leases: Leases,
         *,
+        leases: Leases,
+        deferred: DeferredResults,
+        watchdog: Watchdog,
         retry_policy: RetryPolicy | None,
         redact: Callable[[str], str],
     ) -> None:
@@ -63,7 +67,9 @@ class Runner:
         """
         self._claims = claims
         self._leases = leases
-        self._judge = Judge(retry_policy, redact)
+        self._deferred = deferred
+        self._watchdog = watchdog
+        self._classifier = Classifier(retry_policy, redact)
         self._handler = registry.register(client, wrap=_wrap)
 
     def run(self, claim: Claim) -> Outcome:
@@ -78,9 +84,9 @@ class Runner:
 
     def _run(self, claim: Claim) -> Outcome:
         structlog.contextvars.bind_contextvars(**claim.log_fields())
-        with self._leases.held(claim):
+        with self._leases.renewing(claim):
             result = self._call(claim)
-            self._flush_result(claim, lambda: self._record(claim, result))
+            self._record_or_defer(claim, lambda: self._record(claim, result))
         if result.outcome is Outcome.FAILED:
             raise CallbackFailed("the callback failed; the event will be retried", reason="raised")
         return result.outcome
@@ -93,12 +99,12 @@ class Runner:
             # or the next run.
             copy_context().run(self._handle, run)
         except BaseException as error:
-            # Ctrl-C raises this in the main thread, which runs callbacks only in a command.
-            # In any other thread the callback raised it: a failure like any other.
+            # Only a command runs callbacks in the main thread: there it is Ctrl-C, elsewhere the
+            # callback's own.
             if isinstance(error, KeyboardInterrupt) and _is_main_thread():
                 self._claims.fail(claim, Failure("interrupted"))
                 raise
-            return self._judge.judge(claim, error, entered=run.entered)
+            return self._classifier.classify(claim, error, entered=run.entered)
         return Result(Outcome.HANDLED)
 
     def _handle(self, run: _Run) -> None:
@@ -107,13 +113,13 @@ class Runner:
         with forks.ending_in_the_block():
             self._handler.handle(run.claim.body)
 
-    def _flush_result(self, claim: Claim, record: Callable[[], bool]) -> None:
+    def _record_or_defer(self, claim: Claim, record: Callable[[], bool]) -> None:
         """Record the result now, or defer it when that fails. Raises why it failed."""
-        self._leases.watchdog.check()
+        self._watchdog.check()
         try:
             recorded = record()
         except BaseException:  # an unexpected error and Ctrl-C too: the result must not be lost
-            self._leases.defer_result(claim, record)
+            self._deferred.add(claim, record)
             raise
         if not recorded:
             log.warning("claim_lost")
@@ -127,14 +133,14 @@ class Runner:
         *tries, last = result, *result.fallbacks()
         for each in tries:
             try:
-                return self._record_exactly(claim, each)
+                return self._write_result(claim, each)
             except InboxUnavailable:
                 raise
             except Exception:
                 log.exception("result_not_recorded", **claim.log_fields(), outcome=each.outcome)
-        return self._record_exactly(claim, last)
+        return self._write_result(claim, last)
 
-    def _record_exactly(self, claim: Claim, result: Result) -> bool:
+    def _write_result(self, claim: Claim, result: Result) -> bool:
         if result.failure is None:
             return self._claims.finish(claim)
         if result.is_dead:
@@ -146,7 +152,7 @@ def _is_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _wrap(module: Module) -> Callback:
+def _wrap(module: HandlerModule) -> Callback:
     """Return the module's callback for the SDK's handler.
 
     It notes that the callback was entered. An error before that comes from reading the

@@ -16,9 +16,12 @@ from app.errors import DeliveryError, InboxUnavailable, StartError
 from app.inbox import Claim
 from app.inbox.claims import Claims
 from app.processing.leases import Leases
+from app.processing.outages import Outages
+from app.processing.rescuer import mark_poison_dead
 from app.processing.runner import Runner
 from app.runtime import threads
 from app.runtime.clocks import since_boot
+from app.runtime.watchdog import Watchdog
 from app.states import Outcome
 
 log = structlog.get_logger(__name__)
@@ -36,6 +39,9 @@ ALONE_SECONDS = 30.0
 #: A process that releases its events ends within this many seconds.
 END_SECONDS = 1.0
 
+#: Seconds between two looks at the claims that are being made during a release.
+TICK_SECONDS = 0.01
+
 #: Seconds until a released event can be claimed: longer, so that its callback no longer runs.
 RELEASE_SECONDS = 2.0
 
@@ -43,12 +49,14 @@ RELEASE_SECONDS = 2.0
 class Worker:
     """The threads of this process that run events."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the services, each named
         self,
         claims: Claims,
         runner: Runner,
-        leases: Leases,
         *,
+        leases: Leases,
+        watchdog: Watchdog,
+        outages: Outages,
         livemode: bool,
         stopping: threading.Event,
     ) -> None:
@@ -56,6 +64,8 @@ class Worker:
         self._claims = claims
         self._runner = runner
         self._leases = leases
+        self._watchdog = watchdog
+        self._outages = outages
         self._livemode = livemode
         self._stopping = stopping
         self._woken = threading.Condition()
@@ -67,11 +77,11 @@ class Worker:
         self._threads: list[threading.Thread] = []
         self._rescued_at = float("-inf")
         self._rescuing = threading.Lock()
+        self._is_releasing = False
         self._outage_reported = False
 
     def start(self, count: int) -> None:
         """Start ``count`` threads in this process. A fork ends them in the child."""
-        self._leases.rescuer.on_orphan = self._rescue_now
         self._leases.start()
         acts = [self._work] * count + ([self._listen] if count else [])
         for number, act in enumerate(acts):
@@ -83,14 +93,10 @@ class Worker:
             self._wakes += 1
             self._woken.notify()
 
-    def _rescue_now(self) -> None:
+    def rescue_now(self) -> None:
+        """Claim an orphan as soon as a thread is idle: one has just been found."""
         self._rescued_at = float("-inf")
         self.wake()
-
-    @property
-    def running(self) -> int:
-        """The number of events that run now."""
-        return len(self._running)
 
     @property
     def unfinished(self) -> int:
@@ -113,13 +119,26 @@ class Worker:
         """Release the events that still run. The process must end right after this.
 
         It ends before the first of these events can be claimed, even when the inbox is slow. An
-        event that could not be released is an orphan once its lease expires.
+        event that could not be released is an orphan once its lease expires. A claim that is being
+        made is released too, if the inbox answers in time.
         """
-        self._leases.watchdog.end_within(END_SECONDS)
-        for claim in list(self._running):
-            with suppress(InboxUnavailable):
-                released = self._claims.release(claim, RELEASE_SECONDS)
-                log.warning("event_released", **claim.log_fields(), released=released)
+        self._watchdog.end_within(END_SECONDS)
+        self._is_releasing = True
+        deadline = time.monotonic() + END_SECONDS
+        released: set[Claim] = set()
+        is_claiming = True
+        while is_claiming:
+            # Read first: a thread adds its claim to `_running` before it leaves `_claiming`.
+            is_claiming = bool(self._claiming) and time.monotonic() < deadline
+            for claim in set(self._running) - released:
+                released.add(claim)
+                self._release(claim)
+            time.sleep(TICK_SECONDS if is_claiming else 0)
+
+    def _release(self, claim: Claim) -> None:
+        with suppress(InboxUnavailable):
+            released = self._claims.release(claim, RELEASE_SECONDS)
+            log.warning("event_released", **claim.log_fields(), released=released)
 
     def _work(self) -> None:
         while not self._stopping.is_set():
@@ -127,12 +146,14 @@ class Worker:
             claim = self._take()
             if claim is None:
                 self._wait(wakes)
+            elif self._is_releasing:
+                return  # `release` gives it back
             else:
                 self.wake()  # more events may be due, and another thread has to poll
                 self._run(claim)
 
     def _wait(self, wakes: int) -> None:
-        """Wait to be woken, unless that happened since there were this many ``wakes``."""
+        """Wait to be woken. Return at once if `_wakes` has changed."""
         with self._woken:
             if self._wakes != wakes or self._stopping.is_set():
                 return
@@ -146,7 +167,10 @@ class Worker:
                 self._has_poller = False
 
     def _take(self) -> Claim | None:
-        """Claim an event. It counts as unfinished from before that: a stop waits for both."""
+        """Claim an event.
+
+        ``unfinished`` includes the claim from its start, so that a stop waits for it.
+        """
         thread = threading.get_ident()
         self._claiming.add(thread)
         try:
@@ -158,13 +182,13 @@ class Worker:
             self._claiming.discard(thread)
 
     def _claim(self) -> Claim | None:
-        self._leases.watchdog.check()
+        self._watchdog.check()
         try:
             claim = self._rescue() or self._claims.claim_due(livemode=self._livemode)
         except (InboxUnavailable, StartError) as error:
             if not self._outage_reported:  # once for each outage, not at every poll
                 self._outage_reported = True
-                self._leases.report_outage(error)
+                self._outages.report(error)
             return None
         except Exception:  # of any kind: without this thread fewer events would run at once
             log.exception("claim_failed")
@@ -184,8 +208,7 @@ class Worker:
             if self._is_orphan_alone() or time.monotonic() < self._rescued_at + RESCUE_SECONDS:
                 return None
             self._rescued_at = time.monotonic()
-            while crashed := self._claims.mark_poison_dead():
-                log.error("event_crashed", **crashed)
+            mark_poison_dead(self._claims)
             claim = self._claims.claim_orphan(livemode=self._livemode)
             if claim is not None:
                 self._rescued.add(claim)

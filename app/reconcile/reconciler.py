@@ -11,8 +11,6 @@ before it are recorded. So a run may be interrupted at any time, and the next ru
 
 from __future__ import annotations
 
-import os
-import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -25,11 +23,13 @@ import structlog
 from app.errors import CallbackFailed, Deferred, InboxUnavailable
 from app.inbox import Claim, Inbox, NewEvent
 from app.processing.registry import Registry
+from app.processing.rescuer import mark_poison_dead
 from app.processing.runner import Runner
 from app.reconcile import windows
 from app.reconcile.gap import Gap, error_kind, report
 from app.reconcile.listing import ListedEvent, list_events
 from app.reconcile.windows import Window
+from app.runtime.process_name import new_process_name
 from app.settings import Settings
 from app.states import Outcome
 
@@ -44,7 +44,7 @@ ASK_AT_ONCE = 500
 MIN_LEADER_SECONDS = 60.0
 
 #: Each backfilled event is due this many seconds before the next one, which keeps their order.
-BEFORE = 1e-6
+ORDER_GAP_SECONDS = 1e-6
 
 #: Errors of one account: it is not connected, or the key may not read it.
 ACCOUNT_ERRORS = (stripe.PermissionError, stripe.InvalidRequestError)
@@ -132,7 +132,7 @@ class Reconciler:
         """
         count = len(gap.missing)
         recorded = sum(
-            self._backfill(each.event, (count - place) * BEFORE)
+            self._backfill(each.event, (count - place) * ORDER_GAP_SECONDS)
             for place, each in enumerate(gap.missing)
         )
         for window in gap.windows:
@@ -177,8 +177,7 @@ class Reconciler:
 
         A failed event stays pending, for the next run and for Stripe's next delivery.
         """
-        while crashed := self._claims.mark_poison_dead():
-            log.error("event_crashed", **crashed)
+        mark_poison_dead(self._claims)
         for event_id in self.unfinished_ids():
             claim = self._claims.claim_unfinished(event_id, livemode=self._livemode)
             if claim is not None:  # None: a delivery has claimed it
@@ -198,7 +197,7 @@ class Reconciler:
         One process of an inbox does it, the leader. When it ends, another one takes over. For queue
         mode: the workers run the recorded events. No error ends it.
         """
-        leader_id = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(8).hex()}"
+        leader_id = new_process_name()
 
         def keep_leading() -> None:
             if stop.is_set() or not self._reconciliation.acquire_leadership(

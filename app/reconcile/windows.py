@@ -10,16 +10,16 @@ from dataclasses import dataclass
 TYPES_AT_ONCE = 20
 
 #: The last seconds are not read: Stripe's list is complete only after some time.
-LAG = 5 * 60
+LIST_LAG_SECONDS = 5 * 60
 
 #: Windows overlap by this many seconds: events can appear in the list late and out of order.
-OVERLAP = 10 * 60
+OVERLAP_SECONDS = 10 * 60
 
 #: The length in seconds of the first window of a type.
-FIRST = 24 * 3600
+FIRST_WINDOW_SECONDS = 24 * 3600
 
 #: Stripe lists events for this many seconds.
-KEPT = 30 * 24 * 3600
+STRIPE_KEEPS_SECONDS = 30 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,8 @@ class Window:
     """A part of Stripe's list: some event types from ``begin`` to ``end``, seconds since the epoch.
 
     ``context`` is the account, empty for the account of the key. The watermarks of the types in
-    ``advance`` move to ``end`` afterwards. The others have a gap before ``begin``.
+    ``advance`` move to ``end`` afterwards. For other types, events between their watermark and
+    ``begin`` were not read.
     """
 
     context: str
@@ -48,10 +49,12 @@ def plan(
     seconds since the epoch. Types with similar watermarks share a window.
     """
     now = time.time()
-    end, oldest = now - LAG, now - KEPT
+    end, oldest = now - LIST_LAG_SECONDS, now - STRIPE_KEEPS_SECONDS
     # Each type is complete up to this time. Events that Stripe no longer lists cannot be read.
-    complete = {type_: max(oldest, watermarks.get(type_, now - FIRST)) for type_ in types}
-    overlap = {type_: OVERLAP if type_ in watermarks else 0 for type_ in types}
+    complete = {
+        type_: max(oldest, watermarks.get(type_, now - FIRST_WINDOW_SECONDS)) for type_ in types
+    }
+    overlap = {type_: OVERLAP_SECONDS if type_ in watermarks else 0 for type_ in types}
     begins = {
         type_: complete[type_] - overlap[type_] if since is None else since for type_ in types
     }

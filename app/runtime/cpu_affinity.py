@@ -32,9 +32,6 @@ STARTS = frozenset(
 )
 
 
-UNEVEN = "the number of workers is no multiple of the CPUs, or the system cannot pin"
-
-
 def choose(taken: Iterable[int | None], workers: int) -> int | None:
     """Return the CPU of the next worker, or None if it may use all.
 
@@ -42,22 +39,24 @@ def choose(taken: Iterable[int | None], workers: int) -> int | None:
     are pinned only if each CPU gets the same number of them. Otherwise the scheduler of the system
     distributes them better.
     """
-    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    usable = _usable()
     if not usable or workers % len(usable):
         return None
     load = Counter(taken)
     return min(usable, key=lambda cpu: load[cpu])
 
 
-def pin(cpu: int | None) -> None:
+def pin(cpu: int | None, workers: int) -> None:
     """Pin the calling thread to ``cpu``, and each thread that it starts. Log the result.
+
+    ``cpu`` is the choice of ``choose`` for this number of ``workers``.
 
     A program that a thread starts gets the CPUs that the service was given. The thread gets them
     back as well, and keeps them. An exception is ``multiprocessing`` with ``spawn`` or
     ``forkserver``: these processes are pinned. Does not raise.
     """
     if cpu is None:
-        log.info("worker_not_pinned", reason=UNEVEN)
+        log.info("worker_not_pinned", reason=_reason(workers))
         return
     given = os.sched_getaffinity(0)
     try:
@@ -67,6 +66,19 @@ def pin(cpu: int | None) -> None:
         return
     sys.addaudithook(partial(release_before_start, given))
     log.info("worker_pinned", cpu=cpu)
+
+
+def _usable() -> list[int]:
+    """Return the CPUs that this process may use. Empty where the system cannot pin."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def _reason(workers: int) -> str:
+    """Return why ``choose`` returned no CPU."""
+    usable = _usable()
+    if not usable:
+        return "this system cannot pin"
+    return f"{workers} {'worker' if workers == 1 else 'workers'} on {len(usable)} CPUs"
 
 
 def release_before_start(given: set[int], event: str, _arguments: object) -> None:

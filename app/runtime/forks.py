@@ -12,15 +12,13 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 import structlog
-
-from app.log import output
 
 log = structlog.get_logger(__name__)
 
@@ -35,11 +33,17 @@ class _Masks(threading.local):
 _masks = _Masks()
 
 
-def isolate(signals: Iterable[int], listeners: Iterable[Any] = ()) -> None:
+def isolate(
+    signals: Iterable[int],
+    listeners: Iterable[Any] = (),
+    *,
+    reopen_log: Callable[[], object],
+) -> None:
     """Isolate this process from the processes that it forks from now on.
 
     In a child the ``signals`` have their default effect, and affect only the child. The child keeps
-    neither the sockets of ``listeners`` nor the connections that they accepted.
+    neither the sockets of ``listeners`` nor the connections that they accepted. It calls
+    ``reopen_log`` when it has a new standard error.
     """
     signals = list(signals)
     names = {_local_name(each) for each in listeners}
@@ -52,7 +56,8 @@ def isolate(signals: Iterable[int], listeners: Iterable[Any] = ()) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before.pop())
 
     os.register_at_fork(before=block, after_in_parent=unblock)
-    steps = (partial(_reset, signals), partial(_drop_sockets, names), _open_outputs, unblock)
+    open_outputs = partial(_open_outputs, reopen_log)
+    steps = (partial(_reset, signals), partial(_drop_sockets, names), open_outputs, unblock)
     for step in steps:  # registered apart: the next step runs even if one fails
         os.register_at_fork(after_in_child=step)
 
@@ -63,10 +68,10 @@ def _reset(signals: Iterable[int]) -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _open_outputs() -> None:
+def _open_outputs(reopen_log: Callable[[], object]) -> None:
     """Reopen both outputs: a lock that another thread held is never released in the child."""
     sys.stdout, sys.stderr = _open_output(1), _open_output(2)
-    output.take()
+    reopen_log()
 
 
 def _open_output(descriptor: int) -> TextIO:

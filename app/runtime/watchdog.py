@@ -16,13 +16,12 @@ import stat
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import NoReturn
 
 import structlog
 
-from app.log import output
 from app.runtime import threads
 from app.runtime.clocks import since_boot
 
@@ -52,11 +51,20 @@ EXIT_STATUS = 1
 class Watchdog:
     """The timer of this process. It runs while the process holds claims."""
 
-    def __init__(self, lease_seconds: float, is_needed: Callable[[], bool]) -> None:
-        """Take the length of a lease, and a function that returns whether claims are held."""
+    def __init__(
+        self,
+        lease_seconds: float,
+        is_needed: Callable[[], bool],
+        write_directly: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """Take the length of a lease, and a function that returns whether claims are held.
+
+        In the block that ``write_directly`` returns, each line of the log is written at once.
+        """
         self.seconds = max(LEASE_SHARE * lease_seconds, MIN_SECONDS)
         """The process ends when no thread has run for this many seconds."""
         self._is_needed = is_needed
+        self._write_directly = write_directly
         self._output = STANDARD_ERROR
         self._started = False
         self._beat_at: float | None = None
@@ -90,7 +98,10 @@ class Watchdog:
         """
         beat_at = self._beat_at
         if beat_at is not None and since_boot() > beat_at + self.seconds:
-            with self._ending, output.waiting():  # no other thread ends it before the line is out
+            with (
+                self._ending,
+                self._write_directly(),
+            ):  # no other thread ends it before the line is out
                 # A line blocks while standard error is not read. The timer does not.
                 faulthandler.dump_traceback_later(LOG_SECONDS, exit=True, file=self._output)
                 log.critical("process_hung", seconds=round(since_boot() - beat_at, 1))

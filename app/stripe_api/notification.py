@@ -13,19 +13,19 @@ from app.inbox import NewEvent
 
 #: Ids, types and contexts as Stripe writes them, short enough for an index. Stripe sends nothing
 #: else, and PostgreSQL cannot store some of it, such as NUL.
-WORD = re.compile(r"[\x21-\x7e]{1,255}")
+IDENTIFIER = re.compile(r"[\x21-\x7e]{1,255}")
 
 SNAPSHOT = (
-    "this is a snapshot event, and this service takes event notifications: create an event"
-    " destination with the payload style 'Thin' at https://dashboard.stripe.com/webhooks"
-    " (the style of an existing destination cannot be changed) and disable this one"
+    "this is a snapshot event, and this service takes event notifications. Create an event"
+    " destination with the payload style 'Thin' at https://dashboard.stripe.com/webhooks, and"
+    " disable this one: its style cannot be changed"
 )
 
 
 def read_notification(body: bytes) -> NewEvent:
     """Return the event of an event notification as the inbox stores it.
 
-    Raises ``Refused`` when ``body`` is no event notification, or has no usable id, type or mode.
+    Raises ``Refused`` if ``body`` is not an event notification, or has no usable id, type or mode.
     """
     try:
         values = json.loads(body.decode("utf-8"))
@@ -45,12 +45,12 @@ def read_notification(body: bytes) -> NewEvent:
 def _to_event(values: dict[str, Any], body: bytes) -> NewEvent:
     event_id, event_type = values.get("id"), values.get("type")
     livemode, context = values.get("livemode", False), values.get("context")
-    if not (_is_word(event_id) and _is_word(event_type) and isinstance(livemode, bool)):
+    if not (_is_identifier(event_id) and _is_identifier(event_type) and isinstance(livemode, bool)):
         raise Refused(
             "the event notification has no usable id, type or livemode",
             reason="not_a_notification",
         )
-    known_context = context if _is_word(context) else None
+    known_context = context if _is_identifier(context) else None
     key = _concurrency_key(known_context, event_type, values.get("related_object"))
     return NewEvent(event_id, event_type, livemode, known_context, body, key)
 
@@ -62,10 +62,12 @@ def _concurrency_key(context: str | None, event_type: str, related: object) -> s
     """
     fields = related if isinstance(related, dict) else {}
     kind, object_id = fields.get("type"), fields.get("id", fields.get("url"))
-    words = (kind, object_id) if _is_word(kind) and _is_word(object_id) else (event_type,)
+    words = (
+        (kind, object_id) if _is_identifier(kind) and _is_identifier(object_id) else (event_type,)
+    )
     return " ".join([context or "-", *words])
 
 
-def _is_word(value: object) -> TypeIs[str]:
+def _is_identifier(value: object) -> TypeIs[str]:
     """Return whether the inbox can store ``value`` as an id, a type or a context."""
-    return isinstance(value, str) and WORD.fullmatch(value) is not None
+    return isinstance(value, str) and IDENTIFIER.fullmatch(value) is not None

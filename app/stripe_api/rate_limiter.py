@@ -35,13 +35,13 @@ PAUSE_SECONDS = 1.0
 SLOW_SECONDS = 10.0
 
 #: The maximum pause in seconds, whatever ``Retry-After`` says.
-LONGEST_PAUSE = 60.0
+MAX_PAUSE_SECONDS = 60.0
 
 #: Seconds without a try to reserve slots after an outage of the database.
 OUTAGE_SECONDS = 5.0
 
 #: A segment of a path that is a word of Stripe's, not an id.
-WORD = re.compile(r"v[1-9]|[a-z_]+")
+PATH_WORD = re.compile(r"v[1-9]|[a-z_]+")
 
 
 class RateLimiter:
@@ -70,7 +70,7 @@ class RateLimiter:
         ``retry_after`` is the header of that name. Without one the pause is a second.
         """
         asked = float(retry_after) if retry_after and _is_number(retry_after) else PAUSE_SECONDS
-        pause = min(max(asked, PAUSE_SECONDS), LONGEST_PAUSE)
+        pause = min(max(asked, PAUSE_SECONDS), MAX_PAUSE_SECONDS)
         log.warning("stripe_rate_limited", pause_seconds=pause)
         self._account.slow_down(pause)
 
@@ -154,7 +154,7 @@ class _Bucket:
 def _template(url: str) -> str:
     """Return the path of a URL with its ids replaced, as ``/v1/customers/{id}``."""
     parts = urlsplit(url).path.split("/")
-    return "/".join(part if not part or WORD.fullmatch(part) else "{id}" for part in parts)
+    return "/".join(part if not part or PATH_WORD.fullmatch(part) else "{id}" for part in parts)
 
 
 def _is_number(text: str) -> bool:

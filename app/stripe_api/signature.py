@@ -30,7 +30,10 @@ def verify(body: bytes, signature: str | None, secrets: Sequence[str]) -> int:
 
 
 def _matches(body: bytes, signature: str, secret: str) -> bool:
-    """Return whether ``secret`` made the signature. Raises ``Refused`` where no secret can."""
+    """Return whether ``secret`` made the signature.
+
+    Raises ``Refused`` if the header is malformed or too old, whatever the secret.
+    """
     try:
         stripe.WebhookSignature.verify_header(body, signature, secret, TOLERANCE)
     except stripe.SignatureVerificationError as error:

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from wsgiref.types import WSGIApplication
 
 import structlog
 
-from app.web import wsgi
+from app.web import answers, wsgi
 from app.web.thread_pool import Pool
 from app.web.wsgi import Headers, Response, Scope
 
@@ -35,19 +34,21 @@ PIECE_BYTES = 32768
 log = structlog.get_logger(__name__)
 
 
-def _error(status: int, message: str, *headers: tuple[bytes, bytes]) -> Response:
-    body = json.dumps({"error": message}).encode()
-    length = (b"content-length", str(len(body)).encode())
-    return Response(status, [(b"content-type", b"application/json"), length, *headers], body)
+def _error(
+    status: int, message: str, *, retry_after: int | None = None, close: bool = False
+) -> Response:
+    made = answers.error(status, message, retry_after=retry_after)
+    if close:
+        made.headers["Connection"] = "close"
+    return Response(status, wsgi.encoded(made.headers), made.get_data())
 
 
-_CLOSE = (b"connection", b"close")
-_BAD_CODING = _error(400, "the only transfer coding that is read is chunked", _CLOSE)
-_TOO_SLOW = _error(408, "the body did not arrive in time", _CLOSE)
-_TOO_LARGE = _error(413, "the body is too large", _CLOSE)
+_BAD_CODING = _error(400, "the only transfer coding that is read is chunked", close=True)
+_TOO_SLOW = _error(408, "the body did not arrive in time", close=True)
+_TOO_LARGE = _error(413, "the body is too large", close=True)
 _FAILED = _error(500, "internal server error")
-_NO_THREAD = _error(503, "the service has no thread left", (b"retry-after", b"1"))
-_STOPPING = _error(503, "the service is shutting down", (b"retry-after", b"1"), _CLOSE)
+_NO_THREAD = _error(503, "the service has no thread left", retry_after=1)
+_STOPPING = _error(503, "the service is shutting down", retry_after=1, close=True)
 
 
 class _RefusedError(Exception):
@@ -62,12 +63,12 @@ class _RefusedError(Exception):
 class Background:
     """The work that a process does in addition to requests.
 
-    ``start`` is called in each worker process. A stop waits until ``unfinished`` returns 0. If the
-    grace period is over before that, ``release`` is called and the process ends.
+    ``start`` is called in each worker process. A stop waits until all numbers of ``unfinished`` are
+    0. If the grace period is over before that, ``release`` is called and the process ends.
     """
 
     start: Callable[[], object] = lambda: None
-    unfinished: Callable[[], int] = lambda: 0
+    unfinished: Callable[[], Mapping[str, int]] = dict
     release: Callable[[], object] = lambda: None
 
 
@@ -102,18 +103,17 @@ class Bridge:
         self._callbacks = Pool(call, threads, "callback", failed=_FAILED)
         # Only a POST can run a callback. Health checks have their own threads: a container that
         # waits for its callbacks or for its inbox is busy, not unhealthy.
-        self._probes = Pool(call, 1, "probe", failed=_FAILED)
+        self._readiness = Pool(call, 1, "readiness", failed=_FAILED)
         self._alive = Pool(call, 1, "alive", failed=_FAILED)
         self._responding = 0
 
-    @property
-    def unfinished(self) -> int:
-        """Number of requests without a complete response, and of unfinished background tasks.
+    def unfinished(self) -> dict[str, int]:
+        """Return the number of requests without a complete response, and those of the background.
 
         A request whose client has disconnected counts until its thread has finished it.
         """
-        abandoned = self._callbacks.abandoned + self._probes.abandoned + self._alive.abandoned
-        return self._responding + abandoned + self.background.unfinished()
+        abandoned = self._callbacks.abandoned + self._readiness.abandoned + self._alive.abandoned
+        return {"requests": self._responding + abandoned, **self.background.unfinished()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to one request."""
@@ -157,7 +157,7 @@ class Bridge:
     def _pool(self, scope: Scope) -> Pool[[Scope, bytes], Response]:
         if scope["method"] == "POST":
             return self._callbacks
-        return self._alive if scope["path"] == "/healthz" else self._probes
+        return self._alive if scope["path"] == "/healthz" else self._readiness
 
 
 async def _read_body(receive: Receive, limit: int) -> bytes:

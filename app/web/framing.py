@@ -53,4 +53,6 @@ class Parser(HttpParser):
         body = self._received - self.buffered - self._lines
         self._lines += length
         if self._pieces * PIECE_BYTES + self._lines > FRAMING_BYTES + body:
-            raise ParseError("The request has too many pieces, or too much beside its body")
+            raise ParseError(
+                "The request line, headers and chunk sizes are too large for this body"
+            )

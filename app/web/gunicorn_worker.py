@@ -10,7 +10,8 @@ import signal
 import sys
 from typing import Any
 
-from app.runtime import forks
+from app.log import output
+from app.runtime import forks, shutdown
 from app.web import gunicorn_private
 from app.web.connection import Connection
 
@@ -27,7 +28,7 @@ SWITCH_SECONDS = 0.001
 SPARE_SECONDS = 1.0
 
 
-class Worker(gunicorn_private.LoopWorker):
+class WebWorker(gunicorn_private.LoopWorker):
     """gunicorn's asgi worker for a ``Bridge``, with a limit on connections and on a stop.
 
     The event loop sends the heartbeat, so a callback may run longer than ``timeout``.
@@ -71,14 +72,10 @@ class Worker(gunicorn_private.LoopWorker):
     def run(self) -> None:
         """Serve until told to stop. Then exit, even while callbacks run."""
         sys.setswitchinterval(SWITCH_SECONDS)
-        forks.isolate(self.SIGNALS, self.sockets)
+        forks.isolate(self.SIGNALS, self.sockets, reopen_log=output.take)
         self.asgi.background.start()
         super().run()
-        if self.asgi.unfinished:
-            self.log.warning("Leaving while requests are running: %d", self.asgi.unfinished)
-            self.asgi.background.release()
-            # A thread cannot be stopped, and a normal exit would wait for it.
-            os._exit(0)
+        shutdown.end(self.asgi.unfinished, self.asgi.background.release)
 
     async def serve(self) -> None:
         """Serve until told to stop, then wait for requests until the grace period is over."""
@@ -89,9 +86,10 @@ class Worker(gunicorn_private.LoopWorker):
             self.handle_exit_signal()
         while self.alive:
             await self._tick()
-        self._stop_accepting()
-        deadline = self.loop.time() + self.cfg.graceful_timeout - SPARE_SECONDS
-        while self.asgi.unfinished and not self.stops_at_once and self.loop.time() < deadline:
+        grace = self.cfg.graceful_timeout - SPARE_SECONDS
+        for _ in shutdown.begin(self._stop_accepting, self.asgi.unfinished, grace):
+            if self.stops_at_once:
+                break
             await self._tick()
 
     def _is_told_to_stop(self) -> bool:

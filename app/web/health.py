@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import structlog
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response
 
 from app.errors import InboxUnavailable
 from app.services import services
+from app.web.answers import answer
 
 log = structlog.get_logger(__name__)
 
@@ -16,7 +17,7 @@ blueprint = Blueprint("health", __name__)
 @blueprint.get("/healthz")
 def healthz() -> Response:
     """Return 200. It checks nothing but that the process responds."""
-    return jsonify(status="ok")
+    return answer(200, {"status": "ok"})
 
 
 @blueprint.get("/readyz")
@@ -33,11 +34,8 @@ def readyz() -> Response:
         log.warning("not_ready", reason=error.reason)
         return _not_ready(error.message)
     # While workers are paused, deliveries are still recorded.
-    return jsonify(status="ready", paused=True) if paused else jsonify(status="ready")
+    return answer(200, {"status": "ready", "paused": True} if paused else {"status": "ready"})
 
 
 def _not_ready(reason: str) -> Response:
-    response = jsonify(status="unavailable", reason=reason)
-    response.status_code = 503
-    response.headers["Retry-After"] = "5"
-    return response
+    return answer(503, {"status": "unavailable", "reason": reason}, retry_after=5)

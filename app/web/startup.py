@@ -8,6 +8,7 @@ from app import create_app
 from app.errors import InboxUnavailable
 from app.services import Services, services
 from app.web.bridge import Background, Bridge
+from app.web.webhook import WEBHOOK_PATH
 
 log = structlog.get_logger(__name__)
 
@@ -25,7 +26,7 @@ def load() -> Bridge:
         processing=parts.settings.processing,
         handled=[module.event_type for module in parts.registry.modules],
         inbox=parts.inbox.address,
-        webhook=f"http://localhost:{parts.settings.port}/webhook",
+        webhook=f"http://localhost:{parts.settings.port}{WEBHOOK_PATH}",
         cpu_affinity=parts.settings.worker_cpu_affinity,
     )
     try:
@@ -45,13 +46,9 @@ def _background(parts: Services) -> Background:
     """Return the threads that renew leases and, in queue mode, run events."""
 
     def start() -> None:
-        parts.leases.watchdog.start()
+        parts.watchdog.start()
         parts.leases.start()
         if parts.settings.is_queue:
             parts.worker.start(parts.settings.worker_threads)
 
-    return Background(
-        start=start,
-        unfinished=lambda: parts.leases.unrecorded + parts.worker.unfinished,
-        release=parts.worker.release,
-    )
+    return Background(start, parts.unfinished, parts.worker.release)

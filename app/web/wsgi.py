@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 from wsgiref.types import WSGIApplication, WSGIEnvironment
@@ -43,8 +43,12 @@ def call(wsgi_app: WSGIApplication, scope: Scope, body: bytes) -> Response:
         if close := getattr(result, "close", None):
             close()
     status, headers = started[-1]
-    encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-    return Response(int(status[:3]), encoded, b"".join(chunks))
+    return Response(int(status[:3]), encoded(headers), b"".join(chunks))
+
+
+def encoded(headers: Iterable[tuple[str, str]]) -> Headers:
+    """Return ``headers`` as bytes."""
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
 
 def _environ(scope: Scope, body: bytes) -> WSGIEnvironment:

@@ -5,6 +5,7 @@ tests/processes/test_queue.py tests how it runs events.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,7 +19,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from app.inbox import Inbox, NewEvent
+from app.inbox import Claim, Inbox, NewEvent
+from app.inbox.claims import Claims
 from app.inbox.engine.file_lock import FileLock
 from devkit import samples
 from devkit.stripe_api import StripeApi
@@ -128,6 +130,36 @@ def test_signal_during_the_start_stops_it(make_receiver: Make) -> None:
 
     assert ended.exit_code == 0
     assert receiver.event("evt_1").attempt == 0
+
+
+def test_claim_in_progress_is_released_at_the_deadline(
+    make_receiver: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A claim that is being made when the grace period ends does not keep its event until later."""
+    receiver = make_receiver(processing="queue")
+    worker, inbox = receiver.services.worker, receiver.services.inbox
+    inbox.migrate()
+    receiver.deliver(samples.notification("v1.customer.created", event_id="evt_1"))
+    claim_due = Claims.claim_due
+
+    def claim_late(self: Claims, *, livemode: bool) -> Claim | None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_for(lambda: worker._is_releasing)  # noqa: SLF001 - nothing else tells
+        return claim_due(self, livemode=livemode)
+
+    # A test cannot choose the moment at which a real database answers, nor end its own process.
+    monkeypatch.setattr(Claims, "claim_due", claim_late)
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+
+    receiver.app.test_cli_runner().invoke(args=["worker", "--threads", "1", "--grace", "0"])
+
+    assert ended == [0]
+    event = receiver.event("evt_1")
+    assert (event.state, event.outcome) == ("pending", "released")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    (line,) = [each for each in lines if each["event"] == "stopped_unfinished"]
+    assert (line["events"], line["unrecorded"]) == (1, 0)
 
 
 @pytest.mark.parametrize("interval", ["15", "0m", "soon", "-1s"])

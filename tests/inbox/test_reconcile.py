@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from app.inbox import Claim, Failure, Inbox, NewEvent, Outcome
-from app.reconcile.reconciler import BEFORE
+from app.reconcile.reconciler import ORDER_GAP_SECONDS
 from tests.support import raw_sql
 
 EVENT = NewEvent(
@@ -122,7 +122,7 @@ class TestUnfinished:
         """The first due comes first. Events of deliveries and of the other mode are left out."""
         for place, number in enumerate((3, 1, 2)):
             inbox.reconciliation.backfill(
-                replace(EVENT, id=f"evt_{number}"), backdate_seconds=(3 - place) * BEFORE
+                replace(EVENT, id=f"evt_{number}"), backdate_seconds=(3 - place) * ORDER_GAP_SECONDS
             )
         inbox.deliveries.enqueue(replace(EVENT, id="evt_4"))
         inbox.reconciliation.backfill(replace(EVENT, id="evt_5", livemode=True))

@@ -29,6 +29,7 @@ from app.log.lines import LINE_BYTES, VALUE_SHARE, VALUES_LENGTHS
 from app.log.logger import METHODS
 from app.log.stream import MAX_WAITING
 from app.text import HIDDEN, NOTE
+from app.web.gunicorn_logger import GunicornLogger
 from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -156,7 +157,7 @@ def test_console_format(capsys: pytest.CaptureFixture[str]) -> None:
 def test_lines_of_gunicorn_have_the_same_format(capsys: pytest.CaptureFixture[str]) -> None:
     """Gunicorn's own lines have the format of the service, and appear once."""
     configure()
-    gunicorn = log.GunicornLogger(Config())
+    gunicorn = GunicornLogger(Config())
 
     gunicorn.info("Booting worker with pid: %s", 7)
 

@@ -153,7 +153,7 @@ class TestReload:
         running.shows("service_configured")
         assert running.send().outcome == "handled"
         running.write(SAY.format(words="other_words"))
-        running.shows("Taken over.")
+        running.shows("Reloaded.")
         assert running.send().outcome == "handled"
         running.shows("other_words")
         assert f"Changed: {MODULE}.py" in running.shown
@@ -164,7 +164,7 @@ class TestReload:
         running = start()
         running.shows("service_configured")
         running.write(SAY.format(words="new_words"))
-        running.shows("Taken over.")
+        running.shows("Reloaded.")
         running.send()
         running.shows("new_words")
 
@@ -174,7 +174,7 @@ class TestReload:
         running.shows("service_configured")
         for number in range(3):
             running.write(SAY.format(words=f"words_{number}"))
-            running.shows("Taken over.", times=number + 1)
+            running.shows("Reloaded.", times=number + 1)
             assert running.send().outcome == "handled"
             running.shows(f"words_{number}")
 
@@ -200,13 +200,13 @@ class TestBrokenHandlers:
         running.shows("service_configured")
         for number, (source, name, words) in enumerate(BROKEN, start=1):
             running.write(source, name)
-            running.shows("The service goes on with the handlers as they were before.", number)
+            running.shows("The service keeps the previous handlers.", number)
             assert f"{PACKAGE}/{name}.py: {words}" in running.shown
             assert running.send().outcome == "handled"
         running.shows("good_words", times=len(BROKEN))
         (running.folder / PACKAGE / "v1_custommer_created.py").unlink()
         running.write(good.replace("good_words", "mended_words"))
-        running.shows("Taken over.")
+        running.shows("Reloaded.")
         running.send()
         running.shows("mended_words")
 
@@ -321,7 +321,7 @@ class TestEnd:
         """A package that cannot be found is an error."""
         running = start(HANDLERS_PACKAGE=name)
         assert running.process.wait(60) == 1
-        running.shows(f"HANDLERS_PACKAGE={name} is no package that can be found from here")
+        running.shows(f"HANDLERS_PACKAGE={name} is not a package that can be found from here")
 
 
 def test_settings_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:

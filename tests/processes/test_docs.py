@@ -147,7 +147,7 @@ class TestNewAuthor:
                     author.sees(line, output)
                     seen += 1
                 if is_mistake:
-                    author.sees("goes on with the handlers as they were before")
+                    author.sees("keeps the previous handlers")
                     author.save(module, shown[module])
         assert next(unsaved, None) is None
         assert len([kind for kind, _ in steps if kind == "command"]) == 7

@@ -22,7 +22,7 @@ import pytest
 
 from app.inbox import Event, Inbox
 from app.inbox.filters import EventFilter
-from app.reconcile.windows import LAG, OVERLAP
+from app.reconcile.windows import LIST_LAG_SECONDS, OVERLAP_SECONDS
 from app.stripe_api.catalog import module_name
 from devkit import samples
 from devkit.stripe_api import StripeApi
@@ -66,7 +66,7 @@ class World:
         """Let ``count`` events happen, of all accounts, in the last hours or seconds."""
         now = datetime.now(UTC)
         for number in range(begin, begin + count):
-            age = self.chance.uniform(LAG + 60, oldest)
+            age = self.chance.uniform(LIST_LAG_SECONDS + 60, oldest)
             notification = {
                 **sample(self.chance.choice(TYPES)),
                 "id": f"evt_{number}",
@@ -206,7 +206,7 @@ def test_worker_takes_over_from_a_killed_leader(
         wait_for(lambda: "worker_started" in lab.services[-1].log, DEADLINE)
         first.process.kill()
         first.wait()
-        world.happen(3, begin=5, oldest=LAG + OVERLAP - 60)
+        world.happen(3, begin=5, oldest=LIST_LAG_SECONDS + OVERLAP_SECONDS - 60)
         raw_sql.execute(database_url, "UPDATE leaders SET until = 0")
         wait_for(
             lambda: len(world.inbox.administration.select(EventFilter("done"), 10)) == 8, DEADLINE

@@ -72,7 +72,8 @@ def test_stop_ends_with_the_grace_period(serve: Serve) -> None:
     assert server.stop() == 0
     with pytest.raises(ConnectionError):
         callback.result(DEADLINE)
-    assert "Leaving while requests are running: 1" in server.log
+    (line,) = server.logged("stopped_unfinished")
+    assert (line["level"], line["requests"]) == ("warning", 1)
     assert "SIGKILL" not in server.log
 
 

@@ -140,8 +140,8 @@ def settled(receiver: Receiver) -> Event:
     wait_for(partial(is_settled, receiver))
     deliver(receiver, GOOD)
     wait_for(lambda: receiver.event(GOOD).state == State.DONE)
-    leases = receiver.services.leases
-    wait_for(lambda: not leases.unrecorded and not leases._held)  # noqa: SLF001 - nothing else tells
+    services = receiver.services
+    wait_for(lambda: not services.deferred_results and not services.leases._held)  # noqa: SLF001 - nothing else tells
     for command in (["list"], ["list", "--json"], ["show", HOSTILE], ["show", HOSTILE, "--json"]):
         result = receiver.app.test_cli_runner().invoke(args=["events", *command])
         assert result.exit_code == 0, result.output

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.errors import Deferred, InboxUnavailable
+from app.factory import LeaseParts, make_leases
 from app.inbox import Claim, Inbox, NewEvent, Suspect
 from app.inbox.claims import Claims
 from app.inbox.rescue import Rescue
@@ -48,19 +49,24 @@ def log_text(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
     return read
 
 
-MADE: list[Leases] = []
+MADE: list[LeaseParts] = []
+
+
+def make_parts(inbox: Inbox, lease_seconds: float = LEASE) -> LeaseParts:
+    """Return a lease thread, which ends with the test, and its parts."""
+    MADE.append(make_leases(inbox, lease_seconds))
+    return MADE[-1]
 
 
 def make(inbox: Inbox) -> Leases:
-    """Return leases whose thread ends with the test."""
-    MADE.append(Leases(inbox.claims, inbox.rescue, LEASE))
-    return MADE[-1]
+    """Return a lease thread, which ends with the test."""
+    return make_parts(inbox).leases
 
 
 def close_all() -> None:
     """End the threads of this test."""
     while MADE:
-        MADE.pop().close()
+        MADE.pop().leases.close()
 
 
 def claim(inbox: Inbox, event: NewEvent = EVENT) -> Claim:
@@ -83,7 +89,7 @@ def test_lease_is_renewed_while_the_callback_runs(inbox: Inbox) -> None:
     mine = claim(inbox)
     first = lease_end(inbox)
 
-    with make(inbox).held(mine):
+    with make(inbox).renewing(mine):
         wait_for(lambda: lease_end(inbox) > first + 3 * LEASE)
         assert inbox.deliveries.record_and_claim(EVENT).claim is None
     assert inbox.claims.finish(mine)
@@ -92,7 +98,7 @@ def test_lease_is_renewed_while_the_callback_runs(inbox: Inbox) -> None:
 def test_lease_is_not_renewed_after_the_callback(inbox: Inbox) -> None:
     """An event whose result was not recorded is an orphan after its grace."""
     mine = claim(inbox)
-    with make(inbox).held(mine):
+    with make(inbox).renewing(mine):
         pass
 
     wait_for(lambda: inbox.deliveries.record_and_claim(EVENT).claim is not None)
@@ -108,7 +114,7 @@ def test_lost_claim_is_logged_once_and_not_renewed(
     claim(inbox)
 
     # As if the claim was just made: an older one is verified before it is held.
-    with make(inbox).held(replace(first, asked_at=since_boot())):
+    with make(inbox).renewing(replace(first, asked_at=since_boot())):
         wait_for(lambda: "lease_lost" in log_text())
         stop = threading.Event()
         stop.wait(LEASE)
@@ -118,16 +124,16 @@ def test_lost_claim_is_logged_once_and_not_renewed(
 def test_late_claim_is_verified_before_it_is_held(inbox: Inbox) -> None:
     """The process was stopped right after its claim, so another one may have claimed the event."""
     late = replace(claim(inbox), asked_at=since_boot() - 60)
-    leases = make(inbox)
-    with leases.held(late):
+    parts = make_parts(inbox)
+    with parts.leases.renewing(late):
         pass
     wait_for(inbox.rescue.suspects)
     raw_sql.abandon(inbox)
     claim(inbox)
 
-    with pytest.raises(Deferred), leases.held(late):
+    with pytest.raises(Deferred), parts.leases.renewing(late):
         pytest.fail("it is not held")
-    assert not leases._held  # noqa: SLF001 - nothing else tells
+    assert not parts.held
 
 
 class FlakyClaims(Claims):
@@ -176,7 +182,7 @@ def test_failed_renewal_is_retried_within_the_lease(
     first = lease_end(inbox)
     inbox.flaky.failures = 1
 
-    with make(inbox).held(mine):
+    with make(inbox).renewing(mine):
         wait_for(lambda: lease_end(inbox) > first)
     assert "lease_not_renewed" in log_text()
     close_all()
@@ -199,7 +205,7 @@ def test_unexpected_error_is_logged_with_its_event(
     first = lease_end(inbox)
     inbox.flaky.failures = 1
 
-    with make(inbox).held(mine):
+    with make(inbox).renewing(mine):
         wait_for(lambda: lease_end(inbox) > first)
     close_all()
     inbox.close()
@@ -220,7 +226,7 @@ def test_outage_is_logged_once_for_all_claims(sqlite_url: str, log_text: Callabl
 
     with contextlib.ExitStack() as stack:
         for each in mine:
-            stack.enter_context(leases.held(each))
+            stack.enter_context(leases.renewing(each))
         for outage in (1, 2):
             inbox.flaky.failures = 9
             wait_for(partial(is_over, outage))
@@ -251,7 +257,7 @@ def test_deferred_result_is_recorded_after_the_outage(inbox: Inbox) -> None:
     """The result is kept, and the event held, until the inbox records the result."""
     mine = claim(inbox)
     first = lease_end(inbox)
-    leases = make(inbox)
+    parts = make_parts(inbox)
     away = threading.Event()
     away.set()
     tried: list[bool] = []
@@ -262,8 +268,8 @@ def test_deferred_result_is_recorded_after_the_outage(inbox: Inbox) -> None:
             raise InboxUnavailable("away", reason="away")
         return inbox.claims.finish(mine)
 
-    with leases.held(mine):
-        leases.defer_result(mine, settle)
+    with parts.leases.renewing(mine):
+        parts.deferred.add(mine, settle)
     wait_for(lambda: lease_end(inbox) > first + 2 * LEASE and len(tried) > 1)
     away.clear()
 
@@ -287,14 +293,14 @@ def test_one_thread_serves_all_claims(inbox: Inbox) -> None:
     first = claim(inbox)
     second = claim(inbox, NewEvent("evt_2", "v1.x", livemode=False, context=None, body=b"{}"))
 
-    with leases.held(first), leases.held(second):
+    with leases.renewing(first), leases.renewing(second):
         assert count_threads() == before + 1
 
 
 def test_long_callback_is_logged(inbox: Inbox, log_text: Callable[[], str]) -> None:
     """Its lease is renewed without end, so warnings are logged again and again."""
     mine = claim(inbox)
-    with make(inbox).held(mine):
+    with make(inbox).renewing(mine):
         wait_for(lambda: log_text().count("callback_still_running") > 1)
 
 
@@ -306,26 +312,26 @@ def test_claim_is_not_held_when_no_thread_can_start(
     def refuse(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    leases = make(inbox)
+    parts = make_parts(inbox)
     mine = claim(inbox)
     # The limit of threads belongs to the user: it cannot be lowered for one test.
     monkeypatch.setattr(threading.Thread, "start", refuse)
 
-    with pytest.raises(RuntimeError, match="new thread"), leases.held(mine):
+    with pytest.raises(RuntimeError, match="new thread"), parts.leases.renewing(mine):
         pass
 
-    assert not leases._held  # noqa: SLF001 - nothing else tells
+    assert not parts.held
 
 
 def test_renewal_after_the_result_is_no_lost_lease(
     inbox: Inbox, log_text: Callable[[], str]
 ) -> None:
     """The result may be recorded right before the lease thread renews the lease."""
-    mine, leases = claim(inbox), make(inbox)
-    with leases.held(mine):
-        held = leases._held[mine]  # noqa: SLF001 - a test cannot choose that moment
+    mine, parts = claim(inbox), make_parts(inbox)
+    with parts.leases.renewing(mine):
+        held = parts.held._held[mine]  # noqa: SLF001 - a test cannot choose that moment
         inbox.claims.finish(mine)
-    leases._renew(mine, held)  # noqa: SLF001 - as above
+    parts.held.renew(mine, held)
 
     assert not held.lost
     assert "lease_lost" not in log_text()
@@ -336,12 +342,11 @@ def test_locked_rows_keep_no_other_lease_from_being_renewed(database_url: str) -
     """Each renewal of a locked row waits for a second. Twelve of them take longer than a lease."""
     inbox = Inbox(database_url, lease_seconds=6)
     mine = [claim(inbox, replace(EVENT, id=f"evt_{number}")) for number in range(1, 14)]
-    leases = Leases(inbox.claims, inbox.rescue, 6)
-    MADE.append(leases)
+    leases = make_parts(inbox, 6).leases
     locked = [each.event_id for each in mine[1:]]
     with contextlib.ExitStack() as stack:
         for each in reversed(mine):
-            stack.enter_context(leases.held(each))
+            stack.enter_context(leases.renewing(each))
         stack.enter_context(raw_sql.locking(database_url, *locked))
         wait_for(lambda: len(inbox.rescue.suspects()) >= len(locked))
         end = time.monotonic() + 12
@@ -362,7 +367,7 @@ def test_claim_is_identified_by_event_and_token(inbox: Inbox, database_url: str)
     raw_sql.execute(database_url, f"UPDATE events SET claimed_by = '{mine.token}'")  # noqa: S608 - a test's own
     assert lost.token != mine.token
 
-    with make(inbox).held(mine):
+    with make(inbox).renewing(mine):
         wait_for(
             lambda: (found := inbox.administration.find("evt_1")) is not None and found.is_orphan
         )
@@ -372,7 +377,7 @@ def test_claim_is_identified_by_event_and_token(inbox: Inbox, database_url: str)
 def test_lines_name_the_account(inbox: Inbox, log_text: Callable[[], str]) -> None:
     """The log lines of a connected account's event name the account."""
     mine = claim(inbox, replace(EVENT, context="acct_1"))
-    leases = make(inbox)
-    with leases.held(mine):
-        leases.defer_result(mine, lambda: inbox.claims.finish(mine))
+    parts = make_parts(inbox)
+    with parts.leases.renewing(mine):
+        parts.deferred.add(mine, lambda: inbox.claims.finish(mine))
     wait_for(lambda: "acct_1" in log_text())

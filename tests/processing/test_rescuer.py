@@ -18,7 +18,7 @@ from tests.support.waiting import wait_for
 EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")
 #: A lease that has expired before the next statement.
 SHORT = -1.0
-TURN = 10.0
+TICK = 10.0
 EXPIRED = "UPDATE events SET lease_until = lease_until - 7200"
 AHEAD = "UPDATE events SET lease_until = lease_until + 7200"
 
@@ -47,7 +47,7 @@ def inbox(make_inbox: Callable[..., Inbox]) -> Inbox:
 
 def poll(rescuer: Rescuer, *, seconds: float) -> int:
     """Poll as if the last poll was ``seconds`` ago. Returns the number of undecided suspects."""
-    return rescuer.count(rescuer.poll(), time.monotonic() + seconds)
+    return rescuer.measure(rescuer.poll(), time.monotonic() + seconds)
 
 
 def raise_outage() -> list[Suspect]:
@@ -69,14 +69,14 @@ def record_and_claim(inbox: Inbox, number: int) -> None:
 
 def test_valid_lease_is_not_suspected(inbox: Inbox) -> None:
     """Until a lease expires, its process need not renew it."""
-    assert Rescuer(inbox.rescue, TURN).poll() == []
+    assert Rescuer(inbox.rescue, TICK).poll() == []
 
 
 @pytest.mark.parametrize("step", [EXPIRED, AHEAD], ids=["forwards", "backwards"])
 def test_clock_step_alone_makes_no_orphan(inbox: Inbox, database_url: str, step: str) -> None:
     """Only the time that live processes count makes an orphan, and a renewal ends it."""
     raw_sql.execute(database_url, step)
-    rescuer = Rescuer(inbox.rescue, TURN)
+    rescuer = Rescuer(inbox.rescue, TICK)
 
     assert poll(rescuer, seconds=0) == 1  # the first poll counts nothing
     assert suspected(inbox) == 0
@@ -111,7 +111,7 @@ def test_long_lease_of_previous_version_is_not_suspected(inbox: Inbox, database_
         database_url, "UPDATE events SET lease_seconds = NULL, lease_until = lease_until + 600"
     )
 
-    assert Rescuer(inbox.rescue, TURN).poll() == []
+    assert Rescuer(inbox.rescue, TICK).poll() == []
 
 
 def test_renewed_lease_is_counted_from_zero(make_inbox: Callable[..., Inbox]) -> None:
@@ -119,7 +119,7 @@ def test_renewed_lease_is_counted_from_zero(make_inbox: Callable[..., Inbox]) ->
     inbox = make_inbox(SHORT)
     mine = inbox.deliveries.record_and_claim(EVENT).claim
     assert mine is not None
-    rescuer = Rescuer(inbox.rescue, TURN)
+    rescuer = Rescuer(inbox.rescue, TICK)
     poll(rescuer, seconds=0)
     poll(rescuer, seconds=1.5)
     assert suspected(inbox) > 1
@@ -134,13 +134,13 @@ def test_renewed_lease_is_counted_from_zero(make_inbox: Callable[..., Inbox]) ->
 def test_seconds_of_two_processes_are_not_counted_twice(inbox: Inbox, database_url: str) -> None:
     """Two processes that poll at the same time count the time once."""
     raw_sql.execute(database_url, EXPIRED)
-    first, second = Rescuer(inbox.rescue, TURN), Rescuer(inbox.rescue, TURN)
+    first, second = Rescuer(inbox.rescue, TICK), Rescuer(inbox.rescue, TICK)
     poll(first, seconds=0)
     poll(second, seconds=0)
     suspects = second.poll()
     assert poll(first, seconds=1) == 1
 
-    assert second.count(suspects, time.monotonic() + 1) == 1  # read before the other wrote
+    assert second.measure(suspects, time.monotonic() + 1) == 1  # read before the other wrote
     assert poll(second, seconds=1) == 1
     assert suspected(inbox) < MIN_GRACE
 
@@ -149,7 +149,7 @@ def test_count_goes_on_in_another_process(inbox: Inbox, database_url: str) -> No
     """Another process continues the count of one that has ended."""
     raw_sql.execute(database_url, EXPIRED)
     for _ in range(2):
-        rescuer = Rescuer(inbox.rescue, TURN)
+        rescuer = Rescuer(inbox.rescue, TICK)
         assert poll(rescuer, seconds=0) == 1
         poll(rescuer, seconds=1.2)
 
@@ -183,7 +183,7 @@ def test_locked_row_keeps_no_other_event_from_being_rescued(
     """A row locked by a person's transaction delays only its own event."""
     record_and_claim(inbox, 2)
     raw_sql.execute(database_url, EXPIRED)
-    rescuer = Rescuer(inbox.rescue, TURN)
+    rescuer = Rescuer(inbox.rescue, TICK)
     poll(rescuer, seconds=0)
 
     with raw_sql.locking(database_url, locked), pytest.raises(InboxUnavailable):
@@ -194,10 +194,10 @@ def test_locked_row_keeps_no_other_event_from_being_rescued(
 
 
 def test_counting_suspects_takes_limited_time(inbox: Inbox, database_url: str) -> None:
-    """This process has leases to renew. Suspects without time are counted in the next turn."""
+    """This process has leases to renew. Suspects without time are counted in the next tick."""
     record_and_claim(inbox, 2)
     raw_sql.execute(database_url, EXPIRED)
-    rescuer = Rescuer(inbox.rescue, TURN)
+    rescuer = Rescuer(inbox.rescue, TICK)
     poll(rescuer, seconds=0)
 
     assert poll(rescuer, seconds=-3600) == 2
@@ -210,10 +210,10 @@ def test_suspect_after_a_failure_is_counted_from_zero(inbox: Inbox, database_url
     """The failure may be an outage, in which no process can renew. Failed ones come last."""
     record_and_claim(inbox, 2)
     raw_sql.execute(database_url, EXPIRED)
-    rescuer = Rescuer(inbox.rescue, TURN)
+    rescuer = Rescuer(inbox.rescue, TICK)
     poll(rescuer, seconds=0)
     with raw_sql.locking(database_url, "evt_1"), pytest.raises(InboxUnavailable):
-        poll(rescuer, seconds=0.5 - 2 * TURN)  # the time is over when it has failed
+        poll(rescuer, seconds=0.5 - 2 * TICK)  # the time is over when it has failed
     assert poll(rescuer, seconds=-3600) == 2
 
     assert poll(rescuer, seconds=MIN_GRACE + 1) == 2
@@ -239,7 +239,7 @@ def test_start_repairs_due_times(make_inbox: Callable[..., Inbox], database_url:
     raw_sql.execute(database_url, "UPDATE budgets SET free_at = free_at + 3600")
     assert inbox.claims.claim_due(livemode=False) is None
 
-    Rescuer(inbox.rescue, TURN).watch_clock()
+    Rescuer(inbox.rescue, TICK).watch_clock()
 
     claim = inbox.claims.claim_due(livemode=False)
     assert claim is not None
@@ -248,7 +248,7 @@ def test_start_repairs_due_times(make_inbox: Callable[..., Inbox], database_url:
     assert event is not None
     assert 400 < event.due_at - now <= 500
     assert inbox.rate_limits.reserve("live all", 1, 1.0)[0] < 60
-    Rescuer(inbox.rescue, TURN).watch_clock()
+    Rescuer(inbox.rescue, TICK).watch_clock()
     assert inbox.administration.find("evt_2") == event  # once is enough
 
 
@@ -256,7 +256,7 @@ def test_step_back_is_repaired_when_it_is_observed(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Leaderships and slots that are not far ahead are repaired too."""
-    rescuer = Rescuer(inbox.rescue, TURN)
+    rescuer = Rescuer(inbox.rescue, TICK)
     rescuer.watch_clock()
     assert inbox.reconciliation.acquire_leadership("reconcile", "dead", 60)
     inbox.rate_limits.reserve("live all", 50, 1.0)
@@ -279,7 +279,7 @@ def test_late_answer_is_no_clock_step(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A leader keeps its term, and no slot becomes free, because an answer took seconds."""
-    rescuer = Rescuer(inbox.rescue, TURN)
+    rescuer = Rescuer(inbox.rescue, TICK)
     rescuer.watch_clock()
     assert inbox.reconciliation.acquire_leadership("reconcile", "alive", 60)
     clock = inbox.rescue.clock

@@ -1,4 +1,4 @@
-"""Judging an error never fails, for any error."""
+"""Classifying an error never fails, for any error."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from typing import Any
 
 import pytest
 
-from app.errors import LONGEST_DELAY, GiveUp, RetryLater
+from app.errors import MAX_DELAY_SECONDS, GiveUp, RetryLater
 from app.inbox import Claim, Failure
-from app.processing.results import UNKNOWN, Judge, Result
+from app.processing.results import UNKNOWN, Classifier, Result
 from app.processing.retry_policy import RetryPolicy
 from app.states import Outcome
 
 CLAIM = Claim("evt_1", 1, "v1.x", b"{}", "token")
 
 
-def make_judge() -> Judge:
-    """Return a judge with a retry policy of two attempts."""
+def make_classifier() -> Classifier:
+    """Return a classifier with a retry policy of two attempts."""
     policy = RetryPolicy(base_seconds=1.0, cap_seconds=1.0, max_attempts=2)
-    return Judge(policy, lambda text: text)
+    return Classifier(policy, lambda text: text)
 
 
 class Hostile(Exception):
@@ -44,7 +44,7 @@ class Mute(GiveUp):
 
 def test_error_that_cannot_be_read_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
     """The failure uses up an attempt, and the event is retried."""
-    result = make_judge().judge(CLAIM, Hostile(), entered=True)
+    result = make_classifier().classify(CLAIM, Hostile(), entered=True)
 
     assert result.outcome is Outcome.FAILED
     assert result.failure is not None
@@ -55,7 +55,7 @@ def test_error_that_cannot_be_read_is_a_failure(capsys: pytest.CaptureFixture[st
 
 def test_reason_without_a_text_is_replaced() -> None:
     """The event is dead all the same."""
-    result = make_judge().judge(CLAIM, Mute(), entered=True)
+    result = make_classifier().classify(CLAIM, Mute(), entered=True)
 
     assert result.outcome is Outcome.GAVE_UP
     assert result.failure is not None
@@ -68,7 +68,7 @@ def test_reason_without_a_text_is_replaced() -> None:
         (7, 7.0),
         ("8", 8.0),
         (-5, 0.0),
-        (float("inf"), LONGEST_DELAY),
+        (float("inf"), MAX_DELAY_SECONDS),
         pytest.param(10**400, None, id="huge"),
         ("soon", None),
         (float("nan"), None),
@@ -79,7 +79,7 @@ def test_delay_that_is_no_number_is_ignored(seconds: object, delay: float | None
     """The delay is limited to thirty days. The retry policy replaces one that is no number."""
     error = RetryLater(1)
     error.seconds = seconds  # type: ignore[assignment]  # what a callback can do
-    result = make_judge().judge(CLAIM, error, entered=True)
+    result = make_classifier().classify(CLAIM, error, entered=True)
 
     assert result.failure is not None
     if delay is None:

@@ -280,7 +280,7 @@ def test_interrupt_loses_no_success(
     with pytest.raises(KeyboardInterrupt):
         receiver.services.runner.run(claim)
 
-    wait_for(lambda: receiver.services.leases.unrecorded == 0)
+    wait_for(lambda: len(receiver.services.deferred_results) == 0)
     assert receiver.event(claim.event_id).state == State.DONE
     assert len(receiver.module(CREATED).calls) == 1
 
@@ -472,7 +472,7 @@ def test_deferred_success_is_recorded_later(
     with pytest.raises(InboxUnavailable):
         receiver.services.runner.run(claim)
     assert receiver.event(claim.event_id).state == State.RUNNING
-    assert receiver.services.leases.unrecorded == 1
+    assert len(receiver.services.deferred_results) == 1
     UnreachableClaims.away.clear()
 
     wait_for(lambda: receiver.event(claim.event_id).state == State.DONE)
@@ -518,7 +518,7 @@ def test_success_that_can_never_be_recorded_is_dead(
     event = receiver.event(notification["id"])
     assert (event.state, event.outcome) == (State.DEAD, Outcome.UNRECORDED)
     assert event.reason == "the callback succeeded, but that could not be recorded"
-    assert receiver.services.leases.unrecorded == 0
+    assert len(receiver.services.deferred_results) == 0
     (line,) = lines(capsys, "result_not_recorded")
     assert line["outcome"] == "handled"
 

@@ -499,7 +499,7 @@ class TestFaults:
         self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Memory can run out at any place. The threads of worker and leases continue."""
-        failing = ["wait", "turn"]
+        failing = ["wait", "tick"]
 
         def run_short(name: str, act: Callable[..., Any]) -> Callable[..., Any]:
             def call(*arguments: Any) -> Any:
@@ -513,7 +513,7 @@ class TestFaults:
         # A test cannot exhaust all memory at these moments.
         monkeypatch.setattr(threads, "PAUSE_SECONDS", 0.01)
         monkeypatch.setattr(Worker, "_wait", run_short("wait", Worker._wait))  # noqa: SLF001 - the same
-        monkeypatch.setattr(Leases, "_take_turn", run_short("turn", Leases._take_turn))  # noqa: SLF001 - the same
+        monkeypatch.setattr(Leases, "_tick", run_short("tick", Leases._tick))  # noqa: SLF001 - the same
         receiver = make_queue(module(""), threads=1, lease_seconds=1)
         wait_for(lambda: not failing)
         notification = samples.notification(TYPE)
@@ -527,7 +527,7 @@ class TestFaults:
         assert claim is not None
         assert other is not None
 
-        with receiver.services.leases.held(claim):
+        with receiver.services.leases.renewing(claim):
             wait_for(lambda: receiver.event("evt_other").is_orphan)
             assert not receiver.event("evt_mine").is_orphan
 
@@ -648,6 +648,24 @@ class TestFaults:
         receiver.module(CREATED).go.set()
 
 
+def claiming_slowly(make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch) -> Receiver:
+    """Return an application whose inbox answers a claim only while events are released."""
+    claim_due = Claims.claim_due
+    begun = threading.Event()
+
+    def claim_late(self: Claims, *, livemode: bool) -> Claim | None:
+        begun.set()
+        wait_for(lambda: receiver.services.worker._is_releasing)  # noqa: SLF001 - nothing else tells
+        return claim_due(self, livemode=livemode)
+
+    # A test cannot choose the moment at which a real database answers.
+    monkeypatch.setattr(Claims, "claim_due", claim_late)
+    receiver = make_queue(module(""), threads=0)
+    receiver.services.worker.start(1)
+    assert begun.wait(60)
+    return receiver
+
+
 class TestStop:
     """A stop waits for running events or releases them."""
 
@@ -660,11 +678,11 @@ class TestStop:
         receiver.deliver(waiting)
 
         receiver.services.worker.stop()
-        assert receiver.services.worker.running == 1
+        assert receiver.services.worker.unfinished == 1
         receiver.module(CREATED).go.set()
         receiver.services.worker.join()
 
-        assert receiver.services.worker.running == 0
+        assert receiver.services.worker.unfinished == 0
         assert receiver.event(running["id"]).state == State.DONE
         assert receiver.event(waiting["id"]).state == State.PENDING
 
@@ -703,6 +721,44 @@ class TestStop:
             patch.setattr(Claims, "release", fail)  # a test cannot choose that moment
             receiver.services.worker.release()
         receiver.module(CREATED).go.set()
+
+    def test_claim_in_progress_is_released(
+        self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A claim that the inbox answers during the release is given back, and never run."""
+        receiver = claiming_slowly(make_queue, monkeypatch)
+        notification = samples.notification(TYPE)
+        receiver.deliver(notification)
+        wait_for(lambda: receiver.services.worker.unfinished == 1)
+        receiver.services.worker.stop()
+
+        receiver.services.worker.release()
+
+        event = receiver.event(notification["id"])
+        assert (event.state, event.outcome) == (State.PENDING, Outcome.RELEASED)
+        receiver.services.worker.join()
+        assert receiver.module(CREATED).calls == []
+
+    def test_release_waits_for_no_hung_claim(
+        self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The process ends soon, even if the inbox does not answer a claim."""
+        asked, answered = threading.Event(), threading.Event()
+
+        def hang(_self: Claims, **_mode: bool) -> None:
+            asked.set()
+            answered.wait(60)
+
+        monkeypatch.setattr(Claims, "claim_due", hang)  # a test cannot choose that moment
+        monkeypatch.setattr("app.processing.worker.END_SECONDS", 0.05)
+        receiver = make_queue(module(""), threads=1)
+        assert asked.wait(60)
+        receiver.services.worker.stop()
+
+        receiver.services.worker.release()
+
+        assert receiver.services.worker.unfinished == 1
+        answered.set()
 
     def test_listener_connects_again(
         self, make_queue: MakeReceiver, monkeypatch: pytest.MonkeyPatch

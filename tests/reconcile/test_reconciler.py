@@ -20,7 +20,7 @@ from app.inbox.reconciliation import Reconciliation
 from app.reconcile import listing, reconciler
 from app.reconcile.gap import Gap, report
 from app.reconcile.reconciler import Reconciler
-from app.reconcile.windows import KEPT, LAG, OVERLAP
+from app.reconcile.windows import LIST_LAG_SECONDS, OVERLAP_SECONDS, STRIPE_KEEPS_SECONDS
 from app.states import Outcome, State
 from app.stripe_api.catalog import module_name
 from devkit import samples
@@ -229,7 +229,7 @@ class TestWindow:
     def test_last_minutes_are_left_to_deliveries(self, lab: Lab) -> None:
         """The list is not complete yet, and the event is on its way."""
         lab.put("evt_1", FEW)
-        lab.put("evt_2", LAG + 60)
+        lab.put("evt_2", LIST_LAG_SECONDS + 60)
         assert lab.missing() == ["evt_2"]
 
     def test_first_window_is_a_day(self, lab: Lab) -> None:
@@ -244,9 +244,9 @@ class TestWindow:
     def test_windows_overlap(self, lab: Lab) -> None:
         """An event that appears late in the list is found within the overlap."""
         lab.close()
-        assert lab.reached() == {TYPE: pytest.approx(LAG, abs=FEW)}
-        lab.put("evt_1", LAG + OVERLAP - FEW)
-        lab.put("evt_2", LAG + OVERLAP + FEW)
+        assert lab.reached() == {TYPE: pytest.approx(LIST_LAG_SECONDS, abs=FEW)}
+        lab.put("evt_1", LIST_LAG_SECONDS + OVERLAP_SECONDS - FEW)
+        lab.put("evt_2", LIST_LAG_SECONDS + OVERLAP_SECONDS + FEW)
         assert lab.missing() == ["evt_1"]
 
     def test_window_begins_at_the_watermark_after_a_pause(
@@ -277,17 +277,21 @@ class TestWindow:
         gap = later.reconciler.find([])
         assert types[0] in gap.windows[0].types
         assert [len(window.types) for window in gap.windows] == [20, 1]
-        assert gap.windows[1].begin == pytest.approx(time.time() - LAG - OVERLAP, abs=FEW)
+        assert gap.windows[1].begin == pytest.approx(
+            time.time() - LIST_LAG_SECONDS - OVERLAP_SECONDS, abs=FEW
+        )
 
     @pytest.mark.parametrize(
-        ("ago", "reached"), [(2 * HOUR, LAG), (0.5 * HOUR, HOUR)], ids=["before", "after"]
+        ("ago", "reached"),
+        [(2 * HOUR, LIST_LAG_SECONDS), (0.5 * HOUR, HOUR)],
+        ids=["before", "after"],
     )
     def test_watermark_does_not_skip_a_range(
         self, lab: Lab, database_url: str, ago: float, reached: float
     ) -> None:
         """With ``--since`` after the watermark, the range between them is still to be read."""
         lab.close()
-        set_back(database_url, HOUR - LAG)
+        set_back(database_url, HOUR - LIST_LAG_SECONDS)
         lab.close(since=time.time() - ago)
         assert lab.reached() == {TYPE: pytest.approx(reached, abs=FEW)}
 
@@ -305,13 +309,13 @@ class TestWindow:
         lab.put("evt_1", 29 * 86400)
         assert lab.missing(since=0) == ["evt_1"]
         lab.close()
-        set_back(database_url, KEPT)
+        set_back(database_url, STRIPE_KEEPS_SECONDS)
         gap = lab.reconciler.find([])
         assert [window.late for window in gap.windows] == [(TYPE,)]
         assert [each.event.id for each in gap.missing] == ["evt_1"]
         report(gap, lab.reconciler.record(gap))
         assert logged("events_out_of_reach")["types"] == [TYPE]
-        assert lab.reached() == {TYPE: pytest.approx(LAG, abs=FEW)}
+        assert lab.reached() == {TYPE: pytest.approx(LIST_LAG_SECONDS, abs=FEW)}
         assert lab.reconciler.find([]).windows[0].late == ()
 
 
@@ -524,7 +528,7 @@ class TestEvery:
         lab.put("evt_1")
         start(lab, 0.05, "acct_1")
         wait_for(lambda: lab.inbox.administration.find("evt_1"))
-        lab.put("evt_2", LAG + 60, context="acct_1")
+        lab.put("evt_2", LIST_LAG_SECONDS + 60, context="acct_1")
         wait_for(lambda: lab.inbox.administration.find("evt_2"))
 
     def test_one_process_is_the_leader(

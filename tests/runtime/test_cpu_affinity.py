@@ -59,20 +59,40 @@ def test_refused_pin_is_logged(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0}, raising=False)
     monkeypatch.setattr(os, "sched_setaffinity", refuse, raising=False)
 
-    cpu_affinity.pin(0)
+    cpu_affinity.pin(0, 1)
 
     written = "".join(capsys.readouterr())
     assert "worker_not_pinned" in written
     assert "Operation not permitted" in written
 
 
-def test_missing_choice_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("cpus", "workers", "reason"),
+    [
+        ({4, 5}, 3, "3 workers on 2 CPUs"),
+        ({4, 5}, 1, "1 worker on 2 CPUs"),
+        (None, 3, "this system cannot pin"),
+    ],
+)
+def test_missing_choice_is_logged(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    cpus: set[int] | None,
+    workers: int,
+    reason: str,
+) -> None:
     """A worker without a CPU of its own says why it is not pinned."""
-    cpu_affinity.pin(None)
+    # A test cannot choose the CPUs of its machine.
+    if cpus is None:
+        monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    else:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: cpus, raising=False)
+
+    cpu_affinity.pin(None, workers)
 
     written = "".join(capsys.readouterr())
     assert "worker_not_pinned" in written
-    assert cpu_affinity.UNEVEN in written
+    assert reason in written
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system cannot pin")

@@ -47,7 +47,7 @@ def locking(url: str, *event_ids: str) -> Iterator[None]:
 def abandon(inbox: Inbox) -> None:
     """Make orphans of the events whose lease ran out, as live processes do after the grace."""
     for each in inbox.rescue.suspects():
-        assert inbox.rescue.suspect(each, LONGER_THAN_ANY_GRACE) is True
+        assert inbox.rescue.add_unrenewed(each, LONGER_THAN_ANY_GRACE) is True
 
 
 def orphan(url: str) -> None:

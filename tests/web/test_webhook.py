@@ -884,7 +884,7 @@ def test_snapshot_event_is_refused_with_what_to_change(door: Door, body: bytes) 
 
     door.assert_refused(answer, "snapshot_event")
     assert answer.json is not None
-    assert "create an event destination with the payload style 'Thin'" in answer.json["error"]
+    assert "Create an event destination with the payload style 'Thin'" in answer.json["error"]
     assert "https://dashboard.stripe.com/webhooks" in answer.json["error"]
 
 

@@ -10,6 +10,7 @@ from stripe.v2 import ListObject
 
 from app.cli.output import mode
 from app.cli.stripe_errors import checked
+from app.web.webhook import WEBHOOK_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from app.processing.registry import Registry
 
-#: The path of the service for deliveries (``app/web/webhook.py``).
-WEBHOOK_PATH = "/webhook"
 #: The entry for all types in a snapshot destination. Thin destinations have no such entry.
 WILDCARD = "*"
 

@@ -9,11 +9,12 @@ import click
 import stripe
 from flask.cli import with_appcontext
 
-from app.cli.destination.compare import WEBHOOK_PATH, handled_types
+from app.cli.destination.compare import handled_types
 from app.cli.output import mode, say, say_lines
 from app.cli.stripe_errors import StripeFailedError, checked, explained
 from app.factory import make_client
 from app.services import services
+from app.web.webhook import WEBHOOK_PATH
 
 if TYPE_CHECKING:
     from stripe.params.v2.core import EventDestinationCreateParams

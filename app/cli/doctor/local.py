@@ -173,7 +173,7 @@ def _exposed(inbox: Inbox) -> Iterator[Line]:
 
 def _durability(inbox: Inbox, settings: Settings, report: Report) -> Iterator[Line]:
     """Yield what could lose acknowledged events, or run them twice."""
-    queue = settings.processing == "queue"
+    queue = settings.is_queue
     if report.not_durable:
         yield Line(
             Level.FAIL if queue else Level.WARN,
@@ -194,7 +194,7 @@ def _durability(inbox: Inbox, settings: Settings, report: Report) -> Iterator[Li
 def _ephemeral(inbox: Inbox, settings: Settings) -> Iterator[Line]:
     url = sa.make_url(settings.database_url)
     place = _file_system(_file(settings)) if url.get_backend_name() == "sqlite" else ""
-    if settings.processing == "queue" and place in EPHEMERAL:
+    if settings.is_queue and place in EPHEMERAL:
         yield Line(
             Level.FAIL,
             "inbox",
@@ -223,7 +223,7 @@ def _waiting(report: Report, settings: Settings) -> Line:
     if not report.waiting:
         return Line(Level.OK, "pending", "no event waits")
     text = f"{plural(report.waiting, 'event')}, the oldest for {duration(report.oldest)}"
-    if settings.processing == "queue":
+    if settings.is_queue:
         level = Level.WARN if report.overdue > SLOW_SECONDS else Level.OK
         level = Level.FAIL if report.overdue > STUCK_SECONDS else level
         overdue = f", due for {duration(report.overdue)}" if level else ""

@@ -11,7 +11,6 @@ import stripe
 from stripe.v2 import ListObject
 
 from app.cli.destination.compare import (
-    WEBHOOK_PATH,
     Comparison,
     Expected,
     compare,
@@ -25,6 +24,7 @@ from app.cli.doctor.lines import Level, Line
 from app.cli.output import duration, few, mode, plural
 from app.cli.stripe_errors import StripeFailedError, checked, explained
 from app.errors import InboxUnavailable, StartError
+from app.web.webhook import WEBHOOK_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -219,7 +219,7 @@ class Account:
             )
         if not event.outcome:
             text = f"{one.id}: a ping arrived, and was not run within {wait}"
-            queue = self.settings.processing == "queue"
+            queue = self.settings.is_queue
             remedy = "Start a worker: `flask worker`" if queue else "Its callback is still running"
             return Line(Level.WARN, "ping", text, remedy)
         if event.outcome != "handled":

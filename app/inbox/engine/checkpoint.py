@@ -13,8 +13,9 @@ from contextlib import AbstractContextManager, closing, suppress
 import sqlalchemy as sa
 import structlog
 
-from app.errors import InboxUnavailable, in_one_line
+from app.errors import InboxUnavailable
 from app.runtime import threads
+from app.text import in_one_line
 
 log = structlog.get_logger(__name__)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from app.errors import InboxUnavailable, in_one_line
+from app.errors import InboxUnavailable
+from app.text import in_one_line
 
 
 def unavailable(error: BaseException, path: Path | None = None) -> InboxUnavailable:

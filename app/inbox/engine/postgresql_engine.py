@@ -20,12 +20,13 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 
-from app.errors import Unstorable, in_one_line
+from app.errors import Unstorable
 from app.inbox.engine import deadline, postgresql
 from app.inbox.engine.circuit_breaker import CircuitBreaker
 from app.inbox.engine.errors import unavailable
 from app.inbox.engine.interface import MIGRATION_TIMEOUT
 from app.inbox.engine.keep import keep_for_ever
+from app.text import in_one_line
 
 #: Seconds between two checks of whether a listener is to stop.
 LISTEN_SECONDS = 0.5

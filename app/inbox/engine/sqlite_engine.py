@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 import structlog
 
-from app.errors import Unstorable, in_one_line
+from app.errors import Unstorable
 from app.inbox.batch_form import BatchForm
 from app.inbox.engine import sqlite
 from app.inbox.engine.errors import unavailable
@@ -22,6 +22,7 @@ from app.inbox.engine.findings import Findings
 from app.inbox.engine.group_commit import GroupCommit
 from app.inbox.engine.interface import MIGRATION_TIMEOUT
 from app.inbox.engine.sqlite_file import SqliteFile
+from app.text import in_one_line
 
 log = structlog.get_logger(__name__)
 
