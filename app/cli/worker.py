@@ -6,7 +6,6 @@ import os
 import select
 import signal
 import time
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -75,7 +74,7 @@ def worker(
     # A migration can wait a minute for others. After a stop signal no event may be claimed.
     if not select.select([stop_signals], [], [], 0)[0]:
         _start(services(), count, interval, accounts)
-    os.read(stop_signals, 1)
+    _wait_for_stop(stop_signals)
     _stop(services(), grace)
 
 
@@ -99,23 +98,29 @@ def _start(
 
 
 def _open_stop_signals() -> int:
-    """Handle the stop signals. Returns a descriptor that gets one byte for each of them.
+    """Handle the stop signals. Returns a descriptor that gets the number of each one, as a byte.
 
-    A handler runs in the main thread, which may hold any lock at that moment. So the handler takes
-    no lock: ``threading.Event.set`` would deadlock if it interrupted ``wait`` on the same event.
+    The C handler of the interpreter writes it. A handler in Python runs in the main thread, which
+    may hold any lock at that moment, and only after its system call has returned. A signal right
+    before a blocking ``read`` would be lost.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-
-    def note(_number: int, _frame: FrameType | None) -> None:
-        with suppress(BlockingIOError):  # the pipe is full of signals
-            os.write(writing, b"\0")
-
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     for number in STOP_SIGNALS:
-        signal.signal(number, note)
-    # A forked process has the pipe, but not the handler.
-    forks.isolate(STOP_SIGNALS, reopen_log=output.take)
+        signal.signal(number, _do_nothing)
+    forks.isolate(STOP_SIGNALS, reopen_log=output.take)  # a forked process has its own signals
     return reading
+
+
+def _do_nothing(_number: int, _frame: FrameType | None) -> None:
+    """Replace the default effect of a signal."""
+
+
+def _wait_for_stop(stop_signals: int) -> None:
+    """Wait for a stop signal. A handler module can handle other signals, which are skipped."""
+    while os.read(stop_signals, 1)[0] not in STOP_SIGNALS:
+        pass
 
 
 def _stop(services: Services, grace: float) -> None:

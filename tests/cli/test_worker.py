@@ -62,6 +62,7 @@ def _signals() -> Iterator[None]:
     """The signal handlers of the command are removed after the test."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
+    signal.set_wakeup_fd(-1)
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -169,6 +170,32 @@ def test_invalid_interval(make_receiver: Make, interval: str) -> None:
     refused = receiver.app.test_cli_runner().invoke(args=["worker", "--reconcile-every", interval])
     assert refused.exit_code == 2
     assert f"'{interval}' is no interval like 30s, 15m or 1h" in refused.stderr
+
+
+def test_other_signals_do_not_stop_it(make_receiver: Make) -> None:
+    """A signal that a handler module handles leaves the worker running."""
+    receiver = make_receiver(processing="queue")
+    receiver.services.inbox.migrate()
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+
+    def is_handled(event_id: str) -> bool:
+        receiver.deliver(samples.notification("v1.customer.created", event_id=event_id))
+        wait_for(lambda: receiver.event(event_id).state == "done")
+        return True
+
+    def signal_twice() -> bool:
+        try:
+            is_handled("evt_1")
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return is_handled("evt_2")
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with ThreadPoolExecutor(1) as pool:
+        handled = pool.submit(signal_twice)
+        ended = receiver.app.test_cli_runner().invoke(args=["worker"])
+    signal.signal(signal.SIGUSR1, before)
+    assert (handled.result(), ended.exit_code) == (True, 0)
 
 
 def test_it_reconciles(make_receiver: Make, stripe_api: StripeApi) -> None:
