@@ -3,7 +3,8 @@
 SQLite has one writer at a time, and a transaction costs nearly the same for one statement and for
 eight. So each thread puts its statement into a queue and waits. The writer thread takes all
 queued statements and commits them as one transaction. The next ones queue up during the commit. It
-never waits for more of them. ``docs/adr/0005-group-commit.md`` has the measurements.
+passes on the GIL once, and does not wait for more of them.
+``docs/adr/0005-group-commit.md`` has the measurements.
 """
 
 from __future__ import annotations
