@@ -13,7 +13,6 @@ class Path:
     """A local port that forwards to the server of a URL.
 
     While it swallows, it still accepts connections and confirms data. The data arrives later.
-
     """
 
     def __init__(self, url: str) -> None:
@@ -28,7 +27,8 @@ class Path:
         """The number of connections made so far."""
         self.ended = 0
         """The number of connections that the client has ended."""
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     @property
     def url(self) -> str:
@@ -54,6 +54,8 @@ class Path:
     def close(self) -> None:
         """End all connections."""
         self.open()
+        self._listener.shutdown(socket.SHUT_RDWR)  # ends a running accept(), which close() does not
+        self._accepting.join()  # so that the list of sockets is complete
         for each in (self._listener, *self._sockets):
             each.close()
 
