@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from app.settings import Settings, variable
+from app.states import Outcome, State
 from tests.support import pages
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -374,6 +375,38 @@ class TestLayers:
 
 class TestCode:
     """Rules of this repository that a linter cannot check."""
+
+    def test_each_module_has_one_concern(self) -> None:
+        """No module is over 300 lines, no function over 40, no class over 15 public methods."""
+        modules = {name: read(name) for name in sources("app", "devkit", "handlers")}
+        large = [name for name, text in modules.items() if text.count("\n") > 300]
+        for name, text in modules.items():
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    if (node.end_lineno or 0) - node.lineno >= 40:
+                        large.append(f"{name}: {node.name}")
+                elif isinstance(node, ast.ClassDef):
+                    methods = [each for each in node.body if isinstance(each, ast.FunctionDef)]
+                    if sum(not each.name.startswith("_") for each in methods) > 15:
+                        large.append(f"{name}: {node.name}")
+        assert large == []
+
+    def test_states_and_outcomes_are_enums(self) -> None:
+        """No comparison in app/ spells out a state or an outcome."""
+        words = {*State, *Outcome}
+        spelt = [
+            f"{name}:{node.lineno}"
+            for name in sources("app")
+            for node in ast.walk(ast.parse(read(name)))
+            if isinstance(node, ast.Compare)
+            for each in ast.walk(node)
+            if isinstance(each, ast.Constant) and each.value in words
+        ]
+        assert spelt == []
+
+    def test_readme_is_short(self) -> None:
+        """The README has at most 150 lines: docs/ explains the rest."""
+        assert len(read("README.md").splitlines()) <= 150
 
     def test_each_test_states_its_rule(self) -> None:
         """Each test has a docstring."""

@@ -325,7 +325,7 @@ class TestThreads:
 
     def test_orphan_of_a_dead_process_runs_again(self, make_queue: MakeReceiver) -> None:
         """An event whose lease has expired runs again, and then its object is free."""
-        receiver = make_queue(module(""), threads=0)
+        receiver = make_queue(module(""), threads=0, lease_seconds=5)
         notification = samples.notification(TYPE)
         receiver.deliver(notification)
         receiver.services.inbox.claims.claim_due(livemode=False)
@@ -340,7 +340,7 @@ class TestThreads:
         self, make_queue: MakeReceiver, logged: Callable[[str], dict[str, Any]]
     ) -> None:
         """After MAX_CRASHES the event is dead without another run, and an error is logged."""
-        receiver = make_queue(module(""), threads=0, max_crashes=1)
+        receiver = make_queue(module(""), threads=0, max_crashes=1, lease_seconds=5)
         notification = samples.notification(TYPE)
         receiver.deliver(notification)
         receiver.services.inbox.claims.claim_due(livemode=False)

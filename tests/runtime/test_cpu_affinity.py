@@ -95,6 +95,7 @@ def test_missing_choice_is_logged(
     assert reason in written
 
 
+# macOS cannot pin threads: `choose` then returns None, and no hook is added.
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system cannot pin")
 @pytest.mark.parametrize(("event", "is_start"), [("subprocess.Popen", True), ("open", False)])
 def test_thread_is_released_before_it_starts_a_program(event: str, *, is_start: bool) -> None:

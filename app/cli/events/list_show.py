@@ -11,6 +11,7 @@ from app.cli.events.filters import filter_options, limit_option, no_events
 from app.cli.inbox_errors import explained
 from app.cli.output import iso_time, json_option, say, say_json, say_lines, say_table
 from app.services import services
+from app.states import State
 from app.text import printable
 
 if TYPE_CHECKING:
@@ -109,9 +110,9 @@ def _as_object(event: Event) -> dict[str, Any]:
         "deliveries": event.deliveries,
         "source": event.source,
         "received_at": iso_time(event.received_at),
-        "due_at": iso_time(event.due_at) if event.state == "pending" else None,
+        "due_at": iso_time(event.due_at) if event.state == State.PENDING else None,
         "lease_until": iso_time(event.lease_until) if event.lease_until else None,
-        "claimed_by": event.claimed_by if event.state == "running" else None,
+        "claimed_by": event.claimed_by if event.state == State.RUNNING else None,
         "orphan": event.is_orphan or None,
         "settled_at": iso_time(event.settled_at) if event.settled_at else None,
     }

@@ -16,15 +16,13 @@ from app.reconcile.gap import Gap, report
 from app.reconcile.listing import ListedEvent
 from app.reconcile.reconciler import Reconciler
 from app.services import services
+from app.states import Outcome
 
 if TYPE_CHECKING:
     from app.services import Services
 
 #: Missing events in the output for a person. JSON has all of them.
 SHOWN = 20
-
-#: The outcome of success. Any other needs a person or another call.
-HANDLED = "handled"
 
 OWN_ACCOUNT = "the account of the key"
 
@@ -149,7 +147,7 @@ class _Text:
 
     def ran(self, event_id: str, event_type: str, outcome: str) -> None:
         """Print the outcome of one event."""
-        self.failed += outcome != HANDLED
+        self.failed += outcome != Outcome.HANDLED
         say(f"{event_id}  {event_type}  {outcome}")
 
     def end(self) -> None:
@@ -192,7 +190,7 @@ class _Json:
 
     def ran(self, event_id: str, event_type: str, outcome: str) -> None:
         """Add the outcome of one event."""
-        self.failed += outcome != HANDLED
+        self.failed += outcome != Outcome.HANDLED
         self._document["ran"].append({"id": event_id, "type": event_type, "outcome": outcome})
 
     def end(self) -> None:

@@ -16,13 +16,14 @@ from app.cli.output import mode, plural, say, say_table
 from app.errors import CallbackFailed, DeliveryError, InboxUnavailable
 from app.inbox.filters import EventFilter
 from app.services import services
+from app.states import Outcome, State
 from app.text import printable
 
 if TYPE_CHECKING:
     from app.inbox import Event
     from app.services import Services
 
-HANDLED, DUE, CHANGED = "handled", "due now", "not run: it has changed since you were asked"
+DUE, CHANGED = "due now", "not run: it has changed since you were asked"
 
 
 class Options(TypedDict):
@@ -101,8 +102,8 @@ def _selected(
             "Give IDs, or select events with --state, --type, --context or --since."
         )
     # In inline mode no worker rescues an orphan: it is selected here, as a running event.
-    running = [] if services.settings.is_queue else ["running"]
-    states = [wanted.state] if wanted.state else ["pending", "dead", *running]
+    running = [] if services.settings.is_queue else [State.RUNNING.value]
+    states = [wanted.state] if wanted.state else [State.PENDING.value, State.DEAD.value, *running]
     selections = [EventFilter(state, wanted.type, wanted.context, wanted.since) for state in states]
     count = sum(services.inbox.administration.count(each) for each in selections)
     found = [
@@ -132,9 +133,9 @@ def _refusal(services: Services, event: Event, options: Options) -> str | None:
     """Return the reason why this event cannot be run again, or None."""
     if event.livemode != services.settings.livemode:
         return f"is a {mode(live=event.livemode)} event, and STRIPE_API_KEY is of the other mode"
-    if event.state == "done" and event.outcome == HANDLED and not options["again"]:
+    if event.state == State.DONE and event.outcome == Outcome.HANDLED and not options["again"]:
         return "has succeeded; to run it a second time add --again"
-    if event.state == "running":
+    if event.state == State.RUNNING:
         if not event.is_orphan:
             return "is running"
         if services.settings.is_queue:
@@ -146,12 +147,12 @@ def _run_all(services: Services, events: list[Event], options: Options) -> None:
     run = _reopen if services.settings.is_queue else _run
     failed = 0
     for event in events:
-        again = event.state == "done"
+        again = event.state == State.DONE
         noted = services.inbox.administration.note_retry(
             event.id, by=operator(), why=options["why"], again=again
         )
         outcome = run(services, event, again=again) if noted else CHANGED
-        failed += outcome not in {HANDLED, DUE}
+        failed += outcome not in {Outcome.HANDLED, DUE}
         say(f"{event.id}  {event.type}  {outcome}")
     if failed:
         raise click.ClickException(f"{failed} of {plural(len(events), 'event')} did not succeed.")

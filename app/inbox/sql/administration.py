@@ -10,6 +10,7 @@ from app.inbox.sql.literals import word
 from app.inbox.sql.rescue import orphaned, shown
 from app.inbox.sql.rows import ONE, ZERO
 from app.inbox.sql.schema import attempts, events, now, pauses, readiness, retries
+from app.states import State
 
 _this_event = events.c.id == sa.bindparam("event_id")
 
@@ -17,7 +18,7 @@ _this_event = events.c.id == sa.bindparam("event_id")
 REOPEN = (
     sa.update(events)
     .where(_this_event, retriable)
-    .values(state=word("pending"), due_at=now(), attempts_used=ZERO, crashes=ZERO)
+    .values(state=word(State.PENDING), due_at=now(), attempts_used=ZERO, crashes=ZERO)
     .returning(events.c.id)
 )
 

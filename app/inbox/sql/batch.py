@@ -14,6 +14,7 @@ from app.inbox.sql.literals import word
 from app.inbox.sql.rows import RecordedRow
 from app.inbox.sql.schema import events
 from app.inbox.sql.settling import FINISH, settled, success
+from app.states import State
 
 
 def _insert_many(row: dict[str, Any], count: int) -> sa.Executable:
@@ -46,7 +47,7 @@ def _finish_many(count: int) -> sa.Executable:
     ]
     return (
         sa.update(events)
-        .where(*these_claims, events.c.state == word("running"))
+        .where(*these_claims, events.c.state == word(State.RUNNING))
         .values(**success, **settled)
     )
 

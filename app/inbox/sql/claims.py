@@ -22,6 +22,7 @@ from app.inbox.sql.rows import (
     returned_columns,
 )
 from app.inbox.sql.schema import events, now, pauses
+from app.states import State
 
 _event = events.alias("candidate")
 _other = events.alias("other")
@@ -45,7 +46,7 @@ _for_workers = sa.and_(
     _event.c.livemode == sa.bindparam("livemode"),
     ~sa.exists(sa.select(pauses.c.id)),
 )
-_is_due = sa.and_(_event.c.state == word("pending"), _event.c.due_at <= now())
+_is_due = sa.and_(_event.c.state == word(State.PENDING), _event.c.due_at <= now())
 
 #: True if another event holds the concurrency key.
 _is_locked = sa.exists(
@@ -57,7 +58,7 @@ _is_locked = sa.exists(
 #: events of one key at the same moment: both choose the first event, and one of them gets it.
 _has_elder = sa.exists(
     sa.select(_other.c.id).where(
-        _other.c.state == word("pending"),
+        _other.c.state == word(State.PENDING),
         _other.c.concurrency_key == _event.c.concurrency_key,
         _other.c.livemode == _event.c.livemode,
         _other.c.due_at <= now(),
@@ -88,8 +89,8 @@ CLAIM_ORPHAN = _claim(
 
 #: True for an event that a person can have run: if it is done, only ``again``.
 retriable = sa.or_(
-    events.c.state.in_([word("pending"), word("dead")]),
-    sa.and_(events.c.state == word("done"), sa.bindparam("again", type_=sa.Boolean)),
+    events.c.state.in_([word(State.PENDING), word(State.DEAD)]),
+    sa.and_(events.c.state == word(State.DONE), sa.bindparam("again", type_=sa.Boolean)),
 )
 
 #: Claims one event by its id, for a person.
@@ -103,7 +104,7 @@ unfinished = sa.and_(
     events.c.source == word("reconcile"),
     events.c.livemode == sa.bindparam("livemode"),
     sa.or_(
-        sa.and_(events.c.state == word("pending"), events.c.due_at <= now()),
+        sa.and_(events.c.state == word(State.PENDING), events.c.due_at <= now()),
         rescuable(events),
     ),
 )

@@ -6,16 +6,17 @@ import sqlalchemy as sa
 
 from app.inbox.sql.literals import word
 from app.inbox.sql.schema import budgets, events, leaders, now
+from app.states import Outcome, State
 
 CLOCK = sa.select(now())
 
-_delayed = events.c.outcome.in_([word("failed"), word("released")])
+_delayed = events.c.outcome.in_([word(Outcome.FAILED), word(Outcome.RELEASED)])
 
 #: Makes events due that wait because the clock stepped back: now, or one delay from now.
 REPAIR_EVENTS = (
     sa.update(events)
     .where(
-        events.c.state == word("pending"),
+        events.c.state == word(State.PENDING),
         events.c.due_at > now(),
         sa.or_(
             events.c.outcome.is_(None),

@@ -23,15 +23,18 @@ from app.inbox.sql.rows import (
     returned_columns,
 )
 from app.inbox.sql.schema import events, now
+from app.states import Outcome, State
 
 #: The row of a new event that is claimed at once, and of one that waits for a worker.
 CLAIMED_ROW = new_row(**claimed, attempt=ONE)
-ENQUEUED_ROW = new_row(state=word("pending"), attempt=ZERO)
+ENQUEUED_ROW = new_row(state=word(State.PENDING), attempt=ZERO)
 
 #: True for an event that was skipped as one of the wrong mode. It was never run, so it may run.
-_wrong_mode = sa.and_(events.c.state == word("done"), events.c.outcome == word("wrong_mode"))
+_wrong_mode = sa.and_(
+    events.c.state == word(State.DONE), events.c.outcome == word(Outcome.WRONG_MODE)
+)
 
-_claimable = sa.or_(events.c.state == word("pending"), rescuable(events), _wrong_mode)
+_claimable = sa.or_(events.c.state == word(State.PENDING), rescuable(events), _wrong_mode)
 
 _new = insert(events).values(CLAIMED_ROW)
 
@@ -78,7 +81,7 @@ ENQUEUE = (
         index_elements=[events.c.id],
         set_={
             "deliveries": events.c.deliveries + ONE,
-            "state": sa.case((_wrong_mode, word("pending")), else_=events.c.state),
+            "state": sa.case((_wrong_mode, word(State.PENDING)), else_=events.c.state),
             "outcome": sa.case((_wrong_mode, sa.null()), else_=events.c.outcome),
             "due_at": sa.case((_wrong_mode, now()), else_=events.c.due_at),
         },
@@ -91,7 +94,7 @@ RECORD_SKIPPED = (
     insert(events)
     .values(
         new_row(
-            state=word("done"),
+            state=word(State.DONE),
             outcome=sa.bindparam("outcome"),
             attempt=ZERO,
             settled_at=now(),

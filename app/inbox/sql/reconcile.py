@@ -11,6 +11,7 @@ from app.inbox.sql.claims import unfinished
 from app.inbox.sql.literals import word
 from app.inbox.sql.rows import ZERO, new_row
 from app.inbox.sql.schema import events, leaders, now, watermarks
+from app.states import Outcome, State
 
 #: Of the given ids, those that the inbox has.
 KNOWN = sa.select(events.c.id).where(events.c.id.in_(sa.bindparam("ids", expanding=True)))
@@ -32,10 +33,12 @@ def _backfill(**values: object) -> Any:
 
 
 #: Records an event that is to be run.
-BACKFILL = _backfill(state=word("pending"))
+BACKFILL = _backfill(state=word(State.PENDING))
 
 #: Records an event of the other mode, which is not to be run.
-BACKFILL_SKIPPED = _backfill(state=word("done"), outcome=word("wrong_mode"), settled_at=now())
+BACKFILL_SKIPPED = _backfill(
+    state=word(State.DONE), outcome=word(Outcome.WRONG_MODE), settled_at=now()
+)
 
 #: The backfilled events that are due and not settled, the first due first.
 UNFINISHED = sa.select(events.c.id).where(unfinished).order_by(events.c.due_at, events.c.id)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from app.inbox.sql.literals import word
 from app.inbox.sql.schema import events, now
+from app.states import State
 
 #: Seconds back within which two hosts that ran events in turns are reported.
 LOOK_BACK = 24 * 3600
 
 _waits = sa.or_(
-    events.c.state == "pending",
-    sa.and_(events.c.state == "running", events.c.lease_until < now()),
+    events.c.state == word(State.PENDING),
+    sa.and_(events.c.state == word(State.RUNNING), events.c.lease_until < now()),
 )
 #: Counts the waiting events. ``oldest`` and ``overdue`` are those of ``Report``.
 WAITING = sa.select(
@@ -20,7 +22,7 @@ WAITING = sa.select(
     (now() - sa.func.min(events.c.due_at)).label("overdue"),
 ).where(_waits)
 
-DEAD = sa.select(sa.func.count()).where(events.c.state == "dead")
+DEAD = sa.select(sa.func.count()).where(events.c.state == word(State.DEAD))
 
 # A token begins with the host, the process and a random number (``store``).
 _host = sa.func.substr(events.c.claimed_by, 1, sa.func.instr(events.c.claimed_by, ":") - 1)

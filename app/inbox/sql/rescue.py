@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from app.inbox.sql.literals import number, word
 from app.inbox.sql.schema import events, now
+from app.states import State
 
 #: The grace, as a share of the lease, and its least length in seconds. A live process renews
 #: after at most half of its lease, and within a second when it finds its own lease expired.
@@ -45,7 +46,7 @@ def _grace(event: Any) -> sa.ColumnElement[float]:
 def orphaned(event: Any) -> sa.ColumnElement[bool]:
     """True if the process that claimed the event is dead, or no longer renews its lease."""
     return sa.and_(
-        event.c.state == word("running"),
+        event.c.state == word(State.RUNNING),
         event.c.suspected_lease == event.c.lease_until,
         event.c.suspected_seconds >= _grace(event),
     )
@@ -71,7 +72,7 @@ SUSPECTS = sa.select(
     events.c.lease_seconds,
     _seen.label("seconds"),
 ).where(
-    events.c.state == word("running"),
+    events.c.state == word(State.RUNNING),
     sa.or_(
         events.c.lease_until < now(),
         events.c.lease_until > now() + _longest + number(ROUNDING),
@@ -88,7 +89,7 @@ SUSPECT = (
         events.c.id == sa.bindparam("event_id"),
         events.c.attempt == sa.bindparam("claim"),
         events.c.claimed_by == sa.bindparam("token"),
-        events.c.state == word("running"),
+        events.c.state == word(State.RUNNING),
         events.c.lease_until == sa.bindparam("suspected", type_=sa.Double),
         _seen == sa.bindparam("before", type_=sa.Double),
     )

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from app.inbox.sql.literals import number, word
 from app.inbox.sql.rescue import orphaned
 from app.inbox.sql.schema import events, now
+from app.states import Outcome, State
 
 ZERO = number(0)
 ONE = number(1)
@@ -21,7 +22,7 @@ lease_end = now() + _lease_seconds
 
 #: The columns of a claim.
 claimed: dict[str, Any] = {
-    "state": word("running"),
+    "state": word(State.RUNNING),
     "claimed_by": sa.bindparam("token"),
     "claimed_at": now(),
     "lease_until": lease_end,
@@ -37,8 +38,8 @@ reclaimed: dict[str, Any] = {
 
 #: The columns of an event that ended too many processes.
 poisoned: dict[str, Any] = {
-    "state": word("dead"),
-    "outcome": word("crashed"),
+    "state": word(State.DEAD),
+    "outcome": word(Outcome.CRASHED),
     "reason": word(CRASHED),
     "traceback": sa.null(),
     "lease_until": sa.null(),

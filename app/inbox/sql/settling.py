@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from app.inbox.sql.literals import word
 from app.inbox.sql.rows import ZERO, lease_end
 from app.inbox.sql.schema import events, now
+from app.states import Outcome, State
 
 _this_claim = sa.and_(
     events.c.id == sa.bindparam("event_id"),
@@ -24,7 +25,7 @@ _this_claim = sa.and_(
 #: Renews a lease, even one that has ended, unless another attempt has taken the event.
 RENEW = (
     sa.update(events)
-    .where(_this_claim, events.c.state == word("running"))
+    .where(_this_claim, events.c.state == word(State.RUNNING))
     .values(lease_until=lease_end)
     .returning(events.c.id)
 )
@@ -42,7 +43,7 @@ def renew_many(count: int) -> sa.Executable:
     ]
     free = (
         sa.select(events.c.id)
-        .where(*these_claims, events.c.state == word("running"))
+        .where(*these_claims, events.c.state == word(State.RUNNING))
         .with_for_update(skip_locked=True)
     )
     return sa.update(events).where(events.c.id.in_(free)).values(lease_until=lease_end)
@@ -69,15 +70,15 @@ def _settle(**values: Any) -> sa.Executable:
         .where(
             _this_claim,
             sa.or_(
-                events.c.state == word("running"),
+                events.c.state == word(State.RUNNING),
                 sa.and_(
                     events.c.state == values["state"],
                     events.c.outcome == values["outcome"],
                 ),
                 # Released by a stop, and ended after all before another attempt took the event.
                 sa.and_(
-                    events.c.state == word("pending"),
-                    events.c.outcome == word("released"),
+                    events.c.state == word(State.PENDING),
+                    events.c.outcome == word(Outcome.RELEASED),
                 ),
             ),
         )
@@ -97,8 +98,8 @@ SETTLE = _settle(
 )
 
 success: dict[str, Any] = {
-    "state": word("done"),
-    "outcome": word("handled"),
+    "state": word(State.DONE),
+    "outcome": word(Outcome.HANDLED),
     "reason": sa.null(),
     "traceback": sa.null(),
 }
