@@ -34,10 +34,14 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _Run:
-    """One call of the SDK's handler. ``entered`` is set when it calls the callback."""
+    """One call of the SDK's handler.
+
+    ``entered`` is set when it calls the callback, ``returned`` when the callback has returned.
+    """
 
     claim: Claim
     entered: bool = False
+    returned: bool = False
 
 
 #: The run of this context. The SDK does not pass it to the callbacks.
@@ -102,10 +106,20 @@ class Runner:
             # Only a command runs callbacks in the main thread: there it is Ctrl-C, elsewhere the
             # callback's own.
             if isinstance(error, KeyboardInterrupt) and _is_main_thread():
-                self._claims.fail(claim, Failure("interrupted"))
+                self._end_interrupted(run)
                 raise
-            return self._classifier.classify(claim, error, entered=run.entered)
+            if not run.returned:
+                return self._classifier.classify(claim, error, entered=run.entered)
+            log.exception("error_after_callback")  # the callback has succeeded: never run it again
         return Result(Outcome.HANDLED)
+
+    def _end_interrupted(self, run: _Run) -> None:
+        """Record a success that came before the interrupt, or else make the event pending."""
+        if run.returned:
+            success = Result(Outcome.HANDLED)
+            self._record_or_defer(run.claim, lambda: self._record(run.claim, success))
+        else:
+            self._claims.fail(run.claim, Failure("interrupted"))
 
     def _handle(self, run: _Run) -> None:
         _current.set(run)
@@ -170,5 +184,6 @@ def _wrap(module: HandlerModule) -> Callback:
         if inspect.isawaitable(result):
             getattr(result, "close", lambda: None)()
             raise TypeError(f"{module.file}: handle returned an awaitable, which never ran")
+        run.returned = True
 
     return call

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.abc
 import json
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from app.errors import CallbackFailed, Deferred, InboxUnavailable
 from app.inbox import Claim, Inbox, NewEvent
 from app.inbox.claims import Claims
 from app.processing.receiver import Receiver as Core
+from app.runtime import forks
 from app.states import Outcome, State
 from devkit import samples
 from devkit.stripe_api import StripeApi
@@ -281,6 +283,32 @@ def test_interrupt_loses_no_success(
         receiver.services.runner.run(claim)
 
     wait_for(lambda: len(receiver.services.deferred_results) == 0)
+    assert receiver.event(claim.event_id).state == State.DONE
+    assert len(receiver.module(CREATED).calls) == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_error_after_the_callback_loses_no_success(
+    make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    """Ctrl-C or an error between the return of the callback and its result: it does not run again.
+
+    A command ends with the interrupt.
+    """
+    receiver = make_receiver(module(""))
+    claim = accept(receiver)
+
+    @contextlib.contextmanager
+    def failing_afterwards() -> Iterator[None]:
+        yield
+        raise error
+
+    # Neither a signal nor a lack of memory would reliably come in that moment.
+    monkeypatch.setattr(forks, "ending_in_the_block", failing_afterwards)
+    expected = pytest.raises(error) if error is KeyboardInterrupt else contextlib.nullcontext()
+    with expected:
+        assert receiver.services.runner.run(claim) == Outcome.HANDLED
+
     assert receiver.event(claim.event_id).state == State.DONE
     assert len(receiver.module(CREATED).calls) == 1
 

@@ -34,7 +34,8 @@ LISTEN_SECONDS = 0.5
 #: Seconds after which a listener probes its connection: a lost one is silent like an idle one.
 PROBE_SECONDS = 10.0
 
-_DRIVER_ERRORS = (sa.exc.DBAPIError, psycopg.Error, OSError)
+#: A later try may succeed after a shortage of memory too. The result must not be lost to it.
+_DRIVER_ERRORS = (sa.exc.DBAPIError, psycopg.Error, OSError, MemoryError)
 
 # Not synchronous_commit: each connection sets its own.
 _UNSAFE_SETTINGS = sa.text("SELECT name FROM pg_settings WHERE name = 'fsync' AND setting = 'off'")

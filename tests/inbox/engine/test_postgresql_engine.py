@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from app.errors import InboxUnavailable
 from app.inbox import Inbox
+from app.inbox.engine import postgresql
 from app.inbox.engine.postgresql_engine import PostgresqlEngine
 from tests.support.writing import EVENT
 
@@ -22,6 +23,24 @@ def test_connection_that_is_lost_twice_is_given_up(postgresql_url: str) -> None:
     with pytest.raises(InboxUnavailable) as raised:
         engine.execute(suicide, {})
     assert "terminating connection" in raised.value.reason
+    assert engine.execute(sa.text("SELECT 1"), {}) == (1,)
+    engine.close()
+
+
+def test_shortage_of_memory_is_an_outage(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later try may succeed. As an error of the value, it would make a handled event dead."""
+    engine = PostgresqlEngine(postgresql_url)
+
+    def fail(*_arguments: object) -> None:
+        raise MemoryError
+
+    # The memory of a test cannot run out at this statement.
+    with monkeypatch.context() as patch:
+        patch.setattr(postgresql, "_execute", fail)
+        with pytest.raises(InboxUnavailable):
+            engine.execute(sa.text("SELECT 1"), {})
     assert engine.execute(sa.text("SELECT 1"), {}) == (1,)
     engine.close()
 
