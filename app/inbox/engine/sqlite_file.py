@@ -33,7 +33,7 @@ from app.inbox.engine.file_lock import PRIVATE, TIMEOUT, FileLock, make_private
 from app.inbox.engine.inodes import Inode, Inodes, inode, paths_of
 from app.inbox.engine.keep import keep_for_ever
 from app.inbox.engine.lock_note import Note, is_alive, read_note
-from app.inbox.engine.sqlite import driver
+from app.inbox.engine.sqlite import driver, is_wal
 
 log = structlog.get_logger(__name__)
 
@@ -166,7 +166,7 @@ class SqliteFile:
         if note is not None and note.inodes.file != here.file:
             self._set_aside(note.inodes, here)
         connection = self._open(here)
-        connection.inodes = self._latest = self.look()
+        connection.inodes = self._latest = self._identify(connection, here)
         for path, each in zip(self._paths, connection.inodes, strict=True):
             if each is not None:
                 make_private(path)
@@ -203,6 +203,20 @@ class SqliteFile:
             connection.close()
             raise
         return connection
+
+    def _identify(self, connection: Connection, here: Inodes) -> Inodes:
+        """Return the inodes of the open ``connection``, whose file was ``here`` before.
+
+        Raises ``InboxUnavailable`` if a file was changed since: the connection may lead to another.
+        """
+        opened = self.look()
+        if opened.file == here.file and not (is_wal() and None in opened):
+            return opened
+        keep_for_ever(connection)
+        if opened.file != here.file:
+            raise self._unavailable("inbox_file_replaced")
+        self._without_index = here.file  # as in ``verify``
+        raise self._unavailable("inbox_index_missing")
 
     def _save_log(self, note: Note, here: Inodes) -> None:
         """Move the content of a removed log to its database, before a new log is begun.

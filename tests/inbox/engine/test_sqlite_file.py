@@ -9,7 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,34 @@ def test_file_replaced_while_it_is_opened(
 
     assert raised.value.reason == "inbox_file_replaced"
     inbox.check()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (replace, "inbox_file_replaced"),
+        (lambda path: Path(f"{path}-wal").unlink(), "inbox_index_missing"),
+        (lambda path: Path(f"{path}-shm").unlink(), "inbox_index_missing"),
+    ],
+    ids=["file", "log", "index"],
+)
+def test_file_changed_after_it_was_opened(
+    sqlite_url: str, path: Path, change: Callable[[Path], object], reason: str
+) -> None:
+    """A change before the inodes are read is noticed: the connection leads to the former file."""
+    with contextlib.closing(Inbox(sqlite_url, lease_seconds=30)) as inbox:
+        inbox.check()
+
+    def prepare(connection: Any) -> None:
+        sqlite.prepare(connection)
+        connection.execute("SELECT 1 FROM sqlite_schema").fetchall()
+        change(path)
+
+    file = SqliteFile(sa.make_url(sqlite_url), prepare)
+    with pytest.raises(InboxUnavailable) as raised:
+        file.connect()
+
+    assert raised.value.reason == reason
 
 
 def test_log_that_cannot_be_saved_now_is_saved_later(inbox: Inbox, path: Path) -> None:
