@@ -20,9 +20,14 @@ from app.log.stream import StandardError
 from app.runtime.watchdog import Watchdog
 from app.settings import Settings
 from devkit.deliver import API_KEY, SECRET, Receiver
+from tests.support.memory import memory_folder
 from tests.support.services import Postgresql, embedded_postgresql
 
 __all__ = ["API_KEY", "SECRET", "Receiver"]
+
+#: The parent of all folders of pytest's.
+if (memory := memory_folder()) is not None:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", memory)
 
 #: The fixtures that teams use for their handlers. Fixtures of the same names here extend them.
 pytest_plugins = ["devkit.plugin"]

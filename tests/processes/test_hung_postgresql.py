@@ -152,4 +152,4 @@ def test_stop_while_the_server_is_frozen(lab: Lab, own_postgresql: Postgresql, k
         for each in {service, runs, idle, other}:
             each.terminate()
         for each in {service, runs, idle, other}:
-            assert each.wait() == 0
+            assert each.wait() == 0, each.log

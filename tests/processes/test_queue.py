@@ -37,6 +37,7 @@ from tests.support.services import (
     Lab,
     Postgresql,
     Service,
+    ask_inbox,
     children_of,
     find,
     says_why,
@@ -70,8 +71,8 @@ def has_started(lab: Lab, attempt: int = 1, event: str = EVENT) -> None:
 
 def history(database_url: str, event_id: str = EVENT) -> list[str]:
     """Return the outcomes of the attempts of an event."""
-    with contextlib.closing(Inbox(database_url, lease_seconds=1)) as inbox:
-        return [each.outcome for each in inbox.administration.attempts(event_id)]
+    attempts = ask_inbox(database_url, lambda inbox: inbox.administration.attempts(event_id))
+    return [each.outcome for each in attempts]
 
 
 # One container, or several
@@ -543,10 +544,10 @@ def assert_nothing_lost(lab: Lab, database_url: str) -> None:
     journal: dict[str, list[Entry]] = {}
     for entry in lab.journal():
         journal.setdefault(entry.event_id, []).append(entry)
-    with contextlib.closing(Inbox(database_url, lease_seconds=1)) as inbox:
-        events = {
-            event.id: event for event in inbox.administration.select(EventFilter(), 2 * len(MANY))
-        }
+    recorded = ask_inbox(
+        database_url, lambda inbox: inbox.administration.select(EventFilter(), 2 * len(MANY))
+    )
+    events = {event.id: event for event in recorded}
     assert sorted(events) == sorted(MANY)
     objects: dict[str, list[Entry]] = {}
     for event_id, event in events.items():
@@ -602,8 +603,8 @@ def run_chaos(
     assert chaos.kills.total() >= KILLS - 1
 
     def all_done() -> bool:
-        with contextlib.closing(Inbox(database_url, lease_seconds=1)) as inbox:
-            return inbox.administration.count(EventFilter(state="done")) == len(MANY)
+        done = EventFilter(state="done")
+        return ask_inbox(database_url, lambda inbox: inbox.administration.count(done)) == len(MANY)
 
     wait_for(all_done, 3 * DEADLINE)
     assert_nothing_lost(lab, database_url)

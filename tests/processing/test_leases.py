@@ -327,7 +327,7 @@ def test_renewal_after_the_result_is_no_lost_lease(
     inbox: Inbox, log_text: Callable[[], str]
 ) -> None:
     """The result may be recorded right before the lease thread renews the lease."""
-    mine, parts = claim(inbox), make_parts(inbox)
+    mine, parts = claim(inbox), make_parts(inbox, 600)  # the thread itself renews nothing
     with parts.leases.renewing(mine):
         held = parts.held._held[mine]  # noqa: SLF001 - a test cannot choose that moment
         inbox.claims.finish(mine)

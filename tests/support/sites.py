@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app.inbox import Inbox
 from tests.support.services import (
     DEADLINE,
     Answer,
     Entry,
     Lab,
     Service,
+    ask_inbox,
     children_of,
     is_alive,
     says_why,
@@ -77,8 +77,10 @@ class Site:
 
     def history(self, number: int = 0) -> list[str]:
         """Return the outcomes of the ended attempts of an event."""
-        with contextlib.closing(Inbox(self.url, lease_seconds=1)) as inbox:
-            return [each.outcome for each in inbox.administration.attempts(self.event(number))]
+        attempts = ask_inbox(
+            self.url, lambda inbox: inbox.administration.attempts(self.event(number))
+        )
+        return [each.outcome for each in attempts]
 
     @property
     def log(self) -> str:
