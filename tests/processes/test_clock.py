@@ -39,13 +39,6 @@ SOON = 30
 
 
 @pytest.fixture
-def lab(lab: Lab) -> Lab:
-    """Services without coverage: these tests start many, and others run the same code."""
-    lab.measured = False
-    return lab
-
-
-@pytest.fixture
 def clock(tmp_path: Path, lab: Lab) -> Clock:
     """The wall clock of all services of the lab."""
     clock = Clock(tmp_path)

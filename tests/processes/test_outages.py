@@ -43,7 +43,6 @@ def lab(tmp_path: Path, make_handlers: Callable[..., str]) -> Iterator[Lab]:
     """Services whose callbacks the test controls. They end with the test."""
     name = make_handlers(**{EVENT_TYPE.replace(".", "_"): HANDLER})
     lab = Lab(tmp_path / "packages" / name)
-    lab.measured = False  # many processes, and other tests cover the same code
     try:
         yield lab
     finally:

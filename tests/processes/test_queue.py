@@ -80,6 +80,7 @@ def history(database_url: str, event_id: str = EVENT) -> list[str]:
 
 def test_one_container_is_enough(lab: Lab, database_url: str) -> None:
     """The web processes run the events that they have accepted."""
+    lab.measured = True
     service = start(lab, database_url)
 
     assert service.deliver(EVENT).brief == ACCEPTED
@@ -106,6 +107,7 @@ def test_worker_runs_what_others_answered(lab: Lab, database_url: str) -> None:
 
 def test_worker_starts_before_its_database(lab: Lab, own_postgresql: Postgresql) -> None:
     """It logs the outage once, waits, and works as soon as the database starts."""
+    lab.measured = True
     own_postgresql.stop()
     worker = lab.start_worker(own_postgresql.url)
     wait_for(lambda: "inbox_unavailable_at_start" in worker.log, DEADLINE)
@@ -580,7 +582,6 @@ def run_chaos(
     lab: Lab, database_url: str, start_all: list[Callable[[], Service]], *more: Callable[[], None]
 ) -> None:
     """Deliver events while processes are killed, and check the outcome of each."""
-    lab.measured = False
     chaos = Chaos(lab, start_all)
     for service in chaos.processes:
         if "gunicorn" in command(service):

@@ -271,8 +271,12 @@ class Lab:
         self.package = package
         self.services: list[Service] = []
         self.pool = ThreadPoolExecutor(max_workers=300)
-        self.measured = True
-        """Whether the coverage of the started processes counts. A killed process reports none."""
+        self.measured = False
+        """Whether the coverage of the started processes counts.
+
+        It costs half of their CPU time. Set by tests whose code no other test runs. A killed
+        process reports none.
+        """
 
     def start(
         self,
