@@ -231,6 +231,7 @@ def test_event_that_outlasts_the_grace_period_is_released(
     lab: Lab, database_url: str, kind: str
 ) -> None:
     """The event is released: the next process claims it long before the lease would have ended."""
+    lab.measured = True
     service = start(
         lab,
         database_url,
@@ -271,6 +272,7 @@ def test_nothing_is_given_back_that_still_runs(lab: Lab, postgresql_url: str, ki
     The server is slow, and after the first event its answers are lost.
 
     """
+    lab.measured = True
     held = [f"evt_{number}" for number in range(4)]
     settings: dict[str, Any] = {"WEB_CONCURRENCY": 1, "LEASE_SECONDS": 3}
     path = network.Path(postgresql_url)
