@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import click
 import stripe
+import structlog
 from flask import Flask, Response
 from flask.cli import AppGroup
 from werkzeug.exceptions import HTTPException
@@ -59,6 +60,12 @@ def _make_app(settings: Settings) -> Flask:
     app.register_error_handler(HTTPException, _answer_in_json)
     app.cli = Commands("app")
     return app
+
+
+def warn_of_misspelt(settings: Settings) -> None:
+    """Log each variable that looks like a misspelt setting: it has no effect."""
+    for name, nearest in settings.origin.misspelt:
+        structlog.get_logger(__name__).warning("setting_unknown", variable=name, nearest=nearest)
 
 
 def make_services(settings: Settings) -> Services:

@@ -172,6 +172,45 @@ def test_wrong_value_is_named_with_its_variable(name: str, value: str, words: st
     assert words in problem
 
 
+@pytest.mark.parametrize("name", ["STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET", "DATABASE_URL"])
+@pytest.mark.parametrize(
+    ("character", "words"),
+    [
+        ("\u200b", "has U+200B (ZERO WIDTH SPACE) at position 9, which cannot be seen"),
+        ("\u00a0", "has U+00A0 (NO-BREAK SPACE) at position 9"),
+        ("\n", "has U+000A (a control character) at position 9"),
+    ],
+)
+def test_hidden_character_is_named(name: str, character: str, words: str) -> None:
+    """A key with one would start well, and fail each delivery or each request."""
+    start = {**ENVIRON, "DATABASE_URL": "sqlite:///x"}[name][:8]
+    (problem,) = problems(**{name: f"{start}{character}marker"})
+    assert problem.startswith(f"{name} {words}")
+    assert "marker" not in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("STRIPE_API_KEY", '"sk_test_marker"', "STRIPE_API_KEY has quotes around it"),
+        ("STRIPE_WEBHOOK_SECRET", "'whsec_marker'", "STRIPE_WEBHOOK_SECRET has quotes around it"),
+        ("PORT", '"80"', "PORT has quotes around it"),
+        ("STRIPE_API_KEY", 'sk_test_marker"', "has U+0022 (QUOTATION MARK) at position 15"),
+        ("STRIPE_API_KEY", "sk_test_m\u0430rker", "has U+0430 (CYRILLIC SMALL LETTER A)"),
+        (
+            "STRIPE_WEBHOOK_SECRET",
+            "whsec_a,\u201cwhsec_marker",
+            "(secret 2 of 2) has U+201C (LEFT DOUBLE QUOTATION MARK) at position 1",
+        ),
+    ],
+)
+def test_quotes_and_foreign_characters_are_named(name: str, value: str, words: str) -> None:
+    """``docker run --env-file`` keeps quotes, and copied text has look-alikes."""
+    (problem,) = problems(**{name: value})
+    assert words in problem
+    assert "marker" not in problem
+
+
 def test_all_problems_are_said_at_once() -> None:
     """Who sets up the service mends everything in one go."""
     with pytest.raises(StartError) as raised:

@@ -37,20 +37,28 @@ def problems(what: str, error: StartError) -> Iterator[Line]:
 
 
 def settings_lines(settings: Settings) -> Iterator[Line]:
-    """Yield a line about valid settings."""
+    """Yield lines about valid settings."""
+    for name, nearest in settings.origin.misspelt:
+        text = f"{name} is no setting, and has no effect"
+        yield Line(Level.WARN, "settings", text, f"Do you mean {nearest}?")
+    yield _settings_line(settings)
+
+
+def _settings_line(settings: Settings) -> Line:
+    file = settings.origin.dotenv
+    source = f"the environment and {file}" if file else "the environment"
     secrets = plural(len(settings.stripe_webhook_secrets), "signing secret")
     text = f"{settings.processing} mode, a {mode(live=settings.livemode)} key, {secrets}"
     if settings.stripe_api_base and settings.livemode:
-        yield Line(
+        return Line(
             Level.WARN,
             "settings",
             f"{text}, and STRIPE_API_BASE is {settings.stripe_api_base}, not Stripe",
             "Remove STRIPE_API_BASE in live mode",
         )
-    elif settings.stripe_api_base:
-        yield Line(Level.OK, "settings", f"{text}, the stand-in at {settings.stripe_api_base}")
-    else:
-        yield Line(Level.OK, "settings", text)
+    if settings.stripe_api_base:
+        text += f", the stand-in at {settings.stripe_api_base}"
+    return Line(Level.OK, "settings", f"{text}; from {source}")
 
 
 def handlers_lines(registry: Registry, settings: Settings) -> Iterator[Line]:

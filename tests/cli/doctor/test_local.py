@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from app.cli.doctor import local
+from app.cli.doctor.lines import Level
+from app.environment import Misspelt
 from app.inbox import NewEvent, Outcome
 from app.inbox.engine import file_lock
 from app.inbox.engine import sqlite_file as inbox_file
 from app.inbox.engine.sqlite_file import SqliteFile
+from app.settings import Origin
 from devkit.stripe_api import StripeApi
 from tests.cli.doctor.conftest import examine
 from tests.conftest import Receiver
@@ -57,7 +60,19 @@ class TestSettings:
             ours.services.settings, stripe_api_base=None, stripe_webhook_secrets=("a", "b")
         )
         (line,) = local.settings_lines(settings)
-        assert line.text == "inline mode, a test key, 2 signing secrets"
+        assert line.text == "inline mode, a test key, 2 signing secrets; from the environment"
+
+    def test_origin(self, ours: Receiver) -> None:
+        """The ``.env`` is named, and each misspelt name is a WARN."""
+        origin = Origin("/srv/.env", (Misspelt("WEB_CONCURENCY", "WEB_CONCURRENCY"),))
+        wrong, line = local.settings_lines(replace(ours.services.settings, origin=origin))
+        assert wrong == (
+            Level.WARN,
+            "settings",
+            "WEB_CONCURENCY is no setting, and has no effect",
+            "Do you mean WEB_CONCURRENCY?",
+        )
+        assert line.text.endswith("; from the environment and /srv/.env")
 
 
 class TestHandlers:
