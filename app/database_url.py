@@ -6,6 +6,7 @@ import re
 from urllib.parse import quote, unquote
 
 import sqlalchemy as sa
+from psycopg import pq
 
 DRIVER = "postgresql+psycopg"
 
@@ -66,6 +67,7 @@ def _postgresql(value: str, url: sa.URL) -> str:
     hosts = [url.query.get(name, "") for name in ("host", "hostaddr")]
     if any(isinstance(each, tuple) or "," in each for each in hosts):
         raise ValueError(_SEVERAL_HOSTS)
+    _check_parameters(url)
     host = unquote(url.host or "")
     if host.startswith("/"):  # libpq's form of the folder of a socket
         place = {"host": host} | ({"port": str(url.port)} if url.port else {})
@@ -73,6 +75,16 @@ def _postgresql(value: str, url: sa.URL) -> str:
             query={**url.query, **place}
         )
     return url.set(drivername=DRIVER).render_as_string(hide_password=False)
+
+
+def _check_parameters(url: sa.URL) -> None:
+    """Refuse what libpq does not know: it would fail at each connection."""
+    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+    unknown = sorted(set(url.query) - known)
+    if unknown:
+        raise ValueError(f"has the parameter {unknown[0]}, which libpq does not know. Remove it")
+    if not str(url.query.get("port", "0")).isdecimal():
+        raise ValueError("has a port that is not a number")
 
 
 def _sqlite(value: str, url: sa.URL) -> str:

@@ -13,6 +13,7 @@ from flask.cli import AppGroup
 from werkzeug.exceptions import HTTPException
 
 from app import log, text
+from app.database_url import passwords
 from app.errors import StartError
 from app.inbox import Inbox
 from app.processing import registry
@@ -168,7 +169,8 @@ def _retry_policy(settings: Settings) -> RetryPolicy:
 
 
 def _secrets(settings: Settings) -> list[str]:
-    return [settings.stripe_api_key, *settings.stripe_webhook_secrets]
+    database = passwords(settings.database_url)
+    return [settings.stripe_api_key, *settings.stripe_webhook_secrets, *database]
 
 
 def _answer_in_json(error: HTTPException) -> Response:

@@ -18,7 +18,8 @@ Redact = Callable[[str], str]
 SECRET_SHAPES = (
     r"\bwhsec_[^\s\"',]+",
     r"\b[sr]k_(?:live|test)_[^\s\"',]+",
-    r"(?<=://)[^\s/:@\"']*:[^\s/@\"']+(?=@)",  # user:password in a URL
+    # user:password in a URL. A password that is not percent-encoded can have any of :/@ in it.
+    r"(?<=://)[^\s/:@\"']*:(?:[^\s\"']{1,256}|[^\s/@\"']+)(?=@)",
 )
 
 #: Every text with one of these shapes holds one of these words.
