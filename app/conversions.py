@@ -5,12 +5,15 @@ The message of the error follows the name of the variable: "PORT is '0'. Use ...
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
 LIVE_PREFIXES = ("sk_live_", "rk_live_")
 TEST_PREFIXES = ("sk_test_", "rk_test_")
+#: The prefix of an organization's keys, live or test (docs.stripe.com/keys/organization-api-keys).
+ORGANIZATION_PREFIX = "sk_org_"
 PLACEHOLDER = "whsec_replace_me"
 
 
@@ -59,11 +62,20 @@ def api_key(value: str) -> str:
             " with"
         )
     _check_characters(value)
-    if not value.startswith(LIVE_PREFIXES + TEST_PREFIXES):
+    if not value.startswith((*LIVE_PREFIXES, *TEST_PREFIXES, ORGANIZATION_PREFIX)):
         raise ValueError(
-            "does not begin with sk_live_, rk_live_, sk_test_ or rk_test_. The prefix says"
+            "does not begin with sk_live_, rk_live_, sk_test_, rk_test_ or sk_org_. The prefix says"
             " whether live or test events are run; a publishable key (pk_) cannot be used"
         )
+    return value
+
+
+def context(value: str) -> str | None:
+    """Accept an account, or a path of accounts, and return None for an empty text."""
+    if not value:
+        return None
+    if not re.fullmatch(r"\w+(/\w+)*", value, re.ASCII):
+        raise ValueError("is not an account like acct_1, or a path like acct_1/acct_2")
     return value
 
 
@@ -126,6 +138,11 @@ def one_of(*allowed: str) -> Callable[[str], str]:
         return value.lower()
 
     return convert
+
+
+def optional(convert: Callable[[str], str]) -> Callable[[str], str]:
+    """Return a conversion that also accepts an empty text."""
+    return lambda value: convert(value) if value else ""
 
 
 def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:

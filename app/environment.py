@@ -33,6 +33,13 @@ class Misspelt(NamedTuple):
     nearest: str
 
 
+class Origin(NamedTuple):
+    """The ``.env`` that was read, if any, and the variables that look like misspelt settings."""
+
+    dotenv: str | None = None
+    misspelt: tuple[Misspelt, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Names:
     """The names of the settings. Those of ``secrets`` can be given as files."""
@@ -50,14 +57,12 @@ class Names:
 class Given:
     """The texts of the settings that are set.
 
-    ``problems`` has a sentence for each setting without a usable text. ``dotenv`` is the path of
-    the ``.env`` that was read, or None.
+    ``problems`` has a sentence for each setting without a usable text.
     """
 
     texts: dict[str, str]
     problems: dict[str, str]
-    misspelt: tuple[Misspelt, ...]
-    dotenv: str | None
+    origin: Origin
 
 
 def read(names: Names, environ: Mapping[str, str], dotenv_path: str | Path | None) -> Given:
@@ -76,8 +81,10 @@ def read(names: Names, environ: Mapping[str, str], dotenv_path: str | Path | Non
     return Given(
         texts={name: text for name, text in texts.items() if text},
         problems=problems,
-        misspelt=tuple(_misspelt(names, {*(inside or {}), *environ})),
-        dotenv=None if inside is None else str(path),
+        origin=Origin(
+            dotenv=None if inside is None else str(path),
+            misspelt=tuple(_misspelt(names, {*(inside or {}), *environ})),
+        ),
     )
 
 

@@ -47,3 +47,25 @@ def convert(
         except ValueError as error:
             problems[name] = f"{name} {error}"
     return converted
+
+
+def mode_problems(settings: Settings) -> dict[str, str]:
+    """Return what is wrong with the settings of an organization key, by setting."""
+    mode = "live" if settings.livemode else "test"
+    problems: dict[str, str | bool]
+    if settings.is_organization:
+        problems = {
+            "STRIPE_MODE": not settings.stripe_mode
+            and "is not set. Set live or test: an organization key (sk_org_...) does not say it",
+            "STRIPE_CONTEXT": not settings.stripe_context
+            and "is not set. Name an account, such as acct_1: with an organization key, each"
+            " request needs one",
+        }
+    else:
+        problems = {
+            "STRIPE_MODE": settings.stripe_mode not in {"", mode}
+            and f"is {settings.stripe_mode}, and STRIPE_API_KEY is a {mode} key. Remove it",
+            "STRIPE_CONTEXT": bool(settings.stripe_context)
+            and "is for an organization key (sk_org_...) only. Remove it",
+        }
+    return {name: f"{name} {text}" for name, text in problems.items() if text}

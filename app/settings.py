@@ -8,14 +8,14 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from app import conversions
-from app.conversions import LIVE_PREFIXES, one_of, seconds, whole_number
+from app.conversions import LIVE_PREFIXES, ORGANIZATION_PREFIX, one_of, seconds, whole_number
 from app.database_url import database_url
-from app.environment import Misspelt, read
+from app.environment import Origin, read
 from app.errors import StartError
-from app.setting_fields import convert, names, variable
+from app.setting_fields import convert, mode_problems, names, variable
 
 __all__ = ["Settings", "environment", "variable"]
 
@@ -60,13 +60,6 @@ def _setting(
     )
 
 
-class Origin(NamedTuple):
-    """The ``.env`` that was read, if any, and the variables that look like misspelt settings."""
-
-    dotenv: str | None = None
-    misspelt: tuple[Misspelt, ...] = ()
-
-
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of one process.
@@ -87,6 +80,16 @@ class Settings:
         "Signing secret of the event destination (whsec_...). Separate several with commas.",
         variable="STRIPE_WEBHOOK_SECRET",
         secret=True,
+    )
+    stripe_mode: str = _setting(
+        "",
+        conversions.optional(one_of("live", "test")),
+        "For an organization key (sk_org_...), which has one prefix for both modes: live or test.",
+    )
+    stripe_context: str | None = _setting(
+        "",
+        conversions.context,
+        "For an organization key: the account of requests that name none, such as acct_1.",
     )
     stripe_api_base: str | None = _setting(
         "",
@@ -183,7 +186,22 @@ class Settings:
     @property
     def livemode(self) -> bool:
         """Whether the API key is a live one, which decides whose events are run."""
+        if self.is_organization:
+            return self.stripe_mode == "live"
         return self.stripe_api_key.startswith(LIVE_PREFIXES)
+
+    @property
+    def is_organization(self) -> bool:
+        """Whether the API key is one of an organization, for all of its accounts."""
+        return self.stripe_api_key.startswith(ORGANIZATION_PREFIX)
+
+    @property
+    def key_kind(self) -> str:
+        """The kind of the API key in words: ``a test key``."""
+        mode = "live" if self.livemode else "test"
+        if self.is_organization:
+            return f"an organization key for {mode} mode and {self.stripe_context}"
+        return f"a {mode} key"
 
     @property
     def requests_per_second(self) -> int:
@@ -219,8 +237,13 @@ class Settings:
         problems = given.problems
         values = convert(cls, {"LOG_FORMAT": _log_format(), **given.texts}, problems)
         if not problems:
-            return cls(**values, origin=Origin(given.dotenv, given.misspelt))
-        guesses = [f"{name} is no setting. Do you mean {one}?" for name, one in given.misspelt]
+            settings = cls(**values, origin=given.origin)
+            problems = mode_problems(settings)
+            if not problems:
+                return settings
+        guesses = [
+            f"{name} is no setting. Do you mean {one}?" for name, one in given.origin.misspelt
+        ]
         raise StartError(HEADLINE, [*problems.values(), *guesses])
 
 

@@ -31,6 +31,8 @@ def test_defaults_are_those_of_the_readme() -> None:
     assert load() == Settings(
         stripe_api_key="sk_test_fake",
         stripe_webhook_secrets=("whsec_fake",),
+        stripe_mode="",
+        stripe_context=None,
         stripe_api_base=None,
         stripe_rate_limit=None,
         database_url="sqlite:///var/inbox.sqlite3",
@@ -116,6 +118,42 @@ def test_every_variable_is_read() -> None:
 def test_rate_limit_is_below_stripes_own(changes: dict[str, str], limit: int) -> None:
     """Below Stripe's own for live and test keys, and none for a stand-in, unless it is set."""
     assert load(**changes).requests_per_second == limit
+
+
+ORGANIZATION = {"STRIPE_API_KEY": "sk_org_marker", "STRIPE_CONTEXT": "acct_1/acct_2"}
+
+
+@pytest.mark.parametrize(("mode", "livemode", "limit"), [("live", True, 80), ("TEST", False, 20)])
+def test_mode_of_an_organization_key_is_a_setting(mode: str, livemode: bool, limit: int) -> None:  # noqa: FBT001 - a value of the table
+    """Its prefix is the same for both modes."""
+    settings = load(**ORGANIZATION, STRIPE_MODE=mode)
+    assert (settings.livemode, settings.requests_per_second) == (livemode, limit)
+    assert settings.stripe_context == "acct_1/acct_2"
+    assert settings.key_kind == f"an organization key for {mode.lower()} mode and acct_1/acct_2"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (ORGANIZATION, "STRIPE_MODE is not set. Set live or test"),
+        (
+            {"STRIPE_API_KEY": "sk_org_marker", "STRIPE_MODE": "live"},
+            "STRIPE_CONTEXT is not set. Name an account, such as acct_1",
+        ),
+        ({**ORGANIZATION, "STRIPE_MODE": "both"}, "STRIPE_MODE is 'both'. Use one of: live, test"),
+        (
+            {**ORGANIZATION, "STRIPE_MODE": "live", "STRIPE_CONTEXT": "acct 1"},
+            "STRIPE_CONTEXT is not an account like acct_1",
+        ),
+        ({"STRIPE_MODE": "live"}, "STRIPE_MODE is live, and STRIPE_API_KEY is a test key"),
+        ({"STRIPE_CONTEXT": "acct_1"}, "STRIPE_CONTEXT is for an organization key (sk_org_...)"),
+    ],
+)
+def test_organization_key_needs_mode_and_context(changes: dict[str, str], words: str) -> None:
+    """An organization key needs both, and no other key may have another mode or a context."""
+    (problem,) = problems(**changes)
+    assert problem.startswith(words)
+    assert load(STRIPE_MODE="test").livemode is False
 
 
 def test_white_space_around_a_secret_is_not_part_of_it() -> None:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from app.cli.doctor import file_systems
 from app.cli.doctor.lines import Level, Line
-from app.cli.output import duration, few, mode, plural
+from app.cli.output import duration, few, plural
 from app.errors import InboxUnavailable, StartError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def _settings_line(settings: Settings) -> Line:
     file = settings.origin.dotenv
     source = f"the environment and {file}" if file else "the environment"
     secrets = plural(len(settings.stripe_webhook_secrets), "signing secret")
-    text = f"{settings.processing} mode, a {mode(live=settings.livemode)} key, {secrets}"
+    text = f"{settings.processing} mode, {settings.key_kind}, {secrets}"
     if settings.stripe_api_base and settings.livemode:
         return Line(
             Level.WARN,

@@ -12,12 +12,11 @@ import pytest
 
 from app.cli.doctor import file_systems, local
 from app.cli.doctor.lines import Level
-from app.environment import Misspelt
+from app.environment import Misspelt, Origin
 from app.inbox import NewEvent, Outcome
 from app.inbox.engine import file_lock
 from app.inbox.engine import sqlite_file as inbox_file
 from app.inbox.engine.sqlite_file import SqliteFile
-from app.settings import Origin
 from devkit.stripe_api import StripeApi
 from tests.cli.doctor.conftest import examine
 from tests.conftest import Receiver
