@@ -25,6 +25,7 @@ LABEL org.opencontainers.image.title="stripe-event-receiver" \
       org.opencontainers.image.licenses="MIT"
 ENV PATH=/opt/venv/bin:$PATH \
     HOME=/srv \
+    FLASK_SKIP_DOTENV=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 WORKDIR /srv

@@ -87,6 +87,7 @@ $(INSTALLED): requirements-dev.lock
 	@'$(PYTHON)' -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--require-hashes --only-binary :all: --requirement requirements-dev.lock
+	@$(BIN)/python tools/skip_flask_dotenv.py
 	@touch $@
 
 .env: | $(INSTALLED)

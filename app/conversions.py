@@ -5,14 +5,52 @@ The message of the error follows the name of the variable: "PORT is '0'. Use ...
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-import sqlalchemy as sa
-
 LIVE_PREFIXES = ("sk_live_", "rk_live_")
 TEST_PREFIXES = ("sk_test_", "rk_test_")
+#: The prefix of an organization's keys, live or test (docs.stripe.com/keys/organization-api-keys).
+ORGANIZATION_PREFIX = "sk_org_"
 PLACEHOLDER = "whsec_replace_me"
+
+
+def visible(value: str) -> str:
+    """Accept a text for any setting. Raises ``ValueError`` for what a person cannot see in it."""
+    for position, character in enumerate(value, start=1):
+        if not character.isprintable():
+            raise ValueError(
+                f"has {_name(character)} at position {position}, which cannot be seen. Remove it"
+            )
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+        raise ValueError(
+            "has quotes around it, which are a part of the value: only .env may have them, and"
+            " `docker run --env-file` keeps them. Remove them"
+        )
+    return value
+
+
+def _name(character: str) -> str:
+    """Return the code point and the name of a character: ``U+200B (ZERO WIDTH SPACE)``."""
+    name = unicodedata.name(character, "a control character")
+    return f"U+{ord(character):04X} ({name})"
+
+
+def _check_characters(value: str, which: str = "") -> None:
+    """Refuse what no key and no secret of Stripe's has. The message does not hold the value."""
+    if len(value.split()) > 1:
+        raise ValueError(
+            f"{which}has white space inside. Copy it again as one word; separate several secrets"
+            " with commas"
+        )
+    for position, character in enumerate(value, start=1):
+        if not character.isascii() or character in "\"'`\\":
+            raise ValueError(
+                f"{which}has {_name(character)} at position {position}, which Stripe never uses."
+                " Copy it again"
+            )
 
 
 def api_key(value: str) -> str:
@@ -23,13 +61,21 @@ def api_key(value: str) -> str:
             " https://dashboard.stripe.com/apikeys; in a new clone `make run` makes a .env to begin"
             " with"
         )
-    if not value.startswith(LIVE_PREFIXES + TEST_PREFIXES):
+    _check_characters(value)
+    if not value.startswith((*LIVE_PREFIXES, *TEST_PREFIXES, ORGANIZATION_PREFIX)):
         raise ValueError(
-            "does not begin with sk_live_, rk_live_, sk_test_ or rk_test_. The prefix says"
+            "does not begin with sk_live_, rk_live_, sk_test_, rk_test_ or sk_org_. The prefix says"
             " whether live or test events are run; a publishable key (pk_) cannot be used"
         )
-    if len(value.split()) > 1:
-        raise ValueError("has white space inside. Copy the key again, as one word")
+    return value
+
+
+def context(value: str) -> str | None:
+    """Accept an account, or a path of accounts, and return None for an empty text."""
+    if not value:
+        return None
+    if not re.fullmatch(r"\w+(/\w+)*", value, re.ASCII):
+        raise ValueError("is not an account like acct_1, or a path like acct_1/acct_2")
     return value
 
 
@@ -49,8 +95,7 @@ def secrets(value: str) -> tuple[str, ...]:
 def _check_secret(secret: str, position: int, found: tuple[str, ...]) -> None:
     """Check the secret at ``position``. The messages never hold the secret itself."""
     which = f"(secret {position} of {len(found)})"
-    if len(secret.split()) > 1:
-        raise ValueError(f"{which} has white space inside. Separate several secrets with commas")
+    _check_characters(secret, f"{which} ")
     if not secret.startswith("whsec_"):
         raise ValueError(
             f"{which} does not begin with whsec_. Copy the destination's signing secret,"
@@ -75,24 +120,6 @@ def api_base(value: str) -> str | None:
     return value.rstrip("/")
 
 
-def database_url(value: str) -> str:
-    """Accept SQLite in a file, and PostgreSQL, for which psycopg is the driver."""
-    try:
-        url = sa.make_url(value)
-    except (sa.exc.ArgumentError, ValueError):
-        raise ValueError(
-            "is not a database URL. Use sqlite:///var/inbox.sqlite3 or"
-            " postgresql://user:password@host/database"
-        ) from None
-    if url.drivername in {"postgres", "postgresql", "postgresql+psycopg"}:
-        return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
-    if url.drivername != "sqlite":
-        raise ValueError("names a database other than sqlite and postgresql. Use one of the two")
-    if url.database in {None, "", ":memory:"}:
-        raise ValueError("keeps SQLite in memory, which loses events. Name a file")
-    return value
-
-
 def package(value: str) -> str:
     """Accept the dotted name of a package."""
     if not all(part.isidentifier() for part in value.split(".")):
@@ -111,6 +138,11 @@ def one_of(*allowed: str) -> Callable[[str], str]:
         return value.lower()
 
     return convert
+
+
+def optional(convert: Callable[[str], str]) -> Callable[[str], str]:
+    """Return a conversion that also accepts an empty text."""
+    return lambda value: convert(value) if value else ""
 
 
 def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:

@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 import click
 import stripe
+import structlog
 from flask import Flask, Response
 from flask.cli import AppGroup
 from werkzeug.exceptions import HTTPException
 
 from app import log, text
+from app.database_url import passwords
 from app.errors import StartError
 from app.inbox import Inbox
 from app.processing import registry
@@ -59,6 +61,12 @@ def _make_app(settings: Settings) -> Flask:
     app.register_error_handler(HTTPException, _answer_in_json)
     app.cli = Commands("app")
     return app
+
+
+def warn_of_misspelt(settings: Settings) -> None:
+    """Log each variable that looks like a misspelt setting: it has no effect."""
+    for name, nearest in settings.origin.misspelt:
+        structlog.get_logger(__name__).warning("setting_unknown", variable=name, nearest=nearest)
 
 
 def make_services(settings: Settings) -> Services:
@@ -161,7 +169,8 @@ def _retry_policy(settings: Settings) -> RetryPolicy:
 
 
 def _secrets(settings: Settings) -> list[str]:
-    return [settings.stripe_api_key, *settings.stripe_webhook_secrets]
+    database = passwords(settings.database_url)
+    return [settings.stripe_api_key, *settings.stripe_webhook_secrets, *database]
 
 
 def _answer_in_json(error: HTTPException) -> Response:

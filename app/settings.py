@@ -10,11 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dotenv import dotenv_values
-
 from app import conversions
-from app.conversions import LIVE_PREFIXES, one_of, seconds, whole_number
+from app.conversions import LIVE_PREFIXES, ORGANIZATION_PREFIX, one_of, seconds, whole_number
+from app.database_url import database_url
+from app.environment import Origin, read
 from app.errors import StartError
+from app.setting_fields import convert, mode_problems, names, variable
+
+__all__ = ["Settings", "environment", "variable"]
+
+#: The first line of the message when the service cannot start.
+HEADLINE = "The settings cannot be used:"
 
 #: Requests a second, of the 100 and 25 that Stripe allows: others use the account as well.
 LIVE_RATE_LIMIT = 80
@@ -38,7 +44,7 @@ def _setting(
 
     ``default`` is as it would stand in the environment; None where there is none. ``variable`` is
     the name of the environment variable, if it is not the attribute's. A ``secret`` stays out of
-    the representation, so that it reaches no log by accident.
+    the representation, so that it reaches no log by accident, and can be given as a file.
     """
     value = dataclasses.MISSING if default is None else convert(default)
     return dataclasses.field(
@@ -49,6 +55,7 @@ def _setting(
             "convert": convert,
             "description": description,
             "variable": variable,
+            "secret": secret,
         },
     )
 
@@ -57,7 +64,7 @@ def _setting(
 class Settings:
     """All settings of one process.
 
-    The attributes are the environment variables in lower case.
+    The attributes are the environment variables in lower case, except ``origin``.
     """
 
     stripe_api_key: str = _setting(
@@ -74,6 +81,16 @@ class Settings:
         variable="STRIPE_WEBHOOK_SECRET",
         secret=True,
     )
+    stripe_mode: str = _setting(
+        "",
+        conversions.optional(one_of("live", "test")),
+        "For an organization key (sk_org_...), which has one prefix for both modes: live or test.",
+    )
+    stripe_context: str | None = _setting(
+        "",
+        conversions.context,
+        "For an organization key: the account of requests that name none, such as acct_1.",
+    )
     stripe_api_base: str | None = _setting(
         "",
         conversions.api_base,
@@ -87,7 +104,7 @@ class Settings:
     )
     database_url: str = _setting(
         "sqlite:///var/inbox.sqlite3",
-        conversions.database_url,
+        database_url,
         "Where events are kept: a SQLite file, or postgresql://user:password@host/database for"
         " more than one replica.",
         secret=True,
@@ -164,10 +181,27 @@ class Settings:
         "json or console. Not set: console on a terminal, else json.",
     )
 
+    origin: Origin = dataclasses.field(default=Origin(), compare=False)
+
     @property
     def livemode(self) -> bool:
         """Whether the API key is a live one, which decides whose events are run."""
+        if self.is_organization:
+            return self.stripe_mode == "live"
         return self.stripe_api_key.startswith(LIVE_PREFIXES)
+
+    @property
+    def is_organization(self) -> bool:
+        """Whether the API key is one of an organization, for all of its accounts."""
+        return self.stripe_api_key.startswith(ORGANIZATION_PREFIX)
+
+    @property
+    def key_kind(self) -> str:
+        """The kind of the API key in words: ``a test key``."""
+        mode = "live" if self.livemode else "test"
+        if self.is_organization:
+            return f"an organization key for {mode} mode and {self.stripe_context}"
+        return f"a {mode} key"
 
     @property
     def requests_per_second(self) -> int:
@@ -196,33 +230,23 @@ class Settings:
         ``environ`` defaults to the process's own, and wins over the file. An empty variable
         counts as one that is not set. Raises ``StartError`` with every problem at once.
         """
-        given = dict(dotenv_values(dotenv, interpolate=False)) if dotenv else {}
-        given |= os.environ if environ is None else environ
-        values = {name: text for name, text in given.items() if text}
-        return cls(**_convert({"LOG_FORMAT": _log_format(), **values}))
-
-
-def variable(field: dataclasses.Field[Any]) -> str:
-    """Return the name of the environment variable of a field of ``Settings``."""
-    return str(field.metadata["variable"] or field.name.upper())
+        try:
+            given = read(names(cls), os.environ if environ is None else environ, dotenv)
+        except ValueError as error:  # without its .env, each setting would be reported as missing
+            raise StartError(HEADLINE, [str(error)]) from None
+        problems = given.problems
+        values = convert(cls, {"LOG_FORMAT": _log_format(), **given.texts}, problems)
+        if not problems:
+            settings = cls(**values, origin=given.origin)
+            problems = mode_problems(settings)
+            if not problems:
+                return settings
+        guesses = [
+            f"{name} is no setting. Do you mean {one}?" for name, one in given.origin.misspelt
+        ]
+        raise StartError(HEADLINE, [*problems.values(), *guesses])
 
 
 def _log_format() -> str:
     """Return the default, which is for a person at a terminal."""
     return "console" if sys.stderr and sys.stderr.isatty() else "json"
-
-
-def _convert(values: Mapping[str, str]) -> dict[str, Any]:
-    """Return the value of each setting. Raises ``StartError`` with all problems."""
-    converted: dict[str, Any] = {}
-    problems = []
-    for field in dataclasses.fields(Settings):
-        name = variable(field)
-        try:
-            text = values.get(name) or field.metadata["default"]
-            converted[field.name] = field.metadata["convert"](text.strip())
-        except ValueError as error:
-            problems.append(f"{name} {error}")
-    if problems:
-        raise StartError("The settings cannot be used:", problems)
-    return converted

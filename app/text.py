@@ -17,12 +17,13 @@ Redact = Callable[[str], str]
 #: The shapes of secrets that are not among this process's settings.
 SECRET_SHAPES = (
     r"\bwhsec_[^\s\"',]+",
-    r"\b[sr]k_(?:live|test)_[^\s\"',]+",
-    r"(?<=://)[^\s/:@\"']*:[^\s/@\"']+(?=@)",  # user:password in a URL
+    r"\b[sr]k_(?:live|test|org)_[^\s\"',]+",
+    # user:password in a URL. A password that is not percent-encoded can have any of :/@ in it.
+    r"(?<=://)[^\s/:@\"']*:(?:[^\s\"']{1,256}|[^\s/@\"']+)(?=@)",
 )
 
 #: Every text with one of these shapes holds one of these words.
-SECRET_SIGNS = ("whsec_", "k_live_", "k_test_", "://")
+SECRET_SIGNS = ("whsec_", "k_live_", "k_test_", "k_org_", "://")
 
 #: Characters beside a cut that are redacted and then dropped. No secret is longer.
 MARGIN = 4000

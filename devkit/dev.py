@@ -126,6 +126,7 @@ def service_environment(base: str) -> dict[str, str]:
     return environment(
         STRIPE_API_BASE=base,
         LOG_FORMAT="console",
+        FLASK_SKIP_DOTENV="1",
         WEB_CONCURRENCY="1",
         # A callback runs at once, without a worker.
         PROCESSING="inline",

@@ -260,5 +260,5 @@ def _masked(authorization: str | None) -> str | None:
     """Return the header with the kind and mode of the key only."""
     if authorization is None:
         return None
-    kind = re.match(r"Bearer ([sr]k_(?:live|test)_)?", authorization)
+    kind = re.match(r"Bearer ([sr]k_(?:live|test|org)_)?", authorization)
     return f"{kind[0] if kind else ''}***"

@@ -1,7 +1,6 @@
 """What the repository promises about itself: its layers, its settings, its locks, its image."""
 
 import ast
-import dataclasses
 import io
 import json
 import os
@@ -18,6 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from app.setting_fields import names, table
 from app.settings import Settings, variable
 from app.states import Outcome, State
 from tests.support import pages
@@ -124,7 +124,7 @@ def is_in(name: str, modules: tuple[str, ...]) -> bool:
 
 def setting_names() -> set[str]:
     """Return the environment variables of all settings."""
-    return {variable(field) for field in dataclasses.fields(Settings)}
+    return {variable(field) for field in table(Settings)}
 
 
 def example_lines() -> dict[str, str]:
@@ -187,7 +187,7 @@ class TestSettings:
             r"^# ([^\n]+)\n(?:# )?([A-Z][A-Z_]+)=", read(".env.example"), re.MULTILINE
         )
         assert {name: text for text, name in above} == {
-            variable(field): field.metadata["description"] for field in dataclasses.fields(Settings)
+            variable(field): field.metadata["description"] for field in table(Settings)
         }
 
     def test_example_shows_the_defaults(self, tmp_path: Path) -> None:
@@ -211,6 +211,16 @@ class TestSettings:
         )
         assert len(rows) > 10
         assert [row for row in rows if row not in example_lines().items()] == []
+
+    def test_docs_name_each_secret_file(self) -> None:
+        """docs/settings.md names the variable of each secret that can be a file."""
+        files = {f"{name}_FILE" for name in names(Settings).secrets}
+        assert set(re.findall(r"`([A-Z_]+_FILE)`", read("docs/settings.md"))) == files
+
+    def test_flask_leaves_dotenv_to_the_service(self) -> None:
+        """Both ways to set up Python keep ``flask`` from reading ``.env`` by its own rules."""
+        assert "$(BIN)/python tools/skip_flask_dotenv.py" in read("Makefile")
+        assert any("FLASK_SKIP_DOTENV=1" in each for each in arguments("ENV"))
 
     def test_environment_is_read_in_one_place(self) -> None:
         """Only settings.py reads the environment: nothing else depends on it unseen."""

@@ -31,6 +31,8 @@ def test_defaults_are_those_of_the_readme() -> None:
     assert load() == Settings(
         stripe_api_key="sk_test_fake",
         stripe_webhook_secrets=("whsec_fake",),
+        stripe_mode="",
+        stripe_context=None,
         stripe_api_base=None,
         stripe_rate_limit=None,
         database_url="sqlite:///var/inbox.sqlite3",
@@ -118,6 +120,42 @@ def test_rate_limit_is_below_stripes_own(changes: dict[str, str], limit: int) ->
     assert load(**changes).requests_per_second == limit
 
 
+ORGANIZATION = {"STRIPE_API_KEY": "sk_org_marker", "STRIPE_CONTEXT": "acct_1/acct_2"}
+
+
+@pytest.mark.parametrize(("mode", "livemode", "limit"), [("live", True, 80), ("TEST", False, 20)])
+def test_mode_of_an_organization_key_is_a_setting(mode: str, livemode: bool, limit: int) -> None:  # noqa: FBT001 - a value of the table
+    """Its prefix is the same for both modes."""
+    settings = load(**ORGANIZATION, STRIPE_MODE=mode)
+    assert (settings.livemode, settings.requests_per_second) == (livemode, limit)
+    assert settings.stripe_context == "acct_1/acct_2"
+    assert settings.key_kind == f"an organization key for {mode.lower()} mode and acct_1/acct_2"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (ORGANIZATION, "STRIPE_MODE is not set. Set live or test"),
+        (
+            {"STRIPE_API_KEY": "sk_org_marker", "STRIPE_MODE": "live"},
+            "STRIPE_CONTEXT is not set. Name an account, such as acct_1",
+        ),
+        ({**ORGANIZATION, "STRIPE_MODE": "both"}, "STRIPE_MODE is 'both'. Use one of: live, test"),
+        (
+            {**ORGANIZATION, "STRIPE_MODE": "live", "STRIPE_CONTEXT": "acct 1"},
+            "STRIPE_CONTEXT is not an account like acct_1",
+        ),
+        ({"STRIPE_MODE": "live"}, "STRIPE_MODE is live, and STRIPE_API_KEY is a test key"),
+        ({"STRIPE_CONTEXT": "acct_1"}, "STRIPE_CONTEXT is for an organization key (sk_org_...)"),
+    ],
+)
+def test_organization_key_needs_mode_and_context(changes: dict[str, str], words: str) -> None:
+    """An organization key needs both, and no other key may have another mode or a context."""
+    (problem,) = problems(**changes)
+    assert problem.startswith(words)
+    assert load(STRIPE_MODE="test").livemode is False
+
+
 def test_white_space_around_a_secret_is_not_part_of_it() -> None:
     """A line end that came along when the secret was copied would make every delivery fail."""
     assert load(STRIPE_WEBHOOK_SECRET=" whsec_fake\n").stripe_webhook_secrets == ("whsec_fake",)
@@ -141,10 +179,6 @@ def test_white_space_around_a_secret_is_not_part_of_it() -> None:
         ("STRIPE_API_BASE", "http://", "is not a URL like"),
         ("STRIPE_RATE_LIMIT", "-1", "is '-1'. Use a whole number from 0 to 10000"),
         ("DATABASE_URL", "inbox.sqlite3", "is not a database URL"),
-        ("DATABASE_URL", "postgresql://host:port/x", "is not a database URL"),
-        ("DATABASE_URL", "mysql://host/x", "names a database other than sqlite and postgresql"),
-        ("DATABASE_URL", "sqlite://", "keeps SQLite in memory"),
-        ("DATABASE_URL", "sqlite:///:memory:", "keeps SQLite in memory"),
         ("HANDLERS_PACKAGE", "team/handlers", "is not the name of a Python package"),
         ("PROCESSING", "async", "is 'async'. Use one of: inline, queue"),
         ("WORKER_THREADS", "-1", "is '-1'. Use a whole number from 0 to 1024"),
@@ -170,6 +204,45 @@ def test_wrong_value_is_named_with_its_variable(name: str, value: str, words: st
     (problem,) = problems(**{name: value})
     assert problem.startswith(f"{name} ")
     assert words in problem
+
+
+@pytest.mark.parametrize("name", ["STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET", "DATABASE_URL"])
+@pytest.mark.parametrize(
+    ("character", "words"),
+    [
+        ("\u200b", "has U+200B (ZERO WIDTH SPACE) at position 9, which cannot be seen"),
+        ("\u00a0", "has U+00A0 (NO-BREAK SPACE) at position 9"),
+        ("\n", "has U+000A (a control character) at position 9"),
+    ],
+)
+def test_hidden_character_is_named(name: str, character: str, words: str) -> None:
+    """A key with one would start well, and fail each delivery or each request."""
+    start = {**ENVIRON, "DATABASE_URL": "sqlite:///x"}[name][:8]
+    (problem,) = problems(**{name: f"{start}{character}marker"})
+    assert problem.startswith(f"{name} {words}")
+    assert "marker" not in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("STRIPE_API_KEY", '"sk_test_marker"', "STRIPE_API_KEY has quotes around it"),
+        ("STRIPE_WEBHOOK_SECRET", "'whsec_marker'", "STRIPE_WEBHOOK_SECRET has quotes around it"),
+        ("PORT", '"80"', "PORT has quotes around it"),
+        ("STRIPE_API_KEY", 'sk_test_marker"', "has U+0022 (QUOTATION MARK) at position 15"),
+        ("STRIPE_API_KEY", "sk_test_m\u0430rker", "has U+0430 (CYRILLIC SMALL LETTER A)"),
+        (
+            "STRIPE_WEBHOOK_SECRET",
+            "whsec_a,\u201cwhsec_marker",
+            "(secret 2 of 2) has U+201C (LEFT DOUBLE QUOTATION MARK) at position 1",
+        ),
+    ],
+)
+def test_quotes_and_foreign_characters_are_named(name: str, value: str, words: str) -> None:
+    """``docker run --env-file`` keeps quotes, and copied text has look-alikes."""
+    (problem,) = problems(**{name: value})
+    assert words in problem
+    assert "marker" not in problem
 
 
 def test_all_problems_are_said_at_once() -> None:

@@ -15,6 +15,7 @@ from flask.cli import with_appcontext
 
 from app.cli.events.filters import accounts_option, read_interval
 from app.errors import InboxUnavailable
+from app.factory import warn_of_misspelt
 from app.log import output
 from app.runtime import forks, shutdown
 from app.runtime.threads import start as start_thread
@@ -69,6 +70,7 @@ def worker(
     count = threads or settings.worker_threads
     if count == 0:
         raise click.UsageError("WORKER_THREADS is 0. Set the number of threads with --threads.")
+    warn_of_misspelt(settings)
     stop_signals = _open_stop_signals()
     _migrate(services())
     # A migration can wait a minute for others. After a stop signal no event may be claimed.

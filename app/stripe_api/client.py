@@ -24,8 +24,13 @@ MAX_NETWORK_RETRIES = 2
 #: callback may repeat any other request to see a change, so no other is answered from the cache.
 TRIGGER = "Stripe-Request-Trigger"
 
+#: The header that names the account of a request (https://docs.stripe.com/context).
+CONTEXT = "Stripe-Context"
+#: The older header for it. Stripe prefers the context to it.
+ACCOUNT = "Stripe-Account"
+
 #: The headers on which the object at a URL depends.
-IDENTITY = ("Authorization", "Stripe-Context", "Stripe-Account", "Stripe-Version")
+IDENTITY = ("Authorization", CONTEXT, ACCOUNT, "Stripe-Version")
 
 Answer = tuple[Any, int, Mapping[str, str]]
 
@@ -42,7 +47,7 @@ def build_client(
     base = settings.stripe_api_base
     return stripe.StripeClient(
         settings.stripe_api_key,
-        http_client=HTTPClient(rate_limiter),
+        http_client=HTTPClient(rate_limiter, settings.stripe_context),
         max_network_retries=MAX_NETWORK_RETRIES,
         base_addresses={"api": base} if base else {},
     )
@@ -52,17 +57,24 @@ class HTTPClient(stripe.RequestsClient):
     """The SDK's client with a rate limit. It fetches an event or a related object once in a run.
 
     The SDK repeats failed requests. The rate limiter counts each try.
+
+    Requests without a context get the default one. The SDK's own option is not enough: the client
+    of a callback has the context of its event, or none.
     """
 
-    def __init__(self, rate_limiter: RateLimiter | None) -> None:
-        """Take the ``rate_limiter``, or None to have no limit."""
+    def __init__(
+        self, rate_limiter: RateLimiter | None, default_context: str | None = None
+    ) -> None:
+        """Take the ``rate_limiter``, or None to have no limit, and the default context or None."""
         super().__init__(timeout=TIMEOUT)
         self._rate_limiter = rate_limiter
+        self._default_context = default_context
 
     def request(  # type: ignore[override]  # as in RequestsClient, which has no _usage either
         self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any = None
     ) -> Answer:
         """Make one request, or answer it from the cache of this run."""
+        headers = self._in_context(headers)
         cache = fetch_cache.current()
         if cache is None:
             return self._ask(method, url, headers, post_data)
@@ -86,7 +98,15 @@ class HTTPClient(stripe.RequestsClient):
         """Make one request whose answer is read in pieces."""
         if self._rate_limiter:
             self._rate_limiter.wait(method, url)
+        headers = self._in_context(headers)
         return self._checked(super().request_stream(method, url, headers, post_data))
+
+    def _in_context(self, headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
+        """Return ``headers`` with the default context, if there is one and they name no account."""
+        given = headers or {}
+        if self._default_context is None or CONTEXT in given or ACCOUNT in given:
+            return headers
+        return {**given, CONTEXT: self._default_context}
 
     def _ask(
         self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any

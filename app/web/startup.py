@@ -6,6 +6,7 @@ import structlog
 
 from app import create_app
 from app.errors import InboxUnavailable
+from app.factory import warn_of_misspelt
 from app.services import Services, services
 from app.web.bridge import Background, Bridge
 from app.web.webhook import WEBHOOK_PATH
@@ -24,11 +25,13 @@ def load() -> Bridge:
         "service_configured",
         mode="live" if parts.settings.livemode else "test",
         processing=parts.settings.processing,
+        dotenv=parts.settings.origin.dotenv,
         handled=[module.event_type for module in parts.registry.modules],
         inbox=parts.inbox.address,
         webhook=f"http://localhost:{parts.settings.port}{WEBHOOK_PATH}",
         cpu_affinity=parts.settings.worker_cpu_affinity,
     )
+    warn_of_misspelt(parts.settings)
     try:
         parts.inbox.migrate()
     except InboxUnavailable as error:  # the first delivery migrates; until then it gets 503

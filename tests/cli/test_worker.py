@@ -85,7 +85,10 @@ def test_no_threads_are_refused(make_receiver: Make) -> None:
 def test_signal_that_finds_a_lock_held_stops_it(
     tmp_path: Path, make_handlers: MakeHandlers
 ) -> None:
-    """A signal ends the worker in good order, whatever lock the main thread holds."""
+    """A signal ends the worker in good order, whatever lock the main thread holds.
+
+    Before, it has named a misspelt setting.
+    """
     done = subprocess.run(
         [sys.executable, "-c", SIGNAL_WHILE_LOCKED, "worker"],
         cwd=tmp_path,
@@ -97,6 +100,7 @@ def test_signal_that_finds_a_lock_held_stops_it(
             "DATABASE_URL": f"sqlite:///{tmp_path}/inbox.sqlite3",
             "HANDLERS_PACKAGE": make_handlers(),
             "PROCESSING": "queue",
+            "WORKER_THREAD": "4",
         },
         capture_output=True,
         text=True,
@@ -105,6 +109,7 @@ def test_signal_that_finds_a_lock_held_stops_it(
     )
     assert done.returncode == 0, done.stderr
     assert "worker_ended" in done.stderr
+    assert '"variable": "WORKER_THREAD", "nearest": "WORKER_THREADS"' in done.stderr
 
 
 def test_signal_during_the_start_stops_it(make_receiver: Make) -> None:

@@ -56,11 +56,17 @@ def test_burst_of_connections_is_shared(serve: Serve) -> None:
 
 
 def test_service_runs_under_gunicorn(tmp_path: Path) -> None:
-    """Without arguments, gunicorn serves the real application and exits with 0."""
+    """Without arguments, gunicorn serves the real application and exits with 0.
+
+    It names a misspelt setting once.
+    """
     command = [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0"]
-    with started(command, tmp_path, service_environment(tmp_path)) as server:
+    environment = service_environment(tmp_path) | {"WEB_CONCURENCY": "4"}
+    with started(command, tmp_path, environment) as server:
         assert server.ask("GET", "/healthz").status == 200
         assert server.ask("POST", "/webhook").status == 400
+        (line,) = server.logged("setting_unknown")
+        assert (line["variable"], line["nearest"]) == ("WEB_CONCURENCY", "WEB_CONCURRENCY")
         assert server.stop() == 0
 
 

@@ -48,6 +48,58 @@ def test_default_is_stripe(settings: Settings) -> None:
     assert client._requestor._options.base_addresses["api"] == stripe.DEFAULT_API_BASE  # noqa: SLF001 - no getter
 
 
+class TestOrganization:
+    """With an organization key, each request names an account."""
+
+    @pytest.mark.parametrize(("context", "used"), [(None, "acct_own"), ("acct_1", "acct_1")])
+    def test_callback(
+        self,
+        make_receiver: Callable[..., Receiver],
+        stripe_api: StripeApi,
+        context: str | None,
+        used: str,
+    ) -> None:
+        """It is that of the event, or the default for an event without one."""
+        source = """
+            def handle(notif, client):
+                notif.fetch_event()
+                notif.fetch_related_object()
+                client.v1.customers.retrieve("cus_1")
+                client.v1.customers.update("cus_1", {})
+        """
+        receiver = make_receiver(
+            {"v1_customer_created": source},
+            stripe_api_base=stripe_api.url,
+            stripe_api_key="sk_org_fake_for_tests",
+            stripe_mode="test",
+            stripe_context="acct_own",
+        )
+        notification = samples.notification("v1.customer.created", object_id="cus_1")
+        notification |= {"context": context}
+        stripe_api.put_related_object(notification)
+        stripe_api.put_event(samples.event(notification))
+        assert receiver.deliver(notification).status_code == 200
+        assert [each.stripe_context for each in stripe_api.asked] == [used] * 4
+        assert {each.authorization for each in stripe_api.asked} == {"Bearer sk_org_***"}
+
+    def test_other_headers_for_an_account(self, settings: Settings, stripe_api: StripeApi) -> None:
+        """A request that names an account in the older header gets no context: it would win."""
+        settings = replace(
+            settings,
+            stripe_api_base=stripe_api.url,
+            stripe_api_key="sk_org_fake_for_tests",
+            stripe_mode="test",
+            stripe_context="acct_own",
+        )
+        client = build_client(settings)
+        stripe_api.put("/v1/balance", {"object": "balance"})
+        client.raw_request("get", "/v1/balance", stripe_account="acct_1")
+        client.raw_request("get", "/v1/balance", stripe_context="acct_2")
+        client.raw_request("get", "/v1/balance")
+        contexts = [each.stripe_context for each in stripe_api.asked]
+        assert contexts == [None, "acct_2", "acct_own"]
+
+
 class TestFetchCache:
     """One run of a callback fetches an object once."""
 

@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ import sqlalchemy as sa
 from app.errors import InboxUnavailable
 from app.inbox import Event, Inbox
 from app.inbox.engine.file_lock import FileLock
+from app.setting_fields import table
 from app.settings import Settings, variable
 from devkit import samples
 from tests.support.memory import memory_folder
@@ -307,7 +308,7 @@ class Lab:
             if name == "PATH" or (self.measured and name.startswith("COVERAGE_"))
         }
         complete = {
-            **{variable(field): field.metadata["default"] for field in fields(Settings)},
+            **{variable(field): field.metadata["default"] for field in table(Settings)},
             "STRIPE_API_KEY": API_KEY,
             "STRIPE_WEBHOOK_SECRET": ",".join(SECRETS),
             "STRIPE_API_BASE": f"http://{HOST}:9",

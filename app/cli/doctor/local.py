@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from app.cli.doctor import file_systems
 from app.cli.doctor.lines import Level, Line
-from app.cli.output import duration, few, mode, plural
+from app.cli.output import duration, few, plural
 from app.errors import InboxUnavailable, StartError
 
 if TYPE_CHECKING:
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from app.processing.registry import Registry
     from app.settings import Settings
 
-#: The list of mounts on Linux.
-MOUNTS = Path("/proc/self/mountinfo")
-#: File systems that are lost with the container or at a reboot.
-EPHEMERAL = {"overlay", "aufs", "tmpfs", "ramfs"}
 #: Seconds in which Stripe redelivers, by live mode. In test mode it is some hours.
 REDELIVERY_SECONDS = {True: 3 * 86400, False: 86400}
 #: Seconds that an event is overdue before a WARN, and before a FAIL.
@@ -37,20 +34,28 @@ def problems(what: str, error: StartError) -> Iterator[Line]:
 
 
 def settings_lines(settings: Settings) -> Iterator[Line]:
-    """Yield a line about valid settings."""
+    """Yield lines about valid settings."""
+    for name, nearest in settings.origin.misspelt:
+        text = f"{name} is no setting, and has no effect"
+        yield Line(Level.WARN, "settings", text, f"Do you mean {nearest}?")
+    yield _settings_line(settings)
+
+
+def _settings_line(settings: Settings) -> Line:
+    file = settings.origin.dotenv
+    source = f"the environment and {file}" if file else "the environment"
     secrets = plural(len(settings.stripe_webhook_secrets), "signing secret")
-    text = f"{settings.processing} mode, a {mode(live=settings.livemode)} key, {secrets}"
+    text = f"{settings.processing} mode, {settings.key_kind}, {secrets}"
     if settings.stripe_api_base and settings.livemode:
-        yield Line(
+        return Line(
             Level.WARN,
             "settings",
             f"{text}, and STRIPE_API_BASE is {settings.stripe_api_base}, not Stripe",
             "Remove STRIPE_API_BASE in live mode",
         )
-    elif settings.stripe_api_base:
-        yield Line(Level.OK, "settings", f"{text}, the stand-in at {settings.stripe_api_base}")
-    else:
-        yield Line(Level.OK, "settings", text)
+    if settings.stripe_api_base:
+        text += f", the stand-in at {settings.stripe_api_base}"
+    return Line(Level.OK, "settings", f"{text}; from {source}")
 
 
 def handlers_lines(registry: Registry, settings: Settings) -> Iterator[Line]:
@@ -134,7 +139,7 @@ def _not_created_yet(inbox: Inbox, settings: Settings) -> Line:
         "Start the service. If it is running, its folder was removed, and deliveries are answered"
         " 503: put the folder back",
     )
-    return next(_ephemeral(inbox, settings), created)
+    return next(_place(inbox, settings), created)
 
 
 def _unreachable(inbox: Inbox, reason: str) -> Line:
@@ -181,7 +186,7 @@ def _durability(inbox: Inbox, settings: Settings, report: Report) -> Iterator[Li
             f"{inbox.address} can lose commits: {few(list(report.not_durable))} is off",
             "Switch it on in PostgreSQL's configuration",
         )
-    yield from _ephemeral(inbox, settings)
+    yield from _place(inbox, settings)
     if report.hosts:
         yield Line(
             Level.WARN,
@@ -191,10 +196,11 @@ def _durability(inbox: Inbox, settings: Settings, report: Report) -> Iterator[Li
         )
 
 
-def _ephemeral(inbox: Inbox, settings: Settings) -> Iterator[Line]:
+def _place(inbox: Inbox, settings: Settings) -> Iterator[Line]:
+    """Yield why SQLite's file cannot stay on its file system, if so."""
     url = sa.make_url(settings.database_url)
-    place = _file_system(_file(settings)) if url.get_backend_name() == "sqlite" else ""
-    if settings.is_queue and place in EPHEMERAL:
+    place = file_systems.type_of(_file(settings)) if url.get_backend_name() == "sqlite" else ""
+    if settings.is_queue and place in file_systems.EPHEMERAL:
         yield Line(
             Level.FAIL,
             "inbox",
@@ -202,20 +208,14 @@ def _ephemeral(inbox: Inbox, settings: Settings) -> Iterator[Line]:
             " events that were answered 200 and have not run",
             "Mount a volume there, or use PostgreSQL",
         )
-
-
-def _file_system(file: Path) -> str:
-    """Return the type of the file system of ``file``, or an empty text if it is unknown."""
-    if not MOUNTS.is_file():
-        return ""
-    found: tuple[int, str] = (0, "")
-    absolute = file.absolute()
-    for line in MOUNTS.read_text(encoding="utf-8").splitlines():
-        before, _, after = line.partition(" - ")
-        point = Path(before.split()[4].replace(r"\040", " "))
-        if absolute.is_relative_to(point):
-            found = max(found, (len(point.parts), after.split()[0]))
-    return found[1]
+    if file_systems.is_network(place):
+        yield Line(
+            Level.FAIL,
+            "inbox",
+            f"{inbox.address} is on {place}, a network file system: SQLite's locks and shared"
+            " memory do not work across it, so events can be lost or run twice",
+            "Use a local disk, or PostgreSQL",
+        )
 
 
 def _waiting(report: Report, settings: Settings) -> Line:

@@ -21,7 +21,7 @@ from app.cli.destination.compare import (
     url_of,
 )
 from app.cli.doctor.lines import Level, Line
-from app.cli.output import duration, few, mode, plural
+from app.cli.output import duration, few, plural
 from app.cli.stripe_errors import StripeFailedError, checked, explained
 from app.errors import InboxUnavailable, StartError
 from app.states import Outcome
@@ -108,7 +108,7 @@ class Account:
         self._ahead = 0.0 if least <= 0 <= most else min(least, most, key=abs)
 
     def _key(self) -> Line:
-        kind = f"a {mode(live=self.settings.livemode)} key"
+        kind = self.settings.key_kind
         if self._forbidden:
             text = f"{kind} that may not read {' and '.join(self._forbidden)} (403)"
             remedy = "Give it the permission at https://dashboard.stripe.com/apikeys"

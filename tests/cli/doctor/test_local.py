@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.doctor import local
+from app.cli.doctor import file_systems, local
+from app.cli.doctor.lines import Level
+from app.environment import Misspelt, Origin
 from app.inbox import NewEvent, Outcome
 from app.inbox.engine import file_lock
 from app.inbox.engine import sqlite_file as inbox_file
@@ -57,7 +59,19 @@ class TestSettings:
             ours.services.settings, stripe_api_base=None, stripe_webhook_secrets=("a", "b")
         )
         (line,) = local.settings_lines(settings)
-        assert line.text == "inline mode, a test key, 2 signing secrets"
+        assert line.text == "inline mode, a test key, 2 signing secrets; from the environment"
+
+    def test_origin(self, ours: Receiver) -> None:
+        """The ``.env`` is named, and each misspelt name is a WARN."""
+        origin = Origin("/srv/.env", (Misspelt("WEB_CONCURENCY", "WEB_CONCURRENCY"),))
+        wrong, line = local.settings_lines(replace(ours.services.settings, origin=origin))
+        assert wrong == (
+            Level.WARN,
+            "settings",
+            "WEB_CONCURENCY is no setting, and has no effect",
+            "Do you mean WEB_CONCURRENCY?",
+        )
+        assert line.text.endswith("; from the environment and /srv/.env")
 
 
 class TestHandlers:
@@ -167,7 +181,7 @@ class TestInbox:
         """An ephemeral disk is a FAIL before the first start too."""
         mounts = tmp_path / "mounts"
         mounts.write_text("22 1 8:1 / / rw - overlay none rw\n", encoding="utf-8")
-        monkeypatch.setattr(local, "MOUNTS", mounts)
+        monkeypatch.setattr(file_systems, "MOUNTS", mounts)
         receiver = make_ours(started=False, processing="queue")
         ((level, text),) = examine(receiver, "--no-ping").about("inbox")
         assert level == "FAIL"
@@ -265,7 +279,7 @@ class TestInbox:
             "22 1 8:1 / / rw - btrfs /dev/sda rw\n",
             encoding="utf-8",
         )
-        monkeypatch.setattr(local, "MOUNTS", mounts)
+        monkeypatch.setattr(file_systems, "MOUNTS", mounts)
         url = f"sqlite:///{tmp_path}/a disk/inbox.sqlite3"
         receiver = make_ours(processing=processing, database_url=url)
         lines = examine(receiver, "--no-ping").about("inbox")
@@ -281,13 +295,43 @@ class TestInbox:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """If the type of the file system is unknown, there is no line about it."""
-        monkeypatch.setattr(local, "MOUNTS", tmp_path / "absent")
+        monkeypatch.setattr(file_systems, "MOUNTS", tmp_path / "absent")
         lines = examine(make_ours(processing="queue"), "--no-ping").about("inbox")
         assert [line[0] for line in lines] == ["OK"]
 
     def test_this_system_can_be_read(self) -> None:
         """The real list of mounts of this machine can be read, if it exists."""
-        assert bool(local._file_system(Path("/"))) is local.MOUNTS.is_file()  # noqa: SLF001 - nothing else shows it alone
+        assert bool(file_systems.type_of(Path("/"))) is file_systems.MOUNTS.is_file()
+
+    @pytest.mark.parametrize(
+        ("kind", "level"),
+        [
+            *((each, "FAIL") for each in ("nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "sshfs")),
+            *((each, "OK") for each in ("xfs", "fuse.mergerfs", "virtiofs")),
+        ],
+    )
+    def test_network_file_system(
+        self,
+        kind: str,
+        level: str,
+        make_ours: Callable[..., Receiver],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """SQLite is not safe on one, also behind a link and where it hides another mount."""
+        disk, mounts = tmp_path / "disk", tmp_path / "mounts"
+        disk.mkdir()
+        (tmp_path / "var").symlink_to(disk)
+        lines = [
+            f"2{number} 1 0:5 / {disk} rw - {each} none rw"
+            for number, each in enumerate(("zfs", kind))
+        ]
+        mounts.write_text("\n".join(["20 1 8:1 / / rw - ext4 /dev/sda rw", *lines]))
+        monkeypatch.setattr(file_systems, "MOUNTS", mounts)
+        url = f"sqlite:///{tmp_path}/var/inbox.sqlite3"
+        ((found, text),) = examine(make_ours(database_url=url), "--no-ping").about("inbox")
+        assert found == level
+        assert (f"is on {kind}, a network file system" in text) is (level == "FAIL")
 
 
 class TestEvents:

@@ -57,6 +57,19 @@ class TestKey:
         assert bool(found.about("destination")) is (PATH not in paths)
         assert found.status == 0
 
+    def test_key_of_an_organization(
+        self, make_ours: Callable[..., Receiver], stripe_api: StripeApi
+    ) -> None:
+        """Its mode and its account are settings, and each request names the account."""
+        organization = make_ours(
+            stripe_api_key="sk_org_fake_for_tests", stripe_mode="test", stripe_context="acct_own"
+        )
+        found = examine(organization, "--no-ping")
+        kind = "an organization key for test mode and acct_own"
+        assert found.about("key") == [("OK", f"{kind} that reads events and event destinations")]
+        assert found.about("settings")[0][1].startswith(f"inline mode, {kind}, 1 signing secret")
+        assert {each.stripe_context for each in stripe_api.asked} == {"acct_own"}
+
     @pytest.mark.parametrize(
         ("strike", "said"),
         [

@@ -1,0 +1,71 @@
+"""The fields of ``Settings``: their variables, and the conversion of all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from app import conversions
+from app.environment import Names
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+Field = dataclasses.Field[Any]
+
+
+def table(settings: type[Settings]) -> list[Field]:
+    """Return the fields that are settings. ``origin`` is none."""
+    return [field for field in dataclasses.fields(settings) if field.metadata]
+
+
+def variable(field: Field) -> str:
+    """Return the name of the environment variable of a field."""
+    return str(field.metadata["variable"] or field.name.upper())
+
+
+def names(settings: type[Settings]) -> Names:
+    """Return the variables of all settings."""
+    fields = table(settings)
+    secrets = (variable(field) for field in fields if field.metadata["secret"])
+    return Names(frozenset(map(variable, fields)), frozenset(secrets))
+
+
+def convert(
+    settings: type[Settings], texts: Mapping[str, str], problems: dict[str, str]
+) -> dict[str, Any]:
+    """Return the value of each setting. Adds to ``problems``, and skips settings that are there."""
+    converted: dict[str, Any] = {}
+    for field in table(settings):
+        name = variable(field)
+        if name in problems:
+            continue
+        try:
+            text = conversions.visible(texts.get(name) or field.metadata["default"])
+            converted[field.name] = field.metadata["convert"](text)
+        except ValueError as error:
+            problems[name] = f"{name} {error}"
+    return converted
+
+
+def mode_problems(settings: Settings) -> dict[str, str]:
+    """Return what is wrong with the settings of an organization key, by setting."""
+    mode = "live" if settings.livemode else "test"
+    problems: dict[str, str | bool]
+    if settings.is_organization:
+        problems = {
+            "STRIPE_MODE": not settings.stripe_mode
+            and "is not set. Set live or test: an organization key (sk_org_...) does not say it",
+            "STRIPE_CONTEXT": not settings.stripe_context
+            and "is not set. Name an account, such as acct_1: with an organization key, each"
+            " request needs one",
+        }
+    else:
+        problems = {
+            "STRIPE_MODE": settings.stripe_mode not in {"", mode}
+            and f"is {settings.stripe_mode}, and STRIPE_API_KEY is a {mode} key. Remove it",
+            "STRIPE_CONTEXT": bool(settings.stripe_context)
+            and "is for an organization key (sk_org_...) only. Remove it",
+        }
+    return {name: f"{name} {text}" for name, text in problems.items() if text}
