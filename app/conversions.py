@@ -5,6 +5,7 @@ The message of the error follows the name of the variable: "PORT is '0'. Use ...
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -90,6 +91,19 @@ def database_url(value: str) -> str:
         raise ValueError("names a database other than sqlite and postgresql. Use one of the two")
     if url.database in {None, "", ":memory:"}:
         raise ValueError("keeps SQLite in memory, which loses events. Name a file")
+    return value
+
+
+def schema(value: str) -> str | None:
+    """Accept the name of a schema that needs no quotes, and return None for an empty text."""
+    if not value:
+        return None
+    # Its name is a part of the name of a channel, which has up to 63 bytes.
+    if not re.fullmatch(r"(?!pg_)[a-z_][a-z0-9_]{0,49}", value):
+        raise ValueError(
+            f"is {value!r}. Use up to 50 lower-case letters, digits and underscores, without pg_ at"
+            " the beginning"
+        )
     return value
 
 

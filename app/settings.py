@@ -92,6 +92,17 @@ class Settings:
         " more than one replica.",
         secret=True,
     )
+    database_schema: str | None = _setting(
+        "",
+        conversions.schema,
+        "The schema of PostgreSQL for the tables, created if it is missing. Empty: the one that the"
+        " database role's search_path gives.",
+    )
+    migrate: str = _setting(
+        "auto",
+        one_of("auto", "check"),
+        "auto migrates the tables at the start; check waits until `flask db upgrade` has done it.",
+    )
     handlers_package: str = _setting(
         "handlers",
         conversions.package,
@@ -163,6 +174,12 @@ class Settings:
         one_of("json", "console"),
         "json or console. Not set: console on a terminal, else json.",
     )
+
+    def __post_init__(self) -> None:
+        """Raise ``StartError`` for settings that contradict each other."""
+        if self.database_schema and self.database_url.startswith("sqlite"):
+            problem = "DATABASE_SCHEMA is for PostgreSQL, and DATABASE_URL names SQLite. Remove one"
+            raise StartError("The settings cannot be used:", [problem])
 
     @property
     def livemode(self) -> bool:
