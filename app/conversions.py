@@ -120,6 +120,19 @@ def api_base(value: str) -> str | None:
     return value.rstrip("/")
 
 
+def schema(value: str) -> str | None:
+    """Accept the name of a schema that needs no quotes, and return None for an empty text."""
+    if not value:
+        return None
+    # Its name is a part of the name of a channel, which has up to 63 bytes.
+    if not re.fullmatch(r"(?!pg_)[a-z_][a-z0-9_]{0,49}", value):
+        raise ValueError(
+            f"is {value!r}. Use up to 50 lower-case letters, digits and underscores, without pg_ at"
+            " the beginning"
+        )
+    return value
+
+
 def package(value: str) -> str:
     """Accept the dotted name of a package."""
     if not all(part.isidentifier() for part in value.split(".")):

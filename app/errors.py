@@ -125,6 +125,20 @@ class InboxUnavailable(Exception):
         super().__init__(message)
 
 
+class MigrationPending(InboxUnavailable):
+    """The tables are older than this version, and ``MIGRATE=check`` forbids their migration."""
+
+    def __init__(self, current: str | None, newest: str) -> None:
+        """Take the revision of the tables, None if there are none, and the one of this version."""
+        found = (
+            f"the inbox's tables are at revision {current}" if current else "there are no tables"
+        )
+        super().__init__(
+            "the inbox waits for a migration: run `flask db upgrade`",
+            reason=f"{found}, and this version needs revision {newest}",
+        )
+
+
 class Unstorable(Exception):
     """The database rejects a value, such as a character that its encoding lacks.
 

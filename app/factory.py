@@ -148,6 +148,8 @@ def make_inbox(settings: Settings) -> Inbox:
         settings.database_url,
         lease_seconds=settings.lease_seconds,
         max_crashes=settings.max_crashes,
+        schema=settings.database_schema,
+        migrates=settings.migrate == "auto",
     )
 
 

@@ -49,7 +49,17 @@ def convert(
     return converted
 
 
-def mode_problems(settings: Settings) -> dict[str, str]:
+def contradictions(settings: Settings) -> dict[str, str]:
+    """Return the settings that contradict another one, each with the problem."""
+    problems = _mode_problems(settings)
+    if settings.database_schema and settings.database_url.startswith("sqlite"):
+        problems["DATABASE_SCHEMA"] = (
+            "DATABASE_SCHEMA is for PostgreSQL, and DATABASE_URL names SQLite. Remove one"
+        )
+    return problems
+
+
+def _mode_problems(settings: Settings) -> dict[str, str]:
     """Return what is wrong with the settings of an organization key, by setting."""
     mode = "live" if settings.livemode else "test"
     problems: dict[str, str | bool]

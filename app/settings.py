@@ -15,7 +15,7 @@ from app.conversions import LIVE_PREFIXES, ORGANIZATION_PREFIX, one_of, seconds,
 from app.database_url import database_url
 from app.environment import Origin, read
 from app.errors import StartError
-from app.setting_fields import convert, mode_problems, names, variable
+from app.setting_fields import contradictions, convert, names, variable
 
 __all__ = ["Settings", "environment", "variable"]
 
@@ -108,6 +108,17 @@ class Settings:
         "Where events are kept: a SQLite file, or postgresql://user:password@host/database for"
         " more than one replica.",
         secret=True,
+    )
+    database_schema: str | None = _setting(
+        "",
+        conversions.schema,
+        "The schema of PostgreSQL for the tables, created if it is missing. Empty: the one that the"
+        " database role's search_path gives.",
+    )
+    migrate: str = _setting(
+        "auto",
+        one_of("auto", "check"),
+        "auto migrates the tables at the start; check waits until `flask db upgrade` has done it.",
     )
     handlers_package: str = _setting(
         "handlers",
@@ -238,7 +249,7 @@ class Settings:
         values = convert(cls, {"LOG_FORMAT": _log_format(), **given.texts}, problems)
         if not problems:
             settings = cls(**values, origin=given.origin)
-            problems = mode_problems(settings)
+            problems = contradictions(settings)
             if not problems:
                 return settings
         guesses = [

@@ -188,6 +188,17 @@ class TestLinks:
         assert targets & replaced == set()
 
 
+class TestVersions:
+    """Each version says what changed and what an upgrade needs."""
+
+    def test_each_version_has_an_upgrade_note(self) -> None:
+        """The upgrading page has a section for each version of the changelog."""
+        changed = re.findall(r"^## \[?([\w.]+)", PAGES["CHANGELOG.md"], re.MULTILINE)
+        noted = re.findall(r"^## ([\w.]+)$", PAGES["docs/upgrading.md"], re.MULTILINE)
+        assert len(changed) > 1
+        assert noted == changed
+
+
 class TestNames:
     """Names of files, tests, commands and log lines exist."""
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from app.errors import InboxUnavailable
+from app.cli.output import sentence
+from app.errors import InboxUnavailable, MigrationPending
 from app.services import services
 
 if TYPE_CHECKING:
@@ -15,19 +16,21 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def explained(*, may_create: bool = False) -> Iterator[None]:
     """Turn an inbox that is unavailable into a ``ClickException``.
 
-    A command does not create the inbox's file. A running service that lost its file would
-    otherwise continue with an empty inbox.
+    Unless it ``may_create``, a command does not create the inbox's file. A running service that
+    lost its file would otherwise continue with an empty inbox.
     """
-    services().inbox.forbid_creation()
+    if not may_create:
+        services().inbox.forbid_creation()
     try:
         yield
+    except MigrationPending as error:
+        raise click.ClickException(f"{sentence(error.reason)}. Run `flask db upgrade`.") from None
     except InboxUnavailable as error:
-        message = error.message[0].upper() + error.message[1:]
         raise click.ClickException(
-            f"{message}: {error.reason}. Run `flask doctor` to see what to do."
+            f"{sentence(error.message)}: {error.reason}. Run `flask doctor` to see what to do."
         ) from None
     except UnicodeError:
         raise click.UsageError("An argument is not valid text.") from None

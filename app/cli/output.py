@@ -42,6 +42,11 @@ def say_table(rows: Sequence[Sequence[str]], indent: int = 0) -> None:
         say(f"{'':{indent}}{'  '.join(map(str.ljust, row, widths))}".rstrip())
 
 
+def sentence(text: str) -> str:
+    """Return ``text`` with an upper-case letter at its beginning."""
+    return text[:1].upper() + text[1:]
+
+
 def plural(count: int, noun: str) -> str:
     """Return ``count`` with its noun: ``1 event``, ``2 events``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

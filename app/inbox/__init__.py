@@ -10,6 +10,7 @@ from app.inbox.administration import Administration
 from app.inbox.claims import Claims
 from app.inbox.deliveries import Deliveries
 from app.inbox.engine.findings import Findings
+from app.inbox.migrate import Revisions
 from app.inbox.models import (
     Attempt,
     Claim,
@@ -48,12 +49,29 @@ class Inbox:
     Every method raises ``InboxUnavailable`` when the database cannot be reached or written.
     """
 
-    def __init__(self, url: str, *, lease_seconds: float, max_crashes: int = 5) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        lease_seconds: float,
+        max_crashes: int = 5,
+        schema: str | None = None,
+        migrates: bool = True,
+    ) -> None:
         """Take the ``url`` of the database. A claim expires ``lease_seconds`` after each renewal.
 
-        An event is dead after ``max_crashes`` consecutive crashes.
+        An event is dead after ``max_crashes`` consecutive crashes. ``schema`` is the one of
+        PostgreSQL with the tables, or None for the one that ``search_path`` finds. If not
+        ``migrates``, every method raises ``MigrationPending`` while the tables are older than this
+        version.
         """
-        self._store = Store(url, lease_seconds=lease_seconds, max_crashes=max_crashes)
+        self._store = Store(
+            url,
+            lease_seconds=lease_seconds,
+            max_crashes=max_crashes,
+            schema=schema,
+            migrates=migrates,
+        )
         self.deliveries = Deliveries(self._store)
         self.claims = Claims(self._store)
         self.rescue = Rescue(self._store)
@@ -63,17 +81,29 @@ class Inbox:
 
     @property
     def address(self) -> str:
-        """The URL of the database, without the password."""
-        return self._store.engine.address
+        """The URL of the database, without the password, and the schema if it is set."""
+        schema = self._store.schema
+        return f"{self._store.engine.address}{f' (schema {schema})' if schema else ''}"
 
     def migrate(self, *, fail_fast: bool = False) -> None:
         """Bring the tables to this version. Any number of processes may call it at once.
 
         If ``fail_fast``, a database that cannot be reached fails within two seconds, and a locked
-        SQLite file within five. The process must not fork soon after. Raises ``StartError`` if a
-        newer version of the service has changed the tables.
+        SQLite file within five. The process must not fork soon after. Raises ``StartError`` if this
+        version does not work with the tables, or if another application has one of their names.
         """
         self._store.migrate(fail_fast=fail_fast)
+
+    def upgrade(self) -> Revisions:
+        """Bring the tables to this version, even if not ``migrates``.
+
+        Returns the revisions from before. Raises what ``migrate`` raises.
+        """
+        return self._store.upgrade()
+
+    def revisions(self) -> Revisions:
+        """Return the revision of the tables and the one of this version, without any change."""
+        return self._store.revisions()
 
     def examine(self) -> Findings | None:
         """Return the state of SQLite's files, without any change. None on PostgreSQL."""

@@ -29,7 +29,7 @@ class Claims:
 
         Returns at once on SQLite, which has no notifications.
         """
-        self._store.engine.listen("events_due", act, stopping)
+        self._store.engine.listen(self._store.channel, act, stopping)
 
     def claim_due(self, *, livemode: bool) -> Claim | None:
         """Claim the event of this mode that has been due for longest and whose key is free."""

@@ -19,6 +19,7 @@ class Deliveries:
     def __init__(self, store: Store) -> None:
         """Take the ``store`` of the events."""
         self._store = store
+        self._notify = statements.notify(store.channel)
         self._notified_at = 0.0
 
     def record_and_claim(self, event: NewEvent) -> RecordedEvent:
@@ -66,4 +67,4 @@ class Deliveries:
         """
         if time.monotonic() > self._notified_at + NOTIFY_SECONDS:
             self._notified_at = time.monotonic()
-            self._store.engine.notify(statements.NOTIFY)
+            self._store.engine.notify(self._notify)

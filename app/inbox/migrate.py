@@ -2,39 +2,124 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from app.errors import StartError
+from app.errors import InboxUnavailable, StartError
+from app.inbox.sql import catalog
+from app.inbox.sql.schema import versions
+from app.inbox.tables import Tables, find_tables
 
 FOLDER = Path(__file__).parent.parent / "migrations"
 
 
-def upgrade(connection: sa.Connection) -> None:
+class Migrations(NamedTuple):
+    """The migrations of this version: all revisions, the newest one, and what works with it."""
+
+    revisions: frozenset[str]
+    head: str
+    works_with: str
+
+
+class Revisions(NamedTuple):
+    """The revision of the tables, None if there are none, and the newest one of this version.
+
+    ``is_pending``: a migration has to run. If it is False and the two differ, the tables are of a
+    newer version, and this version works with them.
+    """
+
+    current: str | None
+    newest: str
+    is_pending: bool
+
+
+def upgrade(connection: sa.Connection, schema: str | None, *, may_create: bool) -> Revisions:
     """Run the migrations that are missing, in the ``connection``'s transaction.
 
-    Raises ``StartError`` when the database has a revision that this version does not know.
+    A missing ``schema`` is created if ``may_create``. Returns the revisions from before. Raises
+    ``StartError`` as ``find_tables`` does, and when this version does not work with the tables.
     """
-    config = Config()
-    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    _refuse_unknown_revision(connection, ScriptDirectory.from_config(config))
-    command.upgrade(config, "head")
+    before = examine(connection, schema, may_create=may_create)
+    if before.is_pending:
+        _upgrade(connection, find_tables(connection, before.newest))
+    return before
 
 
-def _refuse_unknown_revision(connection: sa.Connection, scripts: ScriptDirectory) -> None:
-    current = MigrationContext.configure(connection).get_current_revision()
-    known = {script.revision for script in scripts.walk_revisions()}
-    if current is not None and current not in known:
+def examine(
+    connection: sa.Connection, schema: str | None, *, may_create: bool = False
+) -> Revisions:
+    """Return the revisions. Raises what ``upgrade`` raises."""
+    if schema is not None:
+        _use(connection, schema, may_create=may_create)
+    own = migrations()
+    tables = find_tables(connection, own.head)
+    is_known = tables.revision is None or tables.revision in own.revisions
+    if not is_known and tables.works_with not in own.revisions:
         raise StartError(
             "The inbox cannot be used:",
             [
-                f"DATABASE_URL names an inbox of revision {current}, made by a newer version of"
-                " this service. Deploy that version, or restore the database from before it"
+                f"DATABASE_URL names an inbox of revision {tables.revision}, made by a newer"
+                f" version of this service. This version works with revision {own.head}. Deploy"
+                " the newer version"
             ],
         )
+    return Revisions(tables.revision, own.head, is_known and tables.revision != own.head)
+
+
+@cache
+def migrations() -> Migrations:
+    """Return the migrations of this version."""
+    scripts = ScriptDirectory.from_config(_config())
+    head = scripts.get_revision("head")
+    revisions = frozenset(script.revision for script in scripts.walk_revisions())
+    return Migrations(revisions, head.revision, head.module.works_with)
+
+
+def _use(connection: sa.Connection, schema: str, *, may_create: bool) -> None:
+    """Use the ``schema`` in this transaction, and create it if it is missing."""
+    if not catalog.has_schema(connection, schema):
+        if not may_create:
+            reason = f"the schema {schema} of DATABASE_SCHEMA does not exist"
+            raise InboxUnavailable("the inbox is not available", reason=reason)
+        _create_schema(connection, schema)
+    catalog.use_schema(connection, schema)
+
+
+def _create_schema(connection: sa.Connection, schema: str) -> None:
+    try:
+        connection.execute(sa.schema.CreateSchema(schema))
+    except sa.exc.ProgrammingError:
+        raise StartError(
+            "The inbox cannot be used:",
+            [
+                f"the schema {schema} of DATABASE_SCHEMA does not exist, and the role of"
+                " DATABASE_URL may not create it. Let an administrator run: CREATE SCHEMA"
+                f" {schema} AUTHORIZATION role"
+            ],
+        ) from None
+
+
+def _upgrade(connection: sa.Connection, tables: Tables) -> None:
+    if tables.schema is not None:
+        catalog.use_schema(connection, tables.schema)
+    if tables.revision is None or tables.is_legacy:
+        versions.create(connection)
+    if tables.is_legacy:
+        # ``alembic_version`` stays as it is: a replica of the version before reads it at its start.
+        connection.execute(sa.insert(versions).values(version_num=tables.revision))
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+    connection.execute(sa.update(versions).values(works_with=migrations().works_with))
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
+    return config

@@ -9,9 +9,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.errors import InboxUnavailable
+from app.errors import InboxUnavailable, MigrationPending
 from app.inbox import migrate
 from app.inbox.engine.choice import engine_for
+from app.inbox.migrate import Revisions
 from app.inbox.models import Claim, NewEvent, RecordedEvent
 from app.inbox.sql import batch
 from app.inbox.sql.administration import TEST_WRITE
@@ -26,13 +27,28 @@ MIGRATION_WAIT_SECONDS = 1.0
 class Store:
     """One database with the inbox's tables."""
 
-    def __init__(self, url: str, *, lease_seconds: float, max_crashes: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        lease_seconds: float,
+        max_crashes: int,
+        schema: str | None = None,
+        migrates: bool = True,
+    ) -> None:
         """Take the database's ``url``, and the settings of ``Inbox``."""
-        self.engine = engine_for(url, batch.FORMS)
+        self.engine = engine_for(url, batch.FORMS, schema)
+        self.schema = schema
+        self._migrates = migrates
         self.lease_seconds = lease_seconds
         self.max_crashes = max_crashes
         self._tokens = _Tokens()
         self._migrating = threading.Lock()
+
+    @property
+    def channel(self) -> str:
+        """The channel of notifications. All schemas of a database share their names."""
+        return f"events_due_{self.schema}" if self.schema else "events_due"
 
     def migrate(self, *, fail_fast: bool = False) -> None:
         """Bring the tables to this version, as ``Inbox.migrate`` describes."""
@@ -41,9 +57,28 @@ class Store:
         try:
             if not self.engine.migrated:
                 with self.engine.migration(fail_fast=fail_fast) as connection:
-                    migrate.upgrade(connection)
+                    if self._migrates:
+                        migrate.upgrade(connection, self.schema, may_create=not fail_fast)
+                    else:
+                        self._require_migrated(connection)
+                self.engine.migrated = True
         finally:
             self._migrating.release()
+
+    def _require_migrated(self, connection: sa.Connection) -> None:
+        revisions = migrate.examine(connection, self.schema)
+        if revisions.is_pending:
+            raise MigrationPending(revisions.current, revisions.newest)
+
+    def upgrade(self) -> Revisions:
+        """Run the migrations that are missing. Returns the revisions from before."""
+        with self.engine.migration() as connection:
+            return migrate.upgrade(connection, self.schema, may_create=True)
+
+    def revisions(self) -> Revisions:
+        """Return the revision of the tables and the newest one. It changes nothing."""
+        with self.engine.migration(fail_fast=True) as connection:
+            return migrate.examine(connection, self.schema)
 
     def write(
         self,

@@ -353,7 +353,7 @@ def test_start_waits_for_the_migration_of_another_process(postgresql_url: str) -
 def test_tables_of_a_newer_version_are_refused(inbox: Inbox, database_url: str) -> None:
     """An older version does not use tables of a newer one, and the error says what to do."""
     inbox.migrate()
-    raw_sql.execute(database_url, "UPDATE alembic_version SET version_num = '9999'")
+    raw_sql.set_revision(database_url, "9999")
 
     with pytest.raises(StartError, match="revision 9999, made by a newer version"):
         Inbox(database_url, lease_seconds=LONG).migrate()

@@ -150,7 +150,7 @@ def test_ten_replicas_start_at_once(lab: Lab, database_url: str) -> None:
     assert [answer.brief for answer in answers] == [(200, "ready")] * 10
     assert not any("inbox_unavailable_at_start" in service.log for service in services)
     tables, marks = made_tables(database_url)
-    assert {"alembic_version", "attempts", "events", "readiness"} <= set(tables)
+    assert {"attempts", "events", "readiness", "stripe_receiver_version"} <= set(tables)
     assert marks == 1
     delivered = [service.deliver(EVENT).brief for service in services]
     assert delivered == [HANDLED, *[DUPLICATE] * 9]
@@ -161,7 +161,9 @@ def made_tables(database_url: str) -> tuple[list[str], int]:
     engine = sa.create_engine(database_url)
     try:
         with engine.connect() as connection:
-            marks = connection.execute(sa.text("SELECT count(*) FROM alembic_version")).scalar_one()
+            marks = connection.execute(
+                sa.text("SELECT count(*) FROM stripe_receiver_version")
+            ).scalar_one()
         return sorted(sa.inspect(engine).get_table_names()), marks
     finally:
         engine.dispose()

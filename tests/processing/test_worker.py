@@ -537,7 +537,7 @@ class TestFaults:
         """A process of the old version logs that once, and waits for its replacement."""
         receiver = make_queue(module(""), threads=0)
         inbox, url = receiver.services.inbox, receiver.services.settings.database_url
-        raw_sql.execute(url, "UPDATE alembic_version SET version_num = '9999'")
+        raw_sql.set_revision(url, "9999")
         file = inbox._store.engine._file  # type: ignore[attr-defined]  # noqa: SLF001 - as in a process that started without it
         file.migrated = False
         tries: list[int] = []
@@ -554,7 +554,7 @@ class TestFaults:
         inbox.claims.claim_due = counted  # type: ignore[method-assign]  # to count them
         receiver.services.worker.start(1)
         wait_for(is_tried)
-        raw_sql.execute(url, "UPDATE alembic_version SET version_num = '0004'")
+        raw_sql.set_revision(url, "0005")
         notification = samples.notification(TYPE)
         receiver.deliver(notification)
         ends(receiver, notification, State.DONE)

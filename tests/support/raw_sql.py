@@ -32,6 +32,14 @@ def execute(url: str, sql: str) -> None:
     engine.dispose()
 
 
+def set_revision(url: str, revision: str) -> None:
+    """Make the tables those of a ``revision``, with which no older one works."""
+    execute(
+        url,
+        f"UPDATE stripe_receiver_version SET version_num = '{revision}', works_with = '{revision}'",  # noqa: S608 - the test's own
+    )
+
+
 @contextmanager
 def locking(url: str, *event_ids: str) -> Iterator[None]:
     """Lock the rows of these events on PostgreSQL during the block."""

@@ -158,14 +158,18 @@ class Service:
         environment: dict[str, str],
         arguments: tuple[str, ...],
         quick: signal.Signals = signal.SIGQUIT,
+        code: Path = ROOT,
     ) -> None:
-        """Start it, with Python's ``arguments``. The signal ``quick`` ends it at once."""
+        """Start it, with Python's ``arguments``. The signal ``quick`` ends it at once.
+
+        ``code``: the folder with the code of the service.
+        """
         self._quick = quick
         self.clock: Callable[[], float] = time.time
         """The clock of the signatures. A test that moves the service's clock replaces it."""
         self.process = subprocess.Popen(
             [sys.executable, *arguments],
-            cwd=ROOT,
+            cwd=code,
             env=environment,
             stdin=subprocess.DEVNULL,
             # A pipe, because a disk can be full.
@@ -278,6 +282,8 @@ class Lab:
         It costs half of their CPU time. Set by tests whose code no other test runs. A killed
         process reports none.
         """
+        self.code = ROOT
+        """The folder with the code of the services that are started next."""
 
     def start(
         self,
@@ -289,7 +295,7 @@ class Lab:
         """Start a service with changed ``settings``. ``options`` are gunicorn's."""
         environment = self.environment(DATABASE_URL=database_url, **settings)
         arguments = (*launcher, "--bind", f"{HOST}:0", *options)
-        self.services.append(Service(environment, arguments))
+        self.services.append(Service(environment, arguments, code=self.code))
         return self.services[-1]
 
     def start_worker(self, database_url: str, *options: str, **settings: Any) -> Service:

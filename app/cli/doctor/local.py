@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from app.cli.doctor import file_systems
 from app.cli.doctor.lines import Level, Line
 from app.cli.output import duration, few, plural
-from app.errors import InboxUnavailable, StartError
+from app.errors import InboxUnavailable, MigrationPending, StartError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,6 +83,10 @@ def inbox_lines(inbox: Inbox, settings: Settings) -> Iterator[Line]:
     try:
         inbox.check()
         report = inbox.administration.report()
+    except MigrationPending as error:
+        text = f"{error.reason} (MIGRATE=check): deliveries are answered 503"
+        yield Line(Level.FAIL, "inbox", text, "Run `flask db upgrade`")
+        return
     except InboxUnavailable as error:
         yield _unreachable(inbox, error.reason)
         return

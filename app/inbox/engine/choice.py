@@ -12,14 +12,15 @@ from app.inbox.engine.interface import Engine
 from app.inbox.engine.sqlite_engine import SqliteEngine
 
 
-def engine_for(url: str, batch_forms: Mapping[Any, BatchForm]) -> Engine:
+def engine_for(url: str, batch_forms: Mapping[Any, BatchForm], schema: str | None = None) -> Engine:
     """Return the engine for a ``url``: SQLite or PostgreSQL.
 
-    ``batch_forms`` holds the statements that can run as a batch.
+    ``batch_forms`` holds the statements that can run as a batch. ``schema`` is PostgreSQL's, or
+    None for the one that ``search_path`` finds.
     """
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite":
         return SqliteEngine(parsed, batch_forms)
     from app.inbox.engine.postgresql_engine import PostgresqlEngine  # noqa: PLC0415 - it loads psycopg
 
-    return PostgresqlEngine(parsed)
+    return PostgresqlEngine(parsed, schema)

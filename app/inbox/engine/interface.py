@@ -26,13 +26,14 @@ class Engine(Protocol):
     single_host: bool
     """True if only processes of one host may use the database."""
 
+    migrated: bool
+    """True if the tables of the database in use are known to be of this version.
+
+    The ``Store`` sets it. The engine makes it False when the tables are gone or were replaced."""
+
     @property
     def address(self) -> str:
         """The URL of the database, without the password."""
-
-    @property
-    def migrated(self) -> bool:
-        """True if the tables of the database in use are known to be of this version."""
 
     def execute(
         self,

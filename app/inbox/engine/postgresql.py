@@ -99,9 +99,13 @@ class PostgresqlWriter:
     statement took nearly twice the processor time.
     """
 
-    def __init__(self, url: sa.URL, breaker: CircuitBreaker) -> None:
-        """Take the ``url`` to connect to, and the circuit ``breaker`` of its server."""
+    def __init__(self, url: sa.URL, breaker: CircuitBreaker, schema: str | None = None) -> None:
+        """Take the ``url`` to connect to, and the circuit ``breaker`` of its server.
+
+        The tables of the statements are in the ``schema``, or where ``search_path`` finds them.
+        """
         self._breaker = breaker
+        self._schema = schema
         self._dialect = url.get_dialect()()
         _, names = self._dialect.create_connect_args(url)
         self._arguments = {**names, **_arguments(url, STATEMENT_TIMEOUT_MS)}
@@ -127,7 +131,7 @@ class PostgresqlWriter:
         """
         sql = self._statements.get(statement)
         if sql is None:
-            sql = self._statements[statement] = _compile(statement, self._dialect)
+            sql = self._statements[statement] = _compile(statement, self._dialect, self._schema)
         limit = SLOW_STATEMENT_TIMEOUT_MS if slow_ok else STATEMENT_TIMEOUT_MS
         with self._breaker.watch(deadline.SLOW_SECONDS if slow_ok else deadline.SECONDS):
             with self._pool.connection(limit) as connection:
@@ -157,5 +161,6 @@ def _execute(
     return row
 
 
-def _compile(statement: Any, dialect: Any) -> str:
-    return str(statement.compile(dialect=dialect))
+def _compile(statement: Any, dialect: Any, schema: str | None) -> str:
+    names = {"schema_translate_map": {None: schema}, "render_schema_translate": True}
+    return str(statement.compile(dialect=dialect, **(names if schema else {})))

@@ -20,7 +20,7 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 
-from app.errors import Unstorable
+from app.errors import InboxUnavailable, Unstorable
 from app.inbox.engine import deadline, postgresql
 from app.inbox.engine.circuit_breaker import CircuitBreaker
 from app.inbox.engine.errors import unavailable
@@ -37,6 +37,13 @@ PROBE_SECONDS = 10.0
 #: A later try may succeed after a shortage of memory too. The result must not be lost to it.
 _DRIVER_ERRORS = (sa.exc.DBAPIError, psycopg.Error, OSError, MemoryError)
 
+#: A person dropped the tables or restored a database with older ones.
+_TABLES_MISSING = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.InvalidSchemaName,
+)
+
 # Not synchronous_commit: each connection sets its own.
 _UNSAFE_SETTINGS = sa.text("SELECT name FROM pg_settings WHERE name = 'fsync' AND setting = 'off'")
 
@@ -46,9 +53,13 @@ class PostgresqlEngine:
 
     single_host = False
 
-    def __init__(self, url: str | sa.URL) -> None:
-        """Take the ``url`` of the database."""
+    def __init__(self, url: str | sa.URL, schema: str | None = None) -> None:
+        """Take the ``url`` of the database, and the ``schema`` of the statements' tables.
+
+        None: the schema that ``search_path`` finds.
+        """
         self._url = sa.make_url(url)
+        self._schema = schema
         self.migrated = False
         self._reset()
         os.register_at_fork(after_in_child=self._leave_to_the_parent)
@@ -83,7 +94,7 @@ class PostgresqlEngine:
         except psycopg.DataError as error:
             raise Unstorable(in_one_line(error)) from error
         except _DRIVER_ERRORS as error:
-            raise unavailable(error) from error
+            raise self._unavailable(error) from error
 
     def read(
         self,
@@ -102,7 +113,13 @@ class PostgresqlEngine:
                         raise
                 return self._rows(statement, parameters)
         except _DRIVER_ERRORS as error:
-            raise unavailable(error) from error
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: BaseException) -> InboxUnavailable:
+        """Return the error for callers. After one about missing tables they are migrated again."""
+        if isinstance(getattr(error, "orig", error), _TABLES_MISSING):
+            self.migrated = False
+        return unavailable(error)
 
     def _rows(self, statement: sa.Executable, parameters: dict[str, Any]) -> list[sa.Row[Any]]:
         with self._get_pool().connect() as connection:
@@ -158,7 +175,6 @@ class PostgresqlEngine:
             raise unavailable(error) from error
         finally:
             pool.dispose()
-        self.migrated = True
 
     def _connect(self, pool: sa.Engine, *, fail_fast: bool) -> sa.Connection:
         # A deadline makes ``Connector`` start a thread, and this process may fork next.
@@ -184,15 +200,16 @@ class PostgresqlEngine:
     def _get_pool(self) -> sa.Engine:
         with self._making:
             if self._pool is None:
-                self._pool = postgresql.make_sqlalchemy_engine(
-                    self._url, self._breaker, autocommit=True
-                )
+                pool = postgresql.make_sqlalchemy_engine(self._url, self._breaker, autocommit=True)
+                if self._schema:
+                    pool = pool.execution_options(schema_translate_map={None: self._schema})
+                self._pool = pool
             return self._pool
 
     def _get_writer(self) -> postgresql.PostgresqlWriter:
         with self._making:
             if self._writer is None:
-                self._writer = postgresql.PostgresqlWriter(self._url, self._breaker)
+                self._writer = postgresql.PostgresqlWriter(self._url, self._breaker, self._schema)
             return self._writer
 
 

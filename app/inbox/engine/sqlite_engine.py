@@ -69,6 +69,10 @@ class SqliteEngine:
         """True if the tables of the file in use are known to be of this version."""
         return self._file.migrated
 
+    @migrated.setter
+    def migrated(self, value: bool) -> None:
+        self._file.migrated = value
+
     def execute(
         self,
         statement: sa.Executable,
@@ -132,7 +136,6 @@ class SqliteEngine:
                     pool.dispose()
         except _DRIVER_ERRORS as error:
             raise unavailable(error) from error
-        self._file.migrated = True
 
     def _is_first(self) -> bool:
         """Return True if no process is known to have opened a file at this path."""

@@ -15,5 +15,5 @@ still commit it later. So each statement may run late, and beside the statement 
   lease later.
 - ``MARK_POISON_DEAD``: the event is dead, as it has to be. The line in the log is missing.
 - A person's command: it took effect, though it reported a failure.
-- ``NOTIFY``, ``TEST_WRITE``: one more notification or timestamp does no harm.
+- ``notify``, ``TEST_WRITE``: one more notification or timestamp does no harm.
 """

@@ -107,5 +107,10 @@ RECORD_SKIPPED = (
     .returning(*returned_columns)
 )
 
-#: Notifies the workers of other processes that an event is due. On PostgreSQL only.
-NOTIFY = sa.select(sa.func.pg_notify(sa.literal_column("'events_due'"), sa.literal_column("''")))
+
+def notify(channel: str) -> sa.Executable:
+    """Return the statement that notifies the workers of other processes that an event is due.
+
+    For PostgreSQL only.
+    """
+    return sa.select(sa.func.pg_notify(word(channel), word("")))

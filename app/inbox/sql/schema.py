@@ -14,6 +14,12 @@ from sqlalchemy.sql.expression import FunctionElement
 
 metadata = sa.MetaData()
 
+
+def _since(revision: str) -> dict[str, str]:
+    """Return the mark of a table or a column that ``revision`` added. Others are of the first."""
+    return {"since": revision}
+
+
 #: One row per event. It is deduplication record, queue and history in one.
 events = sa.Table(
     "events",
@@ -34,22 +40,24 @@ events = sa.Table(
     sa.Column("lease_until", sa.Double),
     sa.Column("settled_at", sa.Double),
     # The concurrency key, and the same key while this event holds it.
-    sa.Column("subject", sa.Text, key="concurrency_key", nullable=False),
-    sa.Column("holds", sa.Text, key="locked_key"),
-    sa.Column("claimed_at", sa.Double),
-    sa.Column("traceback", sa.Text),
+    sa.Column("subject", sa.Text, key="concurrency_key", nullable=False, info=_since("0002")),
+    sa.Column("holds", sa.Text, key="locked_key", info=_since("0002")),
+    sa.Column("claimed_at", sa.Double, info=_since("0002")),
+    sa.Column("traceback", sa.Text, info=_since("0002")),
     # Attempts of the retry policy that are used up: a failure 1, a rate limit of Stripe's less.
-    sa.Column("spent", sa.Double, key="attempts_used", nullable=False),
+    sa.Column("spent", sa.Double, key="attempts_used", nullable=False, info=_since("0002")),
     # Consecutive crashes.
-    sa.Column("crashes", sa.Integer, nullable=False),
+    sa.Column("crashes", sa.Integer, nullable=False, info=_since("0002")),
     # ``delivery`` or ``reconcile``.
-    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("source", sa.Text, nullable=False, info=_since("0003")),
     # The seconds of a lease in the process that claimed the event. NULL if an older version did.
-    sa.Column("lease_seconds", sa.Double),
+    sa.Column("lease_seconds", sa.Double, info=_since("0004")),
     # The ``lease_until`` that live processes suspect, and for how many seconds they have seen it
     # unrenewed. Another ``lease_until`` is another lease, which is not suspected yet.
-    sa.Column("suspected_lease", sa.Double),
-    sa.Column("suspected_seconds", sa.Double, nullable=False, server_default="0"),
+    sa.Column("suspected_lease", sa.Double, info=_since("0004")),
+    sa.Column(
+        "suspected_seconds", sa.Double, nullable=False, server_default="0", info=_since("0004")
+    ),
 )
 
 #: One row per attempt but the latest, which the event's own row holds. A trigger writes it
@@ -65,6 +73,7 @@ attempts = sa.Table(
     sa.Column("outcome", sa.Text, nullable=False),
     sa.Column("reason", sa.Text),
     sa.Column("traceback", sa.Text),
+    info=_since("0002"),
 )
 
 #: The retries that people asked for.
@@ -76,6 +85,7 @@ retries = sa.Table(
     sa.Column("at", sa.Double, nullable=False),
     sa.Column("by", sa.Text, nullable=False),
     sa.Column("why", sa.Text),
+    info=_since("0002"),
 )
 
 #: One row while the workers are paused, none otherwise.
@@ -86,6 +96,7 @@ pauses = sa.Table(
     sa.Column("at", sa.Double, nullable=False),
     sa.Column("by", sa.Text, nullable=False),
     sa.Column("why", sa.Text),
+    info=_since("0002"),
 )
 
 #: One row that a health check writes.
@@ -128,6 +139,7 @@ watermarks = sa.Table(
     sa.Column("context", sa.Text, primary_key=True),
     sa.Column("type", sa.Text, primary_key=True),
     sa.Column("reached", sa.Double, nullable=False),
+    info=_since("0003"),
 )
 
 #: The leaders of tasks that one process may do at a time, and the ends of their terms.
@@ -137,6 +149,7 @@ leaders = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("holder", sa.Text, key="leader_id", nullable=False),
     sa.Column("until", sa.Double, nullable=False),
+    info=_since("0003"),
 )
 
 #: The rate limits for Stripe's API: the time of the next free slot, and the end of slow pace.
@@ -146,4 +159,33 @@ budgets = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("free_at", sa.Double, nullable=False),
     sa.Column("slow_until", sa.Double, nullable=False),
+    info=_since("0003"),
 )
+
+#: The revision of the tables. Alembic writes ``version_num``.
+versions = sa.Table(
+    "stripe_receiver_version",
+    sa.MetaData(),
+    sa.Column("version_num", sa.String(32), primary_key=True),
+    # The oldest revision whose code works with these tables.
+    sa.Column("works_with", sa.String(32)),
+)
+
+#: The names of all other objects that the migrations create beside the tables.
+OTHER_NAMES = (
+    *("events_due", "events_waiting", "events_running", "events_holds", "events_received"),
+    *("retries_event", "attempt_begins", "event_removed", "remember_attempt", "forget_event"),
+)
+
+
+def columns_at(revision: str) -> dict[str, set[str]]:
+    """Return the tables of a ``revision``, each with the names of its columns."""
+    return {
+        table.name: {each.name for each in table.columns if _is_in(each.info, revision)}
+        for table in metadata.sorted_tables
+        if _is_in(table.info, revision)
+    }
+
+
+def _is_in(info: dict[Any, Any], revision: str) -> bool:
+    return str(info.get("since", "0001")) <= revision

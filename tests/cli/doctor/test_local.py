@@ -124,12 +124,30 @@ class TestInbox:
         """An inbox that a newer version has migrated is a FAIL that says so."""
         ours.services.inbox.check()
         url = ours.services.settings.database_url
-        raw_sql.execute(url, "UPDATE alembic_version SET version_num = '9999'")
+        raw_sql.set_revision(url, "9999")
         again = replace(ours.services, inbox=type(ours.services.inbox)(url, lease_seconds=30))
         ours.app.extensions["services"] = again
         ((level, text),) = examine(ours, "--no-ping").about("inbox")
         assert level == "FAIL"
         assert "an inbox of revision 9999, made by a newer version" in text
+
+    def test_beside_another_application(
+        self, make_ours: Callable[..., Receiver], postgresql_url: str
+    ) -> None:
+        """A table of another application is a FAIL with its name and the setting to change."""
+        raw_sql.execute(postgresql_url, "CREATE TABLE events (title TEXT)")
+        receiver = make_ours(database_url=postgresql_url)
+        ((level, text),) = examine(receiver, "--no-ping").about("inbox")
+        assert level == "FAIL"
+        assert "the schema 'public' of DATABASE_URL has something named 'events'" in text
+        assert "Set DATABASE_SCHEMA" in text
+
+    def test_pending_migration(self, make_ours: Callable[..., Receiver]) -> None:
+        """A start that waits for a migration is a FAIL with the command to run."""
+        ((level, text),) = examine(make_ours(migrate="check"), "--no-ping").about("inbox")
+        assert level == "FAIL"
+        assert "there are no tables, and this version needs revision" in text
+        assert text.endswith("-> Run `flask db upgrade`")
 
     def test_several_hosts_on_sqlite(self, ours: Receiver) -> None:
         """Events of several hosts in one SQLite file are a WARN that recommends PostgreSQL."""

@@ -1,0 +1,80 @@
+"""``flask db``: the revision of the inbox's tables, their migration, backup and restore."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+from flask.cli import AppGroup, with_appcontext
+
+from app.cli.inbox_errors import explained
+from app.cli.output import json_option, say, say_json, say_table, sentence
+from app.errors import MigrationPending
+from app.services import services
+
+if TYPE_CHECKING:
+    from app.inbox.migrate import Revisions
+
+db = AppGroup("db", help="Show and migrate the inbox's tables, back them up and restore them.")
+
+
+@db.command("current")
+@json_option
+@with_appcontext
+def current(*, as_json: bool) -> None:
+    """Show the revision of the tables and the newest one of this version."""
+    with explained():
+        revisions = services().inbox.revisions()
+    if as_json:
+        say_json(revisions._asdict())
+        return
+    say_table(
+        [
+            ["inbox", services().inbox.address],
+            ["revision", revisions.current or "none"],
+            ["newest", revisions.newest],
+            ["state", "migration pending" if revisions.is_pending else "ready"],
+        ]
+    )
+
+
+@db.command("check")
+@with_appcontext
+@click.pass_context
+def check(context: click.Context, /) -> None:
+    """Exit with 1 if a migration is pending, and otherwise 0. Changes nothing."""
+    with explained():
+        revisions = services().inbox.revisions()
+    if revisions.is_pending:
+        pending = MigrationPending(revisions.current, revisions.newest)
+        say(f"{sentence(pending.reason)}. Run `flask db upgrade`.")
+        context.exit(1)
+    say(_ready(revisions))
+
+
+@db.command("upgrade")
+@with_appcontext
+def upgrade() -> None:
+    """Bring the tables to this version, whatever MIGRATE is.
+
+    Any number of processes may run it at once. Replicas of the version before can go on beside it.
+    """
+    inbox = services().inbox
+    found = inbox.examine()
+    with explained(may_create=found is None or not found.known):
+        before = inbox.upgrade()
+    if before.is_pending:
+        since = f"from revision {before.current} " if before.current else ""
+        say(f"The tables were migrated {since}to revision {before.newest}.")
+    else:
+        say(_ready(before))
+
+
+def _ready(revisions: Revisions) -> str:
+    """Return the sentence about tables that need no migration."""
+    if revisions.current == revisions.newest:
+        return f"The tables are at revision {revisions.newest}, which this version needs."
+    return (
+        f"The tables are at revision {revisions.current} of a newer version."
+        f" This version (revision {revisions.newest}) works with them."
+    )

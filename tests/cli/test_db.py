@@ -1,0 +1,125 @@
+"""``flask db``: the revision of the tables and their migration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from click.testing import Result
+
+from app.inbox.migrate import migrations
+from tests.conftest import Receiver
+from tests.support import raw_sql
+
+HEAD = migrations().head
+NOTHING = f"There are no tables, and this version needs revision {HEAD}. Run `flask db upgrade`.\n"
+READY = f"The tables are at revision {HEAD}, which this version needs.\n"
+
+MakeReceiver = Callable[..., Receiver]
+
+
+@pytest.fixture
+def receiver(make_receiver: MakeReceiver, database_url: str) -> Receiver:
+    """An application that does not migrate by itself."""
+    return make_receiver(database_url=database_url, migrate="check")
+
+
+def run(receiver: Receiver, *arguments: str) -> Result:
+    """Run a ``flask`` command."""
+    result = receiver.app.test_cli_runner().invoke(args=arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def test_upgrade_prepares_a_start(receiver: Receiver) -> None:
+    """Under MIGRATE=check the service answers 503 until the command ran, and then takes events."""
+    waiting = receiver.client.get("/readyz")
+    assert waiting.status_code == 503
+    assert waiting.json == {
+        "status": "unavailable",
+        "reason": "the inbox waits for a migration: run `flask db upgrade`",
+    }
+    assert run(receiver, "db", "check").exit_code == 1
+
+    upgraded = run(receiver, "db", "upgrade")
+
+    assert (upgraded.exit_code, upgraded.output) == (
+        0,
+        f"The tables were migrated to revision {HEAD}.\n",
+    )
+    assert receiver.client.get("/readyz").status_code == 200
+    again = run(receiver, "db", "upgrade")
+    assert (again.exit_code, again.output) == (0, READY)
+    assert (run(receiver, "db", "check").exit_code, run(receiver, "db", "check").output) == (
+        0,
+        READY,
+    )
+
+
+def test_pending_migration_is_shown(make_receiver: MakeReceiver, postgresql_url: str) -> None:
+    """``current`` and ``check`` show it, and change nothing."""
+    receiver = make_receiver(database_url=postgresql_url, migrate="check")
+    checked = run(receiver, "db", "check")
+    assert (checked.exit_code, checked.output) == (1, NOTHING)
+    shown = run(receiver, "db", "current")
+    assert shown.output.splitlines() == [
+        f"inbox     {receiver.services.inbox.address}",
+        "revision  none",
+        f"newest    {HEAD}",
+        "state     migration pending",
+    ]
+    listed = run(receiver, "events", "list")
+    assert (listed.exit_code, listed.output) == (1, f"Error: {NOTHING}")
+
+
+def test_upgrade_names_the_revision_before(receiver: Receiver) -> None:
+    """An older inbox is migrated, and the command says from which revision."""
+    run(receiver, "db", "upgrade")
+    raw_sql.set_revision(receiver.services.settings.database_url, "0004")
+
+    upgraded = run(receiver, "db", "upgrade")
+
+    assert upgraded.output == f"The tables were migrated from revision 0004 to revision {HEAD}.\n"
+
+
+def test_newer_tables_that_work(receiver: Receiver) -> None:
+    """Tables of a newer version are ready if this version works with them."""
+    run(receiver, "db", "upgrade")
+    sql = "UPDATE stripe_receiver_version SET version_num = '9999'"
+    raw_sql.execute(receiver.services.settings.database_url, sql)
+
+    checked = run(receiver, "db", "check")
+
+    assert checked.exit_code == 0
+    assert checked.output == (
+        "The tables are at revision 9999 of a newer version."
+        f" This version (revision {HEAD}) works with them.\n"
+    )
+    shown = json.loads(run(receiver, "db", "current", "--json").output)
+    assert shown == {"current": "9999", "newest": HEAD, "is_pending": False}
+
+
+def test_lost_file_is_not_created(make_receiver: MakeReceiver, sqlite_url: str) -> None:
+    """``upgrade`` creates a first SQLite file, but none where one is missing."""
+    receiver = make_receiver(database_url=sqlite_url)
+    receiver.services.inbox.migrate()
+    receiver.services.inbox.close()
+    file = receiver.services.inbox._store.engine._file.path  # type: ignore[attr-defined]  # noqa: SLF001 - to lose it
+    file.unlink()
+
+    upgraded = run(make_receiver(database_url=sqlite_url), "db", "upgrade")
+
+    assert upgraded.exit_code == 1
+    assert "file is missing" in upgraded.output
+    assert not file.exists()
+
+
+def test_foreign_tables_are_refused(make_receiver: MakeReceiver, postgresql_url: str) -> None:
+    """Each command says which table is in the way."""
+    raw_sql.execute(postgresql_url, "CREATE TABLE events (title TEXT)")
+    receiver = make_receiver(database_url=postgresql_url)
+    for command in ("current", "check", "upgrade"):
+        result = run(receiver, "db", command)
+        assert result.exit_code == 1
+        assert "something named 'events' that is not of this service" in str(result.exception)

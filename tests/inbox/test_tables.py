@@ -1,0 +1,489 @@
+"""The inbox beside other applications, in a schema of its own, and beside older replicas."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from app.errors import InboxUnavailable, MigrationPending, StartError
+from app.inbox import Claim, Failure, Inbox, NewEvent
+from app.inbox.migrate import migrations
+from tests.support import raw_sql
+from tests.support.pages import PAGES
+from tests.support.waiting import wait_for
+
+EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")
+HEAD = migrations().head
+#: The relations of a database, with their columns in order.
+CATALOGS = {
+    "sqlite": "SELECT m.name, m.sql FROM sqlite_master m ORDER BY 1",
+    "postgresql": "SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a"
+    " ON a.attrelid = c.oid WHERE c.relnamespace = 'public'::regnamespace ORDER BY 1, a.attnum",
+}
+
+MakeInbox = Callable[..., Inbox]
+
+
+@pytest.fixture
+def make_inbox(database_url: str) -> Iterator[MakeInbox]:
+    """A function that opens the test's database, or another one, with these arguments."""
+    opened: list[Inbox] = []
+
+    def make(url: str = database_url, **more: object) -> Inbox:
+        opened.append(Inbox(url, lease_seconds=600, **more))  # type: ignore[arg-type]  # any of them
+        return opened[-1]
+
+    yield make
+    for inbox in opened:
+        inbox.close()
+
+
+def run(url: str, *statements: str) -> None:
+    """Run these statements, as another application or a person does."""
+    engine = raw_sql.make_engine(url)
+    with engine.begin() as connection:
+        for each in statements:
+            connection.exec_driver_sql(each)
+    engine.dispose()
+
+
+def rows(url: str, sql: str) -> list[tuple[object, ...]]:
+    """Return the rows of a query."""
+    engine = raw_sql.make_engine(url)
+    with engine.connect() as connection:
+        found = [tuple(row) for row in connection.exec_driver_sql(sql)]
+    engine.dispose()
+    return found
+
+
+def catalog(url: str) -> list[tuple[object, ...]]:
+    """Return everything that the database has, as far as another application can see it."""
+    return rows(url, CATALOGS[sa.make_url(url).get_backend_name()])
+
+
+def create_folder(url: str, make_inbox: MakeInbox) -> None:
+    """Create the folder of a SQLite file, as the application that has its tables there."""
+    if url.startswith("sqlite"):
+        inbox = make_inbox(url, migrates=False)
+        with pytest.raises(MigrationPending):
+            inbox.migrate()
+        inbox.close()
+
+
+def refused(inbox: Inbox) -> str:
+    """Return why the inbox refuses a database."""
+    with pytest.raises(StartError) as raised:
+        inbox.migrate()
+    return str(raised.value)
+
+
+def claim(inbox: Inbox) -> Claim:
+    """Claim the event of these tests."""
+    found = inbox.deliveries.record_and_claim(EVENT).claim
+    assert found is not None
+    return found
+
+
+def make_legacy(url: str, inbox: Inbox, revision: str = "0004") -> None:
+    """Make an inbox that version 0.2.0 has created."""
+    inbox.migrate()
+    run(
+        url,
+        "DROP TABLE stripe_receiver_version",
+        "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)",
+        f"INSERT INTO alembic_version VALUES ('{revision}')",  # noqa: S608 - the test's own
+    )
+
+
+class TestOtherApplications:
+    """Tables of another application are never touched."""
+
+    @pytest.mark.parametrize("revision", ["0003", "ae1027a6acf"])
+    def test_foreign_tables_are_refused_by_name(
+        self, make_inbox: MakeInbox, database_url: str, revision: str
+    ) -> None:
+        """A foreign ``events`` beside a foreign ``alembic_version`` stays unchanged."""
+        create_folder(database_url, make_inbox)
+        run(
+            database_url,
+            "CREATE TABLE events (id TEXT PRIMARY KEY, title TEXT)",
+            "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)",
+            f"INSERT INTO alembic_version VALUES ('{revision}')",  # noqa: S608 - the test's own
+        )
+        before = catalog(database_url)
+
+        message = refused(make_inbox())
+
+        assert "something named 'events' that is not of this service" in message
+        assert "Nothing was changed. Set DATABASE_" in message
+        assert catalog(database_url) == before
+        assert rows(database_url, "SELECT * FROM alembic_version") == [(revision,)]
+
+    @pytest.mark.parametrize(
+        ("sql", "name"),
+        [
+            ("CREATE TABLE leaders (name TEXT)", "leaders"),
+            ("CREATE VIEW events AS SELECT 1 AS id", "events"),
+            ("CREATE INDEX events_due ON foreign_table (id)", "events_due"),
+            ("CREATE TABLE stripe_receiver_version (id TEXT)", "stripe_receiver_version"),
+        ],
+    )
+    def test_each_name_is_checked(
+        self, make_inbox: MakeInbox, database_url: str, sql: str, name: str
+    ) -> None:
+        """Any table, view or index with a name of ours is refused before anything is created."""
+        create_folder(database_url, make_inbox)
+        run(database_url, "CREATE TABLE foreign_table (id TEXT)", sql)
+        before = catalog(database_url)
+
+        assert f"something named {name!r}" in refused(make_inbox())
+        assert catalog(database_url) == before
+
+    @pytest.mark.parametrize(
+        ("sql", "name"),
+        [
+            (
+                "CREATE FUNCTION forget_event() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+                "forget_event",
+            ),
+            ("CREATE TYPE events AS ENUM ('a')", "events"),
+        ],
+    )
+    def test_functions_and_types_are_checked(
+        self, make_inbox: MakeInbox, postgresql_url: str, sql: str, name: str
+    ) -> None:
+        """PostgreSQL's functions and types have names too."""
+        run(postgresql_url, sql)
+        assert f"something named {name!r}" in refused(make_inbox(postgresql_url))
+
+    def test_migration_does_not_take_a_foreign_table(
+        self, make_inbox: MakeInbox, database_url: str
+    ) -> None:
+        """An old inbox is not upgraded while a table that it would get is another one's."""
+        make_legacy(database_url, make_inbox(), "0002")
+        before = catalog(database_url)
+
+        message = refused(make_inbox())
+
+        assert "something named 'leaders'" in message
+        assert "something named 'watermarks'" in message
+        assert catalog(database_url) == before
+
+    @pytest.mark.parametrize("revisions", [["0003"], ["0003", "0004"], []])
+    def test_foreign_version_table_stays(
+        self, make_inbox: MakeInbox, database_url: str, revisions: list[str]
+    ) -> None:
+        """Where no other name is taken, the inbox is created beside ``alembic_version``."""
+        create_folder(database_url, make_inbox)
+        run(
+            database_url,
+            "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)",
+            *(f"INSERT INTO alembic_version VALUES ('{each}')" for each in revisions),  # noqa: S608 - the test's own
+        )
+        inbox = make_inbox()
+
+        inbox.migrate()
+
+        assert claim(inbox).attempt == 1
+        there = [row[0] for row in rows(database_url, "SELECT * FROM alembic_version")]
+        assert there == revisions
+        assert make_inbox().revisions().current == HEAD
+
+    def test_changed_table_is_refused(self, make_inbox: MakeInbox, database_url: str) -> None:
+        """An inbox that lacks a table or a column is not used."""
+        make_inbox().migrate()
+        run(
+            database_url,
+            "DROP TABLE pauses",
+            "ALTER TABLE events RENAME COLUMN spent TO former",
+        )
+
+        message = refused(make_inbox())
+
+        assert "the inbox's table 'pauses'" in message
+        assert "is missing. Restore a backup" in message
+        assert "lacks the columns spent" in message
+
+
+class TestVersions:
+    """The version table is the inbox's own."""
+
+    def test_inbox_of_an_older_release_is_taken_over(
+        self, make_inbox: MakeInbox, database_url: str
+    ) -> None:
+        """Its events stay, and so does ``alembic_version``, which its replicas read."""
+        first = make_inbox()
+        make_legacy(database_url, first)
+        claim(first)
+
+        second = make_inbox()
+        second.migrate()
+
+        assert second.deliveries.record_and_claim(EVENT).state == "running"
+        assert rows(database_url, "SELECT * FROM alembic_version") == [("0004",)]
+        versions = rows(database_url, "SELECT * FROM stripe_receiver_version")
+        assert versions == [(HEAD, migrations().works_with)]
+
+    def test_legacy_table_can_be_dropped(self, make_inbox: MakeInbox, database_url: str) -> None:
+        """After the takeover, ``alembic_version`` is not read any more."""
+        make_legacy(database_url, make_inbox())
+        make_inbox().migrate()
+        run(database_url, "DROP TABLE alembic_version")
+        inbox = make_inbox()
+
+        inbox.migrate()
+
+        assert inbox.revisions() == (HEAD, HEAD, False)
+
+    def test_newer_tables_are_used_if_they_work_with_this_version(
+        self, make_inbox: MakeInbox, database_url: str
+    ) -> None:
+        """A replica can start while the next version is being deployed."""
+        make_inbox().migrate()
+        run(
+            database_url,
+            "UPDATE stripe_receiver_version SET version_num = '9999'",
+            "ALTER TABLE events ADD COLUMN newer TEXT",
+        )
+        inbox = make_inbox()
+
+        inbox.migrate()
+
+        assert claim(inbox).attempt == 1
+        assert inbox.revisions() == ("9999", HEAD, False)
+        assert inbox.upgrade() == ("9999", HEAD, False)
+
+    def test_each_migration_says_what_works_with_it(self) -> None:
+        """The oldest code that works with the newest tables is one that exists."""
+        assert migrations().works_with in migrations().revisions
+
+
+class TestSchema:
+    """``DATABASE_SCHEMA``: several inboxes and applications in one database of PostgreSQL."""
+
+    def test_inbox_works_in_its_schema(self, make_inbox: MakeInbox, postgresql_url: str) -> None:
+        """Statements, triggers and reads use the schema, whatever ``search_path`` is."""
+        run(postgresql_url, "CREATE TABLE events (id TEXT PRIMARY KEY, title TEXT)")
+        before = catalog(postgresql_url)
+        separator = "&" if "?" in postgresql_url else "?"
+        url = f"{postgresql_url}{separator}options=-csearch_path%3Dnowhere"
+        inbox = make_inbox(url, schema="user")  # a word that SQL has to quote
+
+        inbox.migrate()
+        inbox.claims.fail(claim(inbox), Failure("broken", delay=0.0))
+        inbox.claims.finish(claim(inbox))
+        assert inbox.administration.note_retry("evt_1", by="me", why=None, again=True)
+        inbox.check()
+        inbox.administration.report()
+
+        assert [each.outcome for each in inbox.administration.attempts("evt_1")] == [
+            "failed",
+            "handled",
+        ]
+        assert inbox.address.endswith("(schema user)")
+        run(postgresql_url, 'DELETE FROM "user".events')
+        assert rows(postgresql_url, 'SELECT * FROM "user".attempts') == []
+        assert rows(postgresql_url, 'SELECT * FROM "user".retries') == []
+        assert catalog(postgresql_url) == before
+
+    def test_inboxes_of_one_database_are_separate(
+        self, make_inbox: MakeInbox, postgresql_url: str
+    ) -> None:
+        """Two schemas are two inboxes: events, versions and notifications."""
+        one, two = (make_inbox(postgresql_url, schema=name) for name in ("one", "two"))
+        one.migrate()
+        two.migrate()
+        heard: list[str] = []
+        stopping = threading.Event()
+        listeners = [
+            threading.Thread(
+                target=each.claims.listen, args=[lambda name=name: heard.append(name), stopping]
+            )
+            for name, each in (("one", one), ("two", two))
+        ]
+        for thread in listeners:
+            thread.start()
+        try:
+
+            def is_heard() -> bool:
+                two.deliveries.notify()  # the first ones may come before it listens
+                return heard.count("two") > 3
+
+            claim(one)
+            wait_for(is_heard)
+        finally:
+            stopping.set()
+            for thread in listeners:
+                thread.join(30)
+
+        assert "one" not in heard
+        assert two.administration.find("evt_1") is None
+
+    def test_inbox_can_move_into_a_schema(self, make_inbox: MakeInbox, postgresql_url: str) -> None:
+        """The statements of the operations page move everything: events, triggers, revision."""
+        first = make_inbox(postgresql_url)
+        first.claims.fail(claim(first), Failure("broken", delay=0.0))
+        first.close()
+        (sql,) = re.findall(
+            r"^```sql\n(.*?)^```", PAGES["docs/operations.md"], re.MULTILINE | re.DOTALL
+        )
+        run(postgresql_url, sql)
+        inbox = make_inbox(postgresql_url, schema="stripe")
+
+        inbox.migrate()
+        inbox.claims.finish(claim(inbox))
+
+        outcomes = [each.outcome for each in inbox.administration.attempts("evt_1")]
+        assert outcomes == ["failed", "handled"]
+        assert catalog(postgresql_url) == []
+
+    def test_missing_schema_is_created_at_a_start(
+        self, make_inbox: MakeInbox, postgresql_url: str
+    ) -> None:
+        """A running service waits for it: a person may have dropped it to restore a backup."""
+        inbox = make_inbox(postgresql_url, schema="own")
+        with pytest.raises(InboxUnavailable) as raised:
+            inbox.check()
+        assert "the schema own of DATABASE_SCHEMA does not exist" in raised.value.reason
+
+        inbox.migrate()
+
+        inbox.check()
+
+    def test_schema_that_may_not_be_created(
+        self, make_inbox: MakeInbox, postgresql_url: str
+    ) -> None:
+        """The sentence says what an administrator has to run."""
+        name = sa.make_url(postgresql_url).database
+        role = f"role_{name}"
+        run(postgresql_url, f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
+        url = sa.make_url(postgresql_url).set(username=role, password="x")
+        try:
+            inbox = make_inbox(url.render_as_string(hide_password=False), schema="own")
+            assert "CREATE SCHEMA own AUTHORIZATION role" in refused(inbox)
+        finally:
+            run(postgresql_url, f"DROP ROLE {role}")
+
+    def test_service_needs_no_right_to_create(
+        self, make_inbox: MakeInbox, postgresql_url: str
+    ) -> None:
+        """Where another role migrates, the rights that the upgrading page names are enough."""
+        role = f"role_{sa.make_url(postgresql_url).database}"
+        make_inbox(postgresql_url, schema="own").migrate()
+        run(
+            postgresql_url,
+            f"CREATE ROLE {role} LOGIN PASSWORD 'x'",
+            f"GRANT USAGE ON SCHEMA own TO {role}",
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA own TO {role}",
+            f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA own TO {role}",
+        )
+        url = sa.make_url(postgresql_url).set(username=role, password="x")
+        inbox = make_inbox(url.render_as_string(hide_password=False), schema="own", migrates=False)
+        try:
+            inbox.migrate()
+            inbox.claims.fail(claim(inbox), Failure("broken", delay=0.0))
+            inbox.claims.finish(claim(inbox))
+            assert inbox.administration.note_retry("evt_1", by="me", why=None, again=True)
+            inbox.check()
+        finally:
+            inbox.close()
+            run(postgresql_url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+    def test_search_path_without_a_schema(self, make_inbox: MakeInbox, postgresql_url: str) -> None:
+        """A ``search_path`` that names nothing is reported with the remedy."""
+        run(postgresql_url, "DROP SCHEMA public")
+        with pytest.raises(InboxUnavailable) as raised:
+            make_inbox(postgresql_url).migrate()
+        assert "Create one, or set DATABASE_SCHEMA" in raised.value.reason
+
+    def test_schema_that_comes_first_later(
+        self, make_inbox: MakeInbox, postgresql_url: str
+    ) -> None:
+        """The inbox is found behind a new schema. A table that hides one of its own is refused."""
+        name = sa.make_url(postgresql_url).database
+        first = make_inbox(postgresql_url)
+        make_legacy(postgresql_url, first)
+        claim(first)
+        run(
+            postgresql_url,
+            "CREATE SCHEMA early",
+            f"ALTER DATABASE {name} SET search_path = early, public",
+        )
+        second = make_inbox(postgresql_url)
+        second.migrate()
+        assert second.administration.find("evt_1") is not None
+        assert (
+            rows(
+                postgresql_url, "SELECT * FROM pg_class WHERE relnamespace = 'early'::regnamespace"
+            )
+            == []
+        )
+
+        run(postgresql_url, "CREATE TABLE early.events (id TEXT)")
+        message = refused(make_inbox(postgresql_url))
+        assert "another table 'events' comes before the inbox's one in search_path" in message
+        assert "DATABASE_SCHEMA=public" in message
+
+
+class TestDroppedTables:
+    """A person dropped the tables under a running service."""
+
+    @pytest.mark.parametrize("schema", [None, "own"])
+    def test_schema_that_was_made_again_is_migrated(
+        self, make_inbox: MakeInbox, postgresql_url: str, schema: str | None
+    ) -> None:
+        """The process that ran before needs no restart, for writes and for reads."""
+        inbox = make_inbox(postgresql_url, schema=schema)
+        inbox.migrate()
+        claim(inbox)
+        name = schema or "public"
+        again = (f"DROP SCHEMA {name} CASCADE", f"CREATE SCHEMA {name}")
+
+        run(postgresql_url, *again)
+        with pytest.raises(InboxUnavailable):
+            inbox.check()
+        assert claim(inbox).attempt == 1
+
+        run(postgresql_url, *again)
+        with pytest.raises(InboxUnavailable):
+            inbox.administration.latest(1)
+        assert inbox.administration.latest(1) == []
+
+    def test_older_tables_are_migrated(self, make_inbox: MakeInbox, postgresql_url: str) -> None:
+        """A backup of an older version was restored under a running service."""
+        inbox = make_inbox(postgresql_url)
+        inbox.migrate()
+        run(
+            postgresql_url,
+            "ALTER TABLE events DROP COLUMN lease_seconds, DROP COLUMN suspected_lease,"
+            " DROP COLUMN suspected_seconds",
+            "UPDATE stripe_receiver_version SET version_num = '0003'",
+        )
+        with pytest.raises(InboxUnavailable):
+            claim(inbox)
+        assert claim(inbox).attempt == 1
+
+
+class TestCheck:
+    """``MIGRATE=check``: the service waits for ``flask db upgrade``."""
+
+    def test_inbox_waits(self, make_inbox: MakeInbox, database_url: str) -> None:
+        """Nothing is created until ``upgrade`` ran. Then a waiting process goes on by itself."""
+        waiting = make_inbox(migrates=False)
+        with pytest.raises(MigrationPending) as raised:
+            waiting.migrate()
+        assert raised.value.reason == f"there are no tables, and this version needs revision {HEAD}"
+        with pytest.raises(MigrationPending):
+            waiting.check()
+        assert catalog(database_url) == []
+        assert waiting.revisions() == (None, HEAD, True)
+
+        assert make_inbox(migrates=False).upgrade() == (None, HEAD, True)
+
+        waiting.check()
+        assert claim(waiting).attempt == 1
+        assert waiting.upgrade() == (HEAD, HEAD, False)
