@@ -5,7 +5,10 @@ The message of the error follows the name of the variable: "PORT is '0'. Use ...
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Callable
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
@@ -13,6 +16,7 @@ import sqlalchemy as sa
 LIVE_PREFIXES = ("sk_live_", "rk_live_")
 TEST_PREFIXES = ("sk_test_", "rk_test_")
 PLACEHOLDER = "whsec_replace_me"
+HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*")
 
 
 def api_key(value: str) -> str:
@@ -91,6 +95,19 @@ def database_url(value: str) -> str:
     if url.database in {None, "", ":memory:"}:
         raise ValueError("keeps SQLite in memory, which loses events. Name a file")
     return value
+
+
+def bind_host(value: str) -> str:
+    """Accept an IP address, also in brackets, or a host name. Empty stays empty."""
+    host = value.removeprefix("[").removesuffix("]")
+    with contextlib.suppress(ValueError):
+        if "%" not in host:  # gunicorn takes no scope of an address
+            return str(ip_address(host)) if host else ""
+    if HOST_NAME.fullmatch(host) and not host.replace(".", "").isdigit():
+        return host
+    raise ValueError(
+        f"is {value!r}. Use an address like 127.0.0.1 or ::, or a host name; PORT has the port"
+    )
 
 
 def package(value: str) -> str:

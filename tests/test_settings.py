@@ -36,6 +36,7 @@ def test_defaults_are_those_of_the_readme() -> None:
         database_url="sqlite:///var/inbox.sqlite3",
         handlers_package="handlers",
         processing="inline",
+        bind_host="",
         port=4242,
         web_concurrency=2,
         web_threads=8,
@@ -62,6 +63,7 @@ def test_every_variable_is_read() -> None:
         DATABASE_URL="postgres://user:fake@db:5432/inbox",
         HANDLERS_PACKAGE="team.handlers",
         PROCESSING="QUEUE",
+        BIND_HOST="[::1]",
         PORT="80",
         WEB_CONCURRENCY="3",
         WEB_THREADS="4",
@@ -85,6 +87,7 @@ def test_every_variable_is_read() -> None:
         database_url="postgresql+psycopg://user:fake@db:5432/inbox",
         handlers_package="team.handlers",
         processing="queue",
+        bind_host="::1",
         port=80,
         web_concurrency=3,
         web_threads=4,
@@ -116,6 +119,15 @@ def test_every_variable_is_read() -> None:
 def test_rate_limit_is_below_stripes_own(changes: dict[str, str], limit: int) -> None:
     """Below Stripe's own for live and test keys, and none for a stand-in, unless it is set."""
     assert load(**changes).requests_per_second == limit
+
+
+@pytest.mark.parametrize(
+    ("value", "host"),
+    [("127.0.0.1", "127.0.0.1"), ("[::]", "::"), ("0::1", "::1"), ("web-1.local", "web-1.local")],
+)
+def test_bind_host_is_an_address_or_a_name(value: str, host: str) -> None:
+    """Both kinds of addresses are taken, in brackets too, and host names."""
+    assert load(BIND_HOST=value).bind_host == host
 
 
 def test_white_space_around_a_secret_is_not_part_of_it() -> None:
@@ -152,6 +164,10 @@ def test_white_space_around_a_secret_is_not_part_of_it() -> None:
         ("RETRY_CAP_SECONDS", "never", "is 'never'. Use seconds from 0.01 to 604800"),
         ("MAX_ATTEMPTS", "0", "is '0'. Use a whole number from 1 to 10000"),
         ("MAX_CRASHES", "0", "is '0'. Use a whole number from 1 to 1000000"),
+        ("BIND_HOST", "0.0.0.0:80", "is '0.0.0.0:80'. Use an address like 127.0.0.1 or ::"),
+        ("BIND_HOST", "fe80::1%eth0", "PORT has the port"),
+        ("BIND_HOST", "10.0.0.256", "is '10.0.0.256'. Use an address"),
+        ("BIND_HOST", "http://host", "or a host name"),
         ("PORT", "0", "is '0'. Use a whole number from 1 to 65535"),
         ("PORT", "http", "is 'http'. Use a whole number"),
         ("PORT", "٤٢", "is '٤٢'. Use a whole number"),
