@@ -38,5 +38,5 @@ VOLUME ["/srv/var"]
 EXPOSE 4242
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["python", "-I", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('PORT') or 4242), timeout=4); c.request('GET', '/healthz'); sys.exit(c.getresponse().status != 200)"]
+    CMD ["python", "-I", "-c", "import http.client, os, sys; c = http.client.HTTPConnection((os.environ.get('BIND_HOST') or '127.0.0.1').strip('[]'), int(os.environ.get('PORT') or 4242), timeout=4); c.request('GET', '/healthz'); sys.exit(c.getresponse().status != 200)"]
 CMD ["gunicorn"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from app.runtime import cpu_affinity
 from app.settings import Settings
-from app.web import gunicorn_private
+from app.web import gunicorn_private, listen
 
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - the files are made by mkstemp and unlinked at once
 
@@ -14,7 +14,7 @@ settings = Settings.load()
 
 wsgi_app = "app.web.startup:load()"
 worker_class = "app.web.gunicorn_worker.WebWorker"
-bind = f"0.0.0.0:{settings.port}"
+bind = listen.bind_address(settings)
 workers = settings.web_concurrency
 preload_app = True
 # uvloop where it is installed: a delivery then takes a tenth less processor time.
@@ -31,13 +31,24 @@ keepalive = 75
 graceful_timeout = 25
 # Stripe and the proxies on the way send about 20 short fields. 800 clients at once must not fill
 # the memory. An integer in a header must stay below the 4,300 digits that Python converts.
+limit_request_line = 4094
 limit_request_fields = 64
 limit_request_field_size = 4096
+# No header of a proxy is used. gunicorn would refuse a request whose scheme headers contradict each
+# other, as behind two proxies of which one terminates TLS.
+forwarded_allow_ips = ""
+secure_scheme_headers: dict[str, str] = {}
+forwarder_headers = ""
 # Heartbeat files: in memory, which is writable even with a read-only root file system.
 worker_tmp_dir = _SHARED_MEMORY if Path(_SHARED_MEMORY).is_dir() else None
 control_socket_disable = True
 logger_class = "app.web.gunicorn_logger.GunicornLogger"
 loglevel = settings.log_level
+
+
+def on_starting(server: Any) -> None:
+    """Refuse an address that cannot be opened, in one sentence."""
+    listen.check_ports(server.cfg.address)
 
 
 def when_ready(_server: object) -> None:

@@ -5,9 +5,11 @@ The message of the error follows the name of the variable: "PORT is '0'. Use ...
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
 from collections.abc import Callable
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 LIVE_PREFIXES = ("sk_live_", "rk_live_")
@@ -15,6 +17,7 @@ TEST_PREFIXES = ("sk_test_", "rk_test_")
 #: The prefix of an organization's keys, live or test (docs.stripe.com/keys/organization-api-keys).
 ORGANIZATION_PREFIX = "sk_org_"
 PLACEHOLDER = "whsec_replace_me"
+HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*")
 
 
 def visible(value: str) -> str:
@@ -131,6 +134,19 @@ def schema(value: str) -> str | None:
             " the beginning"
         )
     return value
+
+
+def bind_host(value: str) -> str:
+    """Accept an IP address, also in brackets, or a host name. Empty stays empty."""
+    host = value.removeprefix("[").removesuffix("]")
+    with contextlib.suppress(ValueError):
+        if "%" not in host:  # gunicorn takes no scope of an address
+            return str(ip_address(host)) if host else ""
+    if HOST_NAME.fullmatch(host) and not host.replace(".", "").isdigit():
+        return host
+    raise ValueError(
+        f"is {value!r}. Use an address like 127.0.0.1 or ::, or a host name; PORT has the port"
+    )
 
 
 def package(value: str) -> str:

@@ -53,7 +53,12 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 
 def _make_app(settings: Settings) -> Flask:
-    log.configure(settings.log_level, settings.log_format, secrets=_secrets(settings))
+    log.configure(
+        settings.log_level,
+        settings.log_format,
+        secrets=_secrets(settings),
+        package=settings.handlers_package,
+    )
     app = Flask("app", static_folder=None)
     app.extensions["services"] = make_services(settings)
     app.register_blueprint(webhook.blueprint)

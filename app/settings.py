@@ -141,6 +141,12 @@ class Settings:
         whole_number(1024, 16 * 1024 * 1024),
         "Largest notification that is accepted, in bytes.",
     )
+    bind_host: str = _setting(
+        "",
+        conversions.bind_host,
+        "The IPv4 or IPv6 address, or the host name, to listen on. Empty: all IPv4 addresses, and"
+        " 127.0.0.1 alone with make dev.",
+    )
     port: int = _setting("4242", whole_number(1, 65535), "The port to listen on.")
     web_concurrency: int = _setting("2", whole_number(1, 256), "Processes that answer requests.")
     web_threads: int = _setting(

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from threading import Event as Flag
-from types import ModuleType
 from typing import Any, Protocol
 
 from flask import Flask
@@ -23,11 +22,10 @@ from werkzeug.test import TestResponse
 from app.errors import CallbackFailed, Deferred, Refused, Stopping, TooLarge
 from app.inbox import Event
 from app.processing import registry
-from app.processing.registry import Callback, HandlerModule, Registry
+from app.processing.registry import HandlerModule, Registry
 from app.services import Services, services
-from app.settings import Settings
-from app.stripe_api.client import build_client
 from devkit import samples
+from devkit.run_handler import RunHandler as RunHandler  # noqa: PLC0414 - tests of teams import it here
 from devkit.stripe_api import StripeApi
 
 SECRET = "whsec_fake_for_tests"  # noqa: S105 - a fake
@@ -246,53 +244,6 @@ class Logged(Protocol):
 
     def __call__(self, name: str) -> dict[str, Any]:
         """Return the fields of the line. Fails unless there is exactly one."""
-
-
-class RunHandler:
-    """Calls the callback of one module without the service around it."""
-
-    def __init__(self, settings: Settings, api: StripeApi) -> None:
-        """Take the settings of the client, and its stand-in for Stripe's API."""
-        self._settings = settings
-        self._api = api
-
-    def __call__(
-        self,
-        module: ModuleType,
-        event_type: str | None = None,
-        *,
-        data: Mapping[str, Any] | None = None,
-        fields: Mapping[str, Any] | None = None,
-        **sample: Any,
-    ) -> Any:
-        """Call ``handle`` of ``module`` with a typed notification, and return the notification.
-
-        An exception of the callback is not caught. Only the fallback needs ``event_type``. For the
-        other arguments see ``Deliver``. Raises ``StartError`` for a module that would prevent the
-        start of the service.
-        """
-        checked = registry.check(module)
-        asked = event_type or checked.event_type
-        sample.setdefault("unknown", checked.event_type != registry.FALLBACK)
-        notification = samples.notification(asked, **sample)
-        self._api.offer(notification, data, fields)
-        modules = () if checked.event_type == registry.FALLBACK else (checked,)
-        seen: list[Any] = []
-        handler = Registry(modules, checked).register(
-            build_client(self._settings), wrap=lambda each: _noting(each, seen)
-        )
-        handler.handle(samples.encode(notification))
-        return seen[0]
-
-
-def _noting(module: HandlerModule, seen: list[Any]) -> Callback:
-    """Return the callback of the module, wrapped to record its notification in ``seen``."""
-
-    def call(notif: Any, *others: object) -> None:
-        seen.append(notif)
-        module.callback(notif, *others)
-
-    return call
 
 
 MakeDeliver = Callable[..., Deliver]

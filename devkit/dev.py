@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
 import time
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,6 +25,7 @@ import click
 from app.errors import InboxUnavailable
 from app.inbox import Inbox
 from app.settings import Settings, environment
+from app.web.listen import local_url, open_port
 from app.web.webhook import WEBHOOK_PATH
 from devkit import placeholders
 from devkit.processes import END_SIGNALS, ROOT, end, ignore_end_signals
@@ -108,7 +108,10 @@ def main() -> None:
     settings = Settings.load()
     folder = package_folder(settings.handlers_package)
     with ExitStack() as stack:
-        port = stack.enter_context(_listen(settings.port))
+        # Others on the network do not reach it, unless BIND_HOST says so.
+        settings = replace(settings, bind_host=settings.bind_host or HOST)
+        port = stack.enter_context(open_port(settings.bind_host, settings.port))
+        port.listen(128)
         base = settings.stripe_api_base
         if base is None:
             inbox = stack.enter_context(closing(Inbox(settings.database_url, lease_seconds=1)))
@@ -137,7 +140,7 @@ def service_environment(base: str) -> dict[str, str]:
 
 def _greet(settings: Settings, base: str, folder: Path) -> None:
     origin = "as STRIPE_API_BASE says" if settings.stripe_api_base else "a stand-in of this command"
-    click.echo(f"Webhook       http://{HOST}:{settings.port}{WEBHOOK_PATH}")
+    click.echo(f"Webhook       {local_url(settings)}{WEBHOOK_PATH}")
     click.echo(f"Stripe's API  {base}, {origin}")
     click.echo(f"Handlers      {folder}, reloaded after each change")
     click.echo("Send an event from another terminal: .venv/bin/flask events send TYPE\n")
@@ -200,17 +203,6 @@ def find(inbox: Inbox, path: str) -> Mapping[str, Any] | None:
         if path == (notification.get("related_object") or {}).get("url"):
             return placeholders.api_object(notification)
     return None
-
-
-def _listen(port: int) -> socket.socket:
-    """Open the port. It stays open while the service restarts."""
-    try:
-        return socket.create_server((HOST, port), backlog=128)
-    except OSError as error:
-        sys.exit(
-            f"Port {port} cannot be opened: {os.strerror(error.errno or 0)}. End the process that"
-            " listens there, perhaps `make run`, or choose another port: make dev PORT=4243"
-        )
 
 
 def _leave(_number: int, _frame: object) -> NoReturn:

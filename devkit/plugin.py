@@ -10,7 +10,7 @@ Only pytest imports this module: it needs pytest.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from app import create_app, log
 from app.processing import registry
 from app.settings import Settings, environment
 from app.stripe_api import client
+from devkit import failures
 from devkit.deliver import (
     API_KEY,
     SECRET,
@@ -29,8 +30,8 @@ from devkit.deliver import (
     Logged,
     MakeDeliver,
     Receiver,
-    RunHandler,
 )
+from devkit.run_handler import RunHandler
 from devkit.stripe_api import StripeApi
 
 
@@ -38,6 +39,22 @@ from devkit.stripe_api import StripeApi
 def pytest_runtest_call() -> None:
     """Redirect the log to the captured stream of the test: its fixtures had another one."""
     log.output.take()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Make the log in the report of a failed test readable, with the exception first."""
+    report = yield
+    if report.failed:
+        package = getattr(item, "funcargs", {}).get("handlers_package", "handlers")
+        full = bool(item.config.getoption("fulltrace"))
+        report.sections = [
+            (title, failures.readable(text, package, full=full) if "stderr" in title else text)
+            for title, text in report.sections
+        ]
+    return report
 
 
 @pytest.fixture
@@ -125,6 +142,7 @@ def deliver(make_deliver: MakeDeliver, handlers_package: str) -> Deliver:
 
 @pytest.fixture
 def run_handler(
+    request: pytest.FixtureRequest,
     settings: Settings,
     stripe_api: StripeApi,
     api_timeout: tuple[float, float],
@@ -133,7 +151,8 @@ def run_handler(
     """Calls one callback with a typed notification, without the service around it."""
     # No mock: a shorter time-out for faster tests.
     monkeypatch.setattr(client, "TIMEOUT", api_timeout)
-    return RunHandler(replace(settings, stripe_api_base=stripe_api.url), stripe_api)
+    full = bool(request.config.getoption("fulltrace"))
+    return RunHandler(replace(settings, stripe_api_base=stripe_api.url), stripe_api, full=full)
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from flask import Flask
 from stripe.params import _webhook_endpoint_create_params as endpoint_params
 
 from app.states import Outcome
+from app.web.bridge import NO_ROUTE
+from app.web.gunicorn_private import REASONS
 from benchmarks import chart
 from devkit import samples
 from devkit.stripe_api import StripeApi
@@ -235,6 +237,21 @@ class TestNames:
         names = log_names()
         assert len(names) > 30
         assert [name for name in sorted(names) if f"`{name}`" not in PAGES[OPERATIONS]] == []
+
+    def test_reasons_of_refused_requests_are_explained(self) -> None:
+        """The operations page has a row for each reason in the code, and no other reason."""
+        calls = [
+            node
+            for path in (ROOT / "app/web").glob("*.py")
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Call)
+            and ast.unparse(node.func).endswith(("refusals.write", "_RefusedError"))
+        ]
+        words = [each for call in calls for each in call.args if isinstance(each, ast.Constant)]
+        reasons = {str(word.value) for word in words} | {*NO_ROUTE.values(), *REASONS.values()}
+        rows = pages.table(OPERATIONS, "Refused requests")
+        explained = {name for row in rows for name in re.findall(r"`([a-z_]+)`", row[0])}
+        assert explained == reasons | {"malformed"}
 
     def test_states_are_those_of_the_code(self, app: Flask) -> None:
         """The state diagram has the states that ``flask events list`` offers."""

@@ -40,6 +40,7 @@ def test_defaults_are_those_of_the_readme() -> None:
         migrate="auto",
         handlers_package="handlers",
         processing="inline",
+        bind_host="",
         port=4242,
         web_concurrency=2,
         web_threads=8,
@@ -68,6 +69,7 @@ def test_every_variable_is_read() -> None:
         MIGRATE="check",
         HANDLERS_PACKAGE="team.handlers",
         PROCESSING="QUEUE",
+        BIND_HOST="[::1]",
         PORT="80",
         WEB_CONCURRENCY="3",
         WEB_THREADS="4",
@@ -93,6 +95,7 @@ def test_every_variable_is_read() -> None:
         migrate="check",
         handlers_package="team.handlers",
         processing="queue",
+        bind_host="::1",
         port=80,
         web_concurrency=3,
         web_threads=4,
@@ -162,6 +165,15 @@ def test_organization_key_needs_mode_and_context(changes: dict[str, str], words:
     assert load(STRIPE_MODE="test").livemode is False
 
 
+@pytest.mark.parametrize(
+    ("value", "host"),
+    [("127.0.0.1", "127.0.0.1"), ("[::]", "::"), ("0::1", "::1"), ("web-1.local", "web-1.local")],
+)
+def test_bind_host_is_an_address_or_a_name(value: str, host: str) -> None:
+    """Both kinds of addresses are taken, in brackets too, and host names."""
+    assert load(BIND_HOST=value).bind_host == host
+
+
 def test_white_space_around_a_secret_is_not_part_of_it() -> None:
     """A line end that came along when the secret was copied would make every delivery fail."""
     assert load(STRIPE_WEBHOOK_SECRET=" whsec_fake\n").stripe_webhook_secrets == ("whsec_fake",)
@@ -196,6 +208,10 @@ def test_white_space_around_a_secret_is_not_part_of_it() -> None:
         ("RETRY_CAP_SECONDS", "never", "is 'never'. Use seconds from 0.01 to 604800"),
         ("MAX_ATTEMPTS", "0", "is '0'. Use a whole number from 1 to 10000"),
         ("MAX_CRASHES", "0", "is '0'. Use a whole number from 1 to 1000000"),
+        ("BIND_HOST", "0.0.0.0:80", "is '0.0.0.0:80'. Use an address like 127.0.0.1 or ::"),
+        ("BIND_HOST", "fe80::1%eth0", "PORT has the port"),
+        ("BIND_HOST", "10.0.0.256", "is '10.0.0.256'. Use an address"),
+        ("BIND_HOST", "http://host", "or a host name"),
         ("PORT", "0", "is '0'. Use a whole number from 1 to 65535"),
         ("PORT", "http", "is 'http'. Use a whole number"),
         ("PORT", "٤٢", "is '٤٢'. Use a whole number"),

@@ -22,14 +22,19 @@ from app.log.stream import output
 __all__ = ["configure", "output"]
 
 
-def configure(level: str, log_format: str, secrets: Iterable[str] = ()) -> None:
+def configure(
+    level: str, log_format: str, secrets: Iterable[str] = (), package: str = "handlers"
+) -> None:
     """Set up logging for this process: ``level``, and ``json`` or ``console`` lines.
 
-    ``secrets`` are redacted in every line, also in tracebacks. Lines go to the standard error of
-    the moment of this call.
+    ``secrets`` are redacted in every line, also in tracebacks. In ``console`` lines, a traceback
+    begins with the exception and the frames of the handler ``package``. The other frames of such a
+    traceback are shown from level ``debug`` on. Lines go to the standard error of the moment of
+    this call.
     """
     output.take()
-    renderer = LineRenderer(log_format, secrets)
+    full = level.lower() == "debug"
+    renderer = LineRenderer(log_format, secrets, package=package, full=full)
     structlog.configure(
         processors=[renderer],
         wrapper_class=logger_class(logging.getLevelNamesMapping()[level.upper()]),

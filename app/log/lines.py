@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from app import tracebacks
 from app.log.plain import NAME_LENGTH, Plain, is_plain
 from app.log.stream import output
 from app.text import (
@@ -37,6 +38,9 @@ VALUES_LENGTHS = (24000, 6000, 1500)
 #: The shares of them for one value, and for the traceback.
 VALUE_SHARE, TRACEBACK_SHARE = 1 / 6, 2 / 3
 
+#: How to get the frames that a console line leaves out.
+MORE_FRAMES = "LOG_LEVEL=debug"
+
 #: The fields that structlog's console renderer writes unquoted, on one line.
 BARE = (*FIRST, "logger", "logger_name")
 
@@ -44,9 +48,17 @@ BARE = (*FIRST, "logger", "logger_name")
 class LineRenderer:
     """The only processor of structlog: it renders any event as one line."""
 
-    def __init__(self, log_format: str, secrets: Iterable[str]) -> None:
-        """Take ``json`` or ``console``, and the ``secrets`` to redact."""
+    def __init__(
+        self, log_format: str, secrets: Iterable[str], *, package: str, full: bool
+    ) -> None:
+        """Take ``json`` or ``console``, and the ``secrets`` to redact.
+
+        In ``console``, a traceback with frames of the handler ``package`` has no others, unless
+        ``full``.
+        """
         self._redact = redactor(secrets)
+        self._package = package
+        self._full = full
         self._console = None if log_format == "json" else _console_renderer()
 
     def __call__(self, _logger: WrappedLogger, method: str, event_dict: EventDict) -> str:
@@ -98,7 +110,11 @@ class LineRenderer:
 
     def _traceback(self, error: BaseException, length: int) -> str:
         most = int(length * TRACEBACK_SHARE)
-        return self._clean(printed_traceback(error, most, self._redact).rstrip(), most)
+        text = self._clean(printed_traceback(error, most, self._redact).rstrip(), most)
+        if self._console is None:
+            return text
+        parsed = tracebacks.parse(text, self._package)
+        return parsed.full if self._full or not parsed.is_own else parsed.brief(MORE_FRAMES)
 
     def _clean(self, text: str, most: int) -> str:
         """Return ``text`` as this format allows it, in at most ``most`` characters."""

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 from wsgiref.types import WSGIApplication
 
-import structlog
-
 from app.web import answers, wsgi
+from app.web.refusals import RefusalLog, shown_path
 from app.web.thread_pool import Pool
 from app.web.wsgi import Headers, Response, Scope
 
@@ -31,7 +30,8 @@ READ_SECONDS = 10.0
 #: The largest part of a response that is sent at once, in bytes.
 PIECE_BYTES = 32768
 
-log = structlog.get_logger(__name__)
+#: The reasons in the log for the statuses of a request that no route takes.
+NO_ROUTE = {404: "unknown_path", 405: "wrong_method"}
 
 
 def _error(
@@ -54,9 +54,10 @@ _STOPPING = _error(503, "the service is shutting down", retry_after=1, close=Tru
 class _RefusedError(Exception):
     """The request is refused before the application is called."""
 
-    def __init__(self, response: Response) -> None:
-        super().__init__(response.status)
+    def __init__(self, response: Response, reason: str) -> None:
+        super().__init__(reason)
         self.response = response
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ class Bridge:
         self.stopping = stopping
         self.read_seconds = read_seconds
         self.background = background or Background()
+        self.refusals = RefusalLog()
         call = functools.partial(wsgi.call, wsgi_app)
         self._max_body_bytes = max_body_bytes
         self._callbacks = Pool(call, threads, "callback", failed=_FAILED)
@@ -120,11 +122,13 @@ class Bridge:
         try:
             body = await self._read(scope["headers"], receive)
         except _RefusedError as refused:
-            log.warning("request_refused", status=refused.response.status)
+            self.refusals.write(refused.reason, status=refused.response.status)
             await _send(send, refused.response)
             # gunicorn handles this like a disconnected client: it closes and logs nothing.
             raise asyncio.CancelledError from None
         if self.stopping.is_set():
+            if scope["method"] == "POST":  # health checks are expected to fail now
+                self.refusals.write("stopping", status=_STOPPING.status)
             await _send(send, _STOPPING)
             return
         self._responding += 1
@@ -137,22 +141,34 @@ class Bridge:
 
     async def _run(self, scope: Scope, body: bytes) -> Response:
         try:
-            return await self._pool(scope).call(scope, body)
+            response = await self._pool(scope).call(scope, body)
         except (RuntimeError, MemoryError) as error:
-            log.warning("request_refused", status=_NO_THREAD.status, reason=str(error))
+            self.refusals.write("no_thread", status=_NO_THREAD.status, error=str(error))
             return _NO_THREAD
+        self._log_missing_route(scope, response.status)
+        return response
+
+    def _log_missing_route(self, scope: Scope, status: int) -> None:
+        """Log a request that no route takes: the URL of the destination may be wrong.
+
+        Scanners send GET requests to unknown paths all day. Stripe sends none.
+        """
+        reason, method = NO_ROUTE.get(status), scope["method"]
+        if reason and not (reason == "unknown_path" and method in {"GET", "HEAD"}):
+            path = shown_path(scope["path"])
+            self.refusals.write(reason, status=status, method=method, path=path)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
         for name, value in headers:
             if name == b"transfer-encoding" and value.lower() != b"chunked":
-                raise _RefusedError(_BAD_CODING)
+                raise _RefusedError(_BAD_CODING, "unknown_transfer_coding")
             if name == b"content-length" and int(value) > self._max_body_bytes:
-                raise _RefusedError(_TOO_LARGE)
+                raise _RefusedError(_TOO_LARGE, "body_too_large")
         try:
             async with asyncio.timeout(self.read_seconds):
                 return await _read_body(receive, self._max_body_bytes)
         except TimeoutError:
-            raise _RefusedError(_TOO_SLOW) from None
+            raise _RefusedError(_TOO_SLOW, "body_too_slow") from None
 
     def _pool(self, scope: Scope) -> Pool[[Scope, bytes], Response]:
         if scope["method"] == "POST":
@@ -169,7 +185,7 @@ async def _read_body(receive: Receive, limit: int) -> bytes:
             raise asyncio.CancelledError  # as gunicorn cancels a request on a disconnect
         size += len(message["body"])
         if size > limit:
-            raise _RefusedError(_TOO_LARGE)
+            raise _RefusedError(_TOO_LARGE, "body_too_large")
         chunks.append(message["body"])
         more = message["more_body"]
     return b"".join(chunks)

@@ -65,7 +65,11 @@ class Connection(gunicorn_private.HttpProtocol):
         """Give the client ``read_seconds`` to read its response."""
         super().pause_writing()
         loop: asyncio.AbstractEventLoop = self.worker.loop
-        self._stalled = loop.call_later(self.worker.asgi.read_seconds, self.transport.abort)
+        self._stalled = loop.call_later(self.worker.asgi.read_seconds, self._drop_slow_reader)
+
+    def _drop_slow_reader(self) -> None:
+        self.worker.asgi.refusals.write("response_not_read")
+        self.transport.abort()
 
     def resume_writing(self) -> None:
         """Continue: the client has read its response."""
@@ -82,11 +86,25 @@ class Connection(gunicorn_private.HttpProtocol):
         self.worker.add_waiting(self)
         super().idle()
 
-    def refuse(self, status: int, message: str, extra_headers: tuple[tuple[str, str], ...]) -> None:
-        """Answer a malformed request.
+    def expire(self) -> None:
+        """Close the connection. Log it if a part of a header has arrived."""
+        if self.parser.has_begun:
+            self.worker.asgi.refusals.write("header_too_slow")
+        super().expire()
+
+    def refuse(
+        self,
+        status: int,
+        message: str,
+        extra_headers: tuple[tuple[str, str], ...],
+        error: BaseException | None,
+    ) -> None:
+        """Answer a malformed request, and log it.
 
         gunicorn answers an unknown transfer coding with 501. It is the client's error: 400.
         """
         if status == HTTPStatus.NOT_IMPLEMENTED:
             status = HTTPStatus.BAD_REQUEST
-        super().refuse(status, message, extra_headers)
+        if status < HTTPStatus.INTERNAL_SERVER_ERROR:  # gunicorn logs an error of the service
+            self.worker.asgi.refusals.write(gunicorn_private.reason_of(error), status=int(status))
+        super().refuse(status, message, extra_headers, error)

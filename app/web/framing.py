@@ -18,6 +18,10 @@ FRAMING_BYTES = 32768
 PIECE_BYTES = 64
 
 
+class TooMuchFramingError(ParseError):  # type: ignore[misc] # gunicorn publishes no types
+    """The request has too much framing for its body."""
+
+
 class Parser(HttpParser):
     """A parser that refuses a request with too much framing for its body.
 
@@ -47,12 +51,17 @@ class Parser(HttpParser):
         self._received += len(data)
         super().feed(data)
 
+    @property
+    def has_begun(self) -> bool:
+        """True from the first byte of a request to its last."""
+        return self._pieces > 0 and not self.is_complete
+
     def line_found(self, length: int) -> None:
         """Count a line of ``length`` bytes before it is parsed. Raises ``ParseError``."""
         self._pieces += 1
         body = self._received - self.buffered - self._lines
         self._lines += length
         if self._pieces * PIECE_BYTES + self._lines > FRAMING_BYTES + body:
-            raise ParseError(
+            raise TooMuchFramingError(
                 "The request line, headers and chunk sizes are too large for this body"
             )

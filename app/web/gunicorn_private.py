@@ -10,13 +10,45 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import sys
 from typing import Any
 
 from gunicorn.asgi.parser import ParseError, PythonProtocol
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers.gasgi import ASGIWorker
 
-__all__ = ["HttpParser", "HttpProtocol", "LoopWorker", "ParseError", "queued_signals", "workers"]
+from app.text import type_name
+
+__all__ = [
+    "HttpParser",
+    "HttpProtocol",
+    "LoopWorker",
+    "ParseError",
+    "queued_signals",
+    "reason_of",
+    "workers",
+]
+
+#: The reasons in the log for gunicorn's errors, by their names. Their texts quote the request.
+REASONS = {
+    "ChunkMissingTerminator": "invalid_chunk",
+    "InvalidChunkExtension": "invalid_chunk",
+    "InvalidChunkSize": "invalid_chunk",
+    "InvalidHTTPVersion": "invalid_http_version",
+    "InvalidHeader": "invalid_header",
+    "InvalidHeaderName": "invalid_header",
+    "InvalidRequestLine": "invalid_request_line",
+    "InvalidRequestMethod": "invalid_request_line",
+    "LimitRequestHeaders": "header_too_large",
+    "LimitRequestLine": "request_line_too_long",
+    "TooMuchFramingError": "too_much_framing",
+    "UnsupportedTransferCoding": "unknown_transfer_coding",
+}
+
+
+def reason_of(error: BaseException | None) -> str:
+    """Return the reason for the log why gunicorn refuses a request with this error."""
+    return REASONS.get(type_name(error), "malformed")
 
 
 class HttpParser(PythonProtocol):  # type: ignore[misc] # gunicorn publishes no types
@@ -53,6 +85,12 @@ class HttpProtocol(ASGIProtocol):  # type: ignore[misc] # gunicorn publishes no 
     _closed: bool
 
     @property
+    def parser(self) -> HttpParser:
+        """The parser of the connection."""
+        parser: HttpParser = self._callback_parser
+        return parser
+
+    @property
     def is_closed(self) -> bool:
         """True when no further request is read from this connection."""
         return self._closed
@@ -65,6 +103,13 @@ class HttpProtocol(ASGIProtocol):  # type: ignore[misc] # gunicorn publishes no 
         """Read no further request. ``data_received`` still gets the bytes of the client."""
         self._closed = True
         self._resume_reading()
+
+    def _keepalive_timeout(self) -> None:
+        self.expire()
+
+    def expire(self) -> None:
+        """Close the connection: no complete header arrived in time."""
+        super()._keepalive_timeout()
 
     def _setup_callback_parser(self) -> None:
         # gunicorn would take its C parser where it is installed. With it, memory grew without a
@@ -103,10 +148,17 @@ class HttpProtocol(ASGIProtocol):  # type: ignore[misc] # gunicorn publishes no 
     def _send_error_response(
         self, status: int, message: str, extra_headers: tuple[tuple[str, str], ...] = ()
     ) -> None:
-        self.refuse(status, message, extra_headers)
+        # gunicorn calls this while it handles the error.
+        self.refuse(status, message, extra_headers, sys.exception())
 
-    def refuse(self, status: int, message: str, extra_headers: tuple[tuple[str, str], ...]) -> None:
-        """Send the response to a request that cannot be parsed."""
+    def refuse(
+        self,
+        status: int,
+        message: str,
+        extra_headers: tuple[tuple[str, str], ...],
+        error: BaseException | None,  # noqa: ARG002 - a subclass logs it
+    ) -> None:
+        """Send the response to a request that cannot be parsed because of ``error``."""
         super()._send_error_response(status, message, extra_headers)
 
     def _close_transport(self) -> None:

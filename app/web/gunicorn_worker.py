@@ -57,6 +57,7 @@ class WebWorker(gunicorn_private.LoopWorker):
         if self.nr_conns > self.worker_connections:
             oldest = next(iter(self._waiting))
             del self._waiting[oldest]
+            self.asgi.refusals.write("too_many_connections")
             oldest.transport.abort()
 
     def handle_exit_signal(self) -> None:
@@ -91,6 +92,7 @@ class WebWorker(gunicorn_private.LoopWorker):
             if self.stops_at_once:
                 break
             await self._tick()
+        self.asgi.refusals.flush()
 
     def _is_told_to_stop(self) -> bool:
         """Return whether a stop signal arrived during the start. gunicorn would lose it."""

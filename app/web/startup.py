@@ -8,6 +8,7 @@ from app import create_app
 from app.errors import InboxUnavailable
 from app.factory import warn_of_misspelt
 from app.services import Services, services
+from app.web import listen
 from app.web.bridge import Background, Bridge
 from app.web.webhook import WEBHOOK_PATH
 
@@ -28,7 +29,7 @@ def load() -> Bridge:
         dotenv=parts.settings.origin.dotenv,
         handled=[module.event_type for module in parts.registry.modules],
         inbox=parts.inbox.address,
-        webhook=f"http://localhost:{parts.settings.port}{WEBHOOK_PATH}",
+        webhook=f"{listen.local_url(parts.settings)}{WEBHOOK_PATH}",
         cpu_affinity=parts.settings.worker_cpu_affinity,
     )
     warn_of_misspelt(parts.settings)

@@ -28,7 +28,10 @@ log = structlog.get_logger(__name__)
 blueprint = Blueprint("webhook", __name__)
 
 
-@blueprint.post(WEBHOOK_PATH, provide_automatic_options=False)
+# A destination's URL often ends in a slash. No path redirects: Stripe follows no redirect.
+@blueprint.post(
+    WEBHOOK_PATH, strict_slashes=False, merge_slashes=False, provide_automatic_options=False
+)
 def receive() -> Response:
     """Take one delivery of an event notification (https://docs.stripe.com/webhooks)."""
     started = time.perf_counter()

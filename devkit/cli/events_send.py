@@ -18,6 +18,8 @@ from flask.cli import with_appcontext
 from app.cli.output import say
 from app.services import services
 from app.text import printable
+from app.web.listen import local_url
+from app.web.webhook import WEBHOOK_PATH
 from devkit import samples
 
 if TYPE_CHECKING:
@@ -127,7 +129,7 @@ def send(event_type: str, url: str | None, **options: Unpack[Options]) -> None:
     """
     settings = services().settings
     failed = False
-    target = url or f"http://127.0.0.1:{settings.port}/webhook"
+    target = url or f"{local_url(settings)}{WEBHOOK_PATH}"
     for number, (event_id, body, signature) in enumerate(
         _deliveries(settings, event_type, options)
     ):

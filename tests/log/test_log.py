@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import logging
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,7 @@ from app.log.logger import METHODS
 from app.log.stream import MAX_WAITING
 from app.text import HIDDEN, NOTE
 from app.web.gunicorn_logger import GunicornLogger
+from tests.support.files import write
 from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -152,6 +154,53 @@ def test_console_format(capsys: pytest.CaptureFixture[str]) -> None:
     assert "named" in printed
     assert "answer=42" in printed
     assert "\x1b" not in printed
+
+
+TEAM = """
+def charge(amount):
+    raise ValueError("no such amount")
+
+def handle(notif, client):
+    charge(0)
+"""
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_console_shows_the_exception_first(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, level: str
+) -> None:
+    """The frames of the team come next. The others are left out, unless the level is debug."""
+    file = tmp_path / "team" / "handlers" / "v1_customer_created.py"
+    write(file, TEAM)
+    handle = runpy.run_path(str(file))["handle"]
+    log.configure(level, "console", package="team.handlers")
+
+    try:
+        handle(None, None)
+    except ValueError:
+        structlog.get_logger().exception("failed")
+
+    _, exception, first, *rest = capsys.readouterr().err.splitlines()
+    assert exception == "ValueError: no such amount"
+    assert first == f'  File "{file}", line 6, in handle'
+    assert f'  File "{file}", line 3, in charge' in rest
+    is_whole = "Traceback (most recent call last):" in rest
+    assert is_whole is (level == "debug")
+    assert ("1 more frame (LOG_LEVEL=debug)" in rest) is not is_whole
+    assert any(f'File "{__file__}"' in line for line in rest) is is_whole
+
+
+def test_console_shows_all_frames_of_the_service(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a frame of the team, nothing is left out: the error is the service's."""
+    configure("console")
+    try:
+        int("six")
+    except ValueError:
+        structlog.get_logger().exception("failed")
+
+    _, exception, *rest = capsys.readouterr().err.splitlines()
+    assert exception.startswith("ValueError: invalid literal for int()")
+    assert any(f'File "{__file__}"' in line for line in rest)
 
 
 def test_lines_of_gunicorn_have_the_same_format(capsys: pytest.CaptureFixture[str]) -> None:
@@ -555,7 +604,8 @@ class TestBound:
             assert "in raise_value_error" in line
             assert "ValueError: begin" in line
             assert "characters left out" in line
-            assert line.rstrip('}"\n').endswith("end")
+            is_kept = line.rstrip('}"\n').endswith("end")
+            assert is_kept if log_format == "json" else "end\n  File " in line
 
     def test_no_line_controls_the_terminal(
         self, log_format: str, capsys: pytest.CaptureFixture[str]

@@ -316,6 +316,15 @@ class TestEnd:
             running.shows(f"Port {number} cannot be opened: Address already in use.")
             assert "make dev PORT=4243" in running.shown
 
+    def test_address_of_the_setting(self, start: StartDev) -> None:
+        """BIND_HOST decides on which address it listens. Without it, only on the loopback."""
+        running = start(BIND_HOST="::1")
+        running.shows(f"Webhook       http://[::1]:{running.port}/webhook")
+        running.shows("service_configured")
+        body = samples.encode(samples.notification(TYPE))
+        url = f"http://[::1]:{running.port}/webhook"
+        assert post(url, body, samples.sign(body, SECRET)).status == 200
+
     @pytest.mark.parametrize("name", ["no_such_package", "no.such.package"])
     def test_package_that_is_none(self, start: StartDev, name: str) -> None:
         """A package that cannot be found is an error."""

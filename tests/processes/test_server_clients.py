@@ -32,10 +32,12 @@ def test_slow_senders_do_not_delay_deliveries(serve: Serve, sent: bytes) -> None
 
 def test_half_a_body_is_answered_408(serve: Serve) -> None:
     """A client with an incomplete body gets 408 before its connection is closed."""
-    client = serve(read_seconds=0.2).connect(SLOW["half a body"])
+    server = serve(read_seconds=0.2)
+    client = server.connect(SLOW["half a body"])
 
     assert client.response().status == 408
     assert client.rest() == b""
+    assert server.refusals() == [(408, "body_too_slow")]
 
 
 def test_slow_sender_on_a_used_connection_is_closed(serve: Serve) -> None:
@@ -47,6 +49,7 @@ def test_slow_sender_on_a_used_connection_is_closed(serve: Serve) -> None:
     slow.send(SLOW["half a header"])
 
     assert idle.rest() == slow.rest() == b""
+    assert server.refusals() == [(None, "header_too_slow")]
 
 
 def test_connection_that_has_waited_longest_makes_room(serve: Serve) -> None:
@@ -58,17 +61,20 @@ def test_connection_that_has_waited_longest_makes_room(serve: Serve) -> None:
     assert server.deliver() == 200
     wait_for(lambda: all(client.is_readable() for client in silent[:20]), DEADLINE)
     assert not silent[-1].is_readable()
+    assert {reason for _, reason in server.refusals()} == {"too_many_connections"}
     server.release("busy")
     assert callback.result(DEADLINE).status == 200
 
 
 def test_slow_reader_is_closed(serve: Serve) -> None:
     """A client that does not read its response is disconnected after ``read_seconds``."""
-    client = serve(read_seconds=0.5).connect(b"GET /large HTTP/1.1\r\nHost: test\r\n\r\n")
+    server = serve(read_seconds=0.5)
+    client = server.connect(b"GET /large HTTP/1.1\r\nHost: test\r\n\r\n")
     wait_for(client.is_readable)  # the response has begun
     time.sleep(1)  # twice the limit; to read earlier would count as reading the response
 
     assert len(client.rest()) < 20_000_000
+    assert server.refusals() == [(None, "response_not_read")]
 
 
 def test_response_larger_than_the_socket_buffers_arrives(server: Server) -> None:

@@ -35,6 +35,7 @@ def test_stop_waits_for_callbacks_and_refuses_new_requests(serve: Serve) -> None
     assert connected.rest() == b""
     assert (callback.result(DEADLINE).status, callback.result().json) == (200, {"held": "running"})
     assert server.process.wait(DEADLINE) == 0
+    assert server.refusals() == [(503, "stopping")]
 
 
 def test_stop_waits_for_a_callback_after_a_disconnect(serve: Serve) -> None:

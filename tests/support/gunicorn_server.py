@@ -132,6 +132,11 @@ class Server:
         lines = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
         return [line for line in lines if line["event"] == event]
 
+    def refusals(self) -> list[tuple[int | None, str]]:
+        """Return the status and the reason of each refused request in the log."""
+        lines = self.logged("request_refused")
+        return [(line.get("status"), line["reason"]) for line in lines]
+
     def connect(self, sent: bytes = b"") -> Client:
         """Open a connection that lasts until the test or the server closes it."""
         client = Client(self.port, sent)

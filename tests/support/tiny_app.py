@@ -80,6 +80,12 @@ def leave() -> Response:
     sys.exit(3)
 
 
+@app.get("/odd-header")
+def odd_header() -> Response:
+    """Return a header that gunicorn does not send."""
+    return Response("", headers={"X-Odd": "\x01"})
+
+
 @app.get("/large")
 def large() -> bytes:
     """Return more than the buffers of a socket hold."""

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import gunicorn
 import pytest
 
+from app.web.gunicorn_private import REASONS
+
 ROOT = Path(__file__).parents[2]
 ADAPTER = "app/web/gunicorn_private.py"
 #: The modules with subclasses of gunicorn's classes.
@@ -54,7 +56,7 @@ NAMES = [
     Name(PROTOCOL, "_http1_buffered", "(self)", "counts pipelined bytes, to pause reading"),
     Name(PROTOCOL, "_is_websocket_upgrade", "(self, request)", "refuses WebSockets"),
     Name(PROTOCOL, "_arm_keepalive_timer", "(self)", "marks a connection as idle"),
-    Name(PROTOCOL, "_keepalive_timeout", "(self)", "closes a connection without a first header"),
+    Name(PROTOCOL, "_keepalive_timeout", "(self)", "closes a connection without a complete header"),
     Name(PROTOCOL, "_keepalive_handle", ATTRIBUTE, "is the timer that a first header cancels"),
     Name(
         PROTOCOL,
@@ -141,6 +143,18 @@ def test_parser_has_its_options() -> None:
     }
     parser: Any = importlib.import_module(PARSER.partition(":")[0]).PythonProtocol
     assert options - set(inspect.signature(parser).parameters) == set()
+
+
+def test_each_error_of_the_parser_has_its_reason() -> None:
+    """The log has a reason of ours for each error, because gunicorn's texts quote the request."""
+    parser = importlib.import_module(PARSER.partition(":")[0])
+    errors = {
+        name
+        for name, cls in vars(parser).items()
+        if inspect.isclass(cls) and issubclass(cls, parser.ParseError)
+    }
+    errors -= {"ParseError", "InvalidProxyLine", "InvalidProxyHeader"}  # no PROXY protocol here
+    assert errors | {"TooMuchFramingError"} == set(REASONS)
 
 
 def test_missing_or_changed_name_is_explained() -> None:

@@ -1111,7 +1111,16 @@ def test_only_post_is_taken(door: Door, method: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/webhook/", "//webhook", "/Webhook", "/webhook/evt_1", "/webhooks", "/static/x", "/%ff"],
+    [
+        "/",
+        "/webhook//",
+        "//webhook",
+        "/Webhook",
+        "/webhook/evt_1",
+        "/webhooks",
+        "/static/x",
+        "/%ff",
+    ],
 )
 def test_other_paths_are_not_found(door: Door, path: str) -> None:
     """404 in JSON, and no redirect: Stripe does not follow redirects."""
@@ -1123,6 +1132,17 @@ def test_other_paths_are_not_found(door: Door, path: str) -> None:
     assert (answer.status_code, answer.json) == (404, {"error": "not found"})
     assert answer.content_type == "application/json"
     assert (door.ran, door.inbox) == ([], [])
+
+
+def test_slash_at_the_end_is_taken(door: Door) -> None:
+    """/webhook/ is /webhook: a URL often gets a slash when it is typed."""
+    body = encode(id="evt_1")
+
+    answer = door.receiver.client.post(
+        "/webhook/", data=body, headers={"Stripe-Signature": sign(body)}
+    )
+
+    assert answer.json == {"success": True, "outcome": "handled"}
 
 
 @pytest.mark.parametrize("query", ["", "x=1", "id=evt_2&type=x", "%ff%00", "marker"])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from flask.cli import AppGroup
 
-from app.cli.events.list_show import list_events, show
+from app.cli.events.list_show import list_events
 from app.cli.events.pause import pause, resume
 from app.cli.events.reconcile import reconcile
 from app.cli.events.retry import retry
+from app.cli.events.show import show
 
 events = AppGroup("events", help="Show events, retry and backfill them, pause the workers.")
 for command in (list_events, show, retry, reconcile, pause, resume):

@@ -1,4 +1,4 @@
-"""``flask events list`` and ``show``: the events in the inbox."""
+"""``flask events list``: the events in the inbox."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from flask.cli import with_appcontext
 
 from app.cli.events.filters import filter_options, limit_option, no_events
 from app.cli.inbox_errors import explained
-from app.cli.output import iso_time, json_option, say, say_json, say_lines, say_table
+from app.cli.output import iso_time, json_option, say, say_json, say_table
 from app.services import services
 from app.states import State
-from app.text import printable
 
 if TYPE_CHECKING:
-    from app.inbox import Attempt, Event, Note
+    from app.inbox import Event, Note
     from app.inbox.filters import EventFilter
 
 HEADINGS = ("received", "event id", "type", "state", "attempts", "outcome", "context")
@@ -33,7 +32,7 @@ def list_events(wanted: EventFilter, limit: int, *, as_json: bool) -> None:
         events = inbox.administration.select(wanted, limit)
         paused = inbox.administration.paused()
     if as_json:
-        say_json([_as_object(event) for event in events])
+        say_json([as_object(event) for event in events])
         return
     if paused:
         say(paused_sentence(paused))
@@ -45,58 +44,7 @@ def list_events(wanted: EventFilter, limit: int, *, as_json: bool) -> None:
         say(f"These are the latest {limit}; there may be more (--limit).")
 
 
-@click.command("show")
-@click.argument("event_id", metavar="ID")
-@json_option
-@with_appcontext
-def show(event_id: str, *, as_json: bool) -> None:
-    """Show one event: its state, its attempts, its retries with their operators, and its body."""
-    inbox = services().inbox
-    with explained():
-        event = inbox.administration.find(event_id)
-        if event is None:
-            raise click.ClickException(f"The inbox has no event {printable(event_id)}.")
-        attempts, retries = (
-            inbox.administration.attempts(event_id),
-            inbox.administration.retries(event_id),
-        )
-    if as_json:
-        say_json(_with_history(event, attempts, retries))
-        return
-    for name, value in _as_object(event).items():
-        if value is not None:
-            say(f"{name:<12} {value}")
-    for attempt in attempts:
-        _say_attempt(attempt)
-    for retry in retries:
-        say()
-        say(f"retried by {retry.by} at {iso_time(retry.at)}: {retry.why or 'no reason given'}")
-    say()
-    say("body")
-    say_lines(_body(event))
-
-
-def _with_history(event: Event, attempts: list[Attempt], retries: list[Note]) -> dict[str, Any]:
-    return {
-        **_as_object(event),
-        "history": [
-            {
-                "attempt": each.attempt,
-                "started_at": iso_time(each.started_at),
-                "ended_at": iso_time(each.ended_at),
-                "outcome": each.outcome,
-                "reason": each.reason,
-                "traceback": each.traceback,
-                "claimed_by": each.claimed_by,
-            }
-            for each in attempts
-        ],
-        "retries": [{"at": iso_time(each.at), "by": each.by, "why": each.why} for each in retries],
-        "body": _body(event),
-    }
-
-
-def _as_object(event: Event) -> dict[str, Any]:
+def as_object(event: Event) -> dict[str, Any]:
     """Return the fields of an event for JSON. A field that does not apply is None."""
     return {
         "id": event.id,
@@ -118,10 +66,6 @@ def _as_object(event: Event) -> dict[str, Any]:
     }
 
 
-def _body(event: Event) -> str:
-    return event.body.decode("utf-8", "replace")
-
-
 def paused_sentence(paused: Note) -> str:
     """Return when the workers were paused, by which operator, why, and how to resume them."""
     why = f": {paused.why}" if paused.why else ""
@@ -135,16 +79,3 @@ def _cells(event: Event) -> tuple[str, ...]:
     received = iso_time(event.received_at, "seconds")
     about = (event.id, event.type, event.state, str(event.attempt))
     return (received, *about, event.outcome or "-", event.context or "-")
-
-
-def _say_attempt(attempt: Attempt) -> None:
-    seconds = attempt.ended_at - attempt.started_at
-    # The wall clock can step back during an attempt.
-    took = f"for {seconds:.3f} s" if seconds >= 0 else f"to {iso_time(attempt.ended_at)}"
-    say()
-    say(
-        f"attempt {attempt.attempt}: {attempt.outcome}, from {iso_time(attempt.started_at)} {took},"
-        f" in {attempt.claimed_by}"
-    )
-    if attempt.traceback:
-        say_lines(attempt.traceback.rstrip())

@@ -179,7 +179,8 @@ class TestShow:
         assert "attempt 2: handled, from " in shown
         assert f"retried by {operator()} at " in shown
         assert ": the plan is there now\n" in shown
-        assert f'"type":"{TYPE}"' in shown
+        assert f'\n  "type": "{TYPE}",\n' in shown
+        assert shown.index("body") < shown.index("attempt 1")
 
     def test_json_has_the_same(self, make_receiver: Make) -> None:
         """JSON has the history, the retries and the body."""

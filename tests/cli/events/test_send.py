@@ -167,6 +167,14 @@ class TestNoAnswer:
         assert result.exit_code == 1
         assert result.stderr.startswith(f"Error: {url} did not answer: ")
 
+    def test_default_url_is_where_the_service_listens(
+        self, make_receiver: Callable[..., Receiver]
+    ) -> None:
+        """Without --url, the target is the address of BIND_HOST and PORT."""
+        runner = make_receiver(bind_host="::1", port=1).app.test_cli_runner()
+        result = runner.invoke(args=["events", "send", TYPE])
+        assert "No service listens at http://[::1]:1/webhook." in result.stderr
+
     def test_no_url(self, runner: FlaskCliRunner) -> None:
         """A value that is no URL is refused before any delivery."""
         result = runner.invoke(args=["events", "send", TYPE, "--url", "localhost:4242"])

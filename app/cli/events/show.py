@@ -1,0 +1,131 @@
+"""``flask events show``: one event, its body, and its attempts with their tracebacks."""
+
+from __future__ import annotations
+
+import json
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import click
+from flask.cli import with_appcontext
+
+from app import tracebacks
+from app.cli.events.list_show import as_object
+from app.cli.inbox_errors import explained
+from app.cli.output import iso_time, json_option, say, say_json, say_lines
+from app.services import services
+from app.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from app.inbox import Attempt, Event, Note
+    from app.tracebacks import Traceback
+
+
+@click.command("show")
+@click.argument("event_id", metavar="ID")
+@click.option("--full", is_flag=True, help="Show each attempt, and all frames of its traceback.")
+@json_option
+@with_appcontext
+def show(event_id: str, *, full: bool, as_json: bool) -> None:
+    """Show one event: its state, its body, its attempts, and its retries with their operators.
+
+    A traceback has the exception first, and then the frames of the handler package. Attempts that
+    ended in the same way are shown once.
+    """
+    inbox = services().inbox
+    with explained():
+        event = inbox.administration.find(event_id)
+        if event is None:
+            raise click.ClickException(f"The inbox has no event {printable(event_id)}.")
+        attempts = inbox.administration.attempts(event_id)
+        retries = inbox.administration.retries(event_id)
+    if as_json:
+        say_json(_with_history(event, attempts, retries))
+        return
+    for name, value in as_object(event).items():
+        if value is not None:
+            say(f"{name:<12} {value}")
+    say()
+    say("body")
+    say_lines(_pretty_body(event))
+    _say_attempts(attempts, services().settings.handlers_package, full=full)
+    for retry in retries:
+        say()
+        say(f"retried by {retry.by} at {iso_time(retry.at)}: {retry.why or 'no reason given'}")
+
+
+def _with_history(event: Event, attempts: list[Attempt], retries: list[Note]) -> dict[str, Any]:
+    return {
+        **as_object(event),
+        "history": [
+            {
+                "attempt": each.attempt,
+                "started_at": iso_time(each.started_at),
+                "ended_at": iso_time(each.ended_at),
+                "outcome": each.outcome,
+                "reason": each.reason,
+                "traceback": each.traceback,
+                "claimed_by": each.claimed_by,
+            }
+            for each in attempts
+        ],
+        "retries": [{"at": iso_time(each.at), "by": each.by, "why": each.why} for each in retries],
+        "body": _body(event),
+    }
+
+
+def _body(event: Event) -> str:
+    return event.body.decode("utf-8", "replace")
+
+
+def _pretty_body(event: Event) -> str:
+    """Return the body as indented JSON, or as it is if it is none."""
+    try:
+        return json.dumps(json.loads(event.body), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return _body(event)
+
+
+def _say_attempts(attempts: Iterable[Attempt], package: str, *, full: bool) -> None:
+    """Print the attempts. Unless ``full``, those that ended in the same way are one entry."""
+    parsed = [(each, tracebacks.parse(each.traceback or "", package)) for each in attempts]
+    shown_kind = ""
+    for _, group in groupby(parsed, lambda pair: pair[0].attempt if full else _ending(*pair)):
+        members = list(group)
+        attempt, traceback = members[-1]
+        say()
+        _say_heading([each for each, _ in members])
+        if not attempt.traceback:
+            continue
+        if full:
+            say_lines(traceback.full)
+        elif traceback.kind == shown_kind:
+            say("The same traceback.")
+        else:
+            say_lines(traceback.brief("--full"))
+        shown_kind = traceback.kind
+
+
+def _ending(attempt: Attempt, traceback: Traceback) -> tuple[str, str]:
+    """Return the outcome of an attempt and its cause, without texts that vary."""
+    return attempt.outcome, traceback.kind or attempt.reason or ""
+
+
+def _say_heading(attempts: list[Attempt]) -> None:
+    """Print the outcome and the times of one attempt, or of several with the same end."""
+    first, last = attempts[0], attempts[-1]
+    if len(attempts) > 1:
+        say(
+            f"attempts {first.attempt} to {last.attempt}: {last.outcome}, all with the same end,"
+            f" from {iso_time(first.started_at)} to {iso_time(last.ended_at)}"
+        )
+        return
+    seconds = last.ended_at - last.started_at
+    # The wall clock can step back during an attempt.
+    took = f"for {seconds:.3f} s" if seconds >= 0 else f"to {iso_time(last.ended_at)}"
+    say(
+        f"attempt {last.attempt}: {last.outcome}, from {iso_time(last.started_at)} {took},"
+        f" in {last.claimed_by}"
+    )

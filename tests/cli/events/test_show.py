@@ -1,0 +1,113 @@
+"""``flask events show``: a readable body, and tracebacks that begin with the exception."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from devkit import samples
+from tests.conftest import Receiver
+from tests.support import raw_sql
+
+Make = Callable[..., Receiver]
+TYPE = "v1.customer.created"
+MODULE = "v1_customer_created"
+FAILING = """
+    attempts = 0
+
+    def handle(notif, client):
+        global attempts
+        attempts += 1
+        raise ValueError(f"request req_{attempts} failed")
+"""
+
+
+@pytest.fixture
+def receiver(make_receiver: Make) -> Receiver:
+    """An application whose callback fails with another text each time."""
+    return make_receiver({MODULE: FAILING})
+
+
+def deliver(receiver: Receiver, times: int) -> None:
+    """Deliver an event several times."""
+    for _ in range(times):
+        receiver.deliver(samples.notification(TYPE, event_id="evt_1"))
+
+
+def show(receiver: Receiver, *options: str) -> list[str]:
+    """Return the lines of ``flask events show``."""
+    runner = receiver.app.test_cli_runner()
+    return runner.invoke(args=["events", "show", "evt_1", *options]).stdout.splitlines()
+
+
+def test_exception_is_shown_first(receiver: Receiver) -> None:
+    """Behind it are the frames of the handler package. Others are left out."""
+    deliver(receiver, 1)
+    lines = show(receiver)
+    (at,) = (number for number, line in enumerate(lines) if line.startswith("attempt 1: failed"))
+    assert lines[at + 1] == "ValueError: request req_1 failed"
+    assert f"{MODULE}.py" in lines[at + 2]
+    assert lines[at + 3] == '    raise ValueError(f"request req_{attempts} failed")'
+    assert lines[at + 4].endswith(" more frames (--full)")
+    assert len(lines) == at + 5
+
+
+def test_same_ends_are_one_entry(receiver: Receiver) -> None:
+    """Attempts with the same frames are one entry, with the text of the last one."""
+    deliver(receiver, 3)
+    lines = show(receiver)
+    assert len([line for line in lines if line.startswith("attempts 1 to 3: failed, ")]) == 1
+    assert [
+        line for line in lines if "req_" in line and "reason" not in line and "{" not in line
+    ] == ["ValueError: request req_3 failed"]
+
+
+def test_full_shows_everything(receiver: Receiver) -> None:
+    """--full has each attempt and each frame."""
+    deliver(receiver, 2)
+    lines = show(receiver, "--full")
+    assert [line[:17] for line in lines if line.startswith("attempt")][1:] == [
+        "attempt 1: failed",
+        "attempt 2: failed",
+    ]
+    assert lines.count("Traceback (most recent call last):") == 2
+    assert any("app/processing/runner.py" in line for line in lines)
+    assert "more frame" not in "\n".join(lines)
+
+
+def test_same_traceback_with_another_outcome(receiver: Receiver, sqlite_url: str) -> None:
+    """Another outcome is another entry. The same traceback is not repeated."""
+    deliver(receiver, 2)
+    raw_sql.execute(sqlite_url, "UPDATE events SET outcome = 'exhausted', state = 'dead'")
+    lines = show(receiver)
+    (at,) = (number for number, line in enumerate(lines) if line.startswith("attempt 2: exhausted"))
+    assert lines[at + 1 :] == ["The same traceback."]
+
+
+def test_attempts_without_a_traceback_are_told_apart(receiver: Receiver, sqlite_url: str) -> None:
+    """Attempts that crashed are one entry. They have no traceback."""
+    deliver(receiver, 3)
+    crashed = "SET outcome = 'crashed', traceback = NULL, reason = NULL"
+    raw_sql.execute(sqlite_url, f"UPDATE attempts {crashed}")
+    raw_sql.execute(sqlite_url, f"UPDATE events {crashed}")
+    lines = show(receiver)
+    assert lines[-1].startswith("attempts 1 to 3: crashed, all with the same end, from ")
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        ('{"b":1,"a":["\u00e9"]}', ["{", '  "b": 1,', '  "a": [', '    "\u00e9"', "  ]", "}"]),
+        ("no JSON", ["no JSON"]),
+        ("[" * 100_000, ["[" * 100_000]),
+    ],
+)
+def test_body_is_indented(receiver: Receiver, sqlite_url: str, body: str, shown: list[str]) -> None:
+    """A body in JSON has one value in each line. Another body is shown as it is."""
+    deliver(receiver, 1)
+    blob = f"x'{body.encode().hex()}'"
+    raw_sql.execute(sqlite_url, f"UPDATE events SET body = {blob}")  # noqa: S608 - a value of the test
+    lines = show(receiver)
+    at = lines.index("body")
+    assert lines[at + 1 : at + 1 + len(shown)] == shown

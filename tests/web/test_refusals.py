@@ -1,0 +1,85 @@
+"""Warnings about refused requests are limited, and hold nothing personal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from app.web.refusals import LINES, RefusalLog, shown_path
+
+
+def logged(act: Callable[[RefusalLog], Any], seconds: float = 60) -> list[tuple[Any, ...]]:
+    """Return the event, reason and number of each line that ``act`` causes in an event loop."""
+
+    async def run() -> None:
+        refusals = RefusalLog(seconds)
+        result = act(refusals)
+        if result is not None:
+            await result
+
+    with capture_logs() as lines:
+        asyncio.run(run())
+    return [(line["event"], line["reason"], line.get("left_out")) for line in lines]
+
+
+def test_one_reason_gets_a_limited_number_of_lines() -> None:
+    """The other refusals are counted, and one line at the end of the interval has the number."""
+
+    async def flood(refusals: RefusalLog) -> None:
+        for _ in range(LINES + 5):
+            refusals.write("malformed", status=400)
+        await asyncio.sleep(0.1)
+        refusals.write("malformed", status=400)
+
+    line = ("request_refused", "malformed", None)
+    left_out = ("refusals_left_out", "malformed", 5)
+    assert logged(flood, seconds=0.01) == [line] * LINES + [left_out, line]
+
+
+def test_each_reason_has_its_own_limit() -> None:
+    """A flood of one kind hides no other kind."""
+
+    def flood(refusals: RefusalLog) -> None:
+        for _ in range(LINES + 1):
+            refusals.write("malformed")
+        refusals.write("unknown_path")
+
+    assert logged(flood)[-1] == ("request_refused", "unknown_path", None)
+
+
+def test_end_of_the_process_tells_the_number() -> None:
+    """A stop does not wait for the end of the interval. Without left out lines it logs nothing."""
+
+    def flood(refusals: RefusalLog) -> None:
+        refusals.write("unknown_path")
+        for _ in range(LINES + 2):
+            refusals.write("malformed")
+        refusals.flush()
+
+    assert logged(flood)[-2:] == [
+        ("request_refused", "malformed", None),
+        ("refusals_left_out", "malformed", 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/", "/"),
+        ("/webhooks", "/webhooks"),
+        ("/api/v1/stripe-webhook/", "/api/v1/stripe-webhook/"),
+        ("/users/jane@example.com", "(not shown)"),
+        ("/" + "a" * 33, "(not shown)"),
+        ("/a/b/c/d/e", "(not shown)"),
+        ("/\u202egpj.exe", "(not shown)"),
+        ("http://host/webhook", "(not shown)"),
+        ("*", "(not shown)"),
+    ],
+)
+def test_only_a_plain_path_is_shown(path: str, shown: str) -> None:
+    """A path with an address, a token or control characters is not logged."""
+    assert shown_path(path) == shown
