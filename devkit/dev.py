@@ -1,9 +1,8 @@
 """``make dev``: the service and a stand-in for Stripe's API, in one terminal, for writing handlers.
 
-After each change in the handler package the handlers are checked in another process. If the service
-can start with them, it is restarted. If not, the problems are printed, and the service continues
-with the previous handlers. The port stays open during a restart: a delivery waits instead of being
-refused.
+After each change in the handler package, the service is started again. The previous process serves
+until the new one is ready. If the new one cannot start, its problems are printed, and the previous
+process continues. The port stays open throughout.
 """
 
 from __future__ import annotations
@@ -13,13 +12,11 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,8 +25,10 @@ from app.inbox import Inbox
 from app.settings import Settings, environment
 from app.web.webhook import WEBHOOK_PATH
 from devkit import placeholders
-from devkit.processes import END_SIGNALS, ROOT, end, ignore_end_signals
-from devkit.stripe_api import HOST, StripeApi
+from devkit.dev_service import Service
+from devkit.http_server import HOST
+from devkit.processes import END_SIGNALS
+from devkit.stripe_api import StripeApi
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,72 +38,29 @@ POLL_SECONDS = 0.3
 #: The number of latest events in which the stand-in searches for an object.
 RECENT = 1000
 
-#: Messages after the problems of the handlers, for a running service and for none.
-KEEPS = "The service keeps the previous handlers.\n"
-WAITS = "The service starts as soon as you correct this.\n"
-
 #: Time of change and size of each file.
 Snapshot = dict[Path, tuple[int, int] | None]
 
 
-@dataclass
-class Service:
-    """The real service as a child process, restarted after each change of its handlers."""
+class Leave:
+    """Notes a signal that ends the command.
 
-    port: socket.socket
-    settings: dict[str, str]
-    """The environment of the child."""
-    process: subprocess.Popen[bytes] | None = None
+    It raises nothing: the signal may interrupt a write, or the start of a process.
+    """
 
-    def restart(self) -> bool:
-        """Restart the service with the current handlers. Returns false if they have problems.
+    def __init__(self) -> None:
+        """Handle all ``END_SIGNALS``."""
+        self.requested = False
+        for number in END_SIGNALS:
+            signal.signal(number, self._request)
 
-        After true, each delivery is handled by them.
-        """
-        problems = self.check()
-        if problems:
-            click.secho(problems, fg="red")
-            click.echo(KEEPS if self.process else WAITS)
-            return False
-        self.end()
-        number = self.port.fileno()
-        command = [sys.executable, "-m", "gunicorn", "--config", str(ROOT / "gunicorn.conf.py")]
-        self.process = subprocess.Popen(  # noqa: S603 - our own server
-            [*command, "--bind", f"fd://{number}", "--log-level", "warning"],
-            env=self.settings,
-            pass_fds=[number],
-            start_new_session=True,  # Ctrl-C reaches this process alone, which ends the service
-        )
-        return True
-
-    def check(self) -> str:
-        """Return the problems that prevent a start, or an empty text."""
-        done = subprocess.run(
-            [sys.executable, "-m", "flask", "--app", "app", "handlers", "list"],
-            env=self.settings,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return done.stderr.strip() if done.returncode else ""
-
-    def notice_end(self) -> None:
-        """Print a message if the service has ended by itself."""
-        if self.process is not None and self.process.poll() is not None:
-            click.echo("The service has ended. It starts again after your next change.")
-            self.process = None
-
-    def end(self) -> None:
-        """End the service if it is running."""
-        if self.process is not None:
-            end(self.process)
-            self.process = None
+    def _request(self, _number: int, _frame: object) -> None:
+        self.requested = True
 
 
 def main() -> None:
     """Serve until a signal. Raises ``SystemExit`` with the reason if it cannot start."""
-    for number in END_SIGNALS:
-        signal.signal(number, _leave)
+    leave = Leave()
     settings = Settings.load()
     folder = package_folder(settings.handlers_package)
     with ExitStack() as stack:
@@ -118,7 +74,7 @@ def main() -> None:
         stack.callback(service.end)
         _greet(settings, base, folder)
         stack.callback(click.echo)  # a line end after ^C
-        watch(service, folder)
+        watch(service, folder, leave)
 
 
 def service_environment(base: str) -> dict[str, str]:
@@ -127,8 +83,6 @@ def service_environment(base: str) -> dict[str, str]:
         STRIPE_API_BASE=base,
         LOG_FORMAT="console",
         WEB_CONCURRENCY="1",
-        # A callback runs at once, without a worker.
-        PROCESSING="inline",
         # Bytecode has times in whole seconds: a second change in the same second would be missed.
         PYTHONDONTWRITEBYTECODE="1",
     )
@@ -142,27 +96,25 @@ def _greet(settings: Settings, base: str, folder: Path) -> None:
     click.echo("Send an event from another terminal: .venv/bin/flask events send TYPE\n")
 
 
-def watch(service: Service, folder: Path) -> NoReturn:
-    """Start the service, and restart it after each change in ``folder``."""
-    seen: Snapshot | None = None
-    while True:
+def watch(service: Service, folder: Path, leave: Leave) -> None:
+    """Start the service, and start it again after each change in ``folder``, until a signal."""
+    seen = snapshot(folder)
+    service.start()
+    while not leave.requested:
         now = snapshot(folder)
         if now != seen:
-            if seen is None:
-                service.restart()
-            else:
-                names = sorted({path.name for path, _ in now.items() ^ seen.items()})
-                click.echo(f"Changed: {', '.join(names)}")
-                if service.restart():
-                    click.echo("Reloaded.")
+            names = sorted({path.name for path, _ in now.items() ^ seen.items()})
+            click.echo(f"Changed: {', '.join(names)}")
             seen = now
-        service.notice_end()
+            service.start()
+        service.update()
         time.sleep(POLL_SECONDS)
 
 
 def snapshot(folder: Path) -> Snapshot:
-    """Return the state of all Python files below ``folder``."""
-    return {path: _stamp(path) for path in folder.rglob("*.py")}
+    """Return the state of all Python files below ``folder``, which may have been removed."""
+    paths = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    return {path: _stamp(path) for path in paths if path.suffix == ".py"}
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -210,15 +162,6 @@ def _listen(port: int) -> socket.socket:
             f"Port {port} cannot be opened: {os.strerror(error.errno or 0)}. End the process that"
             " listens there, perhaps `make run`, or choose another port: make dev PORT=4243"
         )
-
-
-def _leave(_number: int, _frame: object) -> NoReturn:
-    """Exit on a signal. ``SystemExit`` runs all clean-up on its way out of ``main``.
-
-    This prints nothing: the signal may have interrupted a write to standard output.
-    """
-    ignore_end_signals()
-    sys.exit(0)
 
 
 if __name__ == "__main__":

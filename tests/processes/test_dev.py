@@ -8,17 +8,18 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
 
 from app.inbox import Inbox, NewEvent
-from devkit import dev, placeholders, samples
+from devkit import dev, dev_service, placeholders, samples
 from devkit.cli.events_send import Answer, post
 from devkit.stripe_api import StripeApi
 from tests.conftest import API_KEY, SECRET
 from tests.support.output import Output
+from tests.support.services import children_of, is_alive
 from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -150,7 +151,7 @@ class TestReload:
     def test_change_is_taken_over(self, start: StartDev) -> None:
         """The next delivery after a change is handled by the changed module."""
         running = start({MODULE: SAY.format(words="first_words")})
-        running.shows("service_configured")
+        running.shows("Ready.")
         assert running.send().outcome == "handled"
         running.write(SAY.format(words="other_words"))
         running.shows("Reloaded.")
@@ -162,7 +163,7 @@ class TestReload:
     def test_new_module_is_plugged_in(self, start: StartDev) -> None:
         """An added module handles its type."""
         running = start()
-        running.shows("service_configured")
+        running.shows("Ready.")
         running.write(SAY.format(words="new_words"))
         running.shows("Reloaded.")
         running.send()
@@ -171,7 +172,7 @@ class TestReload:
     def test_delivery_waits_while_the_service_starts(self, start: StartDev) -> None:
         """During a restart no delivery is refused: the port stays open."""
         running = start({MODULE: SAY.format(words="first_words")})
-        running.shows("service_configured")
+        running.shows("Ready.")
         for number in range(3):
             running.write(SAY.format(words=f"words_{number}"))
             running.shows("Reloaded.", times=number + 1)
@@ -197,7 +198,7 @@ class TestBrokenHandlers:
         """Each problem is printed, and the service continues with the previous handlers."""
         good = SAY.format(words="good_words")
         running = start({MODULE: good})
-        running.shows("service_configured")
+        running.shows("Ready.")
         for number, (source, name, words) in enumerate(BROKEN, start=1):
             running.write(source, name)
             running.shows("The service keeps the previous handlers.", number)
@@ -211,11 +212,15 @@ class TestBrokenHandlers:
         running.shows("mended_words")
 
     def test_start_with_a_broken_module(self, start: StartDev) -> None:
-        """If a module is broken at the start, the service starts after its correction."""
+        """If a module is broken at the start, the service starts after its correction.
+
+        Until then, deliveries are answered 503: no client hangs.
+        """
         running = start({MODULE: "def handle(): ...\n"})
         running.shows("The service starts as soon as you correct this.")
+        assert running.send().status == 503
         running.write(SAY.format(words="mended_words"))
-        running.shows("service_configured")
+        running.shows("Ready.")
         assert running.send().outcome == "handled"
         running.shows("mended_words")
 
@@ -225,11 +230,89 @@ class TestBrokenHandlers:
             "import os, signal\ndef handle(notif, client): os.kill(os.getppid(), signal.SIGTERM)\n"
         )
         running = start({MODULE: module})
-        running.shows("service_configured")
+        running.shows("Ready.")
         running.send()
         running.shows("The service has ended.")
+        answer = running.send()
+        assert (answer.status, answer.outcome[:19]) == (503, "there is no service")
         running.write(SAY.format(words="new_words"))
+        running.shows("Ready.", 2)
         assert running.send().outcome == "handled"
+
+
+EXITS, BLOCKS = "import os; os._exit(0)\n", "import time; time.sleep(1000)\n"
+
+
+class TestQuickChanges:
+    """The previous process serves until the changed one is ready, whatever the changed one does."""
+
+    def test_every_order(self, start: StartDev) -> None:
+        """After each series of saves, the last good module handles the next delivery."""
+        running = start({MODULE: SAY.format(words="first_words")})
+        running.shows("Ready.")
+        kept, reloaded = "The service keeps the previous handlers.", "Reloaded."
+        good, bad = SAY.format(words="second_words"), "def handle(notif, client:\n"
+        series = [
+            ([good, bad], kept, "first_words"),
+            ([bad, bad], kept, "first_words"),
+            ([EXITS], kept, "first_words"),
+            ([BLOCKS, bad, BLOCKS, good], reloaded, "second_words"),
+        ]
+        shown = dict.fromkeys([kept, reloaded], 0)
+        for sources, message, _ in series:
+            for source in sources:
+                changes = running.shown.count("Changed: ")
+                running.write(source)
+                assert running.send().outcome == "handled"
+                running.shows("Changed: ", changes + 1)
+            shown[message] += 1
+            running.shows(message, shown[message])
+            assert running.send().outcome == "handled"
+        assert running.shown.count(reloaded) == 1
+        assert "The service did not start (exit status 0)." in running.shown
+        assert [words in running.shown for _, _, words in series] == [True] * len(series)
+
+    def test_signal_during_a_start(self, start: StartDev) -> None:
+        """A signal while a process starts ends this process as well."""
+        running = start({MODULE: SAY.format(words="words")})
+        running.shows("Ready.")
+        running.send()
+        running.write(BLOCKS)
+        wait_for(lambda: len(children_of(running.process.pid)) == 2)
+        started = children_of(running.process.pid)
+        assert running.end() == 0
+        assert not any(map(is_alive, started))
+
+    def test_start_that_blocks(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """A start that blocks is reported once, and deliveries are answered 503."""
+        monkeypatch.setattr(dev_service, "SLOW_SECONDS", 0)
+        (tmp_path / PACKAGE).mkdir()
+        (tmp_path / PACKAGE / "__init__.py").write_text(BLOCKS, encoding="utf-8")
+        path = os.pathsep.join([str(ROOT), str(tmp_path)])
+        with socket.create_server(("127.0.0.1", 0)) as port, ExitStack() as stack:
+            service = dev_service.Service(port, {**environment(tmp_path), "PYTHONPATH": path})
+            stack.callback(service.end)
+            service.start()
+            service.update()
+            service.update()
+            answer = post(f"http://127.0.0.1:{port.getsockname()[1]}/webhook", b"{}", "t=1")
+        assert answer.status == 503
+        shown = capfd.readouterr().out
+        assert shown.count("The service is not ready after 0 s: an import may be blocked.") == 1
+        assert shown.count("The service starts as soon as you correct this.") == 1
+
+
+class TestQueueMode:
+    """With PROCESSING=queue the service runs callbacks in its own workers."""
+
+    def test_event_runs_after_the_answer(self, start: StartDev) -> None:
+        """A delivery is accepted, and its callback runs with the stand-in."""
+        running = start({MODULE: SAY.format(words="worker_words")}, PROCESSING="queue")
+        running.shows("Ready.")
+        assert running.send().outcome == "accepted"
+        running.shows("worker_words")
 
 
 class TestStandIn:
@@ -243,7 +326,7 @@ class TestStandIn:
             "    assert notif.fetch_related_object().status\n"
         )
         running = start({"v1_billing_meter_error_report_triggered": module})
-        running.shows("service_configured")
+        running.shows("Ready.")
         assert running.send("v1.billing.meter.error_report_triggered").outcome == "handled"
 
     def test_other_api_can_be_named(self, start: StartDev, stripe_api: StripeApi) -> None:
@@ -286,7 +369,7 @@ class TestEnd:
     def test_signal_ends_everything(self, start: StartDev, number: int) -> None:
         """A signal ends the command and its service, with status 0 and no traceback."""
         running = start()
-        running.shows("service_configured")
+        running.shows("Ready.")
         running.send()
         assert running.end(number) == 0
         assert "Traceback" not in running.shown
@@ -325,7 +408,7 @@ class TestEnd:
 
 
 def test_settings_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service has one process, runs callbacks inline and logs text, with any .env."""
+    """The service has one process and logs text. It has the mode of the settings."""
     for name, value in {
         "WEB_CONCURRENCY": "4",
         "PROCESSING": "queue",
@@ -333,7 +416,7 @@ def test_settings_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     }.items():
         monkeypatch.setenv(name, value)
     found = dev.service_environment("http://127.0.0.1:1")
-    assert (found["WEB_CONCURRENCY"], found["PROCESSING"]) == ("1", "inline")
+    assert (found["WEB_CONCURRENCY"], found["PROCESSING"]) == ("1", "queue")
     assert (found["LOG_FORMAT"], found["LOG_LEVEL"]) == ("console", "debug")
     assert found["STRIPE_API_BASE"] == "http://127.0.0.1:1"
 
