@@ -10,33 +10,48 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import socket
 import sys
 import time
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from app.cli.dev_server import DevServer
 from app.errors import InboxUnavailable
 from app.inbox import Inbox
 from app.settings import Settings, environment
+from app.stripe_api.catalog import type_of_module
 from app.web.webhook import WEBHOOK_PATH
 from devkit import placeholders
 from devkit.dev_service import Service
+from devkit.dev_state import announced
 from devkit.http_server import HOST
 from devkit.processes import END_SIGNALS
 from devkit.stripe_api import StripeApi
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 #: Seconds between two checks for changed files.
 POLL_SECONDS = 0.3
 #: The number of latest events in which the stand-in searches for an object.
 RECENT = 1000
+
+#: The address of Stripe's own API.
+STRIPE = "https://api.stripe.com"
+
+#: The line of a handler module that names an event type that is newer than the SDK.
+DECLARED_TYPE = re.compile(r"""^EVENT_TYPE\b[^=\n]*=\s*["']([^"'\n]+)""", re.MULTILINE)
+
+LIVE_KEY = (
+    "STRIPE_API_KEY is a live key, which the stand-in for Stripe's API does not take. Put a test"
+    f" key into .env, or use Stripe's own API: make dev STRIPE_API_BASE={STRIPE}"
+)
 
 #: Time of change and size of each file.
 Snapshot = dict[Path, tuple[int, int] | None]
@@ -65,14 +80,15 @@ def main() -> None:
     folder = package_folder(settings.handlers_package)
     with ExitStack() as stack:
         port = stack.enter_context(_listen(settings.port))
+        webhook = f"http://{HOST}:{settings.port}{WEBHOOK_PATH}"
         base = settings.stripe_api_base
         if base is None:
-            inbox = stack.enter_context(closing(Inbox(settings.database_url, lease_seconds=1)))
-            api = StripeApi(lambda path: find(inbox, path))
-            base = stack.enter_context(api.serve()).url
+            base = stack.enter_context(_stand_in(settings, webhook, folder))
+        server = DevServer(None if base == STRIPE else base, webhook)
+        problem = stack.enter_context(announced(server))
         service = Service(port, service_environment(base))
         stack.callback(service.end)
-        _greet(settings, base, folder)
+        _greet(settings, base, folder, problem)
         stack.callback(click.echo)  # a line end after ^C
         watch(service, folder, leave)
 
@@ -88,11 +104,39 @@ def service_environment(base: str) -> dict[str, str]:
     )
 
 
-def _greet(settings: Settings, base: str, folder: Path) -> None:
+@contextmanager
+def _stand_in(settings: Settings, webhook: str, folder: Path) -> Iterator[str]:
+    """Serve a stand-in for Stripe's API until the end of the block, and yield its address.
+
+    It has the events of the inbox, and a destination that sends the handled types to ``webhook``.
+    Raises ``SystemExit`` for a live key, which must not reach a stand-in.
+    """
+    if settings.livemode:
+        sys.exit(LIVE_KEY)
+    with closing(Inbox(settings.database_url, lease_seconds=1)) as inbox:
+        api = StripeApi(lambda path: find(inbox, path))
+        secret = settings.stripe_webhook_secrets[0]
+        api.destinations.add(webhook, handled_types(folder), secret=secret, name="make dev")
+        with api.serve():
+            yield api.url
+
+
+def handled_types(folder: Path) -> list[str]:
+    """Return the event types of the handler modules in ``folder``, without importing them."""
+    found = set()
+    for path in folder.glob("*.py"):
+        declared = DECLARED_TYPE.search(path.read_text(encoding="utf-8", errors="replace"))
+        found.add(declared[1] if declared else type_of_module(path.stem))
+    return sorted(filter(None, found))
+
+
+def _greet(settings: Settings, base: str, folder: Path, problem: str | None) -> None:
     origin = "as STRIPE_API_BASE says" if settings.stripe_api_base else "a stand-in of this command"
     click.echo(f"Webhook       http://{HOST}:{settings.port}{WEBHOOK_PATH}")
     click.echo(f"Stripe's API  {base}, {origin}")
     click.echo(f"Handlers      {folder}, reloaded after each change")
+    if problem:
+        click.echo(f"For commands in other terminals, set STRIPE_API_BASE={base}: {problem}.")
     click.echo("Send an event from another terminal: .venv/bin/flask events send TYPE\n")
 
 

@@ -19,7 +19,7 @@ from werkzeug import Request, Response
 from devkit import placeholders, samples
 from devkit.api_answers import error_answer, json_answer
 from devkit.destinations import Destinations
-from devkit.event_list import EventList
+from devkit.event_list import PATH, EventList
 from devkit.faults import Fault, reset_connection, wait_for
 from devkit.http_server import HOST, SilentHandler, serving
 
@@ -198,6 +198,8 @@ class StripeApi:
             return fault
 
     def _find(self, request: Request) -> Response:
+        if request.method == "PUT":  # not a method of Stripe's API
+            return self._take(request)
         if (page := self.events.answer(request)) is not None:
             return page
         with self._lock:
@@ -209,6 +211,16 @@ class StripeApi:
             return answer
         found = self._source(request.path)
         return error_answer(request, 404) if found is None else json_answer(found)
+
+    def _take(self, request: Request) -> Response:
+        """Serve the JSON object in ``request`` at its path from now on. An event is listed, too."""
+        body = request.get_json(force=True, silent=True)
+        if not isinstance(body, dict):
+            return error_answer(request, 404)
+        if request.path.startswith(f"{PATH}/"):
+            self.events.put(body)
+        self.put(request.path, body)
+        return json_answer(body, 201)
 
     def _release(self) -> None:
         with self._lock:

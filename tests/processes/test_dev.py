@@ -15,7 +15,7 @@ import pytest
 
 from app.inbox import Inbox, NewEvent
 from devkit import dev, dev_service, placeholders, samples
-from devkit.cli.events_send import Answer, post
+from devkit.http_client import Answer, post
 from devkit.stripe_api import StripeApi
 from tests.conftest import API_KEY, SECRET
 from tests.support.output import Output
@@ -70,6 +70,21 @@ class Dev:
         body = samples.encode(samples.notification(event_type))
         url = f"http://127.0.0.1:{self.port}/webhook"
         return post(url, body, samples.sign(body, SECRET))
+
+    def flask(self, *arguments: str, **changes: str) -> str:
+        """Call a command in another terminal, and return its output. It has to succeed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "flask", "--app", "app", *arguments],
+            cwd=self.folder,
+            env={**environment(self.folder), **changes},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
 
     def end(self, number: int = signal.SIGINT) -> int:
         """Send a signal, and return the exit status."""
@@ -271,6 +286,18 @@ class TestQuickChanges:
         assert running.shown.count(reloaded) == 1
         assert "The service did not start (exit status 0)." in running.shown
         assert [words in running.shown for _, _, words in series] == [True] * len(series)
+        self._kill_during_a_start(running, good)
+
+    def _kill_during_a_start(self, running: Dev, good: str) -> None:
+        """A process that ends while the next one starts is replaced by it."""
+        (current,) = children_of(running.process.pid)
+        running.write(BLOCKS)
+        wait_for(lambda: len(children_of(running.process.pid)) == 2)
+        os.kill(current, signal.SIGKILL)
+        wait_for(lambda: current not in children_of(running.process.pid))
+        running.write(good)
+        running.shows("Ready.", 2)
+        assert running.send().outcome == "handled"
 
     def test_signal_during_a_start(self, start: StartDev) -> None:
         """A signal while a process starts ends this process as well."""
@@ -335,6 +362,42 @@ class TestStandIn:
         running.shows(f"{stripe_api.url}, as STRIPE_API_BASE says")
         running.send()
         assert [asked.path.rpartition("/")[0] for asked in stripe_api.asked] == ["/v1/customers"]
+
+    def test_commands_beside_it(self, start: StartDev) -> None:
+        """Commands in the same folder use this service and its stand-in, without a setting."""
+        running = start({MODULE: SAY.format(words="words")})
+        running.shows("Ready.")
+        doctor = running.flask("doctor", "--strict", PORT="9")
+        assert "OK    destination " in doctor, doctor
+        assert "OK    ping " in doctor
+        sent = running.flask("events", "send", TYPE, PORT="9")
+        assert "handled" in sent
+
+    def test_second_one_in_a_folder(self, start: StartDev) -> None:
+        """Commands use the first of two. The second one says how to use its own stand-in."""
+        first = start()
+        first.shows("Ready.")
+        second = Dev(first.folder)
+        second.shows("For commands in other terminals, set STRIPE_API_BASE=http://127.0.0.1:")
+        second.shows("another `make dev` runs in this folder.")
+        assert second.end() == 0
+
+    def test_live_key_is_refused(self, start: StartDev) -> None:
+        """A live key never reaches the stand-in."""
+        running = start(STRIPE_API_KEY="sk_live_fake_for_tests")
+        assert running.process.wait(60) == 1
+        running.shows("STRIPE_API_KEY is a live key, which the stand-in for Stripe's API does not")
+
+    def test_types_of_the_destination(self, tmp_path: Path) -> None:
+        """The handled types are those of file names, and those that modules declare."""
+        for name, source in {
+            "__init__": "",
+            "fallback": FALLBACK,
+            MODULE: "",
+            "anything": 'import os\nEVENT_TYPE: str = "v2.thing.happened"  # newer\n',
+        }.items():
+            (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
+        assert dev.handled_types(tmp_path) == [TYPE, "v2.thing.happened"]
 
     def test_source_is_the_inbox(self, tmp_path: Path) -> None:
         """An event is found by its id, an object by its address, and nothing else."""
