@@ -43,13 +43,23 @@ def create_app(settings: Settings | None = None) -> Flask:
     application then, which reports the problems.
     """
     try:
-        return _make_app(settings or Settings.load())
+        return _make_app(settings or _load_settings())
     except StartError as error:
         from app.cli import startup_failure  # noqa: PLC0415 - a server does not load the CLI
 
         if settings is None and startup_failure.looks_for_commands():
             return startup_failure.only_doctor(error)
         raise
+
+
+def _load_settings() -> Settings:
+    """Return the settings of the environment, for a command with the API of ``make dev``."""
+    settings = Settings.load()
+    if click.get_current_context(silent=True) is None:  # a server does not load the CLI
+        return settings
+    from app.cli import dev_server  # noqa: PLC0415 - see above
+
+    return dev_server.with_its_api(settings)
 
 
 def _make_app(settings: Settings) -> Flask:

@@ -21,7 +21,6 @@ from werkzeug import Request, Response
 
 from devkit import samples
 from devkit.api_answers import RefusedRequestError, json_answer
-from devkit.cli.events_send import post
 from devkit.destination_requests import (
     SIGNING_SECRET,
     URL,
@@ -33,6 +32,7 @@ from devkit.destination_requests import (
     read_body,
     visible,
 )
+from devkit.http_client import post
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

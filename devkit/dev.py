@@ -1,110 +1,82 @@
 """``make dev``: the service and a stand-in for Stripe's API, in one terminal, for writing handlers.
 
-After each change in the handler package the handlers are checked in another process. If the service
-can start with them, it is restarted. If not, the problems are printed, and the service continues
-with the previous handlers. The port stays open during a restart: a delivery waits instead of being
-refused.
+After each change in the handler package, the service is started again. The previous process serves
+until the new one is ready. If the new one cannot start, its problems are printed, and the previous
+process continues. The port stays open throughout.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import re
 import signal
-import socket
-import subprocess
 import sys
 import time
-from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from app.cli.dev_server import DevServer
 from app.errors import InboxUnavailable
 from app.inbox import Inbox
 from app.settings import Settings, environment
+from app.stripe_api.catalog import type_of_module
 from app.web.listen import local_url, open_port
 from app.web.webhook import WEBHOOK_PATH
 from devkit import placeholders
-from devkit.processes import END_SIGNALS, ROOT, end, ignore_end_signals
-from devkit.stripe_api import HOST, StripeApi
+from devkit.dev_service import Service
+from devkit.dev_state import announced
+from devkit.http_server import HOST
+from devkit.processes import END_SIGNALS
+from devkit.stripe_api import StripeApi
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 #: Seconds between two checks for changed files.
 POLL_SECONDS = 0.3
 #: The number of latest events in which the stand-in searches for an object.
 RECENT = 1000
 
-#: Messages after the problems of the handlers, for a running service and for none.
-KEEPS = "The service keeps the previous handlers.\n"
-WAITS = "The service starts as soon as you correct this.\n"
+#: The address of Stripe's own API.
+STRIPE = "https://api.stripe.com"
+
+#: The line of a handler module that names an event type that is newer than the SDK.
+DECLARED_TYPE = re.compile(r"""^EVENT_TYPE\b[^=\n]*=\s*["']([^"'\n]+)""", re.MULTILINE)
+
+LIVE_KEY = (
+    "STRIPE_API_KEY is a live key, which the stand-in for Stripe's API does not take. Put a test"
+    f" key into .env, or use Stripe's own API: make dev STRIPE_API_BASE={STRIPE}"
+)
 
 #: Time of change and size of each file.
 Snapshot = dict[Path, tuple[int, int] | None]
 
 
-@dataclass
-class Service:
-    """The real service as a child process, restarted after each change of its handlers."""
+class Leave:
+    """Notes a signal that ends the command.
 
-    port: socket.socket
-    settings: dict[str, str]
-    """The environment of the child."""
-    process: subprocess.Popen[bytes] | None = None
+    It raises nothing: the signal may interrupt a write, or the start of a process.
+    """
 
-    def restart(self) -> bool:
-        """Restart the service with the current handlers. Returns false if they have problems.
+    def __init__(self) -> None:
+        """Handle all ``END_SIGNALS``."""
+        self.requested = False
+        for number in END_SIGNALS:
+            signal.signal(number, self._request)
 
-        After true, each delivery is handled by them.
-        """
-        problems = self.check()
-        if problems:
-            click.secho(problems, fg="red")
-            click.echo(KEEPS if self.process else WAITS)
-            return False
-        self.end()
-        number = self.port.fileno()
-        command = [sys.executable, "-m", "gunicorn", "--config", str(ROOT / "gunicorn.conf.py")]
-        self.process = subprocess.Popen(  # noqa: S603 - our own server
-            [*command, "--bind", f"fd://{number}", "--log-level", "warning"],
-            env=self.settings,
-            pass_fds=[number],
-            start_new_session=True,  # Ctrl-C reaches this process alone, which ends the service
-        )
-        return True
-
-    def check(self) -> str:
-        """Return the problems that prevent a start, or an empty text."""
-        done = subprocess.run(
-            [sys.executable, "-m", "flask", "--app", "app", "handlers", "list"],
-            env=self.settings,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return done.stderr.strip() if done.returncode else ""
-
-    def notice_end(self) -> None:
-        """Print a message if the service has ended by itself."""
-        if self.process is not None and self.process.poll() is not None:
-            click.echo("The service has ended. It starts again after your next change.")
-            self.process = None
-
-    def end(self) -> None:
-        """End the service if it is running."""
-        if self.process is not None:
-            end(self.process)
-            self.process = None
+    def _request(self, _number: int, _frame: object) -> None:
+        self.requested = True
 
 
 def main() -> None:
     """Serve until a signal. Raises ``SystemExit`` with the reason if it cannot start."""
-    for number in END_SIGNALS:
-        signal.signal(number, _leave)
+    leave = Leave()
     settings = Settings.load()
     folder = package_folder(settings.handlers_package)
     with ExitStack() as stack:
@@ -112,16 +84,17 @@ def main() -> None:
         settings = replace(settings, bind_host=settings.bind_host or HOST)
         port = stack.enter_context(open_port(settings.bind_host, settings.port))
         port.listen(128)
+        webhook = f"{local_url(settings)}{WEBHOOK_PATH}"
         base = settings.stripe_api_base
         if base is None:
-            inbox = stack.enter_context(closing(Inbox(settings.database_url, lease_seconds=1)))
-            api = StripeApi(lambda path: find(inbox, path))
-            base = stack.enter_context(api.serve()).url
+            base = stack.enter_context(_stand_in(settings, webhook, folder))
+        server = DevServer(None if base == STRIPE else base, webhook)
+        problem = stack.enter_context(announced(server))
         service = Service(port, service_environment(base))
         stack.callback(service.end)
-        _greet(settings, base, folder)
+        _greet(settings, base, folder, problem)
         stack.callback(click.echo)  # a line end after ^C
-        watch(service, folder)
+        watch(service, folder, leave)
 
 
 def service_environment(base: str) -> dict[str, str]:
@@ -131,42 +104,66 @@ def service_environment(base: str) -> dict[str, str]:
         LOG_FORMAT="console",
         FLASK_SKIP_DOTENV="1",
         WEB_CONCURRENCY="1",
-        # A callback runs at once, without a worker.
-        PROCESSING="inline",
         # Bytecode has times in whole seconds: a second change in the same second would be missed.
         PYTHONDONTWRITEBYTECODE="1",
     )
 
 
-def _greet(settings: Settings, base: str, folder: Path) -> None:
+@contextmanager
+def _stand_in(settings: Settings, webhook: str, folder: Path) -> Iterator[str]:
+    """Serve a stand-in for Stripe's API until the end of the block, and yield its address.
+
+    It has the events of the inbox, and a destination that sends the handled types to ``webhook``.
+    Raises ``SystemExit`` for a live key, which must not reach a stand-in.
+    """
+    if settings.livemode:
+        sys.exit(LIVE_KEY)
+    with closing(Inbox(settings.database_url, lease_seconds=1)) as inbox:
+        api = StripeApi(lambda path: find(inbox, path))
+        secret = settings.stripe_webhook_secrets[0]
+        api.destinations.add(webhook, handled_types(folder), secret=secret, name="make dev")
+        with api.serve():
+            yield api.url
+
+
+def handled_types(folder: Path) -> list[str]:
+    """Return the event types of the handler modules in ``folder``, without importing them."""
+    found = set()
+    for path in folder.glob("*.py"):
+        declared = DECLARED_TYPE.search(path.read_text(encoding="utf-8", errors="replace"))
+        found.add(declared[1] if declared else type_of_module(path.stem))
+    return sorted(filter(None, found))
+
+
+def _greet(settings: Settings, base: str, folder: Path, problem: str | None) -> None:
     origin = "as STRIPE_API_BASE says" if settings.stripe_api_base else "a stand-in of this command"
     click.echo(f"Webhook       {local_url(settings)}{WEBHOOK_PATH}")
     click.echo(f"Stripe's API  {base}, {origin}")
     click.echo(f"Handlers      {folder}, reloaded after each change")
+    if problem:
+        click.echo(f"For commands in other terminals, set STRIPE_API_BASE={base}: {problem}.")
     click.echo("Send an event from another terminal: .venv/bin/flask events send TYPE\n")
 
 
-def watch(service: Service, folder: Path) -> NoReturn:
-    """Start the service, and restart it after each change in ``folder``."""
-    seen: Snapshot | None = None
-    while True:
+def watch(service: Service, folder: Path, leave: Leave) -> None:
+    """Start the service, and start it again after each change in ``folder``, until a signal."""
+    seen = snapshot(folder)
+    service.start()
+    while not leave.requested:
         now = snapshot(folder)
         if now != seen:
-            if seen is None:
-                service.restart()
-            else:
-                names = sorted({path.name for path, _ in now.items() ^ seen.items()})
-                click.echo(f"Changed: {', '.join(names)}")
-                if service.restart():
-                    click.echo("Reloaded.")
+            names = sorted({path.name for path, _ in now.items() ^ seen.items()})
+            click.echo(f"Changed: {', '.join(names)}")
             seen = now
-        service.notice_end()
+            service.start()
+        service.update()
         time.sleep(POLL_SECONDS)
 
 
 def snapshot(folder: Path) -> Snapshot:
-    """Return the state of all Python files below ``folder``."""
-    return {path: _stamp(path) for path in folder.rglob("*.py")}
+    """Return the state of all Python files below ``folder``, which may have been removed."""
+    paths = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    return {path: _stamp(path) for path in paths if path.suffix == ".py"}
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -203,15 +200,6 @@ def find(inbox: Inbox, path: str) -> Mapping[str, Any] | None:
         if path == (notification.get("related_object") or {}).get("url"):
             return placeholders.api_object(notification)
     return None
-
-
-def _leave(_number: int, _frame: object) -> NoReturn:
-    """Exit on a signal. ``SystemExit`` runs all clean-up on its way out of ``main``.
-
-    This prints nothing: the signal may have interrupted a write to standard output.
-    """
-    ignore_end_signals()
-    sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -10,25 +10,23 @@ import json
 import re
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from werkzeug import Request, Response
-from werkzeug.serving import WSGIRequestHandler, make_server
 
 from devkit import placeholders, samples
 from devkit.api_answers import error_answer, json_answer
 from devkit.destinations import Destinations
-from devkit.event_list import EventList
+from devkit.event_list import PATH, EventList
 from devkit.faults import Fault, reset_connection, wait_for
+from devkit.http_server import HOST, SilentHandler, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
-
-HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,18 +166,15 @@ class StripeApi:
 
         Requests that ``hold`` still delays are answered when the block ends.
         """
-        server = make_server(HOST, port, self, threaded=True, request_handler=_Silent)
-        thread = threading.Thread(target=server.serve_forever, args=[0.05], daemon=True)
-        self._url = f"http://{HOST}:{server.port}"
-        thread.start()
-        try:
-            yield self
-        finally:
-            self._url = None
-            self._release()
-            server.shutdown()
-            thread.join()
-            self.destinations.close()
+        with ExitStack() as stack:
+            stack.callback(self.destinations.close)
+            number = stack.enter_context(serving(self, port=port, handler=_Handler))
+            stack.callback(self._release)
+            self._url = f"http://{HOST}:{number}"
+            try:
+                yield self
+            finally:
+                self._url = None
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request. This object is the WSGI app."""
@@ -203,6 +198,8 @@ class StripeApi:
             return fault
 
     def _find(self, request: Request) -> Response:
+        if request.method == "PUT":  # not a method of Stripe's API
+            return self._take(request)
         if (page := self.events.answer(request)) is not None:
             return page
         with self._lock:
@@ -215,17 +212,24 @@ class StripeApi:
         found = self._source(request.path)
         return error_answer(request, 404) if found is None else json_answer(found)
 
+    def _take(self, request: Request) -> Response:
+        """Serve the JSON object in ``request`` at its path from now on. An event is listed, too."""
+        body = request.get_json(force=True, silent=True)
+        if not isinstance(body, dict):
+            return error_answer(request, 404)
+        if request.path.startswith(f"{PATH}/"):
+            self.events.put(body)
+        self.put(request.path, body)
+        return json_answer(body, 201)
+
     def _release(self) -> None:
         with self._lock:
             for release in self._holds:
                 release.set()
 
 
-class _Silent(WSGIRequestHandler):
-    """Handles a connection without a log line for each request."""
-
-    def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002 - named by werkzeug
-        """Drop the line: ``StripeApi.asked`` has the request."""
+class _Handler(SilentHandler):
+    """Handles a connection, with the clock and the faults of the stand-in."""
 
     def date_time_string(self, timestamp: float | None = None) -> str:
         """Return the ``Date`` of an answer by the clock of the stand-in."""

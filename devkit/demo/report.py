@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from app.inbox import Event
-    from devkit.cli.events_send import Answer
     from devkit.demo.script import Delivery
+    from devkit.http_client import Answer
     from devkit.stripe_api import StripeApi
 
 #: Characters of an answer in a table.

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from devkit import samples
-from devkit.cli.events_send import STALE_SECONDS, Answer, post
+from devkit.cli.events_send import STALE_SECONDS
+from devkit.http_client import Answer, post
 
 if TYPE_CHECKING:
     from app.inbox import Event

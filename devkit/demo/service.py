@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from app.inbox import Inbox
 from devkit.demo.script import FAILING, SECRET
+from devkit.http_server import HOST
 from devkit.processes import ROOT, end
-from devkit.stripe_api import HOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

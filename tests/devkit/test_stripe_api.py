@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import stripe
 from stripe.v2.core import EventNotification
 
 from devkit import samples
+from devkit.http_client import put
 from devkit.stripe_api import Asked, StripeApi
 from tests.support.waiting import wait_for
 
@@ -371,3 +373,32 @@ class TestAsked:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(ask, range(80)))
         assert (len(stripe_api.asked), len(failed)) == (80, 5)
+
+
+def get(api: StripeApi, path: str) -> Any:
+    """Return the JSON that the stand-in serves at ``path``."""
+    with closing(http.client.HTTPConnection(api.url.removeprefix("http://"))) as connection:
+        connection.request("GET", path)
+        return json.load(connection.getresponse())
+
+
+class TestPut:
+    """Another process can put objects into the stand-in, with a method that Stripe does not use."""
+
+    def test_object_is_served(self, stripe_api: StripeApi) -> None:
+        """An object is served at its path, and not listed."""
+        assert put(f"{stripe_api.url}/v1/customers/cus_1", {"id": "cus_1"}) == 201
+        assert get(stripe_api, "/v1/customers/cus_1") == {"id": "cus_1"}
+        assert [asked.method for asked in stripe_api.asked] == ["PUT", "GET"]
+
+    def test_event_is_listed(self, stripe_api: StripeApi) -> None:
+        """An event is served, and listed."""
+        event = samples.event(samples.notification("v1.customer.created"))
+        assert put(f"{stripe_api.url}/v2/core/events/{event['id']}", event) == 201
+        for path in (f"/v2/core/events/{event['id']}", "/v2/core/events"):
+            found = get(stripe_api, path)
+            assert event in (found, *found.get("data", []))
+
+    def test_other_body_is_refused(self, stripe_api: StripeApi) -> None:
+        """A body that is no JSON object is refused."""
+        assert put(f"{stripe_api.url}/v1/customers/cus_1", []) == 404  # type: ignore[arg-type]  # wrong on purpose

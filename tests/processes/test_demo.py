@@ -15,7 +15,7 @@ import pytest
 
 from app.processing import registry
 from devkit import demo
-from devkit.cli.events_send import Answer
+from devkit.http_client import Answer
 from devkit.stripe_api import StripeApi
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,17 +8,18 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
 
 from app.inbox import Inbox, NewEvent
-from devkit import dev, placeholders, samples
-from devkit.cli.events_send import Answer, post
+from devkit import dev, dev_service, placeholders, samples
+from devkit.http_client import Answer, post
 from devkit.stripe_api import StripeApi
 from tests.conftest import API_KEY, SECRET
 from tests.support.output import Output
+from tests.support.services import children_of, is_alive
 from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +70,21 @@ class Dev:
         body = samples.encode(samples.notification(event_type))
         url = f"http://127.0.0.1:{self.port}/webhook"
         return post(url, body, samples.sign(body, SECRET))
+
+    def flask(self, *arguments: str, **changes: str) -> str:
+        """Call a command in another terminal, and return its output. It has to succeed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "flask", "--app", "app", *arguments],
+            cwd=self.folder,
+            env={**environment(self.folder), **changes},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
 
     def end(self, number: int = signal.SIGINT) -> int:
         """Send a signal, and return the exit status."""
@@ -150,7 +166,7 @@ class TestReload:
     def test_change_is_taken_over(self, start: StartDev) -> None:
         """The next delivery after a change is handled by the changed module."""
         running = start({MODULE: SAY.format(words="first_words")})
-        running.shows("service_configured")
+        running.shows("Ready.")
         assert running.send().outcome == "handled"
         running.write(SAY.format(words="other_words"))
         running.shows("Reloaded.")
@@ -162,7 +178,7 @@ class TestReload:
     def test_new_module_is_plugged_in(self, start: StartDev) -> None:
         """An added module handles its type."""
         running = start()
-        running.shows("service_configured")
+        running.shows("Ready.")
         running.write(SAY.format(words="new_words"))
         running.shows("Reloaded.")
         running.send()
@@ -171,7 +187,7 @@ class TestReload:
     def test_delivery_waits_while_the_service_starts(self, start: StartDev) -> None:
         """During a restart no delivery is refused: the port stays open."""
         running = start({MODULE: SAY.format(words="first_words")})
-        running.shows("service_configured")
+        running.shows("Ready.")
         for number in range(3):
             running.write(SAY.format(words=f"words_{number}"))
             running.shows("Reloaded.", times=number + 1)
@@ -197,7 +213,7 @@ class TestBrokenHandlers:
         """Each problem is printed, and the service continues with the previous handlers."""
         good = SAY.format(words="good_words")
         running = start({MODULE: good})
-        running.shows("service_configured")
+        running.shows("Ready.")
         for number, (source, name, words) in enumerate(BROKEN, start=1):
             running.write(source, name)
             running.shows("The service keeps the previous handlers.", number)
@@ -211,11 +227,15 @@ class TestBrokenHandlers:
         running.shows("mended_words")
 
     def test_start_with_a_broken_module(self, start: StartDev) -> None:
-        """If a module is broken at the start, the service starts after its correction."""
+        """If a module is broken at the start, the service starts after its correction.
+
+        Until then, deliveries are answered 503: no client hangs.
+        """
         running = start({MODULE: "def handle(): ...\n"})
         running.shows("The service starts as soon as you correct this.")
+        assert running.send().status == 503
         running.write(SAY.format(words="mended_words"))
-        running.shows("service_configured")
+        running.shows("Ready.")
         assert running.send().outcome == "handled"
         running.shows("mended_words")
 
@@ -225,11 +245,101 @@ class TestBrokenHandlers:
             "import os, signal\ndef handle(notif, client): os.kill(os.getppid(), signal.SIGTERM)\n"
         )
         running = start({MODULE: module})
-        running.shows("service_configured")
+        running.shows("Ready.")
         running.send()
         running.shows("The service has ended.")
+        answer = running.send()
+        assert (answer.status, answer.outcome[:19]) == (503, "there is no service")
         running.write(SAY.format(words="new_words"))
+        running.shows("Ready.", 2)
         assert running.send().outcome == "handled"
+
+
+EXITS, BLOCKS = "import os; os._exit(0)\n", "import time; time.sleep(1000)\n"
+
+
+class TestQuickChanges:
+    """The previous process serves until the changed one is ready, whatever the changed one does."""
+
+    def test_every_order(self, start: StartDev) -> None:
+        """After each series of saves, the last good module handles the next delivery."""
+        running = start({MODULE: SAY.format(words="first_words")})
+        running.shows("Ready.")
+        kept, reloaded = "The service keeps the previous handlers.", "Reloaded."
+        good, bad = SAY.format(words="second_words"), "def handle(notif, client:\n"
+        series = [
+            ([good, bad], kept, "first_words"),
+            ([bad, bad], kept, "first_words"),
+            ([EXITS], kept, "first_words"),
+            ([BLOCKS, bad, BLOCKS, good], reloaded, "second_words"),
+        ]
+        shown = dict.fromkeys([kept, reloaded], 0)
+        for sources, message, _ in series:
+            for source in sources:
+                changes = running.shown.count("Changed: ")
+                running.write(source)
+                assert running.send().outcome == "handled"
+                running.shows("Changed: ", changes + 1)
+            shown[message] += 1
+            running.shows(message, shown[message])
+            assert running.send().outcome == "handled"
+        assert running.shown.count(reloaded) == 1
+        assert "The service did not start (exit status 0)." in running.shown
+        assert [words in running.shown for _, _, words in series] == [True] * len(series)
+        self._kill_during_a_start(running, good)
+
+    def _kill_during_a_start(self, running: Dev, good: str) -> None:
+        """A process that ends while the next one starts is replaced by it."""
+        (current,) = children_of(running.process.pid)
+        running.write(BLOCKS)
+        wait_for(lambda: len(children_of(running.process.pid)) == 2)
+        os.kill(current, signal.SIGKILL)
+        wait_for(lambda: current not in children_of(running.process.pid))
+        running.write(good)
+        running.shows("Ready.", 2)
+        assert running.send().outcome == "handled"
+
+    def test_signal_during_a_start(self, start: StartDev) -> None:
+        """A signal while a process starts ends this process as well."""
+        running = start({MODULE: SAY.format(words="words")})
+        running.shows("Ready.")
+        running.send()
+        running.write(BLOCKS)
+        wait_for(lambda: len(children_of(running.process.pid)) == 2)
+        started = children_of(running.process.pid)
+        assert running.end() == 0
+        assert not any(map(is_alive, started))
+
+    def test_start_that_blocks(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """A start that blocks is reported once, and deliveries are answered 503."""
+        monkeypatch.setattr(dev_service, "SLOW_SECONDS", 0)
+        (tmp_path / PACKAGE).mkdir()
+        (tmp_path / PACKAGE / "__init__.py").write_text(BLOCKS, encoding="utf-8")
+        path = os.pathsep.join([str(ROOT), str(tmp_path)])
+        with socket.create_server(("127.0.0.1", 0)) as port, ExitStack() as stack:
+            service = dev_service.Service(port, {**environment(tmp_path), "PYTHONPATH": path})
+            stack.callback(service.end)
+            service.start()
+            service.update()
+            service.update()
+            answer = post(f"http://127.0.0.1:{port.getsockname()[1]}/webhook", b"{}", "t=1")
+        assert answer.status == 503
+        shown = capfd.readouterr().out
+        assert shown.count("The service is not ready after 0 s: an import may be blocked.") == 1
+        assert shown.count("The service starts as soon as you correct this.") == 1
+
+
+class TestQueueMode:
+    """With PROCESSING=queue the service runs callbacks in its own workers."""
+
+    def test_event_runs_after_the_answer(self, start: StartDev) -> None:
+        """A delivery is accepted, and its callback runs with the stand-in."""
+        running = start({MODULE: SAY.format(words="worker_words")}, PROCESSING="queue")
+        running.shows("Ready.")
+        assert running.send().outcome == "accepted"
+        running.shows("worker_words")
 
 
 class TestStandIn:
@@ -243,7 +353,7 @@ class TestStandIn:
             "    assert notif.fetch_related_object().status\n"
         )
         running = start({"v1_billing_meter_error_report_triggered": module})
-        running.shows("service_configured")
+        running.shows("Ready.")
         assert running.send("v1.billing.meter.error_report_triggered").outcome == "handled"
 
     def test_other_api_can_be_named(self, start: StartDev, stripe_api: StripeApi) -> None:
@@ -252,6 +362,42 @@ class TestStandIn:
         running.shows(f"{stripe_api.url}, as STRIPE_API_BASE says")
         running.send()
         assert [asked.path.rpartition("/")[0] for asked in stripe_api.asked] == ["/v1/customers"]
+
+    def test_commands_beside_it(self, start: StartDev) -> None:
+        """Commands in the same folder use this service and its stand-in, without a setting."""
+        running = start({MODULE: SAY.format(words="words")})
+        running.shows("Ready.")
+        doctor = running.flask("doctor", "--strict", PORT="9")
+        assert "OK    destination " in doctor, doctor
+        assert "OK    ping " in doctor
+        sent = running.flask("events", "send", TYPE, PORT="9")
+        assert "handled" in sent
+
+    def test_second_one_in_a_folder(self, start: StartDev) -> None:
+        """Commands use the first of two. The second one says how to use its own stand-in."""
+        first = start()
+        first.shows("Ready.")
+        second = Dev(first.folder)
+        second.shows("For commands in other terminals, set STRIPE_API_BASE=http://127.0.0.1:")
+        second.shows("another `make dev` runs in this folder.")
+        assert second.end() == 0
+
+    def test_live_key_is_refused(self, start: StartDev) -> None:
+        """A live key never reaches the stand-in."""
+        running = start(STRIPE_API_KEY="sk_live_fake_for_tests")
+        assert running.process.wait(60) == 1
+        running.shows("STRIPE_API_KEY is a live key, which the stand-in for Stripe's API does not")
+
+    def test_types_of_the_destination(self, tmp_path: Path) -> None:
+        """The handled types are those of file names, and those that modules declare."""
+        for name, source in {
+            "__init__": "",
+            "fallback": FALLBACK,
+            MODULE: "",
+            "anything": 'import os\nEVENT_TYPE: str = "v2.thing.happened"  # newer\n',
+        }.items():
+            (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
+        assert dev.handled_types(tmp_path) == [TYPE, "v2.thing.happened"]
 
     def test_source_is_the_inbox(self, tmp_path: Path) -> None:
         """An event is found by its id, an object by its address, and nothing else."""
@@ -286,7 +432,7 @@ class TestEnd:
     def test_signal_ends_everything(self, start: StartDev, number: int) -> None:
         """A signal ends the command and its service, with status 0 and no traceback."""
         running = start()
-        running.shows("service_configured")
+        running.shows("Ready.")
         running.send()
         assert running.end(number) == 0
         assert "Traceback" not in running.shown
@@ -334,7 +480,7 @@ class TestEnd:
 
 
 def test_settings_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service has one process, runs callbacks inline and logs text, with any .env."""
+    """The service has one process and logs text. It has the mode of the settings."""
     for name, value in {
         "WEB_CONCURRENCY": "4",
         "PROCESSING": "queue",
@@ -342,7 +488,7 @@ def test_settings_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     }.items():
         monkeypatch.setenv(name, value)
     found = dev.service_environment("http://127.0.0.1:1")
-    assert (found["WEB_CONCURRENCY"], found["PROCESSING"]) == ("1", "inline")
+    assert (found["WEB_CONCURRENCY"], found["PROCESSING"]) == ("1", "queue")
     assert (found["LOG_FORMAT"], found["LOG_LEVEL"]) == ("console", "debug")
     assert found["STRIPE_API_BASE"] == "http://127.0.0.1:1"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from devkit import samples
-from devkit.cli.events_send import post
+from devkit.http_client import post
 from tests.support.services import DEADLINE, EVENT_TYPE, ROOT, SECRETS, Lab, Service
 from tests.support.waiting import wait_for
 

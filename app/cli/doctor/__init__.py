@@ -9,6 +9,7 @@ import click
 from flask import current_app
 from flask.cli import with_appcontext
 
+from app.cli import dev_server
 from app.cli.doctor import local
 from app.cli.doctor.lines import Level, Line
 from app.cli.doctor.remote import Account, Options
@@ -65,7 +66,7 @@ def _check_all(options: Options) -> Iterator[Line]:
         yield from _check(own.settings, own.registry, own.inbox, options)
         return
     try:
-        settings = Settings.load()
+        settings = dev_server.with_its_api(Settings.load())
     except StartError as error:
         yield from local.problems("settings", error)
         yield Line(Level.WARN, "others", "not checked", "Correct the settings first")
@@ -81,6 +82,7 @@ def _check(
     settings: Settings, handlers: Registry | None, inbox: Inbox, options: Options
 ) -> Iterator[Line]:
     """Yield all lines for valid settings. ``handlers`` is None if a module is wrong."""
+    dev_server.say_api(settings)
     yield from local.settings_lines(settings)
     if handlers:
         yield from local.handlers_lines(handlers, settings)

@@ -8,6 +8,7 @@ import click
 from flask.cli import with_appcontext
 
 from app.cli import stripe_errors
+from app.cli.dev_server import say_api
 from app.cli.events.filters import accounts_option, since_option
 from app.cli.execution import begin_execution
 from app.cli.inbox_errors import explained
@@ -66,6 +67,7 @@ def _reconcile(
         )
     output = _Json() if options["as_json"] else _Text()
     with explained(), stripe_errors.explained():
+        say_api(services.settings)
         if not (services.settings.is_queue or options["dry_run"]):
             begin_execution(services)
         gap = reconciler.find(accounts, since)

@@ -1,5 +1,6 @@
 """``flask events send``: real signed deliveries to the real application, over HTTP."""
 
+import json
 import re
 import socket
 import threading
@@ -7,12 +8,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
+from click.testing import Result
 from flask import Flask
 from flask.testing import FlaskCliRunner
 from werkzeug.wrappers import Response
 
+from app.cli.dev_server import DevServer
 from app.services import services
-from devkit.cli.events_send import post
+from devkit.dev_state import announced
+from devkit.http_client import post
+from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver
 from tests.support.serving import serving
 
@@ -120,6 +125,47 @@ class TestSend:
         result = runner.invoke(args=["events", "send", TYPE, "--url", url])
         assert "the signature does not match the body" in result.stdout
 
+    def test_old_secret_of_a_running_service(
+        self, app: Flask, runner: FlaskCliRunner, url: str
+    ) -> None:
+        """If the service does not know the first secret, the error says to restart it."""
+        own = services(app)
+        secrets = ("whsec_fake_first", *own.settings.stripe_webhook_secrets)
+        changed = replace(own, settings=replace(own.settings, stripe_webhook_secrets=secrets))
+        app.extensions["services"] = changed
+        result = runner.invoke(args=["events", "send", TYPE, "--url", url])
+        assert result.exit_code == 1
+        assert "A service reads .env only when it starts: restart it." in result.stderr
+
+    @pytest.mark.parametrize(
+        ("status", "error", "words"),
+        [
+            (400, "the signature is too old", "The service refused the delivery."),
+            (404, "not found", "This is not the path of the webhook."),
+            (503, "the inbox is unavailable", "The service is not available; see its output."),
+            (418, "no coffee", "The delivery was answered 418."),
+        ],
+    )
+    def test_refusal_is_a_failure(
+        self, status: int, error: str, words: str, runner: FlaskCliRunner
+    ) -> None:
+        """A refused delivery is a row, an error that says what to do, and exit status 1."""
+        with serving(Response(json.dumps({"error": error}), status)) as url:
+            result = runner.invoke(args=["events", "send", TYPE, "--url", url])
+        assert result.exit_code == 1
+        assert error in result.stdout
+        assert words in result.stderr
+
+    def test_running_make_dev_is_the_target(
+        self, app: Flask, runner: FlaskCliRunner, url: str
+    ) -> None:
+        """Without --url the target is a running ``make dev``, even on another port."""
+        own = services(app)
+        app.extensions["services"] = replace(own, settings=replace(own.settings, port=9))
+        with announced(DevServer(None, url)):
+            result = runner.invoke(args=["events", "send", TYPE])
+        assert "handled" in result.stdout
+
     def test_port_is_the_settings(self, app: Flask, runner: FlaskCliRunner, url: str) -> None:
         """Without --url the target is /webhook on PORT of this machine."""
         own = services(app)
@@ -127,6 +173,144 @@ class TestSend:
         app.extensions["services"] = replace(own, settings=replace(own.settings, port=port))
         result = runner.invoke(args=["events", "send", TYPE])
         assert "handled" in result.stdout
+
+
+class TestRedeliver:
+    """--redeliver delivers an event of the inbox once more."""
+
+    def test_same_event(self, send: Callable[..., list[list[str]]]) -> None:
+        """The event is a duplicate for the service."""
+        _, first = send(TYPE)
+        _, again = send("--redeliver", first[0])
+        assert again[:3] == first[:3]
+        assert again[4] == "duplicate"
+
+    def test_unknown_event(self, runner: FlaskCliRunner, send: Callable[..., object]) -> None:
+        """An id that the inbox does not have is an error."""
+        send(TYPE)
+        result = runner.invoke(args=["events", "send", "--redeliver", "evt_none"])
+        assert (result.exit_code, result.stderr) == (1, "Error: The inbox has no event evt_none.\n")
+
+
+FETCH = """
+    seen = []
+    def handle(notif, client):
+        seen.append(notif.fetch_related_object())
+"""
+
+
+class TestStandIn:
+    """--field and --lost put objects into the stand-in for Stripe's API."""
+
+    @pytest.fixture
+    def fetching(self, make_receiver: Callable[..., Receiver], stripe_api: StripeApi) -> Receiver:
+        """A service with a callback that fetches its object from the stand-in."""
+        return make_receiver({"v1_customer_created": FETCH}, stripe_api_base=stripe_api.url)
+
+    def test_fields_of_the_object(self, fetching: Receiver) -> None:
+        """The callback fetches the object with the given fields and placeholders."""
+        fields = ["email=jenny@example.com", "balance=-5", 'metadata={"plan": "a=b"}']
+        options = [part for field in fields for part in ("--field", field)]
+        with serving(fetching.app) as url:
+            result = run(fetching, "--url", url, TYPE, *options)
+        assert result.exit_code == 0, result.stderr
+        (customer,) = fetching.module("v1_customer_created").seen
+        assert (customer.email, customer.balance) == ("jenny@example.com", -5)
+        assert customer.metadata["plan"] == "a=b"
+        assert customer.name is None
+
+    def test_lost_event_is_found_by_reconcile(self, fetching: Receiver) -> None:
+        """A lost event is not delivered, and `flask events reconcile` finds and runs it.
+
+        It is found again right after a reconciliation, too.
+        """
+        for number in (1, 2):
+            result = run(fetching, TYPE, "--lost", "--field", f"email={number}@example.com")
+            assert result.exit_code == 0, result.stderr
+            event_id = result.stdout.split()[0]
+            assert fetching.services.inbox.administration.find(event_id) is None
+            assert "flask events reconcile\n" in result.stdout
+            runner = fetching.app.test_cli_runner()
+            assert runner.invoke(args=["events", "reconcile", "--yes"]).exit_code == 0
+            assert fetching.event(event_id).outcome == "handled"
+        seen = fetching.module("v1_customer_created").seen
+        assert [each.email for each in seen] == ["1@example.com", "2@example.com"]
+
+    def test_lost_event_of_an_account(self, fetching: Receiver) -> None:
+        """The command to find the event names its account."""
+        result = run(fetching, TYPE, "--lost", "--context", "acct_1", "--times", "2")
+        assert len(result.stdout.splitlines()) == 3
+        assert "events reconcile --account acct_1" in result.stdout
+
+    def test_type_that_reconcile_does_not_find(self, fetching: Receiver) -> None:
+        """A lost event of a type without a module is refused: it would not be found."""
+        result = run(fetching, "v1.invoice.paid", "--lost")
+        assert result.exit_code == 1
+        assert "v1.invoice.paid has no handler module" in result.stderr
+
+    def test_no_stand_in(self, runner: FlaskCliRunner) -> None:
+        """Without a stand-in, the error says how to get one. Stripe itself is not asked."""
+        result = runner.invoke(args=["events", "send", TYPE, "--field", "email=a"])
+        assert result.exit_code == 1
+        assert "Start it with `make dev`" in result.stderr
+
+    @pytest.mark.parametrize("answer", [None, Response("{}", 404)])
+    def test_other_program(
+        self, answer: Response | None, make_receiver: Callable[..., Receiver]
+    ) -> None:
+        """An address that is no stand-in of the devkit is an error."""
+        with serving(answer or Response()) as url:
+            base = url.removesuffix("/webhook") if answer else CLOSED
+            receiver = make_receiver(stripe_api_base=base)
+            result = run(receiver, TYPE, "--field", "email=a")
+        assert result.exit_code == 1
+        reason = f"{base} is no stand-in" if answer else f"No service listens at {base}."
+        assert reason in result.stderr
+
+    @pytest.mark.parametrize(
+        ("event_type", "field", "words"),
+        [
+            (TYPE, "emial=a", "'customer' has no field 'emial'; nearest: email"),
+            (TYPE, "zzz=a", "'customer' has no field 'zzz'; nearest: address, "),
+            (TYPE, "email", "'email' is not like email=jenny@example.com"),
+            (TYPE, "=a", "'=a' is not like email=jenny@example.com"),
+            ("v1.billing.meter.no_meter_found", "a=b", "names no object that has fields"),
+        ],
+    )
+    def test_wrong_field(self, event_type: str, field: str, words: str, fetching: Receiver) -> None:
+        """A field that the object does not have is refused, with the nearest names."""
+        result = run(fetching, event_type, "--field", field)
+        assert result.exit_code == 2
+        assert words in result.stderr
+
+
+CLOSED = "http://127.0.0.1:9"
+
+
+def run(receiver: Receiver, *arguments: str) -> Result:
+    """Call ``flask events send``."""
+    return receiver.app.test_cli_runner().invoke(args=["events", "send", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "Give either a TYPE, or an event of the inbox with --redeliver."),
+        ([TYPE, "--redeliver", "evt_1"], "Give either a TYPE, or an event of the inbox with"),
+        (["--redeliver", "evt_1", "--times", "2"], "--redeliver takes neither --times nor"),
+        (["--redeliver", "evt_1", "--context", "acct_1"], "--redeliver takes neither --times nor"),
+        (["--redeliver", "evt_1", "--lost"], "--lost delivers nothing: omit --redeliver."),
+        ([TYPE, "--lost", "--forge"], "--lost delivers nothing: omit --forge."),
+        ([TYPE, "--lost", "--url", CLOSED], "--lost delivers nothing: omit --url."),
+    ],
+)
+def test_options_that_exclude_each_other(
+    arguments: list[str], words: str, runner: FlaskCliRunner
+) -> None:
+    """Options that contradict each other are refused before any delivery."""
+    result = runner.invoke(args=["events", "send", *arguments])
+    assert result.exit_code == 2
+    assert words in result.stderr
 
 
 class TestNoAnswer:
