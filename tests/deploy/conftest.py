@@ -73,10 +73,15 @@ def var(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def port() -> int:
-    """A free port."""
+def free_port() -> int:
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         number: int = probe.getsockname()[1]
     return number
+
+
+@pytest.fixture
+def port() -> int:
+    """A free port."""
+    return free_port()

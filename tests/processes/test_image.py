@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TYPE = "v1.customer.created"
 COMMANDS = {
     "": {"destination", "doctor", "events", "handlers", "routes", "run", "shell", "worker"},
-    "events": {"list", "pause", "reconcile", "resume", "retry", "show"},
+    "events": {"list", "pause", "reconcile", "resume", "retry", "show", "stats"},
     "handlers": {"list"},
     "destination": {"check", "create", "list", "sync"},
 }
@@ -129,6 +129,7 @@ def test_each_command_works(image: Image, stripe_api: StripeApi) -> None:
     for words, status in {
         ("events", "list"): 0,
         ("events", "show", "evt_1"): 1,
+        ("events", "stats"): 0,
         ("events", "retry", "--state", "dead", "--yes"): 0,
         ("events", "reconcile", "--yes"): 0,
         ("events", "pause"): 0,
