@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Written last: a .venv without it was left half-made, and one older than the lock is out of date.
 INSTALLED := $(VENV)/.installed
+# The programs that check deploy/ and write the SBOM.
+TOOLS := .venv-deploy
+TOOLS_INSTALLED := $(TOOLS)/.installed
 # A part of the tests, as in: make test ARGS='tests/inbox/test_inbox.py -x'
 ARGS ?=
 # How many tests run side by side when all are run: those of processes mostly wait.
@@ -12,12 +15,20 @@ TESTS_AT_ONCE ?= 4
 # For `make handler`: an event type, and UNTYPED=1 for one that is newer than the installed SDK.
 TYPE ?=
 UNTYPED ?=
+VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
+# For `make image`: docker, podman or buildah, and further options of its `build`.
+BUILDER ?= docker
+BUILD_OPTIONS ?=
+# For `make sbom`: the file that it writes.
+SBOM ?= sbom.json
+# For `make lock`. Empty: keep the locked versions, and lock only what is new.
+UPGRADE ?= --upgrade
 
 .DELETE_ON_ERROR:
-.PHONY: help install run dev handler demo test test-fast newer check format bench lock clean
+.PHONY: help install run dev handler demo test test-fast test-deploy newer check format bench image sbom lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' Makefile
 
 install: $(INSTALLED) ## Set up .venv with the locked versions
 
@@ -50,6 +61,10 @@ newer: $(INSTALLED) ## Run the server's tests on newer versions of gunicorn, if 
 test-fast: $(INSTALLED) ## Run the tests that start no server
 	$(BIN)/python -m pytest --ignore tests/processes --numprocesses $(TESTS_AT_ONCE) --dist worksteal
 
+test-deploy: $(INSTALLED) $(TOOLS_INSTALLED) ## Build the image and the example, run them, and check deploy/ (on Debian, as root)
+	@tools/debian_packages.sh buildah mmdebstrap nginx-light openssl systemd
+	$(BIN)/python -m pytest tests/deploy
+
 check: $(INSTALLED) ## Lint, check the format and the types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -62,16 +77,24 @@ format: $(INSTALLED) ## Format the code, and mend what the linter can
 bench: $(INSTALLED) ## Measure the service beside the snippet of Stripe's documentation
 	@exec $(BIN)/python -m benchmarks
 
-lock: $(INSTALLED) ## Lock the newest versions that pyproject.toml allows
-	$(LOCK) --output-file requirements.lock
-	$(LOCK) --group dev --constraints requirements.lock --output-file requirements-dev.lock
+image: ## Build the image stripe-event-receiver:VERSION (BUILDER=podman)
+	$(BUILDER) build --build-arg VERSION=$(VERSION) --tag stripe-event-receiver:$(VERSION) $(BUILD_OPTIONS) .
+
+sbom: $(TOOLS_INSTALLED) ## Write sbom.json: the Python packages of the image, in CycloneDX's format
+	$(TOOLS)/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+		--output-file $(SBOM) requirements.lock
+
+lock: $(INSTALLED) ## Lock the newest versions that pyproject.toml allows (UPGRADE= keeps the locked ones)
+	$(LOCK) pyproject.toml --output-file requirements.lock
+	$(LOCK) pyproject.toml --group dev --constraints requirements.lock --output-file requirements-dev.lock
+	$(LOCK) --group deploy --output-file requirements-deploy.lock
 
 clean: ## Remove .venv and what tools left behind; .env and var/ stay
-	rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TOOLS) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # Neither the machine's settings nor its addresses go into a lock: only names, versions and hashes.
-LOCK = $(BIN)/uv --no-config pip compile pyproject.toml --quiet --upgrade --universal \
+LOCK = $(BIN)/uv --no-config pip compile --quiet $(UPGRADE) --universal \
 	--python-version 3.11 --only-binary :all: --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
 
@@ -88,6 +111,14 @@ $(INSTALLED): requirements-dev.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--require-hashes --only-binary :all: --requirement requirements-dev.lock
 	@$(BIN)/python tools/skip_flask_dotenv.py
+	@touch $@
+
+$(TOOLS_INSTALLED): requirements-deploy.lock | $(INSTALLED)
+	@echo 'Setting up $(TOOLS) from requirements-deploy.lock (once, and after each change of the lock) ...'
+	@rm -rf $(TOOLS)
+	@$(BIN)/python -m venv $(TOOLS)
+	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --only-binary :all: --requirement requirements-deploy.lock
 	@touch $@
 
 .env: | $(INSTALLED)

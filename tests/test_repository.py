@@ -27,7 +27,8 @@ CODE = ("app", "devkit", "handlers", "tests", "benchmarks", "tools", "gunicorn.c
 # The secret of .env.example is refused: everybody knows it.
 OWN_SECRET = {"STRIPE_WEBHOOK_SECRET": "whsec_fake_for_tests"}
 PLUGIN = "devkit/plugin.py"
-LOCKS = ("requirements.lock", "requirements-dev.lock")
+TEAM_LOCK = "examples/team/requirements.lock"
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-deploy.lock", TEAM_LOCK)
 
 # What speaks HTTP: packages, and modules of app/; then, who in app/ may know it and Stripe's SDK.
 HTTP = {"flask", "http.client", "http.server", "requests", "urllib.request", "urllib3", "werkzeug"}
@@ -489,12 +490,21 @@ class TestLocks:
         """The lock for development holds the lock of the image, version by version."""
         assert locked("requirements.lock").items() <= locked("requirements-dev.lock").items()
 
+    def test_example_uses_what_is_deployed(self) -> None:
+        """The lock of the example has the image's version of each package that both need."""
+        ours, theirs = locked("requirements.lock"), locked(TEAM_LOCK)
+        shared = ours.keys() & theirs.keys()
+        assert shared == {"typing-extensions"}
+        assert {theirs[name] for name in shared} == {ours[name] for name in shared}
+
     def test_lock_follows_pyproject(self) -> None:
         """Each dependency of pyproject.toml is locked, in a version that it allows."""
         project = tomllib.loads(read("pyproject.toml"))
         wanted = {
             "requirements.lock": project["project"]["dependencies"],
             "requirements-dev.lock": project["dependency-groups"]["dev"],
+            "requirements-deploy.lock": project["dependency-groups"]["deploy"],
+            TEAM_LOCK: read("examples/team/requirements.in").splitlines()[1:],
         }
         for name, lines in wanted.items():
             versions = locked(name)
@@ -546,9 +556,8 @@ class TestMakefile:
         """CI runs what a developer runs."""
         script = ROOT / ".ci" / "run"
         assert script.stat().st_mode & stat.S_IXUSR
-        assert {"make check || failed=1", "make test || failed=1"} <= set(
-            script.read_text(encoding="utf-8").splitlines()
-        )
+        calls = {f"make {each} || failed=1" for each in ("check", "test", "test-deploy")}
+        assert calls <= set(script.read_text(encoding="utf-8").splitlines())
 
 
 class TestEnvFile:
@@ -623,7 +632,7 @@ class TestImage:
 
     def test_base_can_be_chosen(self) -> None:
         """Each stage stands on the one base image, which is a build argument."""
-        assert arguments("ARG") == ["BASE_IMAGE=python:3.13-slim"]
+        assert arguments("ARG") == ["BASE_IMAGE=python:3.13-slim", "VERSION=unknown"]
         assert {base.partition(" ")[0] for base in arguments("FROM")} == {"${BASE_IMAGE}"}
 
     def test_dependencies_come_before_the_code(self) -> None:
@@ -633,6 +642,14 @@ class TestImage:
         before = [line for line in order[:install] if line.startswith(("COPY", "ADD"))]
         assert before == ["COPY requirements.lock ./"]
         assert any(line.startswith("COPY app") for line in order[install:])
+
+    def test_example_stands_on_this_version(self) -> None:
+        """The example's base is the image that `make image` makes, by its version."""
+        version = tomllib.loads(read("pyproject.toml"))["project"]["version"]
+        (line,) = [each for each in read("examples/team/Dockerfile").splitlines() if "ARG" in each]
+        assert line == f"ARG SERVICE_IMAGE=stripe-event-receiver:{version}"
+        named = re.findall(r"stripe-event-receiver:([0-9.]+[0-9])", "".join(pages.PAGES.values()))
+        assert set(named) == {version}
 
     def test_hashes_are_checked(self) -> None:
         """Dependencies are installed from the lock, with their hashes, and never compiled."""

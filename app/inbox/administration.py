@@ -9,6 +9,7 @@ from app.inbox.filters import EventFilter
 from app.inbox.models import Attempt, Event, Note
 from app.inbox.report import Report, make_report
 from app.inbox.sql import administration as statements
+from app.inbox.sql import report as report_statements
 from app.inbox.sql.selection import count_events, select_events
 from app.inbox.store import Store
 from app.states import State
@@ -79,6 +80,12 @@ class Administration:
         # A health check waits for this.
         rows = self._store.read(statements.PAUSED, seconds=deadline.SECONDS)
         return Note(*tuple(rows[0])) if rows else None
+
+    def oldest_due_seconds(self) -> float:
+        """Return how long the oldest due event has waited for a worker. 0 if none is due."""
+        # A health check waits for this.
+        ((age,),) = self._store.read(report_statements.OLDEST_DUE, seconds=deadline.SECONDS)
+        return float(age or 0)
 
     def report(self) -> Report:
         """Return the counts of waiting and dead events, and suspicious findings."""

@@ -22,19 +22,28 @@ def healthz() -> Response:
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    """Return 200 if the inbox can be written, else 503 with the reason."""
+    """Return 200 if the inbox can be written, else 503 with the reason.
+
+    In queue mode it shows a pause of the workers, and the age of the oldest due event: autoscalers
+    read that.
+    """
     if services().stopping.is_set():
         return _not_ready("the service is shutting down")
     try:
         services().inbox.check()
-        paused = (
-            services().settings.is_queue and services().inbox.administration.paused() is not None
-        )
+        queue = _queue() if services().settings.is_queue else {}
     except InboxUnavailable as error:
         log.warning("not_ready", reason=error.reason)
         return _not_ready(error.message)
-    # While workers are paused, deliveries are still recorded.
-    return answer(200, {"status": "ready", "paused": True} if paused else {"status": "ready"})
+    return answer(200, {"status": "ready", **queue})
+
+
+def _queue() -> dict[str, object]:
+    """Return the state of the queue. While workers are paused, deliveries are still recorded."""
+    administration = services().inbox.administration
+    waited = round(administration.oldest_due_seconds(), 3)
+    paused = {} if administration.paused() is None else {"paused": True}
+    return {**paused, "oldest_due_seconds": waited}
 
 
 def _not_ready(reason: str) -> Response:

@@ -53,10 +53,11 @@ def encoded(headers: Iterable[tuple[str, str]]) -> Headers:
 
 def _environ(scope: Scope, body: bytes) -> WSGIEnvironment:
     server, client = scope["server"] or ("localhost", 0), scope["client"] or ("", 0)
+    prefix, path = _split(_path(scope["raw_path"]), scope["root_path"].rstrip("/"))
     environ = {
         "REQUEST_METHOD": scope["method"],
-        "SCRIPT_NAME": scope["root_path"],
-        "PATH_INFO": _path(scope["raw_path"]),
+        "SCRIPT_NAME": prefix,
+        "PATH_INFO": path,
         "QUERY_STRING": scope["query_string"].decode("latin-1"),
         "SERVER_NAME": server[0],
         "SERVER_PORT": str(server[1]),
@@ -78,6 +79,11 @@ def _environ(scope: Scope, body: bytes) -> WSGIEnvironment:
     environ.pop("HTTP_TRANSFER_ENCODING", None)
     environ["CONTENT_LENGTH"] = str(len(body))
     return environ
+
+
+def _split(path: str, prefix: str) -> tuple[str, str]:
+    # Requests of health checks reach the service without the proxy, and so without its prefix.
+    return (prefix, path[len(prefix) :]) if path.startswith(f"{prefix}/") else ("", path)
 
 
 def _path(raw: bytes) -> str:

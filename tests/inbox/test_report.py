@@ -50,6 +50,7 @@ def test_empty_inbox(inbox: Inbox) -> None:
     report = inbox.administration.report()
     assert (report.waiting, report.oldest, report.overdue) == (0, 0.0, 0.0)
     assert (report.dead, report.hosts) == (0, ())
+    assert inbox.administration.oldest_due_seconds() == 0.0
 
 
 def test_waiting_events(inbox: Inbox, database_url: str) -> None:
@@ -67,6 +68,13 @@ def test_waiting_events(inbox: Inbox, database_url: str) -> None:
     assert report.waiting == 3
     assert 2 * HOUR <= report.oldest < 3 * HOUR
     assert HOUR <= report.overdue < 2 * HOUR
+    assert HOUR <= inbox.administration.oldest_due_seconds() < 2 * HOUR
+
+
+def test_planned_event_is_not_due(inbox: Inbox, database_url: str) -> None:
+    """An event that waits for its retry does not count as due."""
+    put(inbox, database_url, "evt_1", f"state = 'pending', due_at = due_at + {HOUR}")
+    assert inbox.administration.oldest_due_seconds() == 0.0
 
 
 def test_dead_are_counted(inbox: Inbox, database_url: str) -> None:

@@ -237,3 +237,15 @@ def test_environment_is_what_wsgi_says(server: Server) -> None:
 
     assert {key: environ.get(key) for key in expected} == expected
     assert "HTTP_STRIPE_SIGNATURE" not in environ
+
+
+def test_path_prefix_is_removed(serve: Serve) -> None:
+    """With gunicorn's root path, a path with the prefix is answered as the one without it.
+
+    A path without the prefix is answered too, because health checks do not come from the proxy.
+    """
+    server = serve(GUNICORN_CMD_ARGS="--root-path=/stripe")
+    environs = [server.ask("GET", path).json for path in ("/stripe/echo", "/echo")]
+    found = [(each["SCRIPT_NAME"], each["PATH_INFO"]) for each in environs]
+    assert found == [("/stripe", "/echo"), ("", "/echo")]
+    assert server.ask("GET", "/stripes/echo").status == 404

@@ -141,15 +141,22 @@ class TestAnswers:
         assert receiver.deliver(samples.notification(TYPE)).status_code == 200
 
     def test_readiness_shows_the_pause(self, make_queue: MakeReceiver) -> None:
-        """Deliveries are accepted during a pause: the service is ready, and shows the pause."""
+        """Deliveries are accepted during a pause: the service is ready, and shows the pause.
+
+        It also shows how long the oldest due event has waited.
+        """
         receiver = make_queue(module(""))
-        assert receiver.client.get("/readyz").json == {"status": "ready"}
+        idle = {"status": "ready", "oldest_due_seconds": 0.0}
+        assert receiver.client.get("/readyz").json == idle
         receiver.services.inbox.administration.pause(by="me", why=None)
 
         ready = receiver.client.get("/readyz")
-        assert (ready.status_code, ready.json) == (200, {"status": "ready", "paused": True})
+        assert (ready.status_code, ready.json) == (200, {**idle, "paused": True})
         notification = samples.notification(TYPE)
         assert receiver.deliver(notification).status_code == 200
+        waiting = receiver.client.get("/readyz").json
+        assert waiting is not None
+        assert waiting["oldest_due_seconds"] > 0
         receiver.services.inbox.administration.resume()
         ends(receiver, notification, State.DONE)
 

@@ -9,7 +9,8 @@ from app.cli.events.pause import pause, resume
 from app.cli.events.reconcile import reconcile
 from app.cli.events.retry import retry
 from app.cli.events.show import show
+from app.cli.events.stats import stats
 
 events = AppGroup("events", help="Show events, retry and backfill them, pause the workers.")
-for command in (list_events, show, retry, reconcile, pause, resume):
+for command in (list_events, show, stats, retry, reconcile, pause, resume):
     events.add_command(command)

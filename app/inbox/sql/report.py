@@ -22,6 +22,11 @@ WAITING = sa.select(
     (now() - sa.func.min(events.c.due_at)).label("overdue"),
 ).where(_waits)
 
+#: Seconds since the oldest due event became due, or none. One lookup in the index `events_due`.
+OLDEST_DUE = sa.select((now() - sa.func.min(events.c.due_at)).label("age")).where(
+    events.c.state == word(State.PENDING), events.c.due_at <= now()
+)
+
 DEAD = sa.select(sa.func.count()).where(events.c.state == word(State.DEAD))
 
 # A token begins with the host, the process and a random number (``store``).

@@ -14,7 +14,7 @@ from flask.testing import FlaskCliRunner
 
 from app.cli.events.retry import operator
 from app.errors import InboxUnavailable
-from app.inbox import Claim, Failure, NewEvent
+from app.inbox import Claim, Failure, NewEvent, Outcome
 from app.inbox.administration import Administration
 from app.inbox.claims import Claims
 from devkit import samples
@@ -481,6 +481,37 @@ class TestSelection:
             in run(receiver, "retry", "evt_1", "--yes").stdout
         )
         assert changed is ((processing, act) not in unused)
+
+
+class TestStats:
+    """``flask events stats``: how much waits, and for how long."""
+
+    def test_numbers(self, make_receiver: Make) -> None:
+        """Waiting and dead events are counted, and the oldest due event has its age."""
+        receiver = make_receiver({CREATED: GIVING_UP})
+        deliver(receiver, "evt_1")
+        receiver.services.inbox.deliveries.record_skipped(NOT_RUN, Outcome.WRONG_MODE)
+        url = receiver.services.settings.database_url
+        raw_sql.execute(url, "UPDATE events SET state='pending', due_at=due_at-9 WHERE id='evt_2'")
+
+        numbers = json.loads(run(receiver, "stats", "--json").stdout)
+
+        assert (numbers["waiting"], numbers["dead"], numbers["paused"]) == (1, 1, False)
+        assert 9 <= numbers["oldest_due_seconds"] < 90
+        assert 0 <= numbers["oldest_waiting_seconds"] < 9
+
+    def test_table(self, make_receiver: Make) -> None:
+        """A person gets one number in each line."""
+        receiver = make_receiver(processing="queue")
+        run(receiver, "pause")
+        lines = [line.split() for line in run(receiver, "stats").stdout.splitlines()]
+        assert lines == [
+            ["waiting", "0"],
+            ["dead", "0"],
+            ["oldest_waiting_seconds", "0.0"],
+            ["oldest_due_seconds", "0.0"],
+            ["paused", "True"],
+        ]
 
 
 class TestPause:

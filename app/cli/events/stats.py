@@ -1,0 +1,35 @@
+"""``flask events stats``: the numbers of waiting and dead events, and how long they have waited."""
+
+from __future__ import annotations
+
+import click
+from flask.cli import with_appcontext
+
+from app.cli.inbox_errors import explained
+from app.cli.output import json_option, say_json, say_table
+from app.services import services
+
+
+@click.command("stats")
+@json_option
+@with_appcontext
+def stats(*, as_json: bool) -> None:
+    """Show how many events wait or are dead, and how long the oldest ones have waited.
+
+    An event waits while it is pending, or if its process died. It is due when its time has come.
+    """
+    administration = services().inbox.administration
+    with explained():
+        report, oldest_due = administration.report(), administration.oldest_due_seconds()
+        paused = administration.paused() is not None
+    numbers: dict[str, object] = {
+        "waiting": report.waiting,
+        "dead": report.dead,
+        "oldest_waiting_seconds": round(report.oldest, 3),
+        "oldest_due_seconds": round(oldest_due, 3),
+        "paused": paused,
+    }
+    if as_json:
+        say_json(numbers)
+    else:
+        say_table([(name, str(value)) for name, value in numbers.items()])

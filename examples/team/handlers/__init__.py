@@ -1,0 +1,1 @@
+"""The handler modules of the team."""

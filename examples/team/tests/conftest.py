@@ -1,0 +1,3 @@
+"""The fixtures of the service's devkit."""
+
+pytest_plugins = ["devkit.plugin"]

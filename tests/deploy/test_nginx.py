@@ -1,0 +1,176 @@
+"""deploy/compose/nginx.conf with the real nginx, in front of two real web services."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from devkit import samples
+from tests.deploy.conftest import free_port
+from tests.support import pages
+from tests.support.gunicorn_server import Response
+from tests.support.images import ROOT, SECONDS
+from tests.support.name_server import name_server
+from tests.support.services import EVENT_TYPE, HANDLER, MODULE, SECRETS, Lab, Service
+from tests.support.waiting import wait_for
+
+CONFIG = ROOT / "deploy" / "compose" / "nginx.conf"
+#: The addresses of the two web services, as of two containers.
+ADDRESSES = ["127.0.0.2", "127.0.0.3"]
+
+
+class Nginx:
+    """Nginx with the shipped configuration, for other addresses, and with an own certificate."""
+
+    def __init__(self, folder: Path, *, names: int, port: int, more: str = "") -> None:
+        """Take a folder, the ports of the name server and of the services, and more locations."""
+        self.port = free_port()
+        self._certificate = folder / "tls_certificate"
+        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+        files = ["-keyout", str(folder / "tls_key"), "-out", str(self._certificate)]
+        make = ["openssl", "req", "-x509", *key, *name, *files]
+        subprocess.run(make, check=True, capture_output=True)
+        text = CONFIG.read_text(encoding="utf-8")
+        for shipped, own in {
+            "listen 443": f"listen 127.0.0.1:{self.port}",
+            "resolver 127.0.0.11": f"resolver 127.0.0.1:{names}",
+            "http://web:4242": f"http://web:{port}",
+            "/run/secrets/": f"{folder}/",
+            "/dev/std": f"{folder}/std",
+            "        location / {": f"{more}        location / {{",
+        }.items():
+            assert shipped in text
+            text = text.replace(shipped, own)
+        self._file = folder / "nginx.conf"
+        self._file.write_text(text, encoding="utf-8")
+        self._folder = folder
+
+    def command(self, *options: str) -> list[str]:
+        """Return a command of nginx for this configuration."""
+        directives = f"daemon off; pid {self._folder}/nginx.pid;"
+        return ["nginx", "-e", "stderr", "-c", str(self._file), "-g", directives, *options]
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run it, and stop it at the end."""
+        process = subprocess.Popen(self.command())
+        try:
+            wait_for(self.listens, SECONDS)
+            yield
+        finally:
+            process.terminate()
+            process.wait(SECONDS)
+
+    def listens(self) -> bool:
+        """Return whether it answers."""
+        with suppress(OSError):
+            return self.ask("GET", "/").status == http.client.NOT_FOUND
+        return False
+
+    def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> Response:
+        """Send a request over TLS. ``_`` in a header's name becomes ``-``."""
+        context = ssl.create_default_context(cafile=str(self._certificate))
+        connection = http.client.HTTPSConnection(
+            "localhost", self.port, timeout=SECONDS, context=context
+        )
+        with closing(connection):
+            names = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, body, names)
+            answer = connection.getresponse()
+            return Response(answer.status, answer.headers, answer.read())
+
+    def deliver(self, event_id: str, path: str = "/webhook") -> tuple[int, str]:
+        """Deliver an event. Return the status, and the outcome or the error."""
+        body = samples.encode(samples.notification(EVENT_TYPE, event_id=event_id))
+        signature = samples.sign(body, SECRETS[0])
+        answer = self.ask("POST", path, body, Stripe_Signature=signature)
+        return answer.status, answer.json.get("outcome") or answer.json["error"]
+
+
+@pytest.fixture
+def lab(tmp_path: Path, make_handlers: Callable[..., str]) -> Iterator[Lab]:
+    """Services that end with the test."""
+    lab = Lab(tmp_path / "packages" / make_handlers(**{MODULE: HANDLER}))
+    try:
+        yield lab
+    finally:
+        lab.close()
+
+
+@pytest.fixture
+def web(lab: Lab, postgresql_url: str, port: int) -> list[Service]:
+    """Two web services that run no callbacks, as in compose.yaml."""
+    return [
+        lab.start(
+            postgresql_url,
+            *("--bind", f"{address}:{port}"),
+            PROCESSING="queue",
+            WORKER_THREADS=0,
+            WEB_CONCURRENCY=1,
+        )
+        for address in ADDRESSES
+    ]
+
+
+@pytest.fixture
+def nginx(tmp_path: Path, web: list[Service], port: int) -> Iterator[Nginx]:
+    """Nginx in front of the two, with the location that the page shows for a path prefix."""
+    for service in web:
+        wait_for(service.is_ready, SECONDS)
+    (snippet,) = [
+        block.text
+        for block in pages.blocks("docs/deploy.md", "Behind a path prefix")
+        if block.kind == "nginx"
+    ]
+    with name_server(ADDRESSES) as names:
+        nginx = Nginx(tmp_path, names=names, port=port, more=snippet)
+        with nginx.running():
+            yield nginx
+
+
+def accepted(services: list[Service]) -> list[int]:
+    """Return how many deliveries each service has accepted."""
+    return [each.log.count('"outcome": "accepted"') for each in services]
+
+
+def test_configuration_is_valid(tmp_path: Path) -> None:
+    """Nginx accepts the configuration."""
+    nginx = Nginx(tmp_path, names=53, port=4242)
+    done = subprocess.run(nginx.command("-t"), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_deliveries_reach_all_containers(
+    nginx: Nginx, web: list[Service], lab: Lab, postgresql_url: str
+) -> None:
+    """Both services get deliveries. When one has ended, the other one gets all of them.
+
+    A worker runs them. No other path is forwarded but the one with the page's prefix.
+    """
+    ids = [f"evt_{number}" for number in range(8)]
+    assert {nginx.deliver(each) for each in ids} == {(200, "accepted")}
+    assert min(accepted(web)) > 0
+    web[0].terminate()
+    assert web[0].wait() == 0
+    more = [f"evt_more_{number}" for number in range(8)]
+    assert {nginx.deliver(each) for each in more} == {(200, "accepted")}
+
+    assert nginx.deliver("evt_prefix", "/stripe/webhook") == (200, "accepted")
+    refused = nginx.ask("POST", "/webhook", b"{}")
+    assert (refused.status, "error" in refused.json) == (400, True)
+    large = nginx.ask("POST", "/webhook", b"x" * 70_000)
+    assert (large.status, large.json) == (413, {"error": "the body is too large"})
+    assert {nginx.ask("GET", path).status for path in ("/readyz", "/healthz", "/")} == {404}
+
+    lab.start_worker(postgresql_url)
+    done = [*ids, *more, "evt_prefix"]
+    wait_for(
+        lambda: {each.event_id for each in lab.journal() if each.what == "end"} == {*done}, SECONDS
+    )
