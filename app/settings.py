@@ -22,7 +22,7 @@ __all__ = ["Settings", "environment", "variable"]
 #: The first line of the message when the service cannot start.
 HEADLINE = "The settings cannot be used:"
 
-#: Requests a second, of the 100 and 25 that Stripe allows: others use the account as well.
+#: Requests per second. Stripe allows 100 and 25, and other programs use the account too.
 LIVE_RATE_LIMIT = 80
 TEST_RATE_LIMIT = 20
 
@@ -42,7 +42,7 @@ def _setting(
 ) -> Any:
     """Return a field of ``Settings``.
 
-    ``default`` is as it would stand in the environment; None where there is none. ``variable`` is
+    ``default`` is a text as in the environment, or None for a required setting. ``variable`` is
     the name of the environment variable, if it is not the attribute's. A ``secret`` stays out of
     the representation, so that it reaches no log by accident, and can be given as a file.
     """
@@ -202,14 +202,14 @@ class Settings:
 
     @property
     def livemode(self) -> bool:
-        """Whether the API key is a live one, which decides whose events are run."""
+        """True if live events are run, and not those of test mode."""
         if self.is_organization:
             return self.stripe_mode == "live"
         return self.stripe_api_key.startswith(LIVE_PREFIXES)
 
     @property
     def is_organization(self) -> bool:
-        """Whether the API key is one of an organization, for all of its accounts."""
+        """True if the API key is one of an organization, for all of its accounts."""
         return self.stripe_api_key.startswith(ORGANIZATION_PREFIX)
 
     @property
@@ -222,7 +222,7 @@ class Settings:
 
     @property
     def requests_per_second(self) -> int:
-        """How many requests Stripe's API gets in a second at most; 0 for no limit.
+        """The limit of requests to Stripe's API per second; 0 for none.
 
         The default stays below Stripe's own limits (https://docs.stripe.com/rate-limits). A
         stand-in has no limit.
@@ -235,7 +235,7 @@ class Settings:
 
     @property
     def is_queue(self) -> bool:
-        """Whether callbacks run in workers, after the answer."""
+        """True if callbacks run in workers, after the answer."""
         return self.processing == "queue"
 
     @classmethod

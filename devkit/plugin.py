@@ -67,7 +67,9 @@ def stripe_api() -> Iterator[StripeApi]:
 @pytest.fixture(scope="session")
 def handlers_package() -> str:
     """The package of the tested handlers: HANDLERS_PACKAGE, as the service reads it."""
-    fakes = environment(STRIPE_API_KEY=API_KEY, STRIPE_WEBHOOK_SECRET=SECRET)
+    fakes = environment(
+        STRIPE_API_KEY=API_KEY, STRIPE_WEBHOOK_SECRET=SECRET, STRIPE_MODE="", STRIPE_CONTEXT=""
+    )
     return Settings.load(fakes).handlers_package
 
 

@@ -14,6 +14,7 @@ from app.settings import Settings
 ROOT = Path(__file__).parents[1]
 SECRETS = {"STRIPE_API_KEY": "sk_test_fake", "STRIPE_WEBHOOK_SECRET": "whsec_fake"}
 LINES = "".join(f"{name}={value}\n" for name, value in SECRETS.items())
+FROM_FLASK = {"FLASK_RUN_FROM_CLI": "true"}
 
 
 @pytest.fixture
@@ -60,8 +61,8 @@ class TestDotenv:
         assert f"{dotenv} cannot be read: Too many levels of symbolic links" in problem
 
     def test_mark_of_utf8_is_skipped(self, dotenv: Path) -> None:
-        """Editors of Windows write it before the first name."""
-        dotenv.write_bytes(LINES.encode("utf-8-sig"))
+        """Editors of Windows write it before the first name, and comments may follow."""
+        dotenv.write_bytes(f"{LINES}\n# PORT=80\n".encode("utf-8-sig"))
         assert Settings.load({}, dotenv).stripe_api_key == "sk_test_fake"
 
     def test_folder_is_no_file(self, dotenv: Path) -> None:
@@ -218,15 +219,33 @@ class TestOneReading:
         assert server.startswith(f"The settings cannot be used:\n  - {sentence}")
         assert doctor.startswith(f"FAIL  settings      {sentence}")
 
-    def test_file_of_a_parent_folder(self, dotenv: Path, site: str) -> None:
+    def test_file_of_a_parent_folder(
+        self, dotenv: Path, site: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """It is not read. Where ``flask`` has read it, every command refuses to start."""
         below = dotenv.parent / "below"
         below.mkdir()
         off = run(["-c", FLASK, site, "--app", "app", "events", "list"], below)
         on = run(["-m", "flask", "--app", "app", "events", "list"], below, FLASK_SKIP_DOTENV="0")
         assert "STRIPE_API_KEY is not set" in off
-        assert f"STRIPE_API_KEY was read by flask from {dotenv}" in on
-        assert "Set FLASK_SKIP_DOTENV=1" in on
+        sentence = f"was read by flask from {dotenv}, which the server does not read. Set FLASK_SKI"
+        assert f"STRIPE_API_KEY {sentence}" in on
+        monkeypatch.chdir(below)
+        assert [problem.split()[0] for problem in problems({**SECRETS, **FROM_FLASK})] == [*SECRETS]
+
+    def test_environment_that_flask_has_not_changed(
+        self, dotenv: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Other values than those of the file come from the environment itself."""
+        own = {"STRIPE_API_KEY": "sk_test_own", "STRIPE_WEBHOOK_SECRET": "whsec_own"}
+        below = dotenv.parent / "below"
+        below.mkdir()
+        monkeypatch.chdir(below)
+        assert Settings.load({**own, **FROM_FLASK}).stripe_api_key == "sk_test_own"
+        skipped = {**SECRETS, **FROM_FLASK, "FLASK_SKIP_DOTENV": "1"}
+        assert Settings.load(skipped).stripe_api_key == "sk_test_fake"
+        (below / ".env").write_text(LINES, encoding="utf-8")
+        assert Settings.load({**SECRETS, **FROM_FLASK}).stripe_api_key == "sk_test_fake"
 
     def test_file_that_both_read(self, dotenv: Path) -> None:
         """Without the set-up of ``make`` too, the ``.env`` of this folder counts as it is."""

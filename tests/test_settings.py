@@ -1,4 +1,4 @@
-"""The settings: complete, typed, and all problems said at once."""
+"""The settings are complete and typed, and all problems are reported at once."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_every_variable_is_read() -> None:
     ],
 )
 def test_rate_limit_is_below_stripes_own(changes: dict[str, str], limit: int) -> None:
-    """Below Stripe's own for live and test keys, and none for a stand-in, unless it is set."""
+    """The default depends on the mode of the key. A stand-in has no limit. A setting wins."""
     assert load(**changes).requests_per_second == limit
 
 
@@ -272,7 +272,7 @@ def test_quotes_and_foreign_characters_are_named(name: str, value: str, words: s
 
 
 def test_all_problems_are_said_at_once() -> None:
-    """Who sets up the service mends everything in one go."""
+    """One start names everything that has to be corrected."""
     with pytest.raises(StartError) as raised:
         Settings.load({"PORT": "x", "LOG_LEVEL": "x"}, dotenv=None)
 
@@ -282,7 +282,7 @@ def test_all_problems_are_said_at_once() -> None:
 
 
 def test_messages_do_not_hold_secrets() -> None:
-    """What is printed at a failed start may end in a log."""
+    """The message of a failed start may be logged."""
     said = problems(STRIPE_API_KEY="pk_test_marker", STRIPE_WEBHOOK_SECRET="marker,whsec_marker b")
     assert "marker" not in " ".join(said)
 
@@ -298,7 +298,7 @@ def test_secrets_are_not_in_the_representation() -> None:
 
 
 def test_file_is_read_and_the_environment_wins(tmp_path: Path) -> None:
-    """``.env`` is for development; what a container is given counts more."""
+    """``.env`` is for development. The variables of a container win."""
     file = tmp_path / ".env"
     file.write_text('STRIPE_API_KEY="sk_test_file"\nSTRIPE_WEBHOOK_SECRET=whsec_$a\nPORT=1\n')
 

@@ -46,6 +46,22 @@ def test_wrong_settings_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pk_test_fake" not in result.output
 
 
+def test_parts_of_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hidden character, quotes and a password with a raw @ are named, without the value."""
+    monkeypatch.setenv("STRIPE_API_KEY", "sk_test_Zq\u200bZq")
+    monkeypatch.setenv("STRIPE_WEBHOOK_SECRET", '"whsec_Zq"')
+    monkeypatch.setenv("DATABASE_URL", "postgresql://me:Z@Zq@127.0.0.1/inbox")
+    monkeypatch.setenv("WEB_CONCURENCY", "4")
+    result = flask("doctor")
+    assert [" ".join(line.split()[:4]) for line in result.stdout.splitlines()[:4]] == [
+        "FAIL settings STRIPE_API_KEY has",
+        "FAIL settings STRIPE_WEBHOOK_SECRET has",
+        "FAIL settings DATABASE_URL has",
+        "FAIL settings WEB_CONCURENCY is",
+    ]
+    assert "Zq" not in result.output
+
+
 def test_wrong_handlers_are_shown(
     monkeypatch: pytest.MonkeyPatch, make_handlers: MakeHandlers
 ) -> None:

@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TYPE = "v1.customer.created"
 METER = "v1.billing.meter.error_report_triggered"
 NEWER = "v9.thing.made"
+#: Settings of a live service, which tests of handlers do not use.
+ORGANIZATION = "STRIPE_API_KEY_FILE=/no/such/file\nSTRIPE_MODE=live\nSTRIPE_CONTEXT=acct_1\n"
 
 #: Fetches the customer, and records the address.
 GREET = """
@@ -276,7 +278,7 @@ def test_a_team_needs_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         f"    assert len(stripe_api.asked) == 2\n"
         f"    assert logged('delivery')['status'] == 200\n"
     )
-    (tmp_path / ".env").write_text("HANDLERS_PACKAGE=team.hooks\nSTRIPE_API_KEY=sk_live_fake\n")
+    (tmp_path / ".env").write_text("HANDLERS_PACKAGE=team.hooks\n" + ORGANIZATION)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "tests"],

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from devkit import samples
 from tests.support.gunicorn_server import (
     DEADLINE,
     ROOT,
@@ -18,6 +19,7 @@ from tests.support.gunicorn_server import (
     service_environment,
     started,
 )
+from tests.support.tiny_app import SECRET
 from tests.support.waiting import wait_for
 
 
@@ -58,13 +60,20 @@ def test_burst_of_connections_is_shared(serve: Serve) -> None:
 def test_service_runs_under_gunicorn(tmp_path: Path) -> None:
     """Without arguments, gunicorn serves the real application and exits with 0.
 
-    It names a misspelt setting once.
+    Its secrets can be files. It names a misspelt setting once.
     """
     command = [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0"]
     environment = service_environment(tmp_path) | {"WEB_CONCURENCY": "4"}
+    for name in ("STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET", "DATABASE_URL"):
+        (tmp_path / name).write_text(f"{environment.pop(name)}\n", encoding="utf-8")
+        environment[f"{name}_FILE"] = str(tmp_path / name)
+    body = samples.encode(samples.notification("v1.customer.created"))
     with started(command, tmp_path, environment) as server:
         assert server.ask("GET", "/healthz").status == 200
         assert server.ask("POST", "/webhook").status == 400
+        signature = samples.sign(body, SECRET)
+        assert server.ask("POST", "/webhook", body, Stripe_Signature=signature).status == 200
+        assert (tmp_path / "inbox.sqlite3").exists()
         (line,) = server.logged("setting_unknown")
         assert (line["variable"], line["nearest"]) == ("WEB_CONCURENCY", "WEB_CONCURRENCY")
         assert server.stop() == 0
