@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from flask.cli import AppGroup, with_appcontext
 
 from app.cli.inbox_errors import explained
-from app.cli.output import json_option, say, say_json, say_table, sentence
+from app.cli.output import json_option, plural, say, say_json, say_table, sentence
 from app.errors import MigrationPending
+from app.inbox.backup import BackupError
 from app.services import services
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from app.inbox.migrate import Revisions
 
 db = AppGroup("db", help="Show and migrate the inbox's tables, back them up and restore them.")
@@ -68,6 +73,40 @@ def upgrade() -> None:
         say(f"The tables were migrated {since}to revision {before.newest}.")
     else:
         say(_ready(before))
+
+
+@db.command("backup")
+@click.argument("file", type=click.Path(path_type=Path))
+@with_appcontext
+def back_up(file: Path) -> None:
+    """Write all events into a new FILE. The service can go on beside it.
+
+    The FILE is an SQLite database, also for an inbox on PostgreSQL.
+    """
+    with explained(), _backup_errors():
+        count = services().inbox.back_up(file)
+    say(f"{plural(count, 'event')} written to {file}.")
+
+
+@db.command("restore")
+@click.argument("file", type=click.Path(path_type=Path))
+@with_appcontext
+def restore(file: Path) -> None:
+    """Write all events of a FILE that `backup` wrote into an empty inbox.
+
+    Missing tables are created. It is all or nothing.
+    """
+    with explained(may_create=True), _backup_errors():
+        count = services().inbox.restore(file)
+    say(f"{plural(count, 'event')} restored from {file}.")
+
+
+@contextmanager
+def _backup_errors() -> Iterator[None]:
+    try:
+        yield
+    except BackupError as error:
+        raise click.ClickException(f"{sentence(str(error))}.") from None
 
 
 def _ready(revisions: Revisions) -> str:

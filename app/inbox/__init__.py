@@ -6,6 +6,9 @@ records together, so that no two processes can both decide.
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from app.inbox import backup
 from app.inbox.administration import Administration
 from app.inbox.claims import Claims
 from app.inbox.deliveries import Deliveries
@@ -104,6 +107,14 @@ class Inbox:
     def revisions(self) -> Revisions:
         """Return the revision of the tables and the one of this version, without any change."""
         return self._store.revisions()
+
+    def back_up(self, file: Path) -> int:
+        """Write all events into a new ``file``, as ``app.inbox.backup`` describes."""
+        return backup.back_up(self._store, file)
+
+    def restore(self, file: Path) -> int:
+        """Write all events of a ``file`` into this inbox, which has to be empty."""
+        return backup.restore(self._store, file)
 
     def examine(self) -> Findings | None:
         """Return the state of SQLite's files, without any change. None on PostgreSQL."""

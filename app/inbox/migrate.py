@@ -39,15 +39,18 @@ class Revisions(NamedTuple):
     is_pending: bool
 
 
-def upgrade(connection: sa.Connection, schema: str | None, *, may_create: bool) -> Revisions:
+def upgrade(
+    connection: sa.Connection, schema: str | None, *, may_create: bool, to: str = "head"
+) -> Revisions:
     """Run the migrations that are missing, in the ``connection``'s transaction.
 
-    A missing ``schema`` is created if ``may_create``. Returns the revisions from before. Raises
-    ``StartError`` as ``find_tables`` does, and when this version does not work with the tables.
+    They end with the revision ``to``. A missing ``schema`` is created if ``may_create``. Returns
+    the revisions from before. Raises ``StartError`` as ``find_tables`` does, and when this version
+    does not work with the tables.
     """
     before = examine(connection, schema, may_create=may_create)
     if before.is_pending:
-        _upgrade(connection, find_tables(connection, before.newest))
+        _upgrade(connection, find_tables(connection, before.newest), to)
     return before
 
 
@@ -105,7 +108,7 @@ def _create_schema(connection: sa.Connection, schema: str) -> None:
         ) from None
 
 
-def _upgrade(connection: sa.Connection, tables: Tables) -> None:
+def _upgrade(connection: sa.Connection, tables: Tables, to: str) -> None:
     if tables.schema is not None:
         catalog.use_schema(connection, tables.schema)
     if tables.revision is None or tables.is_legacy:
@@ -115,7 +118,7 @@ def _upgrade(connection: sa.Connection, tables: Tables) -> None:
         connection.execute(sa.insert(versions).values(version_num=tables.revision))
     config = _config()
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, to)
     connection.execute(sa.update(versions).values(works_with=migrations().works_with))
 
 

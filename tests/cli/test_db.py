@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from click.testing import Result
 
 from app.inbox.migrate import migrations
+from devkit import samples
 from tests.conftest import Receiver
 from tests.support import raw_sql
 
@@ -100,10 +102,13 @@ def test_newer_tables_that_work(receiver: Receiver) -> None:
     assert shown == {"current": "9999", "newest": HEAD, "is_pending": False}
 
 
-def test_lost_file_is_not_created(make_receiver: MakeReceiver, sqlite_url: str) -> None:
-    """``upgrade`` creates a first SQLite file, but none where one is missing."""
+def test_lost_file_is_not_created(
+    make_receiver: MakeReceiver, sqlite_url: str, tmp_path: Path
+) -> None:
+    """``upgrade`` creates no SQLite file where one is missing. ``restore`` does."""
     receiver = make_receiver(database_url=sqlite_url)
     receiver.services.inbox.migrate()
+    run(receiver, "db", "backup", str(tmp_path / "backup"))
     receiver.services.inbox.close()
     file = receiver.services.inbox._store.engine._file.path  # type: ignore[attr-defined]  # noqa: SLF001 - to lose it
     file.unlink()
@@ -113,6 +118,9 @@ def test_lost_file_is_not_created(make_receiver: MakeReceiver, sqlite_url: str) 
     assert upgraded.exit_code == 1
     assert "file is missing" in upgraded.output
     assert not file.exists()
+    restoring = make_receiver(database_url=sqlite_url)
+    assert run(restoring, "db", "restore", str(tmp_path / "backup")).exit_code == 0
+    assert file.exists()
 
 
 def test_foreign_tables_are_refused(make_receiver: MakeReceiver, postgresql_url: str) -> None:
@@ -123,3 +131,25 @@ def test_foreign_tables_are_refused(make_receiver: MakeReceiver, postgresql_url:
         result = run(receiver, "db", command)
         assert result.exit_code == 1
         assert "something named 'events' that is not of this service" in str(result.exception)
+
+
+def test_backup_moves_an_inbox(
+    make_receiver: MakeReceiver, sqlite_url: str, postgresql_url: str, tmp_path: Path
+) -> None:
+    """``backup`` and ``restore`` are the way from SQLite to PostgreSQL: what ran stays known."""
+    first = make_receiver({}, database_url=sqlite_url)
+    notification = samples.notification("v1.customer.created")
+    assert first.deliver(notification).json == {"success": True, "outcome": "handled"}
+    file = tmp_path / "backup.sqlite3"
+
+    saved = run(first, "db", "backup", str(file))
+    second = make_receiver({}, database_url=postgresql_url, migrate="check")
+    restored = run(second, "db", "restore", str(file))
+
+    assert (saved.exit_code, saved.output) == (0, f"1 event written to {file}.\n")
+    assert (restored.exit_code, restored.output) == (0, f"1 event restored from {file}.\n")
+    assert second.deliver(notification).json == {"success": True, "outcome": "duplicate"}
+    again = run(second, "db", "restore", str(file))
+    assert again.exit_code == 1
+    assert again.output.startswith("Error: The inbox is not empty. Set DATABASE_URL to a new file")
+    assert run(second, "db", "backup", str(file)).output == f"Error: {file} exists already.\n"

@@ -120,6 +120,8 @@ class TestOtherApplications:
 
         assert "something named 'events' that is not of this service" in message
         assert "Nothing was changed. Set DATABASE_" in message
+        if database_url.startswith("postgresql"):
+            assert message in PAGES["docs/operations.md"]
         assert catalog(database_url) == before
         assert rows(database_url, "SELECT * FROM alembic_version") == [(revision,)]
 
@@ -171,6 +173,16 @@ class TestOtherApplications:
 
         assert "something named 'leaders'" in message
         assert "something named 'watermarks'" in message
+        assert catalog(database_url) == before
+
+    def test_inbox_without_its_version_is_refused(
+        self, make_inbox: MakeInbox, database_url: str
+    ) -> None:
+        """Tables like ours beside another application's revision may be anyone's."""
+        make_legacy(database_url, make_inbox(), "ae1027a6acf")
+        before = catalog(database_url)
+
+        assert "something named 'events'" in refused(make_inbox())
         assert catalog(database_url) == before
 
     @pytest.mark.parametrize("revisions", [["0003"], ["0003", "0004"], []])

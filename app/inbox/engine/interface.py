@@ -83,6 +83,12 @@ class Engine(Protocol):
         within two seconds, and a locked SQLite file within five. Statements may take longer.
         """
 
+    def snapshot(self) -> AbstractContextManager[sa.Connection]:
+        """Return a block with one reading transaction that sees the state of one moment.
+
+        Others may write beside it, but on an SQLite without WAL mode.
+        """
+
     def forbid_creation(self) -> None:
         """Never create a missing database file."""
 

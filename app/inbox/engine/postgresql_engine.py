@@ -176,6 +176,21 @@ class PostgresqlEngine:
         finally:
             pool.dispose()
 
+    @contextmanager
+    def snapshot(self) -> Iterator[sa.Connection]:
+        """Hold one reading transaction that sees the state of one moment."""
+        pool = postgresql.make_sqlalchemy_engine(self._url, self._breaker, autocommit=False)
+        options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        if self._schema:
+            options["schema_translate_map"] = {None: self._schema}
+        try:
+            with pool.execution_options(**options).connect() as connection, connection.begin():
+                yield connection
+        except _DRIVER_ERRORS as error:
+            raise unavailable(error) from error
+        finally:
+            pool.dispose()
+
     def _connect(self, pool: sa.Engine, *, fail_fast: bool) -> sa.Connection:
         # A deadline makes ``Connector`` start a thread, and this process may fork next.
         with self._breaker.watch(deadline.SECONDS) if fail_fast else nullcontext():

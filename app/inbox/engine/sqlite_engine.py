@@ -137,6 +137,16 @@ class SqliteEngine:
         except _DRIVER_ERRORS as error:
             raise unavailable(error) from error
 
+    @contextmanager
+    def snapshot(self) -> Iterator[sa.Connection]:
+        """Hold one reading transaction that sees the state of one moment."""
+        try:
+            with self._connect().pool.connect() as connection:
+                connection.exec_driver_sql("BEGIN")
+                yield connection
+        except _DRIVER_ERRORS as error:
+            raise unavailable(error) from error
+
     def _is_first(self) -> bool:
         """Return True if no process is known to have opened a file at this path."""
         return not self._file.opened and not self._file.is_known()
