@@ -22,6 +22,7 @@ from app.processing.held_claims import HeldClaims
 from app.processing.leases import Leases, tick_seconds_of
 from app.processing.outages import Outages
 from app.processing.receiver import Receiver
+from app.processing.registry import Registry
 from app.processing.rescuer import Rescuer
 from app.processing.retry_policy import RetryPolicy
 from app.processing.runner import Runner
@@ -39,17 +40,21 @@ def create_app(settings: Settings | None = None) -> Flask:
     """Return the application for ``settings``, by default those of the environment.
 
     Connects neither to the inbox nor to Stripe, so that a server can fork afterwards. Raises
-    ``StartError`` when the settings or the handler modules are wrong. Only ``flask doctor`` gets an
-    application then, which reports the problems.
+    ``StartError`` when the settings or the handler modules are wrong. Commands get an application
+    nevertheless. With broken handler modules, those work that need none. With wrong settings, only
+    ``flask doctor`` works, which reports the problems.
     """
     try:
         return _make_app(settings or _load_settings())
     except StartError as error:
         from app.cli import startup_failure  # noqa: PLC0415 - a server does not load the CLI
 
-        if settings is None and startup_failure.looks_for_commands():
+        if settings is not None or not startup_failure.looks_for_commands():
+            raise
+        try:
+            return _make_app(_load_settings(), registry.broken(error))
+        except StartError:
             return startup_failure.only_doctor(error)
-        raise
 
 
 def _load_settings() -> Settings:
@@ -62,7 +67,7 @@ def _load_settings() -> Settings:
     return dev_server.with_its_api(settings)
 
 
-def _make_app(settings: Settings) -> Flask:
+def _make_app(settings: Settings, handlers: Registry | None = None) -> Flask:
     log.configure(
         settings.log_level,
         settings.log_format,
@@ -70,7 +75,9 @@ def _make_app(settings: Settings) -> Flask:
         package=settings.handlers_package,
     )
     app = Flask("app", static_folder=None)
-    app.extensions["services"] = make_services(settings)
+    app.extensions["services"] = make_services(
+        settings, handlers or registry.load(settings.handlers_package)
+    )
     app.register_blueprint(webhook.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_error_handler(HTTPException, _answer_in_json)
@@ -84,9 +91,8 @@ def warn_of_misspelt(settings: Settings) -> None:
         structlog.get_logger(__name__).warning("setting_unknown", variable=name, nearest=nearest)
 
 
-def make_services(settings: Settings) -> Services:
-    """Return all services of one process. Raises ``StartError`` when a handler module is wrong."""
-    handlers = registry.load(settings.handlers_package)
+def make_services(settings: Settings, handlers: Registry) -> Services:
+    """Return all services of one process, for these handler modules."""
     inbox = make_inbox(settings)
     client = make_client(settings, inbox)
     parts = make_leases(inbox, settings.lease_seconds)

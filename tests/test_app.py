@@ -73,7 +73,8 @@ def test_start_error_is_only_the_message(command: list[str], tmp_path: Path) -> 
     ("method", "path", "status", "error"),
     [
         ("GET", "/", 404, "not found"),
-        ("GET", "/webhook/", 404, "not found"),
+        ("GET", "/webhooks", 404, "not found"),
+        ("GET", "/webhook/", 405, "method not allowed"),
         ("GET", "/webhook", 405, "method not allowed"),
     ],
 )

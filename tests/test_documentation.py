@@ -334,7 +334,7 @@ class TestExamples:
                     lines = [normal(line) for line in output.splitlines()]
                     assert [line for line in text.splitlines() if normal(line) not in lines] == []
                     checked += 1
-        assert checked == 4
+        assert checked == 5
 
     def test_reconcile(self, make_receiver: MakeReceiver, stripe_api: StripeApi) -> None:
         """The reconciliation that the page shows is a real one."""

@@ -23,8 +23,10 @@ def begin_execution(services: Services) -> None:
     """Start the watchdog and the leases, and find out which running events are orphans.
 
     If a lease has expired, this waits up to the grace: a live process renews it. The command ends
-    only after all results are recorded. Raises ``InboxUnavailable``.
+    only after all results are recorded. Raises ``InboxUnavailable``, and ``StartError`` if a
+    handler module is broken.
     """
+    _ = services.registry.modules
     click.get_current_context().call_on_close(partial(_wait_for_results, services))
     services.watchdog.start()
     services.leases.start()

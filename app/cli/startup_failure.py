@@ -1,4 +1,4 @@
-"""The application of ``flask`` if the service cannot start: only ``flask doctor`` works."""
+"""The application of ``flask`` if the settings are wrong: only ``flask doctor`` works."""
 
 from __future__ import annotations
 

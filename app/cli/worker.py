@@ -72,6 +72,7 @@ def worker(
     if count == 0:
         raise click.UsageError("WORKER_THREADS is 0. Set the number of threads with --threads.")
     warn_of_misspelt(settings)
+    _ = services().registry.modules  # raises the problems of a broken handler module
     stop_signals = _open_stop_signals()
     _migrate(services())
     # A migration can wait a minute for others. After a stop signal no event may be claimed.

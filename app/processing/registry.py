@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn, cast
 
 import stripe
 
@@ -20,7 +20,7 @@ from app.processing import handler_module
 from app.processing.handler_module import FALLBACK, Callback, ModuleProblem
 from app.stripe_api.catalog import event_types, load_classes, method_name
 
-__all__ = ["FALLBACK", "Callback", "HandlerModule", "Registry", "check", "load"]
+__all__ = ["FALLBACK", "Callback", "HandlerModule", "Registry", "broken", "check", "load"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,28 @@ class Registry:
                 callback(notif, client)
 
         return route
+
+
+class _BrokenRegistry:
+    """Stands for the registry of a package with a broken module. Each use raises its problems."""
+
+    def __init__(self, error: StartError) -> None:
+        self._error = error
+
+    def register(self, *_arguments: object, **_named: object) -> _BrokenRegistry:
+        """Return a handler that cannot run an event."""
+        return self
+
+    def __getattr__(self, _name: str) -> NoReturn:
+        raise self._error
+
+
+def broken(error: StartError) -> Registry:
+    """Return a registry for commands that need no handler, for a package that ``load`` refuses.
+
+    ``modules`` and ``fallback`` raise ``error``. Nothing can run an event with it.
+    """
+    return cast("Registry", _BrokenRegistry(error))
 
 
 def load(package_name: str) -> Registry:

@@ -68,7 +68,7 @@ class Reconciler:
         """Take the services. The types of the modules in ``registry`` are reconciled."""
         self._livemode = settings.livemode
         self._is_queue = settings.is_queue
-        self._types = [module.event_type for module in registry.modules]
+        self._registry = registry
         self._reconciliation = inbox.reconciliation
         self._claims = inbox.claims
         self._deliveries = inbox.deliveries
@@ -78,7 +78,7 @@ class Reconciler:
     @property
     def types(self) -> list[str]:
         """The event types that are reconciled: those with a module of their own."""
-        return list(self._types)
+        return [module.event_type for module in self._registry.modules]
 
     def find(
         self,
@@ -97,7 +97,7 @@ class Reconciler:
         missing: dict[str, ListedEvent] = {}
         for context in dict.fromkeys(["", *accounts]):
             watermarks = self._reconciliation.watermarks(livemode=self._livemode, context=context)
-            planned = windows.plan(context, self._types, watermarks, since)
+            planned = windows.plan(context, self.types, watermarks, since)
             try:
                 for window in planned:
                     self._read(window, gap, missing, keep_alive)

@@ -1,4 +1,4 @@
-"""If the service cannot start, ``flask doctor`` is the only command."""
+"""If the service cannot start, ``flask doctor`` and commands that need no handler work."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from flask.cli import ScriptInfo, cli
 
 from app import create_app
 from app.errors import StartError
+from app.inbox import Inbox, NewEvent
+from app.states import State
 from tests.conftest import MakeHandlers
 
 
@@ -90,6 +92,76 @@ def test_every_other_command_says_what_is_wrong(
     result = flask(*command)
     assert isinstance(result.exception, StartError)
     assert "PORT is 'http'" in str(result.exception)
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch, make_handlers: MakeHandlers, sqlite_url: str) -> str:
+    """A package with a broken module, and an inbox with a pending event ``evt_1``."""
+    package = make_handlers(v1_customer_created="import no_such_module\n")
+    monkeypatch.setenv("HANDLERS_PACKAGE", package)
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    inbox.migrate()
+    event = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")
+    inbox.deliveries.enqueue(event)
+    inbox.close()
+    return package
+
+
+@pytest.mark.parametrize(
+    ("command", "mode", "words"),
+    [
+        ("events list", "inline", "evt_1"),
+        ("events list --json", "inline", '"id": "evt_1"'),
+        ("events show evt_1", "inline", "state        pending"),
+        ("events retry evt_1 --dry-run", "inline", "evt_1"),
+        ("events retry evt_1 --yes", "queue", "due now"),
+        ("events pause", "queue", "paused"),
+        ("events resume", "queue", "not paused"),
+        ("events send v1.customer.created --url http://127.0.0.1:1/", "inline", "No service"),
+        ("destination list", "inline", "Stripe"),
+        ("handlers types customer.created", "inline", "v1.customer.created"),
+        ("--help", "inline", "destination"),
+    ],
+)
+@pytest.mark.usefixtures("broken")
+def test_broken_module_blocks_no_command_that_needs_none(
+    command: str, mode: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands that read, and those that leave the callbacks to workers, need no handler."""
+    monkeypatch.setenv("PROCESSING", mode)
+    result = flask(*command.split())
+    assert not isinstance(result.exception, StartError)
+    assert words in result.output
+    assert "cannot be imported" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("command", "mode"),
+    [
+        ("events retry evt_1 --yes", "inline"),
+        ("events reconcile --yes", "inline"),
+        ("events reconcile --yes", "queue"),
+        ("worker", "queue"),
+        ("handlers list", "inline"),
+        ("handlers new v1.invoice.paid", "inline"),
+        ("destination create --url https://example.com/webhook", "inline"),
+        ("destination check we_1", "inline"),
+        ("destination sync we_1", "inline"),
+        ("run", "inline"),
+    ],
+)
+def test_broken_module_stops_commands_that_need_handlers(
+    command: str, mode: str, monkeypatch: pytest.MonkeyPatch, broken: str, sqlite_url: str
+) -> None:
+    """They list the problems, and change nothing."""
+    monkeypatch.setenv("PROCESSING", mode)
+    result = flask(*command.split())
+    assert isinstance(result.exception, StartError)
+    (problem,) = result.exception.problems
+    assert problem.startswith(f"{broken}/v1_customer_created.py: line 1: cannot be imported")
+    event = Inbox(sqlite_url, lease_seconds=30).administration.find("evt_1")
+    assert event is not None
+    assert (event.state, event.attempt) == (State.PENDING, 0)
 
 
 def test_a_server_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,7 @@ from app.cli.doctor.lines import Level, Line
 from app.cli.doctor.remote import Account, Options
 from app.cli.output import say
 from app.errors import StartError
-from app.factory import make_client, make_inbox
-from app.inbox import Inbox
-from app.processing import registry
+from app.factory import make_client
 from app.services import services
 from app.settings import Settings
 
@@ -61,40 +59,27 @@ def doctor(
 
 def _check_all(options: Options) -> Iterator[Line]:
     """Yield all lines. If the service cannot start, check as much as possible."""
-    if "services" in current_app.extensions:
-        own = services()
-        yield from _check(own.settings, own.registry, own.inbox, options)
+    if "services" not in current_app.extensions:
+        yield from _wrong_settings()
         return
+    own = services()
+    dev_server.say_api(own.settings)
+    yield from local.settings_lines(own.settings)
+    handlers: Registry | None = own.registry
     try:
-        settings = dev_server.with_its_api(Settings.load())
-    except StartError as error:
-        yield from local.problems("settings", error)
-        yield Line(Level.WARN, "others", "not checked", "Correct the settings first")
-        return
-    inbox = make_inbox(settings)
-    try:
-        yield from _check(settings, None, inbox, options)
-    finally:
-        inbox.close()
-
-
-def _check(
-    settings: Settings, handlers: Registry | None, inbox: Inbox, options: Options
-) -> Iterator[Line]:
-    """Yield all lines for valid settings. ``handlers`` is None if a module is wrong."""
-    dev_server.say_api(settings)
-    yield from local.settings_lines(settings)
-    if handlers:
-        yield from local.handlers_lines(handlers, settings)
-    else:
-        yield from _wrong_handlers(settings)
-    yield from local.inbox_lines(inbox, settings)
-    yield from Account(make_client(settings), settings, handlers, inbox, options).lines()
-
-
-def _wrong_handlers(settings: Settings) -> Iterator[Line]:
-    """Load the handlers again, and yield their problems."""
-    try:
-        registry.load(settings.handlers_package)
+        yield from local.handlers_lines(own.registry, own.settings)
     except StartError as error:
         yield from local.problems("handlers", error)
+        handlers = None
+    yield from local.inbox_lines(own.inbox, own.settings)
+    client = make_client(own.settings)
+    yield from Account(client, own.settings, handlers, own.inbox, options).lines()
+
+
+def _wrong_settings() -> Iterator[Line]:
+    """Load the settings again, and yield their problems."""
+    try:
+        Settings.load()
+    except StartError as error:
+        yield from local.problems("settings", error)
+    yield Line(Level.WARN, "others", "not checked", "Correct the settings first")
