@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from app.cli.hints import hint
 from app.errors import InboxUnavailable
 from app.services import services
 
@@ -27,7 +28,7 @@ def explained() -> Iterator[None]:
     except InboxUnavailable as error:
         message = error.message[0].upper() + error.message[1:]
         raise click.ClickException(
-            f"{message}: {error.reason}. Run `flask doctor` to see what to do."
+            f"{message}: {error.reason}. Run {hint('doctor')} to see what to do."
         ) from None
     except UnicodeError:
         raise click.UsageError("An argument is not valid text.") from None

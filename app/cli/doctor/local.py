@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from app.cli.doctor.lines import Level, Line
+from app.cli.hints import hint
 from app.cli.output import duration, few, mode, plural
 from app.errors import InboxUnavailable, StartError
 
@@ -234,7 +235,8 @@ def _waiting(report: Report, settings: Settings) -> Line:
             Level.WARN,
             "pending",
             f"{text}: Stripe no longer redelivers",
-            "Resend them in Stripe's dashboard, or run them with `flask events retry`",
+            "Resend them in Stripe's dashboard, or run them with"
+            f" {hint('events', 'retry', '--state', 'pending')}",
         )
     return Line(Level.OK, "pending", f"{text}: Stripe will redeliver")
 
@@ -243,4 +245,6 @@ def _dead(report: Report) -> Line:
     if not report.dead:
         return Line(Level.OK, "dead", "no event is dead")
     text = f"{plural(report.dead, 'dead event')}: given up, not readable, or failed too often"
-    return Line(Level.WARN, "dead", text, "Run `flask events list --state dead` for the outcomes")
+    return Line(
+        Level.WARN, "dead", text, f"Run {hint('events', 'list', '--state', 'dead')} for the reasons"
+    )
