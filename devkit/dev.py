@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from app.cli.dev_server import DevServer
+from app.cli.hints import program
 from app.errors import InboxUnavailable
 from app.inbox import Inbox
 from app.settings import Settings, environment
@@ -142,7 +143,7 @@ def _greet(settings: Settings, base: str, folder: Path, problem: str | None) -> 
     click.echo(f"Handlers      {folder}, reloaded after each change")
     if problem:
         click.echo(f"For commands in other terminals, set STRIPE_API_BASE={base}: {problem}.")
-    click.echo("Send an event from another terminal: .venv/bin/flask events send TYPE\n")
+    click.echo(f"Send an event from another terminal: {program('flask')} events send TYPE\n")
 
 
 def watch(service: Service, folder: Path, leave: Leave) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import textwrap
 import uuid
 from collections.abc import Callable, Iterator
@@ -65,6 +66,13 @@ def _nothing_secret_is_logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 def _no_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process has one such timer, and pytest uses it. Real servers test the watchdog."""
     monkeypatch.setattr(Watchdog, "start", lambda _self: None)
+
+
+@pytest.fixture(autouse=True)
+def _activated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment is activated in the shell, so messages show commands as ``flask ...``."""
+    programs = str(Path(sys.executable).parent)
+    monkeypatch.setenv("PATH", os.pathsep.join([programs, os.environ["PATH"]]))
 
 
 @pytest.fixture(scope="session")

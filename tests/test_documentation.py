@@ -370,7 +370,7 @@ class TestExamples:
             said = said.replace(real, example)
         lines = pages.section("docs/destinations-and-doctor.md", "Doctor").splitlines()
         command, *block = [line for line in lines if line.startswith("    ")]
-        assert command == "    $ .venv/bin/flask doctor"
+        assert command == "    $ flask doctor"
         assert [normal(line) for line in said.splitlines() if line] == list(map(normal, block))
 
     def test_chart_shows_the_tables(self) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from flask.cli import AppGroup, with_appcontext
 
+from app.cli.hints import hint
 from app.cli.inbox_errors import explained
 from app.cli.output import json_option, plural, say, say_json, say_table, sentence
 from app.errors import MigrationPending
@@ -52,7 +53,7 @@ def check(context: click.Context, /) -> None:
         revisions = services().inbox.revisions()
     if revisions.is_pending:
         pending = MigrationPending(revisions.current, revisions.newest)
-        say(f"{sentence(pending.reason)}. Run `flask db upgrade`.")
+        say(f"{sentence(pending.reason)}. Run {hint('db', 'upgrade')}.")
         context.exit(1)
     say(_ready(revisions))
 

@@ -43,5 +43,5 @@ def _wait_for_results(services: Services) -> None:
 
 
 def _say_expired(count: int) -> None:
-    leases = f"The lease of {plural(count, 'event')} expired."
-    say(f"{leases} Waiting for a process to renew it ...", err=True)
+    which = "it" if count == 1 else "them"
+    say(f"{plural(count, 'lease')} expired. Waiting for a process to renew {which} ...", err=True)

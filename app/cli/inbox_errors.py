@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from app.cli.hints import hint
 from app.cli.output import sentence
 from app.errors import InboxUnavailable, MigrationPending
 from app.services import services
@@ -27,10 +28,12 @@ def explained(*, may_create: bool = False) -> Iterator[None]:
     try:
         yield
     except MigrationPending as error:
-        raise click.ClickException(f"{sentence(error.reason)}. Run `flask db upgrade`.") from None
+        raise click.ClickException(
+            f"{sentence(error.reason)}. Run {hint('db', 'upgrade')}."
+        ) from None
     except InboxUnavailable as error:
         raise click.ClickException(
-            f"{sentence(error.message)}: {error.reason}. Run `flask doctor` to see what to do."
+            f"{sentence(error.message)}: {error.reason}. Run {hint('doctor')} to see what to do."
         ) from None
     except UnicodeError:
         raise click.UsageError("An argument is not valid text.") from None

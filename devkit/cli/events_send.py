@@ -16,6 +16,7 @@ import click
 from flask.cli import with_appcontext
 
 from app.cli import dev_server
+from app.cli.hints import flask_command
 from app.cli.inbox_errors import explained
 from app.cli.output import say
 from app.services import services
@@ -194,8 +195,8 @@ def _lose(own: Services, notifications: list[dict[str, Any]]) -> None:
         path = f"/v2/core/events/{notification['id']}"
         _put(own, path, placeholders.event(notification))
         say(f"{notification['id']}  {event_type}  exists at the stand-in, and is not delivered")
-    account = f" --account {context}" if context else ""
-    say(f"Find what was not delivered: flask events reconcile{account}")
+    account = ["--account", context] if context else []
+    say(f"Find what was not delivered: {flask_command('events', 'reconcile', *account)}")
 
 
 def _put(own: Services, path: str, api_object: Mapping[str, Any]) -> None:

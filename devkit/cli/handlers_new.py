@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ import click
 import stripe
 from flask.cli import with_appcontext
 
+from app.cli.hints import program
 from app.cli.output import say, say_lines
 from app.services import services
 from app.stripe_api.catalog import EVENT_TYPE_SHAPE, event_types, module_name
@@ -106,11 +106,10 @@ def _shown(file: Path) -> str:
 
 
 def _say_what_is_next(event_type: str, place: Place) -> None:
-    commands = Path(_shown(Path(sys.executable).parent))
     say_lines(
         f"""
 Next:
-  {commands / "python"} -m pytest {_shown(place.test)}
+  {program("python")} -m pytest {_shown(place.test)}
   make dev    # in another terminal: the service, restarted after each change of a handler
-  {commands / "flask"} events send {shlex.quote(event_type)}"""
+  {program("flask")} events send {shlex.quote(event_type)}"""
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from app.cli.hints import program
 from app.cli.output import say, say_table
 
 if TYPE_CHECKING:
@@ -87,5 +88,5 @@ def judge(problems: list[str]) -> int:
         click.echo("\n  ".join(["Not as expected:", *problems]), err=True)
         return 1
     say("All of it as expected. Next: `make handler TYPE=v1.customer.created`, `make dev`, and")
-    say("from another terminal `.venv/bin/flask events send v1.customer.created`.")
+    say(f"from another terminal `{program('flask')} events send v1.customer.created`.")
     return 0

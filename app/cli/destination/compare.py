@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from stripe.v2 import ListObject
 
+from app.cli.hints import hint
 from app.cli.output import mode
 from app.cli.stripe_errors import checked
 from app.web.webhook import WEBHOOK_PATH
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from stripe.v2.core import EventDestination
 
     from app.processing.registry import Registry
+
+#: The URL of a service in a hint, if no other is known.
+ANY_URL = "https://your.host/webhook"
 
 #: The entry for all types in a snapshot destination. Thin destinations have no such entry.
 WILDCARD = "*"
@@ -139,17 +143,18 @@ def status_of(destination: EventDestination) -> str:
 
 def _problems(destination: EventDestination, expected: Expected) -> Iterator[Problem]:
     """Yield all problems except those of the event types."""
+    create = _create(destination, expected)
     if destination.type != "webhook_endpoint":
         yield Problem(
             "type",
             f"Its type is {destination.type}, which cannot be changed: it never sends to a URL."
-            " Create a webhook endpoint with `flask destination create`",
+            f" Create a webhook endpoint with {create}",
         )
     if destination.event_payload != "thin":
         yield Problem(
             "payload",
             f"Its payload is {destination.event_payload}, which the service refuses and which"
-            " cannot be changed. Create a thin destination with `flask destination create`",
+            f" cannot be changed. Create a thin destination with {create}",
         )
     if destination.status != "enabled":
         yield Problem(
@@ -167,21 +172,28 @@ def _problems(destination: EventDestination, expected: Expected) -> Iterator[Pro
         yield from _problems_of_url(url_of(destination) or "", destination, expected)
 
 
+def _create(destination: EventDestination, expected: Expected) -> str:
+    """Return the command that creates the expected destination."""
+    url = expected.url or url_of(destination) or ANY_URL
+    accounts = ["--connected-accounts"] if expected.connected_accounts else []
+    return hint("destination", "create", "--url", url, *accounts)
+
+
 def _problems_of_events_from(
     destination: EventDestination, expected: Expected
 ) -> Iterator[Problem]:
-    events_from = destination.events_from or []
+    events_from, create = destination.events_from or [], _create(destination, expected)
     if expected.connected_accounts and not any("accounts" in one for one in events_from):
         yield Problem(
             "events_from",
             f"It sends events of {', '.join(events_from) or 'no account'}, which cannot be"
             " changed, and not of connected accounts. Create a destination for them with"
-            " `flask destination create --connected-accounts`",
+            f" {create}",
         )
     elif not events_from:
         yield Problem(
             "events_from",
-            "It sends events of no account. Create another one with `flask destination create`",
+            f"It sends events of no account. Create another one with {create}",
         )
 
 

@@ -11,6 +11,7 @@ from flask.cli import with_appcontext
 
 from app.cli.destination.compare import handled_types
 from app.cli.dev_server import open_client
+from app.cli.hints import hint
 from app.cli.output import mode, say, say_lines
 from app.cli.stripe_errors import StripeFailedError, checked, explained
 from app.services import services
@@ -79,8 +80,8 @@ def _create(settings: Settings, params: EventDestinationCreateParams) -> EventDe
             raise
         raise StripeFailedError(
             f"{error.message}. The destination may exist nevertheless: run"
-            " `flask destination list` before you try again. If it does, delete it, because its"
-            " secret is lost"
+            f" {hint('destination', 'list')} before you try again. If it does, delete it, because"
+            " its secret is lost"
         ) from error
 
 

@@ -8,6 +8,7 @@ import click
 from flask.cli import with_appcontext
 
 from app.cli.destination.compare import (
+    ANY_URL,
     Comparison,
     Expected,
     compare,
@@ -18,6 +19,7 @@ from app.cli.destination.compare import (
     url_of,
 )
 from app.cli.dev_server import open_client
+from app.cli.hints import hint
 from app.cli.output import json_option, mode, say, say_json, say_table
 from app.cli.stripe_errors import explained
 from app.services import services
@@ -45,7 +47,7 @@ def list_destinations(*, as_json: bool) -> None:
     elif not rows:
         say(
             f"No event destinations in {mode(live=settings.livemode)} mode. Create one with"
-            " `flask destination create --url https://your.host/webhook`."
+            f" {hint('destination', 'create', '--url', ANY_URL)}."
         )
     else:
         say_table([HEADINGS, *rows])
@@ -99,12 +101,10 @@ def show_comparison(comparison: Comparison, *, as_json: bool = False) -> None:
         say()
         say(f"{problem.sentence}.")
     if comparison.missing or comparison.unhandled:
-        prune = " --prune" if comparison.unhandled else ""
+        prune = ["--prune"] if comparison.unhandled else []
+        sync = hint("destination", "sync", comparison.destination.id, *prune)
         say()
-        say(
-            "The event types differ. Bring them in line with"
-            f" `flask destination sync {comparison.destination.id}{prune}`."
-        )
+        say(f"The event types differ. Bring them in line with {sync}.")
     elif not comparison.differs:
         say()
         say("It matches the code.")

@@ -19,6 +19,7 @@ from app.cli.destination.compare import (
 from app.cli.destination.create import NOTHING_HANDLED
 from app.cli.destination.list_show import show_comparison
 from app.cli.dev_server import open_client
+from app.cli.hints import hint
 from app.cli.output import plural, say
 from app.cli.stripe_errors import checked, explained
 from app.services import services
@@ -56,9 +57,7 @@ class Plan:
 @click.command("sync")
 @click.argument("destination_id", metavar="ID")
 @click.option("--prune", is_flag=True, help="Also remove types without a handler.")
-@click.option(
-    "--check", is_flag=True, help="Change nothing, and exit like `flask destination check`."
-)
+@click.option("--check", is_flag=True, help="Change nothing, and exit like `check`.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @with_appcontext
 @click.pass_context
@@ -143,6 +142,6 @@ def _apply(client: stripe.StripeClient, before: EventDestination, plan: Plan) ->
         if sorted(after.enabled_events) != plan.result:
             raise click.ClickException(
                 "Stripe accepted the change and has other event types now. Run"
-                f" `flask destination check {before.id}` to see them."
+                f" {hint('destination', 'check', before.id)} to see them."
             )
     say(f"Changed: {before.id} now has {plural(len(plan.result), 'event type')}.")

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from app.cli.doctor import file_systems
 from app.cli.doctor.lines import Level, Line
+from app.cli.hints import hint
 from app.cli.output import duration, few, plural
 from app.errors import InboxUnavailable, MigrationPending, StartError
 
@@ -85,7 +86,7 @@ def inbox_lines(inbox: Inbox, settings: Settings) -> Iterator[Line]:
         report = inbox.administration.report()
     except MigrationPending as error:
         text = f"{error.reason} (MIGRATE=check): deliveries are answered 503"
-        yield Line(Level.FAIL, "inbox", text, "Run `flask db upgrade`")
+        yield Line(Level.FAIL, "inbox", text, f"Run {hint('db', 'upgrade')}")
         return
     except InboxUnavailable as error:
         yield _unreachable(inbox, error.reason)
@@ -238,7 +239,8 @@ def _waiting(report: Report, settings: Settings) -> Line:
             Level.WARN,
             "pending",
             f"{text}: Stripe no longer redelivers",
-            "Resend them in Stripe's dashboard, or run them with `flask events retry`",
+            "Resend them in Stripe's dashboard, or run them with"
+            f" {hint('events', 'retry', '--state', 'pending')}",
         )
     return Line(Level.OK, "pending", f"{text}: Stripe will redeliver")
 
@@ -247,4 +249,6 @@ def _dead(report: Report) -> Line:
     if not report.dead:
         return Line(Level.OK, "dead", "no event is dead")
     text = f"{plural(report.dead, 'dead event')}: given up, not readable, or failed too often"
-    return Line(Level.WARN, "dead", text, "Run `flask events list --state dead` for the outcomes")
+    return Line(
+        Level.WARN, "dead", text, f"Run {hint('events', 'list', '--state', 'dead')} for the reasons"
+    )

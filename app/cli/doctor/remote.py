@@ -11,6 +11,7 @@ import stripe
 from stripe.v2 import ListObject
 
 from app.cli.destination.compare import (
+    ANY_URL,
     Comparison,
     Expected,
     compare,
@@ -21,6 +22,7 @@ from app.cli.destination.compare import (
     url_of,
 )
 from app.cli.doctor.lines import Level, Line
+from app.cli.hints import hint
 from app.cli.output import duration, few, plural
 from app.cli.stripe_errors import StripeFailedError, checked, explained
 from app.errors import InboxUnavailable, StartError
@@ -139,7 +141,7 @@ class Account:
         """Compare and ping the destinations that point here."""
         target = self.options.url or f"a URL that ends in {WEBHOOK_PATH}"
         if not here:
-            create = f"`flask destination create --url {self.options.url or '...'}`"
+            create = hint("destination", "create", "--url", self.options.url or ANY_URL)
             level = Level.FAIL if self.options.url else Level.WARN
             yield Line(level, "destination", f"none sends to {target}", f"Create one: {create}")
             return
@@ -167,7 +169,7 @@ class Account:
                 Level.FAIL,
                 "types",
                 f"not enabled at Stripe, so their handlers are never called: {few(sorted(dead))}",
-                f"`flask destination sync {working[0].destination.id}`"
+                hint("destination", "sync", working[0].destination.id)
                 if working
                 else "Correct the destinations first, see above",
             )
@@ -178,7 +180,7 @@ class Account:
             yield Line(Level.FAIL, what, f"{one.id}: {problem.sentence}")
         if comparison.unhandled and self.registry:
             text = f"{one.id} sends types without a handler: {few(comparison.unhandled)}"
-            remedy = f"They go to the fallback, or `flask destination sync {one.id} --prune`"
+            remedy = f"They go to the fallback, or {hint('destination', 'sync', one.id, '--prune')}"
             yield Line(Level.WARN, what, text, remedy)
         elif not comparison.problems:
             types = plural(len(comparison.matched), "handled type") if self.registry else "events"
@@ -221,7 +223,9 @@ class Account:
         if not event.outcome:
             text = f"{one.id}: a ping arrived, and was not run within {wait}"
             queue = self.settings.is_queue
-            remedy = "Start a worker: `flask worker`" if queue else "Its callback is still running"
+            remedy = (
+                f"Start a worker: {hint('worker')}" if queue else "Its callback is still running"
+            )
             return Line(Level.WARN, "ping", text, remedy)
         if event.outcome != Outcome.HANDLED:
             text = f"{one.id}: a ping arrived, with the outcome {event.outcome}"

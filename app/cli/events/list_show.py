@@ -8,6 +8,7 @@ import click
 from flask.cli import with_appcontext
 
 from app.cli.events.filters import filter_options, limit_option, no_events
+from app.cli.hints import hint
 from app.cli.inbox_errors import explained
 from app.cli.output import iso_time, json_option, say, say_json, say_table
 from app.services import services
@@ -71,7 +72,7 @@ def paused_sentence(paused: Note) -> str:
     why = f": {paused.why}" if paused.why else ""
     return (
         f"The workers are paused since {iso_time(paused.at)}, by {paused.by}{why}."
-        " Resume them with `flask events resume`."
+        f" Resume them with {hint('events', 'resume')}."
     )
 
 

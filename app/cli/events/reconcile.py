@@ -11,6 +11,7 @@ from app.cli import stripe_errors
 from app.cli.dev_server import say_api
 from app.cli.events.filters import accounts_option, since_option
 from app.cli.execution import begin_execution
+from app.cli.hints import hint
 from app.cli.inbox_errors import explained
 from app.cli.output import iso_time, json_option, plural, say, say_json, say_table
 from app.reconcile.gap import Gap, report
@@ -98,7 +99,7 @@ def _backfill(reconciler: Reconciler, gap: Gap, output: _Text | _Json) -> None:
             output.ran(claim.event_id, claim.type, outcome)
 
 
-def _exit_on_failure(gap: Gap, failed: int) -> None:
+def _exit_on_failure(gap: Gap, failed: list[str]) -> None:
     """Exit with 3 if Stripe's API failed, and with 1 if an event did not succeed."""
     if gap.failed:
         sentences = {
@@ -107,8 +108,10 @@ def _exit_on_failure(gap: Gap, failed: int) -> None:
         }
         raise stripe_errors.StripeFailedError("; ".join(sorted(sentences)))
     if failed:
+        more = " of the first" if len(failed) > 1 else ""
         raise click.ClickException(
-            f"{plural(failed, 'event')} did not succeed. Run `flask events show ID` for the reason."
+            f"{plural(len(failed), 'event')} did not succeed. Run"
+            f" {hint('events', 'show', failed[0])} for the reason{more}."
             " Pending events run again at the next call, and when Stripe delivers them."
         )
 
@@ -117,7 +120,7 @@ class _Text:
     """Output for a person, as the run proceeds."""
 
     def __init__(self) -> None:
-        self.failed = 0
+        self.failed: list[str] = []
 
     def gap(self, gap: Gap, unfinished: list[str]) -> None:
         """Print the compared part of the list and the missing events."""
@@ -149,7 +152,7 @@ class _Text:
 
     def ran(self, event_id: str, event_type: str, outcome: str) -> None:
         """Print the outcome of one event."""
-        self.failed += outcome != Outcome.HANDLED
+        self.failed += [event_id] * (outcome != Outcome.HANDLED)
         say(f"{event_id}  {event_type}  {outcome}")
 
     def end(self) -> None:
@@ -160,7 +163,7 @@ class _Json:
     """Output for a program: one document at the end."""
 
     def __init__(self) -> None:
-        self.failed = 0
+        self.failed: list[str] = []
         self._document: dict[str, Any] = {"recorded": 0, "ran": []}
 
     def gap(self, gap: Gap, unfinished: list[str]) -> None:
@@ -192,7 +195,7 @@ class _Json:
 
     def ran(self, event_id: str, event_type: str, outcome: str) -> None:
         """Add the outcome of one event."""
-        self.failed += outcome != Outcome.HANDLED
+        self.failed += [event_id] * (outcome != Outcome.HANDLED)
         self._document["ran"].append({"id": event_id, "type": event_type, "outcome": outcome})
 
     def end(self) -> None:

@@ -12,6 +12,7 @@ from flask.cli import with_appcontext
 from app.cli.dev_server import say_api
 from app.cli.events.filters import filter_options, limit_option
 from app.cli.execution import begin_execution
+from app.cli.hints import hint
 from app.cli.inbox_errors import explained
 from app.cli.output import mode, plural, say, say_table
 from app.errors import CallbackFailed, DeliveryError, InboxUnavailable
@@ -173,6 +174,6 @@ def _run(services: Services, event: Event, *, again: bool) -> str:
     try:
         return services.runner.run(claim)
     except CallbackFailed:
-        return f"failed: run `flask events show {event.id}` for the traceback"
+        return f"failed: run {hint('events', 'show', event.id)} for the traceback"
     except (DeliveryError, InboxUnavailable) as error:
         return f"{error.outcome}: {error.message}"

@@ -432,7 +432,7 @@ class TestSelection:
 
         done = run(receiver, "retry", "evt_1", "--yes")
 
-        assert "The lease of 1 event expired. Waiting for a process to renew it" in done.stderr
+        assert "1 lease expired. Waiting for a process to renew it" in done.stderr
         assert done.exit_code == 0
         assert state(receiver, "evt_1")[:2] == ("done", "handled")
 

@@ -157,7 +157,7 @@ class TestRuns:
         first = run(receiver, "--yes")
         assert (first.exit_code, f"evt_1  {TYPE}  failed\n" in first.stdout) == (1, True)
         assert first.stderr.splitlines()[-1].startswith(
-            "Error: 1 event did not succeed. Run `flask events show ID` for the reason."
+            "Error: 1 event did not succeed. Run `flask events show evt_1` for the reason."
         )
         assert recorded(receiver) == {("evt_1", "pending", "reconcile")}
         second = run(receiver, answer="y\n")
