@@ -27,6 +27,7 @@ CODE = ("app", "devkit", "handlers", "tests", "benchmarks", "tools", "gunicorn.c
 # The secret of .env.example is refused: everybody knows it.
 OWN_SECRET = {"STRIPE_WEBHOOK_SECRET": "whsec_fake_for_tests"}
 PLUGIN = "devkit/plugin.py"
+WITHOUT_MAKE = "docs/without-make.md"
 TEAM_LOCK = "examples/team/requirements.lock"
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-deploy.lock", TEAM_LOCK)
 
@@ -160,6 +161,13 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["make", *words], cwd=ROOT, env=env, capture_output=True, text=True, check=False
     )
+
+
+def recipe(*words: str) -> set[str]:
+    """Return the commands that make would run, without quotes and without silencing options."""
+    text = make("--dry-run", *words).stdout.replace("\\\n", " ")
+    text = re.sub(r"'| --quiet| --disable-pip-version-check|^exec ", "", text, flags=re.MULTILINE)
+    return {" ".join(line.split()) for line in text.splitlines()}
 
 
 def targets() -> set[str]:
@@ -530,6 +538,20 @@ class TestMakefile:
         named = set(re.findall(r"\bmake ([a-z]+)\b", spans))
         assert {"run", "test", "demo", "install", "check", "bench", "lock"} <= named
         assert named <= targets()
+
+    def test_commands_without_make(self) -> None:
+        """The page for those who have no make shows the commands of the Makefile."""
+        rows = pages.table(WITHOUT_MAKE, "Commands")
+        assert len(rows) > 5
+        for target, commands in rows:
+            (words,) = re.findall(r"`make ([^`]+)`", target)
+            assert set(re.findall(r"`([^`]+)`", commands)) <= recipe(*words.split())
+
+    def test_set_up_without_make(self) -> None:
+        """The page has each program that make runs to set up, with the same arguments."""
+        shown = set(pages.commands(WITHOUT_MAKE, "Set up"))
+        made = recipe("install", ".env", "INSTALLED=none", "--always-make")
+        assert {each for each in made if each.startswith((".venv", "python3 -m"))} == shown
 
     @pytest.mark.parametrize("target", sorted({"help", *targets()}))
     def test_each_target_can_be_shown(self, target: str) -> None:

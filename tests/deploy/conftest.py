@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,14 +35,14 @@ def make(*words: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
+def buildah() -> Iterator[Buildah]:
     """Buildah with a base image that has Python."""
-    folder = tmp_path_factory.mktemp("buildah")
-    buildah = Buildah(folder)
-    buildah.make_base(BASE)
-    yield buildah
-    buildah.run("rm", "--all")
-    shutil.rmtree(folder)
+    # Not in pytest's folder: the images are large, and mounted.
+    with tempfile.TemporaryDirectory(prefix="buildah-") as folder:
+        buildah = Buildah(Path(folder))
+        buildah.make_base(BASE)
+        yield buildah
+        buildah.run("rm", "--all")
 
 
 @pytest.fixture(scope="session")
