@@ -16,6 +16,9 @@ from app.inbox.sql import catalog
 from app.inbox.sql.schema import versions
 from app.inbox.tables import Tables, find_tables
 
+#: PostgreSQL's code of an error about missing rights.
+INSUFFICIENT_PRIVILEGE = "42501"
+
 FOLDER = Path(__file__).parent.parent / "migrations"
 
 
@@ -50,7 +53,13 @@ def upgrade(
     """
     before = examine(connection, schema, may_create=may_create)
     if before.is_pending:
-        _upgrade(connection, find_tables(connection, before.newest), to)
+        tables = find_tables(connection, before.newest)
+        try:
+            _upgrade(connection, tables, to)
+        except sa.exc.DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) == INSUFFICIENT_PRIVILEGE:
+                raise _without_rights(tables, before) from error
+            raise
     return before
 
 
@@ -120,6 +129,22 @@ def _upgrade(connection: sa.Connection, tables: Tables, to: str) -> None:
     config.attributes["connection"] = connection
     command.upgrade(config, to)
     connection.execute(sa.update(versions).values(works_with=migrations().works_with))
+
+
+def _without_rights(tables: Tables, revisions: Revisions) -> StartError:
+    if revisions.current is None:
+        problem = (
+            f"the role of DATABASE_URL may not create tables in the schema {tables.schema!r}. Set"
+            " DATABASE_SCHEMA to a schema that it may create or owns, or let an administrator run:"
+            f" GRANT CREATE ON SCHEMA {tables.schema} TO role"
+        )
+    else:
+        problem = (
+            f"the role of DATABASE_URL may not migrate the tables from revision {revisions.current}"
+            f" to {revisions.newest}. Run `flask db upgrade` with the role that owns them, and set"
+            " MIGRATE=check for the service"
+        )
+    return StartError("The inbox cannot be used:", [problem])
 
 
 def _config() -> Config:

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.errors import InboxUnavailable, MigrationPending
+from app.errors import InboxUnavailable, MigrationPending, StartError
 from app.inbox import migrate
 from app.inbox.engine.choice import engine_for
 from app.inbox.migrate import Revisions
@@ -65,6 +65,16 @@ class Store:
         finally:
             self._migrating.release()
 
+    def _ensure_migrated(self) -> None:
+        """Migrate if the database was unavailable at the start, or was replaced since."""
+        if self.engine.migrated:
+            return
+        try:
+            self.migrate(fail_fast=True)
+        except StartError as error:  # it would end a start, but this process is running
+            reason = "; ".join(error.problems)
+            raise InboxUnavailable("the inbox cannot be used", reason=reason) from error
+
     def _require_migrated(self, connection: sa.Connection) -> None:
         revisions = migrate.examine(connection, self.schema)
         if revisions.is_pending:
@@ -89,8 +99,7 @@ class Store:
         **parameters: Any,
     ) -> tuple[Any, ...] | None:
         """Run one writing statement and return its first row, as ``Engine.execute`` does."""
-        if not self.engine.migrated:  # the database was unavailable at the start, or replaced
-            self.migrate(fail_fast=True)
+        self._ensure_migrated()
         return self.engine.execute(statement, parameters, durable=durable, slow_ok=slow_ok)
 
     def sync(self) -> None:
@@ -105,8 +114,7 @@ class Store:
         self, statement: sa.Executable, *, seconds: float | None = None, **parameters: Any
     ) -> list[sa.Row[Any]]:
         """Run one reading statement and return all rows, as ``Engine.read`` does."""
-        if not self.engine.migrated:
-            self.migrate(fail_fast=True)
+        self._ensure_migrated()
         return self.engine.read(statement, parameters, seconds)
 
     def claim(

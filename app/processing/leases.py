@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import structlog
 
-from app.errors import Deferred, InboxUnavailable, StartError
+from app.errors import Deferred, InboxUnavailable
 from app.inbox import Claim
 from app.log import output
 from app.processing.deferred_results import DeferredResults
@@ -141,7 +141,7 @@ class Leases:
         """Call ``act``, and log what it raises: an outage once, another error as ``failed``."""
         try:
             act()
-        except (InboxUnavailable, StartError) as error:
+        except InboxUnavailable as error:
             self._outages.report(error)
         except Exception:
             self._outages.note_failure()

@@ -6,7 +6,7 @@ import threading
 
 import structlog
 
-from app.errors import InboxUnavailable, StartError
+from app.errors import InboxUnavailable
 from app.processing.deferred_results import DeferredResults
 from app.processing.held_claims import HeldClaims
 
@@ -25,20 +25,15 @@ class Outages:
         self.is_failing = False
         """True if there was an error since ``begin_tick``."""
 
-    def report(self, error: InboxUnavailable | StartError) -> None:
-        """Log an outage, unless it was logged.
-
-        ``StartError``: a newer version of the service has changed the tables, and replaces this
-        process.
-        """
+    def report(self, error: InboxUnavailable) -> None:
+        """Log an outage, unless it was logged."""
         self.note_failure()
         with self._lock:
             reported, self._is_reported = self._is_reported, True
         if not reported:
-            reason = error.reason if isinstance(error, InboxUnavailable) else str(error)
             counts = {"running": len(self._held), "unrecorded": len(self._deferred)}
             event = "lease_not_renewed" if any(counts.values()) else "inbox_unavailable"
-            log.warning(event, reason=reason, **counts)
+            log.warning(event, reason=error.reason, **counts)
 
     def note_failure(self) -> None:
         """Note an error of this tick."""

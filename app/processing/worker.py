@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import structlog
 
-from app.errors import DeliveryError, InboxUnavailable, StartError
+from app.errors import DeliveryError, InboxUnavailable
 from app.inbox import Claim
 from app.inbox.claims import Claims
 from app.processing.leases import Leases
@@ -185,7 +185,7 @@ class Worker:
         self._watchdog.check()
         try:
             claim = self._rescue() or self._claims.claim_due(livemode=self._livemode)
-        except (InboxUnavailable, StartError) as error:
+        except InboxUnavailable as error:
             if not self._outage_reported:  # once for each outage, not at every poll
                 self._outage_reported = True
                 self._outages.report(error)
@@ -244,7 +244,7 @@ class Worker:
         while not self._stopping.is_set():
             try:
                 self._claims.listen(self.wake, self._stopping)
-            except (InboxUnavailable, StartError):
+            except InboxUnavailable:
                 self._stopping.wait(POLL_SECONDS)
             else:
                 return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import sqlalchemy as sa
@@ -12,6 +13,8 @@ import sqlalchemy as sa
 from app.errors import InboxUnavailable, MigrationPending, StartError
 from app.inbox import Claim, Failure, Inbox, NewEvent
 from app.inbox.migrate import migrations
+from devkit import samples
+from tests.conftest import Receiver
 from tests.support import raw_sql
 from tests.support.pages import PAGES
 from tests.support.waiting import wait_for
@@ -86,6 +89,18 @@ def claim(inbox: Inbox) -> Claim:
     found = inbox.deliveries.record_and_claim(EVENT).claim
     assert found is not None
     return found
+
+
+@contextmanager
+def make_role(url: str, *grants: str) -> Iterator[str]:
+    """Give the URL of a role with these rights to the block."""
+    role = f"role_{sa.make_url(url).database}"
+    run(url, f"CREATE ROLE {role} LOGIN PASSWORD 'x'", *(each.format(role=role) for each in grants))
+    try:
+        named = sa.make_url(url).set(username=role, password="x")
+        yield named.render_as_string(hide_password=False)
+    finally:
+        run(url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
 def make_legacy(url: str, inbox: Inbox, revision: str = "0004") -> None:
@@ -204,6 +219,21 @@ class TestOtherApplications:
         there = [row[0] for row in rows(database_url, "SELECT * FROM alembic_version")]
         assert there == revisions
         assert make_inbox().revisions().current == HEAD
+
+    def test_running_service_answers_503(
+        self, make_receiver: Callable[..., Receiver], postgresql_url: str
+    ) -> None:
+        """A process that could not check the tables at its start refuses deliveries, not itself."""
+        receiver = make_receiver(database_url=postgresql_url)
+        run(postgresql_url, "CREATE TABLE events (id TEXT)")
+
+        answer = receiver.deliver(samples.notification("v1.customer.created"))
+
+        assert answer.status_code == 503
+        assert answer.json == {"error": "the inbox cannot be used"}
+        assert receiver.client.get("/readyz").status_code == 503
+        shown = receiver.app.test_cli_runner().invoke(args=["events", "list"])
+        assert "Error: The inbox cannot be used: the schema 'public'" in shown.output
 
     def test_changed_table_is_refused(self, make_inbox: MakeInbox, database_url: str) -> None:
         """An inbox that lacks a table or a column is not used."""
@@ -366,44 +396,36 @@ class TestSchema:
 
         inbox.check()
 
-    def test_schema_that_may_not_be_created(
-        self, make_inbox: MakeInbox, postgresql_url: str
-    ) -> None:
-        """The sentence says what an administrator has to run."""
-        name = sa.make_url(postgresql_url).database
-        role = f"role_{name}"
-        run(postgresql_url, f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
-        url = sa.make_url(postgresql_url).set(username=role, password="x")
-        try:
-            inbox = make_inbox(url.render_as_string(hide_password=False), schema="own")
-            assert "CREATE SCHEMA own AUTHORIZATION role" in refused(inbox)
-        finally:
-            run(postgresql_url, f"DROP ROLE {role}")
+    def test_role_without_rights(self, make_inbox: MakeInbox, postgresql_url: str) -> None:
+        """Without the right to create a schema or tables, the sentence says what to run."""
+        with make_role(postgresql_url) as url:
+            message = refused(make_inbox(url, schema="own"))
+            assert "CREATE SCHEMA own AUTHORIZATION role" in message
+            message = refused(make_inbox(url))
+            assert "may not create tables in the schema 'public'" in message
+            assert "GRANT CREATE ON SCHEMA public TO role" in message
 
     def test_service_needs_no_right_to_create(
         self, make_inbox: MakeInbox, postgresql_url: str
     ) -> None:
         """Where another role migrates, the rights that the upgrading page names are enough."""
-        role = f"role_{sa.make_url(postgresql_url).database}"
         make_inbox(postgresql_url, schema="own").migrate()
-        run(
+        with make_role(
             postgresql_url,
-            f"CREATE ROLE {role} LOGIN PASSWORD 'x'",
-            f"GRANT USAGE ON SCHEMA own TO {role}",
-            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA own TO {role}",
-            f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA own TO {role}",
-        )
-        url = sa.make_url(postgresql_url).set(username=role, password="x")
-        inbox = make_inbox(url.render_as_string(hide_password=False), schema="own", migrates=False)
-        try:
+            "GRANT USAGE ON SCHEMA own TO {role}",
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA own TO {role}",
+            "GRANT USAGE ON ALL SEQUENCES IN SCHEMA own TO {role}",
+        ) as url:
+            inbox = make_inbox(url, schema="own", migrates=False)
             inbox.migrate()
             inbox.claims.fail(claim(inbox), Failure("broken", delay=0.0))
             inbox.claims.finish(claim(inbox))
             assert inbox.administration.note_retry("evt_1", by="me", why=None, again=True)
             inbox.check()
-        finally:
             inbox.close()
-            run(postgresql_url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+            run(postgresql_url, "UPDATE own.stripe_receiver_version SET version_num = '0004'")
+            message = refused(make_inbox(url, schema="own"))
+            assert f"may not migrate the tables from revision 0004 to {HEAD}" in message
 
     def test_search_path_without_a_schema(self, make_inbox: MakeInbox, postgresql_url: str) -> None:
         """A ``search_path`` that names nothing is reported with the remedy."""

@@ -82,6 +82,7 @@ def inbox_lines(inbox: Inbox, settings: Settings) -> Iterator[Line]:
     if lines:
         return
     try:
+        inbox.migrate(fail_fast=True)
         inbox.check()
         report = inbox.administration.report()
     except MigrationPending as error:

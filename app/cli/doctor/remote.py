@@ -25,7 +25,7 @@ from app.cli.doctor.lines import Level, Line
 from app.cli.hints import hint
 from app.cli.output import duration, few, plural
 from app.cli.stripe_errors import StripeFailedError, checked, explained
-from app.errors import InboxUnavailable, StartError
+from app.errors import InboxUnavailable
 from app.states import Outcome
 from app.web.webhook import WEBHOOK_PATH
 
@@ -197,7 +197,7 @@ class Account:
             forbidden = isinstance(error.__cause__, stripe.PermissionError)
             level = Level.WARN if forbidden else Level.FAIL
             return Line(level, "ping", f"{one.id}: {error.message}", "--no-ping skips the ping")
-        except (StartError, InboxUnavailable):
+        except InboxUnavailable:
             return Line(Level.FAIL, "ping", f"{one.id}: the inbox cannot be read", "See above")
         return self._ping_line(one, event, time.monotonic() - begin)
 
