@@ -352,6 +352,7 @@ class TestLayers:
         loaded = loaded_by("from app import create_app; create_app()")
         assert "app.processing.receiver" in loaded
         assert not names_any(loaded, {"app.cli", "devkit", "hypothesis", "pytest"})
+        assert not names_any(loaded, {"alembic"})  # only a migration needs it
 
     def test_commands_load_no_server(self) -> None:
         """The application of a command does not load gunicorn."""

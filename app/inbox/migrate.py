@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 
 from app.errors import InboxUnavailable, StartError
 from app.inbox.sql import catalog
@@ -20,14 +18,15 @@ from app.inbox.tables import Tables, find_tables
 INSUFFICIENT_PRIVILEGE = "42501"
 
 FOLDER = Path(__file__).parent.parent / "migrations"
+VERSIONS = "app.migrations.versions"
 
 
 class Migrations(NamedTuple):
-    """The migrations of this version: all revisions, the newest one, and what works with it."""
+    """The migrations of this version: all revisions, the newest one, and its module."""
 
     revisions: frozenset[str]
     head: str
-    works_with: str
+    newest: str
 
 
 class Revisions(NamedTuple):
@@ -86,11 +85,16 @@ def examine(
 
 @cache
 def migrations() -> Migrations:
-    """Return the migrations of this version."""
-    scripts = ScriptDirectory.from_config(_config())
-    head = scripts.get_revision("head")
-    revisions = frozenset(script.revision for script in scripts.walk_revisions())
-    return Migrations(revisions, head.revision, head.module.works_with)
+    """Return the migrations of this version, which are files like ``0005_schema.py``."""
+    names = sorted(path.stem for path in (FOLDER / "versions").glob("[0-9]*.py"))
+    revisions = [name.partition("_")[0] for name in names]
+    return Migrations(frozenset(revisions), revisions[-1], names[-1])
+
+
+def works_with() -> str:
+    """Return the oldest revision whose version of the service works with the newest tables."""
+    newest = import_module(f"{VERSIONS}.{migrations().newest}")
+    return str(newest.works_with)
 
 
 def _use(connection: sa.Connection, schema: str, *, may_create: bool) -> None:
@@ -125,10 +129,15 @@ def _upgrade(connection: sa.Connection, tables: Tables, to: str) -> None:
     if tables.is_legacy:
         # ``alembic_version`` stays as it is: a replica of the version before reads it at its start.
         connection.execute(sa.insert(versions).values(version_num=tables.revision))
-    config = _config()
+    # Nearly every start finds the tables migrated, and this import is a sixth of a start.
+    from alembic import command  # noqa: PLC0415 - see above
+    from alembic.config import Config  # noqa: PLC0415 - see above
+
+    config = Config()
+    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
     config.attributes["connection"] = connection
     command.upgrade(config, to)
-    connection.execute(sa.update(versions).values(works_with=migrations().works_with))
+    connection.execute(sa.update(versions).values(works_with=works_with()))
 
 
 def _without_rights(tables: Tables, revisions: Revisions) -> StartError:
@@ -145,9 +154,3 @@ def _without_rights(tables: Tables, revisions: Revisions) -> StartError:
             " MIGRATE=check for the service"
         )
     return StartError("The inbox cannot be used:", [problem])
-
-
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
-    return config

@@ -9,10 +9,12 @@ from contextlib import contextmanager
 
 import pytest
 import sqlalchemy as sa
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 
 from app.errors import InboxUnavailable, MigrationPending, StartError
 from app.inbox import Claim, Failure, Inbox, NewEvent
-from app.inbox.migrate import migrations
+from app.inbox.migrate import FOLDER, migrations, works_with
 from devkit import samples
 from tests.conftest import Receiver
 from tests.support import raw_sql
@@ -268,7 +270,7 @@ class TestVersions:
         assert second.deliveries.record_and_claim(EVENT).state == "running"
         assert rows(database_url, "SELECT * FROM alembic_version") == [("0004",)]
         versions = rows(database_url, "SELECT * FROM stripe_receiver_version")
-        assert versions == [(HEAD, migrations().works_with)]
+        assert versions == [(HEAD, works_with())]
 
     def test_legacy_table_can_be_dropped(self, make_inbox: MakeInbox, database_url: str) -> None:
         """After the takeover, ``alembic_version`` is not read any more."""
@@ -301,7 +303,15 @@ class TestVersions:
 
     def test_each_migration_says_what_works_with_it(self) -> None:
         """The oldest code that works with the newest tables is one that exists."""
-        assert migrations().works_with in migrations().revisions
+        assert works_with() in migrations().revisions
+
+    def test_files_have_the_names_of_their_revisions(self) -> None:
+        """The revisions are found without Alembic, by the names of the files."""
+        config = Config()
+        config.set_main_option("script_location", str(FOLDER))
+        scripts = ScriptDirectory.from_config(config)
+        assert migrations().head == scripts.get_current_head()
+        assert migrations().revisions == {each.revision for each in scripts.walk_revisions()}
 
 
 class TestSchema:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from app.inbox.migrate import FOLDER, migrations
+from app.inbox.migrate import FOLDER, migrations, works_with
 from tests.support import raw_sql
 from tests.support.services import (
     ACCEPTED,
@@ -41,6 +41,8 @@ def git(*arguments: str) -> bytes:
 @pytest.fixture
 def code_before(tmp_path: Path) -> Path:
     """The folder with the code from before the newest migration."""
+    if git("rev-parse", "--is-shallow-repository").strip() == b"true":
+        pytest.skip("a shallow clone does not have the release before: git fetch --unshallow")
     (newest,) = (FOLDER / "versions").glob(f"{HEAD}_*.py")
     added = git("log", "--diff-filter=A", "--format=%H", "--", str(newest)).split()
     before = f"{added[-1].decode()}^" if added else "HEAD"  # a migration that is not committed yet
@@ -169,4 +171,4 @@ def test_old_and_new_replicas_share_the_inbox(
     for service in (old, new, another):
         assert service.deliver("evt_old_0_0").brief == DUPLICATE
         assert service.deliver("evt_new_0_0").brief == DUPLICATE
-    assert raw_sql.select(url, "stripe_receiver_version") == [(HEAD, migrations().works_with)]
+    assert raw_sql.select(url, "stripe_receiver_version") == [(HEAD, works_with())]
