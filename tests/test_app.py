@@ -56,7 +56,7 @@ def test_start_error_is_only_the_message(command: list[str], tmp_path: Path) -> 
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
 
     assert done.returncode == 1

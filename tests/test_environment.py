@@ -191,7 +191,7 @@ def run(command: list[str], folder: Path, **environ: str) -> str:
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 1, done.stdout
     assert "Traceback" not in done.stdout

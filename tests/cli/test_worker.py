@@ -105,7 +105,7 @@ def test_signal_that_finds_a_lock_held_stops_it(
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert "worker_ended" in done.stderr

@@ -34,7 +34,7 @@ LEASE = 3
 PAST_GRACE = LEASE + 2 + 1.5
 """Seconds, with a margin, until the event of a killed process is rescued."""
 HOUR = 3600
-SOON = 30
+SOON = 120
 """Seconds in which an event runs that does not wait for an hour."""
 
 

@@ -83,14 +83,14 @@ class TestDemo:
     ) -> None:
         """The demo succeeds with any settings of the user, and leaves no file."""
         process = run()
-        shown, errors = process.communicate(timeout=60)
+        shown, errors = process.communicate(timeout=120)
         assert (process.returncode, errors) == (0, "")
         assert "All of it as expected." in shown
         assert list(tmp_path.iterdir()) == []
 
     def test_tables_are_shown(self, run: Callable[[], subprocess.Popen[str]]) -> None:
         """Answers, inbox, requests to Stripe's API and log lines are aligned tables."""
-        shown, _ = run().communicate(timeout=60)
+        shown, _ = run().communicate(timeout=120)
         rows = [re.split(r" {2,}", line.strip()) for line in shown.splitlines()]
         assert ["a meter's error report", "200", "handled", "its module fetched the event"] in rows
         assert ["evt_demo_failing", "v1.invoice.paid", "done", "2", "3", "handled"] in rows
@@ -108,7 +108,7 @@ class TestDemo:
         wait_for(lambda: workers(tmp_path))
         pids = workers(tmp_path)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=120)
         assert (process.returncode, errors) == (128 + number, "")
         assert [pid for pid in pids if is_running(pid)] == []
         assert list(tmp_path.iterdir()) == []

@@ -59,7 +59,7 @@ class Dev:
 
     def shows(self, words: str, times: int = 1) -> None:
         """Wait until the output contains ``words``."""
-        wait_for(lambda: self.shown.count(words) >= times, 60)
+        wait_for(lambda: self.shown.count(words) >= times)
 
     def write(self, source: str, name: str = MODULE) -> None:
         """Save a handler module."""
@@ -81,7 +81,7 @@ class Dev:
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
-            timeout=60,
+            timeout=120,
         )
         assert done.returncode == 0, done.stdout
         return done.stdout
@@ -449,7 +449,7 @@ class TestEnd:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=120,
         )
         assert (done.returncode, done.stderr) == (0, "")
 

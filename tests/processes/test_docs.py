@@ -92,7 +92,7 @@ class Author:
             lines = (output + text).splitlines()
             return any(all(part in line for part in parts) for line in lines)
 
-        wait_for(is_there, 60)
+        wait_for(is_there)
 
     def end(self) -> None:
         """Press Ctrl-C in the second terminal, which reaches all that runs in it."""

@@ -69,7 +69,7 @@ class Image:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=120,
         )
 
     def listed(self, *group: str) -> set[str]:
@@ -124,7 +124,7 @@ def test_each_command_works(image: Image, stripe_api: StripeApi) -> None:
         text=True,
         capture_output=True,
         check=True,
-        timeout=60,
+        timeout=120,
     )
     for words, status in {
         ("events", "list"): 0,

@@ -95,7 +95,7 @@ loaded.register(stripe.StripeClient("sk_test_fake"), lambda module: module.callb
 print(*(name for name in sys.modules if name.startswith("stripe.events._v1_")))
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert done.stdout.split() == [
         "stripe.events._v1_billing_meter_error_report_triggered_event",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
     """Wait until the condition holds. Fail if it does not within ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():

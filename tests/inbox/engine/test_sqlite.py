@@ -76,6 +76,6 @@ def test_without_the_wheel_pythons_own_sqlite_is_used() -> None:
         "import sqlite3; print(sqlite.driver is sqlite3)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert done.stdout == "True\n"

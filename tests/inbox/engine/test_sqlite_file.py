@@ -406,7 +406,7 @@ Path(f"{path}-wal").write_bytes(b"of another")
 
 def test_abandoned_connection_is_not_closed_at_exit(sqlite_url: str, path: Path) -> None:
     """The log at the path may belong to another file by then."""
-    subprocess.run([sys.executable, "-c", ABANDON, sqlite_url], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", ABANDON, sqlite_url], check=True, timeout=120)
 
     assert Path(f"{path}-wal").read_bytes() == b"of another"
 
