@@ -112,9 +112,9 @@ def _backup_errors() -> Iterator[None]:
 
 def _ready(revisions: Revisions) -> str:
     """Return the sentence about tables that need no migration."""
-    if revisions.current == revisions.newest:
-        return f"The tables are at revision {revisions.newest}, which this version needs."
-    return (
-        f"The tables are at revision {revisions.current} of a newer version."
-        f" This version (revision {revisions.newest}) works with them."
-    )
+    if revisions.is_newer:
+        return (
+            f"The tables are at revision {revisions.current} of a newer version."
+            f" This version (revision {revisions.newest}) works with them."
+        )
+    return f"The tables are at revision {revisions.newest}, which this version needs."

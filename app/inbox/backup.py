@@ -42,10 +42,11 @@ def back_up(store: Store, file: Path) -> int:
     The inbox may be in use: the backup has its state of one moment. Raises ``BackupError`` and
     ``InboxUnavailable``.
     """
-    revision = store.revisions().current
+    revisions = store.revisions()
+    revision = revisions.current
     if revision is None:
         raise BackupError("the inbox has no tables")
-    if revision not in migrate.migrations().revisions:
+    if revisions.is_newer:
         raise BackupError("the tables are of a newer version. Back them up with that version")
     if file.exists():
         raise BackupError(f"{file} exists already")
@@ -72,7 +73,7 @@ def restore(store: Store, file: Path) -> int:
         store.engine.migration() as target,
     ):
         before = migrate.upgrade(target, store.schema, may_create=True)
-        if not before.is_pending and before.current != before.newest:
+        if before.is_newer:
             raise BackupError("the tables are of a newer version. Restore with that version")
         if any(target.execute(sa.select(each).limit(1)).first() for each in TABLES):
             raise BackupError(
@@ -151,7 +152,7 @@ def _is_older(file: Path) -> bool:
             revisions = migrate.examine(found, None)
     except StartError:
         raise _no_backup(file) from None
-    if revisions.current not in migrate.migrations().revisions:
+    if revisions.current is None or revisions.is_newer:
         raise _no_backup(file)
     return revisions.is_pending
 

@@ -32,13 +32,17 @@ class Migrations(NamedTuple):
 class Revisions(NamedTuple):
     """The revision of the tables, None if there are none, and the newest one of this version.
 
-    ``is_pending``: a migration has to run. If it is False and the two differ, the tables are of a
-    newer version, and this version works with them.
+    ``is_pending``: a migration has to run.
     """
 
     current: str | None
     newest: str
     is_pending: bool
+
+    @property
+    def is_newer(self) -> bool:
+        """True if the tables are of a newer version, and this version works with them."""
+        return not self.is_pending and self.current != self.newest
 
 
 def upgrade(
