@@ -5,15 +5,23 @@ Nothing here prints a character that controls the terminal.
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 import click
 
 from app.text import LINES, as_json, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+T = TypeVar("T")
+
+#: Deletes the rest of a line of a terminal.
+_CLEAR = "\x1b[K"
+#: The width of a progress bar, in characters. Log lines are longer, and overwrite it completely.
+_BAR_WIDTH = 20
 
 #: The option of commands that can print JSON.
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
@@ -34,9 +42,12 @@ def say_json(value: Any) -> None:
     click.echo(as_json(value, indent=2))
 
 
-def say_table(rows: Sequence[Sequence[str]], indent: int = 0) -> None:
-    """Print rows of cells in aligned columns, ``indent`` columns from the left."""
-    shown = [[printable(cell) for cell in row] for row in rows]
+def say_table(rows: Sequence[Sequence[str]], indent: int = 0, headings: Sequence[str] = ()) -> None:
+    """Print rows of cells in aligned columns below ``headings``, ``indent`` columns from the left.
+
+    Prints nothing without a row.
+    """
+    shown = [[printable(cell) for cell in row] for row in [headings, *rows] if row]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     for row in shown:
         say(f"{'':{indent}}{'  '.join(map(str.ljust, row, widths))}".rstrip())
@@ -45,6 +56,55 @@ def say_table(rows: Sequence[Sequence[str]], indent: int = 0) -> None:
 def sentence(text: str) -> str:
     """Return ``text`` with an upper-case letter at its beginning."""
     return text[:1].upper() + text[1:]
+
+
+def progress(items: Iterable[T], count: int, label: str) -> Iterator[T]:
+    """Yield the ``count`` items, with a progress bar if standard error is a terminal.
+
+    ``say_beside_progress`` prints a line during that.
+    """
+    if not (count and sys.stderr.isatty()):
+        yield from items
+        return
+    bar = click.progressbar(
+        items,
+        length=count,
+        label=label,
+        show_pos=True,
+        width=_BAR_WIDTH,
+        file=cast("TextIO", _BarStream()),
+    )
+    with bar:
+        yield from bar
+
+
+def say_beside_progress(line: str) -> None:
+    """Print ``line`` in the place of the progress bar, which moves down."""
+    if sys.stderr.isatty():
+        click.echo(_CLEAR, nl=False, err=True)
+    say(line)
+
+
+def say_on_terminal(line: str) -> None:
+    """Print what takes time, on standard error, if that is a terminal."""
+    if sys.stderr.isatty():
+        say(line, err=True)
+
+
+class _BarStream:
+    """Standard error for a progress bar. The cursor returns to the beginning of the line.
+
+    So the next log line of a callback overwrites the bar.
+    """
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> None:
+        sys.stderr.write(f"{text}\r")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 def plural(count: int, noun: str) -> str:

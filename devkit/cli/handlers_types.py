@@ -10,6 +10,8 @@ import stripe
 from app.cli.output import say_table
 from devkit import samples
 
+HEADINGS = ("type", "object", "class")
+
 
 @click.command("types")
 @click.argument("pattern", default="")
@@ -27,7 +29,7 @@ def types(pattern: str) -> None:
         raise click.ClickException(
             f"No event type of stripe {stripe.VERSION} contains {pattern!r}{hint}"
         )
-    say_table([_cells(each) for each in found])
+    say_table([_cells(each) for each in found], headings=HEADINGS)
 
 
 def _cells(event_type: str) -> tuple[str, str, str]:

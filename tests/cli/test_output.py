@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import pty
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +54,42 @@ def test_line_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     output.say(f"{EVIL}\nstate dead")
     output.say(EVIL, err=True)
     assert capsys.readouterr() == (f"{SHOWN} state dead\n", f"{SHOWN}\n")
+
+
+class TestProgress:
+    """Long work shows a progress bar on a terminal, and only there."""
+
+    def test_no_terminal(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Without a terminal, only the lines are printed."""
+        for each in output.progress("ab", 2, "Running"):
+            output.say_beside_progress(each)
+        output.say_on_terminal("Reading ...")
+        assert capsys.readouterr() == ("a\nb\n", "")
+
+    def test_terminal(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On a terminal, the bar shows the position, and each line replaces the bar above it."""
+        reading, writing = pty.openpty()
+        with os.fdopen(reading, "rb", 0) as screen, os.fdopen(writing, "w") as terminal:
+            monkeypatch.setattr("sys.stderr", terminal)
+            monkeypatch.setattr("sys.stdout", terminal)
+            output.say_on_terminal("Reading ...")
+            for each in output.progress("ab", 2, "Running"):
+                output.say_beside_progress(each)
+            for _ in output.progress("", 0, "Nothing"):
+                pass
+            terminal.write("the end")
+            terminal.flush()
+            shown = ""
+            while "the end" not in shown:  # a terminal passes on a part at a time
+                shown += screen.read(4096).decode()
+        lines = shown.replace("\r\n", "\n").split("\n")
+        assert lines[0] == "Reading ..."
+        assert "Running  [----------]  0/2" in lines[1].replace("-" * 20, "-" * 10)
+        assert lines[1].endswith("\r\x1b[Ka")
+        assert "  1/2" in lines[2]
+        assert lines[2].endswith("\r\x1b[Kb")
+        assert "  2/2" in lines[3]
+        assert "Nothing" not in shown
 
 
 def test_lines_are_kept(capsys: pytest.CaptureFixture[str]) -> None:

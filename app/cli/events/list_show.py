@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
     from app.inbox import Event, Note
     from app.inbox.filters import EventFilter
 
-HEADINGS = ("received", "event id", "type", "state", "attempts", "outcome", "context")
+HEADINGS = (
+    *("received", "event id", "type", "state", "attempts", "outcome"),
+    *("next retry", "context", "reason"),
+)
+#: Characters of a reason in the list. ``show`` has all of it.
+REASON_LENGTH = 60
 
 
 @click.command("list")
@@ -28,7 +34,7 @@ HEADINGS = ("received", "event id", "type", "state", "attempts", "outcome", "con
 @with_appcontext
 def list_events(wanted: EventFilter, limit: int, *, as_json: bool) -> None:
     """List events, the latest first."""
-    inbox = services().inbox
+    inbox, is_queue = services().inbox, services().settings.is_queue
     with explained():
         events = inbox.administration.select(wanted, limit)
         paused = inbox.administration.paused()
@@ -40,9 +46,9 @@ def list_events(wanted: EventFilter, limit: int, *, as_json: bool) -> None:
     if not events:
         say(no_events(wanted))
         return
-    say_table([HEADINGS, *map(_cells, events)])
+    say_table([_cells(each, is_queue=is_queue) for each in events], headings=HEADINGS)
     if len(events) == limit:
-        say(f"These are the latest {limit}; there may be more (--limit).")
+        say(f"There may be more than {'this one' if limit == 1 else f'these {limit}'} (--limit).")
 
 
 def as_object(event: Event) -> dict[str, Any]:
@@ -76,7 +82,15 @@ def paused_sentence(paused: Note) -> str:
     )
 
 
-def _cells(event: Event) -> tuple[str, ...]:
+def _cells(event: Event, *, is_queue: bool) -> tuple[str, ...]:
     received = iso_time(event.received_at, "seconds")
-    about = (event.id, event.type, event.state, str(event.attempt))
-    return (received, *about, event.outcome or "-", event.context or "-")
+    about = (event.id, event.type, event.state, str(event.attempt), event.outcome or "-")
+    reason = textwrap.shorten(event.reason or "-", REASON_LENGTH, placeholder=" ...")
+    return (received, *about, _next_retry(event, is_queue=is_queue), event.context or "-", reason)
+
+
+def _next_retry(event: Event, *, is_queue: bool) -> str:
+    """Return when the event runs again. In inline mode, Stripe decides when it delivers again."""
+    if event.state != State.PENDING:
+        return "-"
+    return iso_time(event.due_at, "seconds") if is_queue else "by Stripe"

@@ -13,7 +13,17 @@ from app.cli.events.filters import accounts_option, since_option
 from app.cli.execution import begin_execution
 from app.cli.hints import hint
 from app.cli.inbox_errors import explained
-from app.cli.output import iso_time, json_option, plural, say, say_json, say_table
+from app.cli.output import (
+    iso_time,
+    json_option,
+    plural,
+    progress,
+    say,
+    say_beside_progress,
+    say_json,
+    say_on_terminal,
+    say_table,
+)
 from app.reconcile.gap import Gap, report
 from app.reconcile.listing import ListedEvent
 from app.reconcile.reconciler import Reconciler
@@ -71,6 +81,7 @@ def _reconcile(
         say_api(services.settings)
         if not (services.settings.is_queue or options["dry_run"]):
             begin_execution(services)
+        say_on_terminal("Reading Stripe's list of events ...")
         gap = reconciler.find(accounts, since)
         unfinished = reconciler.unfinished_ids()
     output.gap(gap, unfinished)
@@ -95,7 +106,8 @@ def _backfill(reconciler: Reconciler, gap: Gap, output: _Text | _Json) -> None:
         recorded = reconciler.record(gap)
         report(gap, recorded)
         output.recorded(recorded)
-        for claim, outcome in reconciler.run_unfinished():
+        count = len(reconciler.unfinished_ids())
+        for claim, outcome in progress(reconciler.run_unfinished(), count, "Running"):
             output.ran(claim.event_id, claim.type, outcome)
 
 
@@ -136,7 +148,8 @@ class _Text:
             )
         if gap.missing:
             say(f"Missing in the inbox: {plural(len(gap.missing), 'event')}.")
-            say_table([_cells(each) for each in gap.missing[:SHOWN]])
+            rows = [_cells(each) for each in gap.missing[:SHOWN]]
+            say_table(rows, headings=("created", "event id", "type", "context"))
         else:
             say("None is missing.")
         if len(gap.missing) > SHOWN:
@@ -153,7 +166,7 @@ class _Text:
     def ran(self, event_id: str, event_type: str, outcome: str) -> None:
         """Print the outcome of one event."""
         self.failed += [event_id] * (outcome != Outcome.HANDLED)
-        say(f"{event_id}  {event_type}  {outcome}")
+        say_beside_progress(f"{event_id}  {event_type}  {outcome}")
 
     def end(self) -> None:
         """Print nothing more."""

@@ -14,7 +14,7 @@ from app.cli.events.filters import filter_options, limit_option
 from app.cli.execution import begin_execution
 from app.cli.hints import hint
 from app.cli.inbox_errors import explained
-from app.cli.output import mode, plural, say, say_table
+from app.cli.output import mode, plural, progress, say, say_beside_progress, say_table
 from app.errors import CallbackFailed, DeliveryError, InboxUnavailable
 from app.inbox.filters import EventFilter
 from app.services import services
@@ -84,7 +84,8 @@ def _retry(
         say("There is no event to run again.")
         return
     if options["dry_run"]:
-        say_table([(each.id, each.type, each.state) for each in accepted])
+        rows = [(each.id, each.type, each.state, each.reason or "-") for each in accepted]
+        say_table(rows, headings=("event id", "type", "state", "reason"))
         return
     if not options["yes"]:
         click.confirm(f"Run {plural(len(accepted), 'event')} again?", abort=True)
@@ -115,7 +116,8 @@ def _selected(
         for event in services.inbox.administration.select(each, options["limit"], oldest_first=True)
     ]
     events = _oldest_first(found)[: options["limit"]]
-    capped = f"; the oldest {len(events)} will be run (--limit)" if len(events) < count else ""
+    oldest = "one" if len(events) == 1 else len(events)
+    capped = f"; the oldest {oldest} will be run (--limit)" if len(events) < count else ""
     say(f"{plural(count, 'event')} selected{capped}.")
     return events
 
@@ -149,14 +151,14 @@ def _refusal(services: Services, event: Event, options: Options) -> str | None:
 def _run_all(services: Services, events: list[Event], options: Options) -> None:
     run = _reopen if services.settings.is_queue else _run
     failed = 0
-    for event in events:
+    for event in progress(events, len(events), "Running"):
         again = event.state == State.DONE
         noted = services.inbox.administration.note_retry(
             event.id, by=operator(), why=options["why"], again=again
         )
         outcome = run(services, event, again=again) if noted else CHANGED
         failed += outcome not in {Outcome.HANDLED, DUE}
-        say(f"{event.id}  {event.type}  {outcome}")
+        say_beside_progress(f"{event.id}  {event.type}  {outcome}")
     if failed:
         raise click.ClickException(f"{failed} of {plural(len(events), 'event')} did not succeed.")
 

@@ -22,4 +22,7 @@ def list_modules(*, as_json: bool) -> None:
         return
     if not registry.modules:
         say("No event type has a handler module: the fallback handles all events.")
-    say_table([(module.event_type, module.file, module.summary) for module in modules])
+    say_table(
+        [(module.event_type, module.file, module.summary) for module in modules],
+        headings=("type", "file", "summary"),
+    )

@@ -13,6 +13,7 @@ from click.testing import Result
 from flask.testing import FlaskCliRunner
 
 from app.cli.events.retry import operator
+from app.cli.output import iso_time
 from app.errors import InboxUnavailable
 from app.inbox import Claim, Failure, NewEvent, Outcome
 from app.inbox.administration import Administration
@@ -35,6 +36,10 @@ NOT_RUN = NewEvent(
     context=None,
     body=samples.encode(samples.notification(TYPE, event_id="evt_2")),
 )
+
+#: The headings and a row of --dry-run.
+HEAD = f"event id  {'type':<{len(TYPE)}}  state  reason\n"
+ROW = f"evt_{{}}     {TYPE}  dead   no such plan\n"
 
 Make = Callable[..., Receiver]
 
@@ -62,17 +67,31 @@ class TestList:
     """``list`` shows events as a table."""
 
     def test_events_are_a_table(self, make_receiver: Make, database_url: str) -> None:
-        """The latest event comes first. A row has state, attempts, outcome and account."""
+        """The latest event comes first. A row has state, attempts, outcome, account, reason."""
         receiver = make_receiver({CREATED: GIVING_UP}, database_url=database_url)
         deliver(receiver, "evt_1")
         deliver(receiver, "evt_2", type="v1.invoice.paid", context="acct_1")
 
         shown = run(receiver, "list")
         assert shown.exit_code == 0
-        head, latest, first = (line.split() for line in shown.stdout.splitlines())
-        assert head[3:] == ["type", "state", "attempts", "outcome", "context"]
-        assert latest[1:] == ["evt_2", "v1.invoice.paid", "done", "1", "handled", "acct_1"]
-        assert first[1:] == ["evt_1", TYPE, "dead", "1", "gave_up", "-"]
+        head, latest, first = (re.split(r" {2,}", line) for line in shown.stdout.splitlines())
+        assert head[2:6] == ["type", "state", "attempts", "outcome"]
+        assert head[6:] == ["next retry", "context", "reason"]
+        assert latest[1:6] == ["evt_2", "v1.invoice.paid", "done", "1", "handled"]
+        assert latest[6:] == ["-", "acct_1", "-"]
+        assert first[1:6] == ["evt_1", TYPE, "dead", "1", "gave_up"]
+        assert first[6:] == ["-", "-", "no such plan"]
+
+    def test_next_retry(self, make_receiver: Make) -> None:
+        """A pending event has the time of its next attempt, or Stripe redelivers it."""
+        queue = make_receiver({CREATED: GIVING_UP}, processing="queue")
+        deliver(queue, "evt_1")
+        due = iso_time(queue.event("evt_1").due_at, "seconds")
+        assert f"  pending  0         -        {due}  " in run(queue, "list").stdout
+        inline = make_receiver({CREATED: FAILING})
+        deliver(inline, "evt_2")
+        (row,) = (line for line in run(inline, "list").stdout.splitlines() if "evt_2" in line)
+        assert row.endswith("  pending  1         failed   by Stripe   -        ValueError: never")
 
     @pytest.mark.parametrize(
         ("options", "expected"),
@@ -137,7 +156,7 @@ class TestList:
         deliver(receiver, "evt_2")
 
         assert (
-            "These are the latest 1; there may be more (--limit)."
+            "There may be more than this one (--limit)."
             in run(receiver, "list", "--limit", "1").stdout
         )
 
@@ -350,14 +369,14 @@ class TestSelection:
     def test_count_comes_first_and_dry_run_does_nothing(self, several: Receiver) -> None:
         """--dry-run lists the selected events, the oldest first, and runs none."""
         shown = run(several, "retry", "--state", "dead", "--type", TYPE, "--dry-run")
-        assert shown.stdout == (f"2 events selected.\nevt_1  {TYPE}  dead\nevt_2  {TYPE}  dead\n")
+        assert shown.stdout == (f"2 events selected.\n{HEAD}{ROW.format(1)}{ROW.format(2)}")
         assert several.event("evt_1").attempt == 1
 
     def test_there_is_a_cap(self, several: Receiver) -> None:
         """No more events than --limit are run, and the output says so."""
         shown = run(several, "retry", "--since", "1h", "--limit", "1", "--dry-run")
         assert shown.stdout == (
-            "2 events selected; the oldest 1 will be run (--limit).\n" + f"evt_1  {TYPE}  dead\n"
+            f"2 events selected; the oldest one will be run (--limit).\n{HEAD}{ROW.format(1)}"
         )
 
     def test_one_event_is_one(self, several: Receiver) -> None:

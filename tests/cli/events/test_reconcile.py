@@ -89,8 +89,9 @@ class TestGap:
         assert done.exit_code == 0, done.output
         assert done.stdout.splitlines()[1:] == [
             "Missing in the inbox: 2 events.",
-            f"{other['created']}  evt_2  {TYPE}  acct_1",
-            f"{one['created']}  evt_1  {TYPE}  -",
+            f"{'created':<24}  event id  {'type':<{len(TYPE)}}  context",
+            f"{other['created']}  evt_2     {TYPE}  acct_1",
+            f"{one['created']}  evt_1     {TYPE}  -",
             "Record and run 2 events? [y/N]: y",
             "Recorded 2 events.",
             f"evt_2  {TYPE}  handled",

@@ -11,7 +11,7 @@ MODULE = '"""Greets."""\ndef handle(notif, client): pass\n'
 
 
 def test_types_files_and_summaries_are_listed(make_receiver: Callable[..., Receiver]) -> None:
-    """Each type with its file and the first line of its docstring, the fallback last."""
+    """Each type has its file and the first line of its docstring. The fallback is last."""
     receiver = make_receiver({"v1_invoice_paid": MODULE, "v1_customer_created": MODULE})
     package = receiver.services.settings.handlers_package
 
@@ -19,6 +19,7 @@ def test_types_files_and_summaries_are_listed(make_receiver: Callable[..., Recei
 
     assert result.exit_code == 0
     assert [line.split() for line in result.stdout.splitlines()] == [
+        ["type", "file", "summary"],
         ["v1.customer.created", f"{package}/v1_customer_created.py", "Greets."],
         ["v1.invoice.paid", f"{package}/v1_invoice_paid.py", "Greets."],
         ["fallback", f"{package}/fallback.py"],

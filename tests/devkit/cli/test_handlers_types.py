@@ -9,10 +9,12 @@ from devkit import samples
 
 
 def rows(runner: FlaskCliRunner, *arguments: str) -> list[list[str]]:
-    """Return the rows of the output as cells."""
+    """Return the rows below the headings as cells."""
     result = runner.invoke(args=["handlers", "types", *arguments])
     assert result.exit_code == 0, result.stderr
-    return [line.split() for line in result.stdout.splitlines()]
+    headings, *found = [line.split() for line in result.stdout.splitlines()]
+    assert headings == ["type", "object", "class"]
+    return found
 
 
 def test_each_type_is_shown_with_its_kind(runner: FlaskCliRunner) -> None:
