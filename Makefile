@@ -62,7 +62,7 @@ test-fast: $(INSTALLED) ## Run the tests that start no server
 	$(BIN)/python -m pytest --ignore tests/processes --numprocesses $(TESTS_AT_ONCE) --dist worksteal
 
 test-deploy: $(INSTALLED) $(TOOLS_INSTALLED) ## Build the image and the example, run them, and check deploy/ (on Debian, as root)
-	@tools/debian_packages.sh buildah mmdebstrap nginx-light openssl systemd
+	@tools/debian_packages.sh buildah mmdebstrap nginx openssl systemd
 	$(BIN)/python -m pytest tests/deploy
 
 check: $(INSTALLED) ## Lint, check the format and the types

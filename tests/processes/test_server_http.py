@@ -243,8 +243,9 @@ def test_path_prefix_is_removed(serve: Serve) -> None:
     """With gunicorn's root path, a path with the prefix is answered as the one without it.
 
     A path without the prefix is answered too, because health checks do not come from the proxy.
+    The variable of other gunicorn workers has no effect.
     """
-    server = serve(GUNICORN_CMD_ARGS="--root-path=/stripe")
+    server = serve(GUNICORN_CMD_ARGS="--root-path=/stripe", SCRIPT_NAME="/other")
     environs = [server.ask("GET", path).json for path in ("/stripe/echo", "/echo")]
     found = [(each["SCRIPT_NAME"], each["PATH_INFO"]) for each in environs]
     assert found == [("/stripe", "/echo"), ("", "/echo")]
