@@ -28,8 +28,6 @@ UNIT = ROOT / "deploy" / "systemd" / "stripe-event-receiver.service"
 IMAGE = f"stripe-event-receiver:{version()}"
 #: Releases of Kubernetes: an old one, and the newest that the validator knows.
 VERSIONS = ("1.30", "1.37")
-#: Settings that this version gets before its release.
-NEW_SETTINGS = {"MIGRATE"}
 
 
 def call(*command: object) -> subprocess.CompletedProcess[str]:
@@ -106,7 +104,7 @@ class TestCompose:
         """Each variable of our containers is a setting, and each file of one is a secret."""
         for name in ("web", "worker", "migrate"):
             service = compose["services"][name]
-            assert set(service["environment"]) - NEW_SETTINGS <= settings()
+            assert set(service["environment"]) <= settings()
             files = {
                 value for key, value in service["environment"].items() if key.endswith("_FILE")
             }
@@ -167,7 +165,7 @@ class TestKubernetes:
         own = [
             each["name"] for pod in pods(objects) for each in pod["containers"][0].get("env", [])
         ]
-        assert {*data, *own} - NEW_SETTINGS <= settings()
+        assert {*data, *own} <= settings()
         files = [Path(value) for name, value in data.items() if name.endswith("_FILE")]
         for pod in pods(objects):
             (secret,) = [each for each in pod["volumes"] if "secret" in each]
