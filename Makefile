@@ -108,7 +108,7 @@ $(INSTALLED): requirements-dev.lock
 	@echo 'Setting up $(VENV) from requirements-dev.lock (once, and after each change of the lock) ...'
 	@rm -rf $(VENV)
 	@'$(PYTHON)' -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	@$(BIN)/python -m pip install $$(test -t 1 || echo --quiet) --disable-pip-version-check \
 		--require-hashes --only-binary :all: --requirement requirements-dev.lock
 	@$(BIN)/python tools/skip_flask_dotenv.py
 	@touch $@

@@ -118,6 +118,12 @@ def few(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
+def shortened(text: str, most: int) -> str:
+    """Return ``text`` on one line, with ``...`` at its end if it is longer than ``most``."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 4]} ..."
+
+
 def iso_time(seconds: float, timespec: str = "milliseconds") -> str:
     """Return a time in seconds since 1970 as ISO 8601 in UTC: ``2026-11-25T10:00:00.000Z``."""
     moment = datetime.fromtimestamp(seconds, UTC)

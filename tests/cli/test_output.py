@@ -56,6 +56,15 @@ def test_line_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == (f"{SHOWN} state dead\n", f"{SHOWN}\n")
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("a\n  b", "a b"), ("x" * 10, "x" * 10), ("x" * 11, "xxxxxx ...")],
+)
+def test_long_text_is_shortened(text: str, shown: str) -> None:
+    """A text that is too long for a table ends in dots. It is on one line."""
+    assert output.shortened(text, 10) == shown
+
+
 class TestProgress:
     """Long work shows a progress bar on a terminal, and only there."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +10,7 @@ from flask.cli import with_appcontext
 from app.cli.events.filters import filter_options, limit_option, no_events
 from app.cli.hints import hint
 from app.cli.inbox_errors import explained
-from app.cli.output import iso_time, json_option, say, say_json, say_table
+from app.cli.output import iso_time, json_option, say, say_json, say_table, shortened
 from app.services import services
 from app.states import State
 
@@ -85,7 +84,7 @@ def paused_sentence(paused: Note) -> str:
 def _cells(event: Event, *, is_queue: bool) -> tuple[str, ...]:
     received = iso_time(event.received_at, "seconds")
     about = (event.id, event.type, event.state, str(event.attempt), event.outcome or "-")
-    reason = textwrap.shorten(event.reason or "-", REASON_LENGTH, placeholder=" ...")
+    reason = shortened(event.reason or "-", REASON_LENGTH)
     return (received, *about, _next_retry(event, is_queue=is_queue), event.context or "-", reason)
 
 
