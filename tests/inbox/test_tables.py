@@ -182,7 +182,7 @@ class TestOtherApplications:
     def test_migration_does_not_take_a_foreign_table(
         self, make_inbox: MakeInbox, database_url: str
     ) -> None:
-        """An old inbox is not upgraded while a table that it would get is another one's."""
+        """An old inbox is not upgraded while another application has a table of a new name."""
         make_legacy(database_url, make_inbox(), "0002")
         before = catalog(database_url)
 
@@ -195,7 +195,7 @@ class TestOtherApplications:
     def test_inbox_without_its_version_is_refused(
         self, make_inbox: MakeInbox, database_url: str
     ) -> None:
-        """Tables like ours beside another application's revision may be anyone's."""
+        """Tables with our columns need our revision beside them."""
         make_legacy(database_url, make_inbox(), "ae1027a6acf")
         before = catalog(database_url)
 
