@@ -93,6 +93,16 @@ def database_url(value: str) -> str:
     return value
 
 
+def listen_url(value: str) -> str | None:
+    """Accept PostgreSQL, and return None for an empty text."""
+    if not value:
+        return None
+    url = database_url(value)
+    if url.startswith("sqlite"):
+        raise ValueError("names SQLite, which has no notifications. Leave it empty")
+    return url
+
+
 def package(value: str) -> str:
     """Accept the dotted name of a package."""
     if not all(part.isidentifier() for part in value.split(".")):

@@ -140,6 +140,7 @@ def make_inbox(settings: Settings) -> Inbox:
         settings.database_url,
         lease_seconds=settings.lease_seconds,
         max_crashes=settings.max_crashes,
+        listen_url=settings.database_listen_url,
     )
 
 

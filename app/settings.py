@@ -92,6 +92,13 @@ class Settings:
         " more than one replica.",
         secret=True,
     )
+    database_listen_url: str | None = _setting(
+        "",
+        conversions.listen_url,
+        "Queue mode behind a PostgreSQL pooler: a URL of the database without the pooler, for"
+        " notifications. Empty: DATABASE_URL.",
+        secret=True,
+    )
     handlers_package: str = _setting(
         "handlers",
         conversions.package,

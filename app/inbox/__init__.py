@@ -48,12 +48,22 @@ class Inbox:
     Every method raises ``InboxUnavailable`` when the database cannot be reached or written.
     """
 
-    def __init__(self, url: str, *, lease_seconds: float, max_crashes: int = 5) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        lease_seconds: float,
+        max_crashes: int = 5,
+        listen_url: str | None = None,
+    ) -> None:
         """Take the ``url`` of the database. A claim expires ``lease_seconds`` after each renewal.
 
-        An event is dead after ``max_crashes`` consecutive crashes.
+        An event is dead after ``max_crashes`` consecutive crashes. ``listen_url`` is a URL of the
+        same PostgreSQL database without a pooler, for notifications.
         """
-        self._store = Store(url, lease_seconds=lease_seconds, max_crashes=max_crashes)
+        self._store = Store(
+            url, lease_seconds=lease_seconds, max_crashes=max_crashes, listen_url=listen_url
+        )
         self.deliveries = Deliveries(self._store)
         self.claims = Claims(self._store)
         self.rescue = Rescue(self._store)

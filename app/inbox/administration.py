@@ -80,6 +80,10 @@ class Administration:
         rows = self._store.read(statements.PAUSED, seconds=deadline.SECONDS)
         return Note(*tuple(rows[0])) if rows else None
 
+    def polling_reason(self) -> str | None:
+        """Return why workers learn of other processes' events by polling only. None if not."""
+        return self._store.engine.polling_reason()
+
     def report(self) -> Report:
         """Return the counts of waiting and dead events, and suspicious findings."""
         return make_report(self._store)

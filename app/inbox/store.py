@@ -26,9 +26,11 @@ MIGRATION_WAIT_SECONDS = 1.0
 class Store:
     """One database with the inbox's tables."""
 
-    def __init__(self, url: str, *, lease_seconds: float, max_crashes: int) -> None:
+    def __init__(
+        self, url: str, *, lease_seconds: float, max_crashes: int, listen_url: str | None
+    ) -> None:
         """Take the database's ``url``, and the settings of ``Inbox``."""
-        self.engine = engine_for(url, batch.FORMS)
+        self.engine = engine_for(url, batch.FORMS, listen_url)
         self.lease_seconds = lease_seconds
         self.max_crashes = max_crashes
         self._tokens = _Tokens()

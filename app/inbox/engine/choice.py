@@ -13,12 +13,15 @@ from app.inbox.engine.postgresql_engine import PostgresqlEngine
 from app.inbox.engine.sqlite_engine import SqliteEngine
 
 
-def engine_for(url: str, batch_forms: Mapping[Any, BatchForm]) -> Engine:
+def engine_for(
+    url: str, batch_forms: Mapping[Any, BatchForm], listen_url: str | None = None
+) -> Engine:
     """Return the engine for a ``url``: SQLite or PostgreSQL.
 
-    ``batch_forms`` holds the statements that can run as a batch.
+    ``batch_forms`` holds the statements that can run as a batch. A PostgreSQL engine waits for
+    notifications at the ``listen_url``, by default at the ``url``.
     """
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite":
         return SqliteEngine(parsed, batch_forms)
-    return PostgresqlEngine(parsed)
+    return PostgresqlEngine(parsed, listen_url)

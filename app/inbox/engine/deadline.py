@@ -81,6 +81,13 @@ class Connection(psycopg.Connection[Any]):
         """The monotonic time at which it was made."""
         self.statement_timeout_ms = 0
         """The server's limit for a statement, if the connection's owner changes it."""
+        self.is_pooled = False
+        """True if a pooler is in between, which may give each transaction another server process.
+        """
+        self.is_last = False
+        """True if the server allowed no further connection when this one was made."""
+        self.idle_since = self.connected_at
+        """The monotonic time at which it was last returned to its pool."""
 
     def wait(
         self, gen: PQGen[T], interval: float = _CHECK_SECONDS, timeout: float | None = None

@@ -12,7 +12,12 @@ import sqlalchemy as sa
 
 from app.errors import InboxUnavailable
 from app.inbox import Inbox, NewEvent
-from app.inbox.engine import circuit_breaker, deadline, postgresql, postgresql_engine
+from app.inbox.engine import (
+    circuit_breaker,
+    deadline,
+    postgresql_listener,
+    postgresql_session,
+)
 from app.inbox.engine.deadline import Connector, TimedOut
 from app.inbox.engine.postgresql_engine import PostgresqlEngine
 from app.runtime import threads
@@ -292,7 +297,7 @@ def test_listener_notices_a_silent_server(
     path: Path, base: PostgresqlEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Silence can mean that there are no notifications, so a listener asks at intervals."""
-    monkeypatch.setattr(postgresql_engine, "PROBE_SECONDS", 0.0)
+    monkeypatch.setattr(postgresql_listener, "PROBE_SECONDS", 0.0)
     heard: list[bool] = []
     reasons: list[str] = []
 
@@ -320,7 +325,7 @@ def test_connection_that_refuses_a_setting_is_closed(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the setting commits may not be durable. The connection does not leak."""
-    monkeypatch.setattr(postgresql, "_COMMIT_SYNCHRONOUSLY", "SELECT set_config('wrong', 'on')")
+    monkeypatch.setattr(postgresql_session, "_BEGIN_SESSION", "SELECT set_config('wrong', 'on')")
     base = PostgresqlEngine(postgresql_url)
 
     assert "set_config" in reason(lambda: base.execute(BACKEND, {}))
