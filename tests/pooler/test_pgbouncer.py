@@ -108,3 +108,11 @@ def test_service_handles_each_event_once(
     wait_for(lambda: state(url, events[0]) == ("done", "handled", 1), DEADLINE)
     assert service.is_ready()
     assert "inbox_unavailable" not in service.log
+
+
+def test_pooler_as_direct_address_is_noticed(pooler: Pooler) -> None:
+    """A notification does not reach a listener through the pooler."""
+    engine = PostgresqlEngine(pooler.url, pooler.url)
+
+    assert engine.polling_reason() == "DATABASE_LISTEN_URL names a pooler or another database"
+    engine.close()

@@ -47,7 +47,7 @@ class PostgresqlEngine:
     def __init__(self, url: str | sa.URL, listen_url: str | None = None) -> None:
         """Take the ``url`` of the database, and a direct one to listen at if that is another."""
         self._url = sa.make_url(url)
-        self._listen_url = sa.make_url(listen_url or url)
+        self._listen_url = sa.make_url(listen_url) if listen_url else None
         self.migrated = False
         self._reset()
         os.register_at_fork(after_in_child=self._leave_to_the_parent)
@@ -105,19 +105,22 @@ class PostgresqlEngine:
         It has a connection of its own. Without one it waits for ``stopping``, as described in
         ``PostgresqlListener``.
         """
-        listener = PostgresqlListener(self._listen_url, self._breaker)
         try:
-            listener.listen(channel, act, stopping, self._statements.pool)
+            self._make_listener().listen(channel, act, stopping, self._statements.pool)
         except _DRIVER_ERRORS as error:
             raise unavailable(error) from error
 
     def polling_reason(self) -> str | None:
         """Return why workers learn of other processes' events by polling only. None if not."""
-        listener = PostgresqlListener(self._listen_url, self._breaker)
+        listener = self._make_listener()
         try:
             return listener.find_fault(lambda channel: self.execute(_NOTIFY, {"channel": channel}))
         except _DRIVER_ERRORS as error:
             return in_one_line(error)
+
+    def _make_listener(self) -> PostgresqlListener:
+        url = self._listen_url or self._url
+        return PostgresqlListener(url, self._breaker, is_own_url=self._listen_url is not None)
 
     def unsafe_settings(self) -> tuple[str, ...]:
         """Return the settings of the server with which it can lose commits."""

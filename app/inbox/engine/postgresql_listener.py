@@ -38,8 +38,13 @@ class PostgresqlListener:
     are no notifications, and workers find events by polling.
     """
 
-    def __init__(self, url: sa.URL, breaker: CircuitBreaker) -> None:
-        """Take the ``url`` to listen at, and the circuit ``breaker`` of its server."""
+    def __init__(self, url: sa.URL, breaker: CircuitBreaker, *, is_own_url: bool) -> None:
+        """Take the ``url`` to listen at, and the circuit ``breaker`` of its server.
+
+        ``is_own_url``: a setting names this URL as direct. Some proxies hide the process id of the
+        server process, as a pooler does, and still keep the session.
+        """
+        self._is_own_url = is_own_url
         self._arguments = session.arguments(url)
         self._breaker = breaker
 
@@ -60,7 +65,7 @@ class PostgresqlListener:
                 stopping.wait(LISTEN_SECONDS)
                 continue
             with closing(connection):
-                if connection.is_pooled:
+                if self._has_no_session(connection):
                     log.warning("listener_behind_pooler")
                     stopping.wait()
                     return
@@ -95,13 +100,16 @@ class PostgresqlListener:
         ``notify`` sends a notification to a channel, as other processes do.
         """
         with closing(self._open()) as connection:
-            if connection.is_pooled:
+            if self._has_no_session(connection):
                 return "a pooler is in between"
             channel = f"check_{uuid.uuid4().hex}"
             self._run_watched(connection, f"LISTEN {channel}")
             notify(channel)
             arrived = list(connection.notifies(timeout=CHECK_SECONDS, stop_after=1))
-        return None if arrived else "DATABASE_LISTEN_URL names another database than DATABASE_URL"
+        return None if arrived else "DATABASE_LISTEN_URL names a pooler or another database"
+
+    def _has_no_session(self, connection: Connection) -> bool:
+        return connection.is_pooled and not self._is_own_url
 
     def _listen(
         self,

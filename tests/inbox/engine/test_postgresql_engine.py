@@ -293,6 +293,15 @@ class TestListener:
         engine.close()
         path.close()
 
+    def test_address_of_its_own_is_trusted(self, postgresql_url: str) -> None:
+        """A proxy that hides the process id can keep the session, and then notifications arrive."""
+        path = Path(postgresql_url, is_pooler=True)
+        engine = PostgresqlEngine(postgresql_url, path.url)
+
+        assert engine.polling_reason() is None
+        engine.close()
+        path.close()
+
     def test_other_database_is_named(
         self, make_postgresql_url: Callable[..., str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -300,9 +309,7 @@ class TestListener:
         monkeypatch.setattr(postgresql_listener, "CHECK_SECONDS", 0.2)
         engine = PostgresqlEngine(make_postgresql_url(), make_postgresql_url())
 
-        assert engine.polling_reason() == (
-            "DATABASE_LISTEN_URL names another database than DATABASE_URL"
-        )
+        assert engine.polling_reason() == "DATABASE_LISTEN_URL names a pooler or another database"
         engine.close()
 
     def test_address_that_cannot_be_reached_is_named(self, postgresql_url: str) -> None:
