@@ -6,7 +6,6 @@ import re
 from urllib.parse import quote, unquote
 
 import sqlalchemy as sa
-from psycopg import pq
 
 DRIVER = "postgresql+psycopg"
 
@@ -51,6 +50,16 @@ def database_url(value: str) -> str:
     raise ValueError("names a database other than sqlite and postgresql. Use one of the two")
 
 
+def listen_url(value: str) -> str | None:
+    """Return the URL of a PostgreSQL database, or None for an empty text. Raises ``ValueError``."""
+    if not value:
+        return None
+    url = database_url(value)
+    if url.startswith("sqlite"):
+        raise ValueError("names SQLite, which has no notifications. Leave it empty")
+    return url
+
+
 def _has_several_hosts(value: str) -> bool:
     """Return True for libpq's form of several hosts, which SQLAlchemy cannot read."""
     scheme, _, rest = value.partition("://")
@@ -79,6 +88,8 @@ def _postgresql(value: str, url: sa.URL) -> str:
 
 def _check_parameters(url: sa.URL) -> None:
     """Refuse what libpq does not know: it would fail at each connection."""
+    from psycopg import pq  # noqa: PLC0415 - SQLite needs no psycopg, which is slow to import
+
     known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
     unknown = sorted(set(url.query) - known)
     if unknown:

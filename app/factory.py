@@ -171,6 +171,7 @@ def make_inbox(settings: Settings) -> Inbox:
         max_crashes=settings.max_crashes,
         schema=settings.database_schema,
         migrates=settings.migrate == "auto",
+        listen_url=settings.database_listen_url,
     )
 
 
@@ -192,7 +193,8 @@ def _retry_policy(settings: Settings) -> RetryPolicy:
 
 
 def _secrets(settings: Settings) -> list[str]:
-    database = passwords(settings.database_url)
+    urls = [settings.database_url, settings.database_listen_url]
+    database = [password for url in urls if url for password in passwords(url)]
     return [settings.stripe_api_key, *settings.stripe_webhook_secrets, *database]
 
 

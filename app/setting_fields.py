@@ -52,10 +52,13 @@ def convert(
 def contradictions(settings: Settings) -> dict[str, str]:
     """Return the settings that contradict another one, each with the problem."""
     problems = _mode_problems(settings)
-    if settings.database_schema and settings.database_url.startswith("sqlite"):
-        problems["DATABASE_SCHEMA"] = (
-            "DATABASE_SCHEMA is for PostgreSQL, and DATABASE_URL names SQLite. Remove one"
-        )
+    if settings.database_url.startswith("sqlite"):
+        given = {
+            "DATABASE_SCHEMA": settings.database_schema,
+            "DATABASE_LISTEN_URL": settings.database_listen_url,
+        }
+        for name in [name for name, value in given.items() if value]:
+            problems[name] = f"{name} is for PostgreSQL, and DATABASE_URL names SQLite. Remove one"
     return problems
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from app import conversions
 from app.conversions import LIVE_PREFIXES, ORGANIZATION_PREFIX, one_of, seconds, whole_number
-from app.database_url import database_url
+from app.database_url import database_url, listen_url
 from app.environment import Origin, read
 from app.errors import StartError
 from app.setting_fields import contradictions, convert, names, variable
@@ -119,6 +119,13 @@ class Settings:
         "auto",
         one_of("auto", "check"),
         "auto migrates the tables at the start; check waits until `flask db upgrade` has done it.",
+    )
+    database_listen_url: str | None = _setting(
+        "",
+        listen_url,
+        "Queue mode behind a PostgreSQL pooler: a URL of the database without the pooler, for"
+        " notifications. Empty: DATABASE_URL.",
+        secret=True,
     )
     handlers_package: str = _setting(
         "handlers",

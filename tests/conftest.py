@@ -108,13 +108,36 @@ def make_postgresql_url(postgresql: str) -> Iterator[Callable[..., str]]:
 
         yield make
         for name in names:
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 @pytest.fixture
 def postgresql_url(make_postgresql_url: Callable[..., str]) -> str:
     """The URL of a new, empty PostgreSQL database."""
     return make_postgresql_url()
+
+
+@pytest.fixture
+def make_limited_url(
+    postgresql: str, make_postgresql_url: Callable[..., str]
+) -> Iterator[Callable[[int], str]]:
+    """A function that makes a new database whose owner may have so many connections."""
+    role = f"test_{uuid.uuid4().hex}"
+    databases: list[str] = []
+    with psycopg.connect(postgresql, autocommit=True) as connection:
+
+        def make(limit: int) -> str:
+            connection.execute(
+                f"CREATE ROLE {role} LOGIN PASSWORD '{role}' CONNECTION LIMIT {limit}"
+            )
+            url = sa.make_url(make_postgresql_url(f"OWNER {role}"))
+            databases.append(str(url.database))
+            return url.set(username=role, password=role).render_as_string(hide_password=False)
+
+        yield make
+        for name in databases:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        connection.execute(f"DROP ROLE {role}")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

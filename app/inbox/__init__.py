@@ -52,7 +52,7 @@ class Inbox:
     Every method raises ``InboxUnavailable`` when the database cannot be reached or written.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the database and its settings, each named
         self,
         url: str,
         *,
@@ -60,13 +60,15 @@ class Inbox:
         max_crashes: int = 5,
         schema: str | None = None,
         migrates: bool = True,
+        listen_url: str | None = None,
     ) -> None:
         """Take the ``url`` of the database. A claim expires ``lease_seconds`` after each renewal.
 
         An event is dead after ``max_crashes`` consecutive crashes. ``schema`` is the one of
         PostgreSQL with the tables, or None for the one that ``search_path`` finds. If not
         ``migrates``, every method raises ``MigrationPending`` while the tables are older than this
-        version.
+        version. ``listen_url`` is a URL of the same PostgreSQL database without a pooler, for
+        notifications.
         """
         self._store = Store(
             url,
@@ -74,6 +76,7 @@ class Inbox:
             max_crashes=max_crashes,
             schema=schema,
             migrates=migrates,
+            listen_url=listen_url,
         )
         self.deliveries = Deliveries(self._store)
         self.claims = Claims(self._store)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.inbox.engine import deadline
+from app.inbox.engine import limits
 from app.inbox.filters import EventFilter
 from app.inbox.models import Attempt, Event, Note
 from app.inbox.report import Report, make_report
@@ -78,14 +78,18 @@ class Administration:
     def paused(self) -> Note | None:
         """Return when, by whom and why the workers were paused. None if they are not paused."""
         # A health check waits for this.
-        rows = self._store.read(statements.PAUSED, seconds=deadline.SECONDS)
+        rows = self._store.read(statements.PAUSED, seconds=limits.SECONDS)
         return Note(*tuple(rows[0])) if rows else None
 
     def oldest_due_seconds(self) -> float:
         """Return how long the oldest due event has waited for a worker. 0 if none is due."""
         # A health check waits for this.
-        ((age,),) = self._store.read(report_statements.OLDEST_DUE, seconds=deadline.SECONDS)
+        ((age,),) = self._store.read(report_statements.OLDEST_DUE, seconds=limits.SECONDS)
         return float(age or 0)
+
+    def polling_reason(self) -> str | None:
+        """Return why workers learn of other processes' events by polling only. None if not."""
+        return self._store.engine.polling_reason()
 
     def report(self) -> Report:
         """Return the counts of waiting and dead events, and suspicious findings."""

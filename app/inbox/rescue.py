@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.inbox.engine import deadline
+from app.inbox.engine import limits
 from app.inbox.models import Suspect
 from app.inbox.sql import clock_repair, rescue
 from app.inbox.store import Store
@@ -17,7 +17,7 @@ class Rescue:
 
     def suspects(self) -> list[Suspect]:
         """Return the running events whose lease expired, and that are no orphans yet."""
-        rows = self._store.read(rescue.SUSPECTS, seconds=deadline.SECONDS)
+        rows = self._store.read(rescue.SUSPECTS, seconds=limits.SECONDS)
         return [Suspect(*tuple(row)) for row in rows]
 
     def add_unrenewed(self, suspect: Suspect, seconds: float) -> bool | None:
@@ -39,7 +39,7 @@ class Rescue:
 
     def clock(self) -> float:
         """Return the time of the database, in seconds since the epoch."""
-        return float(self._store.read(clock_repair.CLOCK, seconds=deadline.SECONDS)[0][0])
+        return float(self._store.read(clock_repair.CLOCK, seconds=limits.SECONDS)[0][0])
 
     def repair_times(self, *, stepped: bool) -> None:
         """Make events due that would wait because the database's clock stepped back.

@@ -27,7 +27,7 @@ MIGRATION_WAIT_SECONDS = 1.0
 class Store:
     """One database with the inbox's tables."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - as in ``Inbox``
         self,
         url: str,
         *,
@@ -35,9 +35,10 @@ class Store:
         max_crashes: int,
         schema: str | None = None,
         migrates: bool = True,
+        listen_url: str | None = None,
     ) -> None:
         """Take the database's ``url``, and the settings of ``Inbox``."""
-        self.engine = engine_for(url, batch.FORMS, schema)
+        self.engine = engine_for(url, batch.FORMS, schema=schema, listen_url=listen_url)
         self.schema = schema
         self._migrates = migrates
         self.lease_seconds = lease_seconds

@@ -1,7 +1,7 @@
 """Logging with structlog, for the lines of the service and those of all libraries.
 
 All lines have one format and go to standard error. They hold no secrets, no bodies and no local
-variables. SQLAlchemy hides its parameters (``make_sqlalchemy_engine`` in ``app/inbox/engine``).
+variables. SQLAlchemy hides its parameters (``make_migration_engine`` in ``app/inbox/engine``).
 
 No log call raises or loses its line. A value that cannot be rendered is replaced by a text that
 says so. When the stream fails, the line goes to a copy of file descriptor 2.

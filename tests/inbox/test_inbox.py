@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from app.errors import InboxUnavailable, StartError, Unstorable
 from app.inbox import Claim, Failure, Inbox, NewEvent, Outcome
-from app.inbox.engine.postgresql import LOCK_TIMEOUT_MS
+from app.inbox.engine.postgresql_session import LOCK_TIMEOUT_MS
 from tests.support import raw_sql
 
 EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context="acct_1", body=b'{"a": 1}')

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from typing import Any
 
 import sqlalchemy as sa
+
+#: PostgreSQL's message ErrorResponse, as PgBouncer sends it.
+_REASON = b"SFATAL\0C08P01\0Munsupported startup parameter: options\0\0"
+REFUSAL = b"E" + (len(_REASON) + 4).to_bytes(4, "big") + _REASON
 
 
 class Path:
@@ -15,8 +20,12 @@ class Path:
     While it swallows, it still accepts connections and confirms data. The data arrives later.
     """
 
-    def __init__(self, url: str) -> None:
-        """Take the ``url`` of a PostgreSQL."""
+    def __init__(self, url: str, *, is_pooler: bool = False) -> None:
+        """Take the ``url`` of a PostgreSQL.
+
+        A pooler refuses startup options, and hides the process id of the server process.
+        """
+        self._is_pooler = is_pooler
         self._url = sa.make_url(url)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._is_asking = threading.Event()
@@ -86,9 +95,17 @@ class Path:
         try:
             while data := source.recv(65536):
                 is_passing.wait()
-                target.sendall(data)
+                if self._is_pooler and b"\0options\0" in data:
+                    source.sendall(REFUSAL)
+                    break
+                target.sendall(_hide_process(data) if self._is_pooler else data)
             target.shutdown(socket.SHUT_WR)
         except OSError:  # the other side has ended the connection
             pass
         if source.family == socket.AF_INET:
             self.ended += 1
+
+
+def _hide_process(data: bytes) -> bytes:
+    """Return ``data`` with another process id in PostgreSQL's message BackendKeyData."""
+    return re.sub(rb"(?<=K\0\0\0\x0c)....", b"\0\0\0\7", data, flags=re.DOTALL)

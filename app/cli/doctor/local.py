@@ -85,6 +85,7 @@ def inbox_lines(inbox: Inbox, settings: Settings) -> Iterator[Line]:
         inbox.migrate(fail_fast=True)
         inbox.check()
         report = inbox.administration.report()
+        polling = inbox.administration.polling_reason() if settings.is_queue else None
     except MigrationPending as error:
         text = f"{error.reason} (MIGRATE=check): deliveries are answered 503"
         yield Line(Level.FAIL, "inbox", text, f"Run {hint('db', 'upgrade')}")
@@ -95,11 +96,21 @@ def inbox_lines(inbox: Inbox, settings: Settings) -> Iterator[Line]:
     except StartError as error:
         yield from problems("inbox", error)
         return
-    yield from [*_durability(inbox, settings, report), *_exposed(inbox)] or [
-        Line(Level.OK, "inbox", f"{inbox.address} can be written")
-    ]
+    lines = [*_durability(inbox, settings, report), *_exposed(inbox), *_polling(polling)]
+    yield from lines or [Line(Level.OK, "inbox", f"{inbox.address} can be written")]
     yield _waiting(report, settings)
     yield _dead(report)
+
+
+def _polling(reason: str | None) -> Iterator[Line]:
+    """Yield why no notification wakes a worker, if so."""
+    if reason is not None:
+        yield Line(
+            Level.WARN,
+            "inbox",
+            f"workers learn of new events by polling only, up to half a second late ({reason})",
+            "Set DATABASE_LISTEN_URL to a URL of the same database without the pooler",
+        )
 
 
 def _misplaced(inbox: Inbox, settings: Settings) -> Iterator[Line]:
@@ -149,6 +160,13 @@ def _not_created_yet(inbox: Inbox, settings: Settings) -> Line:
 
 
 def _unreachable(inbox: Inbox, reason: str) -> Line:
+    if "unsupported startup parameter" in reason:
+        return Line(
+            Level.FAIL,
+            "inbox",
+            f"{inbox.address} is a pooler that refuses parameters of DATABASE_URL ({reason})",
+            "Remove them from DATABASE_URL, and set them for the role or the database",
+        )
     return Line(
         Level.FAIL,
         "inbox",

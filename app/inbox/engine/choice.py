@@ -12,15 +12,22 @@ from app.inbox.engine.interface import Engine
 from app.inbox.engine.sqlite_engine import SqliteEngine
 
 
-def engine_for(url: str, batch_forms: Mapping[Any, BatchForm], schema: str | None = None) -> Engine:
+def engine_for(
+    url: str,
+    batch_forms: Mapping[Any, BatchForm],
+    *,
+    schema: str | None = None,
+    listen_url: str | None = None,
+) -> Engine:
     """Return the engine for a ``url``: SQLite or PostgreSQL.
 
     ``batch_forms`` holds the statements that can run as a batch. ``schema`` is PostgreSQL's, or
-    None for the one that ``search_path`` finds.
+    None for the one that ``search_path`` finds. A PostgreSQL engine waits for notifications at the
+    ``listen_url``, by default at the ``url``.
     """
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite":
         return SqliteEngine(parsed, batch_forms)
     from app.inbox.engine.postgresql_engine import PostgresqlEngine  # noqa: PLC0415 - it loads psycopg
 
-    return PostgresqlEngine(parsed, schema)
+    return PostgresqlEngine(parsed, schema, listen_url)

@@ -10,7 +10,7 @@ from time import monotonic
 
 import psycopg
 
-from app.inbox.engine import deadline
+from app.inbox.engine import deadline, limits
 
 #: Seconds for which the circuit stays open after a time-out, until a call may probe the server.
 OPEN_SECONDS = 0.5
@@ -74,7 +74,7 @@ class CircuitBreaker:
                 if now >= self._next_probe:
                     self._wait_until = now + PROBE_WAIT_SECONDS
                     # A probe can be a slow claim: another call may probe before it ends.
-                    self._next_probe = now + deadline.SECONDS + OPEN_SECONDS
+                    self._next_probe = now + limits.SECONDS + OPEN_SECONDS
                 else:
                     self._wait_for_probe()
         return monotonic()

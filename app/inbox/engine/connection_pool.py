@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
+import random
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from time import monotonic
+from typing import TypeVar
 
 import psycopg
+import sqlalchemy as sa
 
-from app.inbox.engine import deadline
+from app.inbox.engine import deadline, limits
 from app.inbox.engine.circuit_breaker import CircuitBreaker
 from app.inbox.engine.deadline import Connection
+
+T = TypeVar("T")
 
 #: Seconds after a refused connection in which other threads wait for the pool's connections without
 #: an attempt of their own. Each attempt costs the server a process.
@@ -24,6 +30,31 @@ REFUSED_SECONDS = 0.5
 #: attempt could miss the deadline, which counts as an outage.
 LAST_ATTEMPT_SECONDS = 0.5
 
+#: Seconds after which an unused connection is closed. Other processes may need it.
+IDLE_SECONDS = 10.0
+
+#: Seconds for which connections count as scarce after the server refused one, or granted its last.
+SCARCE_SECONDS = 5.0
+
+#: Seconds for which the threads of a process may share a connection while connections are scarce.
+SHARE_SECONDS = 0.1
+
+#: Seconds for which a process that closed a scarce connection does not connect.
+YIELD_SECONDS = 0.025
+
+#: The range of the pause between two attempts of a process that has no connection, in seconds. It
+#: is shorter than ``YIELD_SECONDS``, so that processes take turns.
+RETRY_SECONDS = (0.005, 0.02)
+
+#: Texts of PostgreSQL, and the last of PgBouncer, for a connection limit that is reached. An error
+#: of connecting has no SQLSTATE.
+_REFUSALS = (
+    "too many connections",
+    "too many clients",
+    "connection slots are reserved",
+    "no more connections allowed",
+)
+
 
 class ConnectionPool:
     """Connections that threads share. The connection that was returned last is used next.
@@ -31,6 +62,10 @@ class ConnectionPool:
     The pool connects only when all of its connections are in use. When the server refuses another
     connection, threads wait in turn for those of the pool: a connection limit that is too low
     costs throughput, not availability.
+
+    The limit is shared with other processes. A process that is refused, or gets the last connection
+    of the server, gives back connections after use, and pauses before it connects again. A process
+    that has no connection repeats its attempt until the deadline of the call.
     """
 
     def __init__(self, connect: Callable[[], Connection], breaker: CircuitBreaker) -> None:
@@ -43,6 +78,18 @@ class ConnectionPool:
         """The number of connections that are in use or being made."""
         self._waiting: deque[Future[Connection | None]] = deque()
         self._refused_until = -math.inf
+        self._scarce_until = -math.inf
+        self._connect_after = -math.inf
+
+    @property
+    def is_scarce(self) -> bool:
+        """True if the server has refused a connection, or granted its last one, a moment ago."""
+        return monotonic() < self._scarce_until
+
+    def note_scarcity(self) -> None:
+        """Give back idle connections now, and the others after use, for some seconds."""
+        self._scarce_until = monotonic() + SCARCE_SECONDS
+        self.clear()
 
     @contextmanager
     def connection(self, statement_timeout_ms: int) -> Iterator[Connection]:
@@ -65,14 +112,41 @@ class ConnectionPool:
 
     def _take(self, statement_timeout_ms: int) -> Connection:
         while True:
-            connection = self._reserve(statement_timeout_ms)
+            connection = self._reserve(statement_timeout_ms) or self._make()
             if connection is not None:
                 return connection
+
+    def _make(self) -> Connection | None:
+        """Return a new connection, or None when the pool has others and the caller is to wait."""
+        while True:
+            time.sleep(max(0.0, self._connect_after - monotonic()))
             try:
-                return self._connect()
+                connection = self._connect()
             except BaseException as error:
-                if not (self._note_refusal() and _can_wait(error)):
+                refused = is_refusal(error)
+                if refused:
+                    self.note_scarcity()
+                if _can_wait(error) and self._leave_to_others():
+                    return None
+                if not (refused and _can_wait(error)):
+                    self._release(None)
                     raise
+                _pause()
+            else:
+                if connection.is_last:
+                    self.note_scarcity()
+                return connection
+
+    def _leave_to_others(self) -> bool:
+        """Return the right to make a connection if the pool has other connections.
+
+        If it has none, other threads wait for the next attempt of this one.
+        """
+        with self._lock:
+            self._refused_until = monotonic() + REFUSED_SECONDS
+            has_others = self._in_use > 1 or bool(self._idle)
+            self._in_use -= has_others
+            return has_others
 
     def _reserve(self, statement_timeout_ms: int) -> Connection | None:
         """Return an idle or returned connection, or None for the right to make one."""
@@ -102,31 +176,57 @@ class ConnectionPool:
             connection.close()
         return None
 
-    def _note_refusal(self) -> bool:
-        """Record that connecting failed. Return whether the pool has other connections."""
-        with self._lock:
-            if self._in_use > 1 or self._idle:
-                self._in_use -= 1
-                self._refused_until = monotonic() + REFUSED_SECONDS
-                return True
-        self._release(None)
-        return False
-
     def _release(self, connection: Connection | None) -> None:
         """Hand the connection, or the right to make one, to the thread that has waited longest."""
         with self._lock:
+            if connection is not None and self._must_give_back(connection):
+                connection.close()
+                self._connect_after = monotonic() + YIELD_SECONDS
+                connection = None
             if self._waiting:
                 self._waiting.popleft().set_result(connection)
                 return
             self._in_use -= 1
             if connection is not None:
+                connection.idle_since = monotonic()
                 self._idle.append(connection)
+            while self._idle and self._idle[0].idle_since < monotonic() - IDLE_SECONDS:
+                self._idle.pop(0).close()
+
+    def _must_give_back(self, connection: Connection) -> bool:
+        """Return whether another process may need this returned connection."""
+        is_shared = bool(self._waiting) and monotonic() < connection.connected_at + SHARE_SECONDS
+        return self.is_scarce and not is_shared
 
     def clear(self) -> None:
         """Close all idle connections."""
         with self._lock:
             while self._idle:
                 self._idle.pop().close()
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether an ``error`` of connecting says that a connection limit is reached."""
+    return any(text in str(error) for text in _REFUSALS)
+
+
+def repeat_refused(connect: Callable[[], T]) -> T:
+    """Call ``connect`` until the connection limit allows a connection, for a second at most.
+
+    Returns the result of ``connect``, or raises its error.
+    """
+    end = monotonic() + min(deadline.seconds_left(), limits.SECONDS) - LAST_ATTEMPT_SECONDS
+    while True:
+        try:
+            return connect()
+        except (psycopg.OperationalError, sa.exc.OperationalError) as error:
+            if not is_refusal(error) or monotonic() >= end:
+                raise
+        _pause()
+
+
+def _pause() -> None:
+    time.sleep(random.uniform(*RETRY_SECONDS))  # noqa: S311 - not for cryptography
 
 
 def _can_wait(error: BaseException) -> bool:

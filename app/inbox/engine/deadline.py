@@ -19,13 +19,10 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.abc import PQGen
 
+from app.inbox.engine import limits
 from app.runtime import threads
 
 T = TypeVar("T")
-
-#: Seconds for one statement, with waiting for a connection, connecting, and the second try after a
-#: lost connection. A delivery is answered 503 within two seconds; the rest of them is a margin.
-SECONDS = 1.5
 
 #: Seconds for a worker's claim. No delivery waits for it. Among 100,000 events of one concurrency
 #: key that all have to wait, the server takes half a second to find that none may run.
@@ -81,6 +78,13 @@ class Connection(psycopg.Connection[Any]):
         """The monotonic time at which it was made."""
         self.statement_timeout_ms = 0
         """The server's limit for a statement, if the connection's owner changes it."""
+        self.is_pooled = False
+        """True if a pooler is in between, which may give each transaction another server process.
+        """
+        self.is_last = False
+        """True if the server allowed no further connection when this one was made."""
+        self.idle_since = self.connected_at
+        """The monotonic time at which it was last returned to its pool."""
 
     def wait(
         self, gen: PQGen[T], interval: float = _CHECK_SECONDS, timeout: float | None = None
@@ -136,7 +140,7 @@ class Connector:
             return Connection.connect(*args, **kwargs)
         future = self._take() or _begin(args, kwargs)
         try:
-            return future.result(min(seconds_left(), SECONDS))
+            return future.result(min(seconds_left(), limits.SECONDS))
         except TimeoutError:
             self._late.append(future)
             raise psycopg.errors.ConnectionTimeout(

@@ -70,7 +70,17 @@ class Engine(Protocol):
         """Run a ``statement`` that notifies the listeners of other processes."""
 
     def listen(self, channel: str, act: Callable[[], object], stopping: threading.Event) -> None:
-        """Call ``act`` at each notification on the ``channel``, until ``stopping``."""
+        """Call ``act`` at each notification on the ``channel``, until ``stopping``.
+
+        Behind a pooler, and while connections are scarce, there are no notifications.
+        """
+
+    def polling_reason(self) -> str | None:
+        """Return why workers learn of other processes' events by polling only.
+
+        None if notifications arrive, or if the database has none. Raises ``InboxUnavailable`` only
+        when the database itself is not available.
+        """
 
     def unsafe_settings(self) -> tuple[str, ...]:
         """Return the settings of the database server with which it can lose commits."""

@@ -1,11 +1,8 @@
 """The engine for PostgreSQL: any number of processes on any number of hosts share it.
 
-A process has two pools. Writes use ``ConnectionPool``: under SQLAlchemy's pool a short statement
-took nearly twice the processor time, and a refused connection failed the statement. Reads use
-SQLAlchemy's pool: they are few, and their statement timeout is longer.
-
-Two connections are separate. A listener has one, because it waits for notifications all the time.
-A migration has one, which is closed at its end: the process may fork next.
+The threads of a process share the connections of a ``ConnectionPool``. Two connections are
+separate. A listener has one, because it waits for notifications all the time. A migration has one,
+which is closed at its end: the process may fork next.
 """
 
 from __future__ import annotations
@@ -13,26 +10,22 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
-from time import monotonic
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import psycopg
 import sqlalchemy as sa
 
-from app.errors import InboxUnavailable, Unstorable
-from app.inbox.engine import deadline, postgresql
+from app.errors import InboxUnavailable, StartError, Unstorable
+from app.inbox.engine import deadline, limits, postgresql
+from app.inbox.engine import postgresql_session as session
 from app.inbox.engine.circuit_breaker import CircuitBreaker
+from app.inbox.engine.connection_pool import repeat_refused
 from app.inbox.engine.errors import unavailable
 from app.inbox.engine.interface import MIGRATION_TIMEOUT
 from app.inbox.engine.keep import keep_for_ever
+from app.inbox.engine.postgresql_listener import PostgresqlListener
 from app.text import in_one_line
-
-#: Seconds between two checks of whether a listener is to stop.
-LISTEN_SECONDS = 0.5
-
-#: Seconds after which a listener probes its connection: a lost one is silent like an idle one.
-PROBE_SECONDS = 10.0
 
 #: A later try may succeed after a shortage of memory too. The result must not be lost to it.
 _DRIVER_ERRORS = (sa.exc.DBAPIError, psycopg.Error, OSError, MemoryError)
@@ -44,6 +37,11 @@ _TABLES_MISSING = (
     psycopg.errors.InvalidSchemaName,
 )
 
+_NOTIFY = sa.text("SELECT pg_notify(:channel, '')")
+
+#: Encodings of a database that store every character. SQL_ASCII stores bytes unchanged.
+ENCODINGS = {"UTF8", "SQL_ASCII"}
+
 # Not synchronous_commit: each connection sets its own.
 _UNSAFE_SETTINGS = sa.text("SELECT name FROM pg_settings WHERE name = 'fsync' AND setting = 'off'")
 
@@ -53,26 +51,27 @@ class PostgresqlEngine:
 
     single_host = False
 
-    def __init__(self, url: str | sa.URL, schema: str | None = None) -> None:
-        """Take the ``url`` of the database, and the ``schema`` of the statements' tables.
+    def __init__(
+        self, url: str | sa.URL, schema: str | None = None, listen_url: str | None = None
+    ) -> None:
+        """Take the ``url`` of the database, and a direct one to listen at if that is another.
 
-        None: the schema that ``search_path`` finds.
+        The tables are in the ``schema``, or where ``search_path`` finds them.
         """
         self._url = sa.make_url(url)
         self._schema = schema
+        self._listen_url = sa.make_url(listen_url) if listen_url else None
         self.migrated = False
         self._reset()
         os.register_at_fork(after_in_child=self._leave_to_the_parent)
 
     def _reset(self) -> None:
-        self._making = threading.Lock()
-        self._pool: sa.Engine | None = None
-        self._writer: postgresql.PostgresqlWriter | None = None
         self._breaker = CircuitBreaker()
+        self._statements = postgresql.PostgresqlStatements(self._url, self._breaker, self._schema)
 
     def _leave_to_the_parent(self) -> None:
         # Finalizing a connection of the parent's here would close it for the parent.
-        keep_for_ever((self._pool, self._writer))
+        keep_for_ever(self._statements)
         self._reset()
 
     @property
@@ -90,7 +89,7 @@ class PostgresqlEngine:
     ) -> tuple[Any, ...] | None:
         """Run one writing statement as one transaction, and return its first row."""
         try:
-            return self._get_writer().execute(statement, parameters, slow_ok=slow_ok)
+            return self._statements.execute(statement, parameters, slow_ok=slow_ok)
         except psycopg.DataError as error:
             raise Unstorable(in_one_line(error)) from error
         except _DRIVER_ERRORS as error:
@@ -104,26 +103,16 @@ class PostgresqlEngine:
     ) -> list[sa.Row[Any]]:
         """Run one reading statement, once more if its connection is lost, and return all rows."""
         try:
-            with self._breaker.watch(deadline.READ_SECONDS if seconds is None else seconds):
-                try:
-                    return self._rows(statement, parameters)
-                except sa.exc.DBAPIError as error:
-                    timed_out = isinstance(error.orig, deadline.TimedOut)
-                    if timed_out or not error.connection_invalidated:
-                        raise
-                return self._rows(statement, parameters)
+            limit = deadline.READ_SECONDS if seconds is None else seconds
+            return self._statements.read(statement, parameters, limit)
         except _DRIVER_ERRORS as error:
             raise self._unavailable(error) from error
 
     def _unavailable(self, error: BaseException) -> InboxUnavailable:
         """Return the error for callers. After one about missing tables they are migrated again."""
-        if isinstance(getattr(error, "orig", error), _TABLES_MISSING):
+        if isinstance(error, _TABLES_MISSING):
             self.migrated = False
         return unavailable(error)
-
-    def _rows(self, statement: sa.Executable, parameters: dict[str, Any]) -> list[sa.Row[Any]]:
-        with self._get_pool().connect() as connection:
-            return list(connection.execute(statement, parameters).all())
 
     def notify(self, statement: sa.Executable) -> None:
         """Run a ``statement`` that notifies the listeners of other processes."""
@@ -132,32 +121,25 @@ class PostgresqlEngine:
     def listen(self, channel: str, act: Callable[[], object], stopping: threading.Event) -> None:
         """Call ``act`` at each notification on the ``channel``, until ``stopping``.
 
-        It has a connection of its own.
+        It has a connection of its own. Without one it waits for ``stopping``, as described in
+        ``PostgresqlListener``.
         """
         try:
-            with self._breaker.watch(deadline.SECONDS):
-                connection = self._detached_connection()
-            with closing(connection):
-                self._run_watched(connection, f"LISTEN {channel}")
-                probed_at = monotonic()
-                while not stopping.is_set():
-                    for _ in connection.notifies(timeout=LISTEN_SECONDS, stop_after=1):
-                        act()
-                    if monotonic() > probed_at + PROBE_SECONDS:
-                        self._run_watched(connection, "SELECT 1")
-                        probed_at = monotonic()
+            self._make_listener().listen(channel, act, stopping, self._statements.pool)
         except _DRIVER_ERRORS as error:
             raise unavailable(error) from error
 
-    def _detached_connection(self) -> Any:
-        pooled = self._get_pool().raw_connection()
-        connection = pooled.driver_connection
-        pooled.detach()
-        return connection
+    def polling_reason(self) -> str | None:
+        """Return why workers learn of other processes' events by polling only. None if not."""
+        listener = self._make_listener()
+        try:
+            return listener.find_fault(lambda channel: self.execute(_NOTIFY, {"channel": channel}))
+        except _DRIVER_ERRORS as error:
+            return in_one_line(error)
 
-    def _run_watched(self, connection: Any, sql: str) -> None:
-        with self._breaker.watch(deadline.SECONDS):
-            connection.execute(sql)
+    def _make_listener(self) -> PostgresqlListener:
+        url = self._listen_url or self._url
+        return PostgresqlListener(url, self._breaker, is_own_url=self._listen_url is not None)
 
     def unsafe_settings(self) -> tuple[str, ...]:
         """Return the settings of the server with which it can lose commits."""
@@ -166,9 +148,10 @@ class PostgresqlEngine:
     @contextmanager
     def migration(self, *, fail_fast: bool = False) -> Iterator[sa.Connection]:
         """Hold one transaction, under an advisory lock that excludes other migrations."""
-        pool = postgresql.make_sqlalchemy_engine(self._url, self._breaker, autocommit=False)
+        pool = postgresql.make_migration_engine(self._url)
         try:
             with self._connect(pool, fail_fast=fail_fast) as connection, connection.begin():
+                _refuse_encoding(connection)
                 _lock_migrations(connection, fail_fast=fail_fast)
                 yield connection
         except _DRIVER_ERRORS as error:
@@ -179,7 +162,7 @@ class PostgresqlEngine:
     @contextmanager
     def snapshot(self) -> Iterator[sa.Connection]:
         """Hold one reading transaction that sees the state of one moment."""
-        pool = postgresql.make_sqlalchemy_engine(self._url, self._breaker, autocommit=False)
+        pool = postgresql.make_migration_engine(self._url)
         options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         if self._schema:
             options["schema_translate_map"] = {None: self._schema}
@@ -193,8 +176,8 @@ class PostgresqlEngine:
 
     def _connect(self, pool: sa.Engine, *, fail_fast: bool) -> sa.Connection:
         # A deadline makes ``Connector`` start a thread, and this process may fork next.
-        with self._breaker.watch(deadline.SECONDS) if fail_fast else nullcontext():
-            return pool.connect()
+        with self._breaker.watch(limits.SECONDS) if fail_fast else nullcontext():
+            return repeat_refused(pool.connect)
 
     def forbid_creation(self) -> None:
         """Do nothing: the service never creates a database of PostgreSQL's."""
@@ -204,34 +187,31 @@ class PostgresqlEngine:
 
     def close(self) -> None:
         """Close the connections of all threads. The next statement connects again."""
-        with self._making:
-            pool, writer = self._pool, self._writer
-            self._pool = self._writer = None
-        if writer is not None:
-            writer.close()
-        if pool is not None:
-            pool.dispose()
+        self._statements.close()
 
-    def _get_pool(self) -> sa.Engine:
-        with self._making:
-            if self._pool is None:
-                pool = postgresql.make_sqlalchemy_engine(self._url, self._breaker, autocommit=True)
-                if self._schema:
-                    pool = pool.execution_options(schema_translate_map={None: self._schema})
-                self._pool = pool
-            return self._pool
 
-    def _get_writer(self) -> postgresql.PostgresqlWriter:
-        with self._making:
-            if self._writer is None:
-                self._writer = postgresql.PostgresqlWriter(self._url, self._breaker, self._schema)
-            return self._writer
+def _refuse_encoding(connection: sa.Connection) -> None:
+    """Raise ``StartError`` if the database cannot store every character."""
+    encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+    if encoding not in ENCODINGS:
+        raise StartError(
+            "The inbox cannot be used:",
+            [
+                f"DATABASE_URL names a database that has the encoding {encoding}, which lacks most"
+                " characters. Create another one with ENCODING 'UTF8' (and TEMPLATE template0),"
+                " and copy an existing inbox with pg_dump and psql"
+            ],
+        )
 
 
 def _lock_migrations(connection: sa.Connection, *, fail_fast: bool) -> None:
+    # All of this ends with the transaction: a pooler may give the session to another client.
+    lock_timeout = session.LOCK_TIMEOUT_MS
     connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{MIGRATION_TIMEOUT}s'")
-    if not fail_fast:  # a delivery is answered 503 while another process migrates
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{MIGRATION_TIMEOUT}s'")
+    # A delivery is answered 503 while another process migrates.
+    waits = f"{lock_timeout}ms" if fail_fast else f"{MIGRATION_TIMEOUT}s"
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{waits}'")
+    connection.exec_driver_sql(f"SELECT {session.COMMIT_SYNCHRONOUSLY.format(local=True)}")
     connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('app.migrations'))")
     # A change of a table that waits for long would block all other users of the table.
-    connection.exec_driver_sql("SET LOCAL lock_timeout = DEFAULT")
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{lock_timeout}ms'")

@@ -108,6 +108,9 @@ class SqliteEngine:
     def listen(self, channel: str, act: Callable[[], object], stopping: threading.Event) -> None:
         """Return at once: SQLite has no notifications."""
 
+    def polling_reason(self) -> None:
+        """Return None: SQLite has no notifications."""
+
     def unsafe_settings(self) -> tuple[str, ...]:
         """Return no setting: each connection sets its own."""
         return ()

@@ -20,7 +20,7 @@ from app.inbox.engine.sqlite_file import SqliteFile
 from devkit.stripe_api import StripeApi
 from tests.cli.doctor.conftest import examine
 from tests.conftest import Receiver
-from tests.support import raw_sql
+from tests.support import network, raw_sql
 from tests.support.services import Postgresql
 
 HOUR = 3600
@@ -148,6 +148,46 @@ class TestInbox:
         assert level == "FAIL"
         assert "there are no tables, and this version needs revision" in text
         assert text.endswith("-> Run `flask db upgrade`")
+
+    def test_encoding_of_postgresql(
+        self, make_ours: Callable[..., Receiver], make_postgresql_url: Callable[..., str]
+    ) -> None:
+        """A database that cannot store every character is a FAIL, as it stops a start."""
+        url = make_postgresql_url("ENCODING LATIN1 TEMPLATE template0 LOCALE 'C'")
+        ((level, text),) = examine(make_ours(database_url=url), "--no-ping").about("inbox")
+        assert level == "FAIL"
+        assert "has the encoding LATIN1, which lacks most characters" in text
+
+    @pytest.mark.parametrize(("processing", "level"), [("inline", "OK"), ("queue", "WARN")])
+    def test_pooler(
+        self,
+        make_ours: Callable[..., Receiver],
+        postgresql_url: str,
+        processing: str,
+        level: str,
+    ) -> None:
+        """A pooler is a WARN in queue mode: notifications need a direct connection."""
+        path = network.Path(postgresql_url, is_pooler=True)
+        settings = {"database_url": path.url, "processing": processing}
+        ((found, text),) = examine(make_ours(**settings), "--no-ping").about("inbox")
+        assert found == level
+        assert ("polling only" in text) == (level == "WARN")
+        settings["database_listen_url"] = postgresql_url
+        ((found, _),) = examine(make_ours(**settings), "--no-ping").about("inbox")
+        assert found == "OK"
+        path.close()
+
+    def test_pooler_that_refuses_options(
+        self, make_ours: Callable[..., Receiver], postgresql_url: str
+    ) -> None:
+        """Options in DATABASE_URL are a FAIL that says so: a pooler does not know them."""
+        path = network.Path(postgresql_url, is_pooler=True)
+        url = f"{path.url}?options=-c%20work_mem%3D7MB"
+        ((level, text),) = examine(make_ours(database_url=url), "--no-ping").about("inbox")
+        assert level == "FAIL"
+        assert "refuses parameters of DATABASE_URL" in text
+        assert "Remove them from DATABASE_URL" in text
+        path.close()
 
     def test_several_hosts_on_sqlite(self, ours: Receiver) -> None:
         """Events of several hosts in one SQLite file are a WARN that recommends PostgreSQL."""

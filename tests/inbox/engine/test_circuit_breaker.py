@@ -155,7 +155,7 @@ def test_slow_probe_is_followed_by_another(
 ) -> None:
     """A slow claim as the probe does not keep deliveries from finding that the server is back."""
     monkeypatch.setattr(circuit_breaker, "OPEN_SECONDS", 0.0)
-    monkeypatch.setattr("app.inbox.engine.deadline.SECONDS", 0.0)
+    monkeypatch.setattr("app.inbox.engine.limits.SECONDS", 0.0)
     time_out(breaker)
 
     with breaker.watch(1.0):

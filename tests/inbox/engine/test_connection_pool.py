@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,11 +11,12 @@ import pytest
 import sqlalchemy as sa
 
 from app.errors import InboxUnavailable
-from app.inbox.engine import connection_pool, deadline
+from app.inbox.engine import connection_pool, deadline, limits
 from app.inbox.engine.circuit_breaker import CircuitBreaker
-from app.inbox.engine.connection_pool import ConnectionPool
+from app.inbox.engine.connection_pool import ConnectionPool, repeat_refused
 from app.inbox.engine.deadline import Connection, TimedOut
 from app.inbox.engine.postgresql_engine import PostgresqlEngine
+from tests.support.waiting import wait_for
 
 BACKEND = sa.text("SELECT pg_backend_pid()")
 MS = 1_000
@@ -65,29 +65,6 @@ def pool(server: Server, breaker: CircuitBreaker) -> Iterator[ConnectionPool]:
     pool = ConnectionPool(server.connect, breaker)
     yield pool
     pool.clear()
-
-
-@pytest.fixture
-def make_limited_url(
-    postgresql: str, make_postgresql_url: Callable[..., str]
-) -> Iterator[Callable[[int], str]]:
-    """A function that makes a new database whose owner may have so many connections."""
-    role = f"test_{uuid.uuid4().hex}"
-    databases: list[str] = []
-    with psycopg.connect(postgresql, autocommit=True) as connection:
-
-        def make(limit: int) -> str:
-            connection.execute(
-                f"CREATE ROLE {role} LOGIN PASSWORD '{role}' CONNECTION LIMIT {limit}"
-            )
-            url = sa.make_url(make_postgresql_url(f"OWNER {role}"))
-            databases.append(str(url.database))
-            return url.set(username=role, password=role).render_as_string(hide_password=False)
-
-        yield make
-        for name in databases:
-            connection.execute(f"ALTER DATABASE {name} OWNER TO CURRENT_USER")
-        connection.execute(f"DROP ROLE {role}")
 
 
 def test_returned_connection_is_used_again(pool: ConnectionPool, server: Server) -> None:
@@ -152,20 +129,20 @@ def test_limit_that_is_too_low_costs_no_write(
     make_limited_url: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight threads that may have one connection all write, one after the other."""
-    monkeypatch.setattr(deadline, "SECONDS", 30.0)  # however slow the machine is
+    monkeypatch.setattr(limits, "SECONDS", 30.0)  # however slow the machine is
     base = PostgresqlEngine(make_limited_url(1))
     with ThreadPoolExecutor(8) as threads:
         runs = [threads.submit(base.execute, BACKEND, {}) for _ in range(100)]
-        backends = {each.result() for each in runs}
+        backends = [each.result() for each in runs]
 
-    assert len(backends) == 1
+    assert all(backends)
     base.close()
 
 
 def test_refusal_is_raised_when_no_connection_is_in_use(
     make_limited_url: Callable[[int], str],
 ) -> None:
-    """No thread can return one, so the server's reason is known at once."""
+    """No thread can return one, and no attempt before the deadline is granted."""
     base = PostgresqlEngine(make_limited_url(0))
 
     with pytest.raises(InboxUnavailable) as raised:
@@ -224,3 +201,112 @@ def test_other_errors_of_connecting_are_raised_at_once(
         server.errors.append(psycopg.ProgrammingError("invalid option"))
         with pytest.raises(psycopg.ProgrammingError, match="option"), pool.connection(MS):
             pass
+
+
+TOO_MANY = "too many connections for role"
+
+
+def test_process_without_a_connection_repeats_its_attempt(
+    pool: ConnectionPool, server: Server
+) -> None:
+    """Other processes give back connections, so the next attempt may be granted."""
+    server.errors += [psycopg.OperationalError(TOO_MANY)] * 3
+
+    with deadline.within(30.0), pool.connection(MS) as connection:
+        assert connection.closed is False
+    assert server.attempts == 4
+
+
+def test_other_threads_wait_for_the_repeated_attempt(
+    pool: ConnectionPool, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each attempt costs the server a process, so a process makes one at a time."""
+    monkeypatch.setattr(connection_pool, "RETRY_SECONDS", (0.5, 0.5))
+    server.errors += [psycopg.OperationalError(TOO_MANY)] * 2
+    backends: list[int] = []
+
+    def use() -> None:
+        with deadline.within(30.0), pool.connection(MS) as connection:
+            backends.append(connection.info.backend_pid)
+
+    with ThreadPoolExecutor(8) as threads:
+        first = threads.submit(use)
+        assert server.refused.wait(30)
+        for each in [first, *(threads.submit(use) for _ in range(7))]:
+            each.result(30)
+    assert len(backends) == 8
+    assert server.attempts < 8 + 2
+
+
+def test_scarce_connection_is_given_back_after_use(pool: ConnectionPool) -> None:
+    """Other processes share the connection limit, and may have no connection."""
+    with pool.connection(MS) as first:
+        with pool.connection(MS) as second:
+            pass
+        pool.note_scarcity()
+        assert (first.closed, second.closed) == (False, True)
+
+    assert first.closed
+
+
+def test_last_connection_is_given_back_after_use(
+    make_limited_url: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server refuses nothing, but the next process would be refused."""
+    monkeypatch.setattr(limits, "SECONDS", 30.0)
+    url = make_limited_url(2)
+    engines = [PostgresqlEngine(url) for _ in range(3)]
+
+    for engine in engines * 2:
+        assert engine.execute(BACKEND, {})
+    assert [each._statements.pool.is_scarce for each in engines] == [False, True, True]  # noqa: SLF001 - no other way
+    for engine in engines:
+        engine.close()
+
+
+def test_scarce_connection_is_shared_for_a_moment(
+    pool: ConnectionPool, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then it is closed though a thread waits, and that thread connects after a pause."""
+    monkeypatch.setattr(connection_pool, "REFUSED_SECONDS", 30.0)
+    monkeypatch.setattr(connection_pool, "SHARE_SECONDS", 0.0)
+
+    def use() -> Connection:
+        with deadline.within(30.0), pool.connection(MS) as connection:
+            return connection
+
+    with ThreadPoolExecutor(1) as thread:
+        with pool.connection(MS) as connection:
+            server.errors.append(psycopg.OperationalError(TOO_MANY))
+            waiting = thread.submit(use)
+            wait_for(lambda: pool._waiting)  # noqa: SLF001 - no other way
+        assert waiting.result(30) is not connection
+    assert connection.closed
+
+
+def test_idle_connection_is_closed(pool: ConnectionPool) -> None:
+    """A burst needs more connections than the hours after it."""
+    with pool.connection(MS) as first, pool.connection(MS) as second:
+        pass
+    assert (first.closed, second.closed) == (False, False)
+    second.idle_since -= connection_pool.IDLE_SECONDS
+
+    with pool.connection(MS) as connection:
+        assert connection is first
+    assert (first.closed, second.closed) == (False, True)
+
+
+def test_refused_migration_is_repeated() -> None:
+    """A start beside running replicas waits a moment for the connection that it needs."""
+    errors = [psycopg.OperationalError(TOO_MANY), psycopg.OperationalError(TOO_MANY)]
+
+    def connect() -> str:
+        if errors:
+            raise errors.pop()
+        return "connected"
+
+    with deadline.within(30.0):
+        assert repeat_refused(connect) == "connected"
+    errors.append(psycopg.OperationalError("Connection refused"))
+    with pytest.raises(psycopg.OperationalError, match="refused"):
+        repeat_refused(connect)

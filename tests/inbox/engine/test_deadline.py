@@ -12,7 +12,13 @@ import sqlalchemy as sa
 
 from app.errors import InboxUnavailable
 from app.inbox import Inbox, NewEvent
-from app.inbox.engine import circuit_breaker, deadline, postgresql, postgresql_engine
+from app.inbox.engine import (
+    circuit_breaker,
+    deadline,
+    limits,
+    postgresql_listener,
+    postgresql_session,
+)
 from app.inbox.engine.deadline import Connector, TimedOut
 from app.inbox.engine.postgresql_engine import PostgresqlEngine
 from app.runtime import threads
@@ -45,7 +51,7 @@ def connector() -> Iterator[Connector]:
 def base(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresqlEngine]:
     """A database behind that path. Its circuit breaker probes it at once after a time-out."""
     monkeypatch.setattr(circuit_breaker, "OPEN_SECONDS", 0.0)
-    monkeypatch.setattr(deadline, "SECONDS", 30.0)  # however slow the machine is
+    monkeypatch.setattr(limits, "SECONDS", 30.0)  # however slow the machine is
     base = PostgresqlEngine(path.url)
     yield base
     path.open()
@@ -70,13 +76,13 @@ def test_unanswered_statement_ends_at_the_deadline(
     """It does not run again on another connection, and later statements succeed."""
     (backend,) = base.execute(BACKEND, {}) or ()
     accepted = path.accepted
-    monkeypatch.setattr(deadline, "SECONDS", SOON)
+    monkeypatch.setattr(limits, "SECONDS", SOON)
     path.swallow()
 
     error = reason(lambda: base.execute(BACKEND, {}))
     assert error == "TimedOut: PostgreSQL did not answer in time"
     assert path.accepted == accepted
-    monkeypatch.setattr(deadline, "SECONDS", 30.0)
+    monkeypatch.setattr(limits, "SECONDS", 30.0)
     path.open()
     (other,) = base.execute(BACKEND, {}) or ()
     assert other != backend
@@ -123,10 +129,10 @@ def test_connections_of_other_threads_are_replaced(
     base.execute(BACKEND, {})
     base.read(BACKEND, {})
     read = base.read(BACKEND, {})[0][0]
-    monkeypatch.setattr(deadline, "SECONDS", SOON)
+    monkeypatch.setattr(limits, "SECONDS", SOON)
     path.swallow()
     reason(lambda: base.execute(BACKEND, {}))
-    monkeypatch.setattr(deadline, "SECONDS", 30.0)
+    monkeypatch.setattr(limits, "SECONDS", 30.0)
     path.open()
     begin.set()
     other.join(30)
@@ -149,7 +155,7 @@ def test_connecting_ends_at_the_deadline(
     path: Path, base: PostgresqlEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A port that accepts connections and stays silent costs less than the driver's two seconds."""
-    monkeypatch.setattr(deadline, "SECONDS", SOON)
+    monkeypatch.setattr(limits, "SECONDS", SOON)
     path.swallow()
 
     error = reason(lambda: base.execute(BACKEND, {}))
@@ -205,7 +211,7 @@ def test_result_that_cannot_be_handed_over_blocks_no_call(
 ) -> None:
     """When memory is short the thread tries again: the waiting caller gets its connection."""
     monkeypatch.setattr(threads, "PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(deadline, "SECONDS", 30.0)
+    monkeypatch.setattr(limits, "SECONDS", 30.0)
     set_result = Future.set_result
     failures = [MemoryError(), MemoryError()]
 
@@ -277,7 +283,7 @@ def test_frozen_server_is_noticed_before_the_migration(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A delivery that would migrate first has the same deadline as any other."""
-    monkeypatch.setattr(deadline, "SECONDS", SOON)
+    monkeypatch.setattr(limits, "SECONDS", SOON)
     monkeypatch.setattr(circuit_breaker, "OPEN_SECONDS", 3600.0)
     inbox = Inbox(path.url, lease_seconds=30)
     path.swallow()
@@ -292,7 +298,7 @@ def test_listener_notices_a_silent_server(
     path: Path, base: PostgresqlEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Silence can mean that there are no notifications, so a listener asks at intervals."""
-    monkeypatch.setattr(postgresql_engine, "PROBE_SECONDS", 0.0)
+    monkeypatch.setattr(postgresql_listener, "PROBE_SECONDS", 0.0)
     heard: list[bool] = []
     reasons: list[str] = []
 
@@ -308,7 +314,7 @@ def test_listener_notices_a_silent_server(
         return len(heard) > 3
 
     wait_for(is_heard)
-    monkeypatch.setattr(deadline, "SECONDS", SOON)
+    monkeypatch.setattr(limits, "SECONDS", SOON)
     path.swallow()
     thread.join(90)  # a test of the connection may have begun with the longer limit
 
@@ -320,7 +326,7 @@ def test_connection_that_refuses_a_setting_is_closed(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the setting commits may not be durable. The connection does not leak."""
-    monkeypatch.setattr(postgresql, "_COMMIT_SYNCHRONOUSLY", "SELECT set_config('wrong', 'on')")
+    monkeypatch.setattr(postgresql_session, "_BEGIN_SESSION", "SELECT set_config('wrong', 'on')")
     base = PostgresqlEngine(postgresql_url)
 
     assert "set_config" in reason(lambda: base.execute(BACKEND, {}))

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import psycopg
 import pytest
 import sqlalchemy as sa
+from structlog.testing import capture_logs
 
-from app.errors import InboxUnavailable
+from app.errors import InboxUnavailable, StartError, Unstorable
 from app.inbox import Inbox
-from app.inbox.engine import postgresql
+from app.inbox.engine import limits, postgresql_listener, postgresql_session
 from app.inbox.engine.postgresql_engine import PostgresqlEngine
+from tests.support.network import Path
+from tests.support.waiting import wait_for
 from tests.support.writing import EVENT
 
 
@@ -38,7 +44,7 @@ def test_shortage_of_memory_is_an_outage(
 
     # The memory of a test cannot run out at this statement.
     with monkeypatch.context() as patch:
-        patch.setattr(postgresql, "_execute", fail)
+        patch.setattr(postgresql_session, "execute", fail)
         with pytest.raises(InboxUnavailable):
             engine.execute(sa.text("SELECT 1"), {})
     assert engine.execute(sa.text("SELECT 1"), {}) == (1,)
@@ -127,3 +133,211 @@ def test_options_of_the_url_are_kept(postgresql_url: str) -> None:
     assert [engine.read(show, {})[0][0] for show in shows] == ["7MB", "30s", "1s"]
     assert [engine.execute(show, {}) for show in shows] == [("7MB",), ("1200ms",), ("1s",)]
     inbox.close()
+
+
+SETTINGS = ("statement_timeout", "lock_timeout", "synchronous_commit", "transaction_isolation")
+SHOW = sa.text("SELECT " + ", ".join(f"current_setting('{name}')" for name in SETTINGS))
+
+
+@pytest.fixture
+def strict_url(make_postgresql_url: Callable[..., str], postgresql: str) -> str:
+    """A database with defaults that the inbox must not use."""
+    url = make_postgresql_url()
+    with psycopg.connect(postgresql, autocommit=True) as connection:
+        for default in ("synchronous_commit = off", "default_transaction_isolation = serializable"):
+            connection.execute(f"ALTER DATABASE {sa.make_url(url).database} SET {default}")
+    return url
+
+
+@pytest.mark.parametrize("is_pooler", [False, True])
+def test_defaults_of_the_database_do_not_count(strict_url: str, *, is_pooler: bool) -> None:
+    """Commits are durable, isolation is READ COMMITTED and time is limited, behind a pooler too."""
+    path = Path(strict_url, is_pooler=is_pooler)
+    engine = PostgresqlEngine(path.url)
+    reader = PostgresqlEngine(path.url)
+
+    for _ in range(2):
+        assert engine.execute(SHOW, {}) == ("1200ms", "1s", "on", "read committed")
+        assert engine.execute(SHOW, {}, slow_ok=True) == ("5s", "1s", "on", "read committed")
+    assert tuple(reader.read(SHOW, {})[0]) == ("30s", "1s", "on", "read committed")
+    with engine.migration() as connection:
+        values = tuple(connection.execute(SHOW).one())
+    assert values == ("1min", "1s", "on", "read committed")
+    engine.close()
+    reader.close()
+    path.close()
+
+
+@pytest.mark.parametrize("is_pooler", [False, True])
+def test_session_has_state_only_on_a_direct_connection(
+    postgresql_url: str, *, is_pooler: bool
+) -> None:
+    """A pooler would give prepared statements and settings of a session to other clients."""
+    path = Path(postgresql_url, is_pooler=is_pooler)
+    engine = PostgresqlEngine(path.url)
+    prepared = sa.text("SELECT count(*) FROM pg_prepared_statements")
+    numbers = [engine.execute(prepared, {}) for _ in range(8)]
+
+    assert numbers[-1] == (0 if is_pooler else 1,)
+    (timeout,) = engine.execute(
+        sa.text("SELECT reset_val FROM pg_settings WHERE name = 'statement_timeout'"), {}
+    ) or ("",)
+    assert timeout == "0"
+    engine.close()
+    path.close()
+
+
+@pytest.mark.parametrize("is_pooler", [False, True])
+def test_statement_that_fails_or_times_out_leaves_nothing(
+    postgresql_url: str, caplog: pytest.LogCaptureFixture, *, is_pooler: bool
+) -> None:
+    """Its transaction is rolled back, and the next statement has a connection without an error."""
+    path = Path(postgresql_url, is_pooler=is_pooler)
+    engine = PostgresqlEngine(path.url)
+    for sql in ("SELECT 1 / 0", "SELECT pg_sleep(60)", "no SQL"):
+        with pytest.raises((InboxUnavailable, Unstorable)):
+            engine.execute(sa.text(sql), {})
+
+    assert engine.execute(sa.text("SELECT 1"), {}) == (1,)
+    assert caplog.records == []
+    engine.close()
+    path.close()
+
+
+def test_deliveries_are_not_refused_under_serializable(strict_url: str) -> None:
+    """Threads that change the same rows wait for each other, and no delivery fails."""
+    inbox = Inbox(strict_url, lease_seconds=30)
+    inbox.migrate()  # a delivery would not wait long for that of another thread
+
+    def deliver(_number: int) -> bool:
+        recorded = inbox.deliveries.record_and_claim(EVENT)
+        return recorded.claim is None or inbox.claims.finish(recorded.claim)
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(deliver, range(80)))
+    event = inbox.administration.find(EVENT.id)
+    assert event is not None
+    assert event.deliveries == 80
+    inbox.close()
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "WIN1252", "EUC_JP"])
+def test_encoding_that_lacks_characters_is_refused(
+    make_postgresql_url: Callable[..., str], encoding: str
+) -> None:
+    """A traceback can have any character. Its result could not be recorded."""
+    url = make_postgresql_url(f"ENCODING {encoding} TEMPLATE template0 LOCALE 'C'")
+    inbox = Inbox(url, lease_seconds=30)
+
+    with pytest.raises(StartError) as raised:
+        inbox.migrate()
+    (problem,) = raised.value.problems
+    assert f"has the encoding {encoding}" in problem
+    inbox.close()
+
+
+def test_ascii_database_keeps_every_character(make_postgresql_url: Callable[..., str]) -> None:
+    """SQL_ASCII stores bytes unchanged. The driver writes and reads them as UTF-8."""
+    url = make_postgresql_url("ENCODING SQL_ASCII TEMPLATE template0 LOCALE 'C'")
+    inbox = Inbox(url, lease_seconds=30)
+    inbox.deliveries.record_and_claim(replace(EVENT, context="acct_é\u20ac\U0001f600"))
+
+    event = inbox.administration.find(EVENT.id)
+    assert event is not None
+    assert event.context == "acct_é\u20ac\U0001f600"
+    inbox.close()
+
+
+def test_unanswered_statement_behind_a_pooler_ends_at_the_deadline(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The messages of one transaction share one deadline, and the driver logs nothing."""
+    path = Path(postgresql_url, is_pooler=True)
+    engine = PostgresqlEngine(path.url)
+    assert engine.execute(sa.text("SELECT 1"), {}) == (1,)
+    path.swallow()
+    monkeypatch.setattr(limits, "SECONDS", 0.2)
+
+    with pytest.raises(InboxUnavailable) as raised:
+        engine.execute(sa.text("SELECT 1"), {})
+    assert raised.value.reason == "TimedOut: PostgreSQL did not answer in time"
+    assert caplog.records == []
+    engine.close()
+    path.close()
+
+
+class TestListener:
+    """The listener uses a direct connection, and says why it has none."""
+
+    def test_notifications_arrive_on_a_direct_connection(self, postgresql_url: str) -> None:
+        """Statements go through the pooler, and the listener uses the other address."""
+        path = Path(postgresql_url, is_pooler=True)
+        engine = PostgresqlEngine(path.url, listen_url=postgresql_url)
+
+        assert engine.polling_reason() is None
+        engine.close()
+        path.close()
+
+    def test_pooler_is_named(self, postgresql_url: str) -> None:
+        """Behind a pooler the listener waits for the stop without a connection."""
+        path = Path(postgresql_url, is_pooler=True)
+        engine = PostgresqlEngine(path.url)
+        stopping = threading.Event()
+
+        assert engine.polling_reason() == "a pooler is in between"
+        with capture_logs() as logs, ThreadPoolExecutor(1) as threads:
+            listening = threads.submit(engine.listen, "word", lambda: None, stopping)
+            wait_for(lambda: logs)
+            stopping.set()
+            listening.result(30)
+        assert [each["event"] for each in logs] == ["listener_behind_pooler"]
+        engine.close()
+        path.close()
+
+    def test_address_of_its_own_is_trusted(self, postgresql_url: str) -> None:
+        """A proxy that hides the process id can keep the session, and then notifications arrive."""
+        path = Path(postgresql_url, is_pooler=True)
+        engine = PostgresqlEngine(postgresql_url, path.url)
+
+        assert engine.polling_reason() is None
+        engine.close()
+        path.close()
+
+    def test_other_database_is_named(
+        self, make_postgresql_url: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A notification of the one database does not arrive in the other."""
+        monkeypatch.setattr(postgresql_listener, "CHECK_SECONDS", 0.2)
+        engine = PostgresqlEngine(make_postgresql_url(), listen_url=make_postgresql_url())
+
+        assert engine.polling_reason() == "DATABASE_LISTEN_URL names a pooler or another database"
+        engine.close()
+
+    def test_address_that_cannot_be_reached_is_named(self, postgresql_url: str) -> None:
+        """The driver's reason is shown. The inbox itself can be used."""
+        engine = PostgresqlEngine(
+            postgresql_url, listen_url="postgresql+psycopg://127.0.0.1:9/nowhere"
+        )
+
+        assert "refused" in (engine.polling_reason() or "")
+        with pytest.raises(InboxUnavailable):
+            engine.listen("word", lambda: None, threading.Event())
+        assert engine.execute(sa.text("SELECT 1"), {}) == (1,)
+        engine.close()
+
+    @pytest.mark.parametrize("limit", [0, 1])
+    def test_listener_takes_no_scarce_connection(
+        self, make_limited_url: Callable[[int], str], limit: int
+    ) -> None:
+        """When the limit leaves no connection, or only one, the statements need it."""
+        engine = PostgresqlEngine(make_limited_url(limit))
+        stopping = threading.Event()
+        pool = engine._statements.pool  # noqa: SLF001 - to wait for it
+        with ThreadPoolExecutor(1) as threads:
+            listening = threads.submit(engine.listen, "word", lambda: None, stopping)
+            wait_for(lambda: pool.is_scarce)
+            if limit:
+                assert engine.execute(sa.text("SELECT 1"), {}) == (1,)
+            stopping.set()
+            listening.result(30)
+        engine.close()
