@@ -419,6 +419,14 @@ class TestSchema:
             assert "may not create tables in the schema 'public'" in message
             assert "GRANT CREATE ON SCHEMA public TO role" in message
 
+    def test_read_only_database(self, make_inbox: MakeInbox, postgresql_url: str) -> None:
+        """A standby is an outage: it may become the primary, so the start is not ended."""
+        name = sa.make_url(postgresql_url).database
+        run(postgresql_url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        with pytest.raises(InboxUnavailable, match="not available") as raised:
+            make_inbox(postgresql_url).migrate()
+        assert "read-only" in raised.value.reason
+
     def test_service_needs_no_right_to_create(
         self, make_inbox: MakeInbox, postgresql_url: str
     ) -> None:
