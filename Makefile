@@ -24,9 +24,6 @@ SBOM ?= sbom.json
 # For `make lock`. Empty: keep the locked versions, and lock only what is new.
 UPGRADE ?= --upgrade
 
-# How `make test-pooler` becomes root, to install PgBouncer.
-AS_ROOT ?= $(if $(filter 0,$(shell id -u)),,sudo)
-
 .DELETE_ON_ERROR:
 .PHONY: help install run dev handler demo test test-fast test-deploy test-pooler newer check format bench image sbom lock clean
 
@@ -51,7 +48,7 @@ demo: $(INSTALLED) ## Start a service, deliver signed notifications to it, and s
 test: $(INSTALLED) ## Run all tests; fails when one fails or a branch is missed (ARGS='...' runs a part)
 ifeq ($(strip $(ARGS)),)
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest --ignore tests/pooler --numprocesses $(TESTS_AT_ONCE) --dist worksteal
+	$(BIN)/python -m coverage run -m pytest --numprocesses $(TESTS_AT_ONCE) --dist worksteal
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 else
@@ -62,12 +59,10 @@ newer: $(INSTALLED) ## Run the server's tests on newer versions of gunicorn, if 
 	$(BIN)/python tools/newer_gunicorn.py
 
 test-fast: $(INSTALLED) ## Run the tests that start no server
-	$(BIN)/python -m pytest --ignore tests/processes --ignore tests/pooler \
-		--numprocesses $(TESTS_AT_ONCE) --dist worksteal
+	$(BIN)/python -m pytest --ignore tests/processes --numprocesses $(TESTS_AT_ONCE) --dist worksteal
 
-test-pooler: $(INSTALLED) ## Run the tests behind PgBouncer, which apt-get installs if it is missing
-	@PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null || { \
-		$(AS_ROOT) apt-get update -q && $(AS_ROOT) apt-get install -q -y --no-install-recommends pgbouncer; }
+test-pooler: $(INSTALLED) ## Run the tests behind PgBouncer (on Debian, as root)
+	@tools/debian_packages.sh pgbouncer
 	$(BIN)/python -m pytest tests/pooler
 
 test-deploy: $(INSTALLED) $(TOOLS_INSTALLED) ## Build the image and the example, run them, and check deploy/ (on Debian, as root)

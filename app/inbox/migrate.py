@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import sqlalchemy as sa
+import structlog
 
 from app.errors import InboxUnavailable, StartError
 from app.inbox.sql import catalog
 from app.inbox.sql.schema import versions
-from app.inbox.tables import Tables, find_tables
+from app.inbox.tables import Tables, find_tables, find_version
+
+log = structlog.get_logger(__name__)
 
 #: PostgreSQL's code of an error about missing rights.
 INSUFFICIENT_PRIVILEGE = "42501"
@@ -54,8 +57,11 @@ def upgrade(
     the revisions from before. Raises ``StartError`` as ``find_tables`` does, and when this version
     does not work with the tables.
     """
+    other = find_version(connection) if schema is not None else None
     before = examine(connection, schema, may_create=may_create)
     if before.is_pending:
+        if before.current is None and other is not None:
+            log.warning("inbox_created_beside_another", schema=schema, other=other.schema)
         tables = find_tables(connection, before.newest)
         try:
             _upgrade(connection, tables, to)

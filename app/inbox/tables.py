@@ -41,7 +41,7 @@ def find_tables(connection: sa.Connection, head: str) -> Tables:
     Raises ``StartError`` if a name of ours is taken by another application, or if a table of ours
     is incomplete.
     """
-    found = _find_version(connection)
+    found = find_version(connection) or _nothing_found(connection)
     names = [versions.name, *columns_at(head), *OTHER_NAMES]
     there = catalog.read_catalog(connection, found.schema, names)
     known = columns_at(min(found.revision, head)) if found.revision else {}
@@ -58,8 +58,8 @@ def find_tables(connection: sa.Connection, head: str) -> Tables:
     return found
 
 
-def _find_version(connection: sa.Connection) -> Tables:
-    """Return the tables whose version table is found first."""
+def find_version(connection: sa.Connection) -> Tables | None:
+    """Return the tables of the inbox that is found first, by its version table. None if none is."""
     for name in (versions.name, LEGACY_TABLE):
         schema = None
         if catalog.has_schemas(connection):
@@ -69,6 +69,11 @@ def _find_version(connection: sa.Connection) -> Tables:
         found = _read_version(connection, name, schema)
         if found is not None:
             return found
+    return None
+
+
+def _nothing_found(connection: sa.Connection) -> Tables:
+    """Return where the tables have to be created."""
     if not catalog.has_schemas(connection):
         return Tables(None)
     schema = catalog.current_schema(connection)

@@ -16,6 +16,7 @@ from app.errors import InboxUnavailable, MigrationPending, StartError
 from app.inbox import Claim, Failure, Inbox, NewEvent
 from app.inbox.migrate import FOLDER, migrations, works_with
 from devkit import samples
+from devkit.deliver import Logged
 from tests.conftest import Receiver
 from tests.support import raw_sql
 from tests.support.pages import PAGES
@@ -34,11 +35,11 @@ MakeInbox = Callable[..., Inbox]
 
 
 @pytest.fixture
-def make_inbox(database_url: str) -> Iterator[MakeInbox]:
-    """A function that opens the test's database, or another one, with these arguments."""
+def make_inbox() -> Iterator[MakeInbox]:
+    """A function that opens a database with these arguments."""
     opened: list[Inbox] = []
 
-    def make(url: str = database_url, **more: object) -> Inbox:
+    def make(url: str, **more: object) -> Inbox:
         opened.append(Inbox(url, lease_seconds=600, **more))  # type: ignore[arg-type]  # any of them
         return opened[-1]
 
@@ -133,7 +134,7 @@ class TestOtherApplications:
         )
         before = catalog(database_url)
 
-        message = refused(make_inbox())
+        message = refused(make_inbox(database_url))
 
         assert "something named 'events' that is not of this service" in message
         assert "Nothing was changed. Set DATABASE_" in message
@@ -159,7 +160,7 @@ class TestOtherApplications:
         run(database_url, "CREATE TABLE foreign_table (id TEXT)", sql)
         before = catalog(database_url)
 
-        assert f"something named {name!r}" in refused(make_inbox())
+        assert f"something named {name!r}" in refused(make_inbox(database_url))
         assert catalog(database_url) == before
 
     @pytest.mark.parametrize(
@@ -183,10 +184,10 @@ class TestOtherApplications:
         self, make_inbox: MakeInbox, database_url: str
     ) -> None:
         """An old inbox is not upgraded while another application has a table of a new name."""
-        make_legacy(database_url, make_inbox(), "0002")
+        make_legacy(database_url, make_inbox(database_url), "0002")
         before = catalog(database_url)
 
-        message = refused(make_inbox())
+        message = refused(make_inbox(database_url))
 
         assert "something named 'leaders'" in message
         assert "something named 'watermarks'" in message
@@ -196,10 +197,10 @@ class TestOtherApplications:
         self, make_inbox: MakeInbox, database_url: str
     ) -> None:
         """Tables with our columns need our revision beside them."""
-        make_legacy(database_url, make_inbox(), "ae1027a6acf")
+        make_legacy(database_url, make_inbox(database_url), "ae1027a6acf")
         before = catalog(database_url)
 
-        assert "something named 'events'" in refused(make_inbox())
+        assert "something named 'events'" in refused(make_inbox(database_url))
         assert catalog(database_url) == before
 
     @pytest.mark.parametrize("revisions", [["0003"], ["0003", "0004"], []])
@@ -213,14 +214,14 @@ class TestOtherApplications:
             "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)",
             *(f"INSERT INTO alembic_version VALUES ('{each}')" for each in revisions),  # noqa: S608 - the test's own
         )
-        inbox = make_inbox()
+        inbox = make_inbox(database_url)
 
         inbox.migrate()
 
         assert claim(inbox).attempt == 1
         there = [row[0] for row in rows(database_url, "SELECT * FROM alembic_version")]
         assert there == revisions
-        assert make_inbox().revisions().current == HEAD
+        assert make_inbox(database_url).revisions().current == HEAD
 
     def test_running_service_answers_503(
         self, make_receiver: Callable[..., Receiver], postgresql_url: str
@@ -239,14 +240,14 @@ class TestOtherApplications:
 
     def test_changed_table_is_refused(self, make_inbox: MakeInbox, database_url: str) -> None:
         """An inbox that lacks a table or a column is not used."""
-        make_inbox().migrate()
+        make_inbox(database_url).migrate()
         run(
             database_url,
             "DROP TABLE pauses",
             "ALTER TABLE events RENAME COLUMN spent TO former",
         )
 
-        message = refused(make_inbox())
+        message = refused(make_inbox(database_url))
 
         assert "the inbox's table 'pauses'" in message
         assert "is missing. Restore a backup" in message
@@ -260,11 +261,11 @@ class TestVersions:
         self, make_inbox: MakeInbox, database_url: str
     ) -> None:
         """Its events stay, and so does ``alembic_version``, which its replicas read."""
-        first = make_inbox()
+        first = make_inbox(database_url)
         make_legacy(database_url, first)
         claim(first)
 
-        second = make_inbox()
+        second = make_inbox(database_url)
         second.migrate()
 
         assert second.deliveries.record_and_claim(EVENT).state == "running"
@@ -274,10 +275,10 @@ class TestVersions:
 
     def test_legacy_table_can_be_dropped(self, make_inbox: MakeInbox, database_url: str) -> None:
         """After the takeover, ``alembic_version`` is not read any more."""
-        make_legacy(database_url, make_inbox())
-        make_inbox().migrate()
+        make_legacy(database_url, make_inbox(database_url))
+        make_inbox(database_url).migrate()
         run(database_url, "DROP TABLE alembic_version")
-        inbox = make_inbox()
+        inbox = make_inbox(database_url)
 
         inbox.migrate()
 
@@ -287,13 +288,13 @@ class TestVersions:
         self, make_inbox: MakeInbox, database_url: str
     ) -> None:
         """A replica can start while the next version is being deployed."""
-        make_inbox().migrate()
+        make_inbox(database_url).migrate()
         run(
             database_url,
             "UPDATE stripe_receiver_version SET version_num = '9999'",
             "ALTER TABLE events ADD COLUMN newer TEXT",
         )
-        inbox = make_inbox()
+        inbox = make_inbox(database_url)
 
         inbox.migrate()
 
@@ -393,6 +394,19 @@ class TestSchema:
         assert outcomes == ["failed", "handled"]
         assert catalog(postgresql_url) == []
 
+    def test_schema_instead_of_a_move_is_logged(
+        self, make_receiver: Callable[..., Receiver], postgresql_url: str, logged: Logged
+    ) -> None:
+        """A new inbox beside one that ``search_path`` finds may be a mistake."""
+        make_receiver(database_url=postgresql_url).services.inbox.migrate()
+        for _ in range(2):  # the second start finds the tables
+            second = make_receiver(database_url=postgresql_url, database_schema="own")
+            second.services.inbox.migrate()
+
+        line = logged("inbox_created_beside_another")
+
+        assert (line["schema"], line["other"]) == ("own", "public")
+
     def test_missing_schema_is_created_at_a_start(
         self, make_inbox: MakeInbox, postgresql_url: str
     ) -> None:
@@ -414,6 +428,14 @@ class TestSchema:
             message = refused(make_inbox(url))
             assert "may not create tables in the schema 'public'" in message
             assert "GRANT CREATE ON SCHEMA public TO role" in message
+
+    def test_read_only_database(self, make_inbox: MakeInbox, postgresql_url: str) -> None:
+        """A standby is an outage: it may become the primary, so the start is not ended."""
+        name = sa.make_url(postgresql_url).database
+        run(postgresql_url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        with pytest.raises(InboxUnavailable, match="not available") as raised:
+            make_inbox(postgresql_url).migrate()
+        assert "read-only" in raised.value.reason
 
     def test_service_needs_no_right_to_create(
         self, make_inbox: MakeInbox, postgresql_url: str
@@ -517,7 +539,7 @@ class TestCheck:
 
     def test_inbox_waits(self, make_inbox: MakeInbox, database_url: str) -> None:
         """Nothing is created until ``upgrade`` ran. Then a waiting process goes on by itself."""
-        waiting = make_inbox(migrates=False)
+        waiting = make_inbox(database_url, migrates=False)
         with pytest.raises(MigrationPending) as raised:
             waiting.migrate()
         assert raised.value.reason == f"there are no tables, and this version needs revision {HEAD}"
@@ -526,7 +548,7 @@ class TestCheck:
         assert catalog(database_url) == []
         assert waiting.revisions() == (None, HEAD, True)
 
-        assert make_inbox(migrates=False).upgrade() == (None, HEAD, True)
+        assert make_inbox(database_url, migrates=False).upgrade() == (None, HEAD, True)
 
         waiting.check()
         assert claim(waiting).attempt == 1
