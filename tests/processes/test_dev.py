@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from app.cli.dev_server import DevServer
 from app.inbox import Inbox, NewEvent
 from devkit import dev, dev_service, placeholders, samples
+from devkit.dev_state import announced
 from devkit.http_client import Answer, post
 from devkit.stripe_api import StripeApi
 from tests.conftest import API_KEY, SECRET
@@ -373,14 +375,15 @@ class TestStandIn:
         sent = running.flask("events", "send", TYPE, PORT="9")
         assert "handled" in sent
 
-    def test_second_one_in_a_folder(self, start: StartDev) -> None:
+    def test_second_one_in_a_folder(
+        self, start: StartDev, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Commands use the first of two. The second one says how to use its own stand-in."""
-        first = start()
-        first.shows("Ready.")
-        second = Dev(first.folder)
-        second.shows("For commands in other terminals, set STRIPE_API_BASE=http://127.0.0.1:")
-        second.shows("another `make dev` runs in this folder.")
-        assert second.end() == 0
+        monkeypatch.chdir(tmp_path)  # the first one is this process
+        with announced(DevServer(None, "http://127.0.0.1:9/webhook")):
+            second = start()
+            second.shows("For commands in other terminals, set STRIPE_API_BASE=http://127.0.0.1:")
+        assert "another `make dev` runs in this folder." in second.shown
 
     def test_live_key_is_refused(self, start: StartDev) -> None:
         """A live key never reaches the stand-in."""
@@ -394,9 +397,11 @@ class TestStandIn:
             "__init__": "",
             "fallback": FALLBACK,
             MODULE: "",
+            "_helper": 'EVENT_TYPE = "v2.helper.happened"',
             "anything": 'import os\nEVENT_TYPE: str = "v2.thing.happened"  # newer\n',
         }.items():
             (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
+        (tmp_path / ".#lock.py").symlink_to(tmp_path / "nowhere.py")
         assert dev.handled_types(tmp_path) == [TYPE, "v2.thing.happened"]
 
     def test_source_is_the_inbox(self, tmp_path: Path) -> None:
