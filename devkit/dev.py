@@ -59,25 +59,25 @@ LIVE_KEY = (
 Snapshot = dict[Path, tuple[int, int] | None]
 
 
-class Leave:
-    """Notes a signal that ends the command.
+class StopSignals:
+    """Notes the signals that end the command.
 
-    It raises nothing: the signal may interrupt a write, or the start of a process.
+    It raises nothing: a signal may interrupt a write, or the start of a process.
     """
 
     def __init__(self) -> None:
         """Handle all ``END_SIGNALS``."""
-        self.requested = False
+        self.received = False
         for number in END_SIGNALS:
-            signal.signal(number, self._request)
+            signal.signal(number, self._note)
 
-    def _request(self, _number: int, _frame: object) -> None:
-        self.requested = True
+    def _note(self, _number: int, _frame: object) -> None:
+        self.received = True
 
 
 def main() -> None:
     """Serve until a signal. Raises ``SystemExit`` with the reason if it cannot start."""
-    leave = Leave()
+    stop = StopSignals()
     settings = Settings.load()
     folder = package_folder(settings.handlers_package)
     with ExitStack() as stack:
@@ -95,7 +95,7 @@ def main() -> None:
         stack.callback(service.end)
         _greet(settings, base, folder, problem)
         stack.callback(click.echo)  # a line end after ^C
-        watch(service, folder, leave)
+        watch(service, folder, stop)
 
 
 def service_environment(base: str) -> dict[str, str]:
@@ -130,9 +130,10 @@ def _stand_in(settings: Settings, webhook: str, folder: Path) -> Iterator[str]:
 def handled_types(folder: Path) -> list[str]:
     """Return the event types of the handler modules in ``folder``, without importing them."""
     found = set()
-    for path in folder.glob("*.py"):
-        declared = DECLARED_TYPE.search(path.read_text(encoding="utf-8", errors="replace"))
-        found.add(declared[1] if declared else type_of_module(path.stem))
+    for path in folder.glob("[!_]*.py"):
+        with suppress(OSError):  # the lock file of an editor, for example
+            declared = DECLARED_TYPE.search(path.read_text(encoding="utf-8", errors="replace"))
+            found.add(declared[1] if declared else type_of_module(path.stem))
     return sorted(filter(None, found))
 
 
@@ -146,11 +147,11 @@ def _greet(settings: Settings, base: str, folder: Path, problem: str | None) -> 
     click.echo(f"Send an event from another terminal: {program('flask')} events send TYPE\n")
 
 
-def watch(service: Service, folder: Path, leave: Leave) -> None:
+def watch(service: Service, folder: Path, stop: StopSignals) -> None:
     """Start the service, and start it again after each change in ``folder``, until a signal."""
     seen = snapshot(folder)
     service.start()
-    while not leave.requested:
+    while not stop.received:
         now = snapshot(folder)
         if now != seen:
             names = sorted({path.name for path, _ in now.items() ^ seen.items()})
