@@ -9,6 +9,7 @@ from app.inbox.filters import EventFilter
 from app.inbox.models import Attempt, Event, Note
 from app.inbox.report import Report, make_report
 from app.inbox.sql import administration as statements
+from app.inbox.sql import report
 from app.inbox.sql.selection import count_events, select_events
 from app.inbox.store import Store
 from app.states import State
@@ -79,6 +80,10 @@ class Administration:
         # A health check waits for this.
         rows = self._store.read(statements.PAUSED, seconds=deadline.SECONDS)
         return Note(*tuple(rows[0])) if rows else None
+
+    def counts_by_fallback(self) -> dict[str, int]:
+        """Return how many events the fallback took, by event type."""
+        return {row.type: row.number for row in self._store.read(report.BY_FALLBACK)}
 
     def report(self) -> Report:
         """Return the counts of waiting and dead events, and suspicious findings."""

@@ -16,7 +16,7 @@ from app.reconcile.gap import Gap, report
 from app.reconcile.listing import ListedEvent
 from app.reconcile.reconciler import Reconciler
 from app.services import services
-from app.states import Outcome
+from app.states import SUCCESSES
 
 if TYPE_CHECKING:
     from app.services import Services
@@ -147,7 +147,7 @@ class _Text:
 
     def ran(self, event_id: str, event_type: str, outcome: str) -> None:
         """Print the outcome of one event."""
-        self.failed += outcome != Outcome.HANDLED
+        self.failed += outcome not in SUCCESSES
         say(f"{event_id}  {event_type}  {outcome}")
 
     def end(self) -> None:
@@ -190,7 +190,7 @@ class _Json:
 
     def ran(self, event_id: str, event_type: str, outcome: str) -> None:
         """Add the outcome of one event."""
-        self.failed += outcome != Outcome.HANDLED
+        self.failed += outcome not in SUCCESSES
         self._document["ran"].append({"id": event_id, "type": event_type, "outcome": outcome})
 
     def end(self) -> None:

@@ -17,6 +17,7 @@ from app.errors import InboxUnavailable
 from app.inbox import Claim, Failure, NewEvent
 from app.inbox.administration import Administration
 from app.inbox.claims import Claims
+from app.states import Outcome
 from devkit import samples
 from tests.conftest import Receiver
 from tests.support import raw_sql
@@ -71,7 +72,7 @@ class TestList:
         assert shown.exit_code == 0
         head, latest, first = (line.split() for line in shown.stdout.splitlines())
         assert head[3:] == ["type", "state", "attempts", "outcome", "context"]
-        assert latest[1:] == ["evt_2", "v1.invoice.paid", "done", "1", "handled", "acct_1"]
+        assert latest[1:] == ["evt_2", "v1.invoice.paid", "done", "1", "fallback", "acct_1"]
         assert first[1:] == ["evt_1", TYPE, "dead", "1", "gave_up", "-"]
 
     @pytest.mark.parametrize(
@@ -301,10 +302,10 @@ class TestRetryInline:
         outages = [InboxUnavailable("the inbox is not available", reason="away")]
         finish = Claims.finish
 
-        def finish_after_outage(claims: Claims, claim: Claim) -> bool:
+        def finish_after_outage(claims: Claims, claim: Claim, outcome: Outcome) -> bool:
             if outages:
                 raise outages.pop()
-            return finish(claims, claim)
+            return finish(claims, claim, outcome)
 
         # A real outage would not end between two events.
         monkeypatch.setattr(Claims, "finish", finish_after_outage)
@@ -341,7 +342,8 @@ class TestSelection:
     @pytest.fixture
     def several(self, make_receiver: Make) -> Receiver:
         """Three events: two dead, one that succeeded."""
-        receiver = make_receiver({CREATED: GIVING_UP}, processing="inline")
+        modules = {CREATED: GIVING_UP, "v1_invoice_paid": SUCCEEDING}
+        receiver = make_receiver(modules, processing="inline")
         for number in (1, 2):
             deliver(receiver, f"evt_{number}")
         deliver(receiver, "evt_3", type="v1.invoice.paid")
