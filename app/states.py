@@ -33,7 +33,9 @@ class Outcome(StrEnum):
     WRONG_MODE = "wrong_mode"
     """A live event in a test deployment, or the reverse. It is not run."""
     HANDLED = "handled"
-    """The callback returned."""
+    """The callback of the type's handler module returned."""
+    FALLBACK = "fallback"
+    """No handler module takes the type, and the fallback returned."""
     FAILED = "failed"
     """The callback raised. The event is retried."""
     RELEASED = "released"
@@ -48,3 +50,18 @@ class Outcome(StrEnum):
     """Too many processes ended while the event ran."""
     UNRECORDED = "unrecorded"
     """The inbox cannot store the result."""
+
+
+#: The outcomes of an attempt whose callback returned.
+SUCCESSES = frozenset({Outcome.HANDLED, Outcome.FALLBACK})
+
+#: The outcomes that only a delivery has. The inbox stores the others.
+OF_DELIVERIES = frozenset(
+    {
+        Outcome.ACCEPTED,
+        Outcome.DUPLICATE,
+        Outcome.DEFERRED,
+        Outcome.REFUSED,
+        Outcome.UNAVAILABLE,
+    }
+)

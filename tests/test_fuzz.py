@@ -171,8 +171,9 @@ def assert_honest(receiver: Receiver, value: Any) -> None:
     assert (event.type, event.body) == (value["type"], body)
     outcome = (answer.json or {})["outcome"]
     assert outcome == event.outcome
-    assert event.state == {"handled": "done", "wrong_mode": "done", "unreadable": "dead"}[outcome]
-    assert callbacks == ([(event.id, event.type)] if outcome == "handled" else [])
+    success = "handled" if event.type == TYPES[0] else "fallback"
+    assert event.state == {success: "done", "wrong_mode": "done", "unreadable": "dead"}[outcome]
+    assert callbacks == ([(event.id, event.type)] if outcome == success else [])
 
 
 @hypothesis.given(value=json_values)

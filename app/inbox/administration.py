@@ -91,6 +91,10 @@ class Administration:
         """Return why workers learn of other processes' events by polling only. None if not."""
         return self._store.engine.polling_reason()
 
+    def counts_by_fallback(self) -> dict[str, int]:
+        """Return how many events the fallback took, by event type."""
+        return {row.type: row.number for row in self._store.read(report_statements.BY_FALLBACK)}
+
     def report(self) -> Report:
         """Return the counts of waiting and dead events, and suspicious findings."""
         return make_report(self._store)

@@ -83,9 +83,10 @@ class Claims:
         renew = settling.renew_many(len(claims))
         self._store.write(renew, lease_seconds=self._store.lease_seconds, **names)
 
-    def finish(self, claim: Claim) -> bool:
-        """Record that the callback succeeded."""
-        return self._settles(settling.FINISH, claim)
+    def finish(self, claim: Claim, outcome: Outcome = Outcome.HANDLED) -> bool:
+        """Record that the callback returned, with one of the outcomes of a success."""
+        by_fallback = outcome is Outcome.FALLBACK
+        return self._settles(settling.FINISH_BY_FALLBACK if by_fallback else settling.FINISH, claim)
 
     def fail(self, claim: Claim, failure: Failure) -> bool:
         """Make the event pending again, after its ``failure.delay``."""

@@ -13,3 +13,4 @@ class EventFilter:
     type: str | None = None
     context: str | None = None
     since: float | None = None
+    outcome: str | None = None

@@ -17,7 +17,7 @@ import structlog
 from app.errors import MAX_DELAY_SECONDS, GiveUp, RetryLater
 from app.inbox import Claim, Failure
 from app.processing.retry_policy import RetryPolicy
-from app.states import Outcome
+from app.states import SUCCESSES, Outcome
 from app.text import head, printed_traceback, storable
 
 log = structlog.get_logger(__name__)
@@ -39,8 +39,8 @@ UNKNOWN = "an error whose text cannot be read"
 class Result:
     """The result of an attempt. ``failure`` is None after a success.
 
-    ``outcome`` is ``handled``, ``failed``, ``gave_up``, ``unreadable``, ``exhausted`` or
-    ``unrecorded``.
+    ``outcome`` is ``handled``, ``fallback``, ``failed``, ``gave_up``, ``unreadable``,
+    ``exhausted`` or ``unrecorded``.
     """
 
     outcome: Outcome
@@ -49,7 +49,7 @@ class Result:
     @property
     def is_dead(self) -> bool:
         """Whether the event needs a person now."""
-        return self.outcome not in {Outcome.HANDLED, Outcome.FAILED}
+        return self.outcome not in {*SUCCESSES, Outcome.FAILED}
 
     def fallbacks(self) -> list[Result]:
         """Return the results to record if the inbox cannot store this one, the best first."""

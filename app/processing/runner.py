@@ -21,7 +21,7 @@ from app.inbox import Claim, Failure
 from app.inbox.claims import Claims
 from app.processing.deferred_results import DeferredResults
 from app.processing.leases import Leases, claim_lost
-from app.processing.registry import Callback, HandlerModule, Registry
+from app.processing.registry import FALLBACK, Callback, HandlerModule, Registry
 from app.processing.results import Classifier, Result
 from app.processing.retry_policy import RetryPolicy
 from app.runtime import forks
@@ -36,12 +36,12 @@ log = structlog.get_logger(__name__)
 class _Run:
     """One call of the SDK's handler.
 
-    ``entered`` is set when it calls the callback, ``returned`` when the callback has returned.
+    ``entered`` is set when it calls the callback, ``success`` when the callback has returned.
     """
 
     claim: Claim
     entered: bool = False
-    returned: bool = False
+    success: Outcome | None = None
 
 
 #: The run of this context. The SDK does not pass it to the callbacks.
@@ -79,7 +79,8 @@ class Runner:
     def run(self, claim: Claim) -> Outcome:
         """Run the callback for ``claim``. Returns the outcome once the inbox has recorded it.
 
-        The outcome is ``handled``, ``gave_up``, ``unreadable``, ``exhausted`` or ``unrecorded``.
+        The outcome is ``handled``, ``fallback``, ``gave_up``, ``unreadable``, ``exhausted`` or
+        ``unrecorded``.
         Raises ``CallbackFailed`` when the callback raised and the event is pending again.
         Raises ``Deferred`` when another attempt took the event over, and ``InboxUnavailable`` when
         the result will be recorded later.
@@ -108,15 +109,15 @@ class Runner:
             if isinstance(error, KeyboardInterrupt) and _is_main_thread():
                 self._end_interrupted(run)
                 raise
-            if not run.returned:
+            if run.success is None:
                 return self._classifier.classify(claim, error, entered=run.entered)
             log.exception("error_after_callback")  # the callback has succeeded: never run it again
-        return Result(Outcome.HANDLED)
+        return Result(run.success or Outcome.HANDLED)
 
     def _end_interrupted(self, run: _Run) -> None:
         """Record a success that came before the interrupt, or else make the event pending."""
-        if run.returned:
-            success = Result(Outcome.HANDLED)
+        if run.success:
+            success = Result(run.success)
             self._record_or_defer(run.claim, lambda: self._record(run.claim, success))
         else:
             self._claims.fail(run.claim, Failure("interrupted"))
@@ -156,7 +157,7 @@ class Runner:
 
     def _write_result(self, claim: Claim, result: Result) -> bool:
         if result.failure is None:
-            return self._claims.finish(claim)
+            return self._claims.finish(claim, result.outcome)
         if result.is_dead:
             return self._claims.mark_dead(claim, result.outcome, result.failure)
         return self._claims.fail(claim, result.failure)
@@ -173,6 +174,7 @@ def _wrap(module: HandlerModule) -> Callback:
     notification, an error after it from the callback: their types do not tell them apart.
     """
     callback = module.callback
+    success = Outcome.FALLBACK if module.event_type == FALLBACK else Outcome.HANDLED
 
     def call(notif: Any, client: stripe.StripeClient, *details: Any) -> None:
         run = _current.get()
@@ -184,6 +186,6 @@ def _wrap(module: HandlerModule) -> Callback:
         if inspect.isawaitable(result):
             getattr(result, "close", lambda: None)()
             raise TypeError(f"{module.file}: handle returned an awaitable, which never ran")
-        run.returned = True
+        run.success = success
 
     return call

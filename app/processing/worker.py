@@ -22,7 +22,7 @@ from app.processing.runner import Runner
 from app.runtime import threads
 from app.runtime.clocks import since_boot
 from app.runtime.watchdog import Watchdog
-from app.states import Outcome
+from app.states import SUCCESSES, Outcome
 
 log = structlog.get_logger(__name__)
 
@@ -237,7 +237,7 @@ class Worker:
                 self._rescued.discard(claim)
                 self._rescued_at = float("-inf")  # there may be more orphans
         duration = round((time.perf_counter() - started) * 1000, 2)
-        write = log.info if outcome is Outcome.HANDLED else log.warning
+        write = log.info if outcome in SUCCESSES else log.warning
         write("attempt", **claim.log_fields(), outcome=outcome, duration_ms=duration)
 
     def _listen(self) -> None:

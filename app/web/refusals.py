@@ -1,7 +1,7 @@
 """Warnings about refused requests, limited in number.
 
-Anybody can send malformed requests without end: no signature is needed for that. The warnings name
-the kind of mistake and never quote the request, which may hold personal data.
+A client needs no signature to send malformed requests without end, and could fill the log. The
+warnings name the kind of mistake. They never quote the request, which may hold personal data.
 """
 
 from __future__ import annotations

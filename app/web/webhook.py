@@ -11,14 +11,14 @@ from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from app.errors import DeliveryError, InboxUnavailable, Refused, TooLarge
 from app.processing.receiver import Delivery
 from app.services import services
-from app.states import Outcome
+from app.states import SUCCESSES, Outcome
 from app.web import answers
 
 #: The path of the service for deliveries.
 WEBHOOK_PATH = "/webhook"
 
 #: Outcomes that are logged as information, not as warnings.
-EXPECTED = (Outcome.ACCEPTED, Outcome.HANDLED, Outcome.DUPLICATE)
+EXPECTED = (Outcome.ACCEPTED, *SUCCESSES, Outcome.DUPLICATE)
 
 #: Seconds after which Stripe is asked to deliver again while the inbox is unavailable.
 INBOX_RETRY_SECONDS = 5

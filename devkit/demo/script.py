@@ -29,8 +29,8 @@ RECORDED = {
     "evt_demo_meter": ("done", 1, 2, "handled"),
     "evt_demo_checkout": ("done", 1, 1, "handled"),
     "evt_demo_lost": ("done", 1, 1, "handled"),
-    "evt_demo_unhandled": ("done", 1, 1, "handled"),
-    "evt_demo_unknown": ("done", 1, 1, "handled"),
+    "evt_demo_unhandled": ("done", 1, 1, "fallback"),
+    "evt_demo_unknown": ("done", 1, 1, "fallback"),
     "evt_demo_live": ("done", 0, 1, "wrong_mode"),
     "evt_demo_failing": ("done", 2, 3, "handled"),
 }
@@ -91,8 +91,8 @@ def _unhandled() -> list[Delivery]:
     newer = _sample("unknown", UNKNOWN, unknown=True)
     live = _sample("live", METER, livemode=True)
     return [
-        Delivery("a type without a module", plain, 200, "handled", "the fallback logged it"),
-        Delivery("a type newer than the SDK", newer, 200, "handled", "the fallback logged it"),
+        Delivery("a type without a module", plain, 200, "fallback", "the fallback logged it"),
+        Delivery("a type newer than the SDK", newer, 200, "fallback", "the fallback logged it"),
         Delivery("a live event", live, 200, "wrong_mode", "not run: the API key is a test key"),
     ]
 

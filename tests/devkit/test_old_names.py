@@ -19,7 +19,7 @@ from app.testing.filled import api_object
 
 
 def test_old_names(deliver: Deliver) -> None:
-    assert deliver("v1.customer.created").outcome == "handled"
+    assert deliver("v1.customer.created").outcome == "fallback"
 """
 
 

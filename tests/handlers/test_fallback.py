@@ -17,7 +17,7 @@ def test_unhandled_type_is_logged(
     """The log has the type, and whether the SDK knows it."""
     delivery = deliver(event_type, unknown=not known)
 
-    assert (delivery.status, delivery.outcome) == (200, "handled")
+    assert (delivery.status, delivery.outcome) == (200, "fallback")
     line = logged("event_without_handler")
     assert (line["event_type"], line["known_to_sdk"]) == (event_type, known)
     assert line["level"] == "warning"

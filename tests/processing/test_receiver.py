@@ -25,7 +25,7 @@ def test_receiver_needs_no_http(receiver: Receiver) -> None:
 
     outcome = receiver.services.receiver.receive(body, samples.sign(body, SECRET), delivery)
 
-    assert outcome == Outcome.HANDLED
+    assert outcome == Outcome.FALLBACK
     assert delivery == Delivery(
         "evt_1", TYPE, livemode=False, context="acct_1", secret=1, attempt=1
     )

@@ -272,10 +272,10 @@ def test_interrupt_loses_no_success(
     interrupts = [KeyboardInterrupt]
     finish = Claims.finish
 
-    def interrupted_finish(claims: Claims, claim: Claim) -> bool:
+    def interrupted_finish(claims: Claims, claim: Claim, outcome: Outcome) -> bool:
         if interrupts:
             raise interrupts.pop()
-        return finish(claims, claim)
+        return finish(claims, claim, outcome)
 
     # A signal would not reliably come in that moment.
     monkeypatch.setattr(Claims, "finish", interrupted_finish)
@@ -472,11 +472,11 @@ class UnreachableClaims(Claims):
     away = threading.Event()
     how: Exception = InboxUnavailable("away", reason="away")
 
-    def finish(self, claim: Claim) -> bool:
+    def finish(self, claim: Claim, outcome: Outcome = Outcome.HANDLED) -> bool:
         """Raise while ``away`` is set."""
         if self.away.is_set():
             raise self.how
-        return super().finish(claim)
+        return super().finish(claim, outcome)
 
 
 class Unreachable(Inbox):

@@ -10,6 +10,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import pytest
 from flask import Flask
+from structlog.testing import capture_logs
 
 from app.web.bridge import Background, Bridge
 
@@ -117,6 +118,20 @@ def test_healthz_does_not_wait_for_readyz() -> None:
         assert await ready == b"ok"
 
     asyncio.run(ask())
+
+
+def test_health_check_during_a_stop_is_not_logged() -> None:
+    """Each request gets 503 then. Only a delivery that is refused is worth a warning."""
+    bridge = make_bridge(lambda _environ, _start_response: pytest.fail("it was run"))
+    bridge.stopping.set()
+
+    async def ask() -> list[Any]:
+        methods = ("GET", "POST")
+        return [(await call(bridge, WHOLE, method=method))[0]["status"] for method in methods]
+
+    with capture_logs() as lines:
+        assert asyncio.run(ask()) == [503, 503]
+    assert [(line["reason"], line["status"]) for line in lines] == [("stopping", 503)]
 
 
 def test_stop_waits_for_the_background() -> None:

@@ -72,6 +72,8 @@ def _check_all(options: Options) -> Iterator[Line]:
         yield from local.problems("handlers", error)
         handlers = None
     yield from local.inbox_lines(own.inbox, own.settings)
+    if handlers:
+        yield from local.fallback_lines(handlers, own.inbox)
     client = make_client(own.settings)
     yield from Account(client, own.settings, handlers, own.inbox, options).lines()
 

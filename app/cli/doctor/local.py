@@ -74,6 +74,24 @@ def handlers_lines(registry: Registry, settings: Settings) -> Iterator[Line]:
         )
 
 
+def fallback_lines(registry: Registry, inbox: Inbox) -> Iterator[Line]:
+    """Yield a line if the fallback took events whose type has a handler module now."""
+    try:
+        counts = inbox.administration.counts_by_fallback()
+    except (InboxUnavailable, StartError):
+        return  # another line reports it
+    handled = [module.event_type for module in registry.modules]
+    taken = [event_type for event_type in handled if event_type in counts]
+    if taken:
+        events = plural(sum(counts[each] for each in taken), "event")
+        yield Line(
+            Level.WARN,
+            "handlers",
+            f"the fallback took {events} before there was a handler for {few(taken)}",
+            f"Run them with {hint('events', 'retry', '--outcome', 'fallback')}",
+        )
+
+
 def inbox_lines(inbox: Inbox, settings: Settings) -> Iterator[Line]:
     """Yield lines about the inbox: can it be written, is it durable, how long is its backlog."""
     inbox.forbid_creation()

@@ -26,7 +26,7 @@ from app.cli.hints import hint
 from app.cli.output import duration, few, plural
 from app.cli.stripe_errors import StripeFailedError, checked, explained
 from app.errors import InboxUnavailable
-from app.states import Outcome
+from app.states import SUCCESSES
 from app.web.webhook import WEBHOOK_PATH
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ class Account:
                 f"Start a worker: {hint('worker')}" if queue else "Its callback is still running"
             )
             return Line(Level.WARN, "ping", text, remedy)
-        if event.outcome != Outcome.HANDLED:
+        if event.outcome not in SUCCESSES:
             text = f"{one.id}: a ping arrived, with the outcome {event.outcome}"
             return Line(Level.WARN, "ping", text, f"See the log of the service for {event.id}")
         return Line(Level.OK, "ping", f"{one.id}: a ping came and was handled in {seconds:.1f} s")

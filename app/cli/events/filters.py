@@ -12,13 +12,14 @@ from typing import Any
 import click
 
 from app.inbox.filters import EventFilter
-from app.states import State
+from app.states import OF_DELIVERIES, Outcome, State
 
 #: The largest ``--limit``: an integer of both databases.
 MAX_LIMIT = 2**31 - 1
 
 # Not the enum: Click would offer the names of its members.
 STATES = [each.value for each in State]
+OUTCOMES = [each.value for each in Outcome if each not in OF_DELIVERIES]
 
 #: Seconds of the units in ``30m`` or ``24h``.
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -100,6 +101,7 @@ def filter_options(command: Command) -> Command:
     """Give a ``command`` the options of its argument ``wanted``."""
 
     @click.option("--state", type=click.Choice(STATES), help="Only events in this state.")
+    @click.option("--outcome", type=click.Choice(OUTCOMES), help="Only events with this outcome.")
     @click.option("--type", "type_", metavar="TYPE", help="Only events of this type.")
     @click.option("--context", metavar="ACCT", help="Only events of this account.")
     @since_option("Only events received since then: 30m, 24h, 3d, or a time (UTC).")
@@ -107,12 +109,14 @@ def filter_options(command: Command) -> Command:
     def with_filters(
         *arguments: Any,
         state: str | None,
+        outcome: str | None,
         type_: str | None,
         context: str | None,
         since: float | None,
         **options: Any,
     ) -> Any:
-        return command(*arguments, wanted=EventFilter(state, type_, context, since), **options)
+        wanted = EventFilter(state, type_, context, since, outcome)
+        return command(*arguments, wanted=wanted, **options)
 
     return with_filters
 
@@ -123,6 +127,7 @@ def no_events(wanted: EventFilter) -> str:
         return "The inbox is empty."
     words = ["No events"]
     words += [f"are {wanted.state}"] if wanted.state else []
+    words += [f"with the outcome {wanted.outcome}"] if wanted.outcome else []
     words += [f"of type {wanted.type}"] if wanted.type else []
     words += [f"of {wanted.context}"] if wanted.context else []
     words += ["since then"] if wanted.since is not None else []

@@ -28,7 +28,7 @@ from app.reconcile.gap import Gap, report
 from app.reconcile.listing import ListedEvent
 from app.reconcile.reconciler import Reconciler
 from app.services import services
-from app.states import Outcome
+from app.states import SUCCESSES
 
 if TYPE_CHECKING:
     from app.services import Services
@@ -165,7 +165,7 @@ class _Text:
 
     def ran(self, event_id: str, event_type: str, outcome: str) -> None:
         """Print the outcome of one event."""
-        self.failed += [event_id] * (outcome != Outcome.HANDLED)
+        self.failed += [event_id] * (outcome not in SUCCESSES)
         say_beside_progress(f"{event_id}  {event_type}  {outcome}")
 
     def end(self) -> None:
@@ -208,7 +208,7 @@ class _Json:
 
     def ran(self, event_id: str, event_type: str, outcome: str) -> None:
         """Add the outcome of one event."""
-        self.failed += [event_id] * (outcome != Outcome.HANDLED)
+        self.failed += [event_id] * (outcome not in SUCCESSES)
         self._document["ran"].append({"id": event_id, "type": event_type, "outcome": outcome})
 
     def end(self) -> None:

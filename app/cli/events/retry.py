@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
@@ -18,7 +19,7 @@ from app.cli.output import mode, plural, progress, say, say_beside_progress, say
 from app.errors import CallbackFailed, DeliveryError, InboxUnavailable
 from app.inbox.filters import EventFilter
 from app.services import services
-from app.states import Outcome, State
+from app.states import SUCCESSES, Outcome, State
 from app.text import printable
 
 if TYPE_CHECKING:
@@ -59,8 +60,9 @@ def operator() -> str:
 def retry(event_ids: tuple[str, ...], wanted: EventFilter, **options: Unpack[Options]) -> None:
     """Run events again: by their IDs, or those that the options select, the oldest first.
 
-    In queue mode the workers run them, in inline mode this command does. Without --state, pending
-    and dead events are selected. Each event keeps a record of the operator and the reason.
+    In queue mode the workers run them, in inline mode this command does. Without --state and
+    --outcome, pending and dead events are selected. With --outcome fallback, those are selected
+    that a handler module takes now. Each event keeps a record of the operator and the reason.
     """
     _retry(services(), event_ids, wanted, options)
 
@@ -103,12 +105,9 @@ def _selected(
         return _by_id(services, event_ids)
     if wanted == EventFilter():
         raise click.UsageError(
-            "Give IDs, or select events with --state, --type, --context or --since."
+            "Give IDs, or select events with --state, --outcome, --type, --context or --since."
         )
-    # In inline mode no worker rescues an orphan: it is selected here, as a running event.
-    running = [] if services.settings.is_queue else [State.RUNNING.value]
-    states = [wanted.state] if wanted.state else [State.PENDING.value, State.DEAD.value, *running]
-    selections = [EventFilter(state, wanted.type, wanted.context, wanted.since) for state in states]
+    selections = _selections(services, wanted, again=options["again"])
     count = sum(services.inbox.administration.count(each) for each in selections)
     found = [
         event
@@ -120,6 +119,19 @@ def _selected(
     capped = f"; the oldest {oldest} will be run (--limit)" if len(events) < count else ""
     say(f"{plural(count, 'event')} selected{capped}.")
     return events
+
+
+def _selections(services: Services, wanted: EventFilter, *, again: bool) -> list[EventFilter]:
+    """Return the filters that together select the events of ``wanted``."""
+    if wanted.outcome == Outcome.FALLBACK and not (wanted.type or again):
+        # Only those that a handler module takes now. The others would use up the limit.
+        return [replace(wanted, type=each) for each in services.reconciler.types]
+    if wanted.state or wanted.outcome:
+        return [wanted]
+    # In inline mode no worker rescues an orphan: it is selected here, as a running event.
+    running = [] if services.settings.is_queue else [State.RUNNING.value]
+    states = [State.PENDING.value, State.DEAD.value, *running]
+    return [replace(wanted, state=each) for each in states]
 
 
 def _by_id(services: Services, event_ids: tuple[str, ...]) -> list[Event]:
@@ -140,6 +152,9 @@ def _refusal(services: Services, event: Event, options: Options) -> str | None:
         return f"is a {mode(live=event.livemode)} event, and STRIPE_API_KEY is of the other mode"
     if event.state == State.DONE and event.outcome == Outcome.HANDLED and not options["again"]:
         return "has succeeded; to run it a second time add --again"
+    by_fallback = event.state == State.DONE and event.outcome == Outcome.FALLBACK
+    if by_fallback and not (options["again"] or event.type in services.reconciler.types):
+        return "has no handler module yet; to run the fallback once more add --again"
     if event.state == State.RUNNING:
         if not event.is_orphan:
             return "is running"
@@ -157,7 +172,7 @@ def _run_all(services: Services, events: list[Event], options: Options) -> None:
             event.id, by=operator(), why=options["why"], again=again
         )
         outcome = run(services, event, again=again) if noted else CHANGED
-        failed += outcome not in {Outcome.HANDLED, DUE}
+        failed += outcome not in {*SUCCESSES, DUE}
         say_beside_progress(f"{event.id}  {event.type}  {outcome}")
     if failed:
         raise click.ClickException(f"{failed} of {plural(len(events), 'event')} did not succeed.")

@@ -13,8 +13,8 @@ from app.inbox.sql.deliveries import CLAIMED_ROW, ENQUEUE, ENQUEUED_ROW, RECORD_
 from app.inbox.sql.literals import word
 from app.inbox.sql.rows import RecordedRow
 from app.inbox.sql.schema import events
-from app.inbox.sql.settling import FINISH, settled, success
-from app.states import State
+from app.inbox.sql.settling import FINISH, FINISH_BY_FALLBACK, settled, success
+from app.states import Outcome, State
 
 
 def _insert_many(row: dict[str, Any], count: int) -> sa.Executable:
@@ -32,8 +32,8 @@ def _numbered(number: int, row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _finish_many(count: int) -> sa.Executable:
-    """End ``count`` claims whose callbacks succeeded.
+def _finish_many(outcome: Outcome, count: int) -> sa.Executable:
+    """End ``count`` claims with this ``outcome`` of a callback that returned.
 
     Each token is unique, so no row matches with the parameters of two executions.
     """
@@ -48,7 +48,7 @@ def _finish_many(count: int) -> sa.Executable:
     return (
         sa.update(events)
         .where(*these_claims, events.c.state == word(State.RUNNING))
-        .values(**success, **settled)
+        .values(**success(outcome), **settled)
     )
 
 
@@ -71,9 +71,14 @@ def _recorded(state: str, attempt: int) -> Callable[[dict[str, Any]], RecordedRo
     return row
 
 
+def _finish_form(outcome: Outcome) -> BatchForm:
+    return BatchForm(partial(_finish_many, outcome), lambda given: (given["event_id"],))
+
+
 #: The statements of every delivery, and their batches.
 FORMS: dict[Any, BatchForm] = {
     RECORD_AND_CLAIM: BatchForm(partial(_insert_many, CLAIMED_ROW), _recorded("running", 1)),
     ENQUEUE: BatchForm(partial(_insert_many, ENQUEUED_ROW), _recorded("pending", 0)),
-    FINISH: BatchForm(_finish_many, lambda given: (given["event_id"],)),
+    FINISH: _finish_form(Outcome.HANDLED),
+    FINISH_BY_FALLBACK: _finish_form(Outcome.FALLBACK),
 }

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from app.inbox.sql.literals import word
 from app.inbox.sql.schema import events, now
-from app.states import State
+from app.states import Outcome, State
 
 #: Seconds back within which two hosts that ran events in turns are reported.
 LOOK_BACK = 24 * 3600
@@ -25,6 +25,13 @@ WAITING = sa.select(
 #: Seconds since the oldest due event became due, or none. One lookup in the index `events_due`.
 OLDEST_DUE = sa.select((now() - sa.func.min(events.c.due_at)).label("age")).where(
     events.c.state == word(State.PENDING), events.c.due_at <= now()
+)
+
+#: Counts the events that the fallback took, by type.
+BY_FALLBACK = (
+    sa.select(events.c.type, sa.func.count().label("number"))
+    .where(events.c.state == word(State.DONE), events.c.outcome == word(Outcome.FALLBACK))
+    .group_by(events.c.type)
 )
 
 DEAD = sa.select(sa.func.count()).where(events.c.state == word(State.DEAD))

@@ -28,7 +28,8 @@ def count_events(matching: EventFilter) -> sa.Select[Any]:
 
 
 def _conditions(matching: EventFilter) -> list[sa.ColumnElement[bool]]:
-    wanted = {"state": matching.state, "type": matching.type, "context": matching.context}
+    names = ("state", "type", "context", "outcome")
+    wanted = {name: getattr(matching, name) for name in names}
     conditions = [events.c[name] == value for name, value in wanted.items() if value is not None]
     if matching.since is not None:
         conditions.append(events.c.received_at >= matching.since)

@@ -97,12 +97,17 @@ SETTLE = _settle(
     due_at=now() + sa.bindparam("delay", type_=sa.Double),
 )
 
-success: dict[str, Any] = {
-    "state": word(State.DONE),
-    "outcome": word(Outcome.HANDLED),
-    "reason": sa.null(),
-    "traceback": sa.null(),
-}
 
-#: Ends a claim whose callback succeeded.
-FINISH = _settle(**success)
+def success(outcome: Outcome) -> dict[str, Any]:
+    """Return the columns of an event whose callback returned."""
+    return {
+        "state": word(State.DONE),
+        "outcome": word(outcome),
+        "reason": sa.null(),
+        "traceback": sa.null(),
+    }
+
+
+#: Ends a claim whose callback returned, in a handler module and in the fallback.
+FINISH = _settle(**success(Outcome.HANDLED))
+FINISH_BY_FALLBACK = _settle(**success(Outcome.FALLBACK))

@@ -15,9 +15,10 @@ from flask.testing import FlaskCliRunner
 from app.cli.events.retry import operator
 from app.cli.output import iso_time
 from app.errors import InboxUnavailable
-from app.inbox import Claim, Failure, NewEvent, Outcome
+from app.inbox import Claim, Failure, NewEvent
 from app.inbox.administration import Administration
 from app.inbox.claims import Claims
+from app.states import Outcome
 from devkit import samples
 from tests.conftest import Receiver
 from tests.support import raw_sql
@@ -77,7 +78,7 @@ class TestList:
         head, latest, first = (re.split(r" {2,}", line) for line in shown.stdout.splitlines())
         assert head[2:6] == ["type", "state", "attempts", "outcome"]
         assert head[6:] == ["next retry", "context", "reason"]
-        assert latest[1:6] == ["evt_2", "v1.invoice.paid", "done", "1", "handled"]
+        assert latest[1:6] == ["evt_2", "v1.invoice.paid", "done", "1", "fallback"]
         assert latest[6:] == ["-", "acct_1", "-"]
         assert first[1:6] == ["evt_1", TYPE, "dead", "1", "gave_up"]
         assert first[6:] == ["-", "-", "no such plan"]
@@ -320,10 +321,10 @@ class TestRetryInline:
         outages = [InboxUnavailable("the inbox is not available", reason="away")]
         finish = Claims.finish
 
-        def finish_after_outage(claims: Claims, claim: Claim) -> bool:
+        def finish_after_outage(claims: Claims, claim: Claim, outcome: Outcome) -> bool:
             if outages:
                 raise outages.pop()
-            return finish(claims, claim)
+            return finish(claims, claim, outcome)
 
         # A real outage would not end between two events.
         monkeypatch.setattr(Claims, "finish", finish_after_outage)
@@ -360,7 +361,8 @@ class TestSelection:
     @pytest.fixture
     def several(self, make_receiver: Make) -> Receiver:
         """Three events: two dead, one that succeeded."""
-        receiver = make_receiver({CREATED: GIVING_UP}, processing="inline")
+        modules = {CREATED: GIVING_UP, "v1_invoice_paid": SUCCEEDING}
+        receiver = make_receiver(modules, processing="inline")
         for number in (1, 2):
             deliver(receiver, f"evt_{number}")
         deliver(receiver, "evt_3", type="v1.invoice.paid")

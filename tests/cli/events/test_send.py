@@ -51,7 +51,7 @@ class TestSend:
         head, row = send(TYPE)
         assert head == ["event id", "type", "status", "answer ms", "outcome"]
         assert row[0].startswith("evt_")
-        assert [*row[1:3], row[4]] == [TYPE, "200", "handled"]
+        assert [*row[1:3], row[4]] == [TYPE, "200", "fallback"]
         assert float(row[3]) > 0
 
     def test_columns_are_aligned(self, runner: FlaskCliRunner, url: str) -> None:
@@ -61,19 +61,19 @@ class TestSend:
         for row in rows:
             assert row.index(TYPE) == head.index("type")
             assert row.index(" 200 ") + 1 == head.index("status")
-            assert row.index("handled") == head.index("outcome")
+            assert row.index("fallback") == head.index("outcome")
 
     def test_times(self, send: Callable[..., list[list[str]]]) -> None:
-        """Several events have different ids, and all are handled."""
+        """Several events have different ids, and all are taken."""
         _, *rows = send(TYPE, "--times", "3")
-        assert [row[4] for row in rows] == ["handled"] * 3
+        assert [row[4] for row in rows] == ["fallback"] * 3
         assert len({row[0] for row in rows}) == 3
 
     def test_duplicate(self, send: Callable[..., list[list[str]]]) -> None:
         """A duplicate is the same event again, with the outcome ``duplicate``."""
         _, first, second = send(TYPE, "--duplicate")
         assert first[0] == second[0]
-        assert [first[4], second[4]] == ["handled", "duplicate"]
+        assert [first[4], second[4]] == ["fallback", "duplicate"]
 
     def test_context(self, app: Flask, send: Callable[..., list[list[str]]]) -> None:
         """The context is part of the event."""
@@ -84,8 +84,8 @@ class TestSend:
 
     def test_mode_is_that_of_the_key(self, send: Callable[..., list[list[str]]]) -> None:
         """Events have the mode of the service, unless an option says otherwise."""
-        assert send(TYPE)[1][4] == "handled"
-        assert send(TYPE, "--test")[1][4] == "handled"
+        assert send(TYPE)[1][4] == "fallback"
+        assert send(TYPE, "--test")[1][4] == "fallback"
         assert send(TYPE, "--live")[1][4] == "wrong_mode"
 
     def test_forged(self, send: Callable[..., list[list[str]]]) -> None:
@@ -101,7 +101,7 @@ class TestSend:
     def test_unknown_type_can_be_asked_for(self, send: Callable[..., list[list[str]]]) -> None:
         """With --unknown a type that the SDK does not know is sent."""
         _, row = send("v9.thing.made", "--unknown")
-        assert [*row[1:3], row[4]] == ["v9.thing.made", "200", "handled"]
+        assert [*row[1:3], row[4]] == ["v9.thing.made", "200", "fallback"]
 
     def test_failed_callback_is_said_with_what_to_do(
         self, make_receiver: Callable[..., Receiver]
@@ -164,7 +164,7 @@ class TestSend:
         app.extensions["services"] = replace(own, settings=replace(own.settings, port=9))
         with announced(DevServer(None, url)):
             result = runner.invoke(args=["events", "send", TYPE])
-        assert "handled" in result.stdout
+        assert "fallback" in result.stdout
 
     def test_port_is_the_settings(self, app: Flask, runner: FlaskCliRunner, url: str) -> None:
         """Without --url the target is /webhook on PORT of this machine."""
@@ -172,7 +172,7 @@ class TestSend:
         port = int(url.split(":")[2].partition("/")[0])
         app.extensions["services"] = replace(own, settings=replace(own.settings, port=port))
         result = runner.invoke(args=["events", "send", TYPE])
-        assert "handled" in result.stdout
+        assert "fallback" in result.stdout
 
 
 class TestRedeliver:

@@ -16,7 +16,8 @@ from app.inbox import Failure, Inbox, Outcome, RecordedEvent
 from app.inbox.engine import sqlite
 from app.inbox.engine.transaction import Transactions
 from app.inbox.sql.batch import FORMS
-from app.inbox.sql.settling import FINISH
+from app.inbox.sql.settling import FINISH, FINISH_BY_FALLBACK
+from app.states import SUCCESSES
 from tests.support import raw_sql
 from tests.support.writing import numbered, together, trace, words
 
@@ -212,7 +213,8 @@ def test_batch_returns_what_single_statements_return(sqlite_url: str) -> None:
     inbox.close()
 
 
-def test_lost_claim_in_a_batch(sqlite_url: str) -> None:
+@pytest.mark.parametrize("outcome", sorted(SUCCESSES))
+def test_lost_claim_in_a_batch(sqlite_url: str, outcome: Outcome) -> None:
     """Of claims that are finished together, only the lost one returns False."""
     inbox = Inbox(sqlite_url, lease_seconds=-1)
     lost, first, second = (
@@ -226,14 +228,14 @@ def test_lost_claim_in_a_batch(sqlite_url: str) -> None:
     assert taken is not None
 
     finished = together(
-        inbox, *[partial(inbox.claims.finish, each) for each in (first, lost, second)]
+        inbox, *[partial(inbox.claims.finish, each, outcome) for each in (first, lost, second)]
     )
 
     assert finished == [True, False, True]
     # The result of the first time may have been lost.
-    assert together(inbox, partial(inbox.claims.finish, first)) == [True]
+    assert together(inbox, partial(inbox.claims.finish, first, outcome)) == [True]
     states = {event.id: (event.state, event.outcome) for event in inbox.administration.latest(10)}
-    done = ("done", "handled")
+    done = ("done", outcome)
     assert states == {"evt_0": ("running", None), "evt_1": done, "evt_2": done}
     assert together(inbox, partial(inbox.claims.finish, taken)) == [True]
     inbox.close()
@@ -273,11 +275,12 @@ def test_statements_of_all_kinds_are_written_together(sqlite_url: str) -> None:
     inbox.close()
 
 
-def test_batch_of_results_uses_the_primary_key(sqlite_url: str) -> None:
+@pytest.mark.parametrize("statement", [FINISH, FINISH_BY_FALLBACK])
+def test_batch_of_results_uses_the_primary_key(sqlite_url: str, statement: Any) -> None:
     """Finishing several claims looks up each row, and scans no table."""
     inbox = Inbox(sqlite_url, lease_seconds=30)
     inbox.migrate()
-    many: Any = FORMS[FINISH].make(3)
+    many: Any = FORMS[statement].make(3)
     sql = str(many.compile(raw_sql.make_engine(sqlite_url)))
 
     with sqlite.driver.connect(sa.make_url(sqlite_url).database) as connection:
