@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
 import textwrap
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +29,6 @@ from tests.support.services import Postgresql, embedded_postgresql
 
 __all__ = ["API_KEY", "SECRET", "Receiver"]
 
-#: The parent of all folders of pytest's.
-if (memory := memory_folder()) is not None:
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", memory)
-
 #: The fixtures that teams use for their handlers. Fixtures of the same names here extend them.
 pytest_plugins = ["devkit.plugin"]
 
@@ -39,6 +38,18 @@ FALLBACK = """
     def handle(notif, client, details):
         calls.append((notif, client, details))
 """
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give this run a folder of its own, in memory where that is possible.
+
+    Tests start further runs of pytest. In a common folder, the runs remove each other's files.
+
+    """
+    if not hasattr(config, "workerinput"):  # a worker of pytest-xdist has a part of the folder
+        folder = tempfile.mkdtemp(prefix="pytest-", dir=memory_folder())
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = folder
+        config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
 
 
 #: No log line may hold these: the secrets of the tests, and the start of every body.
