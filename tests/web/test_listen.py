@@ -67,7 +67,7 @@ def test_port_that_needs_rights(monkeypatch: pytest.MonkeyPatch) -> None:
     def bind(*_arguments: object) -> NoReturn:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    # Replaced, because tests can run as root, who may open each port.
+    # Replaced, because tests can run as root. Root may open each port.
     monkeypatch.setattr(socket.socket, "bind", bind)
     assert problem("127.0.0.1", 80) == (
         "Port 80 cannot be opened: Permission denied. Choose a port of 1024 or higher in PORT"

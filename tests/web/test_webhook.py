@@ -1014,7 +1014,7 @@ ODD: dict[str, dict[str, Any]] = {
     "context false": {"context": False},
     "context zero": {"context": 0},
     "context an empty list": {"context": []},
-    "fields that nobody knows": {"snapshot_event": "evt_2", "changes": {"a": [None, 1.5]}},
+    "unknown fields": {"snapshot_event": "evt_2", "changes": {"a": [None, 1.5]}},
     "data without specversion": {"data": notification(OTHER)},
     "specversion without data": {"specversion": "1.0"},
     "detail empty": {"detail": {}},

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from click.testing import Result
 
 from devkit import samples
+from devkit.stripe_api import StripeApi
 from tests.conftest import MakeHandlers, Receiver
 
 Make = Callable[..., Receiver]
@@ -123,3 +125,15 @@ def test_untyped_module_is_no_fallback(make_receiver: Make) -> None:
     receiver = make_receiver({"newer": module})
     notification = samples.notification("v2.thing.made", unknown=True)
     assert receiver.deliver(notification).json == {"success": True, "outcome": "handled"}
+
+
+def test_reconcile_does_not_miss_it(taken: Make, stripe_api: StripeApi) -> None:
+    """The inbox has the event, so reconciliation neither records nor runs it."""
+    receiver = taken(stripe_api_base=stripe_api.url)
+    created = datetime.now(UTC) - timedelta(hours=1)
+    notification = samples.notification(CREATED, event_id="evt_2", created=created)
+    stripe_api.put_event(samples.event(notification))
+    shown = run(receiver, "reconcile", "--yes", "--since", "24h").stdout
+    assert "Stripe lists 1 event of 1 handled type" in shown
+    assert "None is missing." in shown
+    assert outcome(receiver, "evt_2") == ("done", "fallback", 1)
