@@ -16,6 +16,7 @@ from app.inbox.engine.circuit_breaker import CircuitBreaker
 from app.inbox.engine.connection_pool import ConnectionPool, repeat_refused
 from app.inbox.engine.deadline import Connection, TimedOut
 from app.inbox.engine.postgresql_engine import PostgresqlEngine
+from tests.support.network import Path
 from tests.support.waiting import wait_for
 
 BACKEND = sa.text("SELECT pg_backend_pid()")
@@ -262,6 +263,17 @@ def test_last_connection_is_given_back_after_use(
     assert [each._statements.pool.is_scarce for each in engines] == [False, True, True]  # noqa: SLF001 - no other way
     for engine in engines:
         engine.close()
+
+
+def test_last_connection_of_a_pooler_is_kept(make_limited_url: Callable[[int], str]) -> None:
+    """Clients of the pooler wait in turn for its connections, so the service keeps its own."""
+    path = Path(make_limited_url(1), is_pooler=True)
+    engine = PostgresqlEngine(path.url)
+
+    assert engine.execute(BACKEND, {}) == engine.execute(BACKEND, {})
+    assert path.accepted == 1
+    engine.close()
+    path.close()
 
 
 def test_scarce_connection_is_shared_for_a_moment(
