@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask.cli import AppGroup
 
-from app.cli.events.list_show import list_events
+from app.cli.events.event_list import list_events
 from app.cli.events.pause import pause, resume
 from app.cli.events.reconcile import reconcile
 from app.cli.events.retry import retry

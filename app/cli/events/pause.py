@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from flask.cli import with_appcontext
 
-from app.cli.events.list_show import paused_sentence
+from app.cli.events.event_list import paused_sentence
 from app.cli.events.retry import operator
 from app.cli.inbox_errors import explained
 from app.cli.output import say

@@ -10,7 +10,7 @@ import click
 from flask.cli import with_appcontext
 
 from app import tracebacks
-from app.cli.events.list_show import as_object
+from app.cli.events.event_list import as_object
 from app.cli.inbox_errors import explained
 from app.cli.output import iso_time, json_option, say, say_json, say_lines
 from app.services import services
