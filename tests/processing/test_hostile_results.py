@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from app.inbox import Event
+from app.inbox import Event, Inbox
+from app.inbox.engine import postgresql_engine
 from app.states import Outcome, State
 from devkit import samples
 from devkit.stripe_api import StripeApi
@@ -220,10 +221,22 @@ def test_interrupted_callback_uses_up_its_attempts(make: MakeReceiver, database_
 @pytest.mark.parametrize("error", ["ValueError", "GiveUp"])
 @pytest.mark.parametrize("mode", MODES)
 def test_text_that_the_database_cannot_store(
-    make: MakeReceiver, make_postgresql_url: Callable[..., str], mode: str, error: str
+    make: MakeReceiver,
+    make_postgresql_url: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    error: str,
 ) -> None:
-    """A PostgreSQL database has an encoding, which may lack characters."""
+    """A PostgreSQL database has an encoding, which may lack characters.
+
+    A new inbox is refused there, but one that an earlier version made is not.
+    """
     url = make_postgresql_url(LATIN1)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(postgresql_engine, "ENCODINGS", {"LATIN1"})
+        inbox = Inbox(url, lease_seconds=30)
+        inbox.migrate()
+        inbox.close()
     receiver = make(f"{error}('caf\\u00e9 5 \\u20ac \\U0001f600')", mode, database_url=url)
 
     deliver(receiver, HOSTILE)

@@ -199,6 +199,14 @@ def _durability(inbox: Inbox, settings: Settings, report: Report) -> Iterator[Li
             f"{inbox.address} can lose commits: {few(list(report.not_durable))} is off",
             "Switch it on in PostgreSQL's configuration",
         )
+    if report.lossy_encoding is not None:
+        yield Line(
+            Level.WARN,
+            "inbox",
+            f"{inbox.address} has the encoding {report.lossy_encoding}, which lacks most"
+            " characters: an error with such a character is stored without its traceback",
+            "Copy the inbox to a database with the encoding UTF8, with pg_dump and psql",
+        )
     yield from _ephemeral(inbox, settings)
     if report.hosts:
         yield Line(
