@@ -14,12 +14,12 @@ from app.inbox.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The numbers of waiting and dead events, and two suspicious findings.
+    """The numbers of waiting and dead events, and suspicious findings.
 
     ``oldest``: seconds since the oldest waiting event was received. ``overdue``: seconds since the
     first of them was due; negative when none is due yet. ``hosts``: the hosts that ran events in
     turns on SQLite, which is for one host. ``not_durable``: settings of PostgreSQL with which it
-    can lose a commit.
+    can lose a commit. ``lossy_encoding``: the encoding of PostgreSQL's if it lacks characters.
     """
 
     waiting: int
@@ -28,6 +28,7 @@ class Report:
     dead: int
     hosts: tuple[str, ...]
     not_durable: tuple[str, ...]
+    lossy_encoding: str | None
 
 
 def make_report(store: Store) -> Report:
@@ -41,6 +42,7 @@ def make_report(store: Store) -> Report:
         dead=dead,
         hosts=_overlapping(store.read(statements.HOSTS)) if store.engine.single_host else (),
         not_durable=store.engine.unsafe_settings(),
+        lossy_encoding=store.engine.lossy_encoding(),
     )
 
 

@@ -228,6 +228,15 @@ def _durability(inbox: Inbox, settings: Settings, report: Report) -> Iterator[Li
             f"{inbox.address} can lose commits: {few(list(report.not_durable))} is off",
             "Switch it on in PostgreSQL's configuration",
         )
+    if report.lossy_encoding is not None:
+        yield Line(
+            Level.WARN,
+            "inbox",
+            f"{inbox.address} has the encoding {report.lossy_encoding}, which lacks most"
+            " characters: an error with such a character is stored without its traceback",
+            f"Copy it to a database with the encoding UTF8, with {hint('db', 'backup')} and"
+            f" {hint('db', 'restore')}",
+        )
     yield from _place(inbox, settings)
     if report.hosts:
         yield Line(

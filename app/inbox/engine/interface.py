@@ -85,6 +85,9 @@ class Engine(Protocol):
     def unsafe_settings(self) -> tuple[str, ...]:
         """Return the settings of the database server with which it can lose commits."""
 
+    def lossy_encoding(self) -> str | None:
+        """Return the encoding of the database if it lacks characters, or None."""
+
     def migration(self, *, fail_fast: bool = False) -> AbstractContextManager[sa.Connection]:
         """Return a block with one transaction that runs beside no other migration.
 

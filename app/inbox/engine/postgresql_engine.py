@@ -42,6 +42,8 @@ _NOTIFY = sa.text("SELECT pg_notify(:channel, '')")
 #: Encodings of a database that store every character. SQL_ASCII stores bytes unchanged.
 ENCODINGS = {"UTF8", "SQL_ASCII"}
 
+_ENCODING = sa.text("SELECT current_setting('server_encoding'), to_regclass(:table)::text")
+
 # Not synchronous_commit: each connection sets its own.
 _UNSAFE_SETTINGS = sa.text("SELECT name FROM pg_settings WHERE name = 'fsync' AND setting = 'off'")
 
@@ -145,19 +147,43 @@ class PostgresqlEngine:
         """Return the settings of the server with which it can lose commits."""
         return tuple(row.name for row in self.read(_UNSAFE_SETTINGS, {}))
 
+    def lossy_encoding(self) -> str | None:
+        """Return the encoding of the database if it lacks characters, or None."""
+        encoding = str(self.read(_ENCODING, {"table": self._events})[0][0])
+        return None if encoding in ENCODINGS else encoding
+
     @contextmanager
     def migration(self, *, fail_fast: bool = False) -> Iterator[sa.Connection]:
         """Hold one transaction, under an advisory lock that excludes other migrations."""
         pool = postgresql.make_migration_engine(self._url)
         try:
             with self._connect(pool, fail_fast=fail_fast) as connection, connection.begin():
-                _refuse_encoding(connection)
+                self._refuse_encoding(connection)
                 _lock_migrations(connection, fail_fast=fail_fast)
                 yield connection
         except _DRIVER_ERRORS as error:
             raise unavailable(error) from error
         finally:
             pool.dispose()
+
+    def _refuse_encoding(self, connection: sa.Connection) -> None:
+        """Raise ``StartError`` for a new inbox in a database that cannot store every character.
+
+        An inbox that an earlier version made there goes on: it stores such texts with escapes.
+        """
+        encoding, events = connection.execute(_ENCODING, {"table": self._events}).one()
+        if encoding not in ENCODINGS and events is None:
+            raise StartError(
+                "The inbox cannot be used:",
+                [
+                    f"DATABASE_URL names a database with the encoding {encoding}, which lacks most"
+                    " characters. Create another one with ENCODING 'UTF8' (and TEMPLATE template0)"
+                ],
+            )
+
+    @property
+    def _events(self) -> str:
+        return f"{self._schema}.events" if self._schema else "events"
 
     @contextmanager
     def snapshot(self) -> Iterator[sa.Connection]:
@@ -188,20 +214,6 @@ class PostgresqlEngine:
     def close(self) -> None:
         """Close the connections of all threads. The next statement connects again."""
         self._statements.close()
-
-
-def _refuse_encoding(connection: sa.Connection) -> None:
-    """Raise ``StartError`` if the database cannot store every character."""
-    encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
-    if encoding not in ENCODINGS:
-        raise StartError(
-            "The inbox cannot be used:",
-            [
-                f"DATABASE_URL names a database that has the encoding {encoding}, which lacks most"
-                " characters. Create another one with ENCODING 'UTF8' (and TEMPLATE template0),"
-                " and copy an existing inbox with pg_dump and psql"
-            ],
-        )
 
 
 def _lock_migrations(connection: sa.Connection, *, fail_fast: bool) -> None:

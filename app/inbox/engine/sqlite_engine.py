@@ -111,6 +111,9 @@ class SqliteEngine:
     def polling_reason(self) -> None:
         """Return None: SQLite has no notifications."""
 
+    def lossy_encoding(self) -> None:
+        """Return None: SQLite stores every character."""
+
     def unsafe_settings(self) -> tuple[str, ...]:
         """Return no setting: each connection sets its own."""
         return ()

@@ -14,7 +14,7 @@ from app.cli.doctor import file_systems, local
 from app.cli.doctor.lines import Level
 from app.environment import Misspelt, Origin
 from app.inbox import NewEvent, Outcome
-from app.inbox.engine import file_lock
+from app.inbox.engine import file_lock, postgresql_engine
 from app.inbox.engine import sqlite_file as inbox_file
 from app.inbox.engine.sqlite_file import SqliteFile
 from devkit.stripe_api import StripeApi
@@ -150,13 +150,23 @@ class TestInbox:
         assert text.endswith("-> Run `flask db upgrade`")
 
     def test_encoding_of_postgresql(
-        self, make_ours: Callable[..., Receiver], make_postgresql_url: Callable[..., str]
+        self,
+        make_ours: Callable[..., Receiver],
+        make_postgresql_url: Callable[..., str],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """A database that cannot store every character is a FAIL, as it stops a start."""
+        """It is a FAIL without an inbox, as it stops a start, and a WARN with an older one."""
         url = make_postgresql_url("ENCODING LATIN1 TEMPLATE template0 LOCALE 'C'")
         ((level, text),) = examine(make_ours(database_url=url), "--no-ping").about("inbox")
         assert level == "FAIL"
         assert "has the encoding LATIN1, which lacks most characters" in text
+
+        with monkeypatch.context() as earlier:  # versions before did not look at the encoding
+            earlier.setattr(postgresql_engine, "ENCODINGS", {"LATIN1"})
+            make_ours(database_url=url).services.inbox.migrate()
+        ((level, text),) = examine(make_ours(database_url=url), "--no-ping").about("inbox")
+        assert level == "WARN"
+        assert "Copy it to a database with the encoding UTF8" in text
 
     @pytest.mark.parametrize(("processing", "level"), [("inline", "OK"), ("queue", "WARN")])
     def test_pooler(
