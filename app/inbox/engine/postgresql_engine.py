@@ -176,7 +176,7 @@ class PostgresqlEngine:
             raise StartError(
                 "The inbox cannot be used:",
                 [
-                    f"DATABASE_URL names a database with the encoding {encoding}, which lacks most"
+                    f"the database of DATABASE_URL has the encoding {encoding}, which lacks most"
                     " characters. Create another one with ENCODING 'UTF8' (and TEMPLATE template0)"
                 ],
             )
