@@ -183,7 +183,7 @@ def test_long_exception_makes_a_short_line(lab: Lab, sqlite_url: str, log_format
 
 @FORMATS
 def test_exception_cannot_control_a_terminal(lab: Lab, sqlite_url: str, log_format: str) -> None:
-    """Neither the log nor ``flask events show`` prints a control character."""
+    """Neither the log nor a command prints a control character."""
     service = lab.start(sqlite_url, LOG_FORMAT=log_format, WEB_CONCURRENCY=1)
     assert service.deliver("evt_steer").brief == FAILED
     wait_for(lambda: "delivery" in service.log, DEADLINE)
@@ -197,7 +197,7 @@ def test_exception_cannot_control_a_terminal(lab: Lab, sqlite_url: str, log_form
             check=True,
         )
         assert_no_control_characters(shown.stdout.decode())
-        assert ("evil" in shown.stdout.decode()) is ("show" in words)
+        assert "evil" in shown.stdout.decode()
 
     assert "evil" in service.log
     assert_no_control_characters(service.log)
