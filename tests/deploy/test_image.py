@@ -90,7 +90,7 @@ class TestService:
             wait_for(lambda: is_healthy(port), SECONDS)
             assert container.user == service_image.config["User"] == "10001:0"
             answer = deliver(port, samples.notification("v1.customer.created"))
-            assert (answer.status, answer.outcome) == (200, "handled")
+            assert (answer.status, answer.outcome) == (200, "fallback")
             listed = service_image.run(var, settings, "flask", "events", "list", "--json")
             assert [each["state"] for each in json.loads(listed)] == ["done"]
             os.kill(container.pid, signal.SIGTERM)
