@@ -58,14 +58,29 @@ class Administration:
         rows = self._store.read(statements.RETRIES, event_id=event_id)
         return [Note(*tuple(row)) for row in rows]
 
-    def note_retry(self, event_id: str, *, by: str, why: str | None, again: bool = False) -> bool:
-        """Record the retry of an event by a person. False when it cannot be run."""
-        names: dict[str, Any] = {"event_id": event_id, "by": by, "why": why, "again": again}
+    def note_retry(
+        self,
+        event_id: str,
+        *,
+        by: str,
+        why: str | None,
+        again: bool = False,
+        seen_attempt: int | None = None,
+    ) -> bool:
+        """Record the retry of an event by a person. False when ``claim_one`` would not claim it."""
+        names: dict[str, Any] = {"event_id": event_id, "by": by, "why": why}
+        names |= {"again": again, "seen_attempt": seen_attempt}
         return self._store.write(statements.NOTE_RETRY, durable=True, **names) is not None
 
-    def reopen(self, event_id: str, *, again: bool = False) -> bool:
-        """Make the event due for the workers now. False when it runs, or is done."""
-        return self._store.write(statements.REOPEN, event_id=event_id, again=again) is not None
+    def reopen(
+        self, event_id: str, *, again: bool = False, seen_attempt: int | None = None
+    ) -> bool:
+        """Make the event due for the workers now. False when it runs, or is handled.
+
+        ``again`` and ``seen_attempt`` are those of ``claim_one``.
+        """
+        names: dict[str, Any] = {"again": again, "seen_attempt": seen_attempt}
+        return self._store.write(statements.REOPEN, event_id=event_id, **names) is not None
 
     def pause(self, *, by: str, why: str | None) -> bool:
         """Let no worker claim an event until ``resume``. False when workers are paused already."""
