@@ -106,9 +106,10 @@ class Administration:
         """Return why workers learn of other processes' events by polling only. None if not."""
         return self._store.engine.polling_reason()
 
-    def counts_by_fallback(self) -> dict[str, int]:
-        """Return how many events the fallback took, by event type."""
-        return {row.type: row.number for row in self._store.read(report_statements.BY_FALLBACK)}
+    def counts_by_fallback(self, *, livemode: bool) -> dict[str, int]:
+        """Return how many events of this mode the fallback took, by event type."""
+        rows = self._store.read(report_statements.BY_FALLBACK, livemode=livemode)
+        return {row.type: row.number for row in rows}
 
     def report(self) -> Report:
         """Return the counts of waiting and dead events, and suspicious findings."""

@@ -69,7 +69,8 @@ def retry(event_ids: tuple[str, ...], wanted: EventFilter, **options: Unpack[Opt
 
     In queue mode the workers run them, in inline mode this command does. Without --state and
     --outcome, pending and dead events are selected. With --outcome fallback, those are selected
-    that a handler module takes now. Each event keeps a record of the operator and the reason.
+    that a handler module takes now. Only events of the mode of STRIPE_API_KEY are selected. Each
+    event keeps a record of the operator and the reason.
     """
     _retry(services(), event_ids, wanted, options)
 
@@ -129,7 +130,9 @@ def _selected(
 
 
 def _selections(services: Services, wanted: EventFilter, *, again: bool) -> list[EventFilter]:
-    """Return the filters that together select the events of ``wanted``."""
+    """Return the filters that together select the events of ``wanted``, of the key's mode."""
+    # Events of the other mode cannot be run. They would use up the limit.
+    wanted = replace(wanted, livemode=services.settings.livemode)
     if wanted.outcome == Outcome.FALLBACK and not (wanted.type or again):
         # Only those that a handler module takes now. The others would use up the limit.
         return [replace(wanted, type=each) for each in services.reconciler.types]

@@ -11,6 +11,7 @@ from io import BytesIO
 import pytest
 from click.testing import Result
 
+from app.inbox import Claim, NewEvent, Outcome
 from devkit import samples
 from devkit.stripe_api import StripeApi
 from tests.conftest import MakeHandlers, Receiver
@@ -56,6 +57,15 @@ def outcome(receiver: Receiver, event_id: str) -> tuple[str, str | None, int]:
     """Return state, outcome and attempt of an event."""
     event = receiver.event(event_id)
     return event.state, event.outcome, event.attempt
+
+
+def live_claim(receiver: Receiver) -> Claim:
+    """Record a live event, and return its claim."""
+    body = samples.encode(samples.notification(CREATED, event_id="evt_live", livemode=True))
+    event = NewEvent("evt_live", CREATED, livemode=True, context=None, body=body)
+    claim = receiver.services.inbox.deliveries.record_and_claim(event).claim
+    assert claim is not None
+    return claim
 
 
 @pytest.fixture
@@ -212,6 +222,18 @@ def test_doctor_names_the_types(taken: Make) -> None:
 
     run(receiver, "retry", "--outcome", "fallback", "--yes")
     assert "the fallback took" not in runner.invoke(args=["doctor", "--no-ping"]).output
+
+
+def test_events_of_the_other_mode(taken: Make) -> None:
+    """The doctor does not count them, and they do not use up --limit, though they are older."""
+    receiver = taken(stripe_api_key="sk_live_fake_for_tests")
+    doctor = receiver.app.test_cli_runner().invoke(args=["doctor", "--no-ping"])
+    assert "the fallback took" not in doctor.output
+    shown = run(receiver, "retry", "--outcome", "fallback", "--limit", "1", "--yes")
+    assert shown.stdout == "0 events selected.\nThere is no event to run again.\n"
+    receiver.services.inbox.claims.finish(live_claim(receiver), Outcome.FALLBACK)
+    shown = run(receiver, "retry", "--outcome", "fallback", "--limit", "1", "--yes")
+    assert shown.stdout == f"1 event selected.\nevt_live  {CREATED}  handled\n"
 
 
 def test_doctor_does_not_repeat_an_outage(make_receiver: Make) -> None:
