@@ -55,6 +55,9 @@ class Outcome(StrEnum):
 #: The outcomes of an attempt whose callback returned.
 SUCCESSES = frozenset({Outcome.HANDLED, Outcome.FALLBACK})
 
+#: The outcomes of a done event that no handler module has run.
+WITHOUT_MODULE = frozenset({Outcome.FALLBACK, Outcome.WRONG_MODE})
+
 #: The outcomes that only a delivery has. The inbox stores the others.
 OF_DELIVERIES = frozenset(
     {

@@ -58,14 +58,29 @@ class Administration:
         rows = self._store.read(statements.RETRIES, event_id=event_id)
         return [Note(*tuple(row)) for row in rows]
 
-    def note_retry(self, event_id: str, *, by: str, why: str | None, again: bool = False) -> bool:
-        """Record the retry of an event by a person. False when it cannot be run."""
-        names: dict[str, Any] = {"event_id": event_id, "by": by, "why": why, "again": again}
+    def note_retry(
+        self,
+        event_id: str,
+        *,
+        by: str,
+        why: str | None,
+        again: bool = False,
+        seen_attempt: int | None = None,
+    ) -> bool:
+        """Record the retry of an event by a person. False when ``claim_one`` would not claim it."""
+        names: dict[str, Any] = {"event_id": event_id, "by": by, "why": why}
+        names |= {"again": again, "seen_attempt": seen_attempt}
         return self._store.write(statements.NOTE_RETRY, durable=True, **names) is not None
 
-    def reopen(self, event_id: str, *, again: bool = False) -> bool:
-        """Make the event due for the workers now. False when it runs, or is done."""
-        return self._store.write(statements.REOPEN, event_id=event_id, again=again) is not None
+    def reopen(
+        self, event_id: str, *, again: bool = False, seen_attempt: int | None = None
+    ) -> bool:
+        """Make the event due for the workers now. False when it runs, or is handled.
+
+        ``again`` and ``seen_attempt`` are those of ``claim_one``.
+        """
+        names: dict[str, Any] = {"again": again, "seen_attempt": seen_attempt}
+        return self._store.write(statements.REOPEN, event_id=event_id, **names) is not None
 
     def pause(self, *, by: str, why: str | None) -> bool:
         """Let no worker claim an event until ``resume``. False when workers are paused already."""
@@ -91,9 +106,10 @@ class Administration:
         """Return why workers learn of other processes' events by polling only. None if not."""
         return self._store.engine.polling_reason()
 
-    def counts_by_fallback(self) -> dict[str, int]:
-        """Return how many events the fallback took, by event type."""
-        return {row.type: row.number for row in self._store.read(report_statements.BY_FALLBACK)}
+    def counts_by_fallback(self, *, livemode: bool) -> dict[str, int]:
+        """Return how many events of this mode the fallback took, by event type."""
+        rows = self._store.read(report_statements.BY_FALLBACK, livemode=livemode)
+        return {row.type: row.number for row in rows}
 
     def report(self) -> Report:
         """Return the counts of waiting and dead events, and suspicious findings."""

@@ -41,9 +41,16 @@ class Claims:
             claims.CLAIM_ORPHAN, livemode=livemode, max_crashes=self._store.max_crashes
         )
 
-    def claim_one(self, event_id: str, *, again: bool = False) -> Claim | None:
-        """Claim this event unless it runs. An event that is done is claimed only ``again``."""
-        return self._claim(claims.CLAIM_ONE, event_id=event_id, again=again)
+    def claim_one(
+        self, event_id: str, *, again: bool = False, seen_attempt: int | None = None
+    ) -> Claim | None:
+        """Claim this event unless it runs. An event that is handled is claimed only ``again``.
+
+        With ``seen_attempt``, a done event is claimed only if that is still its last attempt.
+        """
+        return self._claim(
+            claims.CLAIM_ONE, event_id=event_id, again=again, seen_attempt=seen_attempt
+        )
 
     def claim_unfinished(self, event_id: str, *, livemode: bool) -> Claim | None:
         """Claim a backfilled event that is not settled yet."""

@@ -14,3 +14,4 @@ class EventFilter:
     context: str | None = None
     since: float | None = None
     outcome: str | None = None
+    livemode: bool | None = None

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -427,6 +428,29 @@ class TestRetries:
         assert inbox.claims.claim_one("evt_1") is None
         assert inbox.administration.reopen("evt_1", again=True) is True
         assert take(inbox).attempt == 2
+
+    def test_seen_attempt(self, inbox: Inbox) -> None:
+        """With ``seen_attempt``, a done event is run again only if no attempt came after."""
+        inbox.deliveries.enqueue(EVENT)
+        inbox.claims.finish(take(inbox))
+        inbox.administration.reopen("evt_1", again=True, seen_attempt=1)
+        inbox.claims.finish(take(inbox))
+
+        old: Any = {"again": True, "seen_attempt": 1}
+        assert inbox.administration.note_retry("evt_1", by="me", why=None, **old) is False
+        assert inbox.administration.reopen("evt_1", **old) is False
+        assert inbox.claims.claim_one("evt_1", **old) is None
+        assert inbox.claims.claim_one("evt_1", again=True, seen_attempt=2) is not None
+
+    def test_event_that_no_module_ran(self, inbox: Inbox) -> None:
+        """An event that the fallback took is run without ``again``, a handled one is not."""
+        inbox.deliveries.enqueue(EVENT)
+        inbox.claims.finish(take(inbox), Outcome.FALLBACK)
+
+        claim = inbox.claims.claim_one("evt_1", seen_attempt=1)
+        assert claim is not None
+        inbox.claims.finish(claim)
+        assert inbox.claims.claim_one("evt_1", seen_attempt=2) is None
 
     def test_running_event_cannot_be_retried(self, inbox: Inbox) -> None:
         """An event never runs twice at once."""

@@ -73,7 +73,7 @@ def _check_all(options: Options) -> Iterator[Line]:
         handlers = None
     yield from local.inbox_lines(own.inbox, own.settings)
     if handlers:
-        yield from local.fallback_lines(handlers, own.inbox)
+        yield from local.fallback_lines(handlers, own.inbox, livemode=own.settings.livemode)
     client = make_client(own.settings)
     yield from Account(client, own.settings, handlers, own.inbox, options).lines()
 

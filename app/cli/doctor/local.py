@@ -74,10 +74,10 @@ def handlers_lines(registry: Registry, settings: Settings) -> Iterator[Line]:
         )
 
 
-def fallback_lines(registry: Registry, inbox: Inbox) -> Iterator[Line]:
-    """Yield a line if the fallback took events whose type has a handler module now."""
+def fallback_lines(registry: Registry, inbox: Inbox, *, livemode: bool) -> Iterator[Line]:
+    """Yield a line if the fallback took events of this mode whose type has a module now."""
     try:
-        counts = inbox.administration.counts_by_fallback()
+        counts = inbox.administration.counts_by_fallback(livemode=livemode)
     except (InboxUnavailable, StartError):
         return  # another line reports it
     handled = [module.event_type for module in registry.modules]

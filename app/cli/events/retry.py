@@ -19,7 +19,7 @@ from app.cli.output import mode, plural, progress, say, say_beside_progress, say
 from app.errors import CallbackFailed, DeliveryError, InboxUnavailable
 from app.inbox.filters import EventFilter
 from app.services import services
-from app.states import SUCCESSES, Outcome, State
+from app.states import SUCCESSES, WITHOUT_MODULE, Outcome, State
 from app.text import printable
 
 if TYPE_CHECKING:
@@ -37,6 +37,13 @@ class Options(TypedDict):
     again: bool
     dry_run: bool
     yes: bool
+
+
+class Conditions(TypedDict):
+    """The conditions on a done event, for the inbox."""
+
+    again: bool
+    seen_attempt: int
 
 
 def operator() -> str:
@@ -62,7 +69,8 @@ def retry(event_ids: tuple[str, ...], wanted: EventFilter, **options: Unpack[Opt
 
     In queue mode the workers run them, in inline mode this command does. Without --state and
     --outcome, pending and dead events are selected. With --outcome fallback, those are selected
-    that a handler module takes now. Each event keeps a record of the operator and the reason.
+    that a handler module takes now. Only events of the mode of STRIPE_API_KEY are selected. Each
+    event keeps a record of the operator and the reason.
     """
     _retry(services(), event_ids, wanted, options)
 
@@ -122,7 +130,9 @@ def _selected(
 
 
 def _selections(services: Services, wanted: EventFilter, *, again: bool) -> list[EventFilter]:
-    """Return the filters that together select the events of ``wanted``."""
+    """Return the filters that together select the events of ``wanted``, of the key's mode."""
+    # Events of the other mode cannot be run. They would use up the limit.
+    wanted = replace(wanted, livemode=services.settings.livemode)
     if wanted.outcome == Outcome.FALLBACK and not (wanted.type or again):
         # Only those that a handler module takes now. The others would use up the limit.
         return [replace(wanted, type=each) for each in services.reconciler.types]
@@ -150,7 +160,8 @@ def _refusal(services: Services, event: Event, options: Options) -> str | None:
     """Return the reason why this event cannot be run again, or None."""
     if event.livemode != services.settings.livemode:
         return f"is a {mode(live=event.livemode)} event, and STRIPE_API_KEY is of the other mode"
-    if event.state == State.DONE and event.outcome == Outcome.HANDLED and not options["again"]:
+    is_handled = event.state == State.DONE and event.outcome not in WITHOUT_MODULE
+    if is_handled and not options["again"]:
         return "has succeeded; to run it a second time add --again"
     by_fallback = event.state == State.DONE and event.outcome == Outcome.FALLBACK
     if by_fallback and not (options["again"] or event.type in services.reconciler.types):
@@ -167,25 +178,26 @@ def _run_all(services: Services, events: list[Event], options: Options) -> None:
     run = _reopen if services.settings.is_queue else _run
     failed = 0
     for event in progress(events, len(events), "Running"):
-        again = event.state == State.DONE
+        # The inbox decides by the event as it is now: the question may have been open for hours.
+        conditions = Conditions(again=options["again"], seen_attempt=event.attempt)
         noted = services.inbox.administration.note_retry(
-            event.id, by=operator(), why=options["why"], again=again
+            event.id, by=operator(), why=options["why"], **conditions
         )
-        outcome = run(services, event, again=again) if noted else CHANGED
+        outcome = run(services, event, conditions) if noted else CHANGED
         failed += outcome not in {*SUCCESSES, DUE}
         say_beside_progress(f"{event.id}  {event.type}  {outcome}")
     if failed:
         raise click.ClickException(f"{failed} of {plural(len(events), 'event')} did not succeed.")
 
 
-def _reopen(services: Services, event: Event, *, again: bool) -> str:
+def _reopen(services: Services, event: Event, conditions: Conditions) -> str:
     """Make the event due for the workers, and return the outcome."""
-    return DUE if services.inbox.administration.reopen(event.id, again=again) else CHANGED
+    return DUE if services.inbox.administration.reopen(event.id, **conditions) else CHANGED
 
 
-def _run(services: Services, event: Event, *, again: bool) -> str:
+def _run(services: Services, event: Event, conditions: Conditions) -> str:
     """Run the event here, and return the outcome."""
-    claim = services.inbox.claims.claim_one(event.id, again=again)
+    claim = services.inbox.claims.claim_one(event.id, **conditions)
     if claim is None:
         return CHANGED
     try:

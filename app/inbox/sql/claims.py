@@ -22,7 +22,7 @@ from app.inbox.sql.rows import (
     returned_columns,
 )
 from app.inbox.sql.schema import events, now, pauses
-from app.states import State
+from app.states import WITHOUT_MODULE, State
 
 _event = events.alias("candidate")
 _other = events.alias("other")
@@ -87,10 +87,21 @@ CLAIM_ORPHAN = _claim(
     crashes=events.c.crashes + ONE,
 )
 
-#: True for an event that a person can have run: if it is done, only ``again``.
+_seen = sa.bindparam("seen_attempt", type_=sa.Integer)
+
+#: True for an event that a person can have run. A done event that a handler module ran is run only
+#: ``again``. With ``seen_attempt``, a done event is run only if that is still its last attempt:
+#: two people can have the same question open.
 retriable = sa.or_(
     events.c.state.in_([word(State.PENDING), word(State.DEAD)]),
-    sa.and_(events.c.state == word(State.DONE), sa.bindparam("again", type_=sa.Boolean)),
+    sa.and_(
+        events.c.state == word(State.DONE),
+        sa.or_(
+            sa.bindparam("again", type_=sa.Boolean),
+            events.c.outcome.in_([word(each) for each in sorted(WITHOUT_MODULE)]),
+        ),
+        sa.or_(_seen.is_(None), events.c.attempt == _seen),
+    ),
 )
 
 #: Claims one event by its id, for a person.

@@ -27,10 +27,14 @@ OLDEST_DUE = sa.select((now() - sa.func.min(events.c.due_at)).label("age")).wher
     events.c.state == word(State.PENDING), events.c.due_at <= now()
 )
 
-#: Counts the events that the fallback took, by type.
+#: Counts the events of one mode that the fallback took, by type.
 BY_FALLBACK = (
     sa.select(events.c.type, sa.func.count().label("number"))
-    .where(events.c.state == word(State.DONE), events.c.outcome == word(Outcome.FALLBACK))
+    .where(
+        events.c.state == word(State.DONE),
+        events.c.outcome == word(Outcome.FALLBACK),
+        events.c.livemode == sa.bindparam("livemode"),
+    )
     .group_by(events.c.type)
 )
 

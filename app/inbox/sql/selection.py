@@ -28,7 +28,7 @@ def count_events(matching: EventFilter) -> sa.Select[Any]:
 
 
 def _conditions(matching: EventFilter) -> list[sa.ColumnElement[bool]]:
-    names = ("state", "type", "context", "outcome")
+    names = ("state", "type", "context", "outcome", "livemode")
     wanted = {name: getattr(matching, name) for name in names}
     conditions = [events.c[name] == value for name, value in wanted.items() if value is not None]
     if matching.since is not None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 
 import pytest
 from click.testing import Result
 
+from app.inbox import Claim, NewEvent, Outcome
 from devkit import samples
 from devkit.stripe_api import StripeApi
 from tests.conftest import MakeHandlers, Receiver
@@ -20,15 +23,49 @@ MODULE = "def handle(notif, client): pass\n"
 MODES = pytest.mark.parametrize("processing", ["inline", "queue"])
 
 
-def run(receiver: Receiver, *arguments: str) -> Result:
+CHANGED = "not run: it has changed since you were asked"
+ACTING = "acts = []\ndef handle(notif, client):\n    while acts: acts.pop()()\n"
+
+
+class Answer(BytesIO):
+    """The answer ``y``, typed after ``act`` has been called."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        """Take the function to call while the question is open."""
+        super().__init__(b"y\n")
+        self._act = act
+
+    def read1(self, size: int | None = -1) -> bytes:
+        """Act before the first byte is read."""
+        if self.tell() == 0:
+            self._act()
+        return super().read1(size)
+
+
+def run(receiver: Receiver, *arguments: str, answer: Answer | None = None) -> Result:
     """Run a command of ``flask events``."""
-    return receiver.app.test_cli_runner().invoke(args=["events", *arguments])
+    return receiver.app.test_cli_runner().invoke(args=["events", *arguments], input=answer)
+
+
+def work(receiver: Receiver) -> None:
+    """Run what is due, as a worker does."""
+    while claim := receiver.services.inbox.claims.claim_due(livemode=False):
+        receiver.services.runner.run(claim)
 
 
 def outcome(receiver: Receiver, event_id: str) -> tuple[str, str | None, int]:
     """Return state, outcome and attempt of an event."""
     event = receiver.event(event_id)
     return event.state, event.outcome, event.attempt
+
+
+def live_claim(receiver: Receiver) -> Claim:
+    """Record a live event, and return its claim."""
+    body = samples.encode(samples.notification(CREATED, event_id="evt_live", livemode=True))
+    event = NewEvent("evt_live", CREATED, livemode=True, context=None, body=body)
+    claim = receiver.services.inbox.deliveries.record_and_claim(event).claim
+    assert claim is not None
+    return claim
 
 
 @pytest.fixture
@@ -71,10 +108,7 @@ def test_events_of_the_new_module_run(taken: Make, processing: str) -> None:
     done = run(receiver, "retry", "--outcome", "fallback", "--yes")
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("1 event selected.\n")
-    if processing == "queue":
-        claim = receiver.services.inbox.claims.claim_due(livemode=False)
-        assert claim is not None
-        receiver.services.runner.run(claim)
+    work(receiver)
     assert outcome(receiver, "evt_2") == ("done", "handled", 2)
     assert outcome(receiver, "evt_1") == ("done", "fallback", 1)
     again = run(receiver, "retry", "--outcome", "fallback", "--yes")
@@ -90,6 +124,84 @@ def test_type_without_a_module_runs_only_again(taken: Make, selection: list[str]
     assert outcome(receiver, "evt_1") == ("done", "fallback", 1)
     assert run(receiver, "retry", *selection, "--again", "--yes").exit_code == 0
     assert outcome(receiver, "evt_1") == ("done", "fallback", 2)
+
+
+@MODES
+@pytest.mark.parametrize(
+    "selection",
+    [
+        ["--outcome", "fallback"],
+        ["evt_2", "--again"],
+        ["--outcome", "fallback", "--type", PAID, "--again"],
+    ],
+)
+def test_second_operator_during_the_question(
+    taken: Make, processing: str, selection: list[str]
+) -> None:
+    """An event that succeeded while the question was open does not run again, nor is it noted."""
+    receiver = taken(processing=processing)
+
+    def second() -> None:
+        assert run(receiver, "retry", *selection, "--yes").exit_code == 0
+        work(receiver)
+
+    first = run(receiver, "retry", *selection, answer=Answer(second))
+    work(receiver)
+
+    assert first.exit_code == 1
+    assert CHANGED in first.stdout
+    event_id = "evt_1" if PAID in selection else "evt_2"
+    assert receiver.event(event_id).attempt == 2
+    assert len(receiver.services.inbox.administration.retries(event_id)) == 1
+
+
+@MODES
+def test_redelivery_during_the_question(
+    make_receiver: Make, make_handlers: MakeHandlers, database_url: str, processing: str
+) -> None:
+    """An event of the wrong mode that Stripe redelivers meets the question: it runs once."""
+    notification = samples.notification(CREATED, event_id="evt_1")
+    live = make_receiver(stripe_api_key="sk_live_fake_for_tests", database_url=database_url)
+    assert live.deliver(notification).json == {"success": True, "outcome": "wrong_mode"}
+    receiver = make_receiver(
+        database_url=database_url,
+        handlers_package=make_handlers(v1_customer_created=MODULE),
+        processing=processing,
+    )
+
+    def redeliver() -> None:
+        assert receiver.deliver(notification).status_code == 200
+        work(receiver)
+
+    shown = run(receiver, "retry", "--outcome", "wrong_mode", answer=Answer(redeliver))
+    work(receiver)
+
+    assert CHANGED in shown.stdout
+    assert outcome(receiver, "evt_1") == ("done", "handled", 1)
+
+
+def test_two_jobs_at_once(
+    make_receiver: Make, make_handlers: MakeHandlers, database_url: str
+) -> None:
+    """Two jobs with --yes that select the same events run each of them once."""
+    before = make_receiver(database_url=database_url)
+    for event_id in ("evt_1", "evt_2"):
+        before.deliver(samples.notification(CREATED, event_id=event_id))
+    package = make_handlers(v1_customer_created=ACTING)
+    receiver = make_receiver(database_url=database_url, handlers_package=package)
+    job = ("retry", "--outcome", "fallback", "--yes")
+    assert receiver.services.registry.modules
+    acts = sys.modules[f"{package}.v1_customer_created"].acts
+    seconds: list[Result] = []
+    acts.append(lambda: seconds.append(run(receiver, *job)))
+
+    first = run(receiver, *job)
+
+    (second,) = seconds
+    assert f"evt_1  {CREATED}  handled" in first.stdout
+    assert f"evt_2  {CREATED}  handled" in second.stdout
+    assert f"evt_2  {CREATED}  {CHANGED}" in first.stdout
+    assert outcome(receiver, "evt_1") == outcome(receiver, "evt_2") == ("done", "handled", 2)
 
 
 def test_redelivery_is_a_duplicate(taken: Make) -> None:
@@ -110,6 +222,18 @@ def test_doctor_names_the_types(taken: Make) -> None:
 
     run(receiver, "retry", "--outcome", "fallback", "--yes")
     assert "the fallback took" not in runner.invoke(args=["doctor", "--no-ping"]).output
+
+
+def test_events_of_the_other_mode(taken: Make) -> None:
+    """The doctor does not count them, and they do not use up --limit, though they are older."""
+    receiver = taken(stripe_api_key="sk_live_fake_for_tests")
+    doctor = receiver.app.test_cli_runner().invoke(args=["doctor", "--no-ping"])
+    assert "the fallback took" not in doctor.output
+    shown = run(receiver, "retry", "--outcome", "fallback", "--limit", "1", "--yes")
+    assert shown.stdout == "0 events selected.\nThere is no event to run again.\n"
+    receiver.services.inbox.claims.finish(live_claim(receiver), Outcome.FALLBACK)
+    shown = run(receiver, "retry", "--outcome", "fallback", "--limit", "1", "--yes")
+    assert shown.stdout == f"1 event selected.\nevt_live  {CREATED}  handled\n"
 
 
 def test_doctor_does_not_repeat_an_outage(make_receiver: Make) -> None:

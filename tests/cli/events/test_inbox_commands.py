@@ -408,9 +408,21 @@ class TestSelection:
         receiver = make_receiver()
         deliver(receiver, "evt_1", livemode=True)
 
-        refused = run(receiver, "retry", "--state", "done", "--yes")
+        refused = run(receiver, "retry", "evt_1", "--yes")
         assert "evt_1: is a live event, and STRIPE_API_KEY is of the other mode" in refused.stderr
-        assert refused.stdout.endswith("There is no event to run again.\n")
+        assert refused.exit_code == 1
+
+    @pytest.mark.parametrize("selection", [["--state", "dead"], ["--since", "1h"]])
+    def test_other_mode_is_not_selected(self, make_receiver: Make, selection: list[str]) -> None:
+        """Events of the other mode do not use up --limit, though they are older."""
+        test = make_receiver({CREATED: GIVING_UP})
+        deliver(test, "evt_1")
+        package = test.services.settings.handlers_package
+        live = make_receiver(handlers_package=package, stripe_api_key="sk_live_fake_for_tests")
+        deliver(live, "evt_2", livemode=True)
+
+        shown = run(live, "retry", *selection, "--limit", "1", "--dry-run")
+        assert shown.stdout == f"1 event selected.\n{HEAD}{ROW.format(2)}"
 
     def test_test_event_is_refused_with_a_live_key(self, make_receiver: Make) -> None:
         """A test event is not run with a live key."""
