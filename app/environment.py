@@ -17,6 +17,8 @@ from typing import NamedTuple
 import dotenv
 from dotenv.parser import parse_stream
 
+from app.text import redact_shapes
+
 #: The end of the name of a variable that names a file with the value: ``STRIPE_API_KEY_FILE``.
 FILE = "_FILE"
 
@@ -114,12 +116,22 @@ def _read_secrets(
         file = source.get(f"{name}{FILE}", "").strip()
         if file and source.get(name, "").strip():
             problems[name] = f"{name} and {name}{FILE} are both set. Remove one of them"
+        elif _is_secret(file):
+            problems[name] = (
+                f"{name}{FILE} holds the value itself, not the path of a file. Name the variable"
+                f" {name}"
+            )
         elif file:
             try:
                 texts[name] = _read_secret(Path(file))
             except ValueError as error:
                 problems[name] = f"{name}{FILE}: {error}"
     return texts
+
+
+def _is_secret(file: str) -> bool:
+    """Return true for a secret where a path is expected. A message must not quote it."""
+    return "://" in file or (not file.startswith("/") and redact_shapes(file) != file)
 
 
 def _read_secret(path: Path) -> str:
@@ -150,7 +162,7 @@ def _read_file(path: Path) -> str | None:
     """Return the text of a file, or None if there is none. Raises ``ValueError`` with a remedy."""
     try:
         content = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError):
+    except (FileNotFoundError, IsADirectoryError, ValueError):  # ValueError: a NUL in the path
         return None
     except OSError as error:
         raise ValueError(

@@ -11,6 +11,7 @@ holds a payload, a secret, or the text of another exception. The others are not 
 from __future__ import annotations
 
 from app.states import Outcome
+from app.text import printable
 
 #: The maximum delay of an event in seconds. Stripe lists and resends events for thirty days.
 MAX_DELAY_SECONDS = 30 * 86400.0
@@ -24,9 +25,12 @@ class StartError(SystemExit):
     """
 
     def __init__(self, headline: str, problems: list[str]) -> None:
-        """Take a ``headline`` and all ``problems``, one sentence each with its remedy."""
-        self.problems = problems
-        super().__init__("\n".join([headline, *(f"  - {problem}" for problem in problems)]))
+        """Take a ``headline`` and all ``problems``, one sentence each with its remedy.
+
+        A problem is one line, without control characters: it may quote text of other programs.
+        """
+        self.problems = [printable(problem) for problem in problems]
+        super().__init__("\n".join([headline, *(f"  - {each}" for each in self.problems)]))
 
 
 class GiveUp(Exception):

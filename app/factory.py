@@ -68,15 +68,16 @@ def _load_settings() -> Settings:
 
 
 def _make_app(settings: Settings, handlers: Registry | None = None) -> Flask:
+    secrets = _secrets(settings)
     log.configure(
         settings.log_level,
         settings.log_format,
-        secrets=_secrets(settings),
+        secrets=secrets,
         package=settings.handlers_package,
     )
     app = Flask("app", static_folder=None)
     app.extensions["services"] = make_services(
-        settings, handlers or registry.load(settings.handlers_package)
+        settings, handlers or registry.load(settings.handlers_package, text.redactor(secrets))
     )
     app.register_blueprint(webhook.blueprint)
     app.register_blueprint(health.blueprint)

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from app import conversions
 from app.environment import Names
+from app.text import bounded, redact_shapes
 
 if TYPE_CHECKING:
     from app.settings import Settings
 
 Field = dataclasses.Field[Any]
+
+#: The maximum length of a wrong value in a message, in characters.
+SHOWN_LENGTH = 100
 
 
 def table(settings: type[Settings]) -> list[Field]:
@@ -41,11 +45,13 @@ def convert(
         name = variable(field)
         if name in problems:
             continue
+        given = texts.get(name) or field.metadata["default"]
         try:
-            text = conversions.visible(texts.get(name) or field.metadata["default"])
-            converted[field.name] = field.metadata["convert"](text)
+            converted[field.name] = field.metadata["convert"](conversions.visible(given))
         except ValueError as error:
-            problems[name] = f"{name} {error}"
+            # A message can quote the value, which is a secret if two variables were swapped.
+            shown = bounded(given, SHOWN_LENGTH, redact_shapes)
+            problems[name] = f"{name} {str(error).replace(repr(given), repr(shown))}"
     return converted
 
 

@@ -58,7 +58,8 @@ def redactor(secrets: Iterable[str]) -> Redact:
     return redact
 
 
-_redact_shapes = redactor(())
+#: Replaces text in the shape of a secret. The secrets of the settings need ``redactor``.
+redact_shapes = redactor(())
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -132,7 +133,7 @@ def in_one_line(error: BaseException) -> str:
     """
     cause = getattr(error, "orig", error)
     try:
-        lines = head(str(cause).strip(), ERROR_LENGTH, _redact_shapes).splitlines() or [""]
+        lines = head(str(cause).strip(), ERROR_LENGTH, redact_shapes).splitlines() or [""]
     except Exception as failure:  # noqa: BLE001 - a driver's own code can raise anything
         lines = [f"not shown: {type_name(failure)}"]
     return f"{type(cause).__name__}: {printable(lines[0])}"

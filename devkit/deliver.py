@@ -19,6 +19,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from app import text
 from app.errors import CallbackFailed, Deferred, Refused, Stopping, TooLarge
 from app.inbox import Event
 from app.processing import registry
@@ -89,9 +90,9 @@ class Door:
         self.reached = Flag()
         """Set when a callback has reached the door."""
 
-    def load(self, package_name: str) -> Registry:
+    def load(self, package_name: str, *redact: text.Redact) -> Registry:
         """Load the handler modules like the service, each behind the door."""
-        loaded = _load(package_name)
+        loaded = _load(package_name, *redact)
         modules = tuple(map(self._guard, loaded.modules))
         return replace(loaded, modules=modules, fallback=self._guard(loaded.fallback))
 

@@ -43,6 +43,53 @@ def test_broken_handlers_stop_the_start(settings: Settings, make_handlers: MakeH
         app.create_app(replace(settings, handlers_package=package))
 
 
+LEAK = """
+    SECRETS = "sk_test_marker / whsec_marker / pass-marker / sk_live_other"
+    {source}
+"""
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "raise RuntimeError(f'cannot use {SECRETS} \\x1b[31m\\nforged \\u202e line')",
+        "raise SystemExit(SECRETS)",
+        "EVENT_TYPE = SECRETS",
+        "def handle(notif, client, *, key=SECRETS, more): pass",
+    ],
+)
+def test_problem_of_a_module_holds_no_secret_and_is_one_line(
+    source: str, settings: Settings, make_handlers: MakeHandlers
+) -> None:
+    """Text of the module is redacted and printable: the problem reaches terminals and logs."""
+    wrong = replace(
+        settings,
+        stripe_api_key="sk_test_marker",
+        stripe_webhook_secrets=("whsec_marker",),
+        database_url="postgresql+psycopg://user:pass-marker@host/base",
+        handlers_package=make_handlers(v1_customer_created=LEAK.format(source=source)),
+    )
+    with pytest.raises(StartError) as raised:
+        app.create_app(wrong)
+
+    (problem,) = raised.value.problems
+    assert "marker" not in str(raised.value)
+    assert "sk_live_other" not in problem
+    assert problem.count("[redacted]") == 4
+    assert problem.isprintable()
+    assert str(raised.value).splitlines()[1:] == [f"  - {problem}"]
+
+
+def test_problem_of_a_package_holds_no_secret(
+    settings: Settings, make_handlers: MakeHandlers
+) -> None:
+    """The package itself can fail to import, and its exception is redacted as well."""
+    package = make_handlers(__init__="raise RuntimeError('cannot use sk_test_marker \\x1b[31m')")
+    wrong = replace(settings, stripe_api_key="sk_test_marker", handlers_package=package)
+    with pytest.raises(StartError, match=r"cannot use \[redacted\] \ufffd\[31m"):
+        app.create_app(wrong)
+
+
 @pytest.mark.parametrize("command", [["flask", "handlers", "list"], ["gunicorn"]])
 def test_start_error_is_only_the_message(command: list[str], tmp_path: Path) -> None:
     """Every start ends with status 1 and only the message, without a traceback."""

@@ -124,6 +124,38 @@ class TestSecretFiles:
             "STRIPE_API_KEY and STRIPE_API_KEY_FILE are both set. Remove one of them"
         ]
 
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("STRIPE_API_KEY", "sk_live_marker"),
+            ("STRIPE_WEBHOOK_SECRET", "whsec_a,whsec_mark/er"),
+            ("DATABASE_URL", "postgresql://user:marker@host/inbox"),
+            ("DATABASE_URL", "sqlite:////var/marker.db"),
+        ],
+    )
+    def test_value_in_the_place_of_a_path_is_not_printed(self, name: str, value: str) -> None:
+        """The message names the variable for the value."""
+        environ = {**SECRETS, name: "", f"{name}_FILE": value}
+        assert problems(environ) == [
+            f"{name}_FILE holds the value itself, not the path of a file. Name the variable {name}"
+        ]
+
+    def test_path_may_look_like_a_secret(self, tmp_path: Path) -> None:
+        """An absolute path is one, whatever the name of the file."""
+        (tmp_path / "sk_live_key").write_text("sk_test_other", encoding="utf-8")
+        environ = {
+            **SECRETS,
+            "STRIPE_API_KEY": "",
+            "STRIPE_API_KEY_FILE": f"{tmp_path}/sk_live_key",
+        }
+        assert Settings.load(environ, None).stripe_api_key == "sk_test_other"
+
+    def test_path_with_nul_names_no_file(self) -> None:
+        """The message is ours, and printable."""
+        assert problems({"STRIPE_API_KEY_FILE": "/x\0", "STRIPE_WEBHOOK_SECRET": "whsec_fake"}) == [
+            "STRIPE_API_KEY_FILE: there is no file /x\ufffd"
+        ]
+
     def test_file_that_cannot_be_used(self, tmp_path: Path) -> None:
         """All such files are reported at once, with the reason of each."""
         (tmp_path / "empty").write_text("\n", encoding="utf-8")

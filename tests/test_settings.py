@@ -291,6 +291,15 @@ def test_messages_do_not_hold_secrets() -> None:
     assert "marker" not in " ".join(said)
 
 
+@pytest.mark.parametrize("name", ["PORT", "BIND_HOST", "PROCESSING", "LEASE_SECONDS"])
+def test_secret_in_another_setting_is_not_printed(name: str) -> None:
+    """A message that quotes the wrong value hides a secret in it, and shortens a long one."""
+    (problem,) = problems(**{name: "sk_live_marker"})
+    assert problem.startswith(f"{name} is '[redacted]'. Use ")
+    (problem,) = problems(**{name: "/" * 5000})
+    assert len(problem) < 300
+
+
 def test_secrets_are_not_in_the_representation() -> None:
     """Printing the settings shows no secret, and no password of the database."""
     settings = load(

@@ -144,7 +144,8 @@ def _failed_line(error: BaseException, name: str) -> str:
 
 def _remedy(error: BaseException) -> str:
     """Return why an import failed, and its remedy."""
-    missing = re.match(r"cannot import name '(\w+)' from '([\w.]+)'", str(error))
+    line = last_line(error)
+    missing = re.match(r"ImportError: cannot import name '(\w+)' from '([\w.]+)'", line)
     if missing and missing[2] in sys.modules:
         module = sys.modules[missing[2]]
         # The SDK's packages import each of their names at its first use.
@@ -153,7 +154,7 @@ def _remedy(error: BaseException) -> str:
         remedy = f"Use {near[0]}" if near else "Remove it, or correct the name"
         return f"{missing[2]} has no {missing[1]}. {remedy}"
     if isinstance(error, SyntaxError):
-        return f"{last_line(error)}. Correct this line"
+        return f"{line}. Correct this line"
     if isinstance(error, ModuleNotFoundError):
-        return f"{last_line(error)}. Correct the name, or install what is missing"
-    return f"{last_line(error)}. Fix this error: the module must import without one"
+        return f"{line}. Correct the name, or install what is missing"
+    return f"{line}. Fix this error: the module must import without one"

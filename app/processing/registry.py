@@ -15,10 +15,14 @@ from typing import Any, NoReturn, cast
 
 import stripe
 
+from app import text
 from app.errors import StartError
 from app.processing import handler_module
 from app.processing.handler_module import FALLBACK, Callback, ModuleProblem
 from app.stripe_api.catalog import event_types, load_classes, method_name
+
+#: The maximum length of one problem in characters. It can quote an exception of the team's code.
+PROBLEM_LENGTH = 2000
 
 __all__ = ["FALLBACK", "Callback", "HandlerModule", "Registry", "broken", "check", "load"]
 
@@ -100,13 +104,14 @@ def broken(error: StartError) -> Registry:
     return cast("Registry", _BrokenRegistry(error))
 
 
-def load(package_name: str) -> Registry:
+def load(package_name: str, redact: text.Redact = text.redact_shapes) -> Registry:
     """Import and check every handler module of the package.
 
     Modules whose name begins with ``_`` are helpers and are skipped. Raises ``StartError`` with all
-    problems at once, each with the name of its file and its remedy.
+    problems at once, each with the name of its file and its remedy. A problem can quote an
+    exception of a module, so ``redact`` is applied to each.
     """
-    return _Loader(package_name).load()
+    return _Loader(package_name, redact).load()
 
 
 def check(module: ModuleType) -> HandlerModule:
@@ -125,8 +130,9 @@ def check(module: ModuleType) -> HandlerModule:
 class _Loader:
     """Imports the modules of one package, and collects their problems."""
 
-    def __init__(self, package_name: str) -> None:
+    def __init__(self, package_name: str, redact: text.Redact = text.redact_shapes) -> None:
         self._package_name = package_name
+        self._redact = redact
         self.problems: list[str] = []
 
     def load(self) -> Registry:
@@ -143,7 +149,10 @@ class _Loader:
         return Registry(tuple(sorted(modules, key=lambda module: module.event_type)), fallback)
 
     def _add(self, name: str, problem: str) -> None:
-        self.problems.append(f"{self._file(name)}: {problem}")
+        self.problems.append(f"{self._file(name)}: {self._safe(problem)}")
+
+    def _safe(self, problem: str) -> str:
+        return text.bounded(problem, PROBLEM_LENGTH, self._redact)
 
     def _file(self, name: str) -> str:
         return f"{self._package_name.replace('.', '/')}/{name}.py"
@@ -153,7 +162,7 @@ class _Loader:
         try:
             package = importlib.import_module(self._package_name)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the team's code can raise anything
-            reason = handler_module.last_line(error)
+            reason = self._safe(handler_module.last_line(error))
             problem = f"HANDLERS_PACKAGE={self._package_name} cannot be imported: {reason}"
             raise StartError("The handler modules cannot be used:", [problem]) from None
         folders = [Path(folder) for folder in getattr(package, "__path__", [])]
