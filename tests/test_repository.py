@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from app.setting_fields import names, table
 from app.settings import Settings, variable
@@ -671,12 +672,20 @@ class TestImage:
         assert before == ["COPY requirements.lock ./"]
         assert any(line.startswith("COPY app") for line in order[install:])
 
+    def test_unreleased_changes_have_a_version_of_their_own(self) -> None:
+        """Changes after a release are a development version of a later one."""
+        version = Version(tomllib.loads(read("pyproject.toml"))["project"]["version"])
+        newest, *_ = re.findall(r"^## \[([\d.]+)\]", read("CHANGELOG.md"), re.MULTILINE)
+        assert version >= Version(newest)
+        assert ("\n## Unreleased\n" in read("CHANGELOG.md")) == version.is_devrelease
+
     def test_example_stands_on_this_version(self) -> None:
         """The example's base is the image that `make image` makes, by its version."""
         version = tomllib.loads(read("pyproject.toml"))["project"]["version"]
         (line,) = [each for each in read("examples/team/Dockerfile").splitlines() if "ARG" in each]
         assert line == f"ARG SERVICE_IMAGE=stripe-event-receiver:{version}"
-        named = re.findall(r"stripe-event-receiver:([0-9.]+[0-9])", "".join(pages.PAGES.values()))
+        image = r"(?:stripe-event-receiver:|VERSION=)([0-9][0-9a-z.]*[0-9a-z])"
+        named = re.findall(image, "".join(pages.PAGES.values()))
         assert set(named) == {version}
 
     def test_hashes_are_checked(self) -> None:

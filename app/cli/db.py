@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 import click
 from flask.cli import AppGroup, with_appcontext
@@ -15,11 +18,15 @@ from app.cli.output import json_option, plural, say, say_json, say_table, senten
 from app.errors import MigrationPending
 from app.inbox.backup import BackupError
 from app.services import services
+from app.text import in_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from app.inbox.migrate import Revisions
+
+#: The FILE that is standard output or standard input.
+STANDARD_STREAM = "-"
 
 db = AppGroup("db", help="Show and migrate the inbox's tables, back them up and restore them.")
 
@@ -77,29 +84,71 @@ def upgrade() -> None:
 
 
 @db.command("backup")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(allow_dash=True))
 @with_appcontext
-def back_up(file: Path) -> None:
+def back_up(file: str) -> None:
     """Write all events into a new FILE. The service can go on beside it.
 
-    The FILE is an SQLite database, also for an inbox on PostgreSQL.
+    The FILE is an SQLite database, also for an inbox on PostgreSQL. `-` writes it to standard
+    output: it is built in the folder for temporary files first.
     """
-    with explained(), _backup_errors():
-        count = services().inbox.back_up(file)
-    say(f"{plural(count, 'event')} written to {file}.")
+    with explained(), _backup_errors(), _output(file) as path:
+        count = services().inbox.back_up(path)
+    name = "standard output" if file == STANDARD_STREAM else file
+    say(f"{plural(count, 'event')} written to {name}.", err=file == STANDARD_STREAM)
 
 
 @db.command("restore")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(allow_dash=True))
 @with_appcontext
-def restore(file: Path) -> None:
+def restore(file: str) -> None:
     """Write all events of a FILE that `backup` wrote into an empty inbox.
 
-    Missing tables are created. It is all or nothing.
+    Missing tables are created. It is all or nothing. `-` reads the FILE from standard input.
     """
-    with explained(may_create=True), _backup_errors():
-        count = services().inbox.restore(file)
-    say(f"{plural(count, 'event')} restored from {file}.")
+    with explained(may_create=True), _backup_errors(), _input(file) as path:
+        count = services().inbox.restore(path)
+    name = "standard input" if file == STANDARD_STREAM else file
+    say(f"{plural(count, 'event')} restored from {name}.")
+
+
+@contextmanager
+def _output(file: str) -> Iterator[Path]:
+    """Give the path to write to the block. Copy a temporary file to standard output afterwards."""
+    if file != STANDARD_STREAM:
+        yield Path(file)
+        return
+    stream = _binary(
+        sys.stdout, "Standard output is a terminal. Redirect it: `... backup - > FILE`"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "standard-output")
+        yield path
+        with path.open("rb") as written:
+            shutil.copyfileobj(written, stream)
+        # A disk that is full can refuse the last bytes. The exit code has to say so.
+        stream.flush()
+
+
+@contextmanager
+def _input(file: str) -> Iterator[Path]:
+    """Give the path to read to the block: a temporary copy of standard input for `-`."""
+    if file != STANDARD_STREAM:
+        yield Path(file)
+        return
+    stream = _binary(sys.stdin, "Standard input is a terminal. Redirect it: `restore - < FILE`")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "standard-input")
+        with path.open("wb") as copy:
+            shutil.copyfileobj(stream, copy)
+        yield path
+
+
+def _binary(stream: TextIO, problem: str) -> BinaryIO:
+    """Return the bytes below a standard stream. Raises ``ClickException`` for a terminal."""
+    if stream.isatty():
+        raise click.ClickException(f"{problem}.")
+    return stream.buffer
 
 
 @contextmanager
@@ -108,6 +157,8 @@ def _backup_errors() -> Iterator[None]:
         yield
     except BackupError as error:
         raise click.ClickException(f"{sentence(str(error))}.") from None
+    except OSError as error:
+        raise click.ClickException(f"The backup cannot be copied ({in_one_line(error)}).") from None
 
 
 def _ready(revisions: Revisions) -> str:

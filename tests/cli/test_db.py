@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Callable
+import os
+import pty
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
+from typing import TextIO
 
+import click
 import pytest
 from click.testing import Result
 
+from app.cli import db
 from app.inbox.migrate import migrations
 from devkit import samples
 from tests.conftest import Receiver
@@ -153,3 +161,72 @@ def test_backup_moves_an_inbox(
     assert again.exit_code == 1
     assert again.output.startswith("Error: The inbox is not empty. Set DATABASE_URL to a new file")
     assert run(second, "db", "backup", str(file)).output == f"Error: {file} exists already.\n"
+
+
+def test_backup_through_standard_streams(
+    make_receiver: MakeReceiver, sqlite_url: str, postgresql_url: str
+) -> None:
+    """`-` is standard output or standard input: only the backup's bytes are on standard output."""
+    first = make_receiver({}, database_url=sqlite_url)
+    notification = samples.notification("v1.customer.created")
+    first.deliver(notification)
+    second = make_receiver({}, database_url=postgresql_url, migrate="check")
+
+    saved = run(first, "db", "backup", "-")
+    assert (saved.exit_code, saved.stderr) == (0, "1 event written to standard output.\n")
+    assert saved.stdout_bytes.startswith(b"SQLite format 3\0")
+    broken = second.app.test_cli_runner().invoke(args=["db", "restore", "-"], input=b"no backup")
+    restored = second.app.test_cli_runner().invoke(
+        args=["db", "restore", "-"], input=saved.stdout_bytes
+    )
+
+    assert broken.exit_code == 1
+    assert "standard-input" in broken.output
+    assert (restored.exit_code, restored.output) == (0, "1 event restored from standard input.\n")
+    assert second.deliver(notification).json == {"success": True, "outcome": "duplicate"}
+    assert not Path("-").exists()
+
+
+@pytest.fixture
+def terminal() -> Iterator[TextIO]:
+    """A terminal, to be read or written."""
+    master, slave = pty.openpty()
+    with os.fdopen(slave, "rb+", buffering=0) as raw, io.TextIOWrapper(raw) as stream:
+        yield stream
+    os.close(master)
+
+
+@pytest.mark.parametrize(
+    ("command", "stream", "redirect"),
+    [(db.back_up, "stdout", "- > FILE"), (db.restore, "stdin", "- < FILE")],
+)
+def test_backup_refuses_a_terminal(
+    receiver: Receiver, terminal: TextIO, command: click.Command, stream: str, redirect: str
+) -> None:
+    """`-` needs a redirection: a terminal would get bytes, or wait for them."""
+    with receiver.app.app_context(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, stream, terminal)
+        with pytest.raises(click.ClickException, match=redirect):
+            command.main(["-"], standalone_mode=False)
+
+
+@pytest.fixture
+def full_disk() -> Iterator[TextIO]:
+    """A file on a full disk."""
+    # The end of the block writes the rest once more.
+    with suppress(OSError), Path("/dev/full").open("w", encoding="utf-8") as stream:
+        yield stream
+
+
+def test_backup_that_is_cut_off_fails(
+    make_receiver: MakeReceiver, sqlite_url: str, full_disk: TextIO
+) -> None:
+    """A backup that does not fit on the disk behind standard output is an error."""
+    receiver = make_receiver({}, database_url=sqlite_url)
+    receiver.services.inbox.migrate()
+    with (
+        receiver.app.app_context(),
+        redirect_stdout(full_disk),
+        pytest.raises(click.ClickException, match="No space left"),
+    ):
+        db.back_up.main(["-"], standalone_mode=False)

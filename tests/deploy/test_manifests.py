@@ -200,6 +200,15 @@ class TestKubernetes:
             pause = int(hook.get("command", ["sleep", "0"])[1])
             assert pod["terminationGracePeriodSeconds"] > pause + grace()
 
+    def test_workers_can_write_a_backup(
+        self, objects: dict[tuple[str, str], dict[str, Any]]
+    ) -> None:
+        """`flask db backup -` has a disk for its temporary file, and not the pod's memory."""
+        deployment = objects["Deployment", "stripe-event-receiver-worker"]
+        pod = deployment["spec"]["template"]["spec"]
+        (volume,) = [each["emptyDir"] for each in pod["volumes"] if each["name"] == "tmp"]
+        assert volume == {"sizeLimit": "1Gi"}
+
     def test_each_version_migrates(self, objects: dict[tuple[str, str], dict[str, Any]]) -> None:
         """The name of the job has the version: a job cannot be changed."""
         assert ("Job", f"stripe-event-receiver-migrate-{version()}") in objects

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ from tests.support.services import EVENT_TYPE, HANDLER, MODULE, SECRETS, Lab, Se
 from tests.support.waiting import wait_for
 
 CONFIG = ROOT / "deploy" / "compose" / "nginx.conf"
+#: The beginning of the location that forwards deliveries.
+LOCATION = "        location ~ ^/webhook/?$ {\n"
 #: The addresses of the two web services, as of two containers.
 ADDRESSES = ["127.0.0.2", "127.0.0.3"]
 
@@ -28,8 +31,8 @@ ADDRESSES = ["127.0.0.2", "127.0.0.3"]
 class Nginx:
     """Nginx with the shipped configuration, for other addresses, and with an own certificate."""
 
-    def __init__(self, folder: Path, *, names: int, port: int, more: str = "") -> None:
-        """Take a folder, the ports of the name server and of the services, and more locations."""
+    def __init__(self, folder: Path, *, names: int, port: int, location: str = LOCATION) -> None:
+        """Take a folder, the ports of the name server and of the services, and a location."""
         self.port = free_port()
         self._certificate = folder / "tls_certificate"
         key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
@@ -44,7 +47,8 @@ class Nginx:
             "http://web:4242": f"http://web:{port}",
             "/run/secrets/": f"{folder}/",
             "/dev/std": f"{folder}/std",
-            "        location / {": f"{more}        location / {{",
+            LOCATION: location,
+            "proxy_connect_timeout 2s": "proxy_connect_timeout 1s",
         }.items():
             assert shipped in text
             text = text.replace(shipped, own)
@@ -121,7 +125,7 @@ def web(lab: Lab, postgresql_url: str, port: int) -> list[Service]:
 
 @pytest.fixture
 def nginx(tmp_path: Path, web: list[Service], port: int) -> Iterator[Nginx]:
-    """Nginx in front of the two, with the location that the page shows for a path prefix."""
+    """Nginx in front of the two, with the lines that the page shows for a path prefix."""
     for service in web:
         wait_for(service.is_ready, SECONDS)
     (snippet,) = [
@@ -130,9 +134,21 @@ def nginx(tmp_path: Path, web: list[Service], port: int) -> Iterator[Nginx]:
         if block.kind == "nginx"
     ]
     with name_server(ADDRESSES) as names:
-        nginx = Nginx(tmp_path, names=names, port=port, more=snippet)
+        nginx = Nginx(tmp_path, names=names, port=port, location=snippet)
         with nginx.running():
             yield nginx
+
+
+@contextmanager
+def vanished(address: str, port: int) -> Iterator[None]:
+    """Drop all new connections to an address, as the network does after a container is removed."""
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server((address, port), backlog=0))
+        for _ in range(4):  # the kernel drops what does not fit into the backlog
+            client = stack.enter_context(socket.socket())
+            client.settimeout(0)
+            client.connect_ex(server.getsockname())
+        yield
 
 
 def accepted(services: list[Service]) -> list[int]:
@@ -148,9 +164,9 @@ def test_configuration_is_valid(tmp_path: Path) -> None:
 
 
 def test_deliveries_reach_all_containers(
-    nginx: Nginx, web: list[Service], lab: Lab, postgresql_url: str
+    nginx: Nginx, web: list[Service], lab: Lab, postgresql_url: str, port: int
 ) -> None:
-    """Both services get deliveries. When one has ended, the other one gets all of them.
+    """Both services get deliveries. When one has ended or vanished, the other one gets all of them.
 
     A worker runs them. No other path is forwarded but the one with the page's prefix.
     """
@@ -162,6 +178,10 @@ def test_deliveries_reach_all_containers(
     more = [f"evt_more_{number}" for number in range(8)]
     assert {nginx.deliver(each) for each in more} == {(200, "accepted")}
 
+    with vanished(ADDRESSES[0], port):
+        last = [f"evt_last_{number}" for number in range(6)]
+        assert {nginx.deliver(each, "/stripe/webhook/") for each in last} == {(200, "accepted")}
+
     assert nginx.deliver("evt_prefix", "/stripe/webhook") == (200, "accepted")
     refused = nginx.ask("POST", "/webhook", b"{}")
     assert (refused.status, "error" in refused.json) == (400, True)
@@ -171,7 +191,7 @@ def test_deliveries_reach_all_containers(
     assert {nginx.ask("GET", path).status for path in ("/readyz", "/healthz", "/")} == {404}
 
     lab.start_worker(postgresql_url)
-    done = [*ids, *more, "evt_prefix"]
+    done = [*ids, *more, *last, "evt_prefix"]
     wait_for(
         lambda: {each.event_id for each in lab.journal() if each.what == "end"} == {*done}, SECONDS
     )
