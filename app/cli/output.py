@@ -5,7 +5,9 @@ Nothing here prints a character that controls the terminal.
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
@@ -27,19 +29,53 @@ _BAR_WIDTH = 20
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
+class OutputError(click.ClickException):
+    """Standard output cannot be written, for example because its disk is full."""
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Turn a failed write of the output into an ``OutputError``.
+
+    A broken pipe stays one: Click then ends the command in silence, as ``| head`` expects.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # The interpreter flushes again when it exits, and would print a second error.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+        raise OutputError(f"The output cannot be written: {error.strerror}.") from None
+
+
 def say(line: str = "", *, err: bool = False) -> None:
     """Print ``line`` as one line, without control characters."""
-    click.echo(printable(line), err=err)
+    with writing():
+        click.echo(printable(line), err=err)
 
 
 def say_lines(text: str) -> None:
     """Print a text of several lines. Its only control characters are line ends and tabs."""
-    click.echo(printable(text, LINES))
+    with writing():
+        click.echo(printable(text, LINES))
 
 
 def say_json(value: Any) -> None:
     """Print ``value`` as JSON."""
-    click.echo(as_json(value, indent=2))
+    with writing():
+        click.echo(as_json(value, indent=2))
+
+
+def confirm(question: str) -> None:
+    """Ask a question, and end the command unless the answer is yes."""
+    if sys.stdin is None:
+        raise click.ClickException(
+            "Standard input is closed, so the command cannot ask. Add --yes."
+        )
+    click.confirm(question, abort=True)
 
 
 def say_table(rows: Sequence[Sequence[str]], indent: int = 0, headings: Sequence[str] = ()) -> None:
@@ -79,10 +115,17 @@ def progress(items: Iterable[T], count: int, label: str) -> Iterator[T]:
 
 
 def say_beside_progress(line: str) -> None:
-    """Print ``line`` in the place of the progress bar, which moves down."""
+    """Print the result of an item in the place of the progress bar, which moves down.
+
+    If it cannot be printed, the command stops, and standard error has the line.
+    """
     if sys.stderr.isatty():
         click.echo(_CLEAR, nl=False, err=True)
-    say(line)
+    try:
+        say(line)
+    except (BrokenPipeError, OutputError):
+        say(f"Stopped after this event: {line}", err=True)
+        raise
 
 
 def say_on_terminal(line: str) -> None:

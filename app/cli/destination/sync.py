@@ -20,7 +20,7 @@ from app.cli.destination.create import NOTHING_HANDLED
 from app.cli.destination.list_show import show_comparison
 from app.cli.dev_server import open_client
 from app.cli.hints import hint
-from app.cli.output import plural, say
+from app.cli.output import confirm, plural, say
 from app.cli.stripe_errors import checked, explained
 from app.services import services
 from app.text import printable
@@ -85,7 +85,7 @@ def sync(
         say("There is nothing to change.")
         return
     if not yes:
-        click.confirm(f"\nChange {printable(destination_id)}?", abort=True)
+        confirm(f"\nChange {printable(destination_id)}?")
     _apply(client, before, plan)
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import click
 
-from app.cli.output import say
+from app.cli.output import say, writing
 from app.text import printable
 
 #: Widths of the columns.
@@ -35,6 +35,7 @@ class Line(NamedTuple):
         """Print the line, and the remedy below it."""
         name = self.level.name
         level = click.style(f"{name:<{_LEVEL}}", fg=_COLOURS[name])
-        click.echo(f"{level}  {self.what:<{_WHAT}}  {printable(self.text)}")
+        with writing():
+            click.echo(f"{level}  {self.what:<{_WHAT}}  {printable(self.text)}")
         if self.remedy:
             say(f"{'':{_LEVEL}}  {'':{_WHAT}}  -> {self.remedy}")

@@ -14,6 +14,7 @@ from app.cli.execution import begin_execution
 from app.cli.hints import hint
 from app.cli.inbox_errors import explained
 from app.cli.output import (
+    confirm,
     iso_time,
     json_option,
     plural,
@@ -97,7 +98,7 @@ def _reconcile(
 def _confirm(count: int, *, is_queue: bool) -> None:
     events = plural(count, "event")
     question = f"Record {events} for the workers?" if is_queue else f"Record and run {events}?"
-    click.confirm(question, abort=True)
+    confirm(question)
 
 
 def _backfill(reconciler: Reconciler, gap: Gap, output: _Text | _Json) -> None:

@@ -15,7 +15,7 @@ from app.cli.events.filters import filter_options, limit_option
 from app.cli.execution import begin_execution
 from app.cli.hints import hint
 from app.cli.inbox_errors import explained
-from app.cli.output import mode, plural, progress, say, say_beside_progress, say_table
+from app.cli.output import confirm, mode, plural, progress, say, say_beside_progress, say_table
 from app.errors import CallbackFailed, DeliveryError, InboxUnavailable
 from app.inbox.filters import EventFilter
 from app.services import services
@@ -98,7 +98,7 @@ def _retry(
         say_table(rows, headings=("event id", "type", "state", "reason"))
         return
     if not options["yes"]:
-        click.confirm(f"Run {plural(len(accepted), 'event')} again?", abort=True)
+        confirm(f"Run {plural(len(accepted), 'event')} again?")
     with explained():
         _run_all(services, accepted, options)
 
