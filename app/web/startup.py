@@ -26,6 +26,7 @@ def load() -> Bridge:
         "service_configured",
         mode="live" if parts.settings.livemode else "test",
         processing=parts.settings.processing,
+        stripe_api=parts.settings.stripe_api_base,
         dotenv=parts.settings.origin.dotenv,
         handled=[module.event_type for module in parts.registry.modules],
         inbox=parts.inbox.address,
