@@ -44,6 +44,7 @@ def load() -> Bridge:
         max_body_bytes=parts.settings.max_body_bytes,
         stopping=parts.stopping,
         background=_background(parts),
+        refusals=parts.refusals,
     )
 
 
