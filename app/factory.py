@@ -34,6 +34,7 @@ from app.settings import Settings
 from app.stripe_api.client import build_client
 from app.stripe_api.rate_limiter import RateLimiter
 from app.web import answers, health, webhook
+from app.web.refusals import RefusalLog
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -121,6 +122,7 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         worker=worker,
         receiver=Receiver(settings, inbox.deliveries, runner, worker, stopping),
         reconciler=Reconciler(settings, handlers, inbox, client, runner),
+        refusals=RefusalLog(),
         stopping=stopping,
     )
 

@@ -19,6 +19,7 @@ from app.processing.worker import Worker
 from app.reconcile.reconciler import Reconciler
 from app.runtime.watchdog import Watchdog
 from app.settings import Settings
+from app.web.refusals import RefusalLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Services:
     worker: Worker
     receiver: Receiver
     reconciler: Reconciler
+    refusals: RefusalLog
     stopping: threading.Event
 
     def unfinished(self) -> dict[str, int]:

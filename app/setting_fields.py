@@ -58,6 +58,12 @@ def convert(
 def contradictions(settings: Settings) -> dict[str, str]:
     """Return the settings that contradict another one, each with the problem."""
     problems = _mode_problems(settings)
+    base = settings.stripe_api_base
+    if settings.livemode and base and not base.lower().startswith("https:"):
+        problems["STRIPE_API_BASE"] = (
+            f"STRIPE_API_BASE is not https, and STRIPE_API_KEY is {settings.key_kind}, which must"
+            " not reach a stand-in. Remove STRIPE_API_BASE, or use a test key"
+        )
     if settings.database_url.startswith("sqlite"):
         given = {
             "DATABASE_SCHEMA": settings.database_schema,

@@ -51,7 +51,7 @@ STRIPE = "https://api.stripe.com"
 DECLARED_TYPE = re.compile(r"""^EVENT_TYPE\b[^=\n]*=\s*["']([^"'\n]+)""", re.MULTILINE)
 
 LIVE_KEY = (
-    "STRIPE_API_KEY is a live key, which the stand-in for Stripe's API does not take. Put a test"
+    "STRIPE_API_KEY is a live key, which a stand-in for Stripe's API must not get. Put a test"
     f" key into .env, or use Stripe's own API: make dev STRIPE_API_BASE={STRIPE}"
 )
 
@@ -76,9 +76,14 @@ class StopSignals:
 
 
 def main() -> None:
-    """Serve until a signal. Raises ``SystemExit`` with the reason if it cannot start."""
+    """Serve until a signal. Raises ``SystemExit`` with the reason if it cannot start.
+
+    A live key must not reach a stand-in, so it needs Stripe's own API.
+    """
     stop = StopSignals()
     settings = Settings.load()
+    if settings.livemode and settings.stripe_api_base != STRIPE:
+        sys.exit(LIVE_KEY)
     folder = package_folder(settings.handlers_package)
     with ExitStack() as stack:
         # Others on the network do not reach it, unless BIND_HOST says so.
@@ -115,10 +120,7 @@ def _stand_in(settings: Settings, webhook: str, folder: Path) -> Iterator[str]:
     """Serve a stand-in for Stripe's API until the end of the block, and yield its address.
 
     It has the events of the inbox, and a destination that sends the handled types to ``webhook``.
-    Raises ``SystemExit`` for a live key, which must not reach a stand-in.
     """
-    if settings.livemode:
-        sys.exit(LIVE_KEY)
     with closing(Inbox(settings.database_url, lease_seconds=1)) as inbox:
         api = StripeApi(lambda path: find(inbox, path))
         secret = settings.stripe_webhook_secrets[0]

@@ -62,7 +62,7 @@ def test_every_variable_is_read() -> None:
     settings = load(
         STRIPE_API_KEY="rk_live_fake",
         STRIPE_WEBHOOK_SECRET="whsec_a, whsec_b,",
-        STRIPE_API_BASE="http://127.0.0.1:12111/",
+        STRIPE_API_BASE="https://127.0.0.1:12111/",
         STRIPE_RATE_LIMIT="30",
         DATABASE_URL="postgres://user:fake@db:5432/inbox",
         DATABASE_SCHEMA="stripe_inbox",
@@ -89,7 +89,7 @@ def test_every_variable_is_read() -> None:
     assert settings == Settings(
         stripe_api_key="rk_live_fake",
         stripe_webhook_secrets=("whsec_a", "whsec_b"),
-        stripe_api_base="http://127.0.0.1:12111",
+        stripe_api_base="https://127.0.0.1:12111",
         stripe_rate_limit=30,
         database_url="postgresql+psycopg://user:fake@db:5432/inbox",
         database_schema="stripe_inbox",
@@ -165,6 +165,21 @@ def test_organization_key_needs_mode_and_context(changes: dict[str, str], words:
     (problem,) = problems(**changes)
     assert problem.startswith(words)
     assert load(STRIPE_MODE="test").livemode is False
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        {"STRIPE_API_KEY": "sk_live_fake"},
+        {"STRIPE_API_KEY": "rk_live_fake"},
+        {**ORGANIZATION, "STRIPE_MODE": "live", "STRIPE_CONTEXT": "acct_1"},
+    ],
+)
+def test_live_key_needs_https(key: dict[str, str]) -> None:
+    """A stand-in at an http address, even a local one, must not get a live key."""
+    (problem,) = problems(**key, STRIPE_API_BASE="HTTP://127.0.0.1:12111")
+    assert problem.startswith("STRIPE_API_BASE is not https, and STRIPE_API_KEY is a")
+    assert load(**key, STRIPE_API_BASE="HTTPS://proxy").livemode is True
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,8 @@ def _start(
         # A thread of its own, which the end of the process may interrupt at any moment.
         reconcile = partial(services.reconciler.run_every, interval, services.stopping, accounts)
         start_thread("reconciler", reconcile)
-    log.info("worker_started", threads=threads, inbox=services.inbox.address)
+    api = services.settings.stripe_api_base
+    log.info("worker_started", threads=threads, inbox=services.inbox.address, stripe_api=api)
 
 
 def _open_stop_signals() -> int:

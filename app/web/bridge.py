@@ -88,18 +88,19 @@ class Bridge:
         max_body_bytes: int,
         stopping: threading.Event,
         background: Background | None = None,
+        refusals: RefusalLog | None = None,
         read_seconds: float = READ_SECONDS,
     ) -> None:
         """Serve ``wsgi_app`` with up to ``threads`` POST requests at once.
 
         A body over ``max_body_bytes`` gets 413 before it is read to its end. A body that is
         incomplete ``read_seconds`` after its header gets 408. While ``stopping`` is set, each
-        request gets 503. A stop also waits for the ``background``.
+        request gets 503. A stop also waits for the ``background``. ``refusals`` limits warnings.
         """
         self.stopping = stopping
         self.read_seconds = read_seconds
         self.background = background or Background()
-        self.refusals = RefusalLog()
+        self.refusals = refusals or RefusalLog()
         call = functools.partial(wsgi.call, wsgi_app)
         self._max_body_bytes = max_body_bytes
         self._callbacks = Pool(call, threads, "callback", failed=_FAILED)

@@ -111,6 +111,7 @@ class WebWorker(gunicorn_private.LoopWorker):
 
     async def _tick(self) -> None:
         self.notify()
+        self.asgi.refusals.end_intervals()
         if self.ppid != os.getppid():
             self.handle_exit_signal()
         await asyncio.sleep(TICK_SECONDS)

@@ -1,13 +1,15 @@
 """Warnings about refused requests, limited in number.
 
-A client needs no signature to send malformed requests without end, and could fill the log. The
+A client needs no signature to send refused requests without end, and could fill the log. The
 warnings name the kind of mistake. They never quote the request, which may hold personal data.
 """
 
 from __future__ import annotations
 
-import asyncio
+import math
 import re
+import threading
+import time
 from collections import Counter
 
 import structlog
@@ -25,34 +27,48 @@ log = structlog.get_logger(__name__)
 
 
 class RefusalLog:
-    """Logs the refused requests of one process. It belongs to the thread of the event loop."""
+    """Limits the warnings about refused requests in one process. All threads may use it."""
 
-    def __init__(self, seconds: float = SECONDS) -> None:
-        """Log up to ``LINES`` warnings for each reason in ``seconds``."""
-        self._seconds = seconds
+    def __init__(self) -> None:
+        """Allow up to ``LINES`` warnings for each reason in ``SECONDS``."""
+        self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
+        self._ends: dict[str, float] = {}
 
     def write(self, reason: str, **fields: object) -> None:
-        """Log a refused request, unless its reason has had its warnings of this interval.
+        """Log a refused request, if ``allows`` permits it."""
+        if self.allows(reason):
+            log.warning("request_refused", reason=reason, **fields)
+
+    def allows(self, reason: str) -> bool:
+        """Count a warning. Return false if its reason has had its warnings of this interval.
 
         An interval begins with the first warning of a reason. If some were left out, one line with
         their number ends it.
         """
-        self._counts[reason] += 1
-        if self._counts[reason] == 1:
-            asyncio.get_running_loop().call_later(self._seconds, self._end_interval, reason)
-        if self._counts[reason] <= LINES:
-            log.warning("request_refused", reason=reason, **fields)
+        self.end_intervals()
+        with self._lock:
+            self._counts[reason] += 1
+            self._ends.setdefault(reason, time.monotonic() + SECONDS)
+            return self._counts[reason] <= LINES
+
+    def end_intervals(self) -> None:
+        """End the intervals that are over. The server calls this regularly."""
+        self._end(time.monotonic())
 
     def flush(self) -> None:
-        """Log the number of warnings that were left out so far. Call it before the process ends."""
-        for reason in list(self._counts):
-            self._end_interval(reason)
+        """End all intervals. Call it before the process ends."""
+        self._end(math.inf)
 
-    def _end_interval(self, reason: str) -> None:
-        left_out = self._counts.pop(reason, 0) - LINES
-        if left_out > 0:
-            log.warning("refusals_left_out", reason=reason, left_out=left_out)
+    def _end(self, now: float) -> None:
+        with self._lock:
+            over = [reason for reason, end in self._ends.items() if end <= now]
+            counts = [(reason, self._counts.pop(reason)) for reason in over]
+            for reason in over:
+                del self._ends[reason]
+        for reason, count in counts:
+            if count > LINES:
+                log.warning("refusals_left_out", reason=reason, left_out=count - LINES)
 
 
 def shown_path(path: str) -> str:

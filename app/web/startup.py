@@ -26,6 +26,7 @@ def load() -> Bridge:
         "service_configured",
         mode="live" if parts.settings.livemode else "test",
         processing=parts.settings.processing,
+        stripe_api=parts.settings.stripe_api_base,
         dotenv=parts.settings.origin.dotenv,
         handled=[module.event_type for module in parts.registry.modules],
         inbox=parts.inbox.address,
@@ -43,6 +44,7 @@ def load() -> Bridge:
         max_body_bytes=parts.settings.max_body_bytes,
         stopping=parts.stopping,
         background=_background(parts),
+        refusals=parts.refusals,
     )
 
 

@@ -78,6 +78,10 @@ def _environ(scope: Scope, body: bytes) -> WSGIEnvironment:
         environ[key] = f"{environ[key]},{text}" if key in environ else text
     environ.pop("HTTP_TRANSFER_ENCODING", None)
     environ["CONTENT_LENGTH"] = str(len(body))
+    # Flask's routing refuses a host name such as a..b, and a request to upgrade to WebSocket. The
+    # service uses neither header, and its signature decides about a delivery.
+    environ.pop("HTTP_UPGRADE", None)
+    environ["HTTP_HOST"] = "localhost"
     return environ
 
 

@@ -87,7 +87,7 @@ def test_signal_that_finds_a_lock_held_stops_it(
 ) -> None:
     """A signal ends the worker in good order, whatever lock the main thread holds.
 
-    Before, it has named a misspelt setting.
+    Before, it has named a misspelt setting, and the API if that is not Stripe's own.
     """
     done = subprocess.run(
         [sys.executable, "-c", SIGNAL_WHILE_LOCKED, "worker"],
@@ -101,6 +101,7 @@ def test_signal_that_finds_a_lock_held_stops_it(
             "HANDLERS_PACKAGE": make_handlers(),
             "PROCESSING": "queue",
             "WORKER_THREAD": "4",
+            "STRIPE_API_BASE": "http://127.0.0.1:9",
         },
         capture_output=True,
         text=True,
@@ -109,6 +110,7 @@ def test_signal_that_finds_a_lock_held_stops_it(
     )
     assert done.returncode == 0, done.stderr
     assert "worker_ended" in done.stderr
+    assert '"stripe_api": "http://127.0.0.1:9"' in done.stderr
     assert '"variable": "WORKER_THREAD", "nearest": "WORKER_THREADS"' in done.stderr
 
 

@@ -386,11 +386,12 @@ class TestStandIn:
             second.shows("For commands in other terminals, set STRIPE_API_BASE=http://127.0.0.1:")
         assert "another `make dev` runs in this folder." in second.shown
 
-    def test_live_key_is_refused(self, start: StartDev) -> None:
-        """A live key never reaches the stand-in."""
-        running = start(STRIPE_API_KEY="sk_live_fake_for_tests")
+    @pytest.mark.parametrize("base", ["", "https://127.0.0.1:9"])
+    def test_live_key_is_refused(self, base: str, start: StartDev) -> None:
+        """A live key never reaches a stand-in, its own or another one."""
+        running = start(STRIPE_API_KEY="sk_live_fake_for_tests", STRIPE_API_BASE=base)
         assert running.process.wait(60) == 1
-        running.shows("STRIPE_API_KEY is a live key, which the stand-in for Stripe's API does not")
+        running.shows("STRIPE_API_KEY is a live key, which a stand-in for Stripe's API must not")
 
     def test_types_of_the_destination(self, tmp_path: Path) -> None:
         """The handled types are those of file names, and those that modules declare."""

@@ -60,10 +60,13 @@ def test_burst_of_connections_is_shared(serve: Serve) -> None:
 def test_service_runs_under_gunicorn(tmp_path: Path) -> None:
     """Without arguments, gunicorn serves the real application and exits with 0.
 
-    Its secrets can be files. It names a misspelt setting once.
+    Its secrets can be files. It names a misspelt setting once, and a stand-in for Stripe's API.
     """
     command = [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0"]
-    environment = service_environment(tmp_path) | {"WEB_CONCURENCY": "4"}
+    environment = service_environment(tmp_path) | {
+        "WEB_CONCURENCY": "4",
+        "STRIPE_API_BASE": "http://127.0.0.1:9",
+    }
     for name in ("STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET", "DATABASE_URL"):
         (tmp_path / name).write_text(f"{environment.pop(name)}\n", encoding="utf-8")
         environment[f"{name}_FILE"] = str(tmp_path / name)
@@ -74,6 +77,8 @@ def test_service_runs_under_gunicorn(tmp_path: Path) -> None:
         signature = samples.sign(body, SECRET)
         assert server.ask("POST", "/webhook", body, Stripe_Signature=signature).status == 200
         assert (tmp_path / "inbox.sqlite3").exists()
+        (line,) = server.logged("service_configured")
+        assert line["stripe_api"] == "http://127.0.0.1:9"
         (line,) = server.logged("setting_unknown")
         assert (line["variable"], line["nearest"]) == ("WEB_CONCURENCY", "WEB_CONCURRENCY")
         assert server.stop() == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,32 +12,41 @@ from structlog.testing import capture_logs
 from app.web.refusals import LINES, RefusalLog, shown_path
 
 
-def logged(act: Callable[[RefusalLog], Any], seconds: float = 60) -> list[tuple[Any, ...]]:
-    """Return the event, reason and number of each line that ``act`` causes in an event loop."""
-
-    async def run() -> None:
-        refusals = RefusalLog(seconds)
-        result = act(refusals)
-        if result is not None:
-            await result
-
+def logged(act: Callable[[RefusalLog], None]) -> list[tuple[Any, ...]]:
+    """Return the event, reason and number of each line that ``act`` causes."""
     with capture_logs() as lines:
-        asyncio.run(run())
+        act(RefusalLog())
     return [(line["event"], line["reason"], line.get("left_out")) for line in lines]
 
 
 def test_one_reason_gets_a_limited_number_of_lines() -> None:
     """The other refusals are counted, and one line at the end of the interval has the number."""
 
-    async def flood(refusals: RefusalLog) -> None:
+    def flood(refusals: RefusalLog) -> None:
         for _ in range(LINES + 5):
             refusals.write("malformed", status=400)
-        await asyncio.sleep(0.1)
+
+    assert logged(flood) == [("request_refused", "malformed", None)] * LINES
+
+
+@pytest.mark.parametrize("ends", [RefusalLog.end_intervals, lambda log: log.allows("unknown_path")])
+def test_interval_ends(
+    ends: Callable[[RefusalLog], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After it the number is logged, by the server's tick or the next refusal. The next begins."""
+
+    def flood(refusals: RefusalLog) -> None:
+        for _ in range(LINES + 5):
+            refusals.write("malformed", status=400)
+        refusals.end_intervals()
+        now = time.monotonic() + 61
+        monkeypatch.setattr(time, "monotonic", lambda: now)  # a minute is too long for a test
+        ends(refusals)
         refusals.write("malformed", status=400)
 
     line = ("request_refused", "malformed", None)
     left_out = ("refusals_left_out", "malformed", 5)
-    assert logged(flood, seconds=0.01) == [line] * LINES + [left_out, line]
+    assert logged(flood) == [line] * LINES + [left_out, line]
 
 
 def test_each_reason_has_its_own_limit() -> None:

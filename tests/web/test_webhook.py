@@ -21,6 +21,7 @@ import pytest
 from werkzeug.test import TestResponse
 
 from app.inbox import Event, Inbox, NewEvent
+from app.web.refusals import LINES
 from devkit import samples
 from tests.conftest import API_KEY, SECRET, Receiver
 from tests.support import raw_sql
@@ -698,6 +699,25 @@ def test_no_secret_matches(open_door: OpenDoor) -> None:
     door = open_door(stripe_webhook_secrets=(SECRET, SECOND))
     door.assert_refused(door.deliver(notification(), secret=THIRD), "signature_mismatch")
     assert "secret" not in door.printed.lines("delivery")[-1]
+
+
+def test_unsigned_deliveries_do_not_fill_the_log(door: Door) -> None:
+    """The lines of one reason are limited, unless a secret signed the delivery. All are counted."""
+    body, refusals = encode(), door.receiver.services.refusals
+    for _ in range(LINES + 3):
+        assert door.post(body, None).status_code == 400
+        door.post(body, sign(body, 1))
+        door.deliver(b"null")
+    refusals.flush()
+    door.post(body, None)
+
+    lines = [(line["reason"], line["rejections"]) for line in door.printed.lines("delivery")]
+    numbers = {reason: [number for each, number in lines if each == reason] for reason, _ in lines}
+    assert numbers["signature_missing"] == [*range(1, LINES + 1), LINES + 4]
+    assert numbers["signature_stale"] == list(range(1, LINES + 4))
+    assert numbers["not_a_notification"] == list(range(1, LINES + 4))
+    (left_out,) = door.printed.lines("refusals_left_out")
+    assert (left_out["reason"], left_out["left_out"]) == ("signature_missing", 3)
 
 
 def test_refusals_are_counted_by_reason(door: Door) -> None:
