@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -274,3 +275,33 @@ class TestSystemd:
         files = {value for name, value in variables.items() if name.endswith("_FILE")}
         loaded = re.findall(r"^LoadCredential=(\w+):", text, re.MULTILINE)
         assert files == {f"%d/{name}" for name in loaded}
+
+    def test_service_is_behind_a_proxy(self) -> None:
+        """It listens on this machine only: live events arrive over TLS."""
+        assert "\nEnvironment=BIND_HOST=127.0.0.1\n" in UNIT.read_text(encoding="utf-8")
+
+    def test_commands_have_the_settings_of_the_unit(self, tmp_path: Path) -> None:
+        """deploy/systemd/flask gives user, folders, credentials and settings to `systemd-run`.
+
+        The two programs are replaced: no systemd runs here that they could ask.
+        """
+        for name, line in {
+            "systemctl": f'cat "{UNIT}"',
+            "systemd-run": "printf '%s\\n' \"$@\"",
+        }.items():
+            (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
+            (tmp_path / name).chmod(0o755)
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        done = call("env", f"PATH={path}", UNIT.parent / "flask", "events", "retry", "two words")
+        assert (done.returncode, done.stderr) == (0, "")
+
+        given = done.stdout.splitlines()
+        assert given[-4:] == [f"{ROOT}/.venv/bin/flask", "events", "retry", "two words"]
+        (unit,) = [each.removeprefix("--unit=") for each in given if each.startswith("--unit=")]
+        names = (
+            "User|DynamicUser|StateDirectory|WorkingDirectory|UMask|LoadCredential|Environment\\w*"
+        )
+        lines = re.findall(rf"^(?:{names})=.*$", UNIT.read_text(encoding="utf-8"), re.MULTILINE)
+        properties = {each.replace("%d", f"/run/credentials/{unit}") for each in lines}
+        assert len(properties) == 12
+        assert {f"--property={each}" for each in properties} <= set(given)
