@@ -117,6 +117,28 @@ class TestCompose:
         for name in ("web", "worker"):
             assert seconds(compose["services"][name]["stop_grace_period"]) > grace()
 
+    def test_containers_are_limited(self, compose: dict[str, Any]) -> None:
+        """Each container has a limit of its memory and of its log."""
+        for service in compose["services"].values():
+            assert service["mem_limit"]
+            assert service["logging"]["options"] == {"max-size": "10m", "max-file": "5"}
+
+    def test_network_facing_containers_are_confined(self, compose: dict[str, Any]) -> None:
+        """Nginx and the service have no capabilities that they do not need, and get no others."""
+        for name in ("nginx", "web", "worker", "migrate"):
+            service = compose["services"][name]
+            assert service["cap_drop"] == ["ALL"]
+            assert service["security_opt"] == ["no-new-privileges:true"]
+
+    def test_renewed_certificate_is_seen(self, compose: dict[str, Any]) -> None:
+        """Nginx reads the certificate from a mounted folder, where a renamed file is seen."""
+        text = (COMPOSE.parent / "nginx.conf").read_text(encoding="utf-8")
+        files = re.findall(r"^ *ssl_certificate(?:_key)? (.*);$", text, re.MULTILINE)
+        volumes = [each.split(":") for each in compose["services"]["nginx"]["volumes"]]
+        folders = {target for source, target, _ in volumes if not Path(source).suffix}
+        assert len(files) == 2
+        assert {str(Path(each).parent) for each in files} == folders
+
 
 class TestKubernetes:
     """deploy/kubernetes/."""
@@ -154,6 +176,7 @@ class TestKubernetes:
             elif kind == "Service":
                 assert spec["selector"] in labels
             elif kind == "Ingress":
+                assert spec["ingressClassName"]
                 (path,) = spec["rules"][0]["http"]["paths"]
                 assert ("Service", path["backend"]["service"]["name"]) in objects
         for pod in pods(objects):
@@ -229,7 +252,10 @@ class TestKeda:
         assert objects["Deployment", target]["spec"]["template"]["spec"]["containers"]
         (trigger,) = scaled["spec"]["triggers"]
         url = urlsplit(trigger["metadata"]["url"])
-        assert ("Service", url.hostname) in objects
+        assert url.hostname is not None
+        name, *domain = url.hostname.split(".")
+        assert ("Service", name) in objects
+        assert domain == ["namespace", "svc"]  # KEDA runs in a namespace of its own
         receiver = make_receiver(processing="queue", worker_threads=0)
         answer = receiver.client.get(url.path).json
         assert answer is not None
