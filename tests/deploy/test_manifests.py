@@ -19,6 +19,7 @@ from app.settings import Settings
 from devkit.deliver import API_KEY, SECRET
 from tests.conftest import Receiver
 from tests.deploy.conftest import version
+from tests.support import pages
 from tests.support.images import ROOT
 
 TOOLS = ROOT / ".venv-deploy" / "bin"
@@ -84,6 +85,14 @@ def pods(objects: dict[tuple[str, str], dict[str, Any]]) -> Iterator[dict[str, A
     for each in objects.values():
         if "template" in each.get("spec", {}):
             yield each["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize("placeholder", ["your.host", "NAMESPACE", "ingressClassName"])
+def test_page_names_what_to_replace(placeholder: str) -> None:
+    """The page names each word of the manifests that a reader has to replace."""
+    manifests = [file.read_text(encoding="utf-8") for file in (*KUBERNETES, KEDA)]
+    assert placeholder in "".join(manifests)
+    assert f"`{placeholder}`" in pages.PAGES["docs/deploy.md"]
 
 
 class TestCompose:
