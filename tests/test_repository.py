@@ -556,6 +556,14 @@ class TestMakefile:
         made = recipe("install", ".env", "INSTALLED=none", "--always-make")
         assert {each for each in made if each.startswith((".venv", "python3 -m"))} == shown
 
+    def test_container_without_make_is_reachable(self) -> None:
+        """The page's container listens outside of itself, and a second terminal finds its name."""
+        text = pages.section(WITHOUT_MAKE, "Windows")
+        (run,) = re.findall(r"docker run (.*)", text)
+        assert "-e BIND_HOST=0.0.0.0 " in run
+        (name,) = re.findall(r"--name (\S+)", run)
+        assert f"docker exec -it {name} bash" in text
+
     @pytest.mark.parametrize("target", sorted({"help", *targets()}))
     def test_each_target_can_be_shown(self, target: str) -> None:
         """Make -n shows what each target would do."""

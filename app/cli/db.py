@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, TextIO
 import click
 from flask.cli import AppGroup, with_appcontext
 
-from app.cli.hints import hint
+from app.cli.hints import flask_command, hint
 from app.cli.inbox_errors import explained
 from app.cli.output import json_option, plural, say, say_json, say_table, sentence
 from app.errors import MigrationPending
@@ -118,9 +118,7 @@ def _output(file: str) -> Iterator[Path]:
     if file != STANDARD_STREAM:
         yield Path(file)
         return
-    stream = _binary(
-        sys.stdout, "Standard output is a terminal. Redirect it: `... backup - > FILE`"
-    )
+    stream = _binary(sys.stdout, f"{flask_command('db', 'backup', '-')} > FILE")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "standard-output")
         yield path
@@ -136,7 +134,7 @@ def _input(file: str) -> Iterator[Path]:
     if file != STANDARD_STREAM:
         yield Path(file)
         return
-    stream = _binary(sys.stdin, "Standard input is a terminal. Redirect it: `restore - < FILE`")
+    stream = _binary(sys.stdin, f"{flask_command('db', 'restore', '-')} < FILE")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "standard-input")
         with path.open("wb") as copy:
@@ -144,10 +142,13 @@ def _input(file: str) -> Iterator[Path]:
         yield path
 
 
-def _binary(stream: TextIO, problem: str) -> BinaryIO:
-    """Return the bytes below a standard stream. Raises ``ClickException`` for a terminal."""
+def _binary(stream: TextIO, redirect: str) -> BinaryIO:
+    """Return the bytes below a standard stream. Raises ``ClickException`` for a terminal.
+
+    ``redirect`` is the command that redirects it.
+    """
     if stream.isatty():
-        raise click.ClickException(f"{problem}.")
+        raise click.ClickException(f"`-` cannot be a terminal. Redirect it: `{redirect}`.")
     return stream.buffer
 
 

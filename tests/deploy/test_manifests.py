@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from app.settings import Settings
 from devkit.deliver import API_KEY, SECRET
 from tests.conftest import Receiver
 from tests.deploy.conftest import version
+from tests.support import pages
 from tests.support.images import ROOT
 
 TOOLS = ROOT / ".venv-deploy" / "bin"
@@ -85,6 +87,14 @@ def pods(objects: dict[tuple[str, str], dict[str, Any]]) -> Iterator[dict[str, A
             yield each["spec"]["template"]["spec"]
 
 
+@pytest.mark.parametrize("placeholder", ["your.host", "NAMESPACE", "ingressClassName"])
+def test_page_names_what_to_replace(placeholder: str) -> None:
+    """The page names each word of the manifests that a reader has to replace."""
+    manifests = [file.read_text(encoding="utf-8") for file in (*KUBERNETES, KEDA)]
+    assert placeholder in "".join(manifests)
+    assert f"`{placeholder}`" in pages.PAGES["docs/deploy.md"]
+
+
 class TestCompose:
     """deploy/compose/compose.yaml."""
 
@@ -115,6 +125,28 @@ class TestCompose:
         """A container is killed later than gunicorn ends by itself."""
         for name in ("web", "worker"):
             assert seconds(compose["services"][name]["stop_grace_period"]) > grace()
+
+    def test_containers_are_limited(self, compose: dict[str, Any]) -> None:
+        """Each container has a limit of its memory and of its log."""
+        for service in compose["services"].values():
+            assert service["mem_limit"]
+            assert service["logging"]["options"] == {"max-size": "10m", "max-file": "5"}
+
+    def test_network_facing_containers_are_confined(self, compose: dict[str, Any]) -> None:
+        """Nginx and the service have no capabilities that they do not need, and get no others."""
+        for name in ("nginx", "web", "worker", "migrate"):
+            service = compose["services"][name]
+            assert service["cap_drop"] == ["ALL"]
+            assert service["security_opt"] == ["no-new-privileges:true"]
+
+    def test_renewed_certificate_is_seen(self, compose: dict[str, Any]) -> None:
+        """Nginx reads the certificate from a mounted folder, where a renamed file is seen."""
+        text = (COMPOSE.parent / "nginx.conf").read_text(encoding="utf-8")
+        files = re.findall(r"^ *ssl_certificate(?:_key)? (.*);$", text, re.MULTILINE)
+        volumes = [each.split(":") for each in compose["services"]["nginx"]["volumes"]]
+        folders = {target for source, target, _ in volumes if not Path(source).suffix}
+        assert len(files) == 2
+        assert {str(Path(each).parent) for each in files} == folders
 
 
 class TestKubernetes:
@@ -153,6 +185,7 @@ class TestKubernetes:
             elif kind == "Service":
                 assert spec["selector"] in labels
             elif kind == "Ingress":
+                assert spec["ingressClassName"]
                 (path,) = spec["rules"][0]["http"]["paths"]
                 assert ("Service", path["backend"]["service"]["name"]) in objects
         for pod in pods(objects):
@@ -228,7 +261,10 @@ class TestKeda:
         assert objects["Deployment", target]["spec"]["template"]["spec"]["containers"]
         (trigger,) = scaled["spec"]["triggers"]
         url = urlsplit(trigger["metadata"]["url"])
-        assert ("Service", url.hostname) in objects
+        assert url.hostname is not None
+        name, *domain = url.hostname.split(".")
+        assert ("Service", name) in objects
+        assert domain == ["namespace", "svc"]  # KEDA runs in a namespace of its own
         receiver = make_receiver(processing="queue", worker_threads=0)
         answer = receiver.client.get(url.path).json
         assert answer is not None
@@ -274,3 +310,33 @@ class TestSystemd:
         files = {value for name, value in variables.items() if name.endswith("_FILE")}
         loaded = re.findall(r"^LoadCredential=(\w+):", text, re.MULTILINE)
         assert files == {f"%d/{name}" for name in loaded}
+
+    def test_service_is_behind_a_proxy(self) -> None:
+        """It listens on this machine only: live events arrive over TLS."""
+        assert "\nEnvironment=BIND_HOST=127.0.0.1\n" in UNIT.read_text(encoding="utf-8")
+
+    def test_commands_have_the_settings_of_the_unit(self, tmp_path: Path) -> None:
+        """deploy/systemd/flask gives user, folders, credentials and settings to `systemd-run`.
+
+        The two programs are replaced: no systemd runs here that they could ask.
+        """
+        for name, line in {
+            "systemctl": f'cat "{UNIT}"',
+            "systemd-run": "printf '%s\\n' \"$@\"",
+        }.items():
+            (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
+            (tmp_path / name).chmod(0o755)
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        done = call("env", f"PATH={path}", UNIT.parent / "flask", "events", "retry", "two words")
+        assert (done.returncode, done.stderr) == (0, "")
+
+        given = done.stdout.splitlines()
+        assert given[-4:] == [f"{ROOT}/.venv/bin/flask", "events", "retry", "two words"]
+        (unit,) = [each.removeprefix("--unit=") for each in given if each.startswith("--unit=")]
+        names = (
+            "User|DynamicUser|StateDirectory|WorkingDirectory|UMask|LoadCredential|Environment\\w*"
+        )
+        lines = re.findall(rf"^(?:{names})=.*$", UNIT.read_text(encoding="utf-8"), re.MULTILINE)
+        properties = {each.replace("%d", f"/run/credentials/{unit}") for each in lines}
+        assert len(properties) == 12
+        assert {f"--property={each}" for each in properties} <= set(given)

@@ -34,10 +34,10 @@ class Nginx:
     def __init__(self, folder: Path, *, names: int, port: int, location: str = LOCATION) -> None:
         """Take a folder, the ports of the name server and of the services, and a location."""
         self.port = free_port()
-        self._certificate = folder / "tls_certificate"
+        self._certificate = folder / "certificate"
         key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
         name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-        files = ["-keyout", str(folder / "tls_key"), "-out", str(self._certificate)]
+        files = ["-keyout", str(folder / "key"), "-out", str(self._certificate)]
         make = ["openssl", "req", "-x509", *key, *name, *files]
         subprocess.run(make, check=True, capture_output=True)
         text = CONFIG.read_text(encoding="utf-8")
@@ -45,7 +45,7 @@ class Nginx:
             "listen 443": f"listen 127.0.0.1:{self.port}",
             "resolver 127.0.0.11": f"resolver 127.0.0.1:{names}",
             "http://web:4242": f"http://web:{port}",
-            "/run/secrets/": f"{folder}/",
+            "/run/tls/": f"{folder}/",
             "/dev/std": f"{folder}/std",
             LOCATION: location,
             "proxy_connect_timeout 2s": "proxy_connect_timeout 1s",

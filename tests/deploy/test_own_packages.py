@@ -61,8 +61,8 @@ def test_example_passes_its_tests(team: Path, tmp_path: Path) -> None:
     (command,) = [each for each in pages.commands(PAGE, "Tests") if "pytest" in each]
     # Another folder than the environment of this repository, which has no package of a team.
     own = tmp_path / "packages"
-    install = "pip install --quiet --require-hashes --no-deps -r requirements.lock --target"
-    call(team, f"{sys.executable} -m {install} {own}")
+    (install,) = [each for each in pages.commands(PAGE, "Tests") if "pip install" in each]
+    call(team, f"{install} --quiet --no-deps --target {own}")
     path = f"PYTHONPATH={own}:"
     assert "2 passed" in call(team, command.replace("PYTHONPATH=", path, 1))
 
@@ -75,7 +75,7 @@ def test_packages_are_locked_with_constraints(team: Path) -> None:
     _, command = pages.commands(PAGE, "Packages")[:2]
     shutil.copy(ROOT / "requirements.lock", team / "service.lock")
     requirements = team / "requirements.in"
-    uv = f"{sys.prefix}/bin/{command} --quiet"
+    uv = f"{command} --quiet"
     requirements.write_text("requests\nphonenumbers\n", encoding="utf-8")
     call(team, uv)
     own, service = versions(team / "requirements.lock"), versions(team / "service.lock")
@@ -102,18 +102,23 @@ def test_fork_merges_an_upgrade(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "Makefile", *LOCKS):
         shutil.copy(ROOT / name, fork)
     (fork / ".venv").symlink_to(sys.prefix)
-    begin = f"{GIT} init --quiet --initial-branch team; {GIT} add pyproject.toml Makefile *.lock"
-    call(fork, f"{begin}; {GIT} commit --quiet --message base; {GIT} branch upstream/main")
+    first = f"{GIT} init --quiet --initial-branch team; {GIT} add pyproject.toml Makefile *.lock"
+    call(fork, f"{first}; {GIT} commit --quiet --message base; {GIT} branch upstream")
     # The locked entries of the two packages are neighbours: the merge conflicts.
     last = "sys_platform == 'linux' or sys_platform == 'darwin')\"\"\",\n]"
     lock_with(fork, (last, last.replace("]", '    "filelock",\n]')))
-    call(fork, f"{GIT} checkout --quiet upstream/main")
+    call(fork, f"{GIT} checkout --quiet upstream")
     lock_with(fork, ('"flask>=3.1,<4"', '"flask==3.1.2"'))
+    call(fork, f"{GIT} tag v9.0.0")
     call(fork, f"{GIT} checkout --quiet team")
 
-    _, _, merge, take, lock, _ = pages.commands(PAGE, "A fork")
+    *begin, _, merge, take, lock, _ = pages.commands(PAGE, "A fork")
+    assert [each.split()[:3] for each in begin[:2]] == [
+        ["git", "remote", "rename"],
+        ["git", "remote", "add"],
+    ]
     with pytest.raises(AssertionError, match=r"Merge conflict in requirements\.lock"):
-        call(fork, merge.replace("git", GIT))
+        call(fork, merge.replace("git", GIT).replace("VERSION", "9.0.0"))
     assert lock == "make lock UPGRADE="
     call(fork, f"{take}; {LOCK}")
 
