@@ -53,15 +53,25 @@ def upgrade(
 ) -> Revisions:
     """Run the migrations that are missing, in the ``connection``'s transaction.
 
-    They end with the revision ``to``. A missing ``schema`` is created if ``may_create``. Returns
-    the revisions from before. Raises ``StartError`` as ``find_tables`` does, and when this version
-    does not work with the tables.
+    They end with the revision ``to``. A missing ``schema`` is created if ``may_create``. Until
+    the transaction ends, ``search_path`` is the inbox's schema. Returns the revisions from before.
+    Raises ``StartError`` as ``find_tables`` does, when this version does not work with the tables,
+    and when a new inbox would hide another one.
     """
-    other = find_version(connection) if schema is not None else None
-    before = examine(connection, schema, may_create=may_create)
-    if before.is_pending:
-        if before.current is None and other is not None:
+    other = None
+    if schema is not None:
+        other = find_version(connection)
+        if not catalog.has_schema(connection, schema):
+            _create_schema(connection, schema, may_create=may_create)
+    path = catalog.search_path(connection) if other is not None else []
+    before = examine(connection, schema)
+    if before.current is None:
+        if schema is None and not may_create:
+            _require_own_path(connection)
+        if schema is not None and other is not None:
+            _refuse_to_hide(schema, other, path)
             log.warning("inbox_created_beside_another", schema=schema, other=other.schema)
+    if before.is_pending:
         tables = find_tables(connection, before.newest)
         try:
             _upgrade(connection, tables, to)
@@ -72,13 +82,17 @@ def upgrade(
     return before
 
 
-def examine(
-    connection: sa.Connection, schema: str | None, *, may_create: bool = False
-) -> Revisions:
-    """Return the revisions. Raises what ``upgrade`` raises."""
-    if schema is not None:
-        _use(connection, schema, may_create=may_create)
+def examine(connection: sa.Connection, schema: str | None) -> Revisions:
+    """Return the revisions. A missing ``schema`` has no tables.
+
+    If there are tables, ``search_path`` is their schema until the end of the transaction. Raises
+    ``StartError`` as ``upgrade`` does.
+    """
     own = migrations()
+    if schema is not None:
+        if not catalog.has_schema(connection, schema):
+            return Revisions(None, own.head, is_pending=True)
+        catalog.use_schema(connection, schema)
     tables = find_tables(connection, own.head)
     is_known = tables.revision is None or tables.revision in own.revisions
     if not is_known and tables.works_with not in own.revisions:
@@ -90,6 +104,8 @@ def examine(
                 " the newer version"
             ],
         )
+    if tables.schema is not None and tables.revision is not None:
+        catalog.use_schema(connection, tables.schema)
     return Revisions(tables.revision, own.head, is_known and tables.revision != own.head)
 
 
@@ -107,17 +123,37 @@ def works_with() -> str:
     return str(newest.works_with)
 
 
-def _use(connection: sa.Connection, schema: str, *, may_create: bool) -> None:
-    """Use the ``schema`` in this transaction, and create it if it is missing."""
-    if not catalog.has_schema(connection, schema):
-        if not may_create:
-            reason = f"the schema {schema} of DATABASE_SCHEMA does not exist"
-            raise InboxUnavailable("the inbox is not available", reason=reason)
-        _create_schema(connection, schema)
-    catalog.use_schema(connection, schema)
+def _refuse_to_hide(schema: str, other: Tables, path: list[str]) -> None:
+    """Refuse a new inbox in a ``schema`` that comes before the ``other`` one in the ``path``.
+
+    Processes without ``DATABASE_SCHEMA`` would find it at their next start. Those of 0.2.0 would
+    use it at once.
+    """
+    if [each for each in path if each in {schema, other.schema}] == [schema, other.schema]:
+        raise StartError(
+            "The inbox cannot be used:",
+            [
+                f"the schema {other.schema!r} has an inbox, and {schema!r} comes before it in"
+                " search_path. Processes without DATABASE_SCHEMA would use the new inbox instead."
+                " Nothing was changed. Set DATABASE_SCHEMA to a schema that is not in search_path"
+            ],
+        )
 
 
-def _create_schema(connection: sa.Connection, schema: str) -> None:
+def _require_own_path(connection: sa.Connection) -> None:
+    """Refuse to create tables where the ``search_path`` of another client leads."""
+    if catalog.has_schemas(connection) and not catalog.has_own_path(connection):
+        reason = "another client of the pooler changed search_path. Set DATABASE_SCHEMA"
+        raise InboxUnavailable("the inbox is not available", reason=reason)
+
+
+def _create_schema(connection: sa.Connection, schema: str, *, may_create: bool) -> None:
+    if not may_create:
+        reason = (
+            f"the schema {schema} of the inbox does not exist."
+            f" A start with DATABASE_SCHEMA={schema} creates it"
+        )
+        raise InboxUnavailable("the inbox is not available", reason=reason)
     try:
         connection.execute(sa.schema.CreateSchema(schema))
     except sa.exc.ProgrammingError:

@@ -58,7 +58,7 @@ class PostgresqlEngine:
     ) -> None:
         """Take the ``url`` of the database, and a direct one to listen at if that is another.
 
-        The tables are in the ``schema``, or where ``search_path`` finds them.
+        The tables are in the ``schema``. If it is None, a migration has to find them.
         """
         self._url = sa.make_url(url)
         self._schema = schema
@@ -70,6 +70,17 @@ class PostgresqlEngine:
     def _reset(self) -> None:
         self._breaker = CircuitBreaker()
         self._statements = postgresql.PostgresqlStatements(self._url, self._breaker, self._schema)
+
+    @property
+    def schema(self) -> str | None:
+        """The schema that qualifies the tables of every statement."""
+        return self._schema
+
+    @schema.setter
+    def schema(self, schema: str | None) -> None:
+        if schema != self._schema:
+            self._schema = schema
+            self._statements.use_schema(schema)
 
     def _leave_to_the_parent(self) -> None:
         # Finalizing a connection of the parent's here would close it for the parent.
@@ -183,7 +194,10 @@ class PostgresqlEngine:
 
     @property
     def _events(self) -> str:
-        return f"{self._schema}.events" if self._schema else "events"
+        if self._schema is None:
+            return "events"
+        quoted = self._schema.replace('"', '""')
+        return f'"{quoted}".events'
 
     @contextmanager
     def snapshot(self) -> Iterator[sa.Connection]:
