@@ -13,7 +13,7 @@ import structlog
 from app.errors import InboxUnavailable, StartError
 from app.inbox.sql import catalog
 from app.inbox.sql.schema import versions
-from app.inbox.tables import Tables, find_tables, find_version
+from app.inbox.tables import LEGACY_REVISIONS, LEGACY_TABLE, Tables, find_tables, find_version
 
 log = structlog.get_logger(__name__)
 
@@ -173,7 +173,6 @@ def _upgrade(connection: sa.Connection, tables: Tables, to: str) -> None:
     if tables.revision is None or tables.is_legacy:
         versions.create(connection)
     if tables.is_legacy:
-        # ``alembic_version`` stays as it is: a replica of the version before reads it at its start.
         connection.execute(sa.insert(versions).values(version_num=tables.revision))
     # Nearly every start finds the tables migrated, and this import is a sixth of a start.
     from alembic import command  # noqa: PLC0415 - see above
@@ -184,6 +183,10 @@ def _upgrade(connection: sa.Connection, tables: Tables, to: str) -> None:
     config.attributes["connection"] = connection
     command.upgrade(config, to)
     connection.execute(sa.update(versions).values(works_with=works_with()))
+    if tables.is_legacy:
+        # A replica of 0.2.0 reads ``alembic_version`` at its start, and runs missing migrations.
+        legacy = sa.table(LEGACY_TABLE, sa.column("version_num"))
+        connection.execute(sa.update(legacy).values(version_num=max(LEGACY_REVISIONS)))
 
 
 def _without_rights(tables: Tables, revisions: Revisions) -> StartError:

@@ -274,6 +274,20 @@ class TestVersions:
         versions = rows(database_url, "SELECT * FROM stripe_receiver_version")
         assert versions == [(HEAD, works_with())]
 
+    @pytest.mark.parametrize("revision", ["0003", "0004"])
+    def test_way_back_to_0_2_0(
+        self, make_inbox: MakeInbox, database_url: str, revision: str
+    ) -> None:
+        """``alembic_version`` names the tables of 0.2.0, which runs no migration of its own."""
+        make_legacy(database_url, make_inbox(database_url), revision)
+        if revision == "0003":
+            for column in ("lease_seconds", "suspected_lease", "suspected_seconds"):
+                run(database_url, f"ALTER TABLE events DROP COLUMN {column}")
+
+        make_inbox(database_url).migrate()
+
+        assert rows(database_url, "SELECT * FROM alembic_version") == [("0004",)]
+
     def test_legacy_table_can_be_dropped(self, make_inbox: MakeInbox, database_url: str) -> None:
         """After the takeover, ``alembic_version`` is not read any more."""
         make_legacy(database_url, make_inbox(database_url))
