@@ -73,11 +73,14 @@ def upgrade(
             log.warning("inbox_created_beside_another", schema=schema, other=other.schema)
     if before.is_pending:
         tables = find_tables(connection, before.newest)
+        lacks_create = tables.schema is not None and not catalog.may_create(
+            connection, tables.schema
+        )
         try:
             _upgrade(connection, tables, to)
         except sa.exc.DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) == INSUFFICIENT_PRIVILEGE:
-                raise _without_rights(tables, before) from error
+                raise _without_rights(tables, before, lacks_create=lacks_create) from error
             raise
     return before
 
@@ -189,7 +192,7 @@ def _upgrade(connection: sa.Connection, tables: Tables, to: str) -> None:
         connection.execute(sa.update(legacy).values(version_num=max(LEGACY_REVISIONS)))
 
 
-def _without_rights(tables: Tables, revisions: Revisions) -> StartError:
+def _without_rights(tables: Tables, revisions: Revisions, *, lacks_create: bool) -> StartError:
     if revisions.current is None:
         problem = (
             f"the role of DATABASE_URL may not create tables in the schema {tables.schema!r}. Set"
@@ -202,4 +205,9 @@ def _without_rights(tables: Tables, revisions: Revisions) -> StartError:
             f" to {revisions.newest}. Run `flask db upgrade` with the role that owns them, and set"
             " MIGRATE=check for the service"
         )
+        if lacks_create:
+            problem += (
+                ". The owner needs CREATE on the schema, which this role lacks:"
+                f" GRANT CREATE ON SCHEMA {tables.schema} TO role"
+            )
     return StartError("The inbox cannot be used:", [problem])

@@ -543,6 +543,20 @@ class TestSchema:
 
         inbox.check()
 
+    def test_owner_without_the_right_to_create(
+        self, make_inbox: MakeInbox, postgresql_url: str
+    ) -> None:
+        """A migration creates objects, and the sentence names the missing right."""
+        with make_role(postgresql_url, "GRANT CREATE ON SCHEMA public TO {role}") as url:
+            first = make_inbox(url)
+            make_legacy(url, first)
+            first.close()
+            run(postgresql_url, f"REVOKE CREATE ON SCHEMA public FROM {sa.make_url(url).username}")
+
+            message = refused(make_inbox(url))
+
+            assert "GRANT CREATE ON SCHEMA public TO role" in message
+
     def test_missing_schema_is_created_at_a_start(
         self, make_inbox: MakeInbox, postgresql_url: str
     ) -> None:

@@ -39,6 +39,7 @@ _SEARCH_PATH = sa.text("SELECT current_schemas(false)::text[]")
 _HAS_OWN_PATH = sa.text(
     "SELECT setting IS NOT DISTINCT FROM reset_val FROM pg_settings WHERE name = 'search_path'"
 )
+_MAY_CREATE = sa.text("SELECT has_schema_privilege(:schema, 'CREATE')")
 _HAS_SCHEMA = sa.text("SELECT to_regnamespace(quote_ident(:schema)) IS NOT NULL")
 
 
@@ -103,6 +104,11 @@ def has_own_path(connection: sa.Connection) -> bool:
     Another client of a pooler can have changed it.
     """
     return bool(connection.execute(_HAS_OWN_PATH).scalar())
+
+
+def may_create(connection: sa.Connection, schema: str) -> bool:
+    """Return True if the role may create objects in the ``schema``."""
+    return bool(connection.execute(_MAY_CREATE, {"schema": schema}).scalar())
 
 
 def has_schema(connection: sa.Connection, schema: str) -> bool:
