@@ -530,6 +530,18 @@ class TestSchema:
             assert len(list(driver.notifies(timeout=30, stop_after=1))) == 1
         engine.dispose()
 
+    def test_migrations_of_schemas_do_not_wait(
+        self, make_inbox: MakeInbox, postgresql_url: str
+    ) -> None:
+        """Only migrations of one inbox exclude each other, with ``DATABASE_SCHEMA`` or without."""
+        one, two, same = (make_inbox(postgresql_url, schema=name) for name in ("one", "two", "one"))
+        two.migrate()
+        with one._store.engine.migration():  # noqa: SLF001 - a migration that takes long
+            assert make_inbox(postgresql_url, schema="two").revisions().current == HEAD
+            for each in (same, make_inbox(postgresql_url)):
+                with pytest.raises(InboxUnavailable):
+                    each.revisions()
+
     def test_schema_that_is_missing_waits_for_a_migration(
         self, make_inbox: MakeInbox, postgresql_url: str
     ) -> None:
