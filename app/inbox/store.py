@@ -14,7 +14,7 @@ from app.inbox import migrate
 from app.inbox.engine.choice import engine_for
 from app.inbox.migrate import Revisions
 from app.inbox.models import Claim, NewEvent, RecordedEvent
-from app.inbox.sql import batch
+from app.inbox.sql import batch, catalog
 from app.inbox.sql.administration import TEST_WRITE
 from app.inbox.sql.rows import RecordedRow
 from app.runtime.clocks import since_boot
@@ -48,8 +48,24 @@ class Store:
 
     @property
     def channel(self) -> str:
-        """The channel of notifications. All schemas of a database share their names."""
-        return f"events_due_{self.schema}" if self.schema else "events_due"
+        """The channel of notifications. All schemas of a database share their names.
+
+        Replicas of 0.2.0 know only ``events_due``. Without a setting, the schema is ``public`` in
+        most databases, so both have one channel.
+        """
+        return "events_due" if self.schema in {None, "public"} else f"events_due_{self.schema}"
+
+    @property
+    def _known_schema(self) -> str | None:
+        """The schema of the setting, or the one in which this process found its inbox.
+
+        Behind a pooler another client can change ``search_path`` at any time.
+        """
+        return self.schema or self.engine.schema
+
+    def _schema_of(self, connection: sa.Connection) -> str | None:
+        """Return the schema of the inbox, after ``migrate`` has found it."""
+        return self.schema or catalog.current_schema(connection)
 
     def migrate(self, *, fail_fast: bool = False) -> None:
         """Bring the tables to this version, as ``Inbox.migrate`` describes."""
@@ -59,9 +75,11 @@ class Store:
             if not self.engine.migrated:
                 with self.engine.migration(fail_fast=fail_fast) as connection:
                     if self._migrates:
-                        migrate.upgrade(connection, self.schema, may_create=not fail_fast)
+                        migrate.upgrade(connection, self._known_schema, may_create=not fail_fast)
                     else:
                         self._require_migrated(connection)
+                    schema = self._schema_of(connection)
+                self.engine.schema = schema
                 self.engine.migrated = True
         finally:
             self._migrating.release()
@@ -77,19 +95,23 @@ class Store:
             raise InboxUnavailable("the inbox cannot be used", reason=reason) from error
 
     def _require_migrated(self, connection: sa.Connection) -> None:
-        revisions = migrate.examine(connection, self.schema)
+        revisions = migrate.examine(connection, self._known_schema)
         if revisions.is_pending:
             raise MigrationPending(revisions.current, revisions.newest)
 
     def upgrade(self) -> Revisions:
         """Run the migrations that are missing. Returns the revisions from before."""
         with self.engine.migration() as connection:
-            return migrate.upgrade(connection, self.schema, may_create=True)
+            return migrate.upgrade(connection, self._known_schema, may_create=True)
 
     def revisions(self) -> Revisions:
         """Return the revision of the tables and the newest one. It changes nothing."""
         with self.engine.migration(fail_fast=True) as connection:
-            return migrate.examine(connection, self.schema)
+            revisions = migrate.examine(connection, self._known_schema)
+            schema = self._schema_of(connection)
+        if revisions.current is not None:
+            self.engine.schema = schema
+        return revisions
 
     def write(
         self,

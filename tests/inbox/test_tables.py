@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -14,7 +15,7 @@ from alembic.script import ScriptDirectory
 
 from app.errors import InboxUnavailable, MigrationPending, StartError
 from app.inbox import Claim, Failure, Inbox, NewEvent
-from app.inbox.migrate import FOLDER, migrations, works_with
+from app.inbox.migrate import FOLDER, migrations, upgrade, works_with
 from devkit import samples
 from devkit.deliver import Logged
 from tests.conftest import Receiver
@@ -273,6 +274,20 @@ class TestVersions:
         versions = rows(database_url, "SELECT * FROM stripe_receiver_version")
         assert versions == [(HEAD, works_with())]
 
+    @pytest.mark.parametrize("revision", ["0003", "0004"])
+    def test_way_back_to_0_2_0(
+        self, make_inbox: MakeInbox, database_url: str, revision: str
+    ) -> None:
+        """``alembic_version`` names the tables of 0.2.0, which runs no migration of its own."""
+        make_legacy(database_url, make_inbox(database_url), revision)
+        if revision == "0003":
+            for column in ("lease_seconds", "suspected_lease", "suspected_seconds"):
+                run(database_url, f"ALTER TABLE events DROP COLUMN {column}")
+
+        make_inbox(database_url).migrate()
+
+        assert rows(database_url, "SELECT * FROM alembic_version") == [("0004",)]
+
     def test_legacy_table_can_be_dropped(self, make_inbox: MakeInbox, database_url: str) -> None:
         """After the takeover, ``alembic_version`` is not read any more."""
         make_legacy(database_url, make_inbox(database_url))
@@ -407,6 +422,153 @@ class TestSchema:
 
         assert (line["schema"], line["other"]) == ("own", "public")
 
+    def test_new_inbox_before_a_running_one(
+        self, make_inbox: MakeInbox, postgresql_url: str
+    ) -> None:
+        """A running process stays with its tables when ``search_path`` finds others first."""
+        name = sa.make_url(postgresql_url).database
+        run(postgresql_url, f"ALTER DATABASE {name} SET search_path = early, public")
+        first = make_inbox(postgresql_url)
+        first.migrate()
+        first.claims.finish(claim(first))
+        with make_role(postgresql_url, f"GRANT CREATE ON DATABASE {name} TO {{role}}") as url:
+            run(postgresql_url, f"ALTER ROLE role_{name} SET search_path = nowhere")
+            second = make_inbox(url, schema="early")
+            second.migrate()
+            assert claim(second).attempt == 1
+            second.close()
+
+            assert first.deliveries.record_and_claim(EVENT).state == "done"
+            assert [each.id for each in first.administration.latest(9)] == ["evt_1"]
+            run(postgresql_url, "DROP TABLE public.pauses, public.events CASCADE")
+            with pytest.raises(InboxUnavailable):
+                claim(first)
+            with pytest.raises(InboxUnavailable) as raised:
+                claim(first)
+            assert "in the schema 'public' is missing. Restore a backup" in raised.value.reason
+
+    @pytest.mark.parametrize("exists", [False, True])
+    def test_inbox_that_would_hide_another_is_refused(
+        self, make_inbox: MakeInbox, postgresql_url: str, *, exists: bool
+    ) -> None:
+        """Replicas of 0.2.0 would use it at once, and others without a setting after a restart."""
+        name = sa.make_url(postgresql_url).database
+        run(postgresql_url, f"ALTER DATABASE {name} SET search_path = early, public, late")
+        make_inbox(postgresql_url).migrate()
+        if exists:
+            run(postgresql_url, "CREATE SCHEMA early")
+
+        message = refused(make_inbox(postgresql_url, schema="early"))
+
+        assert "the schema 'public' has an inbox, and 'early' comes before it" in message
+        assert "Set DATABASE_SCHEMA to a schema that is not in search_path" in message
+        sql = "SELECT count(*) FROM pg_namespace WHERE nspname = 'early'"
+        assert rows(postgresql_url, sql) == [(int(exists),)]
+        make_inbox(postgresql_url, schema="late").migrate()
+
+    def test_schema_with_any_name_is_found(
+        self, make_inbox: MakeInbox, postgresql_url: str
+    ) -> None:
+        """The schema that ``search_path`` finds can have a name that SQL has to quote."""
+        name = sa.make_url(postgresql_url).database
+        run(postgresql_url, 'CREATE SCHEMA "Na""me"')
+        run(postgresql_url, f'ALTER DATABASE {name} SET search_path = "Na""me"')
+        inbox = make_inbox(postgresql_url)
+
+        inbox.migrate()
+
+        assert claim(inbox).attempt == 1
+        assert inbox.administration.report().lossy_encoding is None
+        assert rows(postgresql_url, 'SELECT id FROM "Na""me".events') == [("evt_1",)]
+
+    def test_search_path_of_another_client(
+        self, make_inbox: MakeInbox, postgresql_url: str
+    ) -> None:
+        """A pooled session can have the ``search_path`` of another client: no table goes there."""
+        run(postgresql_url, "CREATE SCHEMA other_app")
+        engine = raw_sql.make_engine(postgresql_url)
+        with engine.begin() as connection:
+            connection.exec_driver_sql("SET search_path = other_app")
+            with pytest.raises(InboxUnavailable) as raised:
+                upgrade(connection, None, may_create=False)
+        engine.dispose()
+        assert "changed search_path. Set DATABASE_SCHEMA" in raised.value.reason
+
+        inbox = make_inbox(postgresql_url)
+        inbox.migrate()
+        name = sa.make_url(postgresql_url).database
+        run(postgresql_url, f"ALTER DATABASE {name} SET search_path = other_app")
+        inbox.close()  # the next connection has the other path
+        assert claim(inbox).attempt == 1
+        run(postgresql_url, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+        with pytest.raises(InboxUnavailable):
+            inbox.check()
+        inbox.check()
+        sql = "SELECT schemaname FROM pg_tables WHERE tablename = 'events'"
+        assert rows(postgresql_url, sql) == [("public",)]
+
+    def test_backup_of_the_found_schema(
+        self, make_inbox: MakeInbox, postgresql_url: str, tmp_path: Path
+    ) -> None:
+        """A backup reads the schema that was found, whatever ``search_path`` is later."""
+        inbox = make_inbox(postgresql_url)
+        claim(inbox)
+        name = sa.make_url(postgresql_url).database
+        run(postgresql_url, f"ALTER DATABASE {name} SET search_path = nowhere")
+        assert inbox.back_up(tmp_path / "backup") == 1
+
+    def test_one_inbox_has_one_channel(self, make_inbox: MakeInbox, postgresql_url: str) -> None:
+        """Replicas with ``DATABASE_SCHEMA=public`` notify those without it, also of 0.2.0."""
+        inbox = make_inbox(postgresql_url, schema="public")
+        inbox.migrate()
+        engine = raw_sql.make_engine(postgresql_url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql("LISTEN events_due")
+            inbox.deliveries.notify()
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            assert len(list(driver.notifies(timeout=30, stop_after=1))) == 1
+        engine.dispose()
+
+    def test_migrations_of_schemas_do_not_wait(
+        self, make_inbox: MakeInbox, postgresql_url: str
+    ) -> None:
+        """Only migrations of one inbox exclude each other, with ``DATABASE_SCHEMA`` or without."""
+        one, two, same = (make_inbox(postgresql_url, schema=name) for name in ("one", "two", "one"))
+        two.migrate()
+        with one._store.engine.migration():  # noqa: SLF001 - a migration that takes long
+            assert make_inbox(postgresql_url, schema="two").revisions().current == HEAD
+            for each in (same, make_inbox(postgresql_url)):
+                with pytest.raises(InboxUnavailable):
+                    each.revisions()
+
+    def test_schema_that_is_missing_waits_for_a_migration(
+        self, make_inbox: MakeInbox, postgresql_url: str
+    ) -> None:
+        """Under ``MIGRATE=check``, ``flask db upgrade`` creates the schema, and is named."""
+        inbox = make_inbox(postgresql_url, schema="own", migrates=False)
+        with pytest.raises(MigrationPending, match="run `flask db upgrade`"):
+            inbox.check()
+        assert inbox.revisions() == (None, HEAD, True)
+
+        inbox.upgrade()
+
+        inbox.check()
+
+    def test_owner_without_the_right_to_create(
+        self, make_inbox: MakeInbox, postgresql_url: str
+    ) -> None:
+        """A migration creates objects, and the sentence names the missing right."""
+        with make_role(postgresql_url, "GRANT CREATE ON SCHEMA public TO {role}") as url:
+            first = make_inbox(url)
+            make_legacy(url, first)
+            first.close()
+            run(postgresql_url, f"REVOKE CREATE ON SCHEMA public FROM {sa.make_url(url).username}")
+
+            message = refused(make_inbox(url))
+
+            assert "GRANT CREATE ON SCHEMA public TO role" in message
+
     def test_missing_schema_is_created_at_a_start(
         self, make_inbox: MakeInbox, postgresql_url: str
     ) -> None:
@@ -414,7 +576,8 @@ class TestSchema:
         inbox = make_inbox(postgresql_url, schema="own")
         with pytest.raises(InboxUnavailable) as raised:
             inbox.check()
-        assert "the schema own of DATABASE_SCHEMA does not exist" in raised.value.reason
+        assert "the schema own of the inbox does not exist" in raised.value.reason
+        assert "A start with DATABASE_SCHEMA=own creates it" in raised.value.reason
 
         inbox.migrate()
 

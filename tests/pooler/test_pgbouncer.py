@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 
 import psycopg
@@ -59,6 +60,31 @@ def test_inboxes_share_server_connections(pooler: Pooler) -> None:
         assert all(threads.map(deliver, range(240)))
     for inbox in inboxes:
         inbox.close()
+
+
+def test_search_path_of_another_client(pooler: Pooler) -> None:
+    """Another client leaves its ``search_path`` on all server connections: no event goes there."""
+    inbox = Inbox(pooler.url, lease_seconds=30)
+    inbox.migrate()
+    url = pooler.url.replace("+psycopg", "")
+    with ExitStack() as stack:
+        others = [
+            stack.enter_context(psycopg.connect(url, autocommit=True, prepare_threshold=None))
+            for _ in range(2)
+        ]
+        others[0].execute("CREATE SCHEMA other_app")
+        for sql in ("BEGIN", "SET search_path = other_app", "COMMIT"):
+            for each in others:
+                each.execute(sql)
+
+    assert inbox.deliveries.record_and_claim(EVENT).attempt == 1
+    assert inbox.administration.find(EVENT.id) is not None
+    with psycopg.connect(url, prepare_threshold=None) as other:
+        found = other.execute(
+            "SELECT to_regclass('public.events'), to_regclass('other_app.events')"
+        )
+        assert [each is not None for each in found.fetchone() or ()] == [True, False]
+    inbox.close()
 
 
 def test_statement_is_ended_by_the_server(pooler: Pooler) -> None:

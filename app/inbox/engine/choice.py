@@ -22,8 +22,8 @@ def engine_for(
     """Return the engine for a ``url``: SQLite or PostgreSQL.
 
     ``batch_forms`` holds the statements that can run as a batch. ``schema`` is PostgreSQL's, or
-    None for the one that ``search_path`` finds. A PostgreSQL engine waits for notifications at the
-    ``listen_url``, by default at the ``url``.
+    None if a migration has to find it by ``search_path``. A PostgreSQL engine waits for
+    notifications at the ``listen_url``, by default at the ``url``.
     """
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite":

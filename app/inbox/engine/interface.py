@@ -31,6 +31,11 @@ class Engine(Protocol):
 
     The ``Store`` sets it. The engine makes it False when the tables are gone or were replaced."""
 
+    schema: str | None
+    """The schema that qualifies the tables of every statement. None on SQLite.
+
+    The ``Store`` sets it when it has found the tables: ``search_path`` can lead elsewhere later."""
+
     @property
     def address(self) -> str:
         """The URL of the database, without the password."""

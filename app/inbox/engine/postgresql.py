@@ -29,15 +29,20 @@ class PostgresqlStatements:
     def __init__(self, url: sa.URL, breaker: CircuitBreaker, schema: str | None = None) -> None:
         """Take the ``url`` to connect to, and the circuit ``breaker`` of its server.
 
-        The tables of the statements are in the ``schema``, or where ``search_path`` finds them.
+        The tables of the statements are in the ``schema``, as ``use_schema`` describes.
         """
         self._breaker = breaker
-        self._schema = schema
         self._dialect = url.get_dialect()()
         self._arguments = session.arguments(url)
         self._connector = Connector()
         self.pool = ConnectionPool(self._connect, breaker)
         """The connections."""
+        self.use_schema(schema)
+
+    def use_schema(self, schema: str | None) -> None:
+        """Qualify the tables of all statements with this ``schema``. None: with none."""
+        self._schema = schema
+        # A new one, because a thread may be compiling with the schema from before.
         self._statements: dict[sa.Executable, str] = {}
 
     def _connect(self) -> Connection:
@@ -53,9 +58,10 @@ class PostgresqlStatements:
         idempotent. A statement that timed out does not run again here, but the server may still run
         it at any time later. Raises the driver's error.
         """
-        sql = self._statements.get(statement)
+        statements = self._statements
+        sql = statements.get(statement)
         if sql is None:
-            sql = self._statements[statement] = str(self._compile(statement))
+            sql = statements[statement] = str(self._compile(statement))
         seconds, limit = limits.SECONDS, session.STATEMENT_TIMEOUT_MS
         if slow_ok:
             seconds, limit = deadline.SLOW_SECONDS, session.SLOW_STATEMENT_TIMEOUT_MS

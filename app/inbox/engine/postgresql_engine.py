@@ -39,6 +39,8 @@ _TABLES_MISSING = (
 
 _NOTIFY = sa.text("SELECT pg_notify(:channel, '')")
 
+_LOCK_SCHEMA = sa.text("SELECT pg_advisory_xact_lock(hashtext(:key))")
+
 #: Encodings of a database that store every character. SQL_ASCII stores bytes unchanged.
 ENCODINGS = {"UTF8", "SQL_ASCII"}
 
@@ -58,10 +60,10 @@ class PostgresqlEngine:
     ) -> None:
         """Take the ``url`` of the database, and a direct one to listen at if that is another.
 
-        The tables are in the ``schema``, or where ``search_path`` finds them.
+        The tables are in the ``schema``. If it is None, a migration has to find them.
         """
         self._url = sa.make_url(url)
-        self._schema = schema
+        self._schema = self._set_schema = schema
         self._listen_url = sa.make_url(listen_url) if listen_url else None
         self.migrated = False
         self._reset()
@@ -70,6 +72,17 @@ class PostgresqlEngine:
     def _reset(self) -> None:
         self._breaker = CircuitBreaker()
         self._statements = postgresql.PostgresqlStatements(self._url, self._breaker, self._schema)
+
+    @property
+    def schema(self) -> str | None:
+        """The schema that qualifies the tables of every statement."""
+        return self._schema
+
+    @schema.setter
+    def schema(self, schema: str | None) -> None:
+        if schema != self._schema:
+            self._schema = schema
+            self._statements.use_schema(schema)
 
     def _leave_to_the_parent(self) -> None:
         # Finalizing a connection of the parent's here would close it for the parent.
@@ -159,7 +172,7 @@ class PostgresqlEngine:
         try:
             with self._connect(pool, fail_fast=fail_fast) as connection, connection.begin():
                 self._refuse_encoding(connection)
-                _lock_migrations(connection, fail_fast=fail_fast)
+                _lock_migrations(connection, self._set_schema, fail_fast=fail_fast)
                 yield connection
         except _DRIVER_ERRORS as error:
             raise unavailable(error) from error
@@ -183,7 +196,10 @@ class PostgresqlEngine:
 
     @property
     def _events(self) -> str:
-        return f"{self._schema}.events" if self._schema else "events"
+        if self._schema is None:
+            return "events"
+        quoted = self._schema.replace('"', '""')
+        return f'"{quoted}".events'
 
     @contextmanager
     def snapshot(self) -> Iterator[sa.Connection]:
@@ -216,7 +232,7 @@ class PostgresqlEngine:
         self._statements.close()
 
 
-def _lock_migrations(connection: sa.Connection, *, fail_fast: bool) -> None:
+def _lock_migrations(connection: sa.Connection, schema: str | None, *, fail_fast: bool) -> None:
     # All of this ends with the transaction: a pooler may give the session to another client.
     lock_timeout = session.LOCK_TIMEOUT_MS
     connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{MIGRATION_TIMEOUT}s'")
@@ -224,6 +240,20 @@ def _lock_migrations(connection: sa.Connection, *, fail_fast: bool) -> None:
     waits = f"{lock_timeout}ms" if fail_fast else f"{MIGRATION_TIMEOUT}s"
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{waits}'")
     connection.exec_driver_sql(f"SELECT {session.COMMIT_SYNCHRONOUSLY.format(local=True)}")
-    connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('app.migrations'))")
+    _lock_schema(connection, schema)
     # A change of a table that waits for long would block all other users of the table.
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{lock_timeout}ms'")
+
+
+def _lock_schema(connection: sa.Connection, schema: str | None) -> None:
+    """Exclude other migrations of the inbox.
+
+    Inboxes with a ``schema`` of ``DATABASE_SCHEMA`` do not wait for each other. They share the lock
+    that an inbox without the setting takes alone, because both can be the same inbox. Version 0.2.0
+    takes that lock too.
+    """
+    if schema is None:
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('app.migrations'))")
+        return
+    connection.exec_driver_sql("SELECT pg_advisory_xact_lock_shared(hashtext('app.migrations'))")
+    connection.execute(_LOCK_SCHEMA, {"key": f"app.migrations.{schema}"})

@@ -41,6 +41,7 @@ class SqliteEngine:
     """Implements ``interface.Engine``. One connection writes for all threads of the process."""
 
     single_host = True
+    schema: str | None = None
 
     def __init__(self, url: sa.URL, batch_forms: Mapping[Any, BatchForm]) -> None:
         """Take the ``url`` of the file, and the statements that can run as a batch."""

@@ -35,6 +35,11 @@ _SCHEMA_OF = sa.text(
     " WHERE c.oid = to_regclass(:table)"
 )
 _CURRENT_SCHEMA = sa.text("SELECT current_schema()")
+_SEARCH_PATH = sa.text("SELECT current_schemas(false)::text[]")
+_HAS_OWN_PATH = sa.text(
+    "SELECT setting IS NOT DISTINCT FROM reset_val FROM pg_settings WHERE name = 'search_path'"
+)
+_MAY_CREATE = sa.text("SELECT has_schema_privilege(:schema, 'CREATE')")
 _HAS_SCHEMA = sa.text("SELECT to_regnamespace(quote_ident(:schema)) IS NOT NULL")
 
 
@@ -78,9 +83,32 @@ def schema_of(connection: sa.Connection, table: str) -> str | None:
 
 
 def current_schema(connection: sa.Connection) -> str | None:
-    """Return the schema in which a table without a schema is created. None if there is none."""
+    """Return the schema in which a table without a schema is created. None if there is none.
+
+    SQLite has none.
+    """
+    if not has_schemas(connection):
+        return None
     name: str | None = connection.execute(_CURRENT_SCHEMA).scalar()
     return name
+
+
+def search_path(connection: sa.Connection) -> list[str]:
+    """Return the schemas of ``search_path`` that exist, in its order."""
+    return list(connection.execute(_SEARCH_PATH).scalar_one())
+
+
+def has_own_path(connection: sa.Connection) -> bool:
+    """Return True if ``search_path`` is as at the connection's start.
+
+    Another client of a pooler can have changed it.
+    """
+    return bool(connection.execute(_HAS_OWN_PATH).scalar())
+
+
+def may_create(connection: sa.Connection, schema: str) -> bool:
+    """Return True if the role may create objects in the ``schema``."""
+    return bool(connection.execute(_MAY_CREATE, {"schema": schema}).scalar())
 
 
 def has_schema(connection: sa.Connection, schema: str) -> bool:
