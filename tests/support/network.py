@@ -5,13 +5,20 @@ from __future__ import annotations
 import re
 import socket
 import threading
+from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
 
-#: PostgreSQL's message ErrorResponse, as PgBouncer sends it.
-_REASON = b"SFATAL\0C08P01\0Munsupported startup parameter: options\0\0"
-REFUSAL = b"E" + (len(_REASON) + 4).to_bytes(4, "big") + _REASON
+
+def _error_response(text: bytes) -> bytes:
+    """Return PostgreSQL's message ErrorResponse, as PgBouncer sends it."""
+    reason = b"SFATAL\0C08P01\0M" + text + b"\0\0"
+    return b"E" + (len(reason) + 4).to_bytes(4, "big") + reason
+
+
+REFUSAL = _error_response(b"unsupported startup parameter: options")
+LOSS = _error_response(b"server conn crashed?")
 
 
 class Path:
@@ -23,7 +30,8 @@ class Path:
     def __init__(self, url: str, *, is_pooler: bool = False) -> None:
         """Take the ``url`` of a PostgreSQL.
 
-        A pooler refuses startup options, and hides the process id of the server process.
+        A pooler refuses startup options, and hides the process id of the server process. When it
+        loses the server connection, it says so to the client.
         """
         self._is_pooler = is_pooler
         self._url = sa.make_url(url)
@@ -92,16 +100,17 @@ class Path:
     def _pass_on(
         self, source: socket.socket, target: socket.socket, is_passing: threading.Event
     ) -> None:
-        try:
+        with suppress(OSError):  # the source has ended the connection with unread data
             while data := source.recv(65536):
                 is_passing.wait()
                 if self._is_pooler and b"\0options\0" in data:
                     source.sendall(REFUSAL)
                     break
                 target.sendall(_hide_process(data) if self._is_pooler else data)
+        with suppress(OSError):  # the target has ended the connection
+            if self._is_pooler and source.family == socket.AF_UNIX:
+                target.sendall(LOSS)
             target.shutdown(socket.SHUT_WR)
-        except OSError:  # the other side has ended the connection
-            pass
         if source.family == socket.AF_INET:
             self.ended += 1
 

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from app.inbox.engine import deadline, limits
 from app.inbox.engine.circuit_breaker import CircuitBreaker
 from app.inbox.engine.deadline import Connection
+from app.runtime import threads
 
 T = TypeVar("T")
 
@@ -36,8 +37,13 @@ IDLE_SECONDS = 10.0
 #: Seconds for which connections count as scarce after the server refused one, or granted its last.
 SCARCE_SECONDS = 5.0
 
-#: Seconds for which the threads of a process may share a connection while connections are scarce.
+#: Seconds for which the threads of a process may share a connection while connections are scarce,
+#: and between two connections that a process gives back after use. One for each statement would
+#: leave a process at its limit a sixteenth of its throughput.
 SHARE_SECONDS = 0.1
+
+#: Seconds after which an unused connection is closed while connections are scarce.
+SCARCE_IDLE_SECONDS = 0.025
 
 #: Seconds for which a process that closed a scarce connection does not connect.
 YIELD_SECONDS = 0.025
@@ -64,8 +70,9 @@ class ConnectionPool:
     costs throughput, not availability.
 
     The limit is shared with other processes. A process that is refused, or gets the last connection
-    of the server, gives back connections after use, and pauses before it connects again. A process
-    that has no connection repeats its attempt until the deadline of the call.
+    of the server, closes idle connections at once. At intervals it also gives one back after use,
+    and pauses before it connects again. A process that has no connection repeats its attempt until
+    the deadline of the call.
     """
 
     def __init__(self, connect: Callable[[], Connection], breaker: CircuitBreaker) -> None:
@@ -80,6 +87,8 @@ class ConnectionPool:
         self._refused_until = -math.inf
         self._scarce_until = -math.inf
         self._connect_after = -math.inf
+        self._is_closing = False
+        """True while a thread closes idle connections."""
 
     @property
     def is_scarce(self) -> bool:
@@ -87,7 +96,7 @@ class ConnectionPool:
         return monotonic() < self._scarce_until
 
     def note_scarcity(self) -> None:
-        """Give back idle connections now, and the others after use, for some seconds."""
+        """Give back idle connections now, and others at intervals after use, for some seconds."""
         self._scarce_until = monotonic() + SCARCE_SECONDS
         self.clear()
 
@@ -190,13 +199,36 @@ class ConnectionPool:
             if connection is not None:
                 connection.idle_since = monotonic()
                 self._idle.append(connection)
-            while self._idle and self._idle[0].idle_since < monotonic() - IDLE_SECONDS:
-                self._idle.pop(0).close()
+            self._close_unused(IDLE_SECONDS)
+            if self.is_scarce and self._idle and not self._is_closing:
+                self._begin_closing()
 
     def _must_give_back(self, connection: Connection) -> bool:
         """Return whether another process may need this returned connection."""
         is_shared = bool(self._waiting) and monotonic() < connection.connected_at + SHARE_SECONDS
-        return self.is_scarce and not is_shared
+        is_due = monotonic() >= self._connect_after + SHARE_SECONDS
+        return self.is_scarce and is_due and not is_shared
+
+    def _close_unused(self, seconds: float) -> None:
+        """Close the connections that have been idle for ``seconds``."""
+        while self._idle and self._idle[0].idle_since <= monotonic() - seconds:
+            self._idle.pop(0).close()
+
+    def _begin_closing(self) -> None:
+        """Start a thread that closes idle connections: maybe no thread returns one soon."""
+        self._is_closing = True
+        try:
+            threads.start("closing-idle", self._close_scarce)
+        except (RuntimeError, MemoryError):
+            self._is_closing = False
+            self._close_unused(0.0)
+
+    def _close_scarce(self) -> None:
+        while self._is_closing:
+            time.sleep(SCARCE_IDLE_SECONDS)
+            with self._lock:
+                self._close_unused(SCARCE_IDLE_SECONDS)
+                self._is_closing = self.is_scarce and bool(self._idle)
 
     def clear(self) -> None:
         """Close all idle connections."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
+from psycopg.pq import PipelineStatus
 
 from app.inbox.engine.deadline import Connection, Connector
 
@@ -124,14 +126,24 @@ def execute(
 def _execute_alone(
     connection: Connection, sql: str, parameters: dict[str, Any], statement_timeout_ms: int
 ) -> Any:
-    """Run the statement between its settings and the commit, in one round trip."""
-    with connection.pipeline():
-        connection.execute(BEGIN)
-        connection.execute(
-            f"SELECT set_config('statement_timeout', '{statement_timeout_ms}', true),"
-            f" set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', true),"
-            f" {COMMIT_SYNCHRONOUSLY.format(local=True)}"
-        )
-        cursor = connection.execute(sql, parameters)
-        connection.execute("COMMIT")
+    """Run the statement between its settings and the commit, in one round trip.
+
+    A connection that was lost is closed when this raises.
+    """
+    try:
+        with connection.pipeline():
+            connection.execute(BEGIN)
+            connection.execute(
+                f"SELECT set_config('statement_timeout', '{statement_timeout_ms}', true),"
+                f" set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', true),"
+                f" {COMMIT_SYNCHRONOUSLY.format(local=True)}"
+            )
+            cursor = connection.execute(sql, parameters)
+            connection.execute("COMMIT")
+    except psycopg.OperationalError as error:
+        if connection.pgconn.pipeline_status == PipelineStatus.OFF:
+            raise
+        # The driver replaces the error of a lost connection by one about leaving the pipeline.
+        connection.close()
+        raise error.__context__ or error from None
     return cursor

@@ -250,6 +250,46 @@ def test_scarce_connection_is_given_back_after_use(pool: ConnectionPool) -> None
     assert first.closed
 
 
+def test_one_scarce_connection_is_given_back_in_each_interval(
+    pool: ConnectionPool, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that uses exactly its limit stays nearly as fast as below it."""
+    monkeypatch.setattr(connection_pool, "SHARE_SECONDS", 30.0)
+    monkeypatch.setattr(connection_pool, "SCARCE_IDLE_SECONDS", 30.0)
+    pool.note_scarcity()
+
+    used = []
+    for _ in range(5):
+        with pool.connection(MS) as connection:
+            used.append(connection)
+    assert used[0].closed
+    assert set(used[1:]) == {used[1]}
+    assert server.attempts == 2
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("can't start new thread"), MemoryError()])
+def test_unused_scarce_connection_is_closed(
+    pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    """Another process gets it though this one runs no further statement."""
+
+    def refuse(_thread: threading.Thread) -> None:
+        assert error is not None
+        raise error
+
+    monkeypatch.setattr(connection_pool, "SHARE_SECONDS", 30.0)
+    pool.note_scarcity()
+    with pool.connection(MS) as given_back:
+        pass
+    with monkeypatch.context() as full:
+        if error is not None:
+            full.setattr(threading.Thread, "start", refuse)
+        with pool.connection(MS) as kept:
+            pass
+    assert given_back.closed
+    wait_for(lambda: kept.closed)
+
+
 def test_last_connection_is_given_back_after_use(
     make_limited_url: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

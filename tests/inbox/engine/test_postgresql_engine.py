@@ -21,16 +21,33 @@ from tests.support.waiting import wait_for
 from tests.support.writing import EVENT
 
 
-def test_connection_that_is_lost_twice_is_given_up(postgresql_url: str) -> None:
-    """A statement that loses its connection is sent once more, and then fails."""
-    engine = PostgresqlEngine(postgresql_url)
+@pytest.mark.parametrize("is_pooler", [False, True])
+def test_connection_that_is_lost_twice_is_given_up(postgresql_url: str, *, is_pooler: bool) -> None:
+    """A statement that loses its connection is sent once more, and then fails with the reason."""
+    path = Path(postgresql_url, is_pooler=is_pooler)
+    engine = PostgresqlEngine(path.url)
     suicide = sa.text("SELECT pg_terminate_backend(pg_backend_pid())")
 
     with pytest.raises(InboxUnavailable) as raised:
         engine.execute(suicide, {})
     assert "terminating connection" in raised.value.reason
+    assert path.accepted == 2
     assert engine.execute(sa.text("SELECT 1"), {}) == (1,)
     engine.close()
+    path.close()
+
+
+def test_statement_that_a_pooled_server_cancels_is_not_repeated(postgresql_url: str) -> None:
+    """Its connection is not lost, and a second run would take as long."""
+    path = Path(postgresql_url, is_pooler=True)
+    engine = PostgresqlEngine(path.url)
+
+    with pytest.raises(InboxUnavailable) as raised:
+        engine.execute(sa.text("DO $$ BEGIN RAISE query_canceled; END $$"), {})
+    assert raised.value.reason.startswith("QueryCanceled")
+    assert path.accepted == 1
+    engine.close()
+    path.close()
 
 
 def test_shortage_of_memory_is_an_outage(
