@@ -162,7 +162,7 @@ class TestSend:
         """Without --url the target is a running ``make dev``, even on another port."""
         own = services(app)
         app.extensions["services"] = replace(own, settings=replace(own.settings, port=9))
-        with announced(DevServer(None, url)):
+        with announced(DevServer(None, url, "")):
             result = runner.invoke(args=["events", "send", TYPE])
         assert "fallback" in result.stdout
 
