@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from app.cli.dev_server import INBOX, DevServer, inbox_address, with_own_inbox
+from app.cli.dev_server import INBOX, STRIPE, DevServer, inbox_address, with_own_inbox
 from app.cli.hints import program
 from app.errors import InboxUnavailable
 from app.factory import make_inbox
@@ -45,9 +45,6 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.3
 #: The number of latest events in which the stand-in searches for an object.
 RECENT = 1000
-
-#: The address of Stripe's own API.
-STRIPE = "https://api.stripe.com"
 
 #: The line of a handler module that names an event type that is newer than the SDK.
 DECLARED_TYPE = re.compile(r"""^EVENT_TYPE\b[^=\n]*=\s*["']([^"'\n]+)""", re.MULTILINE)

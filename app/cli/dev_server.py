@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: The state file, in the folder where the commands and ``make dev`` are called.
 STATE_FILE = Path("var/dev.json")
+#: The address of Stripe's own API.
+STRIPE = "https://api.stripe.com"
 #: The inbox of a ``make dev`` with its own stand-in, unless the shell names one in DATABASE_URL.
 INBOX = "sqlite:///var/dev.sqlite3"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.dev_server import DevServer
+from app.cli.dev_server import INBOX, DevServer
 from app.inbox import Inbox, NewEvent
 from app.settings import Settings
 from app.states import State
@@ -125,6 +126,7 @@ StartDev = Callable[..., Dev]
 SIGNAL_WHILE_WRITING = """
 import io
 import os
+import re
 import signal
 import sys
 
@@ -371,12 +373,14 @@ class TestStandIn:
     def test_commands_beside_it(self, start: StartDev) -> None:
         """Commands in the same folder use this service and its stand-in, without a setting."""
         running = start({MODULE: SAY.format(words="words")})
+        (running.folder / ".env").write_text("PORT=9\n", encoding="utf-8")
         running.shows("Ready.")
-        doctor = running.flask("doctor", "--strict", PORT="9")
+        doctor = running.flask("doctor", "--strict")
         assert "OK    destination " in doctor, doctor
         assert "OK    ping " in doctor
-        sent = running.flask("events", "send", TYPE, PORT="9")
+        sent = running.flask("events", "send", TYPE)
         assert "handled" in sent
+        assert f"Delivering to http://127.0.0.1:{running.port}/webhook" in sent
 
     def test_inbox_of_env_is_left_alone(self, start: StartDev, tmp_path: Path) -> None:
         """A rehearsal runs none of its events, and leaves its watermarks as they are."""
@@ -409,11 +413,17 @@ class TestStandIn:
     def test_second_one_in_a_folder(
         self, start: StartDev, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Commands use the first of two. The second one says how to use its own stand-in."""
+        """Commands use the first of two. The second one says how to use it."""
         monkeypatch.chdir(tmp_path)  # the first one is this process
-        with announced(DevServer(None, "http://127.0.0.1:9/webhook", "")):
-            second = start()
-            second.shows("For commands in other terminals, set STRIPE_API_BASE=http://127.0.0.1:")
+        with announced(DevServer("http://127.0.0.1:9", "http://127.0.0.1:9/webhook", INBOX)):
+            second = start({MODULE: SAY.format(words="words")}, DATABASE_URL="")
+            second.shows("Ready.")
+            api, inbox = re.findall(
+                r"in other terminals, set STRIPE_API_BASE=(\S+) DATABASE_URL=(\S+):", second.shown
+            )[0]
+            url = re.findall(r"events send TYPE --url (\S+)", second.shown)[0]
+            sent = ("events", "send", TYPE, "--field", "name=Jenny", "--url", url)
+            assert "handled" in second.flask(*sent, STRIPE_API_BASE=api, DATABASE_URL=inbox)
         assert "another `make dev` runs in this folder." in second.shown
 
     def test_live_key_is_refused(self, start: StartDev) -> None:
