@@ -36,10 +36,15 @@ class Misspelt(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """The ``.env`` that was read, if any, and the variables that look like misspelt settings."""
+    """The ``.env`` that was read, if any, and variables with a special origin.
+
+    ``misspelt`` has those that look like misspelt settings. ``environment`` has the settings to
+    which the environment gives another value than ``.env``: ``flask`` may have copied ``.env``.
+    """
 
     dotenv: str | None = None
     misspelt: tuple[Misspelt, ...] = ()
+    environment: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,11 @@ def read(names: Names, environ: Mapping[str, str], dotenv_path: str | Path | Non
         origin=Origin(
             dotenv=None if inside is None else str(path),
             misspelt=tuple(_misspelt(names, {*(inside or {}), *environ})),
+            environment=frozenset(
+                name.removesuffix(FILE)
+                for name in names.variables
+                if environ.get(name) not in {None, "", (inside or {}).get(name)}
+            ),
         ),
     )
 

@@ -45,27 +45,33 @@ def create_app(settings: Settings | None = None) -> Flask:
     nevertheless. With broken handler modules, those work that need none. With wrong settings, only
     ``flask doctor`` works, which reports the problems.
     """
+    loaded = settings
     try:
-        return _make_app(settings or _load_settings())
+        loaded = settings or _load_settings()
+        return _make_app(loaded)
     except StartError as error:
         from app.cli import startup_failure  # noqa: PLC0415 - a server does not load the CLI
 
         if settings is not None or not startup_failure.looks_for_commands():
             raise
-        try:
-            return _make_app(_load_settings(), registry.broken(error))
-        except StartError:
+        if loaded is None:
             return startup_failure.only_doctor(error)
+        return _make_app(loaded, registry.broken(error))
 
 
 def _load_settings() -> Settings:
-    """Return the settings of the environment, for a command with the API of ``make dev``."""
+    """Return the settings of the environment.
+
+    A command beside ``make dev`` gets its inbox and its API, and prints which ones it uses.
+    """
     settings = Settings.load()
     if click.get_current_context(silent=True) is None:  # a server does not load the CLI
         return settings
     from app.cli import dev_server  # noqa: PLC0415 - see above
 
-    return dev_server.with_its_api(settings)
+    settings = dev_server.beside(settings)
+    dev_server.say_target(settings)
+    return settings
 
 
 def _make_app(settings: Settings, handlers: Registry | None = None) -> Flask:

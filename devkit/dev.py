@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from app.cli.dev_server import DevServer
+from app.cli.dev_server import INBOX, STRIPE, DevServer, inbox_address, with_own_inbox
 from app.cli.hints import program
 from app.errors import InboxUnavailable
-from app.inbox import Inbox
+from app.factory import make_inbox
 from app.settings import Settings, environment
 from app.stripe_api.catalog import type_of_module
 from app.web.listen import local_url, open_port
@@ -39,13 +39,12 @@ from devkit.stripe_api import StripeApi
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from app.inbox import Inbox
+
 #: Seconds between two checks for changed files.
 POLL_SECONDS = 0.3
 #: The number of latest events in which the stand-in searches for an object.
 RECENT = 1000
-
-#: The address of Stripe's own API.
-STRIPE = "https://api.stripe.com"
 
 #: The line of a handler module that names an event type that is newer than the SDK.
 DECLARED_TYPE = re.compile(r"""^EVENT_TYPE\b[^=\n]*=\s*["']([^"'\n]+)""", re.MULTILINE)
@@ -54,6 +53,16 @@ LIVE_KEY = (
     "STRIPE_API_KEY is a live key, which a stand-in for Stripe's API must not get. Put a test"
     f" key into .env, or use Stripe's own API: make dev STRIPE_API_BASE={STRIPE}"
 )
+
+#: The variables of a service with an inbox of its own. An empty one hides that of ``.env``.
+OWN_INBOX = {
+    "DATABASE_URL": INBOX,
+    "DATABASE_URL_FILE": "",
+    "DATABASE_SCHEMA": "",
+    "DATABASE_LISTEN_URL": "",
+    "DATABASE_LISTEN_URL_FILE": "",
+    "MIGRATE": "auto",
+}
 
 #: Time of change and size of each file.
 Snapshot = dict[Path, tuple[int, int] | None]
@@ -93,19 +102,21 @@ def main() -> None:
         webhook = f"{local_url(settings)}{WEBHOOK_PATH}"
         base = settings.stripe_api_base
         if base is None:
+            settings = with_own_inbox(settings)
             base = stack.enter_context(_stand_in(settings, webhook, folder))
-        server = DevServer(None if base == STRIPE else base, webhook)
+        server = DevServer(None if base == STRIPE else base, webhook, inbox_address(settings))
         problem = stack.enter_context(announced(server))
-        service = Service(port, service_environment(base))
+        service = Service(port, service_environment(settings, base))
         stack.callback(service.end)
-        _greet(settings, base, folder, problem)
-        stack.callback(click.echo)  # a line end after ^C
+        _greet(settings, server, base, folder, problem)
+        stack.callback(_say_end, server)
         watch(service, folder, stop)
 
 
-def service_environment(base: str) -> dict[str, str]:
+def service_environment(settings: Settings, base: str) -> dict[str, str]:
     """Return the environment of a service that uses the API at ``base``, with a readable log."""
     return environment(
+        **(OWN_INBOX if settings.database_url == INBOX else {}),
         STRIPE_API_BASE=base,
         LOG_FORMAT="console",
         FLASK_SKIP_DOTENV="1",
@@ -121,7 +132,7 @@ def _stand_in(settings: Settings, webhook: str, folder: Path) -> Iterator[str]:
 
     It has the events of the inbox, and a destination that sends the handled types to ``webhook``.
     """
-    with closing(Inbox(settings.database_url, lease_seconds=1)) as inbox:
+    with closing(make_inbox(settings)) as inbox:
         api = StripeApi(lambda path: find(inbox, path))
         secret = settings.stripe_webhook_secrets[0]
         api.destinations.add(webhook, handled_types(folder), secret=secret, name="make dev")
@@ -139,14 +150,28 @@ def handled_types(folder: Path) -> list[str]:
     return sorted(filter(None, found))
 
 
-def _greet(settings: Settings, base: str, folder: Path, problem: str | None) -> None:
+def _greet(
+    settings: Settings, server: DevServer, base: str, folder: Path, problem: str | None
+) -> None:
     origin = "as STRIPE_API_BASE says" if settings.stripe_api_base else "a stand-in of this command"
-    click.echo(f"Webhook       {local_url(settings)}{WEBHOOK_PATH}")
+    click.echo(f"Webhook       {server.webhook}")
     click.echo(f"Stripe's API  {base}, {origin}")
+    click.echo(f"Inbox         {server.inbox}")
     click.echo(f"Handlers      {folder}, reloaded after each change")
+    send = f"{program('flask')} events send TYPE"
     if problem:
-        click.echo(f"For commands in other terminals, set STRIPE_API_BASE={base}: {problem}.")
-    click.echo(f"Send an event from another terminal: {program('flask')} events send TYPE\n")
+        own = f" DATABASE_URL={INBOX}" if settings.database_url == INBOX else ""
+        click.echo(f"For commands in other terminals, set STRIPE_API_BASE={base}{own}: {problem}.")
+        send += f" --url {server.webhook}"
+    click.echo(f"Send an event from another terminal: {send}\n")
+
+
+def _say_end(server: DevServer) -> None:
+    """Say where the events are: commands use the inbox of ``.env`` from now on."""
+    click.echo()  # a line end after ^C
+    if server.inbox == INBOX:
+        see = f"DATABASE_URL={INBOX} {program('flask')} events list"
+        click.echo(f"The events are kept in the inbox of `make dev`. To see them: {see}")
 
 
 def watch(service: Service, folder: Path, stop: StopSignals) -> None:

@@ -173,6 +173,34 @@ class TestSecretFiles:
         ]
 
 
+class TestOrigin:
+    """Where a setting comes from, for commands beside ``make dev``."""
+
+    @pytest.mark.parametrize(
+        ("environ", "expected"),
+        [
+            ({}, set()),
+            ({"DATABASE_URL": ""}, set()),
+            ({"DATABASE_URL": "sqlite:///env.sqlite3"}, set()),
+            ({"DATABASE_URL": "sqlite:///other.sqlite3"}, {"DATABASE_URL"}),
+            ({"DATABASE_URL_FILE": "secret"}, {"DATABASE_URL"}),
+        ],
+    )
+    def test_environment(
+        self,
+        environ: dict[str, str],
+        expected: set[str],
+        dotenv: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A setting is the environment's if that has another value than ``.env``, or a file."""
+        monkeypatch.chdir(dotenv.parent)
+        (dotenv.parent / "secret").write_text("sqlite:///file.sqlite3", encoding="utf-8")
+        dotenv.write_text(f"{LINES}DATABASE_URL=sqlite:///env.sqlite3\n", encoding="utf-8")
+        origin = Settings.load(environ, dotenv).origin
+        assert origin.environment == expected
+
+
 class TestMisspelt:
     """A variable that looks like a setting is reported with the nearest name."""
 

@@ -13,7 +13,6 @@ import click
 import structlog
 from flask.cli import with_appcontext
 
-from app.cli.dev_server import say_api
 from app.cli.events.filters import accounts_option, read_interval
 from app.errors import InboxUnavailable
 from app.factory import warn_of_misspelt
@@ -92,7 +91,6 @@ def _migrate(services: Services) -> None:
 def _start(
     services: Services, threads: int, interval: float | None, accounts: tuple[str, ...]
 ) -> None:
-    say_api(services.settings)
     services.watchdog.start()
     services.worker.start(threads)
     if interval is not None:

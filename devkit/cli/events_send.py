@@ -11,11 +11,13 @@ from difflib import get_close_matches
 from http import HTTPStatus
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
+from urllib.parse import urlsplit
 
 import click
 from flask.cli import with_appcontext
 
 from app.cli import dev_server
+from app.cli.dev_server import STRIPE
 from app.cli.hints import flask_command
 from app.cli.inbox_errors import explained
 from app.cli.output import say
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from app.services import Services
+    from app.settings import Settings
 
 #: The age of a stale signature in seconds. The service accepts 300.
 STALE_SECONDS = 600
@@ -216,12 +219,13 @@ def _deliver_all(
     own: Services, url: str | None, notifications: list[dict[str, Any]], options: Options
 ) -> None:
     """Deliver and print a row for each delivery. Raises ``ClickException`` if one was refused."""
-    server = dev_server.running()
-    default = server.webhook if server else f"{local_url(own.settings)}{WEBHOOK_PATH}"
+    target = url or _target(own.settings)
+    if url is None:
+        say(f"Delivering to {target}", err=True)
     refused: Answer | None = None
     for number, delivery in enumerate(_deliveries(own, notifications, options)):
-        with _answering(url or default, START):
-            answer = post(url or default, delivery.body, delivery.signature)
+        with _answering(target, START):
+            answer = post(target, delivery.body, delivery.signature)
         widths = len(delivery.event_id), len(delivery.event_type)
         if number == 0:  # after the first answer: without one there is no table
             _print_row(widths, "event id", "type", "status", "answer ms", "outcome")
@@ -231,6 +235,19 @@ def _deliver_all(
             refused = answer
     if refused and not (options["forge"] or options["stale"]):
         raise click.ClickException(_advice(refused))
+
+
+def _target(settings: Settings) -> str:
+    """Return the webhook of a running ``make dev``, or the one on PORT of this machine.
+
+    ``make dev`` is the target if the command uses its API, and the environment names no other port.
+    """
+    own = f"{local_url(settings)}{WEBHOOK_PATH}"
+    server = dev_server.running()
+    if server is None or (server.api or STRIPE) != (settings.stripe_api_base or STRIPE):
+        return own
+    is_other_port = urlsplit(server.webhook).port != settings.port
+    return own if is_other_port and "PORT" in settings.origin.environment else server.webhook
 
 
 def _deliveries(

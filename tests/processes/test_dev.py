@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.dev_server import DevServer
+from app.cli.dev_server import INBOX, DevServer
 from app.inbox import Inbox, NewEvent
+from app.settings import Settings
+from app.states import State
 from devkit import dev, dev_service, placeholders, samples
 from devkit.dev_state import announced
 from devkit.http_client import Answer, post
@@ -123,6 +126,7 @@ StartDev = Callable[..., Dev]
 SIGNAL_WHILE_WRITING = """
 import io
 import os
+import re
 import signal
 import sys
 
@@ -369,21 +373,57 @@ class TestStandIn:
     def test_commands_beside_it(self, start: StartDev) -> None:
         """Commands in the same folder use this service and its stand-in, without a setting."""
         running = start({MODULE: SAY.format(words="words")})
+        (running.folder / ".env").write_text("PORT=9\n", encoding="utf-8")
         running.shows("Ready.")
-        doctor = running.flask("doctor", "--strict", PORT="9")
+        doctor = running.flask("doctor", "--strict")
         assert "OK    destination " in doctor, doctor
         assert "OK    ping " in doctor
-        sent = running.flask("events", "send", TYPE, PORT="9")
+        sent = running.flask("events", "send", TYPE)
         assert "handled" in sent
+        assert f"Delivering to http://127.0.0.1:{running.port}/webhook" in sent
+
+    def test_inbox_of_env_is_left_alone(self, start: StartDev, tmp_path: Path) -> None:
+        """A rehearsal runs none of its events, and leaves its watermarks as they are."""
+        url = f"sqlite:///{tmp_path}/real.sqlite3"
+        (tmp_path / ".env").write_text(f"DATABASE_URL={url}\nPROCESSING=queue\n", encoding="utf-8")
+        body = samples.encode(samples.notification(TYPE))
+        event = NewEvent("evt_real", TYPE, livemode=False, context=None, body=body)
+        with closing(Inbox(url, lease_seconds=1)) as inbox:
+            inbox.migrate()
+            inbox.deliveries.enqueue(event)
+            running = start({MODULE: SAY.format(words="words")}, DATABASE_URL="")
+            running.shows("Inbox         sqlite:///var/dev.sqlite3\n")
+            running.shows("Ready.")
+            lost = running.flask("events", "send", TYPE, "--lost", DATABASE_URL="").split()
+            assert "Recorded 1 event." in running.flask(
+                "events", "reconcile", "--yes", DATABASE_URL=""
+            )
+            running.shows("words")
+            assert running.end() == 0
+            found = inbox.administration.find("evt_real")
+            assert found
+            assert (found.state, found.attempt) == (State.PENDING, 0)
+            assert inbox.reconciliation.watermarks(livemode=False, context="") == {}
+        command = "DATABASE_URL=sqlite:///var/dev.sqlite3"
+        assert f"To see them: {command}" in running.shown
+        listed = running.flask("events", "list", DATABASE_URL=command.partition("=")[2])
+        assert "evt_real" not in listed
+        assert any(word in listed for word in lost if word.startswith("evt_"))
 
     def test_second_one_in_a_folder(
         self, start: StartDev, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Commands use the first of two. The second one says how to use its own stand-in."""
+        """Commands use the first of two. The second one says how to use it."""
         monkeypatch.chdir(tmp_path)  # the first one is this process
-        with announced(DevServer(None, "http://127.0.0.1:9/webhook")):
-            second = start()
-            second.shows("For commands in other terminals, set STRIPE_API_BASE=http://127.0.0.1:")
+        with announced(DevServer("http://127.0.0.1:9", "http://127.0.0.1:9/webhook", INBOX)):
+            second = start({MODULE: SAY.format(words="words")}, DATABASE_URL="")
+            second.shows("Ready.")
+            api, inbox = re.findall(
+                r"in other terminals, set STRIPE_API_BASE=(\S+) DATABASE_URL=(\S+):", second.shown
+            )[0]
+            url = re.findall(r"events send TYPE --url (\S+)", second.shown)[0]
+            sent = ("events", "send", TYPE, "--field", "name=Jenny", "--url", url)
+            assert "handled" in second.flask(*sent, STRIPE_API_BASE=api, DATABASE_URL=inbox)
         assert "another `make dev` runs in this folder." in second.shown
 
     @pytest.mark.parametrize("base", ["", "https://127.0.0.1:9"])
@@ -486,7 +526,7 @@ class TestEnd:
         running.shows(f"HANDLERS_PACKAGE={name} is not a package that can be found from here")
 
 
-def test_settings_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_the_service(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
     """The service has one process and logs text. It has the mode of the settings."""
     for name, value in {
         "WEB_CONCURRENCY": "4",
@@ -494,7 +534,7 @@ def test_settings_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
         "LOG_LEVEL": "debug",
     }.items():
         monkeypatch.setenv(name, value)
-    found = dev.service_environment("http://127.0.0.1:1")
+    found = dev.service_environment(settings, "http://127.0.0.1:1")
     assert (found["WEB_CONCURRENCY"], found["PROCESSING"]) == ("1", "queue")
     assert (found["LOG_FORMAT"], found["LOG_LEVEL"]) == ("console", "debug")
     assert found["STRIPE_API_BASE"] == "http://127.0.0.1:1"

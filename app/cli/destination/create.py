@@ -10,10 +10,10 @@ import stripe
 from flask.cli import with_appcontext
 
 from app.cli.destination.compare import handled_types
-from app.cli.dev_server import open_client
 from app.cli.hints import hint
 from app.cli.output import mode, say, say_lines
 from app.cli.stripe_errors import StripeFailedError, checked, explained
+from app.factory import make_client
 from app.services import services
 from app.web.webhook import WEBHOOK_PATH
 
@@ -74,7 +74,7 @@ def _create(settings: Settings, params: EventDestinationCreateParams) -> EventDe
     """Create it. If the result is unknown, the error says how to find it out."""
     try:
         with explained():
-            return checked(open_client(settings).v2.core.event_destinations.create(params))
+            return checked(make_client(settings).v2.core.event_destinations.create(params))
     except StripeFailedError as error:
         if not isinstance(error.__cause__, UNDECIDED):
             raise

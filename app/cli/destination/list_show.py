@@ -18,10 +18,10 @@ from app.cli.destination.compare import (
     status_of,
     url_of,
 )
-from app.cli.dev_server import open_client
 from app.cli.hints import hint
 from app.cli.output import json_option, mode, say, say_json, say_table
 from app.cli.stripe_errors import explained
+from app.factory import make_client
 from app.services import services
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def list_destinations(*, as_json: bool) -> None:
     """List the event destinations of the account and mode of the key."""
     settings = services().settings
     with explained():
-        found = fetch_all(open_client(settings))
+        found = fetch_all(make_client(settings))
         rows = [_cells(one) for one in found]
         objects = [as_object(one) for one in found]
     if as_json:
@@ -78,7 +78,7 @@ def check(
     """
     expected = _expected(url, connected_accounts=connected_accounts)
     with explained():
-        comparison = compare(fetch(open_client(services().settings), destination_id), expected)
+        comparison = compare(fetch(make_client(services().settings), destination_id), expected)
         show_comparison(comparison, as_json=as_json)
     context.exit(1 if comparison.differs else 0)
 

@@ -18,10 +18,10 @@ from app.cli.destination.compare import (
 )
 from app.cli.destination.create import NOTHING_HANDLED
 from app.cli.destination.list_show import show_comparison
-from app.cli.dev_server import open_client
 from app.cli.hints import hint
 from app.cli.output import confirm, plural, say
 from app.cli.stripe_errors import checked, explained
+from app.factory import make_client
 from app.services import services
 from app.text import printable
 
@@ -69,7 +69,7 @@ def sync(
     This shows the changes and asks for confirmation. Types without a handler are removed only with
     --prune. To add types, deploy first, then sync. To remove types, sync first, then deploy.
     """
-    client, registry = open_client(services().settings), services().registry
+    client, registry = make_client(services().settings), services().registry
     expected = Expected(handled_types(registry), services().settings.livemode)
     with explained():
         before = fetch(client, destination_id)

@@ -9,7 +9,6 @@ import click
 from flask import current_app
 from flask.cli import with_appcontext
 
-from app.cli import dev_server
 from app.cli.doctor import local
 from app.cli.doctor.lines import Level, Line
 from app.cli.doctor.remote import Account, Options
@@ -63,7 +62,6 @@ def _check_all(options: Options) -> Iterator[Line]:
         yield from _wrong_settings()
         return
     own = services()
-    dev_server.say_api(own.settings)
     yield from local.settings_lines(own.settings)
     handlers: Registry | None = own.registry
     try:

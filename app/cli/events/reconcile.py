@@ -8,7 +8,6 @@ import click
 from flask.cli import with_appcontext
 
 from app.cli import stripe_errors
-from app.cli.dev_server import say_api
 from app.cli.events.filters import accounts_option, since_option
 from app.cli.execution import begin_execution
 from app.cli.hints import hint
@@ -79,7 +78,6 @@ def _reconcile(
         )
     output = _Json() if options["as_json"] else _Text()
     with explained(), stripe_errors.explained():
-        say_api(services.settings)
         if not (services.settings.is_queue or options["dry_run"]):
             begin_execution(services)
         say_on_terminal("Reading Stripe's list of events ...")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import click
 from flask.cli import with_appcontext
 
-from app.cli.dev_server import say_api
 from app.cli.events.filters import filter_options, limit_option
 from app.cli.execution import begin_execution
 from app.cli.hints import hint
@@ -80,7 +79,6 @@ def _retry(
 ) -> None:
     with explained():
         if not (services.settings.is_queue or options["dry_run"]):
-            say_api(services.settings)
             begin_execution(services)
         events = _selected(services, event_ids, wanted, options)
         reasons = {each.id: _refusal(services, each, options) for each in events}

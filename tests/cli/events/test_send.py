@@ -6,6 +6,8 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from click.testing import Result
@@ -14,6 +16,7 @@ from flask.testing import FlaskCliRunner
 from werkzeug.wrappers import Response
 
 from app.cli.dev_server import DevServer
+from app.environment import Origin
 from app.services import services
 from devkit.dev_state import announced
 from devkit.http_client import post
@@ -22,6 +25,8 @@ from tests.conftest import Receiver
 from tests.support.serving import serving
 
 TYPE = "v1.customer.created"
+OTHER = "http://127.0.0.1:9"
+OWN_PORT = Origin(environment=frozenset({"PORT"}))
 
 
 @pytest.fixture
@@ -162,7 +167,21 @@ class TestSend:
         """Without --url the target is a running ``make dev``, even on another port."""
         own = services(app)
         app.extensions["services"] = replace(own, settings=replace(own.settings, port=9))
-        with announced(DevServer(None, url)):
+        with announced(DevServer(None, url, "")):
+            result = runner.invoke(args=["events", "send", TYPE])
+        assert "fallback" in result.stdout
+        assert result.stderr == f"Delivering to {url}\n"
+
+    @pytest.mark.parametrize("changes", [{"stripe_api_base": OTHER}, {"origin": OWN_PORT}])
+    def test_other_service_is_the_target(
+        self, changes: dict[str, Any], app: Flask, runner: FlaskCliRunner, url: str
+    ) -> None:
+        """With another API, or PORT in the environment, the target is not ``make dev``."""
+        own = services(app)
+        port = urlsplit(url).port or 80
+        settings = replace(own.settings, port=port, **changes)
+        app.extensions["services"] = replace(own, settings=settings)
+        with announced(DevServer(None, f"{OTHER}/webhook", "")):
             result = runner.invoke(args=["events", "send", TYPE])
         assert "fallback" in result.stdout
 
