@@ -144,6 +144,26 @@ def test_command_whose_answer_is_lost_fails(losing: tuple[Inbox, Path]) -> None:
     assert administration.paused() is None
 
 
+def test_pooler_is_recognised_when_the_server_process_changes(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some poolers pass on the process id. The settings then go with each statement."""
+    path = Path(postgresql_url, is_pooler=True)
+    # The statement of connecting finds the process of the handshake, and the next ones do not.
+    same = postgresql_session._BEGIN_SESSION.replace("pg_backend_pid()", "%(pid)s")  # noqa: SLF001 - see above
+    monkeypatch.setattr(postgresql_session, "_BEGIN_SESSION", same)
+    engine = PostgresqlEngine(path.url)
+    show = sa.text("SELECT current_setting('statement_timeout')")
+
+    assert engine.execute(show, {}) == ("1200ms",)
+    assert engine.execute(show, {}, slow_ok=True) == ("5s",)
+    with engine._statements.pool.connection(0) as connection:  # noqa: SLF001 - no other way
+        assert connection.execute("SHOW statement_timeout").fetchone() == ("0",)
+        assert connection.prepare_threshold is None
+    engine.close()
+    path.close()
+
+
 def test_shortage_of_memory_is_an_outage(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
