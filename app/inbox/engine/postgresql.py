@@ -101,6 +101,7 @@ class PostgresqlStatements:
         def run(connection: Connection, sql: str) -> T:
             return fetch(session.execute(connection, sql, parameters, statement_timeout_ms))
 
+        self._connector.close_stale()
         result = options.get("result")
         with self._breaker.watch(seconds):
             with self.pool.connection(statement_timeout_ms) as connection:
