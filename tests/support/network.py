@@ -38,6 +38,7 @@ class Path:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._is_asking = threading.Event()
         self._is_answering = threading.Event()
+        self._is_losing = threading.Event()
         self.open()
         self._sockets: list[socket.socket] = []
         self.accepted = 0
@@ -62,6 +63,10 @@ class Path:
     def swallow_answers(self) -> None:
         """Forward nothing from the server. It still receives and executes statements."""
         self._is_answering.clear()
+
+    def lose_answer(self) -> None:
+        """Lose the next answer, and end its connection. The server has run the statement."""
+        self._is_losing.set()
 
     def open(self) -> None:
         """Forward everything again."""
@@ -103,6 +108,9 @@ class Path:
         with suppress(OSError):  # the source has ended the connection with unread data
             while data := source.recv(65536):
                 is_passing.wait()
+                if source.family == socket.AF_UNIX and self._is_losing.is_set():
+                    self._is_losing.clear()
+                    break
                 if self._is_pooler and b"\0options\0" in data:
                     source.sendall(REFUSAL)
                     break

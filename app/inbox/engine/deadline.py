@@ -157,6 +157,16 @@ class Connector:
                 _close(future)
         return None
 
+    def close_stale(self) -> None:
+        """Close the connections that were made too late and that no caller took."""
+        with suppress(IndexError):  # another thread took the last one
+            for _ in range(len(self._late)):
+                future = self._late.popleft()
+                if future.done() and not _is_fresh(future):
+                    _close(future)
+                else:
+                    self._late.append(future)
+
     def close(self) -> None:
         """Close the late connections: at once, or as soon as they are made."""
         while self._late:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import psycopg
@@ -17,6 +17,8 @@ from app.inbox.engine.connection_pool import ConnectionPool
 from app.inbox.engine.deadline import Connection, Connector
 
 T = TypeVar("T")
+
+_NO_OPTIONS: Mapping[str, Any] = {}
 
 
 class PostgresqlStatements:
@@ -54,18 +56,16 @@ class PostgresqlStatements:
         """Run one writing statement, commit it, and return its first row.
 
         It ends after ``limits.SECONDS`` at the latest, or ``deadline.SLOW_SECONDS`` if
-        ``slow_ok``. When its connection is lost it runs once more on another one, so it has to be
-        idempotent. A statement that timed out does not run again here, but the server may still run
-        it at any time later. Raises the driver's error.
+        ``slow_ok``. When its connection is lost it runs once more on another one, as its execution
+        options allow (``app.inbox.sql``). A statement that timed out does not run again here, but
+        the server may still run it at any time later. Raises the driver's error.
         """
-        statements = self._statements
-        sql = statements.get(statement)
-        if sql is None:
-            sql = statements[statement] = str(self._compile(statement))
+        sql = self._sql(statement)
         seconds, limit = limits.SECONDS, session.STATEMENT_TIMEOUT_MS
         if slow_ok:
             seconds, limit = deadline.SLOW_SECONDS, session.SLOW_STATEMENT_TIMEOUT_MS
-        return self._run(sql, parameters, seconds, limit, _first_row)
+        options = statement.get_execution_options()
+        return self._run(sql, parameters, seconds, limit, _first_row, options=options)
 
     def read(
         self, statement: sa.Executable, parameters: dict[str, Any], seconds: float
@@ -80,6 +80,13 @@ class PostgresqlStatements:
         limit = session.STATEMENT_TIMEOUT_MS if is_short else session.READ_STATEMENT_TIMEOUT_MS
         return self._run(state.statement, dict(state.parameters), seconds, limit, _all_rows)
 
+    def _sql(self, statement: sa.Executable) -> str:
+        statements = self._statements
+        sql = statements.get(statement)
+        if sql is None:
+            sql = statements[statement] = str(self._compile(statement))
+        return sql
+
     def _compile(self, statement: Any) -> Any:
         names = {
             "schema_translate_map": {None: self._schema},
@@ -87,24 +94,33 @@ class PostgresqlStatements:
         }
         return statement.compile(dialect=self._dialect, **(names if self._schema else {}))
 
-    def _run(
+    def _run(  # noqa: PLR0913 - a writing statement has options
         self,
         sql: str,
         parameters: dict[str, Any],
         seconds: float,
         statement_timeout_ms: int,
         fetch: Callable[[Any], T],
+        *,
+        options: Mapping[str, Any] = _NO_OPTIONS,
     ) -> T:
+        def run(connection: Connection, sql: str) -> T:
+            return fetch(session.execute(connection, sql, parameters, statement_timeout_ms))
+
+        self._connector.close_stale()
+        result = options.get("result")
         with self._breaker.watch(seconds):
             with self.pool.connection(statement_timeout_ms) as connection:
                 try:
-                    return fetch(session.execute(connection, sql, parameters, statement_timeout_ms))
+                    return run(connection, sql)
                 except psycopg.Error as error:
-                    if not connection.closed or isinstance(error, deadline.TimedOut):
+                    is_lost = connection.closed and not isinstance(error, deadline.TimedOut)
+                    if not is_lost or not options.get("repeatable", True):
                         raise
             self.pool.clear()  # the idle connections were lost too
             with self.pool.connection(statement_timeout_ms) as connection:
-                return fetch(session.execute(connection, sql, parameters, statement_timeout_ms))
+                found = run(connection, self._sql(result)) if result is not None else None
+                return found or run(connection, sql)
 
     def close(self) -> None:
         """Close all connections. None of them may be in use."""

@@ -72,6 +72,14 @@ _BEGIN_SESSION = f"""
         {COMMIT_SYNCHRONOUSLY.format(local="pg_backend_pid() <> %(pid)s")}
 """
 
+#: Sets the limit of the session's statements, and compares the process ids again: a pooler that
+#: passes on the id of the server process may have changed that process since.
+_SET_TIMEOUT = """
+    SELECT
+        pg_backend_pid() <> %(pid)s,
+        set_config('statement_timeout', %(limit)s, pg_backend_pid() <> %(pid)s)
+"""
+
 
 def arguments(url: sa.URL) -> dict[str, Any]:
     """Return all arguments of the driver for a connection to ``url``. None is a startup option."""
@@ -115,12 +123,21 @@ def execute(
     connection: Connection, sql: str, parameters: dict[str, Any], statement_timeout_ms: int
 ) -> Any:
     """Run one statement as one transaction, and return its cursor. Raises the driver's errors."""
+    if not connection.is_pooled and connection.statement_timeout_ms != statement_timeout_ms:
+        _set_timeout(connection, statement_timeout_ms)
     if connection.is_pooled:
         return _execute_alone(connection, sql, parameters, statement_timeout_ms)
-    if connection.statement_timeout_ms != statement_timeout_ms:
-        connection.execute(f"SET statement_timeout = {statement_timeout_ms}")
-        connection.statement_timeout_ms = statement_timeout_ms
     return connection.execute(sql, parameters)
+
+
+def _set_timeout(connection: Connection, statement_timeout_ms: int) -> None:
+    """Set the limit for the session, unless a pooler has changed the server process."""
+    names = {"pid": connection.info.backend_pid, "limit": str(statement_timeout_ms)}
+    row = connection.execute(_SET_TIMEOUT, names).fetchone() or (True,)
+    connection.statement_timeout_ms = statement_timeout_ms
+    if row[0]:
+        connection.is_pooled = True
+        connection.prepare_threshold = None
 
 
 def _execute_alone(

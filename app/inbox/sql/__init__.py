@@ -16,4 +16,13 @@ still commit it later. So each statement may run late, and beside the statement 
 - ``MARK_POISON_DEAD``: the event is dead, as it has to be. The line in the log is missing.
 - A person's command: it took effect, though it reported a failure.
 - ``notify``, ``TEST_WRITE``: one more notification or timestamp does no harm.
+
+When a connection to PostgreSQL is lost, the engine cannot know whether the statement was committed,
+and runs it once more. Execution options say what else to do:
+
+- ``result=SELECT``: this statement finds the row of a run that was committed. The engine repeats
+  the statement only if there is no such row. A repeated claim would take a second event, and the
+  first would become an orphan without a crash.
+- ``repeatable=False``: the statement fails. A second run would report that it changed nothing, or
+  record a person's command twice.
 """

@@ -35,6 +35,7 @@ NOTE_RETRY = (
         ).where(_this_event, sa.or_(retriable, orphaned(events))),
     )
     .returning(retries.c.event_id)
+    .execution_options(repeatable=False)
 )
 
 PAUSE = (
@@ -42,8 +43,9 @@ PAUSE = (
     .values(id=ONE, at=now(), by=sa.bindparam("by"), why=sa.bindparam("why"))
     .on_conflict_do_nothing(index_elements=[pauses.c.id])
     .returning(pauses.c.id)
+    .execution_options(repeatable=False)
 )
-RESUME = sa.delete(pauses).returning(pauses.c.id)
+RESUME = sa.delete(pauses).returning(pauses.c.id).execution_options(repeatable=False)
 PAUSED = sa.select(pauses.c.at, pauses.c.by, pauses.c.why)
 
 FIND = sa.select(*shown).where(_this_event)

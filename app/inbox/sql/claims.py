@@ -35,9 +35,19 @@ def _one_of(selected: Any) -> sa.ColumnElement[bool]:
     return events.c.id == sa.select(chosen.c.id).scalar_subquery()
 
 
+#: Finds the claim with this token. No other claim ever has the same one.
+_OF_TOKEN = sa.select(*returned_columns).where(
+    events.c.claimed_by == sa.bindparam("token"), events.c.state == word(State.RUNNING)
+)
+
+
 def _claim(*which: sa.ColumnElement[bool], **values: Any) -> sa.Executable:
     return (
-        sa.update(events).where(*which).values(**reclaimed, **values).returning(*returned_columns)
+        sa.update(events)
+        .where(*which)
+        .values(**reclaimed, **values)
+        .returning(*returned_columns)
+        .execution_options(result=_OF_TOKEN)
     )
 
 

@@ -17,6 +17,11 @@ from app.states import Outcome, State
 KNOWN = sa.select(events.c.id).where(events.c.id.in_(sa.bindparam("ids", expanding=True)))
 
 
+_BACKFILLED = sa.select(events.c.id).where(
+    events.c.id == sa.bindparam("id"), events.c.source == word("reconcile")
+)
+
+
 def _backfill(**values: object) -> Any:
     """Return the statement that records an event that no delivery brought.
 
@@ -29,6 +34,7 @@ def _backfill(**values: object) -> Any:
         .values({**new_row(source=word("reconcile"), **values), **own})
         .on_conflict_do_nothing(index_elements=[events.c.id])
         .returning(events.c.id)
+        .execution_options(result=_BACKFILLED)
     )
 
 
@@ -60,7 +66,7 @@ ADVANCE_WATERMARK = _first.on_conflict_do_update(
     index_elements=[watermarks.c.livemode, watermarks.c.context, watermarks.c.type],
     set_={"reached": _first.excluded.reached},
     where=sa.and_(
-        watermarks.c.reached < _first.excluded.reached,
+        watermarks.c.reached <= _first.excluded.reached,
         watermarks.c.reached >= sa.bindparam("begin", type_=sa.Double),
     ),
 ).returning(watermarks.c.type)

@@ -192,6 +192,28 @@ def test_late_connection_is_closed_after_some_seconds(
     assert late.result().closed
 
 
+def test_late_connection_that_no_caller_takes_is_closed(
+    path: Path, base: PostgresqlEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool needs no new connection then, and other processes share the limit."""
+    base.execute(BACKEND, {})
+    connector = base._statements._connector  # noqa: SLF001 - to wait for it
+    path.swallow()
+    with deadline.within(SOON), pytest.raises(psycopg.errors.ConnectionTimeout):
+        connector.connect(dsn(path))
+    (late,) = connector._late  # noqa: SLF001 - to wait for it
+    connector.close_stale()
+    assert not late.done()
+    path.open()
+    late.result(30)
+    base.execute(BACKEND, {})
+    assert not late.result().closed
+    monkeypatch.setattr(deadline, "LATE_SECONDS", 0.0)
+
+    base.execute(BACKEND, {})
+    assert late.result().closed
+
+
 def test_late_failure_is_discarded(path: Path, connector: Connector) -> None:
     """The next caller connects again, and may succeed."""
     path.swallow()

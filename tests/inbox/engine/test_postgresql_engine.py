@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import psycopg
 import pytest
@@ -13,12 +14,16 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from app.errors import InboxUnavailable, StartError, Unstorable
-from app.inbox import Inbox
+from app.inbox import Claim, Inbox
 from app.inbox.engine import limits, postgresql_listener, postgresql_session
 from app.inbox.engine.postgresql_engine import PostgresqlEngine
+from app.inbox.filters import EventFilter
 from tests.support.network import Path
 from tests.support.waiting import wait_for
-from tests.support.writing import EVENT
+from tests.support.writing import EVENT, numbered
+
+EVENT_BEFORE = numbered(9)
+"""An event that only Stripe's list has."""
 
 
 @pytest.mark.parametrize("is_pooler", [False, True])
@@ -46,6 +51,115 @@ def test_statement_that_a_pooled_server_cancels_is_not_repeated(postgresql_url: 
         engine.execute(sa.text("DO $$ BEGIN RAISE query_canceled; END $$"), {})
     assert raised.value.reason.startswith("QueryCanceled")
     assert path.accepted == 1
+    engine.close()
+    path.close()
+
+
+@pytest.fixture
+def losing(postgresql_url: str) -> Iterator[tuple[Inbox, Path]]:
+    """An inbox with three due events, and the network path to its server."""
+    path = Path(postgresql_url)
+    inbox = Inbox(path.url, lease_seconds=30)
+    for number in range(3):
+        inbox.deliveries.enqueue(numbered(number))
+    inbox.claims.claim_orphan(livemode=False)  # its connection has the time-out of a claim
+    yield inbox, path
+    inbox.close()
+    path.close()
+
+
+@pytest.mark.parametrize("which", ["due", "one", "unfinished"])
+def test_claim_whose_answer_is_lost_is_found(losing: tuple[Inbox, Path], which: str) -> None:
+    """A second claim would take another event. The first one would be an orphan and a crash."""
+    inbox, path = losing
+    if which == "unfinished":
+        inbox.reconciliation.backfill(EVENT_BEFORE)
+        inbox.claims.claim_orphan(livemode=False)
+    claims: dict[str, Callable[[], Claim | None]] = {
+        "due": partial(inbox.claims.claim_due, livemode=False),
+        "one": partial(inbox.claims.claim_one, "evt_0"),
+        "unfinished": partial(inbox.claims.claim_unfinished, EVENT_BEFORE.id, livemode=False),
+    }
+
+    path.lose_answer()
+    claim = claims[which]()
+
+    assert claim is not None
+    assert (claim.attempt, path.accepted) == (1, 3)
+    running = inbox.administration.select(EventFilter(state="running"), 9)
+    assert [each.id for each in running] == [claim.event_id]
+    assert inbox.claims.finish(claim)
+
+
+def test_claim_that_was_not_committed_is_repeated(losing: tuple[Inbox, Path]) -> None:
+    """A connection that is lost before its statement costs no claim."""
+    inbox, path = losing
+    end = sa.text(
+        "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    with sa.create_engine(path.url, poolclass=sa.NullPool).connect() as other:
+        other.execute(end)
+
+    claim = inbox.claims.claim_due(livemode=False)
+    assert claim is not None
+    assert (claim.event_id, claim.attempt) == ("evt_0", 1)
+
+
+def test_lost_answer_changes_no_result(losing: tuple[Inbox, Path]) -> None:
+    """A statement that runs twice reports the result of its first run, and records it once."""
+    inbox, path = losing
+    reconciliation = inbox.reconciliation
+
+    def lose(act: Callable[[], bool]) -> bool:
+        inbox.check()  # its connection has the time-out of a write
+        path.lose_answer()
+        return act()
+
+    advance = partial(
+        reconciliation.advance_watermark, livemode=False, context="", type_="t", begin=0.0
+    )
+    assert lose(partial(advance, end=5.0))
+    assert not advance(end=4.0)
+    assert lose(partial(reconciliation.acquire_leadership, "name", "me", 5.0))
+    assert lose(partial(reconciliation.backfill, EVENT_BEFORE))
+    assert not reconciliation.backfill(EVENT_BEFORE)
+
+
+def test_command_whose_answer_is_lost_fails(losing: tuple[Inbox, Path]) -> None:
+    """It may have taken effect. A second run would report the opposite, or record it twice."""
+    inbox, path = losing
+    administration = inbox.administration
+
+    for act in (
+        partial(administration.note_retry, "evt_0", by="me", why=None),
+        partial(administration.pause, by="me", why=None),
+        administration.resume,
+    ):
+        inbox.check()
+        path.lose_answer()
+        with pytest.raises(InboxUnavailable, match="not available"):
+            act()
+    assert len(administration.retries("evt_0")) == 1
+    assert administration.paused() is None
+
+
+def test_pooler_is_recognised_when_the_server_process_changes(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some poolers pass on the process id. The settings then go with each statement."""
+    path = Path(postgresql_url, is_pooler=True)
+    # The statement of connecting finds the process of the handshake, and the next ones do not.
+    same = postgresql_session._BEGIN_SESSION.replace("pg_backend_pid()", "%(pid)s")  # noqa: SLF001 - see above
+    monkeypatch.setattr(postgresql_session, "_BEGIN_SESSION", same)
+    engine = PostgresqlEngine(path.url)
+    show = sa.text("SELECT current_setting('statement_timeout')")
+
+    assert engine.execute(show, {}) == ("1200ms",)
+    assert engine.execute(show, {}, slow_ok=True) == ("5s",)
+    with engine._statements.pool.connection(0) as connection:  # noqa: SLF001 - no other way
+        assert connection.execute("SHOW statement_timeout").fetchone() == ("0",)
+        assert connection.prepare_threshold is None
     engine.close()
     path.close()
 
