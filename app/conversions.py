@@ -17,6 +17,8 @@ TEST_PREFIXES = ("sk_test_", "rk_test_")
 #: The prefix of an organization's keys, live or test (docs.stripe.com/keys/organization-api-keys).
 ORGANIZATION_PREFIX = "sk_org_"
 PLACEHOLDER = "whsec_replace_me"
+#: Digits of a number. Python converts no more than 4,300.
+MOST_DIGITS = 20
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*")
 
 
@@ -117,9 +119,17 @@ def api_base(value: str) -> str | None:
     """Accept a URL, and return None for an empty text."""
     if not value:
         return None
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.netloc:
+    try:
+        parts = urlsplit(value)
+        valid = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:  # an open bracket, or a port that is no number
+        valid = False
+    if not valid:
         raise ValueError("is not a URL like http://127.0.0.1:12111. Leave it empty to use Stripe")
+    if "@" in value:
+        raise ValueError(
+            "has a user or a password before @, which logs and commands would show. Remove it"
+        )
     return value.rstrip("/")
 
 
@@ -178,7 +188,8 @@ def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
     """Return a conversion that accepts a whole number."""
 
     def convert(value: str) -> int:
-        if not (value.isascii() and value.isdigit() and minimum <= int(value) <= maximum):
+        digits = value.isascii() and value.isdigit() and len(value) <= MOST_DIGITS
+        if not (digits and minimum <= int(value) <= maximum):
             raise ValueError(f"is {value!r}. Use a whole number from {minimum} to {maximum}")
         return int(value)
 

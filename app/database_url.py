@@ -68,6 +68,8 @@ def _has_several_hosts(value: str) -> bool:
 
 
 def _postgresql(value: str, url: sa.URL) -> str:
+    if "%00" in value:
+        raise ValueError("has %00, the character NUL, which PostgreSQL does not take. Remove it")
     if value.count("@") > 1:
         raise ValueError(
             "has more than one @. Percent-encode the user and the password: %40 for @, %2F for /,"

@@ -161,10 +161,10 @@ def _read_dotenv(path: Path) -> dict[str, str] | None:
         return None
     values: dict[str, str] = {}
     for binding in parse_stream(io.StringIO(content)):
-        if binding.error:
+        if binding.key is not None and binding.value is not None:
+            values[binding.key] = binding.value
+        elif binding.error or binding.key is not None:
             raise ValueError(f"{path}: line {binding.original.line} is not NAME=value. Correct it")
-        if binding.key is not None:
-            values[binding.key] = binding.value or ""
     return values
 
 

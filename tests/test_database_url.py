@@ -51,6 +51,8 @@ def test_accepted(given: str, used: str) -> None:
         ("postgresql://me:Z@ZqZq@db/inbox", "has more than one @. Percent-encode the user and"),
         ("postgresql://me:Z@/ZqZq@db/inbox", "has more than one @"),
         ("postgresql://me:Z@?ZqZq@db/inbox", "has more than one @"),
+        ("postgresql://me:ZqZq%00@db/inbox", "has %00, the character NUL"),
+        ("postgresql://me@db/inbox?password=ZqZq%00", "has %00, the character NUL"),
         ("postgresql://me:ZqZq@db1,db2/inbox", "names several hosts. Name one that always"),
         ("postgresql://me:Z,@ZqZq@db1:1,db2:2/inbox", "names several hosts"),
         ("postgresql://me@/inbox?host=db1&host=db2", "names several hosts"),

@@ -43,8 +43,11 @@ class TestDotenv:
             (LINES.encode("utf-16-le"), "is not UTF-8 but UTF-16"),
             (f"{LINES}# caf\xe9\n".encode("latin-1"), ": line 3 has the byte 0xe9, which is not"),
             (f"{LINES}PORT: 80\n".encode(), ": line 3 is not NAME=value"),
+            (f"{LINES}\n# a note\nPROCESSING:queue\n".encode(), ": line 5 is not NAME=value"),
+            (f"{LINES}PORT\nLOG_LEVEL=debug\n".encode(), ": line 3 is not NAME=value"),
+            (f"{LINES}export PORT\n".encode(), ": line 3 is not NAME=value"),
         ],
-        ids=["utf-16", "utf-16 without its mark", "latin-1", "no assignment"],
+        ids=["utf-16", "utf-16 without its mark", "latin-1", "colon", "YAML", "name", "export"],
     )
     def test_wrong_content(self, content: bytes, words: str, dotenv: Path) -> None:
         """The only problem is the file: without it each setting would be reported as missing."""
@@ -72,9 +75,10 @@ class TestDotenv:
         settings = Settings.load(SECRETS, dotenv)
         assert settings.origin.dotenv is None
 
-    def test_variable_without_a_value_is_not_set(self, dotenv: Path) -> None:
-        """``NAME`` alone, as ``docker run --env-file`` allows it, leaves the default."""
-        dotenv.write_text(f"{LINES}PORT\n", encoding="utf-8")
+    @pytest.mark.parametrize("line", ["PORT=", "PORT=''", "export PORT="])
+    def test_variable_with_an_empty_value_is_not_set(self, line: str, dotenv: Path) -> None:
+        """``NAME=`` leaves the default."""
+        dotenv.write_text(f"{LINES}{line}\n", encoding="utf-8")
         assert Settings.load({}, dotenv).port == 4242
 
     @pytest.mark.parametrize("environ", [{}, {"DATABASE_URL": "sqlite:////root/x.sqlite3"}])

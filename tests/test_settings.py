@@ -212,6 +212,10 @@ def test_white_space_around_a_secret_is_not_part_of_it() -> None:
         ("STRIPE_WEBHOOK_SECRET", "whsec_a,whsec_a", "(secret 2 of 2) is the same as an earlier"),
         ("STRIPE_API_BASE", "localhost:12111", "is not a URL like http://127.0.0.1:12111"),
         ("STRIPE_API_BASE", "http://", "is not a URL like"),
+        ("STRIPE_API_BASE", "http://:80", "is not a URL like"),
+        ("STRIPE_API_BASE", "http://[::1", "is not a URL like"),
+        ("STRIPE_API_BASE", "http://host:http", "is not a URL like"),
+        ("STRIPE_API_BASE", "http://host:99999", "is not a URL like"),
         ("STRIPE_RATE_LIMIT", "-1", "is '-1'. Use a whole number from 0 to 10000"),
         ("DATABASE_URL", "inbox.sqlite3", "is not a database URL"),
         ("DATABASE_SCHEMA", "Stripe", "is 'Stripe'. Use up to 50 lower-case letters"),
@@ -232,6 +236,7 @@ def test_white_space_around_a_secret_is_not_part_of_it() -> None:
         ("BIND_HOST", "10.0.0.256", "is '10.0.0.256'. Use an address"),
         ("BIND_HOST", "http://host", "or a host name"),
         ("PORT", "0", "is '0'. Use a whole number from 1 to 65535"),
+        ("PORT", "9" * 5000, "9'. Use a whole number from 1 to 65535"),
         ("PORT", "http", "is 'http'. Use a whole number"),
         ("PORT", "٤٢", "is '٤٢'. Use a whole number"),
         ("WEB_CONCURRENCY", "-1", "is '-1'. Use a whole number from 1 to 256"),
@@ -304,6 +309,14 @@ def test_messages_do_not_hold_secrets() -> None:
     """The message of a failed start may be logged."""
     said = problems(STRIPE_API_KEY="pk_test_marker", STRIPE_WEBHOOK_SECRET="marker,whsec_marker b")
     assert "marker" not in " ".join(said)
+
+
+@pytest.mark.parametrize("user", ["marker@", "me:marker@", ":marker@"])
+def test_address_of_the_api_has_no_password(user: str) -> None:
+    """Logs and commands show the address, so a password in it is refused, and not quoted."""
+    (problem,) = problems(STRIPE_API_BASE=f"https://{user}host")
+    assert problem.startswith("STRIPE_API_BASE has a user or a password before @")
+    assert "marker" not in problem
 
 
 @pytest.mark.parametrize("name", ["PORT", "BIND_HOST", "PROCESSING", "LEASE_SECONDS"])

@@ -16,7 +16,7 @@ from typing import Any
 from wsgiref.types import WSGIApplication
 
 from app.web import answers, wsgi
-from app.web.refusals import RefusalLog, shown_path
+from app.web.refusals import RefusalLog, shown_method, shown_path
 from app.web.thread_pool import Pool
 from app.web.wsgi import Headers, Response, Scope
 
@@ -156,8 +156,8 @@ class Bridge:
         """
         reason, method = NO_ROUTE.get(status), scope["method"]
         if reason and not (reason == "unknown_path" and method in {"GET", "HEAD"}):
-            path = shown_path(scope["path"])
-            self.refusals.write(reason, status=status, method=method, path=path)
+            shown = {"method": shown_method(method), "path": shown_path(scope["path"])}
+            self.refusals.write(reason, status=status, **shown)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
         for name, value in headers:

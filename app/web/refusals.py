@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from collections import Counter
+from http import HTTPMethod
 
 import structlog
 
@@ -20,8 +21,14 @@ LINES = 10
 #: The length of an interval in seconds.
 SECONDS = 60.0
 
-#: The paths that a warning shows. Others can hold an e-mail address, a token, or anything else.
-PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9_.-]{0,32}){1,4}")
+#: The segments of a path that a warning shows. Others can be a token or hold personal data.
+PLAIN_SEGMENT = re.compile(r"[A-Za-z_-]{0,20}|v[12]")
+
+#: The number of segments of a path that a warning shows.
+SEGMENTS = 4
+
+METHODS = frozenset(map(str, HTTPMethod))
+HIDDEN = "(not shown)"
 
 log = structlog.get_logger(__name__)
 
@@ -72,5 +79,13 @@ class RefusalLog:
 
 
 def shown_path(path: str) -> str:
-    """Return ``path`` as a warning may show it."""
-    return path if PLAIN_PATH.fullmatch(path) else "(not shown)"
+    """Return ``path`` as a warning may show it: each other segment is replaced."""
+    start, *segments = path.split("/")
+    if start or not 1 <= len(segments) <= SEGMENTS:
+        return HIDDEN
+    return "".join(f"/{each if PLAIN_SEGMENT.fullmatch(each) else HIDDEN}" for each in segments)
+
+
+def shown_method(method: str) -> str:
+    """Return ``method`` as a warning may show it: a client can send any word."""
+    return method if method in METHODS else HIDDEN

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from app.web.refusals import LINES, RefusalLog, shown_path
+from app.web.refusals import LINES, RefusalLog, shown_method, shown_path
 
 
 def logged(act: Callable[[RefusalLog], None]) -> list[tuple[Any, ...]]:
@@ -81,14 +81,27 @@ def test_end_of_the_process_tells_the_number() -> None:
         ("/", "/"),
         ("/webhooks", "/webhooks"),
         ("/api/v1/stripe-webhook/", "/api/v1/stripe-webhook/"),
-        ("/users/jane@example.com", "(not shown)"),
-        ("/" + "a" * 33, "(not shown)"),
+        ("/users/jane@example.com", "/users/(not shown)"),
+        ("/reset/AbCd1234efGH/", "/reset/(not shown)/"),
+        ("/v3/hooks/9f86d081", "/(not shown)/hooks/(not shown)"),
+        ("/" + "a" * 21, "/(not shown)"),
         ("/a/b/c/d/e", "(not shown)"),
-        ("/\u202egpj.exe", "(not shown)"),
+        ("/\u202egpj", "/(not shown)"),
         ("http://host/webhook", "(not shown)"),
         ("*", "(not shown)"),
+        ("", "(not shown)"),
     ],
 )
-def test_only_a_plain_path_is_shown(path: str, shown: str) -> None:
-    """A path with an address, a token or control characters is not logged."""
+def test_only_plain_segments_are_shown(path: str, shown: str) -> None:
+    """A segment with an address, a token or control characters is not logged."""
     assert shown_path(path) == shown
+
+
+def test_only_a_registered_method_is_shown() -> None:
+    """Any other word can come from a client."""
+    assert [shown_method(each) for each in ("GET", "PATCH", "sk_live_marker", "get")] == [
+        "GET",
+        "PATCH",
+        "(not shown)",
+        "(not shown)",
+    ]
