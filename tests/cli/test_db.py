@@ -83,6 +83,19 @@ def test_pending_migration_is_shown(make_receiver: MakeReceiver, postgresql_url:
     assert (listed.exit_code, listed.output) == (1, f"Error: {NOTHING}")
 
 
+def test_missing_schema_is_a_pending_migration(
+    make_receiver: MakeReceiver, postgresql_url: str
+) -> None:
+    """Every command names ``upgrade``, which creates the schema of DATABASE_SCHEMA."""
+    receiver = make_receiver(database_url=postgresql_url, migrate="check", database_schema="own")
+    assert run(receiver, "db", "check").output == NOTHING
+    assert run(receiver, "events", "list").output == f"Error: {NOTHING}"
+
+    run(receiver, "db", "upgrade")
+
+    assert run(receiver, "db", "check").output == READY
+
+
 def test_upgrade_names_the_revision_before(receiver: Receiver) -> None:
     """An older inbox is migrated, and the command says from which revision."""
     run(receiver, "db", "upgrade")

@@ -621,6 +621,11 @@ class TestSchema:
             run(postgresql_url, "UPDATE own.stripe_receiver_version SET version_num = '0004'")
             message = refused(make_inbox(url, schema="own"))
             assert f"may not migrate the tables from revision 0004 to {HEAD}" in message
+            assert "GRANT CREATE ON SCHEMA own TO role" in message
+            run(postgresql_url, f"GRANT CREATE ON SCHEMA own TO {sa.make_url(url).username}")
+            message = refused(make_inbox(url, schema="own"))
+            assert "Run `flask db upgrade` with the role that owns them" in message
+            assert "GRANT" not in message
 
     def test_search_path_without_a_schema(self, make_inbox: MakeInbox, postgresql_url: str) -> None:
         """A ``search_path`` that names nothing is reported with the remedy."""

@@ -205,9 +205,11 @@ class PostgresqlEngine:
     def snapshot(self) -> Iterator[sa.Connection]:
         """Hold one reading transaction that sees the state of one moment."""
         pool = postgresql.make_migration_engine(self._url)
-        options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-        if self._schema:
-            options["schema_translate_map"] = {None: self._schema}
+        options = {
+            "isolation_level": "REPEATABLE READ",
+            "postgresql_readonly": True,
+            "schema_translate_map": {None: self._schema},
+        }
         try:
             with pool.execution_options(**options).connect() as connection, connection.begin():
                 yield connection
