@@ -485,6 +485,16 @@ class TestEnd:
         with pytest.raises(ConnectionRefusedError):
             running.send()
 
+    def test_killed_command(self, start: StartDev) -> None:
+        """After SIGKILL the service stops: a killed ``make dev`` keeps no port."""
+        running = start()
+        running.shows("Ready.")
+        (service,) = children_of(running.process.pid)
+        running.end(signal.SIGKILL)
+        wait_for(lambda: not is_alive(service))
+        with pytest.raises(ConnectionRefusedError):
+            running.send()
+
     def test_signal_during_a_write(self, tmp_path: Path) -> None:
         """A signal that interrupts a write to standard output ends the command normally."""
         (tmp_path / PACKAGE).mkdir()
