@@ -54,6 +54,9 @@ LIVE_KEY = (
     f" key into .env, or use Stripe's own API: make dev STRIPE_API_BASE={STRIPE}"
 )
 
+#: The name of the stand-in's destination.
+NAME = "make dev"
+
 #: The variables of a service with an inbox of its own. An empty one hides that of ``.env``.
 OWN_INBOX = {
     "DATABASE_URL": INBOX,
@@ -100,17 +103,18 @@ def main() -> None:
         port = stack.enter_context(open_port(settings.bind_host, settings.port))
         port.listen(128)
         webhook = f"{local_url(settings)}{WEBHOOK_PATH}"
-        base = settings.stripe_api_base
+        base, api = settings.stripe_api_base, None
         if base is None:
             settings = with_own_inbox(settings)
-            base = stack.enter_context(_stand_in(settings, webhook, folder))
+            api = stack.enter_context(_stand_in(settings, webhook, folder))
+            base = api.url
         server = DevServer(None if base == STRIPE else base, webhook, inbox_address(settings))
         problem = stack.enter_context(announced(server))
         service = Service(port, service_environment(settings, base))
         stack.callback(service.end)
         _greet(settings, server, base, folder, problem)
         stack.callback(_say_end, server)
-        watch(service, folder, stop)
+        watch(service, folder, stop, api)
 
 
 def service_environment(settings: Settings, base: str) -> dict[str, str]:
@@ -127,17 +131,17 @@ def service_environment(settings: Settings, base: str) -> dict[str, str]:
 
 
 @contextmanager
-def _stand_in(settings: Settings, webhook: str, folder: Path) -> Iterator[str]:
-    """Serve a stand-in for Stripe's API until the end of the block, and yield its address.
+def _stand_in(settings: Settings, webhook: str, folder: Path) -> Iterator[StripeApi]:
+    """Serve a stand-in for Stripe's API until the end of the block, and yield it.
 
     It has the events of the inbox, and a destination that sends the handled types to ``webhook``.
     """
     with closing(make_inbox(settings)) as inbox:
         api = StripeApi(lambda path: find(inbox, path))
         secret = settings.stripe_webhook_secrets[0]
-        api.destinations.add(webhook, handled_types(folder), secret=secret, name="make dev")
+        api.destinations.add(webhook, handled_types(folder), secret=secret, name=NAME)
         with api.serve():
-            yield api.url
+            yield api
 
 
 def handled_types(folder: Path) -> list[str]:
@@ -174,8 +178,11 @@ def _say_end(server: DevServer) -> None:
         click.echo(f"The events are kept in the inbox of `make dev`. To see them: {see}")
 
 
-def watch(service: Service, folder: Path, stop: StopSignals) -> None:
-    """Start the service, and start it again after each change in ``folder``, until a signal."""
+def watch(service: Service, folder: Path, stop: StopSignals, api: StripeApi | None) -> None:
+    """Start the service, and start it again after each change in ``folder``, until a signal.
+
+    The destination of the stand-in ``api`` enables the types that are handled after the change.
+    """
     seen = snapshot(folder)
     service.start()
     while not stop.received:
@@ -184,9 +191,18 @@ def watch(service: Service, folder: Path, stop: StopSignals) -> None:
             names = sorted({path.name for path, _ in now.items() ^ seen.items()})
             click.echo(f"Changed: {', '.join(names)}")
             seen = now
+            if api:
+                _enable(api, handled_types(folder))
             service.start()
         service.update()
         time.sleep(POLL_SECONDS)
+
+
+def _enable(api: StripeApi, types: list[str]) -> None:
+    """Enable exactly ``types`` at the destination of ``make dev``, which may have been deleted."""
+    found = api.destinations
+    for each in [one for one in found.ids if found.get(one)["name"] == NAME]:
+        found.change(each, enabled_events=types)
 
 
 def snapshot(folder: Path) -> Snapshot:

@@ -51,15 +51,16 @@ class Process:
     def __init__(self, port: socket.socket, settings: Mapping[str, str]) -> None:
         """Start it on the listening ``port``, with ``settings`` as its environment."""
         self.started_at = time.monotonic()
-        command = [sys.executable, "-m", "gunicorn", "--config", str(ROOT / "gunicorn.conf.py")]
-        with socket.create_server((HOST, 0)) as own:
-            numbers = port.fileno(), own.fileno()
-            for number in numbers:
-                command += ["--bind", f"fd://{number}"]
+        watched, self._lifeline = socket.socketpair()  # the process stops when this one is gone
+        with socket.create_server((HOST, 0)) as own, watched:
+            command = [sys.executable, "-m", "devkit.dev_child", str(watched.fileno())]
+            command += ["--config", str(ROOT / "gunicorn.conf.py")]
+            for each in (port, own):
+                command += ["--bind", f"fd://{each.fileno()}"]
             self._popen = subprocess.Popen(  # noqa: S603 - our own server
                 [*command, "--log-level", "warning"],
                 env=settings,
-                pass_fds=numbers,
+                pass_fds=[each.fileno() for each in (port, own, watched)],
                 start_new_session=True,  # Ctrl-C reaches the parent alone, which ends this process
             )
             self._probe = socket.create_connection(own.getsockname())
@@ -81,6 +82,7 @@ class Process:
         """End the process, if it is running."""
         self._probe.close()
         end(self._popen)
+        self._lifeline.close()
 
 
 class Service:

@@ -369,6 +369,8 @@ class TestStandIn:
         running.shows(f"{stripe_api.url}, as STRIPE_API_BASE says")
         running.send()
         assert [asked.path.rpartition("/")[0] for asked in stripe_api.asked] == ["/v1/customers"]
+        running.write(SAY.format(words="other_words"))
+        running.shows("Reloaded.")
 
     def test_commands_beside_it(self, start: StartDev) -> None:
         """Commands in the same folder use this service and its stand-in, without a setting."""
@@ -378,6 +380,10 @@ class TestStandIn:
         doctor = running.flask("doctor", "--strict")
         assert "OK    destination " in doctor, doctor
         assert "OK    ping " in doctor
+        running.write(SAY.format(words="words"), "v1_customer_updated")
+        running.shows("Reloaded.")
+        doctor = running.flask("doctor", "--strict")
+        assert "OK    destination " in doctor, doctor
         sent = running.flask("events", "send", TYPE)
         assert "handled" in sent
         assert f"Delivering to http://127.0.0.1:{running.port}/webhook" in sent
@@ -483,6 +489,16 @@ class TestEnd:
         running.send()
         assert running.end(number) == 0
         assert "Traceback" not in running.shown
+        with pytest.raises(ConnectionRefusedError):
+            running.send()
+
+    def test_killed_command(self, start: StartDev) -> None:
+        """After SIGKILL the service stops: a killed ``make dev`` keeps no port."""
+        running = start()
+        running.shows("Ready.")
+        (service,) = children_of(running.process.pid)
+        running.end(signal.SIGKILL)
+        wait_for(lambda: not is_alive(service))
         with pytest.raises(ConnectionRefusedError):
             running.send()
 
