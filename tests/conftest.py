@@ -52,6 +52,30 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let each worker of pytest-xdist begin with some of the files that start processes.
+
+    The workers get equal parts of the list. A worker that has finished takes tests from the end of
+    another one's part. With short tests there, all end at the same time.
+
+    """
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    files: dict[Path, list[pytest.Item]] = {}
+    quick: list[pytest.Item] = []
+    for item in items:
+        is_quick = "processes" not in item.path.parts
+        (quick if is_quick else files.setdefault(item.path, [])).append(item)
+    parts: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    for file in sorted(files.values(), key=len, reverse=True):
+        min(parts, key=len).extend(file)
+    size = -(-len(items) // workers)
+    for part in parts:
+        free = max(0, size - len(part))
+        part.extend(quick[:free])
+        del quick[:free]
+    items[:] = [item for part in parts for item in part] + quick
+
+
 #: No log line may hold these: the secrets of the tests, and the start of every body.
 NEVER_LOGGED = (SECRET, API_KEY, '"object":"v2.core.event"', r"\"object\":\"v2.core.event\"")
 
