@@ -11,7 +11,7 @@ TOOLS_INSTALLED := $(TOOLS)/.installed
 # A part of the tests, as in: make test ARGS='tests/inbox/test_inbox.py -x'
 ARGS ?=
 # How many tests run side by side when all are run: those of processes mostly wait.
-TESTS_AT_ONCE ?= 4
+TESTS_AT_ONCE ?= 5
 # For `make handler`: an event type, and UNTYPED=1 for one that is newer than the installed SDK.
 TYPE ?=
 UNTYPED ?=

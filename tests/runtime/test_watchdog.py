@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
-from app.runtime.watchdog import Watchdog
+from app.runtime.watchdog import EXIT_STATUS, Watchdog
 from tests.support.waiting import wait_for
 
 #: The method before a fixture replaces it for all tests in this process.
@@ -27,3 +29,54 @@ def test_one_thread_watches_until_the_end() -> None:
     watchdog.close()
 
     wait_for(lambda: count_threads() == before)
+
+
+#: A process that holds a claim, and is suspended for a minute.
+SUSPENDED = """
+from app.runtime import watchdog
+
+now = 100.0
+watchdog.since_boot = lambda: now
+watchdog.LOG_SECONDS = 60.0  # however slow the machine is
+watched = watchdog.Watchdog(600, lambda: True)
+watched.start()
+watched.begin()
+now += 301
+watched.check()
+print("it goes on")
+"""
+
+
+def test_suspended_process_ends_itself() -> None:
+    """Its event may run elsewhere by now. It says so, with the stacks of its threads."""
+    ended = subprocess.run(
+        [sys.executable, "-c", SUSPENDED], capture_output=True, text=True, check=False, timeout=120
+    )
+
+    assert ended.returncode == EXIT_STATUS
+    assert "process_hung" in ended.stdout
+    assert "most recent call first" in ended.stderr
+    assert "it goes on" not in ended.stdout
+
+
+#: A process that has a time limit for its end. A thread can run, so the timer does not end it.
+ENDING = """
+import time
+from app.runtime import watchdog
+
+watchdog.SOFT_SHARE = 0.01
+watched = watchdog.Watchdog(0.1, lambda: True)
+watched.start()
+watched.end_within(100)
+time.sleep(60)
+print("it goes on")
+"""
+
+
+def test_process_ends_within_its_limit() -> None:
+    """The exit status is 0, and no stacks are written."""
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDING], capture_output=True, text=True, check=False, timeout=120
+    )
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
