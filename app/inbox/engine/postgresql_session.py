@@ -162,5 +162,6 @@ def _execute_alone(
             raise
         # The driver replaces the error of a lost connection by one about leaving the pipeline.
         connection.close()
-        raise error.__context__ or error from None
+        lost = error.__context__  # or what the caller handles, such as the error of a callback
+        raise (lost if isinstance(lost, psycopg.OperationalError) else error) from None
     return cursor

@@ -55,6 +55,21 @@ def test_statement_that_a_pooled_server_cancels_is_not_repeated(postgresql_url: 
     path.close()
 
 
+def test_error_that_the_caller_handles_is_not_raised_again(postgresql_url: str) -> None:
+    """A result can be recorded while the error of a callback is handled."""
+    path = Path(postgresql_url, is_pooler=True)
+    engine = PostgresqlEngine(path.url)
+    engine.execute(sa.text("SELECT 1"), {})
+    path.close()
+
+    try:
+        raise ValueError("of a callback")  # noqa: TRY301 - the error that is handled
+    except ValueError:
+        with pytest.raises(InboxUnavailable):
+            engine.execute(sa.text("SELECT 1"), {})
+    engine.close()
+
+
 @pytest.fixture
 def losing(postgresql_url: str) -> Iterator[tuple[Inbox, Path]]:
     """An inbox with three due events, and the network path to its server."""
