@@ -54,6 +54,11 @@ def encoded(headers: Iterable[tuple[str, str]]) -> Headers:
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
 
+def path(scope: Scope) -> str:
+    """Return the path of the request, without the prefix of a proxy."""
+    return _split(_path(scope["raw_path"]), scope["root_path"].rstrip("/"))[1]
+
+
 def _environ(scope: Scope, body: bytes) -> WSGIEnvironment:
     server, client = scope["server"] or ("localhost", 0), scope["client"] or ("", 0)
     prefix, path = _split(_path(scope["raw_path"]), scope["root_path"].rstrip("/"))

@@ -13,10 +13,8 @@ from flask import Response, request
 from werkzeug.exceptions import Forbidden
 
 from app.web import wsgi
+from app.web.bridge import FORM_BYTES
 from app.web.ops.auth import SAFE_METHODS, viewer
-
-#: The largest body of a POST, in bytes.
-BODY_BYTES = 32768
 
 #: The name of the field of a form with the CSRF token.
 CSRF_FIELD = "csrf_token"
@@ -40,7 +38,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 def bound_body() -> None:
     """Refuse a larger body. The bridge has the same limit, ``flask run`` and tests have none."""
-    request.max_content_length = BODY_BYTES
+    request.max_content_length = FORM_BYTES
 
 
 def require_same_origin() -> None:

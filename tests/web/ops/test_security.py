@@ -6,7 +6,7 @@ import pytest
 from werkzeug.test import TestResponse
 
 from app.web import wsgi
-from app.web.ops import security
+from app.web.bridge import FORM_BYTES
 from tests.web.ops.conftest import TOKEN, Browser
 
 
@@ -130,6 +130,6 @@ def test_other_sites_may_only_link(ops: Browser, site: str, mode: str, status: i
 
 def test_large_form_is_refused(ops: Browser) -> None:
     """The page has a limit of its own for a form."""
-    answer = ops.post("/ops/unknown", why="x" * security.BODY_BYTES)
+    answer = ops.post("/ops/unknown", why="x" * FORM_BYTES)
     assert answer.status_code == 413
     assert "The form is too large" in answer.text
