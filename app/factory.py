@@ -34,7 +34,7 @@ from app.services import Services
 from app.settings import Settings
 from app.stripe_api.client import build_client
 from app.stripe_api.rate_limiter import RateLimiter
-from app.web import answers, health, webhook
+from app.web import answers, health, ops, webhook
 from app.web.refusals import RefusalLog
 
 
@@ -84,11 +84,15 @@ def _make_app(settings: Settings, handlers: Registry | None = None) -> Flask:
         package=settings.handlers_package,
     )
     app = Flask("app", static_folder=None)
+    # No path redirects: the redirect would name the host of the service, not that of its proxy.
+    app.url_map.merge_slashes = False
     app.extensions["services"] = make_services(
         settings, handlers or registry.load(settings.handlers_package, text.redactor(secrets))
     )
     app.register_blueprint(webhook.blueprint)
     app.register_blueprint(health.blueprint)
+    if settings.ops_token:  # otherwise /ops is an unknown path like any other
+        ops.register(app)
     app.register_error_handler(HTTPException, _answer_in_json)
     app.cli = Commands("app")
     return app
@@ -211,7 +215,8 @@ def _retry_policy(settings: Settings) -> RetryPolicy:
 def _secrets(settings: Settings) -> list[str]:
     urls = [settings.database_url, settings.database_listen_url]
     database = [password for url in urls if url for password in passwords(url)]
-    return [settings.stripe_api_key, *settings.stripe_webhook_secrets, *database]
+    tokens = filter(None, [settings.ops_token, settings.ops_read_token])
+    return [settings.stripe_api_key, *settings.stripe_webhook_secrets, *database, *tokens]
 
 
 def _answer_in_json(error: HTTPException) -> Response:

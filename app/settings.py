@@ -167,6 +167,25 @@ class Settings:
         "auto pins each process to one CPU if there are as many processes as CPUs, or a multiple;"
         " off lets them use all.",
     )
+    ops_token: str = _setting(
+        "",
+        conversions.token,
+        "Opens the operations page at /ops: its password, 32 random characters or more. Empty:"
+        " there is no such page.",
+        secret=True,
+    )
+    ops_read_token: str = _setting(
+        "",
+        conversions.token,
+        "A second password for the operations page, for people who may look and change nothing.",
+        secret=True,
+    )
+    ops_read_bodies: str = _setting(
+        "off",
+        one_of("on", "off"),
+        "on shows the bodies of events to people with OPS_READ_TOKEN too; they can hold personal"
+        " data.",
+    )
     worker_threads: int = _setting(
         "4",
         whole_number(0, 1024),
