@@ -217,6 +217,11 @@ def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
     return convert
 
 
+def optional_port(value: str) -> int | None:
+    """Accept a port, and return None for an empty text."""
+    return whole_number(1, 65535)(value) if value else None
+
+
 def rate_limit(value: str) -> int | None:
     """Accept requests a second, and return None for an empty text."""
     return whole_number(0, 10_000)(value) if value else None
