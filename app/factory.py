@@ -113,6 +113,7 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         watchdog=parts.watchdog,
         retry_policy=_retry_policy(settings) if settings.is_queue else None,
         redact=text.redactor(_secrets(settings)),
+        package=settings.handlers_package,
     )
     stopping = threading.Event()
     worker = _make_worker(settings, inbox, runner, parts, stopping)

@@ -16,6 +16,7 @@ from app.inbox.engine.findings import Findings
 from app.inbox.migrate import Revisions
 from app.inbox.models import (
     Attempt,
+    Cause,
     Claim,
     Event,
     Failure,
@@ -33,6 +34,7 @@ from app.states import Outcome, State
 
 __all__ = [
     "Attempt",
+    "Cause",
     "Claim",
     "Event",
     "Failure",

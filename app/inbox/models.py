@@ -137,14 +137,27 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class Cause:
+    """The error group of a failure: its fingerprint, the type of the exception, and the place.
+
+    ``place`` is a file and a line: ``handlers/v1_invoice_paid.py:31``.
+    """
+
+    fingerprint: str
+    exception: str
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """Why an attempt failed, and when the next one is due.
 
     ``delay`` is in seconds. ``attempts_used`` is how many attempts of the retry policy are used up
-    now; None leaves the number as it is.
+    now; None leaves the number as it is. ``cause`` is None if no exception ended the attempt.
     """
 
     reason: str
     traceback: str | None = None
     delay: float = 0.0
     attempts_used: float | None = None
+    cause: Cause | None = None

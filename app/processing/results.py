@@ -16,6 +16,7 @@ import structlog
 
 from app.errors import MAX_DELAY_SECONDS, GiveUp, RetryLater
 from app.inbox import Claim, Failure
+from app.processing.fingerprints import cause_of
 from app.processing.retry_policy import RetryPolicy
 from app.states import SUCCESSES, Outcome
 from app.text import head, printed_traceback, storable
@@ -56,24 +57,28 @@ class Result:
         attempt = (
             "the callback succeeded" if self.failure is None else f"the attempt {self.outcome}"
         )
-        last = Result(Outcome.UNRECORDED, Failure(f"{attempt}, but that could not be recorded"))
+        unrecorded = f"{attempt}, but that could not be recorded"
         if self.failure is None:
-            return [last]
+            return [Result(Outcome.UNRECORDED, Failure(unrecorded))]
         reason = self.failure.reason.encode("ascii", "backslashreplace").decode()
         plain = replace(self.failure, reason=reason[:REASON_LENGTH], traceback=None)
-        return [replace(self, failure=plain), last]
+        last = Failure(unrecorded, cause=self.failure.cause)
+        return [replace(self, failure=plain), Result(Outcome.UNRECORDED, last)]
 
 
 class Classifier:
     """Decides the result of an attempt that raised."""
 
-    def __init__(self, retry_policy: RetryPolicy | None, redact: Callable[[str], str]) -> None:
-        """Take the ``retry_policy``, and a function that redacts secrets.
+    def __init__(
+        self, retry_policy: RetryPolicy | None, redact: Callable[[str], str], package: str
+    ) -> None:
+        """Take the ``retry_policy``, a function that redacts secrets, and the handler ``package``.
 
         Without a policy, Stripe decides when it delivers the event again.
         """
         self._retry_policy = retry_policy
         self._redact = redact
+        self._package = package
 
     def classify(self, claim: Claim, error: BaseException, *, entered: bool) -> Result:
         """Return the result for this ``error``, and log it. Raises nothing.
@@ -84,20 +89,22 @@ class Classifier:
             return self._classify(claim, error, entered=entered)
         except BaseException:  # reading the error runs the callback's own code
             log.exception("error_not_judged")
-            return self._plan(claim, Failure(UNKNOWN))
+            return self._plan(claim, Failure(UNKNOWN, cause=cause_of(error, self._package)))
 
     def _classify(self, claim: Claim, error: BaseException, *, entered: bool) -> Result:
-        failure = Failure(self._reason(error), self._traceback(error))
+        cause = cause_of(error, self._package)
+        group = cause.fingerprint
+        failure = Failure(self._reason(error), self._traceback(error), cause=cause)
         if not entered and not isinstance(error, TRANSIENT):
             # Only the type: the reason may quote the body. The inbox stores the reason.
-            log.error("event_unreadable", reason=type(error).__name__)
+            log.error("event_unreadable", reason=type(error).__name__, group=group)
             return Result(Outcome.UNREADABLE, failure)
         if isinstance(error, GiveUp):
             # A subclass may have no ``reason``.
             reason = self._clean(_text(getattr(error, "reason", error)))
-            log.error("callback_gave_up", reason=reason)
+            log.error("callback_gave_up", reason=reason, group=group)
             return Result(Outcome.GAVE_UP, replace(failure, reason=reason))
-        log.error("callback_raised", exc_info=error)
+        log.error("callback_raised", group=group, exc_info=error)
         if isinstance(error, RetryLater):
             return self._plan(claim, failure, asked=_delay(getattr(error, "seconds", None)))
         if isinstance(error, stripe.RateLimitError):

@@ -62,18 +62,19 @@ class Runner:
         watchdog: Watchdog,
         retry_policy: RetryPolicy | None,
         redact: Callable[[str], str],
+        package: str,
     ) -> None:
         """Take the services, and build the SDK's handler from the ``registry``.
 
         With a ``retry_policy`` a failed event is retried, and dead after the last attempt. Without
         one, Stripe decides when it delivers the event again. ``redact`` replaces the secrets in the
-        text of an exception.
+        text of an exception. ``package`` is the one of the handler modules.
         """
         self._claims = claims
         self._leases = leases
         self._deferred = deferred
         self._watchdog = watchdog
-        self._classifier = Classifier(retry_policy, redact)
+        self._classifier = Classifier(retry_policy, redact, package)
         self._handler = registry.register(client, wrap=_wrap)
 
     def run(self, claim: Claim) -> Outcome:
