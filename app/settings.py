@@ -132,6 +132,12 @@ class Settings:
         conversions.package,
         "The Python package that holds the handler modules.",
     )
+    release: str = _setting(
+        "",
+        conversions.release,
+        "The release of your code, which failures and error groups name. Empty: the git commit of"
+        " the working directory.",
+    )
     processing: str = _setting(
         "inline",
         one_of("inline", "queue"),
