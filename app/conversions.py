@@ -17,6 +17,10 @@ TEST_PREFIXES = ("sk_test_", "rk_test_")
 #: The prefix of an organization's keys, live or test (docs.stripe.com/keys/organization-api-keys).
 ORGANIZATION_PREFIX = "sk_org_"
 PLACEHOLDER = "whsec_replace_me"
+#: The minimum of characters of a token, and of different ones among them. Of 32 random hexadecimal
+#: digits, fewer than 8 are different once in ten million tokens.
+TOKEN_LENGTH = 32
+TOKEN_VARIETY = 8
 #: Digits of a number. Python converts no more than 4,300.
 MOST_DIGITS = 20
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*")
@@ -113,6 +117,23 @@ def _check_secret(secret: str, position: int, found: tuple[str, ...]) -> None:
         )
     if found.index(secret) != position - 1:
         raise ValueError(f"{which} is the same as an earlier one. Remove it")
+
+
+def token(value: str) -> str:
+    """Accept a token of the operations page, and return an empty text for none.
+
+    The messages never hold the token.
+    """
+    if not value:
+        return ""
+    if not value.isascii() or " " in value:  # HTTP clients disagree about their encoding
+        raise ValueError("has a space, or a character that is not ASCII. Use letters and digits")
+    if len(value) < TOKEN_LENGTH or len(set(value)) < TOKEN_VARIETY:
+        raise ValueError(
+            f"is too easy to guess. Use {TOKEN_LENGTH} random characters or more, as `openssl rand"
+            " -hex 32` prints them"
+        )
+    return value
 
 
 def api_base(value: str) -> str | None:

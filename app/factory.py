@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import NamedTuple
 
 import click
@@ -16,6 +17,7 @@ from app import log, text
 from app.database_url import passwords
 from app.errors import StartError
 from app.inbox import Inbox
+from app.maintenance.schedule import Maintenance, Task
 from app.processing import registry
 from app.processing.deferred_results import DeferredResults
 from app.processing.held_claims import HeldClaims
@@ -24,6 +26,7 @@ from app.processing.outages import Outages
 from app.processing.receiver import Receiver
 from app.processing.registry import Registry
 from app.processing.rescuer import Rescuer
+from app.processing.results import Classifier
 from app.processing.retry_policy import RetryPolicy
 from app.processing.runner import Runner
 from app.processing.worker import Worker
@@ -33,8 +36,11 @@ from app.services import Services
 from app.settings import Settings
 from app.stripe_api.client import build_client
 from app.stripe_api.rate_limiter import RateLimiter
-from app.web import answers, health, webhook
+from app.web import answers, health, ops, webhook
 from app.web.refusals import RefusalLog
+
+#: Seconds between two tries to record the release of this process.
+RELEASE_SECONDS = 5.0
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -83,11 +89,15 @@ def _make_app(settings: Settings, handlers: Registry | None = None) -> Flask:
         package=settings.handlers_package,
     )
     app = Flask("app", static_folder=None)
+    # No path redirects: the redirect would name the host of the service, not that of its proxy.
+    app.url_map.merge_slashes = False
     app.extensions["services"] = make_services(
         settings, handlers or registry.load(settings.handlers_package, text.redactor(secrets))
     )
     app.register_blueprint(webhook.blueprint)
     app.register_blueprint(health.blueprint)
+    if settings.ops_token:  # otherwise /ops is an unknown path like any other
+        ops.register(app)
     app.register_error_handler(HTTPException, _answer_in_json)
     app.cli = Commands("app")
     return app
@@ -111,12 +121,11 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         leases=parts.leases,
         deferred=parts.deferred,
         watchdog=parts.watchdog,
-        retry_policy=_retry_policy(settings) if settings.is_queue else None,
-        redact=text.redactor(_secrets(settings)),
-        package=settings.handlers_package,
+        classifier=_make_classifier(settings),
     )
     stopping = threading.Event()
     worker = _make_worker(settings, inbox, runner, parts, stopping)
+    tasks = _maintenance_tasks(settings, inbox)
     return Services(
         settings=settings,
         registry=handlers,
@@ -130,8 +139,16 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         receiver=Receiver(settings, inbox.deliveries, runner, worker, stopping),
         reconciler=Reconciler(settings, handlers, inbox, client, runner),
         refusals=RefusalLog(),
+        maintenance=Maintenance(tasks, inbox.reconciliation, stopping),
         stopping=stopping,
     )
+
+
+def _maintenance_tasks(settings: Settings, inbox: Inbox) -> list[Task]:
+    """Return the regular work of a serving process."""
+    # Once, and again only if the inbox was away.
+    begin_release = partial(inbox.groups.begin_release, settings.release)
+    return [Task("release", RELEASE_SECONDS, begin_release)]
 
 
 class LeaseParts(NamedTuple):
@@ -194,6 +211,15 @@ def make_client(settings: Settings, inbox: Inbox | None = None) -> stripe.Stripe
     return build_client(settings, rate_limiter)
 
 
+def _make_classifier(settings: Settings) -> Classifier:
+    return Classifier(
+        _retry_policy(settings) if settings.is_queue else None,
+        text.redactor(_secrets(settings)),
+        package=settings.handlers_package,
+        release=settings.release or None,
+    )
+
+
 def _retry_policy(settings: Settings) -> RetryPolicy:
     return RetryPolicy(
         base_seconds=settings.retry_base_seconds,
@@ -205,7 +231,8 @@ def _retry_policy(settings: Settings) -> RetryPolicy:
 def _secrets(settings: Settings) -> list[str]:
     urls = [settings.database_url, settings.database_listen_url]
     database = [password for url in urls if url for password in passwords(url)]
-    return [settings.stripe_api_key, *settings.stripe_webhook_secrets, *database]
+    tokens = filter(None, [settings.ops_token, settings.ops_read_token])
+    return [settings.stripe_api_key, *settings.stripe_webhook_secrets, *database, *tokens]
 
 
 def _answer_in_json(error: HTTPException) -> Response:

@@ -1,4 +1,4 @@
-"""The release of the running code: the setting RELEASE, or the git commit of the working directory.
+"""The default of the setting RELEASE: the git commit of the working directory.
 
 The commit is read from git's files. The image has no git, and a program would cost time at each
 start.
@@ -15,14 +15,12 @@ DIGITS = 12
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 
 
-def current_release(setting: str, folder: Path) -> str | None:
-    """Return the ``setting``, else the short commit of the checkout around ``folder``, or None."""
-    if setting:
-        return setting
+def git_release(folder: Path) -> str:
+    """Return the short commit of the checkout around ``folder``. Empty if there is none."""
     try:
         commit = _commit(_git_folder(folder.resolve()))
     except (OSError, ValueError, StopIteration):  # no checkout, no permission, another format
-        return None
+        return ""
     return commit[:DIGITS]
 
 

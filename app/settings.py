@@ -15,6 +15,7 @@ from app.conversions import LIVE_PREFIXES, ORGANIZATION_PREFIX, one_of, seconds,
 from app.database_url import database_url, listen_url
 from app.environment import Origin, read
 from app.errors import StartError
+from app.release import git_release
 from app.setting_fields import contradictions, convert, names, variable
 
 __all__ = ["Settings", "environment", "variable"]
@@ -135,8 +136,7 @@ class Settings:
     release: str = _setting(
         "",
         conversions.release,
-        "The release of your code, which failures and error groups name. Empty: the git commit of"
-        " the working directory.",
+        "The release of your code, which failures name. Empty: the git commit of the folder.",
     )
     processing: str = _setting(
         "inline",
@@ -172,6 +172,25 @@ class Settings:
         one_of("auto", "off"),
         "auto pins each process to one CPU if there are as many processes as CPUs, or a multiple;"
         " off lets them use all.",
+    )
+    ops_token: str = _setting(
+        "",
+        conversions.token,
+        "Opens the operations page at /ops: its password, 32 random characters or more. Empty:"
+        " there is no such page.",
+        secret=True,
+    )
+    ops_read_token: str = _setting(
+        "",
+        conversions.token,
+        "A second password for the operations page, for people who may look and change nothing.",
+        secret=True,
+    )
+    ops_read_bodies: str = _setting(
+        "off",
+        one_of("on", "off"),
+        "on shows the bodies of events to people with OPS_READ_TOKEN too; they can hold personal"
+        " data.",
     )
     worker_threads: int = _setting(
         "4",
@@ -265,7 +284,7 @@ class Settings:
         except ValueError as error:  # without its .env, each setting would be reported as missing
             raise StartError(HEADLINE, [str(error)]) from None
         problems = given.problems
-        values = convert(cls, {"LOG_FORMAT": _log_format(), **given.texts}, problems)
+        values = convert(cls, {**_defaults(), **given.texts}, problems)
         if not problems:
             settings = cls(**values, origin=given.origin)
             problems = contradictions(settings)
@@ -277,6 +296,7 @@ class Settings:
         raise StartError(HEADLINE, [*problems.values(), *guesses])
 
 
-def _log_format() -> str:
-    """Return the default, which is for a person at a terminal."""
-    return "console" if sys.stderr and sys.stderr.isatty() else "json"
+def _defaults() -> dict[str, str]:
+    """Return the defaults that depend on the process: its terminal, and its working directory."""
+    log_format = "console" if sys.stderr and sys.stderr.isatty() else "json"
+    return {"LOG_FORMAT": log_format, "RELEASE": git_release(Path.cwd())}

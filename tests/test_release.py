@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from app.release import current_release
+from app.release import git_release
+from app.settings import Settings
 
 GIT = ("git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main")
 
@@ -33,26 +34,29 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-def test_setting_wins(checkout: Path) -> None:
-    """The working directory can be a checkout all the same."""
-    commit(checkout)
-    assert current_release("1.4.2", checkout) == "1.4.2"
+def test_setting_wins(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it, the release is the commit of the working directory."""
+    monkeypatch.chdir(checkout)
+    environ = {"STRIPE_API_KEY": "sk_test_fake", "STRIPE_WEBHOOK_SECRET": "whsec_fake"}
+    expected = commit(checkout)
+    assert Settings.load(environ, dotenv=None).release == expected
+    assert Settings.load({**environ, "RELEASE": "1.4.2"}, dotenv=None).release == "1.4.2"
 
 
 def test_commit_of_the_checkout(checkout: Path) -> None:
     """A branch, also where git has packed it, and a commit without a branch."""
     first = commit(checkout)
-    assert current_release("", checkout) == first
+    assert git_release(checkout) == first
 
     git(checkout, "pack-refs", "--all")
-    assert current_release("", checkout) == first
+    assert git_release(checkout) == first
 
     second = commit(checkout)
     assert second != first
-    assert current_release("", checkout) == second
+    assert git_release(checkout) == second
 
     git(checkout, "checkout", "--detach", first)
-    assert current_release("", checkout) == first
+    assert git_release(checkout) == first
 
 
 def test_folder_inside_a_checkout(checkout: Path) -> None:
@@ -60,7 +64,7 @@ def test_folder_inside_a_checkout(checkout: Path) -> None:
     inside = checkout / "services" / "stripe"
     inside.mkdir(parents=True)
     expected = commit(checkout)
-    assert current_release("", inside) == expected
+    assert git_release(inside) == expected
 
 
 def test_work_tree_has_its_own_commit(checkout: Path, tmp_path: Path) -> None:
@@ -70,19 +74,19 @@ def test_work_tree_has_its_own_commit(checkout: Path, tmp_path: Path) -> None:
     git(checkout, "worktree", "add", "-b", "fix", str(other))
     second = commit(other)
 
-    assert (current_release("", checkout), current_release("", other)) == (first, second)
+    assert (git_release(checkout), git_release(other)) == (first, second)
 
 
 def test_no_release_is_no_error(checkout: Path, tmp_path: Path) -> None:
     """A folder without git, a repository without a commit, and files of another format."""
-    assert current_release("", Path("/")) is None
-    assert current_release("", checkout) is None
+    assert git_release(Path("/")) == ""
+    assert git_release(checkout) == ""
 
     (checkout / ".git" / "HEAD").write_bytes(b"\xff\n")
-    assert current_release("", checkout) is None
+    assert git_release(checkout) == ""
 
     (checkout / ".git" / "HEAD").write_text("not a commit\n", encoding="utf-8")
-    assert current_release("", checkout) is None
+    assert git_release(checkout) == ""
 
     (tmp_path / ".git").write_text("gitdir: nowhere\n", encoding="utf-8")
-    assert current_release("", tmp_path) is None
+    assert git_release(tmp_path) == ""

@@ -26,8 +26,12 @@ def problems(**changes: str) -> list[str]:
     return raised.value.problems
 
 
-def test_defaults_are_those_of_the_readme() -> None:
-    """With the two secrets alone the service runs, inline and on SQLite."""
+def test_defaults_are_those_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the two secrets alone the service runs, inline and on SQLite.
+
+    The release is that of the working directory, which is no checkout here.
+    """
+    monkeypatch.chdir("/")
     assert load() == Settings(
         stripe_api_key="sk_test_fake",
         stripe_webhook_secrets=("whsec_fake",),

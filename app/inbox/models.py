@@ -104,6 +104,14 @@ class Event:
     lease_seconds: float | None
     suspected_lease: float | None
     suspected_seconds: float
+    fingerprint: str | None
+    """The error group of the latest attempt if it failed."""
+    release: str | None
+    """The release that made this attempt."""
+    trace: str | None
+    """The ``traceparent`` of the delivery."""
+    erased_at: float | None
+    """When the body was erased on request. Such an event is never run."""
     is_orphan: bool
     """True if its process is dead or no longer renews its lease: it can be run again."""
 
@@ -111,6 +119,18 @@ class Event:
     def of(cls, row: sa.Row[Any]) -> Event:
         """Return the event of a row that ``sql.rescue.shown`` selects."""
         return cls(*tuple(row))
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A number of events. ``is_bounded``: the count ended at its bound, so there may be more."""
+
+    number: int
+    is_bounded: bool = False
+
+    def __str__(self) -> str:
+        """Return the number for a person: ``1,204`` or ``10,000+``."""
+        return f"{self.number:,}{'+' if self.is_bounded else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +145,8 @@ class Attempt:
     outcome: str
     reason: str | None
     traceback: str | None
+    fingerprint: str | None = None
+    release: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,27 +159,20 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
-    """The error group of a failure: its fingerprint, the type of the exception, and the place.
-
-    ``place`` is a file and a line: ``handlers/v1_invoice_paid.py:31``.
-    """
-
-    fingerprint: str
-    exception: str
-    place: str
-
-
-@dataclass(frozen=True, slots=True)
 class Failure:
     """Why an attempt failed, and when the next one is due.
 
     ``delay`` is in seconds. ``attempts_used`` is how many attempts of the retry policy are used up
-    now; None leaves the number as it is. ``cause`` is None if no exception ended the attempt.
+    now; None leaves the number as it is. ``fingerprint`` names the error group, and is None if no
+    exception ended the attempt. ``exception`` and ``place`` describe the group to a person.
+    ``release`` is that of this process.
     """
 
     reason: str
     traceback: str | None = None
     delay: float = 0.0
     attempts_used: float | None = None
-    cause: Cause | None = None
+    fingerprint: str | None = None
+    release: str | None = None
+    exception: str = ""
+    place: str = ""

@@ -16,7 +16,6 @@ from collections.abc import Iterable
 from types import CodeType, FrameType
 from typing import NamedTuple
 
-from app.inbox import Cause
 from app.text import printable, type_name
 from app.tracebacks import own_file
 
@@ -35,6 +34,17 @@ _SDK = "stripe/"
 
 #: The module that calls the SDK's handler, and that the SDK's handler calls.
 _RUNNER = "app.processing.runner"
+
+
+class Cause(NamedTuple):
+    """The error group of a failure: its fingerprint, the type of the exception, and the place.
+
+    ``place`` is a file and a line: ``handlers/v1_invoice_paid.py:31``.
+    """
+
+    fingerprint: str
+    exception: str
+    place: str
 
 
 class _Origin(NamedTuple):

@@ -62,7 +62,7 @@ class Result:
             return [Result(Outcome.UNRECORDED, Failure(unrecorded))]
         reason = self.failure.reason.encode("ascii", "backslashreplace").decode()
         plain = replace(self.failure, reason=reason[:REASON_LENGTH], traceback=None)
-        last = Failure(unrecorded, cause=self.failure.cause)
+        last = replace(plain, reason=unrecorded, delay=0.0, attempts_used=None)
         return [replace(self, failure=plain), Result(Outcome.UNRECORDED, last)]
 
 
@@ -70,15 +70,22 @@ class Classifier:
     """Decides the result of an attempt that raised."""
 
     def __init__(
-        self, retry_policy: RetryPolicy | None, redact: Callable[[str], str], package: str
+        self,
+        retry_policy: RetryPolicy | None,
+        redact: Callable[[str], str],
+        *,
+        package: str,
+        release: str | None,
     ) -> None:
-        """Take the ``retry_policy``, a function that redacts secrets, and the handler ``package``.
+        """Take the ``retry_policy``, and a function that redacts secrets.
 
-        Without a policy, Stripe decides when it delivers the event again.
+        Without a policy, Stripe decides when it delivers the event again. ``package`` is the one of
+        the handler modules, and ``release`` that of this process.
         """
         self._retry_policy = retry_policy
         self._redact = redact
         self._package = package
+        self._release = release
 
     def classify(self, claim: Claim, error: BaseException, *, entered: bool) -> Result:
         """Return the result for this ``error``, and log it. Raises nothing.
@@ -89,12 +96,11 @@ class Classifier:
             return self._classify(claim, error, entered=entered)
         except BaseException:  # reading the error runs the callback's own code
             log.exception("error_not_judged")
-            return self._plan(claim, Failure(UNKNOWN, cause=cause_of(error, self._package)))
+            return self._plan(claim, self._failure(error, UNKNOWN))
 
     def _classify(self, claim: Claim, error: BaseException, *, entered: bool) -> Result:
-        cause = cause_of(error, self._package)
-        group = cause.fingerprint
-        failure = Failure(self._reason(error), self._traceback(error), cause=cause)
+        failure = self._failure(error, self._reason(error), self._traceback(error))
+        group = failure.fingerprint
         if not entered and not isinstance(error, TRANSIENT):
             # Only the type: the reason may quote the body. The inbox stores the reason.
             log.error("event_unreadable", reason=type(error).__name__, group=group)
@@ -110,6 +116,12 @@ class Classifier:
         if isinstance(error, stripe.RateLimitError):
             return self._plan(claim, failure, rate_limited=True, at_least=_retry_after(error))
         return self._plan(claim, failure)
+
+    def _failure(self, error: BaseException, reason: str, printed: str | None = None) -> Failure:
+        """Return the failure with its error group."""
+        return Failure(
+            reason, printed, release=self._release, **cause_of(error, self._package)._asdict()
+        )
 
     def _plan(
         self,

@@ -28,6 +28,7 @@ def load() -> Bridge:
         processing=parts.settings.processing,
         stripe_api=parts.settings.stripe_api_base,
         dotenv=parts.settings.origin.dotenv,
+        release=parts.settings.release or None,
         handled=[module.event_type for module in parts.registry.modules],
         inbox=parts.inbox.address,
         webhook=f"{listen.local_url(parts.settings)}{WEBHOOK_PATH}",
@@ -54,6 +55,7 @@ def _background(parts: Services) -> Background:
     def start() -> None:
         parts.watchdog.start()
         parts.leases.start()
+        parts.maintenance.start()
         if parts.settings.is_queue:
             parts.worker.start(parts.settings.worker_threads)
 

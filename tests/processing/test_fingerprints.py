@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 import stripe
 
-from app.inbox import Cause
-from app.processing.fingerprints import MOST_EXCEPTIONS, NAME_LENGTH, UNKNOWN, cause_of
+from app.processing.fingerprints import MOST_EXCEPTIONS, NAME_LENGTH, UNKNOWN, Cause, cause_of
 
 Fail = Callable[..., Cause]
 
