@@ -134,9 +134,7 @@ class Settings:
         "The Python package that holds the handler modules.",
     )
     release: str = _setting(
-        "",
-        conversions.release,
-        "The release of your code, which failures name. Empty: the git commit of the folder.",
+        "", conversions.release, "The release of your code. Empty: git's commit."
     )
     processing: str = _setting(
         "inline",
@@ -284,7 +282,8 @@ class Settings:
         except ValueError as error:  # without its .env, each setting would be reported as missing
             raise StartError(HEADLINE, [str(error)]) from None
         problems = given.problems
-        values = convert(cls, {**_defaults(), **given.texts}, problems)
+        defaults = {"LOG_FORMAT": _log_format(), "RELEASE": git_release(Path.cwd())}
+        values = convert(cls, {**defaults, **given.texts}, problems)
         if not problems:
             settings = cls(**values, origin=given.origin)
             problems = contradictions(settings)
@@ -296,7 +295,6 @@ class Settings:
         raise StartError(HEADLINE, [*problems.values(), *guesses])
 
 
-def _defaults() -> dict[str, str]:
-    """Return the defaults that depend on the process: its terminal, and its working directory."""
-    log_format = "console" if sys.stderr and sys.stderr.isatty() else "json"
-    return {"LOG_FORMAT": log_format, "RELEASE": git_release(Path.cwd())}
+def _log_format() -> str:
+    """Return the default, which is for a person at a terminal."""
+    return "console" if sys.stderr and sys.stderr.isatty() else "json"

@@ -224,7 +224,7 @@ class TestLists:
         fail(inbox)
         raw_sql.execute(
             database_url,
-            "UPDATE stripe_receiver_error_groups SET first_at = first_at - 9, last_at = last_at - 9",
+            "UPDATE stripe_receiver_error_groups SET first_at = last_at - 9, last_at = last_at - 9",
         )
         inbox.claims.fail(claim(inbox, "evt_2", "v1.invoice.paid"), FAILURE)
 
