@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from app.database_url import passwords
 from app.errors import StartError
 from app.inbox import Inbox
 from app.maintenance.schedule import Maintenance, Task
+from app.metrics.meter import FLUSH_SECONDS, Meter
 from app.processing import registry
 from app.processing.deferred_results import DeferredResults
 from app.processing.held_claims import HeldClaims
@@ -112,8 +114,10 @@ def warn_of_misspelt(settings: Settings) -> None:
 def make_services(settings: Settings, handlers: Registry) -> Services:
     """Return all services of one process, for these handler modules."""
     inbox = make_inbox(settings)
-    client = make_client(settings, inbox)
+    meter = Meter(inbox, lambda: [each.event_type for each in handlers.modules])
+    client = make_client(settings, inbox, meter)
     parts = make_leases(inbox, settings.lease_seconds)
+    parts.held.on_lost = meter.lease_lost
     runner = Runner(
         handlers,
         client,
@@ -122,10 +126,14 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         deferred=parts.deferred,
         watchdog=parts.watchdog,
         classifier=_make_classifier(settings),
+        on_attempt=meter.attempt,
     )
     stopping = threading.Event()
     worker = _make_worker(settings, inbox, runner, parts, stopping)
-    tasks = _maintenance_tasks(settings, inbox)
+    meter.busy_and_idle = worker.busy_and_idle
+    reconciler = Reconciler(settings, handlers, inbox, client, runner)
+    reconciler.on_missing = meter.reconcile_missing
+    tasks = _maintenance_tasks(settings, inbox, meter)
     return Services(
         settings=settings,
         registry=handlers,
@@ -137,18 +145,22 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         runner=runner,
         worker=worker,
         receiver=Receiver(settings, inbox.deliveries, runner, worker, stopping),
-        reconciler=Reconciler(settings, handlers, inbox, client, runner),
-        refusals=RefusalLog(),
+        reconciler=reconciler,
+        refusals=RefusalLog(meter.rejection),
+        meter=meter,
         maintenance=Maintenance(tasks, inbox.reconciliation, stopping),
         stopping=stopping,
     )
 
 
-def _maintenance_tasks(settings: Settings, inbox: Inbox) -> list[Task]:
+def _maintenance_tasks(settings: Settings, inbox: Inbox, meter: Meter) -> list[Task]:
     """Return the regular work of a serving process."""
     # Once, and again only if the inbox was away.
     begin_release = partial(inbox.groups.begin_release, settings.release)
-    return [Task("release", RELEASE_SECONDS, begin_release)]
+    return [
+        Task("release", RELEASE_SECONDS, begin_release),
+        Task("activity", FLUSH_SECONDS, meter.flush),
+    ]
 
 
 class LeaseParts(NamedTuple):
@@ -202,13 +214,24 @@ def make_inbox(settings: Settings) -> Inbox:
     )
 
 
-def make_client(settings: Settings, inbox: Inbox | None = None) -> stripe.StripeClient:
-    """Return a client of Stripe's API. With an ``inbox`` it keeps to the shared rate limit."""
-    rate_limiter = None
-    if inbox is not None and settings.requests_per_second:
+def make_client(
+    settings: Settings, inbox: Inbox | None = None, meter: Meter | None = None
+) -> stripe.StripeClient:
+    """Return a client of Stripe's API. With an ``inbox`` it keeps to the shared rate limit.
+
+    The ``meter`` counts its requests.
+    """
+    on_wait: Callable[[float], object] = meter.rate_limit_wait if meter else _ignore
+    on_request: Callable[[str], object] = meter.stripe_request if meter else _ignore
+    rate, limiter = settings.requests_per_second, None
+    if inbox is not None and rate:
         mode = "live" if settings.livemode else "test"
-        rate_limiter = RateLimiter(inbox.rate_limits, settings.requests_per_second, mode=mode)
-    return build_client(settings, rate_limiter)
+        limiter = RateLimiter(inbox.rate_limits, rate, mode=mode, on_wait=on_wait)
+    return build_client(settings, limiter, on_request)
+
+
+def _ignore(_measured: object) -> None:
+    """Count nothing."""
 
 
 def _make_classifier(settings: Settings) -> Classifier:

@@ -33,6 +33,11 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, **changes}
 
 
+def export(name: str, value: str) -> None:
+    """Set a variable in the environment of this process, for a library that reads it there."""
+    os.environ[name] = value
+
+
 def _setting(
     default: str | None,
     convert: Callable[[str], object],

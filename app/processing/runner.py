@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import time
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
@@ -60,8 +61,14 @@ class Runner:
         deferred: DeferredResults,
         watchdog: Watchdog,
         classifier: Classifier,
+        on_attempt: Callable[[str, Outcome, float], object],
     ) -> None:
-        """Take the services, and build the SDK's handler from the ``registry``."""
+        """Take the services, and build the SDK's handler from the ``registry``.
+
+        ``on_attempt`` is called when a callback has ended, with the event type, the outcome and the
+        seconds that it took.
+        """
+        self._on_attempt = on_attempt
         self._claims = claims
         self._leases = leases
         self._deferred = deferred
@@ -83,7 +90,9 @@ class Runner:
     def _run(self, claim: Claim) -> Outcome:
         structlog.contextvars.bind_contextvars(**claim.log_fields())
         with self._leases.renewing(claim):
+            started = time.perf_counter()
             result = self._call(claim)
+            self._on_attempt(claim.type, result.outcome, time.perf_counter() - started)
             self._record_or_defer(claim, lambda: self._record(claim, result))
         if result.outcome is Outcome.FAILED:
             raise CallbackFailed("the callback failed; the event will be retried", reason="raised")

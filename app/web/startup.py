@@ -59,4 +59,4 @@ def _background(parts: Services) -> Background:
         if parts.settings.is_queue:
             parts.worker.start(parts.settings.worker_threads)
 
-    return Background(start, parts.unfinished, parts.worker.release)
+    return Background(start, parts.unfinished, parts.worker.release, parts.meter.flush)
