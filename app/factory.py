@@ -16,6 +16,7 @@ from app import log, text
 from app.database_url import passwords
 from app.errors import StartError
 from app.inbox import Inbox
+from app.maintenance.retention import ROUND_SECONDS, Pruner
 from app.maintenance.schedule import Maintenance, Task
 from app.processing import registry
 from app.processing.deferred_results import DeferredResults
@@ -134,14 +135,20 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         receiver=Receiver(settings, inbox.deliveries, runner, worker, stopping),
         reconciler=Reconciler(settings, handlers, inbox, client, runner),
         refusals=RefusalLog(),
-        maintenance=Maintenance(_maintenance_tasks(), inbox.reconciliation, stopping),
+        maintenance=Maintenance(
+            _maintenance_tasks(settings, inbox, stopping), inbox.reconciliation, stopping
+        ),
         stopping=stopping,
     )
 
 
-def _maintenance_tasks() -> list[Task]:
+def _maintenance_tasks(settings: Settings, inbox: Inbox, stopping: threading.Event) -> list[Task]:
     """Return the regular work of a serving process."""
-    return []
+    tasks = []
+    if settings.retention_days:
+        pruner = Pruner(inbox.retention, settings.retention_days, stopping)
+        tasks.append(Task("retention", ROUND_SECONDS, pruner.run, by_leader=True))
+    return tasks
 
 
 class LeaseParts(NamedTuple):
