@@ -18,6 +18,7 @@ from app import log, text
 from app.database_url import passwords
 from app.errors import StartError
 from app.inbox import Inbox
+from app.maintenance.retention import ROUND_SECONDS, Pruner
 from app.maintenance.schedule import Maintenance, Task
 from app.metrics.meter import FLUSH_SECONDS, Meter
 from app.processing import registry
@@ -133,7 +134,7 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
     meter.busy_and_idle = worker.busy_and_idle
     reconciler = Reconciler(settings, handlers, inbox, client, runner)
     reconciler.on_missing = meter.reconcile_missing
-    tasks = _maintenance_tasks(settings, inbox, meter)
+    tasks = _maintenance_tasks(settings, inbox, meter, stopping)
     return Services(
         settings=settings,
         registry=handlers,
@@ -153,14 +154,20 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
     )
 
 
-def _maintenance_tasks(settings: Settings, inbox: Inbox, meter: Meter) -> list[Task]:
+def _maintenance_tasks(
+    settings: Settings, inbox: Inbox, meter: Meter, stopping: threading.Event
+) -> list[Task]:
     """Return the regular work of a serving process."""
     # Once, and again only if the inbox was away.
     begin_release = partial(inbox.groups.begin_release, settings.release)
-    return [
+    tasks = [
         Task("release", RELEASE_SECONDS, begin_release),
         Task("activity", FLUSH_SECONDS, meter.flush),
     ]
+    if settings.retention_days:
+        pruner = Pruner(inbox.retention, settings.retention_days, stopping)
+        tasks.append(Task("retention", ROUND_SECONDS, pruner.run, by_leader=True))
+    return tasks
 
 
 class LeaseParts(NamedTuple):

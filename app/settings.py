@@ -222,6 +222,11 @@ class Settings:
         whole_number(1, 1000000),
         "Consecutive crashes after which an event is dead: its process ended while the event ran.",
     )
+    retention_days: int = _setting(
+        "90",
+        conversions.retention_days,
+        "Days that done events are kept, 31 or more; 0 keeps them for ever. Dead events stay.",
+    )
     log_level: str = _setting(
         "info",
         one_of("debug", "info", "warning", "error"),

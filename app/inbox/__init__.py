@@ -30,6 +30,7 @@ from app.inbox.models import (
 from app.inbox.rate_limits import RateLimits
 from app.inbox.reconciliation import Reconciliation
 from app.inbox.rescue import Rescue
+from app.inbox.retention import Retention
 from app.inbox.sql.administration import TEST_WRITE
 from app.inbox.store import Store
 from app.states import Outcome, State
@@ -91,6 +92,7 @@ class Inbox:
         self.reconciliation = Reconciliation(self._store)
         self.rate_limits = RateLimits(self._store)
         self.activity = Activities(self._store)
+        self.retention = Retention(self._store)
 
     @property
     def address(self) -> str:
