@@ -31,9 +31,11 @@ from app.processing.worker import Worker
 from app.reconcile.reconciler import Reconciler
 from app.runtime.watchdog import Watchdog
 from app.services import Services
-from app.settings import Settings
+from app.settings import Settings, environment
 from app.stripe_api.client import build_client
 from app.stripe_api.rate_limiter import RateLimiter
+from app.tracing.choice import make_tracing
+from app.tracing.spans import Tracing
 from app.web import answers, health, ops, webhook
 from app.web.refusals import RefusalLog
 
@@ -107,7 +109,8 @@ def warn_of_misspelt(settings: Settings) -> None:
 def make_services(settings: Settings, handlers: Registry) -> Services:
     """Return all services of one process, for these handler modules."""
     inbox = make_inbox(settings)
-    client = make_client(settings, inbox)
+    tracing = make_tracing(environment())
+    client = make_client(settings, inbox, tracing)
     parts = make_leases(inbox, settings.lease_seconds)
     runner = Runner(
         handlers,
@@ -118,6 +121,7 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         watchdog=parts.watchdog,
         retry_policy=_retry_policy(settings) if settings.is_queue else None,
         redact=text.redactor(_secrets(settings)),
+        tracing=tracing,
     )
     stopping = threading.Event()
     worker = _make_worker(settings, inbox, runner, parts, stopping)
@@ -131,9 +135,12 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         leases=parts.leases,
         runner=runner,
         worker=worker,
-        receiver=Receiver(settings, inbox.deliveries, runner, worker, stopping),
+        receiver=Receiver(
+            settings, inbox.deliveries, runner, worker, stopping=stopping, tracing=tracing
+        ),
         reconciler=Reconciler(settings, handlers, inbox, client, runner),
         refusals=RefusalLog(),
+        tracing=tracing,
         maintenance=Maintenance(_maintenance_tasks(), inbox.reconciliation, stopping),
         stopping=stopping,
     )
@@ -195,13 +202,15 @@ def make_inbox(settings: Settings) -> Inbox:
     )
 
 
-def make_client(settings: Settings, inbox: Inbox | None = None) -> stripe.StripeClient:
+def make_client(
+    settings: Settings, inbox: Inbox | None = None, tracing: Tracing | None = None
+) -> stripe.StripeClient:
     """Return a client of Stripe's API. With an ``inbox`` it keeps to the shared rate limit."""
     rate_limiter = None
     if inbox is not None and settings.requests_per_second:
         mode = "live" if settings.livemode else "test"
         rate_limiter = RateLimiter(inbox.rate_limits, settings.requests_per_second, mode=mode)
-    return build_client(settings, rate_limiter)
+    return build_client(settings, rate_limiter, tracing)
 
 
 def _retry_policy(settings: Settings) -> RetryPolicy:

@@ -20,6 +20,7 @@ from app.processing.worker import Worker
 from app.reconcile.reconciler import Reconciler
 from app.runtime.watchdog import Watchdog
 from app.settings import Settings
+from app.tracing.spans import Tracing
 from app.web.refusals import RefusalLog
 
 
@@ -39,6 +40,7 @@ class Services:
     receiver: Receiver
     reconciler: Reconciler
     refusals: RefusalLog
+    tracing: Tracing
     maintenance: Maintenance
     stopping: threading.Event
 

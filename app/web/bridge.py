@@ -82,12 +82,14 @@ class Background:
     """The work that a process does in addition to requests.
 
     ``start`` is called in each worker process. A stop waits until all numbers of ``unfinished`` are
-    0. If the grace period is over before that, ``release`` is called and the process ends.
+    0. If the grace period is over before that, ``release`` is called and the process ends. Else
+    ``flush`` is called at the end.
     """
 
     start: Callable[[], object] = lambda: None
     unfinished: Callable[[], Mapping[str, int]] = dict
     release: Callable[[], object] = lambda: None
+    flush: Callable[[], object] = lambda: None
 
 
 class Bridge:
