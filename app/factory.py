@@ -36,9 +36,11 @@ from app.processing.worker import Worker
 from app.reconcile.reconciler import Reconciler
 from app.runtime.watchdog import Watchdog
 from app.services import Services
-from app.settings import Settings
+from app.settings import Settings, environment
 from app.stripe_api.client import build_client
 from app.stripe_api.rate_limiter import RateLimiter
+from app.tracing.choice import make_tracing
+from app.tracing.spans import Tracing
 from app.web import answers, health, ops, webhook
 from app.web.refusals import RefusalLog
 
@@ -116,7 +118,8 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
     """Return all services of one process, for these handler modules."""
     inbox = make_inbox(settings)
     meter = Meter(inbox, lambda: [each.event_type for each in handlers.modules])
-    client = make_client(settings, inbox, meter)
+    tracing = make_tracing(environment())
+    client = make_client(settings, inbox, meter, tracing)
     parts = make_leases(inbox, settings.lease_seconds)
     parts.held.on_lost = meter.lease_lost
     runner = Runner(
@@ -127,6 +130,7 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         deferred=parts.deferred,
         watchdog=parts.watchdog,
         classifier=_make_classifier(settings),
+        tracing=tracing,
         on_attempt=meter.attempt,
     )
     stopping = threading.Event()
@@ -145,10 +149,13 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         leases=parts.leases,
         runner=runner,
         worker=worker,
-        receiver=Receiver(settings, inbox.deliveries, runner, worker, stopping),
+        receiver=Receiver(
+            settings, inbox.deliveries, runner, worker, stopping=stopping, tracing=tracing
+        ),
         reconciler=reconciler,
         refusals=RefusalLog(meter.rejection),
         meter=meter,
+        tracing=tracing,
         maintenance=Maintenance(tasks, inbox.reconciliation, stopping),
         stopping=stopping,
     )
@@ -222,11 +229,14 @@ def make_inbox(settings: Settings) -> Inbox:
 
 
 def make_client(
-    settings: Settings, inbox: Inbox | None = None, meter: Meter | None = None
+    settings: Settings,
+    inbox: Inbox | None = None,
+    meter: Meter | None = None,
+    tracing: Tracing | None = None,
 ) -> stripe.StripeClient:
     """Return a client of Stripe's API. With an ``inbox`` it keeps to the shared rate limit.
 
-    The ``meter`` counts its requests.
+    The ``meter`` counts its requests, and ``tracing`` makes spans of them.
     """
     on_wait: Callable[[float], object] = meter.rate_limit_wait if meter else _ignore
     on_request: Callable[[str], object] = meter.stripe_request if meter else _ignore
@@ -234,7 +244,7 @@ def make_client(
     if inbox is not None and rate:
         mode = "live" if settings.livemode else "test"
         limiter = RateLimiter(inbox.rate_limits, rate, mode=mode, on_wait=on_wait)
-    return build_client(settings, limiter, on_request)
+    return build_client(settings, limiter, on_request, tracing)
 
 
 def _ignore(_measured: object) -> None:

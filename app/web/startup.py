@@ -53,10 +53,15 @@ def _background(parts: Services) -> Background:
     """Return the threads that renew leases and, in queue mode, run events."""
 
     def start() -> None:
+        parts.tracing.start()
         parts.watchdog.start()
         parts.leases.start()
         parts.maintenance.start()
         if parts.settings.is_queue:
             parts.worker.start(parts.settings.worker_threads)
 
-    return Background(start, parts.unfinished, parts.worker.release, parts.meter.flush)
+    def end() -> None:
+        parts.meter.flush()
+        parts.tracing.flush()
+
+    return Background(start, parts.unfinished, parts.worker.release, end)
