@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import click
 import stripe
 import structlog
-from flask import Flask, Response
+from flask import Flask
 from flask.cli import AppGroup
-from werkzeug.exceptions import HTTPException
 
 from app import log, text
 from app.database_url import passwords
 from app.errors import StartError
 from app.inbox import Inbox
+from app.maintenance.retention import ROUND_SECONDS, Pruner
 from app.maintenance.schedule import Maintenance, Task
 from app.metrics.meter import FLUSH_SECONDS, Meter
 from app.processing import registry
@@ -27,17 +28,23 @@ from app.processing.outages import Outages
 from app.processing.receiver import Receiver
 from app.processing.registry import Registry
 from app.processing.rescuer import Rescuer
+from app.processing.results import Classifier
 from app.processing.retry_policy import RetryPolicy
 from app.processing.runner import Runner
 from app.processing.worker import Worker
 from app.reconcile.reconciler import Reconciler
 from app.runtime.watchdog import Watchdog
 from app.services import Services
-from app.settings import Settings
+from app.settings import Settings, environment
 from app.stripe_api.client import build_client
 from app.stripe_api.rate_limiter import RateLimiter
-from app.web import answers, health, metrics, ops, ports, webhook
+from app.tracing.choice import make_tracing
+from app.tracing.spans import Tracing
+from app.web import routes
 from app.web.refusals import RefusalLog
+
+#: Seconds between two tries to record the release of this process.
+RELEASE_SECONDS = 5.0
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -86,20 +93,10 @@ def _make_app(settings: Settings, handlers: Registry | None = None) -> Flask:
         package=settings.handlers_package,
     )
     app = Flask("app", static_folder=None)
-    # No path redirects: the redirect would name the host of the service, not that of its proxy.
-    app.url_map.merge_slashes = False
     app.extensions["services"] = make_services(
         settings, handlers or registry.load(settings.handlers_package, text.redactor(secrets))
     )
-    app.register_blueprint(webhook.blueprint)
-    app.register_blueprint(health.blueprint)
-    if settings.ops_token:  # otherwise /ops is an unknown path like any other
-        ops.register(app)
-    if settings.serves_metrics:
-        app.register_blueprint(metrics.blueprint)
-    if settings.ops_port is not None:
-        ports.separate(app, settings.ops_port)
-    app.register_error_handler(HTTPException, _answer_in_json)
+    routes.add(app, settings)
     app.cli = Commands("app")
     return app
 
@@ -114,20 +111,10 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
     """Return all services of one process, for these handler modules."""
     inbox = make_inbox(settings)
     meter = Meter(inbox, lambda: [each.event_type for each in handlers.modules])
-    client = make_client(settings, inbox, meter)
-    parts = make_leases(inbox, settings.lease_seconds)
-    parts.held.on_lost = meter.lease_lost
-    runner = Runner(
-        handlers,
-        client,
-        inbox.claims,
-        leases=parts.leases,
-        deferred=parts.deferred,
-        watchdog=parts.watchdog,
-        retry_policy=_retry_policy(settings) if settings.is_queue else None,
-        redact=text.redactor(_secrets(settings)),
-        on_attempt=meter.attempt,
-    )
+    tracing = make_tracing(environment())
+    client = make_client(settings, inbox, meter, tracing)
+    parts = make_leases(inbox, settings.lease_seconds, meter.lease_lost)
+    runner = _make_runner(settings, handlers, inbox, client, parts, tracing, meter)
     stopping = threading.Event()
     worker = _make_worker(settings, inbox, runner, parts, stopping)
     meter.busy_and_idle = worker.busy_and_idle
@@ -143,18 +130,54 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         leases=parts.leases,
         runner=runner,
         worker=worker,
-        receiver=Receiver(settings, inbox.deliveries, runner, worker, stopping),
+        receiver=Receiver(
+            settings, inbox.deliveries, runner, worker, stopping=stopping, tracing=tracing
+        ),
         reconciler=reconciler,
         refusals=RefusalLog(meter.rejection),
         meter=meter,
-        maintenance=Maintenance(_maintenance_tasks(meter), inbox.reconciliation, stopping),
+        tracing=tracing,
+        maintenance=_make_maintenance(settings, inbox, meter, stopping),
         stopping=stopping,
     )
 
 
-def _maintenance_tasks(meter: Meter) -> list[Task]:
+def _make_runner(  # noqa: PLR0913, PLR0917 - the services, in the order of their making
+    settings: Settings,
+    handlers: Registry,
+    inbox: Inbox,
+    client: stripe.StripeClient,
+    parts: LeaseParts,
+    tracing: Tracing,
+    meter: Meter,
+) -> Runner:
+    return Runner(
+        handlers,
+        client,
+        inbox.claims,
+        leases=parts.leases,
+        deferred=parts.deferred,
+        watchdog=parts.watchdog,
+        classifier=_make_classifier(settings),
+        tracing=tracing,
+        on_attempt=meter.attempt,
+    )
+
+
+def _make_maintenance(
+    settings: Settings, inbox: Inbox, meter: Meter, stopping: threading.Event
+) -> Maintenance:
     """Return the regular work of a serving process."""
-    return [Task("activity", FLUSH_SECONDS, meter.flush)]
+    # Once, and again only if the inbox was away.
+    begin_release = partial(inbox.groups.begin_release, settings.release)
+    tasks = [
+        Task("release", RELEASE_SECONDS, begin_release),
+        Task("activity", FLUSH_SECONDS, meter.flush),
+    ]
+    if settings.retention_days:
+        pruner = Pruner(inbox.retention, settings.retention_days, stopping)
+        tasks.append(Task("retention", ROUND_SECONDS, pruner.run, by_leader=True))
+    return Maintenance(tasks, inbox.reconciliation, stopping)
 
 
 class LeaseParts(NamedTuple):
@@ -168,9 +191,14 @@ class LeaseParts(NamedTuple):
     rescuer: Rescuer
 
 
-def make_leases(inbox: Inbox, lease_seconds: float) -> LeaseParts:
-    """Return the lease thread of one process, which is not started, and its parts."""
-    held = HeldClaims(inbox.claims, lease_seconds)
+def make_leases(
+    inbox: Inbox, lease_seconds: float, on_lost: Callable[[], object] = lambda: None
+) -> LeaseParts:
+    """Return the lease thread of one process, which is not started, and its parts.
+
+    ``on_lost`` is called when another attempt took over a claim.
+    """
+    held = HeldClaims(inbox.claims, lease_seconds, on_lost)
     deferred = DeferredResults()
     outages = Outages(held, deferred)
     watchdog = Watchdog(lease_seconds, lambda: len(held) > 0, log.output.waiting)
@@ -209,11 +237,14 @@ def make_inbox(settings: Settings) -> Inbox:
 
 
 def make_client(
-    settings: Settings, inbox: Inbox | None = None, meter: Meter | None = None
+    settings: Settings,
+    inbox: Inbox | None = None,
+    meter: Meter | None = None,
+    tracing: Tracing | None = None,
 ) -> stripe.StripeClient:
     """Return a client of Stripe's API. With an ``inbox`` it keeps to the shared rate limit.
 
-    The ``meter`` counts its requests.
+    The ``meter`` counts its requests, and ``tracing`` makes spans of them.
     """
     on_wait: Callable[[float], object] = meter.rate_limit_wait if meter else _ignore
     on_request: Callable[[str], object] = meter.stripe_request if meter else _ignore
@@ -221,11 +252,20 @@ def make_client(
     if inbox is not None and rate:
         mode = "live" if settings.livemode else "test"
         limiter = RateLimiter(inbox.rate_limits, rate, mode=mode, on_wait=on_wait)
-    return build_client(settings, limiter, on_request)
+    return build_client(settings, limiter, on_request, tracing)
 
 
 def _ignore(_measured: object) -> None:
     """Count nothing."""
+
+
+def _make_classifier(settings: Settings) -> Classifier:
+    return Classifier(
+        _retry_policy(settings) if settings.is_queue else None,
+        text.redactor(_secrets(settings)),
+        package=settings.handlers_package,
+        release=settings.release or None,
+    )
 
 
 def _retry_policy(settings: Settings) -> RetryPolicy:
@@ -241,15 +281,6 @@ def _secrets(settings: Settings) -> list[str]:
     database = [password for url in urls if url for password in passwords(url)]
     tokens = filter(None, [settings.ops_token, settings.ops_read_token])
     return [settings.stripe_api_key, *settings.stripe_webhook_secrets, *database, *tokens]
-
-
-def _answer_in_json(error: HTTPException) -> Response:
-    """Answer a request that Flask refuses, such as one with a wrong method, in JSON."""
-    response = answers.error(error.code or 500, error.name.lower())
-    response.headers.extend(
-        (name, value) for name, value in error.get_headers() if name.lower() != "content-type"
-    )
-    return response
 
 
 class Commands(AppGroup):

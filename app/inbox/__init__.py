@@ -15,6 +15,7 @@ from app.inbox.claims import Claims
 from app.inbox.deliveries import Deliveries
 from app.inbox.engine.findings import Findings
 from app.inbox.gauges import Gauges, read_gauges
+from app.inbox.groups import Groups
 from app.inbox.migrate import Revisions
 from app.inbox.models import (
     Attempt,
@@ -29,6 +30,7 @@ from app.inbox.models import (
 from app.inbox.rate_limits import RateLimits
 from app.inbox.reconciliation import Reconciliation
 from app.inbox.rescue import Rescue
+from app.inbox.retention import Retention
 from app.inbox.sql.administration import TEST_WRITE
 from app.inbox.store import Store
 from app.states import Outcome, State
@@ -83,12 +85,14 @@ class Inbox:
             listen_url=listen_url,
         )
         self.deliveries = Deliveries(self._store)
+        self.groups = Groups(self._store)
         self.claims = Claims(self._store)
         self.rescue = Rescue(self._store)
         self.administration = Administration(self._store)
         self.reconciliation = Reconciliation(self._store)
         self.rate_limits = RateLimits(self._store)
         self.activity = Activities(self._store)
+        self.retention = Retention(self._store)
 
     @property
     def address(self) -> str:

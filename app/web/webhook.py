@@ -43,7 +43,8 @@ def receive() -> Response:
     try:
         signature = request.headers.get("Stripe-Signature")
         body = _body(parts.settings.max_body_bytes)
-        outcome = parts.receiver.receive(body, signature, delivery)
+        traceparent = request.headers.get("traceparent")
+        outcome = parts.receiver.receive(body, signature, delivery, traceparent)
     except InboxUnavailable as error:
         _end(delivery, started, error.outcome, status=503, reason=error.reason)
         return answers.error(503, error.message, retry_after=INBOX_RETRY_SECONDS)
