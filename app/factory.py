@@ -204,7 +204,8 @@ def _retry_policy(settings: Settings) -> RetryPolicy:
 def _secrets(settings: Settings) -> list[str]:
     urls = [settings.database_url, settings.database_listen_url]
     database = [password for url in urls if url for password in passwords(url)]
-    return [settings.stripe_api_key, *settings.stripe_webhook_secrets, *database]
+    alerts = [each for each in (settings.alert_url, settings.alert_secret) if each]
+    return [settings.stripe_api_key, *settings.stripe_webhook_secrets, *database, *alerts]
 
 
 def _answer_in_json(error: HTTPException) -> Response:

@@ -10,9 +10,12 @@ from pathlib import Path
 
 from app.inbox import backup
 from app.inbox.administration import Administration
+from app.inbox.alert_facts import AlertFacts
+from app.inbox.alerts import Alerts
 from app.inbox.claims import Claims
 from app.inbox.deliveries import Deliveries
 from app.inbox.engine.findings import Findings
+from app.inbox.findings import WatchFindings
 from app.inbox.migrate import Revisions
 from app.inbox.models import (
     Attempt,
@@ -84,6 +87,9 @@ class Inbox:
         self.administration = Administration(self._store)
         self.reconciliation = Reconciliation(self._store)
         self.rate_limits = RateLimits(self._store)
+        self.alerts = Alerts(self._store)
+        self.alert_facts = AlertFacts(self._store)
+        self.findings = WatchFindings(self._store)
 
     @property
     def address(self) -> str:
