@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ FILE = "_FILE"
 
 #: The similarity of a misspelt name to a setting, from 0 to 1. ``TEST_DATABASE_URL`` is below it.
 SIMILARITY = 0.83
+
+#: A token that was made at random. The path of a file has a slash or a dot, or is shorter.
+TOKEN = re.compile(r"[A-Za-z0-9+=_-]{32,}")
 
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
@@ -141,7 +145,9 @@ def _read_secrets(
 
 def _is_secret(file: str) -> bool:
     """Return true for a secret where a path is expected. A message must not quote it."""
-    return "://" in file or (not file.startswith("/") and redact_shapes(file) != file)
+    if "://" in file or TOKEN.fullmatch(file):
+        return True
+    return not file.startswith("/") and redact_shapes(file) != file
 
 
 def _read_secret(path: Path) -> str:

@@ -13,9 +13,11 @@ from flask.cli import AppGroup
 from werkzeug.exceptions import HTTPException
 
 from app import log, text
+from app.alerts.tasks import alert_tasks
 from app.database_url import passwords
 from app.errors import StartError
 from app.inbox import Inbox
+from app.maintenance.schedule import Maintenance, Task
 from app.processing import registry
 from app.processing.deferred_results import DeferredResults
 from app.processing.held_claims import HeldClaims
@@ -33,7 +35,7 @@ from app.services import Services
 from app.settings import Settings
 from app.stripe_api.client import build_client
 from app.stripe_api.rate_limiter import RateLimiter
-from app.web import answers, health, webhook
+from app.web import answers, health, ops, webhook
 from app.web.refusals import RefusalLog
 
 
@@ -83,11 +85,15 @@ def _make_app(settings: Settings, handlers: Registry | None = None) -> Flask:
         package=settings.handlers_package,
     )
     app = Flask("app", static_folder=None)
+    # No path redirects: the redirect would name the host of the service, not that of its proxy.
+    app.url_map.merge_slashes = False
     app.extensions["services"] = make_services(
         settings, handlers or registry.load(settings.handlers_package, text.redactor(secrets))
     )
     app.register_blueprint(webhook.blueprint)
     app.register_blueprint(health.blueprint)
+    if settings.ops_token:  # otherwise /ops is an unknown path like any other
+        ops.register(app)
     app.register_error_handler(HTTPException, _answer_in_json)
     app.cli = Commands("app")
     return app
@@ -129,8 +135,16 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         receiver=Receiver(settings, inbox.deliveries, runner, worker, stopping),
         reconciler=Reconciler(settings, handlers, inbox, client, runner),
         refusals=RefusalLog(),
+        maintenance=Maintenance(
+            _maintenance_tasks(settings, inbox), inbox.reconciliation, stopping
+        ),
         stopping=stopping,
     )
+
+
+def _maintenance_tasks(settings: Settings, inbox: Inbox) -> list[Task]:
+    """Return the regular work of a serving process."""
+    return alert_tasks(settings, inbox)
 
 
 class LeaseParts(NamedTuple):
@@ -204,8 +218,10 @@ def _retry_policy(settings: Settings) -> RetryPolicy:
 def _secrets(settings: Settings) -> list[str]:
     urls = [settings.database_url, settings.database_listen_url]
     database = [password for url in urls if url for password in passwords(url)]
-    alerts = [each for each in (settings.alert_url, settings.alert_secret) if each]
-    return [settings.stripe_api_key, *settings.stripe_webhook_secrets, *database, *alerts]
+    tokens = [settings.ops_token, settings.ops_read_token]
+    alerts = [settings.alert_url, settings.alert_secret]
+    operators = filter(None, [*tokens, *alerts])
+    return [settings.stripe_api_key, *settings.stripe_webhook_secrets, *database, *operators]
 
 
 def _answer_in_json(error: HTTPException) -> Response:

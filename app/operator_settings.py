@@ -1,11 +1,11 @@
-"""The settings of the operator's tools: alerts and the watch."""
+"""The settings of the operator's tools: the operations page, alerts and the watch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app import conversions
-from app.conversions import seconds
+from app import operator_conversions as conversions
+from app.conversions import one_of, seconds
 from app.setting_fields import setting
 
 
@@ -13,6 +13,25 @@ from app.setting_fields import setting
 class OperatorSettings:
     """A part of ``Settings``."""
 
+    ops_token: str = setting(
+        "",
+        conversions.token,
+        "Opens the operations page at /ops: its password, 32 random characters or more. Empty:"
+        " there is no such page.",
+        secret=True,
+    )
+    ops_read_token: str = setting(
+        "",
+        conversions.token,
+        "A second password for the operations page, for people who may look and change nothing.",
+        secret=True,
+    )
+    ops_read_bodies: str = setting(
+        "off",
+        one_of("on", "off"),
+        "on shows the bodies of events to people with OPS_READ_TOKEN too; they can hold personal"
+        " data.",
+    )
     alert_url: str | None = setting(
         "",
         conversions.alert_url,

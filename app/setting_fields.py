@@ -92,6 +92,7 @@ def contradictions(settings: Settings) -> dict[str, str]:
             f"STRIPE_API_BASE is not https, and STRIPE_API_KEY is {settings.key_kind}, which must"
             " not reach a stand-in. Remove STRIPE_API_BASE, or use a test key"
         )
+    problems |= _ops_problems(settings)
     if settings.alert_secret in settings.stripe_webhook_secrets:
         text = "is also in STRIPE_WEBHOOK_SECRET. Its receiver could sign deliveries. Use another"
         problems["ALERT_SECRET"] = f"ALERT_SECRET {text} one"
@@ -103,6 +104,18 @@ def contradictions(settings: Settings) -> dict[str, str]:
         for name in [name for name, value in given.items() if value]:
             problems[name] = f"{name} is for PostgreSQL, and DATABASE_URL names SQLite. Remove one"
     return problems
+
+
+def _ops_problems(settings: Settings) -> dict[str, str]:
+    """Return what is wrong with the tokens of the operations page, by setting."""
+    if settings.ops_read_token and not settings.ops_token:
+        return {"OPS_READ_TOKEN": "OPS_READ_TOKEN has no effect without OPS_TOKEN. Set both"}
+    if settings.ops_read_token and settings.ops_read_token == settings.ops_token:
+        return {
+            "OPS_READ_TOKEN": "OPS_READ_TOKEN is the same as OPS_TOKEN, which may change events."
+            " Use another one"
+        }
+    return {}
 
 
 def _mode_problems(settings: Settings) -> dict[str, str]:

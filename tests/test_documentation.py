@@ -242,7 +242,7 @@ class TestNames:
         """The operations page has a row for each reason in the code, and no other reason."""
         calls = [
             node
-            for path in (ROOT / "app/web").glob("*.py")
+            for path in (ROOT / "app/web").rglob("*.py")
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
             if isinstance(node, ast.Call)
             and ast.unparse(node.func).endswith(("refusals.write", "_RefusedError"))

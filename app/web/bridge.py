@@ -12,7 +12,7 @@ import functools
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from wsgiref.types import WSGIApplication
 
 from app.web import answers, wsgi
@@ -29,6 +29,16 @@ READ_SECONDS = 10.0
 
 #: The largest part of a response that is sent at once, in bytes.
 PIECE_BYTES = 32768
+
+#: The beginnings of the paths of pages for people, and of metrics.
+PAGE_PATHS = ("/ops", "/metrics")
+
+#: The pages, and the forms, that a process answers at once. A form can run an event.
+PAGE_THREADS = 2
+FORM_THREADS = 2
+
+#: The largest body of a form in bytes, whatever the limit of a delivery is.
+FORM_BYTES = 32768
 
 #: The reasons in the log for the statuses of a request that no route takes.
 NO_ROUTE = {404: "unknown_path", 405: "wrong_method"}
@@ -58,6 +68,13 @@ class _RefusedError(Exception):
         super().__init__(reason)
         self.response = response
         self.reason = reason
+
+
+class _Lane(NamedTuple):
+    """The threads for requests of one kind, and the largest body of such a request."""
+
+    pool: Pool[[Scope, bytes], Response]
+    max_body_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +118,19 @@ class Bridge:
         self.read_seconds = read_seconds
         self.background = background or Background()
         self.refusals = refusals or RefusalLog()
-        call = functools.partial(wsgi.call, wsgi_app)
-        self._max_body_bytes = max_body_bytes
-        self._callbacks = Pool(call, threads, "callback", failed=_FAILED)
+
+        def lane(name: str, threads: int, limit: int) -> _Lane:
+            call = functools.partial(wsgi.call, wsgi_app)
+            return _Lane(Pool(call, threads, name, failed=_FAILED), limit)
+
+        self._callbacks = lane("callback", threads, max_body_bytes)
         # Only a POST can run a callback. Health checks have their own threads: a container that
-        # waits for its callbacks or for its inbox is busy, not unhealthy.
-        self._readiness = Pool(call, 1, "readiness", failed=_FAILED)
-        self._alive = Pool(call, 1, "alive", failed=_FAILED)
+        # waits for its callbacks or for its inbox is busy, not unhealthy. Neither they nor
+        # deliveries wait for a page.
+        self._readiness = lane("readiness", 1, max_body_bytes)
+        self._alive = lane("alive", 1, max_body_bytes)
+        self._pages = lane("page", PAGE_THREADS, FORM_BYTES)
+        self._forms = lane("form", FORM_THREADS, FORM_BYTES)
         self._responding = 0
 
     def unfinished(self) -> dict[str, int]:
@@ -115,13 +138,15 @@ class Bridge:
 
         A request whose client has disconnected counts until its thread has finished it.
         """
-        abandoned = self._callbacks.abandoned + self._readiness.abandoned + self._alive.abandoned
+        lanes = (self._callbacks, self._readiness, self._alive, self._pages, self._forms)
+        abandoned = sum(lane.pool.abandoned for lane in lanes)
         return {"requests": self._responding + abandoned, **self.background.unfinished()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to one request."""
+        lane = self._lane(scope)
         try:
-            body = await self._read(scope["headers"], receive)
+            body = await self._read(scope["headers"], receive, lane.max_body_bytes)
         except _RefusedError as refused:
             self.refusals.write(refused.reason, status=refused.response.status)
             await _send(send, refused.response)
@@ -136,13 +161,13 @@ class Bridge:
         try:
             # This is cancelled when the client disconnects. A request in the queue is then
             # dropped, and Stripe delivers it again. A running callback is not interrupted.
-            await _send(send, await self._run(scope, body))
+            await _send(send, await self._run(lane, scope, body))
         finally:
             self._responding -= 1
 
-    async def _run(self, scope: Scope, body: bytes) -> Response:
+    async def _run(self, lane: _Lane, scope: Scope, body: bytes) -> Response:
         try:
-            response = await self._pool(scope).call(scope, body)
+            response = await lane.pool.call(scope, body)
         except (RuntimeError, MemoryError) as error:
             self.refusals.write("no_thread", status=_NO_THREAD.status, error=str(error))
             return _NO_THREAD
@@ -159,22 +184,25 @@ class Bridge:
             shown = {"method": shown_method(method), "path": shown_path(scope["path"])}
             self.refusals.write(reason, status=status, **shown)
 
-    async def _read(self, headers: Headers, receive: Receive) -> bytes:
+    async def _read(self, headers: Headers, receive: Receive, limit: int) -> bytes:
         for name, value in headers:
             if name == b"transfer-encoding" and value.lower() != b"chunked":
                 raise _RefusedError(_BAD_CODING, "unknown_transfer_coding")
-            if name == b"content-length" and int(value) > self._max_body_bytes:
+            if name == b"content-length" and int(value) > limit:
                 raise _RefusedError(_TOO_LARGE, "body_too_large")
         try:
             async with asyncio.timeout(self.read_seconds):
-                return await _read_body(receive, self._max_body_bytes)
+                return await _read_body(receive, limit)
         except TimeoutError:
             raise _RefusedError(_TOO_SLOW, "body_too_slow") from None
 
-    def _pool(self, scope: Scope) -> Pool[[Scope, bytes], Response]:
-        if scope["method"] == "POST":
+    def _lane(self, scope: Scope) -> _Lane:
+        path, is_post = wsgi.path(scope), scope["method"] == "POST"
+        if path.startswith(PAGE_PATHS):
+            return self._forms if is_post else self._pages
+        if is_post:
             return self._callbacks
-        return self._alive if scope["path"] == "/healthz" else self._readiness
+        return self._alive if path == "/healthz" else self._readiness
 
 
 async def _read_body(receive: Receive, limit: int) -> bytes:

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 from wsgiref.types import WSGIApplication, WSGIEnvironment
 
+#: The key of the environment with the ``Host`` of the request, which any client can choose.
+HOST = "stripe_receiver.host"
+
 Scope = dict[str, Any]
 Headers = list[tuple[bytes, bytes]]
 
@@ -51,6 +54,11 @@ def encoded(headers: Iterable[tuple[str, str]]) -> Headers:
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
 
+def path(scope: Scope) -> str:
+    """Return the path of the request, without the prefix of a proxy."""
+    return _split(_path(scope["raw_path"]), scope["root_path"].rstrip("/"))[1]
+
+
 def _environ(scope: Scope, body: bytes) -> WSGIEnvironment:
     server, client = scope["server"] or ("localhost", 0), scope["client"] or ("", 0)
     prefix, path = _split(_path(scope["raw_path"]), scope["root_path"].rstrip("/"))
@@ -79,8 +87,10 @@ def _environ(scope: Scope, body: bytes) -> WSGIEnvironment:
     environ.pop("HTTP_TRANSFER_ENCODING", None)
     environ["CONTENT_LENGTH"] = str(len(body))
     # Flask's routing refuses a host name such as a..b, and a request to upgrade to WebSocket. The
-    # service uses neither header, and its signature decides about a delivery.
+    # service uses neither header, and its signature decides about a delivery. The operations page
+    # compares the host with the origin of a form.
     environ.pop("HTTP_UPGRADE", None)
+    environ[HOST] = environ.get("HTTP_HOST", "")
     environ["HTTP_HOST"] = "localhost"
     return environ
 

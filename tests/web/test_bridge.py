@@ -12,7 +12,7 @@ import pytest
 from flask import Flask
 from structlog.testing import capture_logs
 
-from app.web.bridge import Background, Bridge
+from app.web.bridge import FORM_BYTES, Background, Bridge
 
 DEADLINE = 60.0
 
@@ -25,7 +25,11 @@ def make_bridge(wsgi_app: WSGIApplication, **more: Any) -> Bridge:
 
 
 async def call(
-    bridge: Bridge, *received: dict[str, Any], method: str = "POST", path: str = "/"
+    bridge: Bridge,
+    *received: dict[str, Any],
+    method: str = "POST",
+    path: str = "/",
+    headers: list[tuple[bytes, bytes]] | None = None,
 ) -> list[dict[str, Any]]:
     """Serve one request that arrives in these messages. Return the messages of its response."""
     sent: list[dict[str, Any]] = []
@@ -39,7 +43,7 @@ async def call(
         "raw_path": path.encode(),
         "query_string": b"",
         "root_path": "",
-        "headers": [],
+        "headers": headers or [],
         "server": None,
         "client": None,
     }
@@ -140,3 +144,68 @@ def test_stop_waits_for_the_background() -> None:
     bridge = make_bridge(Flask("tiny"), background=background)
 
     assert bridge.unfinished() == {"requests": 0, "unrecorded": 1}
+
+
+@pytest.mark.parametrize(
+    ("slow", "quick"),
+    [
+        (("GET", "/ops/events"), ("GET", "/readyz")),
+        (("GET", "/metrics"), ("GET", "/readyz")),
+        (("POST", "/ops/events"), ("POST", "/webhook")),
+        (("POST", "/ops/events"), ("GET", "/ops")),
+        (("POST", "/webhook"), ("GET", "/ops")),
+        (("POST", "/webhook"), ("POST", "/ops/pause")),
+        # A proxy may encode the path, and a client may send a whole URL.
+        (("GET", "/o%70s"), ("GET", "/readyz")),
+        (("GET", "http://test/ops"), ("GET", "/readyz")),
+    ],
+)
+def test_pages_and_forms_have_threads_of_their_own(
+    slow: tuple[str, str], quick: tuple[str, str]
+) -> None:
+    """However many slow requests of one kind wait, the other kind is answered."""
+    go = threading.Event()
+
+    def wsgi_app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        if environ["HTTP_X"] == "slow":
+            go.wait(DEADLINE)
+        start_response("200 OK", [])
+        return [environ["HTTP_X"].encode()]
+
+    bridge = make_bridge(wsgi_app)
+
+    async def ask(word: bytes, method: str, path: str) -> bytes:
+        headers = [(b"x", word)]
+        answer = await call(bridge, WHOLE, method=method, path=path, headers=headers)
+        return bytes(answer[1]["body"])
+
+    async def ask_both() -> list[bytes]:
+        waiting = [asyncio.create_task(ask(b"slow", *slow)) for _ in range(5)]
+        async with asyncio.timeout(DEADLINE):
+            assert await ask(b"quick", *quick) == b"quick"
+        assert bridge.unfinished() == {"requests": 5}
+        go.set()
+        return await asyncio.gather(*waiting)
+
+    assert asyncio.run(ask_both()) == [b"slow"] * 5
+
+
+def test_forms_have_a_limit_of_their_own() -> None:
+    """A form may be larger than the limit of a delivery, and has one of its own."""
+    sizes = []
+
+    def wsgi_app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        sizes.append(len(environ["wsgi.input"].read()))
+        start_response("200 OK", [])
+        return []
+
+    bridge = make_bridge(wsgi_app)
+
+    def post(size: int) -> None:
+        message = {**WHOLE, "body": b"x" * size}
+        asyncio.run(call(bridge, message, path="/ops/pause"))
+
+    post(FORM_BYTES)
+    with pytest.raises(asyncio.CancelledError):
+        post(FORM_BYTES + 1)
+    assert sizes == [FORM_BYTES]

@@ -1,0 +1,42 @@
+"""The operations page, ``/ops``: the state of the inbox, and actions on its events.
+
+It exists only with ``OPS_TOKEN``. Each page is a blueprint of its own below this one. A request is
+authenticated before its route runs. A POST also needs the right to act, and has to come from the
+page itself. So no route checks any of this.
+"""
+
+from __future__ import annotations
+
+from flask import Blueprint, Flask
+
+from app.errors import InboxUnavailable
+from app.web.ops import auth, errors, overview, security, static, view
+
+#: The path of the operations page. All of its addresses begin with it.
+PATH = "/ops"
+
+PAGES = (overview.blueprint, static.blueprint, errors.blueprint)
+
+
+def register(app: Flask) -> None:
+    """Add the operations page to ``app``, and the state that it keeps in each process."""
+    app.extensions["ops_failures"] = auth.FailureLimit()
+    app.register_blueprint(make_blueprint())
+
+
+def make_blueprint() -> Blueprint:
+    """Return the blueprint of all pages."""
+    blueprint = Blueprint("ops", __name__, url_prefix=PATH, template_folder="templates")
+    blueprint.before_request(security.bound_body)
+    blueprint.before_request(auth.require_viewer)
+    blueprint.before_request(security.require_same_origin)
+    blueprint.before_request(auth.require_right_to_act)
+    blueprint.after_request(security.add_headers)
+    blueprint.context_processor(view.context)
+    for name, function in view.FILTERS.items():
+        blueprint.add_app_template_filter(function, name)
+    blueprint.register_error_handler(Exception, errors.answer)
+    blueprint.register_error_handler(InboxUnavailable, errors.answer_without_inbox)
+    for page in PAGES:
+        blueprint.register_blueprint(page)
+    return blueprint

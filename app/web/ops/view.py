@@ -1,0 +1,72 @@
+"""What all templates of the operations page use: the viewer, addresses, times and numbers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import url_for
+from markupsafe import Markup
+
+from app.services import services
+from app.web.ops import auth, security, static
+
+#: Units of a relative time: seconds of each, and the name.
+UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def context() -> dict[str, Any]:
+    """Return the names that each template can use.
+
+    ``viewer`` is None on a page for a request that is not authenticated. ``root`` is the address of
+    the overview, to which the paths of other pages are added.
+    """
+    settings = services().settings
+    return {
+        "csrf_field": security.CSRF_FIELD,
+        "mode": "live" if settings.livemode else "test",
+        "root": url_for("ops.overview.show"),
+        "static": static.address,
+        "viewer": auth.found_viewer(),
+    }
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in its largest unit: ``4 min``."""
+    for size, name in UNITS:
+        if seconds >= size:
+            return f"{int(seconds // size)} {name}"
+    return "0 s"
+
+
+def when(at: float | None) -> Markup:
+    """Return a time as HTML: relative to now, with the exact UTC time on hover or focus."""
+    if at is None:
+        return Markup("never")
+    passed = time.time() - at
+    shown = f"{duration(passed)} ago" if passed >= 0 else f"in {duration(-passed)}"
+    exact = datetime.fromtimestamp(at, UTC).replace(microsecond=0)
+    return Markup('<time datetime="{}" data-exact="{} UTC" tabindex="0">{}</time>').format(
+        exact.isoformat().replace("+00:00", "Z"), exact.replace(tzinfo=None), shown
+    )
+
+
+def number(value: int) -> str:
+    """Return a number with commas between thousands."""
+    return f"{value:,}"
+
+
+def counted(value: Any, singular: str, plural: str = "") -> str:
+    """Return a number with its noun: ``1 event``, ``1,204 events``, ``10,000+ events``."""
+    shown = number(value) if isinstance(value, int) else str(value)
+    return f"{shown} {singular if shown == '1' else plural or f'{singular}s'}"
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "counted": counted,
+    "duration": duration,
+    "number": number,
+    "when": when,
+}
