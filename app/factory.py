@@ -121,6 +121,7 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         redact=text.redactor(_secrets(settings)),
     )
     stopping = threading.Event()
+    tasks = _maintenance_tasks(settings, inbox)
     worker = _make_worker(settings, inbox, runner, parts, stopping)
     return Services(
         settings=settings,
@@ -135,9 +136,7 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         receiver=Receiver(settings, inbox.deliveries, runner, worker, stopping),
         reconciler=Reconciler(settings, handlers, inbox, client, runner),
         refusals=RefusalLog(),
-        maintenance=Maintenance(
-            _maintenance_tasks(settings, inbox), inbox.reconciliation, stopping
-        ),
+        maintenance=Maintenance(tasks, inbox.reconciliation, stopping),
         stopping=stopping,
     )
 

@@ -38,7 +38,7 @@ class Evaluation:
     def run(self) -> None:
         """Record what began, what has grown, and what has ended. Raises ``InboxUnavailable``."""
         self._alerts.hand_over()
-        known = {each.id: each for each in self._alerts.list()}
+        known = {each.id: each for each in self._alerts.latest()}
         raised = {id_ for id_, each in known.items() if each.is_raised}
         facts = self._read()
         holding = {each.id: each for each in conditions(facts, self._rules, raised)}
@@ -57,7 +57,7 @@ class Evaluation:
             waiting=self._facts.waiting(),
             silence=self._facts.silence(now, rules.silence_seconds),
             failures=self._facts.failures(now, rules.window_seconds),
-            findings=self._findings.list(),
+            findings=self._findings.all(),
         )
 
     def _hold(self, condition: Condition, alert: Alert | None, now: float) -> None:

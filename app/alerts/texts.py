@@ -66,6 +66,11 @@ class Texts:
             f"Well again after {duration(seconds)}: {end}.", **{**condition, "state": "resolved"}
         )
 
+    def test(self, now: float) -> dict[str, Any]:
+        """Return the body of a test message."""
+        text = "This is a test: alerts of stripe-event-receiver arrive here"
+        return self.raised(Condition("test", now, 0, text, "/ops", ("alerts", "list")))
+
     def _body(
         self, text: str, *, since: float, types: Sequence[str], **fields: Any
     ) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def test() -> None:
 def list_alerts(*, as_json: bool) -> None:
     """List the alerts that are raised, and those that ended within a week."""
     with explained():
-        found = services().inbox.alerts.list()
+        found = services().inbox.alerts.latest()
         waiting, tries = services().inbox.alerts.unsent()
     if as_json:
         say_json({"alerts": [as_object(each) for each in found], "unsent_messages": waiting})

@@ -66,14 +66,14 @@ class Alerts:
         """Take the ``store``."""
         self._store = store
 
-    def list(self) -> list[Alert]:
+    def latest(self) -> list[Alert]:
         """Return the raised alerts, and those that ended within a week, the latest first."""
         rows = self._store.read(statements.LISTED)
         return [Alert(*tuple(each)) for each in rows]
 
     def raised(self) -> list[Alert]:
         """Return the raised alerts, the latest first."""
-        return [each for each in self.list() if each.is_raised]
+        return [each for each in self.latest() if each.is_raised]
 
     def raise_(  # noqa: PLR0913 - the columns, each named
         self,
@@ -126,7 +126,7 @@ class Alerts:
 
     def hand_over(self) -> None:
         """Put the messages of all transitions into the outbox."""
-        for alert in self.list():
+        for alert in self.latest():
             details = alert.details
             message = details.pop("message", None)
             if message is None:

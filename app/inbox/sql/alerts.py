@@ -25,7 +25,7 @@ KEPT_SECONDS = 30 * 86400.0
 MOST = 20
 
 _id = alerts.c.id == sa.bindparam("alert_id")
-_details = sa.bindparam("details")
+_details = sa.bindparam("details", type_=sa.Text)
 _before = sa.bindparam("before", type_=sa.Text)
 _is_raised = alerts.c.resolved_at.is_(sa.null())
 
