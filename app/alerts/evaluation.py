@@ -57,7 +57,7 @@ class Evaluation:
             waiting=self._facts.waiting(),
             silence=self._facts.silence(now, rules.silence_seconds),
             failures=self._facts.failures(now, rules.window_seconds),
-            findings=self._findings.all(),
+            findings=self._findings.list(),
         )
 
     def _hold(self, condition: Condition, alert: Alert | None, now: float) -> None:

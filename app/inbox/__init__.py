@@ -16,6 +16,7 @@ from app.inbox.claims import Claims
 from app.inbox.deliveries import Deliveries
 from app.inbox.engine.findings import Findings
 from app.inbox.findings import WatchFindings
+from app.inbox.groups import Groups
 from app.inbox.migrate import Revisions
 from app.inbox.models import (
     Attempt,
@@ -82,6 +83,7 @@ class Inbox:
             listen_url=listen_url,
         )
         self.deliveries = Deliveries(self._store)
+        self.groups = Groups(self._store)
         self.claims = Claims(self._store)
         self.rescue = Rescue(self._store)
         self.administration = Administration(self._store)

@@ -53,7 +53,7 @@ class WatchFindings:
         """Remove the finding of a thing that is gone."""
         self._store.write(statements.REMOVE, name=name)
 
-    def all(self) -> list[Finding]:
+    def list(self) -> list[Finding]:
         """Return all findings, by name."""
         rows = self._store.read(statements.FINDINGS)
         return [
