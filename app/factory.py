@@ -15,6 +15,7 @@ from flask.cli import AppGroup
 from werkzeug.exceptions import HTTPException
 
 from app import log, text
+from app.alerts.tasks import alert_tasks
 from app.database_url import passwords
 from app.errors import StartError
 from app.inbox import Inbox
@@ -170,6 +171,7 @@ def _maintenance_tasks(
     tasks = [
         Task("release", RELEASE_SECONDS, begin_release),
         Task("activity", FLUSH_SECONDS, meter.flush),
+        *alert_tasks(settings, inbox),
     ]
     if settings.retention_days:
         pruner = Pruner(inbox.retention, settings.retention_days, stopping)
@@ -271,8 +273,10 @@ def _retry_policy(settings: Settings) -> RetryPolicy:
 def _secrets(settings: Settings) -> list[str]:
     urls = [settings.database_url, settings.database_listen_url]
     database = [password for url in urls if url for password in passwords(url)]
-    tokens = filter(None, [settings.ops_token, settings.ops_read_token])
-    return [settings.stripe_api_key, *settings.stripe_webhook_secrets, *database, *tokens]
+    tokens = [settings.ops_token, settings.ops_read_token]
+    alerts = [settings.alert_url, settings.alert_secret]
+    operators = filter(None, [*tokens, *alerts])
+    return [settings.stripe_api_key, *settings.stripe_webhook_secrets, *database, *operators]
 
 
 def _answer_in_json(error: HTTPException) -> Response:
