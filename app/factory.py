@@ -16,6 +16,7 @@ from app import log, text
 from app.database_url import passwords
 from app.errors import StartError
 from app.inbox import Inbox
+from app.maintenance.schedule import Maintenance, Task
 from app.processing import registry
 from app.processing.deferred_results import DeferredResults
 from app.processing.held_claims import HeldClaims
@@ -133,8 +134,14 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         receiver=Receiver(settings, inbox.deliveries, runner, worker, stopping),
         reconciler=Reconciler(settings, handlers, inbox, client, runner),
         refusals=RefusalLog(),
+        maintenance=Maintenance(_maintenance_tasks(), inbox.reconciliation, stopping),
         stopping=stopping,
     )
+
+
+def _maintenance_tasks() -> list[Task]:
+    """Return the regular work of a serving process."""
+    return []
 
 
 class LeaseParts(NamedTuple):

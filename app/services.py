@@ -10,6 +10,7 @@ import stripe
 from flask import Flask, current_app
 
 from app.inbox import Inbox
+from app.maintenance.schedule import Maintenance
 from app.processing.deferred_results import DeferredResults
 from app.processing.leases import Leases
 from app.processing.receiver import Receiver
@@ -38,6 +39,7 @@ class Services:
     receiver: Receiver
     reconciler: Reconciler
     refusals: RefusalLog
+    maintenance: Maintenance
     stopping: threading.Event
 
     def unfinished(self) -> dict[str, int]:

@@ -93,6 +93,7 @@ def _start(
 ) -> None:
     services.watchdog.start()
     services.worker.start(threads)
+    services.maintenance.start()
     if interval is not None:
         # A thread of its own, which the end of the process may interrupt at any moment.
         reconcile = partial(services.reconciler.run_every, interval, services.stopping, accounts)

@@ -129,4 +129,6 @@ def _latest_attempt(event: Event) -> Attempt | None:
         outcome=event.outcome or "unknown",
         reason=event.reason,
         traceback=event.traceback,
+        fingerprint=event.fingerprint,
+        release=event.release,
     )

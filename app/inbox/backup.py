@@ -19,7 +19,8 @@ import sqlalchemy as sa
 from app.errors import StartError
 from app.inbox import migrate
 from app.inbox.engine import sqlite
-from app.inbox.sql.schema import attempts, columns_at, events, pauses, retries, watermarks
+from app.inbox.sql.revisions import columns_at
+from app.inbox.sql.schema import attempts, events, pauses, retries, watermarks
 from app.inbox.store import Store
 from app.text import in_one_line
 

@@ -128,6 +128,8 @@ class Claims:
             outcome=str(outcome),
             reason=failure.reason,
             traceback=failure.traceback,
+            fingerprint=failure.fingerprint,
+            release=failure.release,
             delay=failure.delay,
             attempts_used=claim.attempts_used if used is None else used,
         )

@@ -12,7 +12,7 @@ import structlog
 
 from app.errors import InboxUnavailable, StartError
 from app.inbox.sql import catalog
-from app.inbox.sql.schema import versions
+from app.inbox.sql.revisions import versions
 from app.inbox.tables import LEGACY_REVISIONS, LEGACY_TABLE, Tables, find_tables, find_version
 
 log = structlog.get_logger(__name__)

@@ -104,6 +104,14 @@ class Event:
     lease_seconds: float | None
     suspected_lease: float | None
     suspected_seconds: float
+    fingerprint: str | None
+    """The error group of the latest attempt if it failed."""
+    release: str | None
+    """The release that made this attempt."""
+    trace: str | None
+    """The ``traceparent`` of the delivery."""
+    erased_at: float | None
+    """When the body was erased on request. Such an event is never run."""
     is_orphan: bool
     """True if its process is dead or no longer renews its lease: it can be run again."""
 
@@ -125,6 +133,8 @@ class Attempt:
     outcome: str
     reason: str | None
     traceback: str | None
+    fingerprint: str | None = None
+    release: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +151,13 @@ class Failure:
     """Why an attempt failed, and when the next one is due.
 
     ``delay`` is in seconds. ``attempts_used`` is how many attempts of the retry policy are used up
-    now; None leaves the number as it is.
+    now; None leaves the number as it is. ``fingerprint`` is the error group.
+    ``release`` is that of this process.
     """
 
     reason: str
     traceback: str | None = None
     delay: float = 0.0
     attempts_used: float | None = None
+    fingerprint: str | None = None
+    release: str | None = None

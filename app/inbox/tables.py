@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from app.errors import InboxUnavailable, StartError
 from app.inbox.sql import catalog
 from app.inbox.sql.catalog import Catalog
-from app.inbox.sql.schema import OTHER_NAMES, columns_at, versions
+from app.inbox.sql.revisions import columns_at, other_names_at, versions
 
 #: The version table of the releases before 0.3.0. Other applications may have one of this name.
 LEGACY_TABLE = "alembic_version"
@@ -42,12 +42,12 @@ def find_tables(connection: sa.Connection, head: str) -> Tables:
     is incomplete.
     """
     found = find_version(connection) or _nothing_found(connection)
-    names = [versions.name, *columns_at(head), *OTHER_NAMES]
+    names = [versions.name, *columns_at(head), *other_names_at(head)]
     there = catalog.read_catalog(connection, found.schema, names)
     known = columns_at(min(found.revision, head)) if found.revision else {}
     own = {*known, *([versions.name] if found.revision and not found.is_legacy else [])}
-    expected_others = OTHER_NAMES if found.revision else ()
-    taken = {*there.columns} - own | there.others - set(expected_others)
+    own_others = other_names_at(min(found.revision, head)) if found.revision else set()
+    taken = {*there.columns} - own | there.others - own_others
     problems = [
         *(_foreign(name, found.schema) for name in sorted(taken)),
         *_incomplete(there, known, found.schema),

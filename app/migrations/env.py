@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from app.inbox.sql.schema import versions
+from app.inbox.sql.revisions import versions
 
 # SQLite's DDL is transactional if the transaction is begun explicitly, as it is here. Alembic
 # assumes that it is not, so a killed start would leave half a migration.

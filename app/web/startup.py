@@ -54,6 +54,7 @@ def _background(parts: Services) -> Background:
     def start() -> None:
         parts.watchdog.start()
         parts.leases.start()
+        parts.maintenance.start()
         if parts.settings.is_queue:
             parts.worker.start(parts.settings.worker_threads)
 

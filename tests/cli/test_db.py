@@ -99,7 +99,7 @@ def test_missing_schema_is_a_pending_migration(
 def test_upgrade_names_the_revision_before(receiver: Receiver) -> None:
     """An older inbox is migrated, and the command says from which revision."""
     run(receiver, "db", "upgrade")
-    raw_sql.set_revision(receiver.services.settings.database_url, "0004")
+    raw_sql.make_older(receiver.services.settings.database_url, "0004")
 
     upgraded = run(receiver, "db", "upgrade")
 

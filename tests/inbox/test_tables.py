@@ -107,14 +107,20 @@ def make_role(url: str, *grants: str) -> Iterator[str]:
         run(url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
-def make_legacy(url: str, inbox: Inbox, revision: str = "0004") -> None:
-    """Make an inbox that version 0.2.0 has created."""
+def make_legacy(
+    url: str, inbox: Inbox, revision: str = "0004", *, named: str | None = None
+) -> None:
+    """Make the inbox one that version 0.2.0 has created.
+
+    ``named`` is the revision that it says it is of, if that is not the ``revision``.
+    """
     inbox.migrate()
+    raw_sql.make_older(url, revision)
     run(
         url,
         "DROP TABLE stripe_receiver_version",
         "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)",
-        f"INSERT INTO alembic_version VALUES ('{revision}')",  # noqa: S608 - the test's own
+        f"INSERT INTO alembic_version VALUES ('{named or revision}')",  # noqa: S608 - the test's own
     )
 
 
@@ -185,7 +191,7 @@ class TestOtherApplications:
         self, make_inbox: MakeInbox, database_url: str
     ) -> None:
         """An old inbox is not upgraded while another application has a table of a new name."""
-        make_legacy(database_url, make_inbox(database_url), "0002")
+        make_legacy(database_url, make_inbox(database_url), named="0002")
         before = catalog(database_url)
 
         message = refused(make_inbox(database_url))
@@ -198,7 +204,7 @@ class TestOtherApplications:
         self, make_inbox: MakeInbox, database_url: str
     ) -> None:
         """Tables with our columns need our revision beside them."""
-        make_legacy(database_url, make_inbox(database_url), "ae1027a6acf")
+        make_legacy(database_url, make_inbox(database_url), named="ae1027a6acf")
         before = catalog(database_url)
 
         assert "something named 'events'" in refused(make_inbox(database_url))
@@ -263,8 +269,8 @@ class TestVersions:
     ) -> None:
         """Its events stay, and so does ``alembic_version``, which its replicas read."""
         first = make_inbox(database_url)
-        make_legacy(database_url, first)
         claim(first)
+        make_legacy(database_url, first)
 
         second = make_inbox(database_url)
         second.migrate()
@@ -280,9 +286,6 @@ class TestVersions:
     ) -> None:
         """``alembic_version`` names the tables of 0.2.0, which runs no migration of its own."""
         make_legacy(database_url, make_inbox(database_url), revision)
-        if revision == "0003":
-            for column in ("lease_seconds", "suspected_lease", "suspected_seconds"):
-                run(database_url, f"ALTER TABLE events DROP COLUMN {column}")
 
         make_inbox(database_url).migrate()
 
@@ -605,12 +608,12 @@ class TestSchema:
     ) -> None:
         """Where another role migrates, the rights that the upgrading page names are enough."""
         make_inbox(postgresql_url, schema="own").migrate()
-        with make_role(
-            postgresql_url,
+        grants = (
             "GRANT USAGE ON SCHEMA own TO {role}",
             "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA own TO {role}",
             "GRANT USAGE ON ALL SEQUENCES IN SCHEMA own TO {role}",
-        ) as url:
+        )
+        with make_role(postgresql_url, *grants) as url:
             inbox = make_inbox(url, schema="own", migrates=False)
             inbox.migrate()
             inbox.claims.fail(claim(inbox), Failure("broken", delay=0.0))
@@ -618,9 +621,10 @@ class TestSchema:
             assert inbox.administration.note_retry("evt_1", by="me", why=None, again=True)
             inbox.check()
             inbox.close()
-            run(postgresql_url, "UPDATE own.stripe_receiver_version SET version_num = '0004'")
+            raw_sql.make_older(f"{postgresql_url}&options=-csearch_path%3Down", "0005")
+            run(postgresql_url, *(each.format(role=sa.make_url(url).username) for each in grants))
             message = refused(make_inbox(url, schema="own"))
-            assert f"may not migrate the tables from revision 0004 to {HEAD}" in message
+            assert f"may not migrate the tables from revision 0005 to {HEAD}" in message
             assert "GRANT CREATE ON SCHEMA own TO role" in message
             run(postgresql_url, f"GRANT CREATE ON SCHEMA own TO {sa.make_url(url).username}")
             message = refused(make_inbox(url, schema="own"))
@@ -640,8 +644,8 @@ class TestSchema:
         """The inbox is found behind a new schema. A table that hides one of its own is refused."""
         name = sa.make_url(postgresql_url).database
         first = make_inbox(postgresql_url)
-        make_legacy(postgresql_url, first)
         claim(first)
+        make_legacy(postgresql_url, first)
         run(
             postgresql_url,
             "CREATE SCHEMA early",
@@ -691,12 +695,7 @@ class TestDroppedTables:
         """A backup of an older version was restored under a running service."""
         inbox = make_inbox(postgresql_url)
         inbox.migrate()
-        run(
-            postgresql_url,
-            "ALTER TABLE events DROP COLUMN lease_seconds, DROP COLUMN suspected_lease,"
-            " DROP COLUMN suspected_seconds",
-            "UPDATE stripe_receiver_version SET version_num = '0003'",
-        )
+        raw_sql.make_older(postgresql_url, "0003")
         with pytest.raises(InboxUnavailable):
             claim(inbox)
         assert claim(inbox).attempt == 1

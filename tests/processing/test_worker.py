@@ -13,6 +13,7 @@ from app.errors import InboxUnavailable
 from app.inbox import Claim, Event, Inbox, NewEvent
 from app.inbox.claims import Claims
 from app.inbox.deliveries import Deliveries
+from app.inbox.migrate import migrations
 from app.processing.leases import Leases
 from app.processing.worker import Worker
 from app.runtime import threads
@@ -561,7 +562,7 @@ class TestFaults:
         inbox.claims.claim_due = counted  # type: ignore[method-assign]  # to count them
         receiver.services.worker.start(1)
         wait_for(is_tried)
-        raw_sql.set_revision(url, "0005")
+        raw_sql.set_revision(url, migrations().head)
         notification = samples.notification(TYPE)
         receiver.deliver(notification)
         ends(receiver, notification, State.DONE)

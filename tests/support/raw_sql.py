@@ -10,6 +10,12 @@ import sqlalchemy as sa
 
 from app.inbox import Inbox
 from app.inbox.engine import sqlite
+from app.inbox.migrate import upgrade
+from app.inbox.sql.revisions import columns_at, versions
+from app.inbox.sql.schema import metadata
+
+#: The functions of the triggers on PostgreSQL.
+FUNCTIONS = ("remember_attempt", "forget_event", "stripe_receiver_failed")
 
 #: Seconds.
 LONGER_THAN_ANY_GRACE = 1e9
@@ -33,11 +39,43 @@ def execute(url: str, sql: str) -> None:
 
 
 def set_revision(url: str, revision: str) -> None:
-    """Make the tables those of a ``revision``, with which no older one works."""
+    """Let the tables say that they are of a ``revision``, with which no older one works."""
     execute(
         url,
         f"UPDATE stripe_receiver_version SET version_num = '{revision}', works_with = '{revision}'",  # noqa: S608 - the test's own
     )
+
+
+def make_older(url: str, revision: str) -> None:
+    """Replace the tables by those of a ``revision``, with which no older one works.
+
+    The rows stay, without the columns and tables that the revision does not have.
+    """
+    engine = make_engine(url)
+    with engine.begin() as connection:
+        is_postgresql = connection.dialect.name == "postgresql"
+        known = columns_at(revision)
+        kept = {table: _rows(connection, table, known) for table in metadata.sorted_tables}
+        for table in (*metadata.sorted_tables, versions):
+            connection.execute(sa.schema.DropTable(table, if_exists=True))
+        for function in FUNCTIONS if is_postgresql else ():
+            connection.execute(sa.text(f"DROP FUNCTION IF EXISTS {function}()"))
+        upgrade(connection, None, may_create=True, to=revision)
+        for table, rows in kept.items():
+            if rows:
+                connection.execute(sa.insert(table), rows)
+        connection.execute(sa.update(versions).values(works_with=revision))
+    engine.dispose()
+
+
+def _rows(
+    connection: sa.Connection, table: sa.Table, known: dict[str, set[str]]
+) -> list[dict[str, Any]]:
+    columns = [each for each in table.columns if each.name in known.get(table.name, ())]
+    if not columns or not sa.inspect(connection).has_table(table.name):
+        return []
+    found = connection.execute(sa.select(*columns)).mappings()
+    return [{each.key: row[each] for each in columns} for row in found]
 
 
 @contextmanager

@@ -34,6 +34,8 @@ reclaimed: dict[str, Any] = {
     **claimed,
     "outcome": sa.null(),
     "attempt": events.c.attempt + ONE,
+    "fingerprint": sa.null(),
+    "release": sa.null(),
 }
 
 #: The columns of an event that ended too many processes.
@@ -45,6 +47,8 @@ poisoned: dict[str, Any] = {
     "lease_until": sa.null(),
     "locked_key": sa.null(),
     "settled_at": now(),
+    "fingerprint": word("crashed.") + events.c.type,
+    "release": sa.null(),
 }
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.sql.expression import FunctionElement
 metadata = sa.MetaData()
 
 
-def _since(revision: str) -> dict[str, str]:
+def since(revision: str) -> dict[str, str]:
     """Return the mark of a table or a column that ``revision`` added. Others are of the first."""
     return {"since": revision}
 
@@ -40,24 +40,31 @@ events = sa.Table(
     sa.Column("lease_until", sa.Double),
     sa.Column("settled_at", sa.Double),
     # The concurrency key, and the same key while this event holds it.
-    sa.Column("subject", sa.Text, key="concurrency_key", nullable=False, info=_since("0002")),
-    sa.Column("holds", sa.Text, key="locked_key", info=_since("0002")),
-    sa.Column("claimed_at", sa.Double, info=_since("0002")),
-    sa.Column("traceback", sa.Text, info=_since("0002")),
+    sa.Column("subject", sa.Text, key="concurrency_key", nullable=False, info=since("0002")),
+    sa.Column("holds", sa.Text, key="locked_key", info=since("0002")),
+    sa.Column("claimed_at", sa.Double, info=since("0002")),
+    sa.Column("traceback", sa.Text, info=since("0002")),
     # Attempts of the retry policy that are used up: a failure 1, a rate limit of Stripe's less.
-    sa.Column("spent", sa.Double, key="attempts_used", nullable=False, info=_since("0002")),
+    sa.Column("spent", sa.Double, key="attempts_used", nullable=False, info=since("0002")),
     # Consecutive crashes.
-    sa.Column("crashes", sa.Integer, nullable=False, info=_since("0002")),
+    sa.Column("crashes", sa.Integer, nullable=False, info=since("0002")),
     # ``delivery`` or ``reconcile``.
-    sa.Column("source", sa.Text, nullable=False, info=_since("0003")),
+    sa.Column("source", sa.Text, nullable=False, info=since("0003")),
     # The seconds of a lease in the process that claimed the event. NULL if an older version did.
-    sa.Column("lease_seconds", sa.Double, info=_since("0004")),
+    sa.Column("lease_seconds", sa.Double, info=since("0004")),
     # The ``lease_until`` that live processes suspect, and for how many seconds they have seen it
     # unrenewed. Another ``lease_until`` is another lease, which is not suspected yet.
-    sa.Column("suspected_lease", sa.Double, info=_since("0004")),
+    sa.Column("suspected_lease", sa.Double, info=since("0004")),
     sa.Column(
-        "suspected_seconds", sa.Double, nullable=False, server_default="0", info=_since("0004")
+        "suspected_seconds", sa.Double, nullable=False, server_default="0", info=since("0004")
     ),
+    # The error group of the latest attempt if it failed, and the release that made this attempt.
+    sa.Column("fingerprint", sa.Text, info=since("0006")),
+    sa.Column("release", sa.Text, info=since("0006")),
+    # The ``traceparent`` of the delivery (https://www.w3.org/TR/trace-context/).
+    sa.Column("trace", sa.Text, info=since("0006")),
+    # When the body was erased on request. Such an event is never run.
+    sa.Column("erased_at", sa.Double, info=since("0006")),
 )
 
 #: One row per attempt but the latest, which the event's own row holds. A trigger writes it
@@ -73,7 +80,9 @@ attempts = sa.Table(
     sa.Column("outcome", sa.Text, nullable=False),
     sa.Column("reason", sa.Text),
     sa.Column("traceback", sa.Text),
-    info=_since("0002"),
+    sa.Column("fingerprint", sa.Text, info=since("0006")),
+    sa.Column("release", sa.Text, info=since("0006")),
+    info=since("0002"),
 )
 
 #: The retries that people asked for.
@@ -85,7 +94,7 @@ retries = sa.Table(
     sa.Column("at", sa.Double, nullable=False),
     sa.Column("by", sa.Text, nullable=False),
     sa.Column("why", sa.Text),
-    info=_since("0002"),
+    info=since("0002"),
 )
 
 #: One row while the workers are paused, none otherwise.
@@ -96,7 +105,7 @@ pauses = sa.Table(
     sa.Column("at", sa.Double, nullable=False),
     sa.Column("by", sa.Text, nullable=False),
     sa.Column("why", sa.Text),
-    info=_since("0002"),
+    info=since("0002"),
 )
 
 #: One row that a health check writes.
@@ -139,7 +148,7 @@ watermarks = sa.Table(
     sa.Column("context", sa.Text, primary_key=True),
     sa.Column("type", sa.Text, primary_key=True),
     sa.Column("reached", sa.Double, nullable=False),
-    info=_since("0003"),
+    info=since("0003"),
 )
 
 #: The leaders of tasks that one process may do at a time, and the ends of their terms.
@@ -149,7 +158,7 @@ leaders = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("holder", sa.Text, key="leader_id", nullable=False),
     sa.Column("until", sa.Double, nullable=False),
-    info=_since("0003"),
+    info=since("0003"),
 )
 
 #: The rate limits for Stripe's API: the time of the next free slot, and the end of slow pace.
@@ -159,33 +168,5 @@ budgets = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("free_at", sa.Double, nullable=False),
     sa.Column("slow_until", sa.Double, nullable=False),
-    info=_since("0003"),
+    info=since("0003"),
 )
-
-#: The revision of the tables. Alembic writes ``version_num``.
-versions = sa.Table(
-    "stripe_receiver_version",
-    sa.MetaData(),
-    sa.Column("version_num", sa.String(32), primary_key=True),
-    # The oldest revision whose code works with these tables.
-    sa.Column("works_with", sa.String(32)),
-)
-
-#: The names of all other objects that the migrations create beside the tables.
-OTHER_NAMES = (
-    *("events_due", "events_waiting", "events_running", "events_holds", "events_received"),
-    *("retries_event", "attempt_begins", "event_removed", "remember_attempt", "forget_event"),
-)
-
-
-def columns_at(revision: str) -> dict[str, set[str]]:
-    """Return the tables of a ``revision``, each with the names of its columns."""
-    return {
-        table.name: {each.name for each in table.columns if _is_in(each.info, revision)}
-        for table in metadata.sorted_tables
-        if _is_in(table.info, revision)
-    }
-
-
-def _is_in(info: dict[Any, Any], revision: str) -> bool:
-    return str(info.get("since", "0001")) <= revision

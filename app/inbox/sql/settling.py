@@ -93,6 +93,8 @@ SETTLE = _settle(
     outcome=sa.bindparam("outcome"),
     reason=sa.bindparam("reason"),
     traceback=sa.bindparam("traceback"),
+    fingerprint=sa.bindparam("fingerprint"),
+    release=sa.bindparam("release"),
     attempts_used=sa.bindparam("attempts_used"),
     due_at=now() + sa.bindparam("delay", type_=sa.Double),
 )

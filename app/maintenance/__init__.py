@@ -1,0 +1,1 @@
+"""The regular work of a serving process, beside deliveries and events."""

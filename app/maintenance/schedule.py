@@ -1,0 +1,75 @@
+"""Runs the tasks of a serving process at their intervals, each in a thread of its own.
+
+A task that only one process may run at a time has a leader: the process that holds the leadership
+of its name in the inbox. When the leader ends, another process takes over.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+
+from app.errors import InboxUnavailable
+from app.inbox.reconciliation import Reconciliation
+from app.runtime import threads
+from app.runtime.process_name import new_process_name
+
+log = structlog.get_logger(__name__)
+
+#: A leader that stops renewing its leadership is replaced after this many seconds at the earliest.
+#: It is renewed at each round, so a term is never shorter than three rounds.
+MIN_TERM_SECONDS = 30.0
+ROUNDS_PER_TERM = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Work that is done every ``seconds``. ``by_leader``: by one process at a time."""
+
+    name: str
+    seconds: float
+    run: Callable[[], object]
+    by_leader: bool = False
+
+
+class Maintenance:
+    """The tasks of this process."""
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        reconciliation: Reconciliation,
+        stopping: threading.Event,
+    ) -> None:
+        """Take the ``tasks``, the inbox's API for leaders, and the event that ends all tasks."""
+        self._tasks = tasks
+        self._reconciliation = reconciliation
+        self._stopping = stopping
+
+    def start(self) -> None:
+        """Start the tasks in this process. A fork ends them in the child."""
+        leader_id = new_process_name()
+        for task in self._tasks:
+            threads.start(f"maintenance-{task.name}", partial(self._loop, task, leader_id))
+
+    def _loop(self, task: Task, leader_id: str) -> None:
+        while not self._stopping.wait(task.seconds):
+            self.run_once(task, leader_id)
+
+    def run_once(self, task: Task, leader_id: str) -> None:
+        """Run the ``task``, unless another process leads it. No error leaves this method."""
+        try:
+            if not task.by_leader or self._leads(task, leader_id):
+                task.run()
+        except InboxUnavailable as error:
+            log.warning("maintenance_failed", task=task.name, reason=error.reason)
+        except Exception:  # of any kind: the next round must still come
+            log.exception("maintenance_failed", task=task.name)
+
+    def _leads(self, task: Task, leader_id: str) -> bool:
+        seconds = max(task.seconds * ROUNDS_PER_TERM, MIN_TERM_SECONDS)
+        return self._reconciliation.acquire_leadership(task.name, leader_id, seconds)

@@ -1,0 +1,64 @@
+"""The regular tasks of a process, and their leaders."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+
+import pytest
+
+from app.errors import InboxUnavailable
+from app.inbox import Inbox
+from app.maintenance.schedule import Maintenance, Task
+from tests.support.waiting import wait_for
+
+
+def test_task_runs_again_and_again_until_the_stop(sqlite_url: str) -> None:
+    """Each task has a thread, and ends with the process."""
+    inbox, stopping, runs = Inbox(sqlite_url, lease_seconds=30), threading.Event(), []
+    task = Task("count", 0.01, lambda: runs.append(1))
+    Maintenance([task], inbox.reconciliation, stopping).start()
+
+    wait_for(lambda: len(runs) > 2)
+    stopping.set()
+
+    wait_for(lambda: "maintenance-count" not in [each.name for each in threading.enumerate()])
+    inbox.close()
+
+
+def test_one_process_leads(database_url: str) -> None:
+    """A task of leaders runs in the first process that asks, and in that one only."""
+    runs: list[str] = []
+    inboxes = [Inbox(database_url, lease_seconds=30) for _ in range(2)]
+    for name in ("first", "second", "first"):
+        inbox = inboxes[name == "second"]
+        task = Task("prune", 1.0, partial(runs.append, name), by_leader=True)
+        Maintenance([], inbox.reconciliation, threading.Event()).run_once(task, name)
+
+    assert runs == ["first", "first"]
+    for inbox in inboxes:
+        inbox.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (InboxUnavailable("the inbox is not available", reason="is away"), "is away"),
+        (ValueError("is no number"), "ValueError: is no number"),
+    ],
+)
+def test_error_is_logged(
+    sqlite_url: str, capsys: pytest.CaptureFixture[str], error: Exception, shown: str
+) -> None:
+    """An error of a task does not end the later rounds."""
+
+    def fail() -> None:
+        raise error
+
+    inbox = Inbox(sqlite_url, lease_seconds=30)
+    Maintenance([], inbox.reconciliation, threading.Event()).run_once(Task("broken", 1, fail), "me")
+
+    printed = capsys.readouterr()
+    for word in ("maintenance_failed", "broken", shown):
+        assert word in printed.out + printed.err
+    inbox.close()
