@@ -131,6 +131,6 @@ def test_other_sites_may_only_link(ops: Browser, site: str, destination: str, st
 
 def test_large_form_is_refused(ops: Browser) -> None:
     """The page has a limit of its own for a form."""
-    answer = ops.post("/ops/unknown", why="x" * FORM_BYTES)
+    answer = ops.post("/ops/unknown", {"why": "x" * FORM_BYTES})
     assert answer.status_code == 413
     assert "The form is too large" in answer.text
