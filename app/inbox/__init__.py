@@ -24,12 +24,12 @@ from app.inbox.models import (
     RecordedEvent,
     Suspect,
 )
+from app.inbox.overview import Overview
 from app.inbox.rate_limits import RateLimits
 from app.inbox.reconciliation import Reconciliation
 from app.inbox.rescue import Rescue
 from app.inbox.sql.administration import TEST_WRITE
 from app.inbox.store import Store
-from app.inbox.timeline import Timeline
 from app.states import Outcome, State
 
 __all__ = [
@@ -85,7 +85,7 @@ class Inbox:
         self.administration = Administration(self._store)
         self.reconciliation = Reconciliation(self._store)
         self.rate_limits = RateLimits(self._store)
-        self.timeline = Timeline(self._store)
+        self.overview = Overview(self._store)
 
     @property
     def address(self) -> str:

@@ -1,8 +1,12 @@
-"""The statement of the timeline: open events by the hour of their receipt."""
+"""The statements of the overview: open events by the hour of their receipt, and the size."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.expression import FunctionElement
 
 from app.inbox.sql.literals import word
 from app.inbox.sql.schema import events
@@ -36,3 +40,27 @@ def _numbers(state: State) -> sa.Select[str, int, int]:
 
 #: Counts the pending and the dead events that were received ``since``, by hour.
 OPEN_BY_HOUR = sa.union_all(_numbers(State.PENDING), _numbers(State.DEAD))
+
+
+class database_bytes(FunctionElement[int]):  # noqa: N801 - a function in SQL
+    """The size of the database in bytes, with the tables of other applications in it."""
+
+    inherit_cache = True
+    type = sa.BigInteger()
+
+
+@compiles(database_bytes, "postgresql")
+def _bytes_on_postgresql(_element: database_bytes, _compiler: Any, **_kw: Any) -> str:
+    return "pg_database_size(current_database())"
+
+
+@compiles(database_bytes, "sqlite")
+def _bytes_on_sqlite(_element: database_bytes, _compiler: Any, **_kw: Any) -> str:
+    return "(SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size())"
+
+
+#: The size, and the time of the first receipt. The index of the times of receipt has it.
+EXTENT = sa.select(
+    database_bytes().label("size"),
+    sa.select(sa.func.min(events.c.received_at)).scalar_subquery().label("first"),
+)
