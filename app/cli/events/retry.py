@@ -15,15 +15,24 @@ from app.cli.execution import begin_execution
 from app.cli.hints import hint
 from app.cli.inbox_errors import explained
 from app.cli.output import confirm, mode, plural, progress, say, say_beside_progress, say_table
-from app.errors import CallbackFailed, DeliveryError, InboxUnavailable
+from app.errors import CallbackFailed, DeliveryError
 from app.inbox.filters import EventFilter
+from app.operations.retrying import Refusal, ResultDelayed, Retrier, Rules
 from app.services import services
-from app.states import SUCCESSES, WITHOUT_MODULE, Outcome, State
+from app.states import SUCCESSES, Outcome, State
 from app.text import printable
 
 if TYPE_CHECKING:
     from app.inbox import Event
     from app.services import Services
+
+REFUSALS = {
+    Refusal.OTHER_MODE: "is a {mode} event, and STRIPE_API_KEY is of the other mode",
+    Refusal.SUCCEEDED: "has succeeded; to run it a second time add --again",
+    Refusal.NO_MODULE: "has no handler module yet; to run the fallback once more add --again",
+    Refusal.RUNNING: "is running",
+    Refusal.RESCUED_SOON: "is an orphan: a worker rescues it",
+}
 
 DUE, CHANGED = "due now", "not run: it has changed since you were asked"
 
@@ -36,13 +45,6 @@ class Options(TypedDict):
     again: bool
     dry_run: bool
     yes: bool
-
-
-class Conditions(TypedDict):
-    """The conditions on a done event, for the inbox."""
-
-    again: bool
-    seen_attempt: int
 
 
 def operator() -> str:
@@ -156,51 +158,38 @@ def _oldest_first(events: list[Event]) -> list[Event]:
 
 def _refusal(services: Services, event: Event, options: Options) -> str | None:
     """Return the reason why this event cannot be run again, or None."""
-    if event.livemode != services.settings.livemode:
-        return f"is a {mode(live=event.livemode)} event, and STRIPE_API_KEY is of the other mode"
-    is_handled = event.state == State.DONE and event.outcome not in WITHOUT_MODULE
-    if is_handled and not options["again"]:
-        return "has succeeded; to run it a second time add --again"
-    by_fallback = event.state == State.DONE and event.outcome == Outcome.FALLBACK
-    if by_fallback and not (options["again"] or event.type in services.reconciler.types):
-        return "has no handler module yet; to run the fallback once more add --again"
-    if event.state == State.RUNNING:
-        if not event.is_orphan:
-            return "is running"
-        if services.settings.is_queue:
-            return "is an orphan: a worker rescues it"
-    return None
+    settings = services.settings
+    rules = Rules(settings.livemode, settings.is_queue, services.reconciler.types)
+    refusal = rules.refusal(event, again=options["again"])
+    return REFUSALS[refusal].format(mode=mode(live=event.livemode)) if refusal else None
 
 
 def _run_all(services: Services, events: list[Event], options: Options) -> None:
-    run = _reopen if services.settings.is_queue else _run
+    retrier = Retrier(services.inbox, services.runner, is_queue=services.settings.is_queue)
     failed = 0
     for event in progress(events, len(events), "Running"):
-        # The inbox decides by the event as it is now: the question may have been open for hours.
-        conditions = Conditions(again=options["again"], seen_attempt=event.attempt)
-        noted = services.inbox.administration.note_retry(
-            event.id, by=operator(), why=options["why"], **conditions
-        )
-        outcome = run(services, event, conditions) if noted else CHANGED
+        outcome = _run(retrier, event, options)
         failed += outcome not in {*SUCCESSES, DUE}
         say_beside_progress(f"{event.id}  {event.type}  {outcome}")
     if failed:
         raise click.ClickException(f"{failed} of {plural(len(events), 'event')} did not succeed.")
 
 
-def _reopen(services: Services, event: Event, conditions: Conditions) -> str:
-    """Make the event due for the workers, and return the outcome."""
-    return DUE if services.inbox.administration.reopen(event.id, **conditions) else CHANGED
-
-
-def _run(services: Services, event: Event, conditions: Conditions) -> str:
-    """Run the event here, and return the outcome."""
-    claim = services.inbox.claims.claim_one(event.id, **conditions)
-    if claim is None:
-        return CHANGED
+def _run(retrier: Retrier, event: Event, options: Options) -> str:
+    """Run the event again, and return the outcome in words."""
     try:
-        return services.runner.run(claim)
+        # The inbox decides by the event as it is now: the question may have been open for hours.
+        outcome = retrier.retry(
+            event.id,
+            by=operator(),
+            why=options["why"],
+            again=options["again"],
+            seen_attempt=event.attempt,
+        )
     except CallbackFailed:
         return f"failed: run {hint('events', 'show', event.id)} for the traceback"
-    except (DeliveryError, InboxUnavailable) as error:
+    except (DeliveryError, ResultDelayed) as error:
         return f"{error.outcome}: {error.message}"
+    if outcome is None:
+        return CHANGED
+    return DUE if outcome is Outcome.ACCEPTED else outcome
