@@ -21,6 +21,8 @@ PLACEHOLDER = "whsec_replace_me"
 #: digits, fewer than 8 are different once in ten million tokens.
 TOKEN_LENGTH = 32
 TOKEN_VARIETY = 8
+#: Stripe lists and resends an event for 30 days. An inbox that has removed it would run it again.
+MIN_RETENTION_DAYS = 31
 #: Digits of a number. Python converts no more than 4,300.
 MOST_DIGITS = 20
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*")
@@ -189,6 +191,15 @@ def package(value: str) -> str:
     return value
 
 
+def release(value: str) -> str:
+    """Accept the name of a release: a version, or a commit. Empty stays empty."""
+    if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._+:/@-]{0,99})?", value):
+        raise ValueError(
+            f"is {value!r}. Use up to 100 letters, digits and ._+:/@-, such as 1.4.2 or a commit"
+        )
+    return value
+
+
 def one_of(*allowed: str) -> Callable[[str], str]:
     """Return a conversion that accepts one of the ``allowed`` words."""
 
@@ -215,6 +226,17 @@ def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
         return int(value)
 
     return convert
+
+
+def retention_days(value: str) -> int:
+    """Accept a number of days, or 0 to keep events for ever."""
+    days = whole_number(0, 36_500)(value)
+    if 0 < days < MIN_RETENTION_DAYS:
+        raise ValueError(
+            f"is {value!r}. Use {MIN_RETENTION_DAYS} or more, or 0 to keep all events: Stripe"
+            " resends an event for 30 days, and one that was removed would run again"
+        )
+    return days
 
 
 def rate_limit(value: str) -> int | None:

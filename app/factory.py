@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import click
@@ -16,7 +18,9 @@ from app import log, text
 from app.database_url import passwords
 from app.errors import StartError
 from app.inbox import Inbox
+from app.maintenance.retention import ROUND_SECONDS, Pruner
 from app.maintenance.schedule import Maintenance, Task
+from app.metrics.meter import FLUSH_SECONDS, Meter
 from app.processing import registry
 from app.processing.deferred_results import DeferredResults
 from app.processing.held_claims import HeldClaims
@@ -25,6 +29,7 @@ from app.processing.outages import Outages
 from app.processing.receiver import Receiver
 from app.processing.registry import Registry
 from app.processing.rescuer import Rescuer
+from app.processing.results import Classifier
 from app.processing.retry_policy import RetryPolicy
 from app.processing.runner import Runner
 from app.processing.worker import Worker
@@ -36,6 +41,9 @@ from app.stripe_api.client import build_client
 from app.stripe_api.rate_limiter import RateLimiter
 from app.web import answers, health, ops, webhook
 from app.web.refusals import RefusalLog
+
+#: Seconds between two tries to record the release of this process.
+RELEASE_SECONDS = 5.0
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -107,8 +115,10 @@ def warn_of_misspelt(settings: Settings) -> None:
 def make_services(settings: Settings, handlers: Registry) -> Services:
     """Return all services of one process, for these handler modules."""
     inbox = make_inbox(settings)
-    client = make_client(settings, inbox)
+    meter = Meter(inbox, lambda: [each.event_type for each in handlers.modules])
+    client = make_client(settings, inbox, meter)
     parts = make_leases(inbox, settings.lease_seconds)
+    parts.held.on_lost = meter.lease_lost
     runner = Runner(
         handlers,
         client,
@@ -116,11 +126,15 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         leases=parts.leases,
         deferred=parts.deferred,
         watchdog=parts.watchdog,
-        retry_policy=_retry_policy(settings) if settings.is_queue else None,
-        redact=text.redactor(_secrets(settings)),
+        classifier=_make_classifier(settings),
+        on_attempt=meter.attempt,
     )
     stopping = threading.Event()
     worker = _make_worker(settings, inbox, runner, parts, stopping)
+    meter.busy_and_idle = worker.busy_and_idle
+    reconciler = Reconciler(settings, handlers, inbox, client, runner)
+    reconciler.on_missing = meter.reconcile_missing
+    tasks = _maintenance_tasks(settings, inbox, meter, stopping)
     return Services(
         settings=settings,
         registry=handlers,
@@ -132,16 +146,28 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         runner=runner,
         worker=worker,
         receiver=Receiver(settings, inbox.deliveries, runner, worker, stopping),
-        reconciler=Reconciler(settings, handlers, inbox, client, runner),
-        refusals=RefusalLog(),
-        maintenance=Maintenance(_maintenance_tasks(), inbox.reconciliation, stopping),
+        reconciler=reconciler,
+        refusals=RefusalLog(meter.rejection),
+        meter=meter,
+        maintenance=Maintenance(tasks, inbox.reconciliation, stopping),
         stopping=stopping,
     )
 
 
-def _maintenance_tasks() -> list[Task]:
+def _maintenance_tasks(
+    settings: Settings, inbox: Inbox, meter: Meter, stopping: threading.Event
+) -> list[Task]:
     """Return the regular work of a serving process."""
-    return []
+    # Once, and again only if the inbox was away.
+    begin_release = partial(inbox.groups.begin_release, settings.release)
+    tasks = [
+        Task("release", RELEASE_SECONDS, begin_release),
+        Task("activity", FLUSH_SECONDS, meter.flush),
+    ]
+    if settings.retention_days:
+        pruner = Pruner(inbox.retention, settings.retention_days, stopping)
+        tasks.append(Task("retention", ROUND_SECONDS, pruner.run, by_leader=True))
+    return tasks
 
 
 class LeaseParts(NamedTuple):
@@ -195,13 +221,33 @@ def make_inbox(settings: Settings) -> Inbox:
     )
 
 
-def make_client(settings: Settings, inbox: Inbox | None = None) -> stripe.StripeClient:
-    """Return a client of Stripe's API. With an ``inbox`` it keeps to the shared rate limit."""
-    rate_limiter = None
-    if inbox is not None and settings.requests_per_second:
+def make_client(
+    settings: Settings, inbox: Inbox | None = None, meter: Meter | None = None
+) -> stripe.StripeClient:
+    """Return a client of Stripe's API. With an ``inbox`` it keeps to the shared rate limit.
+
+    The ``meter`` counts its requests.
+    """
+    on_wait: Callable[[float], object] = meter.rate_limit_wait if meter else _ignore
+    on_request: Callable[[str], object] = meter.stripe_request if meter else _ignore
+    rate, limiter = settings.requests_per_second, None
+    if inbox is not None and rate:
         mode = "live" if settings.livemode else "test"
-        rate_limiter = RateLimiter(inbox.rate_limits, settings.requests_per_second, mode=mode)
-    return build_client(settings, rate_limiter)
+        limiter = RateLimiter(inbox.rate_limits, rate, mode=mode, on_wait=on_wait)
+    return build_client(settings, limiter, on_request)
+
+
+def _ignore(_measured: object) -> None:
+    """Count nothing."""
+
+
+def _make_classifier(settings: Settings) -> Classifier:
+    return Classifier(
+        _retry_policy(settings) if settings.is_queue else None,
+        text.redactor(_secrets(settings)),
+        package=settings.handlers_package,
+        release=settings.release or None,
+    )
 
 
 def _retry_policy(settings: Settings) -> RetryPolicy:

@@ -11,6 +11,7 @@ from flask import Flask, current_app
 
 from app.inbox import Inbox
 from app.maintenance.schedule import Maintenance
+from app.metrics.meter import Meter
 from app.processing.deferred_results import DeferredResults
 from app.processing.leases import Leases
 from app.processing.receiver import Receiver
@@ -39,6 +40,7 @@ class Services:
     receiver: Receiver
     reconciler: Reconciler
     refusals: RefusalLog
+    meter: Meter
     maintenance: Maintenance
     stopping: threading.Event
 

@@ -15,6 +15,7 @@ from app.conversions import LIVE_PREFIXES, ORGANIZATION_PREFIX, one_of, seconds,
 from app.database_url import database_url, listen_url
 from app.environment import Origin, read
 from app.errors import StartError
+from app.release import git_release
 from app.setting_fields import contradictions, convert, names, variable
 
 __all__ = ["Settings", "environment", "variable"]
@@ -30,6 +31,11 @@ TEST_RATE_LIMIT = 20
 def environment(**changes: str) -> dict[str, str]:
     """Return the environment of this process with ``changes``: for ``load``, or for a child."""
     return {**os.environ, **changes}
+
+
+def export(name: str, value: str) -> None:
+    """Set a variable in the environment of this process, for a library that reads it there."""
+    os.environ[name] = value
 
 
 def _setting(
@@ -132,6 +138,9 @@ class Settings:
         conversions.package,
         "The Python package that holds the handler modules.",
     )
+    release: str = _setting(
+        "", conversions.release, "The release of your code. Empty: git's commit."
+    )
     processing: str = _setting(
         "inline",
         one_of("inline", "queue"),
@@ -213,6 +222,11 @@ class Settings:
         whole_number(1, 1000000),
         "Consecutive crashes after which an event is dead: its process ended while the event ran.",
     )
+    retention_days: int = _setting(
+        "90",
+        conversions.retention_days,
+        "Days that done events are kept, 31 or more; 0 keeps them for ever. Dead events stay.",
+    )
     log_level: str = _setting(
         "info",
         one_of("debug", "info", "warning", "error"),
@@ -278,7 +292,8 @@ class Settings:
         except ValueError as error:  # without its .env, each setting would be reported as missing
             raise StartError(HEADLINE, [str(error)]) from None
         problems = given.problems
-        values = convert(cls, {"LOG_FORMAT": _log_format(), **given.texts}, problems)
+        defaults = {"LOG_FORMAT": _log_format(), "RELEASE": git_release(Path.cwd())}
+        values = convert(cls, {**defaults, **given.texts}, problems)
         if not problems:
             settings = cls(**values, origin=given.origin)
             problems = contradictions(settings)

@@ -26,8 +26,12 @@ def problems(**changes: str) -> list[str]:
     return raised.value.problems
 
 
-def test_defaults_are_those_of_the_readme() -> None:
-    """With the two secrets alone the service runs, inline and on SQLite."""
+def test_defaults_are_those_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the two secrets alone the service runs, inline and on SQLite.
+
+    The release is that of the working directory, which is no checkout here.
+    """
+    monkeypatch.chdir("/")
     assert load() == Settings(
         stripe_api_key="sk_test_fake",
         stripe_webhook_secrets=("whsec_fake",),
@@ -35,10 +39,12 @@ def test_defaults_are_those_of_the_readme() -> None:
         stripe_context=None,
         stripe_api_base=None,
         stripe_rate_limit=None,
+        retention_days=90,
         database_url="sqlite:///var/inbox.sqlite3",
         database_schema=None,
         migrate="auto",
         handlers_package="handlers",
+        release="",
         processing="inline",
         bind_host="",
         port=4242,
@@ -64,11 +70,13 @@ def test_every_variable_is_read() -> None:
         STRIPE_WEBHOOK_SECRET="whsec_a, whsec_b,",
         STRIPE_API_BASE="https://127.0.0.1:12111/",
         STRIPE_RATE_LIMIT="30",
+        RETENTION_DAYS="31",
         DATABASE_URL="postgres://user:fake@db:5432/inbox",
         DATABASE_SCHEMA="stripe_inbox",
         MIGRATE="check",
         DATABASE_LISTEN_URL="postgres://user:fake@direct:5432/inbox",
         HANDLERS_PACKAGE="team.handlers",
+        RELEASE="shop@1.4.2+build/7",
         PROCESSING="QUEUE",
         BIND_HOST="[::1]",
         PORT="80",
@@ -91,11 +99,13 @@ def test_every_variable_is_read() -> None:
         stripe_webhook_secrets=("whsec_a", "whsec_b"),
         stripe_api_base="https://127.0.0.1:12111",
         stripe_rate_limit=30,
+        retention_days=31,
         database_url="postgresql+psycopg://user:fake@db:5432/inbox",
         database_schema="stripe_inbox",
         migrate="check",
         database_listen_url="postgresql+psycopg://user:fake@direct:5432/inbox",
         handlers_package="team.handlers",
+        release="shop@1.4.2+build/7",
         processing="queue",
         bind_host="::1",
         port=80,
@@ -217,6 +227,9 @@ def test_white_space_around_a_secret_is_not_part_of_it() -> None:
         ("STRIPE_API_BASE", "http://host:http", "is not a URL like"),
         ("STRIPE_API_BASE", "http://host:99999", "is not a URL like"),
         ("STRIPE_RATE_LIMIT", "-1", "is '-1'. Use a whole number from 0 to 10000"),
+        ("RETENTION_DAYS", "30", "is '30'. Use 31 or more, or 0 to keep all events: Stripe"),
+        ("RETENTION_DAYS", "1", "is '1'. Use 31 or more, or 0 to keep all events: Stripe"),
+        ("RETENTION_DAYS", "-1", "is '-1'. Use a whole number from 0 to 36500"),
         ("DATABASE_URL", "inbox.sqlite3", "is not a database URL"),
         ("DATABASE_SCHEMA", "Stripe", "is 'Stripe'. Use up to 50 lower-case letters"),
         ("DATABASE_SCHEMA", "pg_stripe", "is 'pg_stripe'"),
@@ -305,6 +318,11 @@ def test_all_problems_are_said_at_once() -> None:
     assert names == ["STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET", "PORT", "LOG_LEVEL"]
 
 
+def test_events_can_be_kept_for_ever() -> None:
+    """0 days are no age at all: nothing is removed."""
+    assert load(RETENTION_DAYS="0").retention_days == 0
+
+
 def test_messages_do_not_hold_secrets() -> None:
     """The message of a failed start may be logged."""
     said = problems(STRIPE_API_KEY="pk_test_marker", STRIPE_WEBHOOK_SECRET="marker,whsec_marker b")
@@ -376,3 +394,12 @@ def test_log_is_readable_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert load().log_format == "console"
+
+
+@pytest.mark.parametrize("value", ["a release", "x" * 101, "-1"])
+def test_release_is_one_short_word(value: str) -> None:
+    """Tables and log lines show it."""
+    (problem,) = problems(RELEASE=value)
+
+    assert problem.startswith("RELEASE is ")
+    assert problem.endswith("such as 1.4.2 or a commit")

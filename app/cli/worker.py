@@ -134,3 +134,4 @@ def _stop(services: Services, grace: float) -> None:
         time.sleep(TICK_SECONDS)
     log.info("worker_ended")
     shutdown.end(services.unfinished, services.worker.release)
+    services.meter.flush()

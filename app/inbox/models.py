@@ -122,6 +122,18 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Count:
+    """A number of events. ``is_bounded``: the count ended at its bound, so there may be more."""
+
+    number: int
+    is_bounded: bool = False
+
+    def __str__(self) -> str:
+        """Return the number for a person: ``1,204`` or ``10,000+``."""
+        return f"{self.number:,}{'+' if self.is_bounded else ''}"
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One attempt that has ended. ``traceback`` holds no local variables."""
 
@@ -151,7 +163,8 @@ class Failure:
     """Why an attempt failed, and when the next one is due.
 
     ``delay`` is in seconds. ``attempts_used`` is how many attempts of the retry policy are used up
-    now; None leaves the number as it is. ``fingerprint`` is the error group.
+    now; None leaves the number as it is. ``fingerprint`` names the error group, and is None if no
+    exception ended the attempt. ``exception`` and ``place`` describe the group to a person.
     ``release`` is that of this process.
     """
 
@@ -161,3 +174,5 @@ class Failure:
     attempts_used: float | None = None
     fingerprint: str | None = None
     release: str | None = None
+    exception: str = ""
+    place: str = ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import time
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
@@ -23,7 +24,6 @@ from app.processing.deferred_results import DeferredResults
 from app.processing.leases import Leases, claim_lost
 from app.processing.registry import FALLBACK, Callback, HandlerModule, Registry
 from app.processing.results import Classifier, Result
-from app.processing.retry_policy import RetryPolicy
 from app.runtime import forks
 from app.runtime.watchdog import Watchdog
 from app.states import Outcome
@@ -60,20 +60,20 @@ class Runner:
         leases: Leases,
         deferred: DeferredResults,
         watchdog: Watchdog,
-        retry_policy: RetryPolicy | None,
-        redact: Callable[[str], str],
+        classifier: Classifier,
+        on_attempt: Callable[[str, Outcome, float], object],
     ) -> None:
         """Take the services, and build the SDK's handler from the ``registry``.
 
-        With a ``retry_policy`` a failed event is retried, and dead after the last attempt. Without
-        one, Stripe decides when it delivers the event again. ``redact`` replaces the secrets in the
-        text of an exception.
+        ``on_attempt`` is called when a callback has ended, with the event type, the outcome and the
+        seconds that it took.
         """
+        self._on_attempt = on_attempt
         self._claims = claims
         self._leases = leases
         self._deferred = deferred
         self._watchdog = watchdog
-        self._classifier = Classifier(retry_policy, redact)
+        self._classifier = classifier
         self._handler = registry.register(client, wrap=_wrap)
 
     def run(self, claim: Claim) -> Outcome:
@@ -90,7 +90,9 @@ class Runner:
     def _run(self, claim: Claim) -> Outcome:
         structlog.contextvars.bind_contextvars(**claim.log_fields())
         with self._leases.renewing(claim):
+            started = time.perf_counter()
             result = self._call(claim)
+            self._on_attempt(claim.type, result.outcome, time.perf_counter() - started)
             self._record_or_defer(claim, lambda: self._record(claim, result))
         if result.outcome is Outcome.FAILED:
             raise CallbackFailed("the callback failed; the event will be retried", reason="raised")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -35,19 +35,27 @@ IDENTITY = ("Authorization", CONTEXT, ACCOUNT, "Stripe-Version")
 Answer = tuple[Any, int, Mapping[str, str]]
 
 
+def _ignore(_status: str) -> None:
+    """Do nothing with the status of a request."""
+
+
 def build_client(
-    settings: Settings, rate_limiter: RateLimiter | None = None
+    settings: Settings,
+    rate_limiter: RateLimiter | None = None,
+    on_request: Callable[[str], object] = _ignore,
 ) -> stripe.StripeClient:
     """Return a client with the time-outs and retries of this service. It does not connect.
 
-    Without a ``rate_limiter`` its requests have no limit. Telemetry is off for the process: it
-    writes a file to the home directory, and the first call fails in a container without one.
+    Without a ``rate_limiter`` its requests have no limit. ``on_request`` is called with the HTTP
+    status of each request, or with ``error`` if there was no answer. Telemetry is off for the
+    process: it writes a file to the home directory, and the first call fails in a container without
+    one.
     """
     stripe.enable_telemetry = False
     base = settings.stripe_api_base
     return stripe.StripeClient(
         settings.stripe_api_key,
-        http_client=HTTPClient(rate_limiter, settings.stripe_context),
+        http_client=HTTPClient(rate_limiter, settings.stripe_context, on_request),
         max_network_retries=MAX_NETWORK_RETRIES,
         base_addresses={"api": base} if base else {},
     )
@@ -63,12 +71,19 @@ class HTTPClient(stripe.RequestsClient):
     """
 
     def __init__(
-        self, rate_limiter: RateLimiter | None, default_context: str | None = None
+        self,
+        rate_limiter: RateLimiter | None,
+        default_context: str | None = None,
+        on_request: Callable[[str], object] = _ignore,
     ) -> None:
-        """Take the ``rate_limiter``, or None to have no limit, and the default context or None."""
+        """Take the ``rate_limiter``, or None to have no limit, and the default context or None.
+
+        ``on_request`` is the one of ``build_client``.
+        """
         super().__init__(timeout=TIMEOUT)
         self._rate_limiter = rate_limiter
         self._default_context = default_context
+        self._on_request = on_request
 
     def request(  # type: ignore[override]  # as in RequestsClient, which has no _usage either
         self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any = None
@@ -96,10 +111,8 @@ class HTTPClient(stripe.RequestsClient):
         self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any = None
     ) -> Answer:
         """Make one request whose answer is read in pieces."""
-        if self._rate_limiter:
-            self._rate_limiter.wait(method, url)
         headers = self._in_context(headers)
-        return self._checked(super().request_stream(method, url, headers, post_data))
+        return self._send(super().request_stream, method, url, headers, post_data)
 
     def _in_context(self, headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
         """Return ``headers`` with the default context, if there is one and they name no account."""
@@ -111,13 +124,19 @@ class HTTPClient(stripe.RequestsClient):
     def _ask(
         self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any
     ) -> Answer:
+        return self._send(super().request, method, url, headers, post_data)
+
+    def _send(self, request: Callable[..., Answer], method: str, url: str, *more: Any) -> Answer:
+        """Make one ``request`` when the rate limiter allows it. A 429 slows the limiter down."""
         if self._rate_limiter:
             self._rate_limiter.wait(method, url)
-        return self._checked(super().request(method, url, headers, post_data))
-
-    def _checked(self, answer: Answer) -> Answer:
-        """Return ``answer``. A 429 slows the rate limiter down."""
+        try:
+            answer = request(method, url, *more)
+        except stripe.APIConnectionError:
+            self._on_request("error")
+            raise
         _, status, headers = answer
+        self._on_request(str(status))
         if self._rate_limiter and status == HTTPStatus.TOO_MANY_REQUESTS:
             self._rate_limiter.slow_down(headers.get("Retry-After"))
         return answer

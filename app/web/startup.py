@@ -28,6 +28,7 @@ def load() -> Bridge:
         processing=parts.settings.processing,
         stripe_api=parts.settings.stripe_api_base,
         dotenv=parts.settings.origin.dotenv,
+        release=parts.settings.release or None,
         handled=[module.event_type for module in parts.registry.modules],
         inbox=parts.inbox.address,
         webhook=f"{listen.local_url(parts.settings)}{WEBHOOK_PATH}",
@@ -58,4 +59,4 @@ def _background(parts: Services) -> Background:
         if parts.settings.is_queue:
             parts.worker.start(parts.settings.worker_threads)
 
-    return Background(start, parts.unfinished, parts.worker.release)
+    return Background(start, parts.unfinished, parts.worker.release, parts.meter.flush)
