@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 import click
 
+from app.inbox.models import Count
 from app.text import LINES, as_json, printable
 
 if TYPE_CHECKING:
@@ -153,6 +154,11 @@ class _BarStream:
 def plural(count: int, noun: str) -> str:
     """Return ``count`` with its noun: ``1 event``, ``2 events``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def counted(count: Count, noun: str) -> str:
+    """Return a ``count`` that can be bounded with its noun: ``10,000+ events``."""
+    return f"{count} {noun}" if count == Count(1) else f"{count} {noun}s"
 
 
 def few(names: Sequence[str], most: int = 5) -> str:

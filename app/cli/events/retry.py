@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import socket
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
@@ -14,16 +15,29 @@ from app.cli.events.filters import filter_options, limit_option
 from app.cli.execution import begin_execution
 from app.cli.hints import hint
 from app.cli.inbox_errors import explained
-from app.cli.output import confirm, mode, plural, progress, say, say_beside_progress, say_table
+from app.cli.output import (
+    confirm,
+    counted,
+    mode,
+    plural,
+    progress,
+    say,
+    say_beside_progress,
+    say_table,
+)
 from app.errors import CallbackFailed, DeliveryError, InboxUnavailable
 from app.inbox.filters import EventFilter
+from app.inbox.models import Count
 from app.services import services
 from app.states import SUCCESSES, WITHOUT_MODULE, Outcome, State
 from app.text import printable
 
 if TYPE_CHECKING:
     from app.inbox import Event
+    from app.inbox.models import EventRow
     from app.services import Services
+
+    Selected = Event | EventRow
 
 DUE, CHANGED = "due now", "not run: it has changed since you were asked"
 
@@ -103,7 +117,7 @@ def _retry(
 
 def _selected(
     services: Services, event_ids: tuple[str, ...], wanted: EventFilter, options: Options
-) -> list[Event]:
+) -> list[Selected]:
     """Return the selected events, the oldest first, and print their number."""
     if event_ids and wanted != EventFilter():
         raise click.UsageError("Give either IDs or options that select events, not both.")
@@ -111,19 +125,21 @@ def _selected(
         return _by_id(services, event_ids)
     if wanted == EventFilter():
         raise click.UsageError(
-            "Give IDs, or select events with --state, --outcome, --type, --context or --since."
+            "Give IDs, or select events with --state, --group, --since or another filter."
         )
+    administration = services.inbox.administration
     selections = _selections(services, wanted, again=options["again"])
-    count = sum(services.inbox.administration.count(each) for each in selections)
-    found = [
+    count = sum((administration.count(each) for each in selections), Count(0))
+    found: list[Selected] = [
         event
         for each in selections
-        for event in services.inbox.administration.select(each, options["limit"], oldest_first=True)
+        for event in islice(administration.walk(each), options["limit"])
     ]
     events = _oldest_first(found)[: options["limit"]]
     oldest = "one" if len(events) == 1 else len(events)
-    capped = f"; the oldest {oldest} will be run (--limit)" if len(events) < count else ""
-    say(f"{plural(count, 'event')} selected{capped}.")
+    is_capped = count.is_bounded or len(events) < count.number
+    capped = f"; the oldest {oldest} will be run (--limit)" if is_capped else ""
+    say(f"{counted(count, 'event')} selected{capped}.")
     return events
 
 
@@ -142,7 +158,7 @@ def _selections(services: Services, wanted: EventFilter, *, again: bool) -> list
     return [replace(wanted, state=each) for each in states]
 
 
-def _by_id(services: Services, event_ids: tuple[str, ...]) -> list[Event]:
+def _by_id(services: Services, event_ids: tuple[str, ...]) -> list[Selected]:
     found = {event_id: services.inbox.administration.find(event_id) for event_id in event_ids}
     missing = [event_id for event_id, event in found.items() if event is None]
     if missing:
@@ -150,11 +166,11 @@ def _by_id(services: Services, event_ids: tuple[str, ...]) -> list[Event]:
     return _oldest_first([event for event in found.values() if event is not None])
 
 
-def _oldest_first(events: list[Event]) -> list[Event]:
+def _oldest_first(events: list[Selected]) -> list[Selected]:
     return sorted(events, key=lambda event: (event.received_at, event.id))
 
 
-def _refusal(services: Services, event: Event, options: Options) -> str | None:
+def _refusal(services: Services, event: Selected, options: Options) -> str | None:
     """Return the reason why this event cannot be run again, or None."""
     if event.livemode != services.settings.livemode:
         return f"is a {mode(live=event.livemode)} event, and STRIPE_API_KEY is of the other mode"
@@ -172,7 +188,7 @@ def _refusal(services: Services, event: Event, options: Options) -> str | None:
     return None
 
 
-def _run_all(services: Services, events: list[Event], options: Options) -> None:
+def _run_all(services: Services, events: list[Selected], options: Options) -> None:
     run = _reopen if services.settings.is_queue else _run
     failed = 0
     for event in progress(events, len(events), "Running"):
@@ -188,12 +204,12 @@ def _run_all(services: Services, events: list[Event], options: Options) -> None:
         raise click.ClickException(f"{failed} of {plural(len(events), 'event')} did not succeed.")
 
 
-def _reopen(services: Services, event: Event, conditions: Conditions) -> str:
+def _reopen(services: Services, event: Selected, conditions: Conditions) -> str:
     """Make the event due for the workers, and return the outcome."""
     return DUE if services.inbox.administration.reopen(event.id, **conditions) else CHANGED
 
 
-def _run(services: Services, event: Event, conditions: Conditions) -> str:
+def _run(services: Services, event: Selected, conditions: Conditions) -> str:
     """Run the event here, and return the outcome."""
     claim = services.inbox.claims.claim_one(event.id, **conditions)
     if claim is None:
