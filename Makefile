@@ -85,7 +85,7 @@ bench: $(INSTALLED) ## Measure the service beside the snippet of Stripe's docume
 	@exec $(BIN)/python -m benchmarks
 
 image: ## Build the image stripe-event-receiver:VERSION (BUILDER=podman)
-	$(BUILDER) build --build-arg VERSION=$(VERSION) --tag stripe-event-receiver:$(VERSION) $(BUILD_OPTIONS) .
+	$(BUILDER) build --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse --short=12 HEAD) --tag stripe-event-receiver:$(VERSION) $(BUILD_OPTIONS) .
 
 sbom: $(TOOLS_INSTALLED) ## Write sbom.json: the Python packages of the image, in CycloneDX's format
 	$(TOOLS)/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \

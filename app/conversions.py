@@ -189,6 +189,15 @@ def package(value: str) -> str:
     return value
 
 
+def release(value: str) -> str:
+    """Accept the name of a release: a version, or a commit. Empty stays empty."""
+    if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._+:/@-]{0,99})?", value):
+        raise ValueError(
+            f"is {value!r}. Use up to 100 letters, digits and ._+:/@-, such as 1.4.2 or a commit"
+        )
+    return value
+
+
 def one_of(*allowed: str) -> Callable[[str], str]:
     """Return a conversion that accepts one of the ``allowed`` words."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import NamedTuple
 
 import click
@@ -25,6 +26,7 @@ from app.processing.outages import Outages
 from app.processing.receiver import Receiver
 from app.processing.registry import Registry
 from app.processing.rescuer import Rescuer
+from app.processing.results import Classifier
 from app.processing.retry_policy import RetryPolicy
 from app.processing.runner import Runner
 from app.processing.worker import Worker
@@ -36,6 +38,9 @@ from app.stripe_api.client import build_client
 from app.stripe_api.rate_limiter import RateLimiter
 from app.web import answers, health, ops, webhook
 from app.web.refusals import RefusalLog
+
+#: Seconds between two tries to record the release of this process.
+RELEASE_SECONDS = 5.0
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -116,11 +121,11 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         leases=parts.leases,
         deferred=parts.deferred,
         watchdog=parts.watchdog,
-        retry_policy=_retry_policy(settings) if settings.is_queue else None,
-        redact=text.redactor(_secrets(settings)),
+        classifier=_make_classifier(settings),
     )
     stopping = threading.Event()
     worker = _make_worker(settings, inbox, runner, parts, stopping)
+    tasks = _maintenance_tasks(settings, inbox)
     return Services(
         settings=settings,
         registry=handlers,
@@ -134,14 +139,16 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         receiver=Receiver(settings, inbox.deliveries, runner, worker, stopping),
         reconciler=Reconciler(settings, handlers, inbox, client, runner),
         refusals=RefusalLog(),
-        maintenance=Maintenance(_maintenance_tasks(), inbox.reconciliation, stopping),
+        maintenance=Maintenance(tasks, inbox.reconciliation, stopping),
         stopping=stopping,
     )
 
 
-def _maintenance_tasks() -> list[Task]:
+def _maintenance_tasks(settings: Settings, inbox: Inbox) -> list[Task]:
     """Return the regular work of a serving process."""
-    return []
+    # Once, and again only if the inbox was away.
+    begin_release = partial(inbox.groups.begin_release, settings.release)
+    return [Task("release", RELEASE_SECONDS, begin_release)]
 
 
 class LeaseParts(NamedTuple):
@@ -202,6 +209,15 @@ def make_client(settings: Settings, inbox: Inbox | None = None) -> stripe.Stripe
         mode = "live" if settings.livemode else "test"
         rate_limiter = RateLimiter(inbox.rate_limits, settings.requests_per_second, mode=mode)
     return build_client(settings, rate_limiter)
+
+
+def _make_classifier(settings: Settings) -> Classifier:
+    return Classifier(
+        _retry_policy(settings) if settings.is_queue else None,
+        text.redactor(_secrets(settings)),
+        package=settings.handlers_package,
+        release=settings.release or None,
+    )
 
 
 def _retry_policy(settings: Settings) -> RetryPolicy:

@@ -15,6 +15,7 @@ from app.conversions import LIVE_PREFIXES, ORGANIZATION_PREFIX, one_of, seconds,
 from app.database_url import database_url, listen_url
 from app.environment import Origin, read
 from app.errors import StartError
+from app.release import git_release
 from app.setting_fields import contradictions, convert, names, variable
 
 __all__ = ["Settings", "environment", "variable"]
@@ -131,6 +132,9 @@ class Settings:
         "handlers",
         conversions.package,
         "The Python package that holds the handler modules.",
+    )
+    release: str = _setting(
+        "", conversions.release, "The release of your code. Empty: git's commit."
     )
     processing: str = _setting(
         "inline",
@@ -278,7 +282,8 @@ class Settings:
         except ValueError as error:  # without its .env, each setting would be reported as missing
             raise StartError(HEADLINE, [str(error)]) from None
         problems = given.problems
-        values = convert(cls, {"LOG_FORMAT": _log_format(), **given.texts}, problems)
+        defaults = {"LOG_FORMAT": _log_format(), "RELEASE": git_release(Path.cwd())}
+        values = convert(cls, {**defaults, **given.texts}, problems)
         if not problems:
             settings = cls(**values, origin=given.origin)
             problems = contradictions(settings)

@@ -26,8 +26,12 @@ def problems(**changes: str) -> list[str]:
     return raised.value.problems
 
 
-def test_defaults_are_those_of_the_readme() -> None:
-    """With the two secrets alone the service runs, inline and on SQLite."""
+def test_defaults_are_those_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the two secrets alone the service runs, inline and on SQLite.
+
+    The release is that of the working directory, which is no checkout here.
+    """
+    monkeypatch.chdir("/")
     assert load() == Settings(
         stripe_api_key="sk_test_fake",
         stripe_webhook_secrets=("whsec_fake",),
@@ -39,6 +43,7 @@ def test_defaults_are_those_of_the_readme() -> None:
         database_schema=None,
         migrate="auto",
         handlers_package="handlers",
+        release="",
         processing="inline",
         bind_host="",
         port=4242,
@@ -69,6 +74,7 @@ def test_every_variable_is_read() -> None:
         MIGRATE="check",
         DATABASE_LISTEN_URL="postgres://user:fake@direct:5432/inbox",
         HANDLERS_PACKAGE="team.handlers",
+        RELEASE="shop@1.4.2+build/7",
         PROCESSING="QUEUE",
         BIND_HOST="[::1]",
         PORT="80",
@@ -96,6 +102,7 @@ def test_every_variable_is_read() -> None:
         migrate="check",
         database_listen_url="postgresql+psycopg://user:fake@direct:5432/inbox",
         handlers_package="team.handlers",
+        release="shop@1.4.2+build/7",
         processing="queue",
         bind_host="::1",
         port=80,
@@ -376,3 +383,12 @@ def test_log_is_readable_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert load().log_format == "console"
+
+
+@pytest.mark.parametrize("value", ["a release", "x" * 101, "-1"])
+def test_release_is_one_short_word(value: str) -> None:
+    """Tables and log lines show it."""
+    (problem,) = problems(RELEASE=value)
+
+    assert problem.startswith("RELEASE is ")
+    assert problem.endswith("such as 1.4.2 or a commit")

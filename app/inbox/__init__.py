@@ -13,6 +13,7 @@ from app.inbox.administration import Administration
 from app.inbox.claims import Claims
 from app.inbox.deliveries import Deliveries
 from app.inbox.engine.findings import Findings
+from app.inbox.groups import Groups
 from app.inbox.migrate import Revisions
 from app.inbox.models import (
     Attempt,
@@ -79,6 +80,7 @@ class Inbox:
             listen_url=listen_url,
         )
         self.deliveries = Deliveries(self._store)
+        self.groups = Groups(self._store)
         self.claims = Claims(self._store)
         self.rescue = Rescue(self._store)
         self.administration = Administration(self._store)

@@ -233,7 +233,8 @@ class Failure:
     """Why an attempt failed, and when the next one is due.
 
     ``delay`` is in seconds. ``attempts_used`` is how many attempts of the retry policy are used up
-    now; None leaves the number as it is. ``fingerprint`` is the error group.
+    now; None leaves the number as it is. ``fingerprint`` names the error group, and is None if no
+    exception ended the attempt. ``exception`` and ``place`` describe the group to a person.
     ``release`` is that of this process.
     """
 
@@ -243,3 +244,5 @@ class Failure:
     attempts_used: float | None = None
     fingerprint: str | None = None
     release: str | None = None
+    exception: str = ""
+    place: str = ""

@@ -23,7 +23,6 @@ from app.processing.deferred_results import DeferredResults
 from app.processing.leases import Leases, claim_lost
 from app.processing.registry import FALLBACK, Callback, HandlerModule, Registry
 from app.processing.results import Classifier, Result
-from app.processing.retry_policy import RetryPolicy
 from app.runtime import forks
 from app.runtime.watchdog import Watchdog
 from app.states import Outcome
@@ -60,20 +59,14 @@ class Runner:
         leases: Leases,
         deferred: DeferredResults,
         watchdog: Watchdog,
-        retry_policy: RetryPolicy | None,
-        redact: Callable[[str], str],
+        classifier: Classifier,
     ) -> None:
-        """Take the services, and build the SDK's handler from the ``registry``.
-
-        With a ``retry_policy`` a failed event is retried, and dead after the last attempt. Without
-        one, Stripe decides when it delivers the event again. ``redact`` replaces the secrets in the
-        text of an exception.
-        """
+        """Take the services, and build the SDK's handler from the ``registry``."""
         self._claims = claims
         self._leases = leases
         self._deferred = deferred
         self._watchdog = watchdog
-        self._classifier = Classifier(retry_policy, redact)
+        self._classifier = classifier
         self._handler = registry.register(client, wrap=_wrap)
 
     def run(self, claim: Claim) -> Outcome:

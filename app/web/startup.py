@@ -28,6 +28,7 @@ def load() -> Bridge:
         processing=parts.settings.processing,
         stripe_api=parts.settings.stripe_api_base,
         dotenv=parts.settings.origin.dotenv,
+        release=parts.settings.release or None,
         handled=[module.event_type for module in parts.registry.modules],
         inbox=parts.inbox.address,
         webhook=f"{listen.local_url(parts.settings)}{WEBHOOK_PATH}",

@@ -109,6 +109,10 @@ class TestService:
     def test_label_has_the_version(self, service_image: Image) -> None:
         """`make image` labels the image with the version in pyproject.toml."""
         assert service_image.config["Labels"]["org.opencontainers.image.version"] == version()
+        # Failures name the commit. The image has no git to read it from.
+        revision = service_image.config["Labels"]["org.opencontainers.image.revision"]
+        assert re.fullmatch(r"[0-9a-f]{12}", revision)
+        assert f"RELEASE={revision}" in service_image.config["Env"]
 
     def test_size(self, service_image: Image) -> None:
         """The image adds less to its base than the documentation says, and not much less."""
