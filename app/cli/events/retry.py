@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import socket
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
@@ -14,9 +15,19 @@ from app.cli.events.filters import filter_options, limit_option
 from app.cli.execution import begin_execution
 from app.cli.hints import hint
 from app.cli.inbox_errors import explained
-from app.cli.output import confirm, mode, plural, progress, say, say_beside_progress, say_table
+from app.cli.output import (
+    confirm,
+    counted,
+    mode,
+    plural,
+    progress,
+    say,
+    say_beside_progress,
+    say_table,
+)
 from app.errors import CallbackFailed, DeliveryError
 from app.inbox.filters import EventFilter
+from app.inbox.models import Count
 from app.operations.retrying import Refusal, ResultDelayed, Retrier, Rules
 from app.services import services
 from app.states import SUCCESSES, Outcome, State
@@ -24,7 +35,10 @@ from app.text import printable
 
 if TYPE_CHECKING:
     from app.inbox import Event
+    from app.inbox.models import EventRow
     from app.services import Services
+
+    Selected = Event | EventRow
 
 REFUSALS = {
     Refusal.OTHER_MODE: "is a {mode} event, and STRIPE_API_KEY is of the other mode",
@@ -105,7 +119,7 @@ def _retry(
 
 def _selected(
     services: Services, event_ids: tuple[str, ...], wanted: EventFilter, options: Options
-) -> list[Event]:
+) -> list[Selected]:
     """Return the selected events, the oldest first, and print their number."""
     if event_ids and wanted != EventFilter():
         raise click.UsageError("Give either IDs or options that select events, not both.")
@@ -113,19 +127,21 @@ def _selected(
         return _by_id(services, event_ids)
     if wanted == EventFilter():
         raise click.UsageError(
-            "Give IDs, or select events with --state, --outcome, --type, --context or --since."
+            "Give IDs, or select events with --state, --group, --since or another filter."
         )
+    administration = services.inbox.administration
     selections = _selections(services, wanted, again=options["again"])
-    count = sum(services.inbox.administration.count(each) for each in selections)
-    found = [
+    count = sum((administration.count(each) for each in selections), Count(0))
+    found: list[Selected] = [
         event
         for each in selections
-        for event in services.inbox.administration.select(each, options["limit"], oldest_first=True)
+        for event in islice(administration.walk(each), options["limit"])
     ]
     events = _oldest_first(found)[: options["limit"]]
     oldest = "one" if len(events) == 1 else len(events)
-    capped = f"; the oldest {oldest} will be run (--limit)" if len(events) < count else ""
-    say(f"{plural(count, 'event')} selected{capped}.")
+    is_capped = count.is_bounded or len(events) < count.number
+    capped = f"; the oldest {oldest} will be run (--limit)" if is_capped else ""
+    say(f"{counted(count, 'event')} selected{capped}.")
     return events
 
 
@@ -144,7 +160,7 @@ def _selections(services: Services, wanted: EventFilter, *, again: bool) -> list
     return [replace(wanted, state=each) for each in states]
 
 
-def _by_id(services: Services, event_ids: tuple[str, ...]) -> list[Event]:
+def _by_id(services: Services, event_ids: tuple[str, ...]) -> list[Selected]:
     found = {event_id: services.inbox.administration.find(event_id) for event_id in event_ids}
     missing = [event_id for event_id, event in found.items() if event is None]
     if missing:
@@ -152,11 +168,11 @@ def _by_id(services: Services, event_ids: tuple[str, ...]) -> list[Event]:
     return _oldest_first([event for event in found.values() if event is not None])
 
 
-def _oldest_first(events: list[Event]) -> list[Event]:
+def _oldest_first(events: list[Selected]) -> list[Selected]:
     return sorted(events, key=lambda event: (event.received_at, event.id))
 
 
-def _refusal(services: Services, event: Event, options: Options) -> str | None:
+def _refusal(services: Services, event: Selected, options: Options) -> str | None:
     """Return the reason why this event cannot be run again, or None."""
     settings = services.settings
     rules = Rules(settings.livemode, settings.is_queue, services.reconciler.types)
@@ -164,7 +180,7 @@ def _refusal(services: Services, event: Event, options: Options) -> str | None:
     return REFUSALS[refusal].format(mode=mode(live=event.livemode)) if refusal else None
 
 
-def _run_all(services: Services, events: list[Event], options: Options) -> None:
+def _run_all(services: Services, events: list[Selected], options: Options) -> None:
     retrier = Retrier(services.inbox, services.runner, is_queue=services.settings.is_queue)
     failed = 0
     for event in progress(events, len(events), "Running"):
@@ -175,7 +191,7 @@ def _run_all(services: Services, events: list[Event], options: Options) -> None:
         raise click.ClickException(f"{failed} of {plural(len(events), 'event')} did not succeed.")
 
 
-def _run(retrier: Retrier, event: Event, options: Options) -> str:
+def _run(retrier: Retrier, event: Selected, options: Options) -> str:
     """Run the event again, and return the outcome in words."""
     try:
         # The inbox decides by the event as it is now: the question may have been open for hours.
