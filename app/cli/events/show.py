@@ -66,6 +66,8 @@ def _with_history(event: Event, attempts: list[Attempt], retries: list[Note]) ->
                 "outcome": each.outcome,
                 "reason": each.reason,
                 "traceback": each.traceback,
+                "group": each.fingerprint,
+                "release": each.release,
                 "claimed_by": each.claimed_by,
             }
             for each in attempts
