@@ -8,9 +8,9 @@ from app import create_app
 from app.errors import InboxUnavailable
 from app.factory import warn_of_misspelt
 from app.services import Services, services
+from app.stripe_api.destinations import WEBHOOK_PATH
 from app.web import listen
 from app.web.bridge import Background, Bridge
-from app.web.webhook import WEBHOOK_PATH
 
 log = structlog.get_logger(__name__)
 
