@@ -3,7 +3,9 @@ ARG BASE_IMAGE=python:3.13-slim
 
 FROM ${BASE_IMAGE} AS build
 WORKDIR /srv
-COPY requirements.lock ./
+# `make image EXTRA=otel` gives requirements-otel.lock.
+ARG REQUIREMENTS=requirements.lock
+COPY ${REQUIREMENTS} ./requirements.lock
 # Build secrets, which no layer keeps. pip: a pip.conf for a package index of your own. ca: its
 # certificate authorities, which that pip.conf names as `cert = /run/secrets/ca`.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
@@ -20,17 +22,20 @@ RUN chmod -R a+rX . \
     && python3 -m compileall -q --invalidation-mode checked-hash app handlers
 
 FROM ${BASE_IMAGE}
-# `make image` gives the version of pyproject.toml.
+# `make image` gives the version of pyproject.toml, and the git commit.
 ARG VERSION=unknown
+ARG REVISION=
 LABEL org.opencontainers.image.title="stripe-event-receiver" \
       org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.description="Receives Stripe event notifications and runs one callback for each, once" \
       org.opencontainers.image.licenses="MIT"
 ENV PATH=/opt/venv/bin:$PATH \
     HOME=/srv \
     FLASK_SKIP_DOTENV=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \
+    RELEASE=${REVISION}
 WORKDIR /srv
 # The group is root's, so that a platform which picks its own user id (with group 0) can write too.
 RUN install -d -o 10001 -g 0 -m 0770 /srv/var

@@ -19,6 +19,8 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
 # For `make image`: docker, podman or buildah, and further options of its `build`.
 BUILDER ?= docker
 BUILD_OPTIONS ?=
+# For `make image`: the extra of pyproject.toml that the image gets, or none.
+EXTRA ?=
 # For `make sbom`: the file that it writes.
 SBOM ?= sbom.json
 # For `make lock`. Empty: keep the locked versions, and lock only what is new.
@@ -84,8 +86,8 @@ format: $(INSTALLED) ## Format the code, and mend what the linter can
 bench: $(INSTALLED) ## Measure the service beside the snippet of Stripe's documentation
 	@exec $(BIN)/python -m benchmarks
 
-image: ## Build the image stripe-event-receiver:VERSION (BUILDER=podman)
-	$(BUILDER) build --build-arg VERSION=$(VERSION) --tag stripe-event-receiver:$(VERSION) $(BUILD_OPTIONS) .
+image: ## Build the image stripe-event-receiver:VERSION (BUILDER=podman, EXTRA=otel)
+	$(BUILDER) build --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse --short=12 HEAD) $(EXTRA:%=--build-arg REQUIREMENTS=requirements-%.lock) --tag stripe-event-receiver:$(VERSION)$(EXTRA:%=-%) $(BUILD_OPTIONS) .
 
 sbom: $(TOOLS_INSTALLED) ## Write sbom.json: the Python packages of the image, in CycloneDX's format
 	$(TOOLS)/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
@@ -93,7 +95,8 @@ sbom: $(TOOLS_INSTALLED) ## Write sbom.json: the Python packages of the image, i
 
 lock: $(INSTALLED) ## Lock the newest versions that pyproject.toml allows (UPGRADE= keeps the locked ones)
 	$(LOCK) pyproject.toml --output-file requirements.lock
-	$(LOCK) pyproject.toml --group dev --constraints requirements.lock --output-file requirements-dev.lock
+	$(LOCK) pyproject.toml --extra otel --constraints requirements.lock --output-file requirements-otel.lock
+	$(LOCK) pyproject.toml --extra otel --group dev --constraints requirements-otel.lock --output-file requirements-dev.lock
 	$(LOCK) --group deploy --output-file requirements-deploy.lock
 
 clean: ## Remove .venv and what tools left behind; .env and var/ stay

@@ -121,23 +121,6 @@ def _check_secret(secret: str, position: int, found: tuple[str, ...]) -> None:
         raise ValueError(f"{which} is the same as an earlier one. Remove it")
 
 
-def token(value: str) -> str:
-    """Accept a token of the operations page, and return an empty text for none.
-
-    The messages never hold the token.
-    """
-    if not value:
-        return ""
-    if not value.isascii() or " " in value:  # HTTP clients disagree about their encoding
-        raise ValueError("has a space, or a character that is not ASCII. Use letters and digits")
-    if len(value) < TOKEN_LENGTH or len(set(value)) < TOKEN_VARIETY:
-        raise ValueError(
-            f"is too easy to guess. Use {TOKEN_LENGTH} random characters or more, as `openssl rand"
-            " -hex 32` prints them"
-        )
-    return value
-
-
 def api_base(value: str) -> str | None:
     """Accept a URL, and return None for an empty text."""
     if not value:
@@ -187,6 +170,15 @@ def package(value: str) -> str:
     if not all(part.isidentifier() for part in value.split(".")):
         raise ValueError(
             "is not the name of a Python package. Use a dotted name like team.handlers"
+        )
+    return value
+
+
+def release(value: str) -> str:
+    """Accept the name of a release: a version, or a commit. Empty stays empty."""
+    if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._+:/@-]{0,99})?", value):
+        raise ValueError(
+            f"is {value!r}. Use up to 100 letters, digits and ._+:/@-, such as 1.4.2 or a commit"
         )
     return value
 

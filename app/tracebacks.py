@@ -95,20 +95,23 @@ def _raised(block: str, package: str) -> _Raised:
     while found := _FRAME.match(rest, at) or _OTHER.match(rest, at):
         at = found.end()
         if path := found.groupdict().get("path"):
-            frames.append((found[0].rstrip("\n"), _is_own(path, package)))
+            frames.append((found[0].rstrip("\n"), own_file(path, package) is not None))
     own = tuple(frame for frame, is_own in frames if is_own)
     return _Raised(rest[at:], tuple(frame for frame, _ in frames), own)
 
 
-def _is_own(path: str, package: str) -> bool:
-    """Return whether a file belongs to the handler package, on this or on another machine."""
+def own_file(path: str, package: str) -> str | None:
+    """Return the path of a file from the handler package on: ``handlers/_lib/money.py``.
+
+    None if the file does not belong to the package, on this or on another machine.
+    """
     folder = f"{package.replace('.', '/')}/"
     slashed = f"/{path}".replace("\\", "/")
     _, installed, inside = slashed.rpartition("-packages/")  # site-packages, dist-packages
     if installed:
-        return inside.startswith(folder)
+        return inside if inside.startswith(folder) else None
     _, found, inside = slashed.rpartition(f"/{folder}")
-    return bool(found) and not inside.startswith(OURS)
+    return f"{folder}{inside}" if found and not inside.startswith(OURS) else None
 
 
 def _kinds(blocks: list[str], chain: list[_Raised]) -> Iterator[str]:

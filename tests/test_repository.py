@@ -30,12 +30,21 @@ OWN_SECRET = {"STRIPE_WEBHOOK_SECRET": "whsec_fake_for_tests"}
 PLUGIN = "devkit/plugin.py"
 WITHOUT_MAKE = "docs/without-make.md"
 TEAM_LOCK = "examples/team/requirements.lock"
-LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-deploy.lock", TEAM_LOCK)
+OTEL_LOCK = "requirements-otel.lock"
+LOCKS = (
+    "requirements.lock",
+    OTEL_LOCK,
+    "requirements-dev.lock",
+    "requirements-deploy.lock",
+    TEAM_LOCK,
+)
 
 # What speaks HTTP: packages, and modules of app/; then, who in app/ may know it and Stripe's SDK.
 HTTP = {"flask", "http.client", "http.server", "requests", "urllib.request", "urllib3", "werkzeug"}
 HTTP |= {"app.web", "app.factory", "app.services"}
 HTTP_MODULES = ("__init__", "factory", "services", "web", "cli")
+# The one other module with HTTP: it posts the alerts.
+ALERT_CLIENT = "app/alerts/post.py"
 STRIPE_MODULES = ("factory", "services", "processing", "stripe_api", "reconcile", "cli")
 
 # The services of a process. Only the composition root constructs them.
@@ -265,7 +274,8 @@ class TestLayers:
             for name in sources("app")
             if not is_in(name, HTTP_MODULES) and names_any(imports(name), HTTP)
         ]
-        assert guilty == []
+        assert guilty == [ALERT_CLIENT]
+        assert imports(ALERT_CLIENT) & HTTP == {"requests"}
 
     def test_handlers_know_no_http(self) -> None:
         """A handler gets a notification and a client: it has no request to look at."""
@@ -353,6 +363,8 @@ class TestLayers:
         """The application of a server loads neither the CLI nor the devkit."""
         loaded = loaded_by("from app import create_app; create_app()")
         assert "app.processing.receiver" in loaded
+        assert "app.tracing.choice" in loaded
+        assert not names_any(loaded, {"opentelemetry", "google.protobuf"})  # of the extra
         assert not names_any(loaded, {"app.cli", "devkit", "hypothesis", "pytest"})
         assert not names_any(loaded, {"alembic", "psycopg"})  # for a migration, and PostgreSQL
 
@@ -498,8 +510,9 @@ class TestLocks:
         assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
 
     def test_development_uses_what_is_deployed(self) -> None:
-        """The lock for development holds the lock of the image, version by version."""
-        assert locked("requirements.lock").items() <= locked("requirements-dev.lock").items()
+        """The lock for development holds the lock of each image, version by version."""
+        assert locked("requirements.lock").items() < locked(OTEL_LOCK).items()
+        assert locked(OTEL_LOCK).items() < locked("requirements-dev.lock").items()
 
     def test_example_uses_what_is_deployed(self) -> None:
         """The lock of the example has the image's version of each package that both need."""
@@ -513,6 +526,7 @@ class TestLocks:
         project = tomllib.loads(read("pyproject.toml"))
         wanted = {
             "requirements.lock": project["project"]["dependencies"],
+            OTEL_LOCK: project["project"]["optional-dependencies"]["otel"],
             "requirements-dev.lock": project["dependency-groups"]["dev"],
             "requirements-deploy.lock": project["dependency-groups"]["deploy"],
             TEAM_LOCK: read("examples/team/requirements.in").splitlines()[1:],
@@ -669,7 +683,7 @@ class TestImage:
 
     def test_base_can_be_chosen(self) -> None:
         """Each stage stands on the one base image, which is a build argument."""
-        assert arguments("ARG") == ["BASE_IMAGE=python:3.13-slim", "VERSION=unknown"]
+        assert arguments("ARG")[0] == "BASE_IMAGE=python:3.13-slim"
         assert {base.partition(" ")[0] for base in arguments("FROM")} == {"${BASE_IMAGE}"}
 
     def test_dependencies_come_before_the_code(self) -> None:
@@ -677,8 +691,16 @@ class TestImage:
         order = [f"{name} {rest}" for name, rest in instructions()]
         install = next(i for i, line in enumerate(order) if "pip install" in line)
         before = [line for line in order[:install] if line.startswith(("COPY", "ADD"))]
-        assert before == ["COPY requirements.lock ./"]
+        assert before == ["COPY ${REQUIREMENTS} ./requirements.lock"]
+        assert "REQUIREMENTS=requirements.lock" in arguments("ARG")
         assert any(line.startswith("COPY app") for line in order[install:])
+
+    def test_extra_has_a_lock_of_its_own(self) -> None:
+        """``make image EXTRA=otel`` builds with the lock of the extra, and names the tag for it."""
+        plain, extra = recipe("image"), recipe("image", "EXTRA=otel")
+        option = "--build-arg REQUIREMENTS=requirements-otel.lock"
+        assert not any("REQUIREMENTS" in line for line in plain)
+        assert any(option in line and re.search(r":[\w.]+-otel ", line) for line in extra)
 
     def test_unreleased_changes_have_a_version_of_their_own(self) -> None:
         """Changes after a release are a development version of a later one."""
@@ -690,7 +712,8 @@ class TestImage:
     def test_example_stands_on_this_version(self) -> None:
         """The example's base is the image that `make image` makes, by its version."""
         version = tomllib.loads(read("pyproject.toml"))["project"]["version"]
-        (line,) = [each for each in read("examples/team/Dockerfile").splitlines() if "ARG" in each]
+        lines = read("examples/team/Dockerfile").splitlines()
+        (line,) = [each for each in lines if each.startswith("ARG SERVICE_IMAGE")]
         assert line == f"ARG SERVICE_IMAGE=stripe-event-receiver:{version}"
         image = r"(?:stripe-event-receiver:|VERSION=)([0-9][0-9a-z.]*[0-9a-z])"
         named = re.findall(image, "".join(pages.PAGES.values()))
@@ -707,9 +730,9 @@ class TestImage:
             assert option in install
 
     def test_no_secret_is_built_in(self) -> None:
-        """No layer sets one of the service's settings: they come with the container."""
+        """No layer sets a setting except the name of its own code: they come with the container."""
         text = "\n".join(arguments("ENV") + arguments("ARG") + arguments("LABEL"))
-        assert [name for name in setting_names() if name in text] == []
+        assert [name for name in setting_names() if name in text] == ["RELEASE"]
         assert "whsec_" not in read("Dockerfile")
 
     def test_inbox_has_the_volume(self) -> None:
@@ -733,6 +756,7 @@ class TestImage:
         copied = {
             rest.split()[0] for rest in arguments("COPY") if not rest.startswith("--from=build")
         }
+        locks = {"requirements.lock", OTEL_LOCK}
         assert rules[0] == "*"
-        assert allowed == copied
+        assert allowed == copied - {"${REQUIREMENTS}"} | locks
         assert "**/.*" in rules[rules.index("!app") :]  # an app/.env stays out too

@@ -26,8 +26,12 @@ def problems(**changes: str) -> list[str]:
     return raised.value.problems
 
 
-def test_defaults_are_those_of_the_readme() -> None:
-    """With the two secrets alone the service runs, inline and on SQLite."""
+def test_defaults_are_those_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the two secrets alone the service runs, inline and on SQLite.
+
+    The release is that of the working directory, which is no checkout here.
+    """
+    monkeypatch.chdir("/")
     assert load() == Settings(
         stripe_api_key="sk_test_fake",
         stripe_webhook_secrets=("whsec_fake",),
@@ -40,6 +44,7 @@ def test_defaults_are_those_of_the_readme() -> None:
         database_schema=None,
         migrate="auto",
         handlers_package="handlers",
+        release="",
         processing="inline",
         bind_host="",
         port=4242,
@@ -71,6 +76,7 @@ def test_every_variable_is_read() -> None:
         MIGRATE="check",
         DATABASE_LISTEN_URL="postgres://user:fake@direct:5432/inbox",
         HANDLERS_PACKAGE="team.handlers",
+        RELEASE="shop@1.4.2+build/7",
         PROCESSING="QUEUE",
         BIND_HOST="[::1]",
         PORT="80",
@@ -99,6 +105,7 @@ def test_every_variable_is_read() -> None:
         migrate="check",
         database_listen_url="postgresql+psycopg://user:fake@direct:5432/inbox",
         handlers_package="team.handlers",
+        release="shop@1.4.2+build/7",
         processing="queue",
         bind_host="::1",
         port=80,
@@ -387,3 +394,68 @@ def test_log_is_readable_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert load().log_format == "console"
+
+
+@pytest.mark.parametrize("value", ["a release", "x" * 101, "-1"])
+def test_release_is_one_short_word(value: str) -> None:
+    """Tables and log lines show it."""
+    (problem,) = problems(RELEASE=value)
+
+    assert problem.startswith("RELEASE is ")
+    assert problem.endswith("such as 1.4.2 or a commit")
+
+
+class TestAlerts:
+    """The settings of alerts."""
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "https://hooks.slack.com/services/T0/B0/x",
+            "http://localhost:9093/x",
+            "http://127.0.0.9/",
+            "http://[::1]:9093/",
+        ],
+    )
+    def test_url(self, url: str) -> None:
+        """An https URL is taken, and any URL of this machine."""
+        assert load(ALERT_URL=url).alert_url == url
+
+    @pytest.mark.parametrize(
+        ("name", "value", "words"),
+        [
+            ("ALERT_URL", "http://hooks.slack.com/MarkerOfUrl", "is not https, so others could"),
+            ("ALERT_URL", "http://127.0.0.1.MarkerOfUrl/", "is not https"),
+            ("ALERT_URL", "MarkerOfUrl", "is not a URL like https://hooks.slack.com/services/..."),
+            ("ALERT_URL", "https://[MarkerOfUrl", "is not a URL like"),
+            ("ALERT_URL", "https://host/Marker OfUrl", "is not a URL like"),
+            ("ALERT_URL", "https://me:MarkerOfUrl@host/", "has a user or a password before @"),
+            ("ALERT_SECRET", "MarkerOfUrl", "is not whsec_ and 24 to 64 bytes in Base64"),
+            ("ALERT_SECRET", "whsec_MarkerOfUrl", "is not whsec_ and 24 to 64 bytes in Base64"),
+            ("ALERT_SECRET", f"whsec_{'A' * 88}", "is not whsec_ and 24 to 64 bytes in Base64"),
+            ("ALERT_BACKLOG_SECONDS", "-1", "Use seconds from 0 to 604800"),
+            ("ALERT_FAILURE_SHARE", "20", "Use a share from 0 to 1, such as 0.2"),
+            ("ALERT_FAILURE_SHARE", "20 %", "Use a share from 0 to 1, such as 0.2"),
+            ("ALERT_WINDOW_SECONDS", "1", "Use seconds from 60 to 86400"),
+            ("PUBLIC_URL", "your.host", "is not a URL like https://your.host"),
+            ("PUBLIC_URL", "https://your.host/?a=b", "has a ? or a #"),
+        ],
+    )
+    def test_refused(self, name: str, value: str, words: str) -> None:
+        """What cannot be used is refused in a sentence, which does not hold a secret."""
+        (problem,) = problems(**{name: value})
+        assert problem.startswith(name)
+        assert words in problem
+        assert "MarkerOfUrl" not in problem
+
+    def test_secret_of_a_destination(self) -> None:
+        """The receiver of alerts must not be able to sign deliveries."""
+        secret = f"whsec_{'A' * 32}"
+        assert load(ALERT_SECRET=secret).alert_secret == secret
+        (problem,) = problems(ALERT_SECRET=secret, STRIPE_WEBHOOK_SECRET=secret)
+        assert problem.startswith("ALERT_SECRET is also in STRIPE_WEBHOOK_SECRET")
+
+    @pytest.mark.parametrize("value", ["https://host", "https://host/", "https://host/ops/"])
+    def test_public_url(self, value: str) -> None:
+        """The URL is taken with and without /ops."""
+        assert load(PUBLIC_URL=value).public_url == "https://host"

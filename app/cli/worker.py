@@ -91,6 +91,7 @@ def _migrate(services: Services) -> None:
 def _start(
     services: Services, threads: int, interval: float | None, accounts: tuple[str, ...]
 ) -> None:
+    services.tracing.start()
     services.watchdog.start()
     services.worker.start(threads)
     services.maintenance.start()
@@ -134,3 +135,5 @@ def _stop(services: Services, grace: float) -> None:
         time.sleep(TICK_SECONDS)
     log.info("worker_ended")
     shutdown.end(services.unfinished, services.worker.release)
+    services.meter.flush()
+    services.tracing.flush()

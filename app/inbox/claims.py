@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
 
+from app.errors import InboxUnavailable
+from app.inbox.groups import Groups
 from app.inbox.models import Claim, Failure
 from app.inbox.sql import claims, settling
 from app.inbox.store import Store
@@ -23,6 +26,7 @@ class Claims:
     def __init__(self, store: Store) -> None:
         """Take the ``store`` of the events."""
         self._store = store
+        self._groups = Groups(store)
 
     def listen(self, act: Callable[[], object], stopping: threading.Event) -> None:
         """Call ``act`` at each notification of another process, until ``stopping``.
@@ -120,7 +124,7 @@ class Claims:
         durable: bool = False,
     ) -> bool:
         used = failure.attempts_used
-        return self._settles(
+        row = self._write(
             settling.SETTLE,
             claim,
             durable=durable,
@@ -133,13 +137,28 @@ class Claims:
             delay=failure.delay,
             attempts_used=claim.attempts_used if used is None else used,
         )
+        if row is None:
+            return False
+        if failure.fingerprint and failure.exception:
+            self._name_group(failure.fingerprint, failure, tuple(row[1:]))
+        return True
 
-    def _settles(
+    def _name_group(self, fingerprint: str, failure: Failure, known: tuple[object, ...]) -> None:
+        """Write the words for an error group, if others are ``known``."""
+        words = (failure.exception, failure.place)
+        if words != known:
+            with suppress(InboxUnavailable):  # the result is recorded; the next failure does it
+                self._groups.note(fingerprint, *words)
+
+    def _settles(self, statement: sa.Executable, claim: Claim, **values: Any) -> bool:
+        return self._write(statement, claim, **values) is not None
+
+    def _write(
         self, statement: sa.Executable, claim: Claim, *, durable: bool = False, **values: Any
-    ) -> bool:
+    ) -> tuple[Any, ...] | None:
         names: dict[str, Any] = {
             "event_id": claim.event_id,
             "claim": claim.attempt,
             "token": claim.token,
         }
-        return self._store.write(statement, durable=durable, **names, **values) is not None
+        return self._store.write(statement, durable=durable, **names, **values)

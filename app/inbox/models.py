@@ -21,6 +21,8 @@ class NewEvent:
     body: bytes
     concurrency_key: str = ""
     """Two events with one key never run at once. Empty: the event gets a key of its own."""
+    trace: str | None = None
+    """The W3C traceparent of the delivery."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Claim:
     attempts_used: float = 0.0
     """How many attempts of the retry policy are used up."""
     context: str | None = None
+    trace: str | None = None
+    """The W3C traceparent of the first delivery, if it was traced."""
     asked_at: float = field(default_factory=since_boot, compare=False)
     """When it was asked for, by ``since_boot``. Its lease began later."""
 
@@ -122,6 +126,18 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Count:
+    """A number of events. ``is_bounded``: the count ended at its bound, so there may be more."""
+
+    number: int
+    is_bounded: bool = False
+
+    def __str__(self) -> str:
+        """Return the number for a person: ``1,204`` or ``10,000+``."""
+        return f"{self.number:,}{'+' if self.is_bounded else ''}"
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One attempt that has ended. ``traceback`` holds no local variables."""
 
@@ -151,7 +167,8 @@ class Failure:
     """Why an attempt failed, and when the next one is due.
 
     ``delay`` is in seconds. ``attempts_used`` is how many attempts of the retry policy are used up
-    now; None leaves the number as it is. ``fingerprint`` is the error group.
+    now; None leaves the number as it is. ``fingerprint`` names the error group, and is None if no
+    exception ended the attempt. ``exception`` and ``place`` describe the group to a person.
     ``release`` is that of this process.
     """
 
@@ -161,3 +178,5 @@ class Failure:
     attempts_used: float | None = None
     fingerprint: str | None = None
     release: str | None = None
+    exception: str = ""
+    place: str = ""

@@ -16,6 +16,7 @@ import structlog
 
 from app.errors import MAX_DELAY_SECONDS, GiveUp, RetryLater
 from app.inbox import Claim, Failure
+from app.processing.fingerprints import cause_of
 from app.processing.retry_policy import RetryPolicy
 from app.states import SUCCESSES, Outcome
 from app.text import head, printed_traceback, storable
@@ -56,24 +57,35 @@ class Result:
         attempt = (
             "the callback succeeded" if self.failure is None else f"the attempt {self.outcome}"
         )
-        last = Result(Outcome.UNRECORDED, Failure(f"{attempt}, but that could not be recorded"))
+        unrecorded = f"{attempt}, but that could not be recorded"
         if self.failure is None:
-            return [last]
+            return [Result(Outcome.UNRECORDED, Failure(unrecorded))]
         reason = self.failure.reason.encode("ascii", "backslashreplace").decode()
         plain = replace(self.failure, reason=reason[:REASON_LENGTH], traceback=None)
-        return [replace(self, failure=plain), last]
+        last = replace(plain, reason=unrecorded, delay=0.0, attempts_used=None)
+        return [replace(self, failure=plain), Result(Outcome.UNRECORDED, last)]
 
 
 class Classifier:
     """Decides the result of an attempt that raised."""
 
-    def __init__(self, retry_policy: RetryPolicy | None, redact: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        retry_policy: RetryPolicy | None,
+        redact: Callable[[str], str],
+        *,
+        package: str,
+        release: str | None,
+    ) -> None:
         """Take the ``retry_policy``, and a function that redacts secrets.
 
-        Without a policy, Stripe decides when it delivers the event again.
+        Without a policy, Stripe decides when it delivers the event again. ``package`` is the one of
+        the handler modules, and ``release`` that of this process.
         """
         self._retry_policy = retry_policy
         self._redact = redact
+        self._package = package
+        self._release = release
 
     def classify(self, claim: Claim, error: BaseException, *, entered: bool) -> Result:
         """Return the result for this ``error``, and log it. Raises nothing.
@@ -84,25 +96,32 @@ class Classifier:
             return self._classify(claim, error, entered=entered)
         except BaseException:  # reading the error runs the callback's own code
             log.exception("error_not_judged")
-            return self._plan(claim, Failure(UNKNOWN))
+            return self._plan(claim, self._failure(error, UNKNOWN))
 
     def _classify(self, claim: Claim, error: BaseException, *, entered: bool) -> Result:
-        failure = Failure(self._reason(error), self._traceback(error))
+        failure = self._failure(error, self._reason(error), self._traceback(error))
+        group = failure.fingerprint
         if not entered and not isinstance(error, TRANSIENT):
             # Only the type: the reason may quote the body. The inbox stores the reason.
-            log.error("event_unreadable", reason=type(error).__name__)
+            log.error("event_unreadable", reason=type(error).__name__, group=group)
             return Result(Outcome.UNREADABLE, failure)
         if isinstance(error, GiveUp):
             # A subclass may have no ``reason``.
             reason = self._clean(_text(getattr(error, "reason", error)))
-            log.error("callback_gave_up", reason=reason)
+            log.error("callback_gave_up", reason=reason, group=group)
             return Result(Outcome.GAVE_UP, replace(failure, reason=reason))
-        log.error("callback_raised", exc_info=error)
+        log.error("callback_raised", group=group, exc_info=error)
         if isinstance(error, RetryLater):
             return self._plan(claim, failure, asked=_delay(getattr(error, "seconds", None)))
         if isinstance(error, stripe.RateLimitError):
             return self._plan(claim, failure, rate_limited=True, at_least=_retry_after(error))
         return self._plan(claim, failure)
+
+    def _failure(self, error: BaseException, reason: str, printed: str | None = None) -> Failure:
+        """Return the failure with its error group."""
+        return Failure(
+            reason, printed, release=self._release, **cause_of(error, self._package)._asdict()
+        )
 
     def _plan(
         self,

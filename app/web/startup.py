@@ -28,6 +28,7 @@ def load() -> Bridge:
         processing=parts.settings.processing,
         stripe_api=parts.settings.stripe_api_base,
         dotenv=parts.settings.origin.dotenv,
+        release=parts.settings.release or None,
         handled=[module.event_type for module in parts.registry.modules],
         inbox=parts.inbox.address,
         webhook=f"{listen.local_url(parts.settings)}{WEBHOOK_PATH}",
@@ -52,10 +53,15 @@ def _background(parts: Services) -> Background:
     """Return the threads that renew leases and, in queue mode, run events."""
 
     def start() -> None:
+        parts.tracing.start()
         parts.watchdog.start()
         parts.leases.start()
         parts.maintenance.start()
         if parts.settings.is_queue:
             parts.worker.start(parts.settings.worker_threads)
 
-    return Background(start, parts.unfinished, parts.worker.release)
+    def end() -> None:
+        parts.meter.flush()
+        parts.tracing.flush()
+
+    return Background(start, parts.unfinished, parts.worker.release, end)

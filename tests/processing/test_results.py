@@ -18,7 +18,7 @@ CLAIM = Claim("evt_1", 1, "v1.x", b"{}", "token")
 def make_classifier() -> Classifier:
     """Return a classifier with a retry policy of two attempts."""
     policy = RetryPolicy(base_seconds=1.0, cap_seconds=1.0, max_attempts=2)
-    return Classifier(policy, lambda text: text)
+    return Classifier(policy, lambda text: text, package="handlers", release="1.4.2")
 
 
 class Hostile(Exception):
@@ -89,14 +89,20 @@ def test_delay_that_is_no_number_is_ignored(seconds: object, delay: float | None
 
 
 def test_text_that_cannot_be_stored_has_fallbacks() -> None:
-    """First the reason in ASCII, then dead with a reason of the service."""
-    failure = Failure("ValueError: \u2192", "Traceback", delay=3, attempts_used=1)
+    """First the reason in ASCII, then dead with a reason of the service, in the same group."""
+    group: dict[str, Any] = {
+        "fingerprint": "f00d",
+        "exception": "ValueError",
+        "place": "a.py:1",
+        "release": "1",
+    }
+    failure = Failure("ValueError: \u2192", "Traceback", delay=3, attempts_used=1, **group)
     plain, last = Result(Outcome.FAILED, failure).fallbacks()
 
     assert plain == Result(
-        Outcome.FAILED, Failure("ValueError: \\u2192", None, delay=3, attempts_used=1)
+        Outcome.FAILED, Failure("ValueError: \\u2192", None, delay=3, attempts_used=1, **group)
     )
     assert last == Result(
-        Outcome.UNRECORDED, Failure("the attempt failed, but that could not be recorded")
+        Outcome.UNRECORDED, Failure("the attempt failed, but that could not be recorded", **group)
     )
     assert last.is_dead

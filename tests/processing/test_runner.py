@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.abc
 import json
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -573,3 +574,42 @@ def test_poison_event_is_logged_when_it_is_marked_dead(
     assert receiver.event(notification["id"]).state == State.DEAD
     (line,) = lines(capsys, "event_crashed")
     assert (line["level"], line["event_id"]) == ("error", notification["id"])
+
+
+@pytest.mark.parametrize(
+    ("source", "exception", "place"),
+    [
+        (module("    raise ValueError(notif.id)\n"), "ValueError", r"/v1_customer_created\.py:4"),
+        # Without a line of the team: that of the library, and not one of the SDK before it.
+        ({CREATED: "from textwrap import indent as handle\n"}, "AttributeError", r"textwrap\.py:"),
+        (module("    return call()\nasync def call(): pass\n"), "TypeError", r"app/processing/"),
+    ],
+    ids=["own", "library", "service"],
+)
+def test_failure_has_an_error_group(
+    make_receiver: MakeReceiver, source: dict[str, str], exception: str, place: str
+) -> None:
+    """The event, its attempt and the list of groups name it, with the release."""
+    receiver = make_receiver(source, release="1.4.2")
+    for event_id in ("evt_1", "evt_2"):
+        with pytest.raises(CallbackFailed):
+            receiver.services.runner.run(
+                accept(receiver, samples.notification(TYPE, event_id=event_id))
+            )
+
+    (group,) = receiver.services.inbox.groups.list(10)
+    assert (group.exception, group.attempts, group.open.number) == (exception, 2, 2)
+    assert re.search(place, group.place or "")
+    (attempt,) = receiver.services.inbox.administration.attempts("evt_1")
+    assert (attempt.fingerprint, attempt.release) == (group.fingerprint, "1.4.2")
+
+
+def test_unreadable_event_has_an_error_group(make_receiver: MakeReceiver) -> None:
+    """Its place is in the SDK: no callback was called."""
+    receiver = make_receiver({})
+    notification = {**samples.notification(TYPE), "related_object": "cus_1"}
+    assert receiver.services.runner.run(accept(receiver, notification)) == Outcome.UNREADABLE
+
+    (group,) = receiver.services.inbox.groups.list(10)
+    assert (group.place or "").startswith("stripe/")
+    assert group.open.number == 1

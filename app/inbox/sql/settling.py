@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.inbox.sql.literals import word
+from app.inbox.sql.operations import error_groups
 from app.inbox.sql.rows import ZERO, lease_end
 from app.inbox.sql.schema import events, now
 from app.states import Outcome, State
@@ -60,8 +61,8 @@ settled: dict[str, Any] = {
 }
 
 
-def _settle(**values: Any) -> sa.Executable:
-    """Return the statement that ends a claim with these ``values``.
+def _settle(*returned: sa.ColumnElement[Any], **values: Any) -> sa.Executable:
+    """Return the statement that ends a claim with these ``values``, and that returns columns.
 
     A statement whose answer was lost is sent again. So it matches its own result too.
     """
@@ -83,12 +84,16 @@ def _settle(**values: Any) -> sa.Executable:
             ),
         )
         .values(**values, **settled)
-        .returning(events.c.id)
+        .returning(events.c.id, *returned)
     )
 
 
-#: Ends a claim with any result.
+_group = error_groups.c.fingerprint == sa.bindparam("fingerprint")
+_words = (error_groups.c.exception, error_groups.c.place)
+
+#: Ends a claim with any result. Returns the words for the error group, as they were before.
 SETTLE = _settle(
+    *(sa.select(each).where(_group).scalar_subquery() for each in _words),
     state=sa.bindparam("state"),
     outcome=sa.bindparam("outcome"),
     reason=sa.bindparam("reason"),

@@ -71,10 +71,18 @@ _COUNT_HOUR = """
         SET attempts = stripe_receiver_error_hours.attempts + 1;
 """
 
-#: The result of an attempt that failed is recorded. A success changes no fingerprint, so it costs
-#: nothing. A sent-again result finds another state, and counts nothing.
+#: A claim by a replica of an older version leaves the fingerprint of the attempt before.
+_CLEAR = """
+    UPDATE {schema}events SET fingerprint = NULL, release = NULL
+    WHERE id = {row}.id AND fingerprint IS NOT NULL;
+"""
+
+#: The result of an attempt that failed is recorded, perhaps after a stop released the event. A
+#: success changes no fingerprint, so it costs nothing. A result that is sent again finds another
+#: state or outcome, and counts nothing.
 _FAILED = (
-    "OLD.state = 'running' AND NEW.state IN ('pending', 'dead') AND NEW.fingerprint IS NOT NULL"
+    "(OLD.state = 'running' OR OLD.state = 'pending' AND OLD.outcome = 'released')"
+    " AND NEW.state IN ('pending', 'dead') AND NEW.fingerprint IS NOT NULL"
 )
 
 
@@ -253,7 +261,7 @@ def _statements(
     counts = (_COUNT_GROUP, _COUNT_HOUR)
     remember = _REMEMBER.format(now=now, old=old, schema=schema)
     return (
-        [remember, *(each.format(**crashed) for each in counts)],
+        [remember, *(each.format(**crashed) for each in (*counts, _CLEAR))],
         [each.format(**failed) for each in counts],
     )
 

@@ -1,0 +1,104 @@
+"""The inbox for error groups: failed attempts by exception and place, by hour and by release."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.inbox.models import Count
+from app.inbox.sql import groups as statements
+from app.inbox.store import Store
+
+HOUR = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The failed attempts with one exception at one place in the code.
+
+    ``type``, ``event_id`` and ``release`` are those of the latest failure. ``exception`` and
+    ``place`` are None if the process ended before it could write them. ``open`` counts the pending
+    and dead events whose latest attempt failed so.
+    """
+
+    fingerprint: str
+    exception: str | None
+    place: str | None
+    type: str
+    first_at: float
+    last_at: float
+    attempts: int
+    event_id: str
+    release: str | None
+    open: Count
+
+
+@dataclass(frozen=True, slots=True)
+class GroupHour:
+    """The failed attempts of one hour and release. ``hour`` is in hours since the epoch, UTC."""
+
+    hour: int
+    release: str
+    """Empty if it is unknown."""
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRelease:
+    """The failed attempts of one release, and the hours of the first and of the last of them."""
+
+    release: str
+    """Empty if it is unknown."""
+    attempts: int
+    first_hour: int
+    last_hour: int
+
+
+class Groups:
+    """Lists error groups, names them, and records releases."""
+
+    def __init__(self, store: Store) -> None:
+        """Take the ``store`` of the events."""
+        self._store = store
+        self._begun: str | None = None
+
+    def note(self, fingerprint: str, exception: str, place: str) -> None:
+        """Write the words for a group that has failed attempts."""
+        self._store.write(
+            statements.NOTE, fingerprint=fingerprint, exception_=exception, place_=place
+        )
+
+    def find(self, fingerprint: str) -> Group | None:
+        """Return the group of a fingerprint, if there is one."""
+        rows = self._store.read(statements.FIND, fingerprint=fingerprint)
+        return _group(rows[0]) if rows else None
+
+    def hours(self, fingerprint: str, since: float) -> list[GroupHour]:
+        """Return the failed attempts of each hour ``since`` and release, the first hour first."""
+        hour = int(since // HOUR)
+        rows = self._store.read(statements.HOURS, fingerprint=fingerprint, hour_=hour)
+        return [GroupHour(*tuple(row)) for row in rows]
+
+    def releases(self, fingerprint: str) -> list[GroupRelease]:
+        """Return the releases of the failed attempts, the latest failure first."""
+        rows = self._store.read(statements.RELEASES, fingerprint=fingerprint)
+        return [GroupRelease(*tuple(row)) for row in rows]
+
+    def begin_release(self, release: str) -> None:
+        """Record the first start of a ``release``. Does nothing after it was recorded once."""
+        if release and release != self._begun:
+            self._store.write(statements.BEGIN_RELEASE, durable=True, release=release)
+            self._begun = release
+
+    def list(self, limit: int, *, since: float | None = None) -> list[Group]:
+        """Return up to ``limit`` groups that failed ``since``, the latest failure first."""
+        rows = self._store.read(statements.LIST, since=since or 0.0, limit=limit)
+        return [_group(row) for row in rows]
+
+
+def _group(row: sa.Row[Any]) -> Group:
+    most = statements.MOST_OPEN
+    count = Count(min(row.open, most), is_bounded=row.open > most)
+    return Group(*(*tuple(row)[:-1], count))

@@ -1,0 +1,78 @@
+"""The statements about error groups and releases. The trigger of ``0006_operations.py`` counts."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from app.inbox.sql.literals import number, word
+from app.inbox.sql.operations import error_groups, error_hours, releases
+from app.inbox.sql.schema import events, now
+from app.states import State
+
+#: The most open events that are counted in a group, and the releases of a group that are listed.
+MOST_OPEN = 10_000
+MOST_RELEASES = 100
+
+_this_group = error_groups.c.fingerprint == sa.bindparam("fingerprint")
+
+_open = (
+    sa.select(number(1))
+    .where(
+        events.c.fingerprint == error_groups.c.fingerprint,
+        events.c.state.in_([word(State.PENDING), word(State.DEAD)]),
+    )
+    .limit(number(MOST_OPEN + 1))
+    .correlate(error_groups)
+    .subquery()
+)
+#: The columns of a group, and the number of its pending and dead events.
+_columns = (
+    *error_groups.c,
+    sa.select(sa.func.count()).select_from(_open).scalar_subquery().label("open"),
+)
+
+#: Selects the groups that failed since a time, the latest failure first.
+LIST = (
+    sa.select(*_columns)
+    .where(error_groups.c.last_at >= sa.bindparam("since"))
+    .order_by(error_groups.c.last_at.desc(), error_groups.c.fingerprint)
+    .limit(sa.bindparam("limit"))
+)
+FIND = sa.select(*_columns).where(_this_group)
+
+#: Writes the words for a group. Another release can have the same line at another number.
+NOTE = (
+    sa.update(error_groups)
+    .where(_this_group)
+    .values(exception=sa.bindparam("exception_"), place=sa.bindparam("place_"))
+    .returning(error_groups.c.fingerprint)
+)
+
+_in_this_group = error_hours.c.fingerprint == sa.bindparam("fingerprint")
+HOURS = (
+    sa.select(error_hours.c.hour, error_hours.c.release, error_hours.c.attempts)
+    .where(_in_this_group, error_hours.c.hour >= sa.bindparam("hour_"))
+    .order_by(error_hours.c.hour, error_hours.c.release)
+)
+_last = sa.func.max(error_hours.c.hour)
+RELEASES = (
+    sa.select(
+        error_hours.c.release,
+        sa.cast(sa.func.sum(error_hours.c.attempts), sa.Integer),
+        sa.func.min(error_hours.c.hour),
+        _last,
+    )
+    .where(_in_this_group)
+    .group_by(error_hours.c.release)
+    .order_by(_last.desc(), error_hours.c.release)
+    .limit(number(MOST_RELEASES))
+)
+
+#: Records the first start of a release.
+BEGIN_RELEASE = (
+    insert(releases)
+    .values(release=sa.bindparam("release"), first_at=now())
+    .on_conflict_do_nothing(index_elements=[releases.c.release])
+    .returning(releases.c.release)
+)
