@@ -11,9 +11,10 @@ import click
 import stripe
 import structlog
 from flask import Flask
-from flask.cli import AppGroup
 
 from app import log, text
+from app.alerts.tasks import alert_tasks
+from app.commands import Commands
 from app.database_url import passwords
 from app.errors import StartError
 from app.inbox import Inbox
@@ -173,6 +174,7 @@ def _make_maintenance(
     tasks = [
         Task("release", RELEASE_SECONDS, begin_release),
         Task("activity", FLUSH_SECONDS, meter.flush),
+        *alert_tasks(settings, inbox),
     ]
     if settings.retention_days:
         pruner = Pruner(inbox.retention, settings.retention_days, stopping)
@@ -279,24 +281,7 @@ def _retry_policy(settings: Settings) -> RetryPolicy:
 def _secrets(settings: Settings) -> list[str]:
     urls = [settings.database_url, settings.database_listen_url]
     database = [password for url in urls if url for password in passwords(url)]
-    tokens = filter(None, [settings.ops_token, settings.ops_read_token])
-    return [settings.stripe_api_key, *settings.stripe_webhook_secrets, *database, *tokens]
-
-
-class Commands(AppGroup):
-    """The commands of ``flask``. A server does not load them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all commands."""
-        self._load()
-        return super().list_commands(ctx)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return the command of this name, or None."""
-        self._load()
-        return super().get_command(ctx, cmd_name)
-
-    def _load(self) -> None:
-        from app import cli  # noqa: PLC0415 - see the class
-
-        cli.register(self)
+    tokens = [settings.ops_token, settings.ops_read_token]
+    alerts = [settings.alert_url, settings.alert_secret]
+    operators = filter(None, [*tokens, *alerts])
+    return [settings.stripe_api_key, *settings.stripe_webhook_secrets, *database, *operators]

@@ -93,6 +93,9 @@ def contradictions(settings: Settings) -> dict[str, str]:
             " not reach a stand-in. Remove STRIPE_API_BASE, or use a test key"
         )
     problems |= _ops_problems(settings)
+    if settings.alert_secret in settings.stripe_webhook_secrets:
+        text = "is also in STRIPE_WEBHOOK_SECRET. Its receiver could sign deliveries. Use another"
+        problems["ALERT_SECRET"] = f"ALERT_SECRET {text} one"
     if settings.database_url.startswith("sqlite"):
         given = {
             "DATABASE_SCHEMA": settings.database_schema,

@@ -14,6 +14,7 @@ from app.conversions import LIVE_PREFIXES, ORGANIZATION_PREFIX, one_of, seconds,
 from app.database_url import database_url, listen_url
 from app.environment import Origin, read
 from app.errors import StartError
+from app.operator_settings import OperatorSettings
 from app.release import git_release
 from app.setting_fields import contradictions, convert, names, setting, variable
 
@@ -38,7 +39,7 @@ def export(name: str, value: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(OperatorSettings):
     """All settings of one process.
 
     The attributes are the environment variables in lower case, except ``origin``.
@@ -146,31 +147,6 @@ class Settings:
         one_of("auto", "off"),
         "auto pins each process to one CPU if there are as many processes as CPUs, or a multiple;"
         " off lets them use all.",
-    )
-    ops_token: str = setting(
-        "",
-        conversions.token,
-        "Opens the operations page at /ops: its password, 32 random characters or more. Empty:"
-        " there is no such page.",
-        secret=True,
-    )
-    ops_read_token: str = setting(
-        "",
-        conversions.token,
-        "A second password for the operations page, for people who may look and change nothing.",
-        secret=True,
-    )
-    ops_read_bodies: str = setting(
-        "off",
-        one_of("on", "off"),
-        "on shows the bodies of events to people with OPS_READ_TOKEN too; they can hold personal"
-        " data.",
-    )
-    ops_port: int | None = setting(
-        "",
-        conversions.optional_port,
-        "A second port, which only operators reach, for /ops and /metrics; /metrics then needs no"
-        " token. Empty: both are on PORT.",
     )
     worker_threads: int = setting(
         "4",

@@ -27,8 +27,8 @@ from app.errors import InboxUnavailable
 from app.factory import make_inbox
 from app.settings import Settings, environment
 from app.stripe_api.catalog import type_of_module
+from app.stripe_api.destinations import WEBHOOK_PATH
 from app.web.listen import local_url, open_port
-from app.web.webhook import WEBHOOK_PATH
 from devkit import placeholders
 from devkit.dev_service import Service
 from devkit.dev_state import announced

@@ -407,3 +407,59 @@ def test_release_is_one_short_word(value: str) -> None:
 
     assert problem.startswith("RELEASE is ")
     assert problem.endswith("such as 1.4.2 or a commit")
+
+
+class TestAlerts:
+    """The settings of alerts."""
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "https://hooks.slack.com/services/T0/B0/x",
+            "http://localhost:9093/x",
+            "http://127.0.0.9/",
+            "http://[::1]:9093/",
+        ],
+    )
+    def test_url(self, url: str) -> None:
+        """An https URL is taken, and any URL of this machine."""
+        assert load(ALERT_URL=url).alert_url == url
+
+    @pytest.mark.parametrize(
+        ("name", "value", "words"),
+        [
+            ("ALERT_URL", "http://hooks.slack.com/MarkerOfUrl", "is not https, so others could"),
+            ("ALERT_URL", "http://127.0.0.1.MarkerOfUrl/", "is not https"),
+            ("ALERT_URL", "MarkerOfUrl", "is not a URL like https://hooks.slack.com/services/..."),
+            ("ALERT_URL", "https://[MarkerOfUrl", "is not a URL like"),
+            ("ALERT_URL", "https://host/Marker OfUrl", "is not a URL like"),
+            ("ALERT_URL", "https://me:MarkerOfUrl@host/", "has a user or a password before @"),
+            ("ALERT_SECRET", "MarkerOfUrl", "is not whsec_ and 24 to 64 bytes in Base64"),
+            ("ALERT_SECRET", "whsec_MarkerOfUrl", "is not whsec_ and 24 to 64 bytes in Base64"),
+            ("ALERT_SECRET", f"whsec_{'A' * 88}", "is not whsec_ and 24 to 64 bytes in Base64"),
+            ("ALERT_BACKLOG_SECONDS", "-1", "Use seconds from 0 to 604800"),
+            ("ALERT_FAILURE_SHARE", "20", "Use a share from 0 to 1, such as 0.2"),
+            ("ALERT_FAILURE_SHARE", "20 %", "Use a share from 0 to 1, such as 0.2"),
+            ("ALERT_WINDOW_SECONDS", "1", "Use seconds from 60 to 86400"),
+            ("PUBLIC_URL", "your.host", "is not a URL like https://your.host"),
+            ("PUBLIC_URL", "https://your.host/?a=b", "has a ? or a #"),
+        ],
+    )
+    def test_refused(self, name: str, value: str, words: str) -> None:
+        """What cannot be used is refused in a sentence, which does not hold a secret."""
+        (problem,) = problems(**{name: value})
+        assert problem.startswith(name)
+        assert words in problem
+        assert "MarkerOfUrl" not in problem
+
+    def test_secret_of_a_destination(self) -> None:
+        """The receiver of alerts must not be able to sign deliveries."""
+        secret = f"whsec_{'A' * 32}"
+        assert load(ALERT_SECRET=secret).alert_secret == secret
+        (problem,) = problems(ALERT_SECRET=secret, STRIPE_WEBHOOK_SECRET=secret)
+        assert problem.startswith("ALERT_SECRET is also in STRIPE_WEBHOOK_SECRET")
+
+    @pytest.mark.parametrize("value", ["https://host", "https://host/", "https://host/ops/"])
+    def test_public_url(self, value: str) -> None:
+        """The URL is taken with and without /ops."""
+        assert load(PUBLIC_URL=value).public_url == "https://host"

@@ -12,9 +12,9 @@ from app.factory import warn_of_misspelt
 from app.metrics import folder
 from app.services import Services, services
 from app.settings import Settings
+from app.stripe_api.destinations import WEBHOOK_PATH
 from app.web import listen
 from app.web.bridge import Background, Bridge
-from app.web.webhook import WEBHOOK_PATH
 
 log = structlog.get_logger(__name__)
 
