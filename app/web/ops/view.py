@@ -9,7 +9,7 @@ from typing import Any
 from flask import url_for
 from markupsafe import Markup
 
-from app.formats import duration, iso_time
+from app.formats import duration, iso_time, sentence
 from app.services import services
 from app.web.ops import auth, security, static
 
@@ -58,5 +58,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "counted": counted,
     "duration": duration,
     "number": number,
+    "sentence": sentence,
     "when": when,
 }
