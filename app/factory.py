@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -14,10 +15,13 @@ from flask.cli import AppGroup
 from werkzeug.exceptions import HTTPException
 
 from app import log, text
+from app.alerts.tasks import alert_tasks
 from app.database_url import passwords
 from app.errors import StartError
 from app.inbox import Inbox
+from app.maintenance.retention import ROUND_SECONDS, Pruner
 from app.maintenance.schedule import Maintenance, Task
+from app.metrics.meter import FLUSH_SECONDS, Meter
 from app.processing import registry
 from app.processing.deferred_results import DeferredResults
 from app.processing.held_claims import HeldClaims
@@ -33,10 +37,12 @@ from app.processing.worker import Worker
 from app.reconcile.reconciler import Reconciler
 from app.runtime.watchdog import Watchdog
 from app.services import Services
-from app.settings import Settings
+from app.settings import Settings, environment
 from app.stripe_api.client import build_client
 from app.stripe_api.rate_limiter import RateLimiter
-from app.web import answers, health, ops, webhook
+from app.tracing.choice import make_tracing
+from app.tracing.spans import Tracing
+from app.web import answers, health, metrics, ops, ports, webhook
 from app.web.refusals import RefusalLog
 
 #: Seconds between two tries to record the release of this process.
@@ -98,6 +104,10 @@ def _make_app(settings: Settings, handlers: Registry | None = None) -> Flask:
     app.register_blueprint(health.blueprint)
     if settings.ops_token:  # otherwise /ops is an unknown path like any other
         ops.register(app)
+    if settings.serves_metrics:
+        app.register_blueprint(metrics.blueprint)
+    if settings.ops_port is not None:
+        ports.separate(app, settings.ops_port)
     app.register_error_handler(HTTPException, _answer_in_json)
     app.cli = Commands("app")
     return app
@@ -112,8 +122,11 @@ def warn_of_misspelt(settings: Settings) -> None:
 def make_services(settings: Settings, handlers: Registry) -> Services:
     """Return all services of one process, for these handler modules."""
     inbox = make_inbox(settings)
-    client = make_client(settings, inbox)
+    meter = Meter(inbox, lambda: [each.event_type for each in handlers.modules])
+    tracing = make_tracing(environment())
+    client = make_client(settings, inbox, meter, tracing)
     parts = make_leases(inbox, settings.lease_seconds)
+    parts.held.on_lost = meter.lease_lost
     runner = Runner(
         handlers,
         client,
@@ -122,10 +135,15 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         deferred=parts.deferred,
         watchdog=parts.watchdog,
         classifier=_make_classifier(settings),
+        tracing=tracing,
+        on_attempt=meter.attempt,
     )
     stopping = threading.Event()
     worker = _make_worker(settings, inbox, runner, parts, stopping)
-    tasks = _maintenance_tasks(settings, inbox)
+    meter.busy_and_idle = worker.busy_and_idle
+    reconciler = Reconciler(settings, handlers, inbox, client, runner)
+    reconciler.on_missing = meter.reconcile_missing
+    tasks = _maintenance_tasks(settings, inbox, meter, stopping)
     return Services(
         settings=settings,
         registry=handlers,
@@ -136,19 +154,33 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         leases=parts.leases,
         runner=runner,
         worker=worker,
-        receiver=Receiver(settings, inbox.deliveries, runner, worker, stopping),
-        reconciler=Reconciler(settings, handlers, inbox, client, runner),
-        refusals=RefusalLog(),
+        receiver=Receiver(
+            settings, inbox.deliveries, runner, worker, stopping=stopping, tracing=tracing
+        ),
+        reconciler=reconciler,
+        refusals=RefusalLog(meter.rejection),
+        meter=meter,
+        tracing=tracing,
         maintenance=Maintenance(tasks, inbox.reconciliation, stopping),
         stopping=stopping,
     )
 
 
-def _maintenance_tasks(settings: Settings, inbox: Inbox) -> list[Task]:
+def _maintenance_tasks(
+    settings: Settings, inbox: Inbox, meter: Meter, stopping: threading.Event
+) -> list[Task]:
     """Return the regular work of a serving process."""
     # Once, and again only if the inbox was away.
     begin_release = partial(inbox.groups.begin_release, settings.release)
-    return [Task("release", RELEASE_SECONDS, begin_release)]
+    tasks = [
+        Task("release", RELEASE_SECONDS, begin_release),
+        Task("activity", FLUSH_SECONDS, meter.flush),
+        *alert_tasks(settings, inbox),
+    ]
+    if settings.retention_days:
+        pruner = Pruner(inbox.retention, settings.retention_days, stopping)
+        tasks.append(Task("retention", ROUND_SECONDS, pruner.run, by_leader=True))
+    return tasks
 
 
 class LeaseParts(NamedTuple):
@@ -202,13 +234,27 @@ def make_inbox(settings: Settings) -> Inbox:
     )
 
 
-def make_client(settings: Settings, inbox: Inbox | None = None) -> stripe.StripeClient:
-    """Return a client of Stripe's API. With an ``inbox`` it keeps to the shared rate limit."""
-    rate_limiter = None
-    if inbox is not None and settings.requests_per_second:
+def make_client(
+    settings: Settings,
+    inbox: Inbox | None = None,
+    meter: Meter | None = None,
+    tracing: Tracing | None = None,
+) -> stripe.StripeClient:
+    """Return a client of Stripe's API. With an ``inbox`` it keeps to the shared rate limit.
+
+    The ``meter`` counts its requests, and ``tracing`` makes spans of them.
+    """
+    on_wait: Callable[[float], object] = meter.rate_limit_wait if meter else _ignore
+    on_request: Callable[[str], object] = meter.stripe_request if meter else _ignore
+    rate, limiter = settings.requests_per_second, None
+    if inbox is not None and rate:
         mode = "live" if settings.livemode else "test"
-        rate_limiter = RateLimiter(inbox.rate_limits, settings.requests_per_second, mode=mode)
-    return build_client(settings, rate_limiter)
+        limiter = RateLimiter(inbox.rate_limits, rate, mode=mode, on_wait=on_wait)
+    return build_client(settings, limiter, on_request, tracing)
+
+
+def _ignore(_measured: object) -> None:
+    """Count nothing."""
 
 
 def _make_classifier(settings: Settings) -> Classifier:
@@ -231,8 +277,10 @@ def _retry_policy(settings: Settings) -> RetryPolicy:
 def _secrets(settings: Settings) -> list[str]:
     urls = [settings.database_url, settings.database_listen_url]
     database = [password for url in urls if url for password in passwords(url)]
-    tokens = filter(None, [settings.ops_token, settings.ops_read_token])
-    return [settings.stripe_api_key, *settings.stripe_webhook_secrets, *database, *tokens]
+    tokens = [settings.ops_token, settings.ops_read_token]
+    alerts = [settings.alert_url, settings.alert_secret]
+    operators = filter(None, [*tokens, *alerts])
+    return [settings.stripe_api_key, *settings.stripe_webhook_secrets, *database, *operators]
 
 
 def _answer_in_json(error: HTTPException) -> Response:
