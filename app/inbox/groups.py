@@ -92,9 +92,14 @@ class Groups:
             self._store.write(statements.BEGIN_RELEASE, durable=True, release=release)
             self._begun = release
 
-    def list(self, limit: int, *, since: float | None = None) -> list[Group]:
-        """Return up to ``limit`` groups that failed ``since``, the latest failure first."""
-        rows = self._store.read(statements.LIST, since=since or 0.0, limit=limit)
+    def list(
+        self, limit: int, *, since: float | None = None, seconds: float | None = None
+    ) -> list[Group]:
+        """Return up to ``limit`` groups that failed ``since``, the latest failure first.
+
+        Of each, up to 1,000 open events are counted. It takes up to ``seconds``.
+        """
+        rows = self._store.read(statements.LIST, seconds=seconds, since=since or 0.0, limit=limit)
         return [_group(row, statements.MOST_OPEN_IN_LIST) for row in rows]
 
 
