@@ -10,6 +10,7 @@ from typing import Any
 
 from app.errors import InboxUnavailable
 from app.inbox import Event, Inbox
+from app.inbox.models import EventRow
 from app.processing.runner import Runner
 from app.states import WITHOUT_MODULE, Outcome, State
 
@@ -36,7 +37,7 @@ class Rules:
     is_queue: bool
     handled_types: Collection[str]
 
-    def refusal(self, event: Event, *, again: bool = False) -> Refusal | None:
+    def refusal(self, event: Event | EventRow, *, again: bool = False) -> Refusal | None:
         """Return why ``event`` cannot be run, or None. ``again`` allows a second success."""
         if event.livemode != self.livemode:
             return Refusal.OTHER_MODE
@@ -50,7 +51,7 @@ class Rules:
             return Refusal.NO_MODULE
         return None
 
-    def _refusal_of_running(self, event: Event) -> Refusal | None:
+    def _refusal_of_running(self, event: Event | EventRow) -> Refusal | None:
         if not event.is_orphan:
             return Refusal.RUNNING
         return Refusal.RESCUED_SOON if self.is_queue else None

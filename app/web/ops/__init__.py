@@ -10,12 +10,12 @@ from __future__ import annotations
 from flask import Blueprint, Flask
 
 from app.errors import InboxUnavailable
-from app.web.ops import auth, errors, overview, security, static, view
+from app.web.ops import auth, errors, event, events, groups, overview, security, static, view
 
 #: The path of the operations page. All of its addresses begin with it.
 PATH = "/ops"
 
-PAGES = (overview.blueprint, static.blueprint, errors.blueprint)
+PAGES = tuple(each.blueprint for each in (overview, events, event, groups, static, errors))
 
 
 def register(app: Flask) -> None:

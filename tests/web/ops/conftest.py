@@ -36,7 +36,7 @@ class Browser:
             auth.require_viewer()
             return auth.viewer().csrf_token
 
-    def post(self, path: str, *, follow: bool = False, **fields: str) -> TestResponse:
+    def post(self, path: str, *, follow: bool = False, **fields: Any) -> TestResponse:
         """Send a form of a page."""
         return self.receiver.client.post(
             path,
