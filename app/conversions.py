@@ -121,23 +121,6 @@ def _check_secret(secret: str, position: int, found: tuple[str, ...]) -> None:
         raise ValueError(f"{which} is the same as an earlier one. Remove it")
 
 
-def token(value: str) -> str:
-    """Accept a token of the operations page, and return an empty text for none.
-
-    The messages never hold the token.
-    """
-    if not value:
-        return ""
-    if not value.isascii() or " " in value:  # HTTP clients disagree about their encoding
-        raise ValueError("has a space, or a character that is not ASCII. Use letters and digits")
-    if len(value) < TOKEN_LENGTH or len(set(value)) < TOKEN_VARIETY:
-        raise ValueError(
-            f"is too easy to guess. Use {TOKEN_LENGTH} random characters or more, as `openssl rand"
-            " -hex 32` prints them"
-        )
-    return value
-
-
 def api_base(value: str) -> str | None:
     """Accept a URL, and return None for an empty text."""
     if not value:
@@ -237,6 +220,11 @@ def retention_days(value: str) -> int:
             " resends an event for 30 days, and one that was removed would run again"
         )
     return days
+
+
+def optional_port(value: str) -> int | None:
+    """Accept a port, and return None for an empty text."""
+    return whole_number(1, 65535)(value) if value else None
 
 
 def rate_limit(value: str) -> int | None:

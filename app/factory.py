@@ -15,6 +15,7 @@ from flask.cli import AppGroup
 from werkzeug.exceptions import HTTPException
 
 from app import log, text
+from app.alerts.tasks import alert_tasks
 from app.database_url import passwords
 from app.errors import StartError
 from app.inbox import Inbox
@@ -36,10 +37,12 @@ from app.processing.worker import Worker
 from app.reconcile.reconciler import Reconciler
 from app.runtime.watchdog import Watchdog
 from app.services import Services
-from app.settings import Settings
+from app.settings import Settings, environment
 from app.stripe_api.client import build_client
 from app.stripe_api.rate_limiter import RateLimiter
-from app.web import answers, health, ops, webhook
+from app.tracing.choice import make_tracing
+from app.tracing.spans import Tracing
+from app.web import answers, health, metrics, ops, ports, webhook
 from app.web.refusals import RefusalLog
 
 #: Seconds between two tries to record the release of this process.
@@ -101,6 +104,10 @@ def _make_app(settings: Settings, handlers: Registry | None = None) -> Flask:
     app.register_blueprint(health.blueprint)
     if settings.ops_token:  # otherwise /ops is an unknown path like any other
         ops.register(app)
+    if settings.serves_metrics:
+        app.register_blueprint(metrics.blueprint)
+    if settings.ops_port is not None:
+        ports.separate(app, settings.ops_port)
     app.register_error_handler(HTTPException, _answer_in_json)
     app.cli = Commands("app")
     return app
@@ -116,7 +123,8 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
     """Return all services of one process, for these handler modules."""
     inbox = make_inbox(settings)
     meter = Meter(inbox, lambda: [each.event_type for each in handlers.modules])
-    client = make_client(settings, inbox, meter)
+    tracing = make_tracing(environment())
+    client = make_client(settings, inbox, meter, tracing)
     parts = make_leases(inbox, settings.lease_seconds)
     parts.held.on_lost = meter.lease_lost
     runner = Runner(
@@ -127,6 +135,7 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         deferred=parts.deferred,
         watchdog=parts.watchdog,
         classifier=_make_classifier(settings),
+        tracing=tracing,
         on_attempt=meter.attempt,
     )
     stopping = threading.Event()
@@ -145,10 +154,13 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         leases=parts.leases,
         runner=runner,
         worker=worker,
-        receiver=Receiver(settings, inbox.deliveries, runner, worker, stopping),
+        receiver=Receiver(
+            settings, inbox.deliveries, runner, worker, stopping=stopping, tracing=tracing
+        ),
         reconciler=reconciler,
         refusals=RefusalLog(meter.rejection),
         meter=meter,
+        tracing=tracing,
         maintenance=Maintenance(tasks, inbox.reconciliation, stopping),
         stopping=stopping,
     )
@@ -163,6 +175,7 @@ def _maintenance_tasks(
     tasks = [
         Task("release", RELEASE_SECONDS, begin_release),
         Task("activity", FLUSH_SECONDS, meter.flush),
+        *alert_tasks(settings, inbox),
     ]
     if settings.retention_days:
         pruner = Pruner(inbox.retention, settings.retention_days, stopping)
@@ -222,11 +235,14 @@ def make_inbox(settings: Settings) -> Inbox:
 
 
 def make_client(
-    settings: Settings, inbox: Inbox | None = None, meter: Meter | None = None
+    settings: Settings,
+    inbox: Inbox | None = None,
+    meter: Meter | None = None,
+    tracing: Tracing | None = None,
 ) -> stripe.StripeClient:
     """Return a client of Stripe's API. With an ``inbox`` it keeps to the shared rate limit.
 
-    The ``meter`` counts its requests.
+    The ``meter`` counts its requests, and ``tracing`` makes spans of them.
     """
     on_wait: Callable[[float], object] = meter.rate_limit_wait if meter else _ignore
     on_request: Callable[[str], object] = meter.stripe_request if meter else _ignore
@@ -234,7 +250,7 @@ def make_client(
     if inbox is not None and rate:
         mode = "live" if settings.livemode else "test"
         limiter = RateLimiter(inbox.rate_limits, rate, mode=mode, on_wait=on_wait)
-    return build_client(settings, limiter, on_request)
+    return build_client(settings, limiter, on_request, tracing)
 
 
 def _ignore(_measured: object) -> None:
@@ -261,8 +277,10 @@ def _retry_policy(settings: Settings) -> RetryPolicy:
 def _secrets(settings: Settings) -> list[str]:
     urls = [settings.database_url, settings.database_listen_url]
     database = [password for url in urls if url for password in passwords(url)]
-    tokens = filter(None, [settings.ops_token, settings.ops_read_token])
-    return [settings.stripe_api_key, *settings.stripe_webhook_secrets, *database, *tokens]
+    tokens = [settings.ops_token, settings.ops_read_token]
+    alerts = [settings.alert_url, settings.alert_secret]
+    operators = filter(None, [*tokens, *alerts])
+    return [settings.stripe_api_key, *settings.stripe_webhook_secrets, *database, *operators]
 
 
 def _answer_in_json(error: HTTPException) -> Response:

@@ -21,6 +21,7 @@ from app.processing.worker import Worker
 from app.reconcile.reconciler import Reconciler
 from app.runtime.watchdog import Watchdog
 from app.settings import Settings
+from app.tracing.spans import Tracing
 from app.web.refusals import RefusalLog
 
 
@@ -41,6 +42,7 @@ class Services:
     reconciler: Reconciler
     refusals: RefusalLog
     meter: Meter
+    tracing: Tracing
     maintenance: Maintenance
     stopping: threading.Event
 

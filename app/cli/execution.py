@@ -27,7 +27,9 @@ def begin_execution(services: Services) -> None:
     handler module is broken.
     """
     _ = services.registry.modules
+    click.get_current_context().call_on_close(services.tracing.flush)
     click.get_current_context().call_on_close(partial(_finish, services))
+    services.tracing.start()
     services.watchdog.start()
     services.leases.start()
     tick_seconds = tick_seconds_of(services.settings.lease_seconds)

@@ -11,9 +11,12 @@ from pathlib import Path
 from app.inbox import backup
 from app.inbox.activity import Activities, Activity
 from app.inbox.administration import Administration
+from app.inbox.alert_facts import AlertFacts
+from app.inbox.alerts import Alerts
 from app.inbox.claims import Claims
 from app.inbox.deliveries import Deliveries
 from app.inbox.engine.findings import Findings
+from app.inbox.findings import WatchFindings
 from app.inbox.gauges import Gauges, read_gauges
 from app.inbox.groups import Groups
 from app.inbox.migrate import Revisions
@@ -27,6 +30,7 @@ from app.inbox.models import (
     RecordedEvent,
     Suspect,
 )
+from app.inbox.overview import Overview
 from app.inbox.rate_limits import RateLimits
 from app.inbox.reconciliation import Reconciliation
 from app.inbox.rescue import Rescue
@@ -93,6 +97,10 @@ class Inbox:
         self.rate_limits = RateLimits(self._store)
         self.activity = Activities(self._store)
         self.retention = Retention(self._store)
+        self.alerts = Alerts(self._store)
+        self.alert_facts = AlertFacts(self._store)
+        self.findings = WatchFindings(self._store)
+        self.overview = Overview(self._store)
 
     @property
     def address(self) -> str:

@@ -11,6 +11,7 @@ import stripe
 from app.settings import Settings
 from app.stripe_api import fetch_cache
 from app.stripe_api.rate_limiter import RateLimiter
+from app.tracing.spans import Tracing
 
 #: Seconds to connect, and seconds to wait for an answer. The SDK's default of 80 s would block a
 #: thread and its delivery far longer than Stripe waits for an answer.
@@ -43,19 +44,20 @@ def build_client(
     settings: Settings,
     rate_limiter: RateLimiter | None = None,
     on_request: Callable[[str], object] = _ignore,
+    tracing: Tracing | None = None,
 ) -> stripe.StripeClient:
     """Return a client with the time-outs and retries of this service. It does not connect.
 
-    Without a ``rate_limiter`` its requests have no limit. ``on_request`` is called with the HTTP
-    status of each request, or with ``error`` if there was no answer. Telemetry is off for the
-    process: it writes a file to the home directory, and the first call fails in a container without
-    one.
+    Without a ``rate_limiter`` its requests have no limit, and without ``tracing`` no spans.
+    ``on_request`` is called with the HTTP status of each request, or with ``error`` if there was no
+    answer. Telemetry is off for the process: it writes a file to the home directory, and the first
+    call fails in a container without one.
     """
     stripe.enable_telemetry = False
     base = settings.stripe_api_base
     return stripe.StripeClient(
         settings.stripe_api_key,
-        http_client=HTTPClient(rate_limiter, settings.stripe_context, on_request),
+        http_client=HTTPClient(rate_limiter, settings.stripe_context, on_request, tracing),
         max_network_retries=MAX_NETWORK_RETRIES,
         base_addresses={"api": base} if base else {},
     )
@@ -75,6 +77,7 @@ class HTTPClient(stripe.RequestsClient):
         rate_limiter: RateLimiter | None,
         default_context: str | None = None,
         on_request: Callable[[str], object] = _ignore,
+        tracing: Tracing | None = None,
     ) -> None:
         """Take the ``rate_limiter``, or None to have no limit, and the default context or None.
 
@@ -84,6 +87,7 @@ class HTTPClient(stripe.RequestsClient):
         self._rate_limiter = rate_limiter
         self._default_context = default_context
         self._on_request = on_request
+        self._tracing = tracing or Tracing()
 
     def request(  # type: ignore[override]  # as in RequestsClient, which has no _usage either
         self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any = None
@@ -126,17 +130,26 @@ class HTTPClient(stripe.RequestsClient):
     ) -> Answer:
         return self._send(super().request, method, url, headers, post_data)
 
-    def _send(self, request: Callable[..., Answer], method: str, url: str, *more: Any) -> Answer:
-        """Make one ``request`` when the rate limiter allows it. A 429 slows the limiter down."""
+    def _send(
+        self,
+        send: Callable[..., Answer],
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None,
+        post_data: Any,
+    ) -> Answer:
+        """Make one request within the rate limit. A 429 slows the rate limiter down."""
         if self._rate_limiter:
             self._rate_limiter.wait(method, url)
-        try:
-            answer = request(method, url, *more)
-        except stripe.APIConnectionError:
-            self._on_request("error")
-            raise
-        _, status, headers = answer
+        with self._tracing.request(method, url) as span:
+            try:
+                answer = send(method, url, headers, post_data)
+            except stripe.APIConnectionError:
+                self._on_request("error")
+                raise
+            _, status, answer_headers = answer
+            span.answered(status, answer_headers)
         self._on_request(str(status))
         if self._rate_limiter and status == HTTPStatus.TOO_MANY_REQUESTS:
-            self._rate_limiter.slow_down(headers.get("Retry-After"))
+            self._rate_limiter.slow_down(answer_headers.get("Retry-After"))
         return answer

@@ -12,10 +12,8 @@ from app.errors import DeliveryError, InboxUnavailable, Refused, TooLarge
 from app.processing.receiver import Delivery
 from app.services import services
 from app.states import SUCCESSES, Outcome
+from app.stripe_api.destinations import WEBHOOK_PATH
 from app.web import answers
-
-#: The path of the service for deliveries.
-WEBHOOK_PATH = "/webhook"
 
 #: Outcomes that are logged as information, not as warnings.
 EXPECTED = (Outcome.ACCEPTED, *SUCCESSES, Outcome.DUPLICATE)
@@ -43,7 +41,8 @@ def receive() -> Response:
     try:
         signature = request.headers.get("Stripe-Signature")
         body = _body(parts.settings.max_body_bytes)
-        outcome = parts.receiver.receive(body, signature, delivery)
+        traceparent = request.headers.get("traceparent")
+        outcome = parts.receiver.receive(body, signature, delivery, traceparent)
     except InboxUnavailable as error:
         _end(delivery, started, error.outcome, status=503, reason=error.reason)
         return answers.error(503, error.message, retry_after=INBOX_RETRY_SECONDS)

@@ -42,7 +42,7 @@ def show(event_id: str, *, full: bool, as_json: bool) -> None:
     if as_json:
         say_json(_with_history(event, attempts, retries))
         return
-    for name, value in as_object(event).items():
+    for name, value in {**as_object(event), "trace": event.trace}.items():
         if value is not None:
             say(f"{name:<12} {value}")
     say()
@@ -57,6 +57,7 @@ def show(event_id: str, *, full: bool, as_json: bool) -> None:
 def _with_history(event: Event, attempts: list[Attempt], retries: list[Note]) -> dict[str, Any]:
     return {
         **as_object(event),
+        "trace": event.trace,
         "history": [
             {
                 "attempt": each.attempt,
@@ -65,6 +66,8 @@ def _with_history(event: Event, attempts: list[Attempt], retries: list[Note]) ->
                 "outcome": each.outcome,
                 "reason": each.reason,
                 "traceback": each.traceback,
+                "group": each.fingerprint,
+                "release": each.release,
                 "claimed_by": each.claimed_by,
             }
             for each in attempts
