@@ -35,5 +35,5 @@ class Overview:
 
     def extent(self) -> Extent:
         """Return the size of the database and the age of its oldest event."""
-        ((size, first),) = self._store.read(statements.EXTENT)
-        return Extent(size, first)
+        (row,) = self._store.read(statements.EXTENT)
+        return Extent(row[0], row[1])
