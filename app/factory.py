@@ -37,6 +37,7 @@ from app.services import Services
 from app.settings import Settings
 from app.stripe_api.client import build_client
 from app.stripe_api.rate_limiter import RateLimiter
+from app.watch.watch import Watch
 from app.web import answers, health, ops, webhook
 from app.web.refusals import RefusalLog
 
@@ -126,7 +127,7 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
     )
     stopping = threading.Event()
     worker = _make_worker(settings, inbox, runner, parts, stopping)
-    tasks = _maintenance_tasks(settings, inbox)
+    tasks = _maintenance_tasks(settings, handlers, inbox, client)
     return Services(
         settings=settings,
         registry=handlers,
@@ -145,11 +146,17 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
     )
 
 
-def _maintenance_tasks(settings: Settings, inbox: Inbox) -> list[Task]:
+def _maintenance_tasks(
+    settings: Settings, handlers: Registry, inbox: Inbox, client: stripe.StripeClient
+) -> list[Task]:
     """Return the regular work of a serving process."""
     # Once, and again only if the inbox was away.
     begin_release = partial(inbox.groups.begin_release, settings.release)
-    return [Task("release", RELEASE_SECONDS, begin_release), *alert_tasks(settings, inbox)]
+    tasks = [Task("release", RELEASE_SECONDS, begin_release), *alert_tasks(settings, inbox)]
+    if settings.watch_seconds:
+        watch = Watch(settings, handlers, inbox, client)
+        tasks.append(Task("watch", settings.watch_seconds, watch.run, by_leader=True))
+    return tasks
 
 
 class LeaseParts(NamedTuple):

@@ -38,7 +38,7 @@ HTTP |= {"app.web", "app.factory", "app.services"}
 HTTP_MODULES = ("__init__", "factory", "services", "web", "cli")
 # The one other module with HTTP: it posts the alerts.
 ALERT_CLIENT = "app/alerts/post.py"
-STRIPE_MODULES = ("factory", "services", "processing", "stripe_api", "reconcile", "cli")
+STRIPE_MODULES = ("factory", "services", "processing", "stripe_api", "reconcile", "watch", "cli")
 
 # The services of a process. Only the composition root constructs them.
 SERVICES = {
@@ -54,6 +54,7 @@ SERVICES = {
     "app.runtime.watchdog.Watchdog",
     "app.stripe_api.client.build_client",
     "app.stripe_api.rate_limiter.RateLimiter",
+    "app.watch.watch.Watch",
 }
 NO_REASON = re.compile(
     r"#*\s*(?:noqa(?::\s*[A-Z]+\d+(?:,\s*[A-Z]+\d+)*)?"
