@@ -17,6 +17,12 @@ TEST_PREFIXES = ("sk_test_", "rk_test_")
 #: The prefix of an organization's keys, live or test (docs.stripe.com/keys/organization-api-keys).
 ORGANIZATION_PREFIX = "sk_org_"
 PLACEHOLDER = "whsec_replace_me"
+#: The minimum of characters of a token, and of different ones among them. Of 32 random hexadecimal
+#: digits, fewer than 8 are different once in ten million tokens.
+TOKEN_LENGTH = 32
+TOKEN_VARIETY = 8
+#: Stripe lists and resends an event for 30 days. An inbox that has removed it would run it again.
+MIN_RETENTION_DAYS = 31
 #: Digits of a number. Python converts no more than 4,300.
 MOST_DIGITS = 20
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*")
@@ -203,6 +209,22 @@ def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
         return int(value)
 
     return convert
+
+
+def retention_days(value: str) -> int:
+    """Accept a number of days, or 0 to keep events for ever."""
+    days = whole_number(0, 36_500)(value)
+    if 0 < days < MIN_RETENTION_DAYS:
+        raise ValueError(
+            f"is {value!r}. Use {MIN_RETENTION_DAYS} or more, or 0 to keep all events: Stripe"
+            " resends an event for 30 days, and one that was removed would run again"
+        )
+    return days
+
+
+def optional_port(value: str) -> int | None:
+    """Accept a port, and return None for an empty text."""
+    return whole_number(1, 65535)(value) if value else None
 
 
 def rate_limit(value: str) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -18,7 +19,9 @@ from app.alerts.tasks import alert_tasks
 from app.database_url import passwords
 from app.errors import StartError
 from app.inbox import Inbox
+from app.maintenance.retention import ROUND_SECONDS, Pruner
 from app.maintenance.schedule import Maintenance, Task
+from app.metrics.meter import FLUSH_SECONDS, Meter
 from app.processing import registry
 from app.processing.deferred_results import DeferredResults
 from app.processing.held_claims import HeldClaims
@@ -34,11 +37,13 @@ from app.processing.worker import Worker
 from app.reconcile.reconciler import Reconciler
 from app.runtime.watchdog import Watchdog
 from app.services import Services
-from app.settings import Settings
+from app.settings import Settings, environment
 from app.stripe_api.client import build_client
 from app.stripe_api.rate_limiter import RateLimiter
-from app.watch.watch import Watch
-from app.web import answers, health, ops, webhook
+from app.tracing.choice import make_tracing
+from app.tracing.spans import Tracing
+from app.watch.tasks import watch_tasks
+from app.web import answers, health, metrics, ops, ports, webhook
 from app.web.refusals import RefusalLog
 
 #: Seconds between two tries to record the release of this process.
@@ -100,6 +105,10 @@ def _make_app(settings: Settings, handlers: Registry | None = None) -> Flask:
     app.register_blueprint(health.blueprint)
     if settings.ops_token:  # otherwise /ops is an unknown path like any other
         ops.register(app)
+    if settings.serves_metrics:
+        app.register_blueprint(metrics.blueprint)
+    if settings.ops_port is not None:
+        ports.separate(app, settings.ops_port)
     app.register_error_handler(HTTPException, _answer_in_json)
     app.cli = Commands("app")
     return app
@@ -114,8 +123,11 @@ def warn_of_misspelt(settings: Settings) -> None:
 def make_services(settings: Settings, handlers: Registry) -> Services:
     """Return all services of one process, for these handler modules."""
     inbox = make_inbox(settings)
-    client = make_client(settings, inbox)
+    meter = Meter(inbox, lambda: [each.event_type for each in handlers.modules])
+    tracing = make_tracing(environment())
+    client = make_client(settings, inbox, meter, tracing)
     parts = make_leases(inbox, settings.lease_seconds)
+    parts.held.on_lost = meter.lease_lost
     runner = Runner(
         handlers,
         client,
@@ -124,10 +136,16 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         deferred=parts.deferred,
         watchdog=parts.watchdog,
         classifier=_make_classifier(settings),
+        tracing=tracing,
+        on_attempt=meter.attempt,
     )
     stopping = threading.Event()
     worker = _make_worker(settings, inbox, runner, parts, stopping)
-    tasks = _maintenance_tasks(settings, handlers, inbox, client)
+    meter.busy_and_idle = worker.busy_and_idle
+    reconciler = Reconciler(settings, handlers, inbox, client, runner)
+    reconciler.on_missing = meter.reconcile_missing
+    tasks = _maintenance_tasks(settings, inbox, meter, stopping)
+    tasks += watch_tasks(settings, handlers, inbox, client)
     return Services(
         settings=settings,
         registry=handlers,
@@ -138,24 +156,32 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         leases=parts.leases,
         runner=runner,
         worker=worker,
-        receiver=Receiver(settings, inbox.deliveries, runner, worker, stopping),
-        reconciler=Reconciler(settings, handlers, inbox, client, runner),
-        refusals=RefusalLog(),
+        receiver=Receiver(
+            settings, inbox.deliveries, runner, worker, stopping=stopping, tracing=tracing
+        ),
+        reconciler=reconciler,
+        refusals=RefusalLog(meter.rejection),
+        meter=meter,
+        tracing=tracing,
         maintenance=Maintenance(tasks, inbox.reconciliation, stopping),
         stopping=stopping,
     )
 
 
 def _maintenance_tasks(
-    settings: Settings, handlers: Registry, inbox: Inbox, client: stripe.StripeClient
+    settings: Settings, inbox: Inbox, meter: Meter, stopping: threading.Event
 ) -> list[Task]:
     """Return the regular work of a serving process."""
     # Once, and again only if the inbox was away.
     begin_release = partial(inbox.groups.begin_release, settings.release)
-    tasks = [Task("release", RELEASE_SECONDS, begin_release), *alert_tasks(settings, inbox)]
-    if settings.watch_seconds:
-        watch = Watch(settings, handlers, inbox, client)
-        tasks.append(Task("watch", settings.watch_seconds, watch.run, by_leader=True))
+    tasks = [
+        Task("release", RELEASE_SECONDS, begin_release),
+        Task("activity", FLUSH_SECONDS, meter.flush),
+        *alert_tasks(settings, inbox),
+    ]
+    if settings.retention_days:
+        pruner = Pruner(inbox.retention, settings.retention_days, stopping)
+        tasks.append(Task("retention", ROUND_SECONDS, pruner.run, by_leader=True))
     return tasks
 
 
@@ -210,13 +236,27 @@ def make_inbox(settings: Settings) -> Inbox:
     )
 
 
-def make_client(settings: Settings, inbox: Inbox | None = None) -> stripe.StripeClient:
-    """Return a client of Stripe's API. With an ``inbox`` it keeps to the shared rate limit."""
-    rate_limiter = None
-    if inbox is not None and settings.requests_per_second:
+def make_client(
+    settings: Settings,
+    inbox: Inbox | None = None,
+    meter: Meter | None = None,
+    tracing: Tracing | None = None,
+) -> stripe.StripeClient:
+    """Return a client of Stripe's API. With an ``inbox`` it keeps to the shared rate limit.
+
+    The ``meter`` counts its requests, and ``tracing`` makes spans of them.
+    """
+    on_wait: Callable[[float], object] = meter.rate_limit_wait if meter else _ignore
+    on_request: Callable[[str], object] = meter.stripe_request if meter else _ignore
+    rate, limiter = settings.requests_per_second, None
+    if inbox is not None and rate:
         mode = "live" if settings.livemode else "test"
-        rate_limiter = RateLimiter(inbox.rate_limits, settings.requests_per_second, mode=mode)
-    return build_client(settings, rate_limiter)
+        limiter = RateLimiter(inbox.rate_limits, rate, mode=mode, on_wait=on_wait)
+    return build_client(settings, limiter, on_request, tracing)
+
+
+def _ignore(_measured: object) -> None:
+    """Count nothing."""
 
 
 def _make_classifier(settings: Settings) -> Classifier:

@@ -33,6 +33,11 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, **changes}
 
 
+def export(name: str, value: str) -> None:
+    """Set a variable in the environment of this process, for a library that reads it there."""
+    os.environ[name] = value
+
+
 @dataclass(frozen=True, slots=True)
 class Settings(OperatorSettings):
     """All settings of one process.
@@ -170,6 +175,11 @@ class Settings(OperatorSettings):
         whole_number(1, 1000000),
         "Consecutive crashes after which an event is dead: its process ended while the event ran.",
     )
+    retention_days: int = setting(
+        "90",
+        conversions.retention_days,
+        "Days that done events are kept, 31 or more; 0 keeps them for ever. Dead events stay.",
+    )
     log_level: str = setting(
         "info",
         one_of("debug", "info", "warning", "error"),
@@ -215,6 +225,11 @@ class Settings(OperatorSettings):
         if self.stripe_api_base:
             return 0
         return LIVE_RATE_LIMIT if self.livemode else TEST_RATE_LIMIT
+
+    @property
+    def serves_metrics(self) -> bool:
+        """True if there is a ``/metrics``: with a token, or on a port of its own."""
+        return bool(self.ops_token) or self.ops_port is not None
 
     @property
     def is_queue(self) -> bool:

@@ -125,6 +125,7 @@ def service_environment(settings: Settings, base: str) -> dict[str, str]:
         LOG_FORMAT="console",
         FLASK_SKIP_DOTENV="1",
         WEB_CONCURRENCY="1",
+        OPS_PORT="",  # the operations page is on the port of the deliveries
         # Bytecode has times in whole seconds: a second change in the same second would be missed.
         PYTHONDONTWRITEBYTECODE="1",
     )

@@ -30,7 +30,7 @@ MakeReceiver = Callable[..., Receiver]
 
 OPERATIONS = "docs/operations.md"
 #: Files that the pages show whole, for the reader to write.
-SHOWN = set(pages.files("README.md", "docs/handlers.md"))
+SHOWN = set(pages.files("README.md", "docs/handlers.md", "docs/tracing.md"))
 HANDLER = "def handle(notif, client): pass\n"
 ARCHITECTURE = "docs/architecture.md"
 DECISIONS = "docs/adr/README.md"

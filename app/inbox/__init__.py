@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from app.inbox import backup
+from app.inbox.activity import Activities, Activity
 from app.inbox.administration import Administration
 from app.inbox.alert_facts import AlertFacts
 from app.inbox.alerts import Alerts
@@ -16,6 +17,7 @@ from app.inbox.claims import Claims
 from app.inbox.deliveries import Deliveries
 from app.inbox.engine.findings import Findings
 from app.inbox.findings import WatchFindings
+from app.inbox.gauges import Gauges, read_gauges
 from app.inbox.groups import Groups
 from app.inbox.migrate import Revisions
 from app.inbox.models import (
@@ -28,18 +30,22 @@ from app.inbox.models import (
     RecordedEvent,
     Suspect,
 )
+from app.inbox.overview import Overview
 from app.inbox.rate_limits import RateLimits
 from app.inbox.reconciliation import Reconciliation
 from app.inbox.rescue import Rescue
+from app.inbox.retention import Retention
 from app.inbox.sql.administration import TEST_WRITE
 from app.inbox.store import Store
 from app.states import Outcome, State
 
 __all__ = [
+    "Activity",
     "Attempt",
     "Claim",
     "Event",
     "Failure",
+    "Gauges",
     "Inbox",
     "NewEvent",
     "Note",
@@ -89,9 +95,12 @@ class Inbox:
         self.administration = Administration(self._store)
         self.reconciliation = Reconciliation(self._store)
         self.rate_limits = RateLimits(self._store)
+        self.activity = Activities(self._store)
+        self.retention = Retention(self._store)
         self.alerts = Alerts(self._store)
         self.alert_facts = AlertFacts(self._store)
         self.findings = WatchFindings(self._store)
+        self.overview = Overview(self._store)
 
     @property
     def address(self) -> str:
@@ -126,6 +135,10 @@ class Inbox:
     def restore(self, file: Path) -> int:
         """Write all events of a ``file`` into this inbox, which has to be empty."""
         return backup.restore(self._store, file)
+
+    def gauges(self) -> Gauges:
+        """Return the state of the inbox, by queries that are bounded whatever its size."""
+        return read_gauges(self._store)
 
     def examine(self) -> Findings | None:
         """Return the state of SQLite's files, without any change. None on PostgreSQL."""

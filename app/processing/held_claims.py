@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -41,6 +42,8 @@ class HeldClaims:
         self._seconds = lease_seconds
         self._lock = threading.Lock()
         self._held: dict[Claim, Held] = {}
+        self.on_lost: Callable[[], object] = lambda: None
+        """Called when another attempt took over a claim."""
 
     def __len__(self) -> int:
         """Return the number of claims."""
@@ -87,6 +90,7 @@ class HeldClaims:
         elif self._is_held(claim):
             held.lost = True
             log.warning("lease_lost", **claim.log_fields())
+            self.on_lost()
         if started > held.warn_at:
             held.warn_at = started + 2 * (started - held.since)
             seconds = round(started - held.since)

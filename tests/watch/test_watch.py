@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from app.reconcile.windows import TYPES_AT_ONCE
 from app.watch import gap
+from app.watch.tasks import watch_tasks
 from devkit.destinations import PATH
 from tests.conftest import SECRET
 from tests.watch.conftest import TYPES, URL, Watched
@@ -56,6 +58,15 @@ class TestAllWell:
         watched.add_destination()
         watched.look()
         assert [each.path for each in watched.api.asked] == [PATH, EVENTS]
+
+
+def test_switched_off(watched: Watched) -> None:
+    """WATCH_SECONDS=0 leaves the task out."""
+    parts, settings = watched.service.services, watched.settings
+    (task,) = watch_tasks(settings, parts.registry, watched.inbox, parts.client)
+    assert (task.seconds, task.by_leader) == (600, True)
+    off = replace(settings, watch_seconds=0)
+    assert watch_tasks(off, parts.registry, watched.inbox, parts.client) == []
 
 
 class TestDestinations:
