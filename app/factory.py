@@ -42,6 +42,7 @@ from app.stripe_api.client import build_client
 from app.stripe_api.rate_limiter import RateLimiter
 from app.tracing.choice import make_tracing
 from app.tracing.spans import Tracing
+from app.watch.tasks import watch_tasks
 from app.web import answers, health, metrics, ops, ports, webhook
 from app.web.refusals import RefusalLog
 
@@ -144,6 +145,7 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
     reconciler = Reconciler(settings, handlers, inbox, client, runner)
     reconciler.on_missing = meter.reconcile_missing
     tasks = _maintenance_tasks(settings, inbox, meter, stopping)
+    tasks += watch_tasks(settings, handlers, inbox, client)
     return Services(
         settings=settings,
         registry=handlers,
