@@ -8,6 +8,9 @@ INSTALLED := $(VENV)/.installed
 # The programs that check deploy/ and write the SBOM.
 TOOLS := .venv-deploy
 TOOLS_INSTALLED := $(TOOLS)/.installed
+# The tests in a browser.
+BROWSER := .venv-browser
+BROWSER_INSTALLED := $(BROWSER)/.installed
 # A part of the tests, as in: make test ARGS='tests/inbox/test_inbox.py -x'
 ARGS ?=
 # How many tests run side by side when all are run: those of processes mostly wait.
@@ -30,7 +33,7 @@ UPGRADE ?= --upgrade
 unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
-.PHONY: help install run dev handler demo test test-fast test-deploy test-pooler newer check format bench image sbom lock clean
+.PHONY: help install run dev handler demo test test-fast test-browser test-deploy test-pooler newer check format bench image sbom lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' Makefile
@@ -70,6 +73,10 @@ test-pooler: $(INSTALLED) ## Run the tests behind PgBouncer (on Debian, as root)
 	@tools/debian_packages.sh pgbouncer
 	$(BIN)/python -m pytest tests/pooler
 
+test-browser: $(INSTALLED) $(BROWSER_INSTALLED) ## Test the operations page in Chromium (on Debian, as root)
+	@tools/debian_packages.sh chromium
+	$(BROWSER)/bin/python -m pytest tests/browser $(ARGS)
+
 test-deploy: $(INSTALLED) $(TOOLS_INSTALLED) ## Build the image and the example, run them, and check deploy/ (on Debian, as root)
 	@tools/debian_packages.sh buildah mmdebstrap nginx openssl systemd
 	$(BIN)/python -m pytest tests/deploy
@@ -98,9 +105,10 @@ lock: $(INSTALLED) ## Lock the newest versions that pyproject.toml allows (UPGRA
 	$(LOCK) pyproject.toml --extra otel --constraints requirements.lock --output-file requirements-otel.lock
 	$(LOCK) pyproject.toml --extra otel --group dev --constraints requirements-otel.lock --output-file requirements-dev.lock
 	$(LOCK) --group deploy --output-file requirements-deploy.lock
+	$(LOCK) pyproject.toml --extra otel --group browser --constraints requirements-dev.lock --output-file requirements-browser.lock
 
 clean: ## Remove .venv and what tools left behind; .env and var/ stay
-	rm -rf $(VENV) $(TOOLS) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TOOLS) $(BROWSER) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # Neither the machine's settings nor its addresses go into a lock: only names, versions and hashes.
@@ -129,6 +137,14 @@ $(TOOLS_INSTALLED): requirements-deploy.lock | $(INSTALLED)
 	@$(BIN)/python -m venv $(TOOLS)
 	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check \
 		--require-hashes --only-binary :all: --requirement requirements-deploy.lock
+	@touch $@
+
+$(BROWSER_INSTALLED): requirements-browser.lock | $(INSTALLED)
+	@echo 'Setting up $(BROWSER) from requirements-browser.lock (once, and after each change of the lock) ...'
+	@rm -rf $(BROWSER)
+	@$(BIN)/python -m venv $(BROWSER)
+	@$(BROWSER)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --only-binary :all: --requirement requirements-browser.lock
 	@touch $@
 
 .env: | $(INSTALLED)

@@ -222,6 +222,11 @@ def retention_days(value: str) -> int:
     return days
 
 
+def optional_port(value: str) -> int | None:
+    """Accept a port, and return None for an empty text."""
+    return whole_number(1, 65535)(value) if value else None
+
+
 def rate_limit(value: str) -> int | None:
     """Accept requests a second, and return None for an empty text."""
     return whole_number(0, 10_000)(value) if value else None

@@ -42,7 +42,7 @@ from app.stripe_api.client import build_client
 from app.stripe_api.rate_limiter import RateLimiter
 from app.tracing.choice import make_tracing
 from app.tracing.spans import Tracing
-from app.web import answers, health, ops, webhook
+from app.web import answers, health, metrics, ops, ports, webhook
 from app.web.refusals import RefusalLog
 
 #: Seconds between two tries to record the release of this process.
@@ -104,6 +104,10 @@ def _make_app(settings: Settings, handlers: Registry | None = None) -> Flask:
     app.register_blueprint(health.blueprint)
     if settings.ops_token:  # otherwise /ops is an unknown path like any other
         ops.register(app)
+    if settings.serves_metrics:
+        app.register_blueprint(metrics.blueprint)
+    if settings.ops_port is not None:
+        ports.separate(app, settings.ops_port)
     app.register_error_handler(HTTPException, _answer_in_json)
     app.cli = Commands("app")
     return app

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from app import operator_conversions as conversions
-from app.conversions import one_of, seconds
+from app.conversions import one_of, optional_port, seconds
 from app.setting_fields import setting
 
 
@@ -31,6 +31,12 @@ class OperatorSettings:
         one_of("on", "off"),
         "on shows the bodies of events to people with OPS_READ_TOKEN too; they can hold personal"
         " data.",
+    )
+    ops_port: int | None = setting(
+        "",
+        optional_port,
+        "A second port, which only operators reach, for /ops and /metrics; /metrics then needs no"
+        " token. Empty: both are on PORT.",
     )
     alert_url: str | None = setting(
         "",

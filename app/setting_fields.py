@@ -107,7 +107,9 @@ def contradictions(settings: Settings) -> dict[str, str]:
 
 
 def _ops_problems(settings: Settings) -> dict[str, str]:
-    """Return what is wrong with the tokens of the operations page, by setting."""
+    """Return what is wrong with the settings of the operations page, by setting."""
+    if settings.ops_port == settings.port:
+        return {"OPS_PORT": "OPS_PORT is the same as PORT, which takes deliveries. Use another one"}
     if settings.ops_read_token and not settings.ops_token:
         return {"OPS_READ_TOKEN": "OPS_READ_TOKEN has no effect without OPS_TOKEN. Set both"}
     if settings.ops_read_token and settings.ops_read_token == settings.ops_token:

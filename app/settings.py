@@ -227,6 +227,11 @@ class Settings(OperatorSettings):
         return LIVE_RATE_LIMIT if self.livemode else TEST_RATE_LIMIT
 
     @property
+    def serves_metrics(self) -> bool:
+        """True if there is a ``/metrics``: with a token, or on a port of its own."""
+        return bool(self.ops_token) or self.ops_port is not None
+
+    @property
     def is_queue(self) -> bool:
         """True if callbacks run in workers, after the answer."""
         return self.processing == "queue"

@@ -71,8 +71,9 @@ def _watch_backlog(folder: Path) -> None:
     """Wait until all is done, and print how fast that went beside what the threads allow."""
     url = f"sqlite:///{folder}/inbox.sqlite3"
     with contextlib.closing(Inbox(url, lease_seconds=30)) as inbox:
-        total = inbox.administration.count(EventFilter())
-        while inbox.administration.count(EventFilter(state="done")) < total:
+        total = inbox.administration.count(EventFilter(), bound=10**7).number
+        open_states = [EventFilter(state=each) for each in ("pending", "running")]
+        while any(inbox.administration.count(each).number for each in open_states):
             time.sleep(0.5)
         events = inbox.administration.select(EventFilter(), total)
     begun = min(event.claimed_at or 0 for event in events)

@@ -62,7 +62,7 @@ def _start(stack: contextlib.ExitStack, subject: Subject) -> tuple[Server, str]:
 def _starts(url: str, number: int) -> list[float]:
     """Return how many milliseconds each event waited, when all have been run."""
     with contextlib.closing(Inbox(url, lease_seconds=30)) as inbox:
-        while inbox.administration.count(EventFilter(state="done")) < number:
+        while inbox.administration.count(EventFilter(state="done")).number < number:
             time.sleep(0.1)
         events = inbox.administration.select(EventFilter(), number)
     return [((event.claimed_at or 0) - event.received_at) * 1000 for event in events]

@@ -31,13 +31,8 @@ PLUGIN = "devkit/plugin.py"
 WITHOUT_MAKE = "docs/without-make.md"
 TEAM_LOCK = "examples/team/requirements.lock"
 OTEL_LOCK = "requirements-otel.lock"
-LOCKS = (
-    "requirements.lock",
-    OTEL_LOCK,
-    "requirements-dev.lock",
-    "requirements-deploy.lock",
-    TEAM_LOCK,
-)
+OWN_LOCKS = [f"requirements{name}.lock" for name in ("", "-otel", "-dev", "-deploy", "-browser")]
+LOCKS = (*OWN_LOCKS, TEAM_LOCK)
 
 # What speaks HTTP: packages, and modules of app/; then, who in app/ may know it and Stripe's SDK.
 HTTP = {"flask", "http.client", "http.server", "requests", "urllib.request", "urllib3", "werkzeug"}
@@ -510,9 +505,10 @@ class TestLocks:
         assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
 
     def test_development_uses_what_is_deployed(self) -> None:
-        """The lock for development holds the lock of each image, version by version."""
-        assert locked("requirements.lock").items() < locked(OTEL_LOCK).items()
-        assert locked(OTEL_LOCK).items() < locked("requirements-dev.lock").items()
+        """The locks for development hold the lock of each image, version by version."""
+        image, otel, dev = map(locked, ("requirements.lock", OTEL_LOCK, "requirements-dev.lock"))
+        assert image.items() < otel.items() < dev.items()
+        assert dev.items() <= locked("requirements-browser.lock").items()
 
     def test_example_uses_what_is_deployed(self) -> None:
         """The lock of the example has the image's version of each package that both need."""
@@ -529,6 +525,9 @@ class TestLocks:
             OTEL_LOCK: project["project"]["optional-dependencies"]["otel"],
             "requirements-dev.lock": project["dependency-groups"]["dev"],
             "requirements-deploy.lock": project["dependency-groups"]["deploy"],
+            "requirements-browser.lock": [
+                each for each in project["dependency-groups"]["browser"] if isinstance(each, str)
+            ],
             TEAM_LOCK: read("examples/team/requirements.in").splitlines()[1:],
         }
         for name, lines in wanted.items():
@@ -605,7 +604,7 @@ class TestMakefile:
         assert script.stat().st_mode & stat.S_IXUSR
         calls = {
             f"make {each} || failed=1"
-            for each in ("check", "test", "newer", "test-pooler", "test-deploy")
+            for each in ("check", "test", "newer", "test-pooler", "test-browser", "test-deploy")
         }
         lines = script.read_text(encoding="utf-8").splitlines()
         assert calls <= {line.strip() for line in lines}

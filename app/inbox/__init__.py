@@ -30,6 +30,7 @@ from app.inbox.models import (
     RecordedEvent,
     Suspect,
 )
+from app.inbox.overview import Overview
 from app.inbox.rate_limits import RateLimits
 from app.inbox.reconciliation import Reconciliation
 from app.inbox.rescue import Rescue
@@ -99,6 +100,7 @@ class Inbox:
         self.alerts = Alerts(self._store)
         self.alert_facts = AlertFacts(self._store)
         self.findings = WatchFindings(self._store)
+        self.overview = Overview(self._store)
 
     @property
     def address(self) -> str:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from app.inbox.engine import limits
-from app.inbox.filters import EventFilter
 from app.inbox.models import Attempt, Event, Note
 from app.inbox.report import Report, make_report
+from app.inbox.selection import Selection
 from app.inbox.sql import administration as statements
 from app.inbox.sql import report as report_statements
-from app.inbox.sql.selection import count_events, select_events
 from app.inbox.store import Store
 from app.states import State
 
 
-class Administration:
+class Administration(Selection):
     """Shows events, has them run again, and pauses the workers."""
 
     def __init__(self, store: Store) -> None:
@@ -26,21 +25,6 @@ class Administration:
         """Return the event of that id, if the inbox has it."""
         rows = self._store.read(statements.FIND, event_id=event_id)
         return Event.of(rows[0]) if rows else None
-
-    def select(
-        self, matching: EventFilter, limit: int, *, oldest_first: bool = False
-    ) -> list[Event]:
-        """Return up to ``limit`` matching events by their time of receipt, the latest first."""
-        rows = self._store.read(select_events(matching, oldest_first=oldest_first), limit=limit)
-        return [Event.of(row) for row in rows]
-
-    def latest(self, limit: int) -> list[Event]:
-        """Return the ``limit`` events that were received last, the latest first."""
-        return self.select(EventFilter(), limit)
-
-    def count(self, matching: EventFilter) -> int:
-        """Return how many events match."""
-        return int(self._store.read(count_events(matching))[0][0])
 
     def attempts(self, event_id: str) -> list[Attempt]:
         """Return the attempts of the event that have ended, the first one first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,6 +127,71 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class EventRow:
+    """One event in a list: an ``Event`` without its body and its traceback."""
+
+    id: str
+    type: str
+    livemode: bool
+    context: str | None
+    state: str
+    outcome: str | None
+    reason: str | None
+    attempt: int
+    deliveries: int
+    claimed_by: str | None
+    received_at: float
+    due_at: float
+    lease_until: float | None
+    settled_at: float | None
+    source: str
+    fingerprint: str | None
+    release: str | None
+    erased_at: float | None
+    object_id: str | None
+    """The id of the related object, or None if there is none."""
+    is_orphan: bool
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Cursor:
+    """A place in the order of receipt: at one event, or between two."""
+
+    received_at: float
+    id: str = ""
+
+    def __str__(self) -> str:
+        """Return it as one word for an address."""
+        return f"{self.received_at!r}~{self.id}" if self.id else repr(self.received_at)
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor:
+        """Return the cursor of that word. Raises ``ValueError`` with a sentence."""
+        time, _, event_id = text.partition("~")
+        try:
+            received_at = float(time)
+        except ValueError:
+            received_at = math.nan
+        if not (math.isfinite(received_at) and event_id.isprintable()):
+            raise ValueError(f"{text!r} is no place in the list")
+        return cls(received_at, event_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some events of a filter, the latest first, and the cursors of the pages beside it.
+
+    A cursor is None at an end of the list. ``is_partial``: the search ended at its bound before the
+    page was full. ``older`` (or ``newer``, for a search in that direction) continues it.
+    """
+
+    events: list[EventRow]
+    newer: Cursor | None
+    older: Cursor | None
+    is_partial: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Count:
     """A number of events. ``is_bounded``: the count ended at its bound, so there may be more."""
 
@@ -135,6 +201,10 @@ class Count:
     def __str__(self) -> str:
         """Return the number for a person: ``1,204`` or ``10,000+``."""
         return f"{self.number:,}{'+' if self.is_bounded else ''}"
+
+    def __add__(self, other: Count) -> Count:
+        """Return the number of both."""
+        return Count(self.number + other.number, self.is_bounded or other.is_bounded)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,14 @@ class Exposition:
     It includes the metrics that handler modules define in the library's default registry.
     """
 
-    def __init__(self, folder: Path | None, read: Callable[[], Gauges]) -> None:
-        """Take the folder of the files that processes share, if they do, and how to read gauges."""
+    def __init__(
+        self, folder: Path | None, read: Callable[[], Gauges], refresh: Callable[[], object]
+    ) -> None:
+        """Take the ``folder`` of the files that processes share, None for a process alone.
+
+        ``read`` returns the gauges of the inbox. ``refresh`` sets those of this process.
+        """
+        self._refresh = refresh
         self._shared = SharedFiles(folder) if folder else None
         self._state = InboxState(read)
         self.series = self._make_series()
@@ -48,7 +54,8 @@ class Exposition:
         return generate_latest(self)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all series."""
+        """Yield all series. It is called by the library of Prometheus."""
+        self._refresh()
         if self._shared is not None:
             yield from self._shared.collect()
         elif self.series is not None:

@@ -53,7 +53,8 @@ def remove() -> None:
 def _own() -> Path | None:
     """Return the folder that this process has made. An upgraded gunicorn inherits the variable."""
     folder = Path(environment().get(VARIABLE, ""))
-    return folder if folder.name.startswith(f"{PREFIX}{os.getpid()}-") else None
+    is_own = folder.name.startswith(f"{PREFIX}{os.getpid()}-") and folder.is_dir()
+    return folder if is_own else None
 
 
 def _temporary() -> Path:

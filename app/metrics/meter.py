@@ -42,28 +42,20 @@ class Meter:
         self._exposition: Exposition | None = None
         self._series: Series | None = None
 
-    def start(self, folder: Path | None = None) -> None:
-        """Count for Prometheus too, from now on. A second call changes nothing.
+    def start(self, folder: Path | None = None) -> Exposition:
+        """Count for Prometheus too, from now on. Returns what ``/metrics`` shows.
 
         Call it after the fork of a worker process. The processes of one ``folder`` show their sums.
+        A second call changes nothing.
         """
         with self._lock:
             if self._exposition is None:
                 from app.metrics.exposition import Exposition  # noqa: PLC0415 - loads the library
 
                 self._types = frozenset(self._handled())
-                self._exposition = Exposition(folder, self._inbox.gauges)
+                self._exposition = Exposition(folder, self._inbox.gauges, self._show_threads)
                 self._series = self._exposition.series
-
-    def text(self) -> bytes:
-        """Return the text of ``/metrics``.
-
-        Raises ``TimeoutError`` while a stopped process holds the lock of the shared files.
-        """
-        self.start()
-        self._show_threads()
-        assert self._exposition is not None  # noqa: S101 - ``start`` has set it
-        return self._exposition.text()
+            return self._exposition
 
     def delivery(
         self, outcome: Outcome, event_type: str | None, seconds: float, secret: int | None

@@ -119,7 +119,7 @@ class SharedFiles:
         new = self._new(kind)
         sources = list(self._folder.glob(f"{kind}_*.merged"))
         if sources and new.exists():
-            new.rename(self._merged(kind))
+            new.replace(self._merged(kind))
         new.unlink(missing_ok=True)
         for source in sources:
             source.unlink()

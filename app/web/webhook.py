@@ -12,10 +12,8 @@ from app.errors import DeliveryError, InboxUnavailable, Refused, TooLarge
 from app.processing.receiver import Delivery
 from app.services import services
 from app.states import SUCCESSES, Outcome
+from app.stripe_api.destinations import WEBHOOK_PATH
 from app.web import answers
-
-#: The path of the service for deliveries.
-WEBHOOK_PATH = "/webhook"
 
 #: Outcomes that are logged as information, not as warnings.
 EXPECTED = (Outcome.ACCEPTED, *SUCCESSES, Outcome.DUPLICATE)

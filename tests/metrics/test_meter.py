@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import stripe
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.inbox import Activity
@@ -16,8 +18,12 @@ from app.metrics.meter import OTHER
 from app.states import Outcome
 from devkit import samples
 from devkit.deliver import Receiver
+from devkit.stripe_api import StripeApi
+from tests.support import raw_sql
+from tests.support.waiting import wait_for
 
 HANDLED = "v1.customer.created"
+HOOK = "hook = None\ndef handle(notif, client): hook()\n"
 MODULES = {"v1_customer_created": "def handle(notif, client): pass\n"}
 MakeReceiver = Callable[..., Receiver]
 
@@ -32,7 +38,7 @@ def receiver(make_receiver: MakeReceiver) -> Receiver:
 
 def series(receiver: Receiver) -> dict[tuple[str, ...], float]:
     """Return the service's series: their names without the prefix, with labels, and values."""
-    families = text_string_to_metric_families(receiver.services.meter.text().decode())
+    families = text_string_to_metric_families(receiver.services.meter.start().text().decode())
     return {
         (sample.name.removeprefix("stripe_receiver_"), *map(str, sample.labels.values())): (
             sample.value
@@ -126,6 +132,50 @@ class TestOthers:
         assert found["rate_limit_wait_seconds_bucket", "0.5"] == 1
         assert found[("lease_losses_total",)] == 1
         assert found[("reconcile_missing_total",)] == 3
+
+    def test_requests_to_stripe(self, make_receiver: MakeReceiver, stripe_api: StripeApi) -> None:
+        """Each request counts by its status, and how long it waited for the rate limiter."""
+        settings = {"stripe_api_base": stripe_api.url, "stripe_rate_limit": 1000}
+        receiver = make_receiver(MODULES, **settings)
+        receiver.services.meter.start()
+        with pytest.raises(stripe.InvalidRequestError):
+            receiver.services.client.v1.customers.retrieve("cus_none")
+        found = series(receiver)
+        assert found["stripe_requests_total", "404"] == 1
+        assert found[("rate_limit_wait_seconds_count",)] == 1
+
+    def test_no_answer_from_stripe(self, make_receiver: MakeReceiver) -> None:
+        """A request without an answer has no status."""
+        receiver = make_receiver(MODULES, stripe_api_base="http://127.0.0.1:9")
+        receiver.services.meter.start()
+        with pytest.raises(stripe.APIConnectionError):
+            receiver.services.client.v1.customers.retrieve(
+                "cus_none", options={"max_network_retries": 0}
+            )
+        assert series(receiver)["stripe_requests_total", "error"] == 1
+
+    def test_lost_lease(self, make_receiver: MakeReceiver) -> None:
+        """A claim that another attempt takes over while its callback runs counts."""
+        receiver = make_receiver({"v1_customer_created": HOOK}, lease_seconds=1)
+        receiver.services.meter.start()
+        url = receiver.services.settings.database_url
+
+        def lose_the_claim() -> None:
+            raw_sql.execute(url, "UPDATE events SET claimed_by = 'another'")
+            wait_for(lambda: series(receiver)[("lease_losses_total",)] == 1)
+
+        receiver.module("v1_customer_created").hook = lose_the_claim
+        assert receiver.deliver(samples.notification(HANDLED)).status_code == 409
+
+    def test_missing_event(self, make_receiver: MakeReceiver, stripe_api: StripeApi) -> None:
+        """An event that reconciliation backfills counts."""
+        receiver = make_receiver(MODULES, stripe_api_base=stripe_api.url)
+        receiver.services.meter.start()
+        created = datetime.now(UTC) - timedelta(hours=1)
+        stripe_api.put_event(samples.event(samples.notification(HANDLED, created=created)))
+        reconciler = receiver.services.reconciler
+        reconciler.record(reconciler.find([]))
+        assert series(receiver)[("reconcile_missing_total",)] == 1
 
     def test_worker_threads(self, receiver: Receiver) -> None:
         """The numbers of threads are those of the moment."""

@@ -90,8 +90,10 @@ def is_answered_200(service: Service, event_id: str) -> bool:
 def wait_until_done(database_url: str, number: int) -> None:
     """Return when this ``number`` of events is done, and check that there are no others."""
     with contextlib.closing(Inbox(database_url, lease_seconds=2)) as inbox:
-        wait_for(lambda: inbox.administration.count(EventFilter(state="done")) == number, DEADLINE)
-        assert inbox.administration.count(EventFilter()) == number
+        wait_for(
+            lambda: inbox.administration.count(EventFilter(state="done")).number == number, DEADLINE
+        )
+        assert inbox.administration.count(EventFilter()).number == number
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -607,7 +607,9 @@ def run_chaos(
 
     def all_done() -> bool:
         done = EventFilter(state="done")
-        return ask_inbox(database_url, lambda inbox: inbox.administration.count(done)) == len(MANY)
+        return ask_inbox(
+            database_url, lambda inbox: inbox.administration.count(done).number
+        ) == len(MANY)
 
     wait_for(all_done, 3 * DEADLINE)
     assert_nothing_lost(lab, database_url)

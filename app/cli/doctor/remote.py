@@ -10,24 +10,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import stripe
 from stripe.v2 import ListObject
 
-from app.cli.destination.compare import (
-    ANY_URL,
-    Comparison,
-    Expected,
-    compare,
-    fetch_all,
-    handled_types,
-    same_url,
-    takes_thin,
-    url_of,
-)
 from app.cli.doctor.lines import Level, Line
 from app.cli.hints import hint
 from app.cli.output import duration, few, plural
 from app.cli.stripe_errors import StripeFailedError, checked, explained
 from app.errors import InboxUnavailable
 from app.states import SUCCESSES
-from app.web.webhook import WEBHOOK_PATH
+from app.stripe_api.destinations import (
+    ANY_URL,
+    WEBHOOK_PATH,
+    Comparison,
+    Expected,
+    compare,
+    fetch_all,
+    same_url,
+    takes_thin,
+    url_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -157,8 +156,8 @@ class Account:
                     yield self._ping(one)
 
     def _compared(self, here: list[EventDestination]) -> Iterator[Line]:
-        types = handled_types(self.registry) if self.registry else frozenset()
-        expected = Expected(types, self.settings.livemode, self.options.url)
+        types = self.registry.handled_types if self.registry else frozenset()
+        expected = Expected(types, self.settings.livemode, self.options.url, hint=hint)
         comparisons = [compare(one, expected) for one in here]
         for comparison in comparisons:
             yield from self._destination(comparison)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask.cli import AppGroup
 
 from app.cli.events.event_list import list_events
+from app.cli.events.groups import groups
 from app.cli.events.pause import pause, resume
 from app.cli.events.prune import prune
 from app.cli.events.reconcile import reconcile
@@ -14,7 +15,7 @@ from app.cli.events.stats import stats
 
 events = AppGroup("events", help="Show, retry, backfill, and remove events.")
 for command in (
-    *(list_events, show, stats, retry, reconcile, pause, resume),
+    *(list_events, show, stats, groups, retry, reconcile, pause, resume),
     prune,
 ):
     events.add_command(command)

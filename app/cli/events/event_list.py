@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from flask.cli import with_appcontext
 
-from app.cli.events.filters import filter_options, limit_option, no_events
+from app.cli.events.filters import filter_options, limit_option, no_events, read_cursor
 from app.cli.hints import hint
 from app.cli.inbox_errors import explained
 from app.cli.output import iso_time, json_option, say, say_json, say_table, shortened
@@ -17,6 +17,7 @@ from app.states import State
 if TYPE_CHECKING:
     from app.inbox import Event, Note
     from app.inbox.filters import EventFilter
+    from app.inbox.models import Cursor, EventRow, Page
 
 HEADINGS = (
     *("received", "event id", "type", "state", "attempts", "outcome"),
@@ -29,28 +30,46 @@ REASON_LENGTH = 60
 @click.command("list")
 @filter_options
 @limit_option(default=50)
+@click.option(
+    "--before",
+    callback=read_cursor,
+    metavar="PLACE",
+    help="Only events before this place, which an earlier list printed.",
+)
 @json_option
 @with_appcontext
-def list_events(wanted: EventFilter, limit: int, *, as_json: bool) -> None:
-    """List events, the latest first."""
+def list_events(wanted: EventFilter, limit: int, *, before: Cursor | None, as_json: bool) -> None:
+    """List events, the latest first.
+
+    A search that finds few events among many stops early. It prints the place from which
+    --before continues it.
+    """
     inbox, is_queue = services().inbox, services().settings.is_queue
     with explained():
-        events = inbox.administration.select(wanted, limit)
+        page = inbox.administration.page(wanted, limit=limit, before=before)
         paused = inbox.administration.paused()
     if as_json:
-        say_json([as_object(event) for event in events])
+        say_json([as_object(event) for event in page.events])
+        _say_rest(page, err=True)
         return
     if paused:
         say(paused_sentence(paused))
-    if not events:
+    if page.events:
+        rows = [_cells(each, is_queue=is_queue) for each in page.events]
+        say_table(rows, headings=HEADINGS)
+    elif not page.is_partial:
         say(no_events(wanted))
-        return
-    say_table([_cells(each, is_queue=is_queue) for each in events], headings=HEADINGS)
-    if len(events) == limit:
-        say(f"There may be more than {'this one' if limit == 1 else f'these {limit}'} (--limit).")
+    _say_rest(page)
 
 
-def as_object(event: Event) -> dict[str, Any]:
+def _say_rest(page: Page, *, err: bool = False) -> None:
+    """Print how to list the older events, if there may be some."""
+    if page.older is not None:
+        more = "The search stopped early" if page.is_partial else "There are more"
+        say(f"{more}: continue with --before {page.older}", err=err)
+
+
+def as_object(event: Event | EventRow) -> dict[str, Any]:
     """Return the fields of an event for JSON. A field that does not apply is None."""
     return {
         "id": event.id,
@@ -60,6 +79,8 @@ def as_object(event: Event) -> dict[str, Any]:
         "state": event.state,
         "outcome": event.outcome,
         "reason": event.reason,
+        "group": event.fingerprint,
+        "release": event.release,
         "attempts": event.attempt,
         "deliveries": event.deliveries,
         "source": event.source,
@@ -81,14 +102,14 @@ def paused_sentence(paused: Note) -> str:
     )
 
 
-def _cells(event: Event, *, is_queue: bool) -> tuple[str, ...]:
+def _cells(event: EventRow, *, is_queue: bool) -> tuple[str, ...]:
     received = iso_time(event.received_at, "seconds")
     about = (event.id, event.type, event.state, str(event.attempt), event.outcome or "-")
     reason = shortened(event.reason or "-", REASON_LENGTH)
     return (received, *about, _next_retry(event, is_queue=is_queue), event.context or "-", reason)
 
 
-def _next_retry(event: Event, *, is_queue: bool) -> str:
+def _next_retry(event: EventRow, *, is_queue: bool) -> str:
     """Return when the event runs again. In inline mode, Stripe decides when it delivers again."""
     if event.state != State.PENDING:
         return "-"

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import functools
 import re
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from dataclasses import fields
 from typing import Any
 
 import click
 
-from app.inbox.filters import EventFilter
-from app.states import OF_DELIVERIES, Outcome, State
+from app.inbox.filters import OUTCOMES, STATES, UNITS, EventFilter, read_time
+from app.inbox.models import Cursor
 
 #: The largest ``--limit``: an integer of both databases.
 MAX_LIMIT = 2**31 - 1
-
-# Not the enum: Click would offer the names of its members.
-STATES = [each.value for each in State]
-OUTCOMES = [each.value for each in Outcome if each not in OF_DELIVERIES]
-
-#: Seconds of the units in ``30m`` or ``24h``.
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 Command = Callable[..., Any]
 
@@ -35,16 +27,20 @@ def read_since(
     """Return seconds since 1970 for ``2h``, ``2026-11-25`` or ``2026-11-25T10:00Z``."""
     if value is None:
         return None
-    ago = re.fullmatch(r"([0-9]{1,9})([smhd])", value)
-    if ago:
-        return time.time() - int(ago[1]) * UNITS[ago[2]]
     try:
-        moment = datetime.fromisoformat(value)
-    except ValueError:
-        raise click.BadParameter(
-            f"{value!r} is neither an age like 30m, 24h or 3d nor a time like 2026-11-25T10:00Z"
-        ) from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        return read_time(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def read_cursor(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> Cursor | None:
+    """Return the place in the list that an earlier list printed."""
+    try:
+        return None if value is None else Cursor.parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def read_interval(
@@ -102,20 +98,26 @@ def filter_options(command: Command) -> Command:
 
     @click.option("--state", type=click.Choice(STATES), help="Only events in this state.")
     @click.option("--outcome", type=click.Choice(OUTCOMES), help="Only events with this outcome.")
-    @click.option("--type", "type_", metavar="TYPE", help="Only events of this type.")
+    @click.option("--type", metavar="TYPE", help="Only events of this type.")
     @click.option("--context", metavar="ACCT", help="Only events of this account.")
+    @click.option("--object", "object_id", metavar="ID", help="Only events of this object: cus_...")
+    @click.option("--group", metavar="GROUP", help="Only events with this error.")
+    @click.option(
+        "--failed-before",
+        metavar="RELEASE",
+        help="Only events that failed last under a release before this one.",
+    )
     @since_option("Only events received since then: 30m, 24h, 3d, or a time (UTC).")
+    @click.option(
+        "--until",
+        callback=read_since,
+        metavar="WHEN",
+        help="Only events received until then, in the same forms.",
+    )
     @functools.wraps(command)
-    def with_filters(
-        *arguments: Any,
-        state: str | None,
-        outcome: str | None,
-        type_: str | None,
-        context: str | None,
-        since: float | None,
-        **options: Any,
-    ) -> Any:
-        wanted = EventFilter(state, type_, context, since, outcome)
+    def with_filters(*arguments: Any, **options: Any) -> Any:
+        names = [each.name for each in fields(EventFilter) if each.name in options]
+        wanted = EventFilter(**{name: options.pop(name) for name in names})
         return command(*arguments, wanted=wanted, **options)
 
     return with_filters
@@ -129,6 +131,9 @@ def no_events(wanted: EventFilter) -> str:
     words += [f"are {wanted.state}"] if wanted.state else []
     words += [f"with the outcome {wanted.outcome}"] if wanted.outcome else []
     words += [f"of type {wanted.type}"] if wanted.type else []
-    words += [f"of {wanted.context}"] if wanted.context else []
+    words += [f"of {each}" for each in (wanted.context, wanted.object_id) if each]
+    words += [f"with the error {wanted.group}"] if wanted.group else []
+    words += [f"failed before {wanted.failed_before}"] if wanted.failed_before else []
     words += ["since then"] if wanted.since is not None else []
+    words += ["until then"] if wanted.until is not None else []
     return f"{' '.join(words)}."

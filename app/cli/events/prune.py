@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import click
 from flask.cli import with_appcontext
 
-from app.cli.events.filters import UNITS, read_interval
+from app.cli.events.filters import read_interval
 from app.cli.inbox_errors import explained
 from app.cli.output import confirm, iso_time, plural, progress, say
 from app.conversions import MIN_RETENTION_DAYS
+from app.inbox.filters import UNITS
 from app.maintenance.retention import prune as remove
 from app.services import services
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import socket
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
@@ -14,16 +15,38 @@ from app.cli.events.filters import filter_options, limit_option
 from app.cli.execution import begin_execution
 from app.cli.hints import hint
 from app.cli.inbox_errors import explained
-from app.cli.output import confirm, mode, plural, progress, say, say_beside_progress, say_table
-from app.errors import CallbackFailed, DeliveryError, InboxUnavailable
+from app.cli.output import (
+    confirm,
+    counted,
+    mode,
+    plural,
+    progress,
+    say,
+    say_beside_progress,
+    say_table,
+)
+from app.errors import CallbackFailed, DeliveryError
 from app.inbox.filters import EventFilter
+from app.inbox.models import Count
+from app.operations.retrying import Refusal, ResultDelayed, Retrier, Rules
 from app.services import services
-from app.states import SUCCESSES, WITHOUT_MODULE, Outcome, State
+from app.states import SUCCESSES, Outcome, State
 from app.text import printable
 
 if TYPE_CHECKING:
     from app.inbox import Event
+    from app.inbox.models import EventRow
     from app.services import Services
+
+    Selected = Event | EventRow
+
+REFUSALS = {
+    Refusal.OTHER_MODE: "is a {mode} event, and STRIPE_API_KEY is of the other mode",
+    Refusal.SUCCEEDED: "has succeeded; to run it a second time add --again",
+    Refusal.NO_MODULE: "has no handler module yet; to run the fallback once more add --again",
+    Refusal.RUNNING: "is running",
+    Refusal.RESCUED_SOON: "is an orphan: a worker rescues it",
+}
 
 DUE, CHANGED = "due now", "not run: it has changed since you were asked"
 
@@ -36,13 +59,6 @@ class Options(TypedDict):
     again: bool
     dry_run: bool
     yes: bool
-
-
-class Conditions(TypedDict):
-    """The conditions on a done event, for the inbox."""
-
-    again: bool
-    seen_attempt: int
 
 
 def operator() -> str:
@@ -103,7 +119,7 @@ def _retry(
 
 def _selected(
     services: Services, event_ids: tuple[str, ...], wanted: EventFilter, options: Options
-) -> list[Event]:
+) -> list[Selected]:
     """Return the selected events, the oldest first, and print their number."""
     if event_ids and wanted != EventFilter():
         raise click.UsageError("Give either IDs or options that select events, not both.")
@@ -111,19 +127,21 @@ def _selected(
         return _by_id(services, event_ids)
     if wanted == EventFilter():
         raise click.UsageError(
-            "Give IDs, or select events with --state, --outcome, --type, --context or --since."
+            "Give IDs, or select events with --state, --group, --since or another filter."
         )
+    administration = services.inbox.administration
     selections = _selections(services, wanted, again=options["again"])
-    count = sum(services.inbox.administration.count(each) for each in selections)
-    found = [
+    count = sum((administration.count(each) for each in selections), Count(0))
+    found: list[Selected] = [
         event
         for each in selections
-        for event in services.inbox.administration.select(each, options["limit"], oldest_first=True)
+        for event in islice(administration.walk(each), options["limit"])
     ]
     events = _oldest_first(found)[: options["limit"]]
     oldest = "one" if len(events) == 1 else len(events)
-    capped = f"; the oldest {oldest} will be run (--limit)" if len(events) < count else ""
-    say(f"{plural(count, 'event')} selected{capped}.")
+    is_capped = count.is_bounded or len(events) < count.number
+    capped = f"; the oldest {oldest} will be run (--limit)" if is_capped else ""
+    say(f"{counted(count, 'event')} selected{capped}.")
     return events
 
 
@@ -142,7 +160,7 @@ def _selections(services: Services, wanted: EventFilter, *, again: bool) -> list
     return [replace(wanted, state=each) for each in states]
 
 
-def _by_id(services: Services, event_ids: tuple[str, ...]) -> list[Event]:
+def _by_id(services: Services, event_ids: tuple[str, ...]) -> list[Selected]:
     found = {event_id: services.inbox.administration.find(event_id) for event_id in event_ids}
     missing = [event_id for event_id, event in found.items() if event is None]
     if missing:
@@ -150,57 +168,44 @@ def _by_id(services: Services, event_ids: tuple[str, ...]) -> list[Event]:
     return _oldest_first([event for event in found.values() if event is not None])
 
 
-def _oldest_first(events: list[Event]) -> list[Event]:
+def _oldest_first(events: list[Selected]) -> list[Selected]:
     return sorted(events, key=lambda event: (event.received_at, event.id))
 
 
-def _refusal(services: Services, event: Event, options: Options) -> str | None:
+def _refusal(services: Services, event: Selected, options: Options) -> str | None:
     """Return the reason why this event cannot be run again, or None."""
-    if event.livemode != services.settings.livemode:
-        return f"is a {mode(live=event.livemode)} event, and STRIPE_API_KEY is of the other mode"
-    is_handled = event.state == State.DONE and event.outcome not in WITHOUT_MODULE
-    if is_handled and not options["again"]:
-        return "has succeeded; to run it a second time add --again"
-    by_fallback = event.state == State.DONE and event.outcome == Outcome.FALLBACK
-    if by_fallback and not (options["again"] or event.type in services.reconciler.types):
-        return "has no handler module yet; to run the fallback once more add --again"
-    if event.state == State.RUNNING:
-        if not event.is_orphan:
-            return "is running"
-        if services.settings.is_queue:
-            return "is an orphan: a worker rescues it"
-    return None
+    settings = services.settings
+    rules = Rules(settings.livemode, settings.is_queue, services.reconciler.types)
+    refusal = rules.refusal(event, again=options["again"])
+    return REFUSALS[refusal].format(mode=mode(live=event.livemode)) if refusal else None
 
 
-def _run_all(services: Services, events: list[Event], options: Options) -> None:
-    run = _reopen if services.settings.is_queue else _run
+def _run_all(services: Services, events: list[Selected], options: Options) -> None:
+    retrier = Retrier(services.inbox, services.runner, is_queue=services.settings.is_queue)
     failed = 0
     for event in progress(events, len(events), "Running"):
-        # The inbox decides by the event as it is now: the question may have been open for hours.
-        conditions = Conditions(again=options["again"], seen_attempt=event.attempt)
-        noted = services.inbox.administration.note_retry(
-            event.id, by=operator(), why=options["why"], **conditions
-        )
-        outcome = run(services, event, conditions) if noted else CHANGED
+        outcome = _run(retrier, event, options)
         failed += outcome not in {*SUCCESSES, DUE}
         say_beside_progress(f"{event.id}  {event.type}  {outcome}")
     if failed:
         raise click.ClickException(f"{failed} of {plural(len(events), 'event')} did not succeed.")
 
 
-def _reopen(services: Services, event: Event, conditions: Conditions) -> str:
-    """Make the event due for the workers, and return the outcome."""
-    return DUE if services.inbox.administration.reopen(event.id, **conditions) else CHANGED
-
-
-def _run(services: Services, event: Event, conditions: Conditions) -> str:
-    """Run the event here, and return the outcome."""
-    claim = services.inbox.claims.claim_one(event.id, **conditions)
-    if claim is None:
-        return CHANGED
+def _run(retrier: Retrier, event: Selected, options: Options) -> str:
+    """Run the event again, and return the outcome in words."""
     try:
-        return services.runner.run(claim)
+        # The inbox decides by the event as it is now: the question may have been open for hours.
+        outcome = retrier.retry(
+            event.id,
+            by=operator(),
+            why=options["why"],
+            again=options["again"],
+            seen_attempt=event.attempt,
+        )
     except CallbackFailed:
         return f"failed: run {hint('events', 'show', event.id)} for the traceback"
-    except (DeliveryError, InboxUnavailable) as error:
+    except (DeliveryError, ResultDelayed) as error:
         return f"{error.outcome}: {error.message}"
+    if outcome is None:
+        return CHANGED
+    return DUE if outcome is Outcome.ACCEPTED else outcome

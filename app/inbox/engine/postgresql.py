@@ -72,13 +72,16 @@ class PostgresqlStatements:
     ) -> list[sa.Row[Any]]:
         """Run one reading statement within ``seconds``, and return all rows.
 
+        With the execution option ``in_order``, the planner reads rows in the order of an index.
         When its connection is lost it runs once more. Raises the driver's error.
         """
         # Not kept: a list with filters is another statement each time.
         state = self._compile(statement).construct_expanded_state(parameters)
         is_short = seconds <= limits.SECONDS
         limit = session.STATEMENT_TIMEOUT_MS if is_short else session.READ_STATEMENT_TIMEOUT_MS
-        return self._run(state.statement, dict(state.parameters), seconds, limit, _all_rows)
+        options = statement.get_execution_options()
+        parameters = dict(state.parameters)
+        return self._run(state.statement, parameters, seconds, limit, _all_rows, options=options)
 
     def _sql(self, statement: sa.Executable) -> str:
         statements = self._statements
@@ -105,7 +108,12 @@ class PostgresqlStatements:
         options: Mapping[str, Any] = _NO_OPTIONS,
     ) -> T:
         def run(connection: Connection, sql: str) -> T:
-            return fetch(session.execute(connection, sql, parameters, statement_timeout_ms))
+            in_order = options.get("in_order", False)
+            return fetch(
+                session.execute(
+                    connection, sql, parameters, statement_timeout_ms, in_order=in_order
+                )
+            )
 
         self._connector.close_stale()
         result = options.get("result")

@@ -46,6 +46,13 @@ COMMIT_SYNCHRONOUSLY = (
 #: changed. Under a stricter isolation level PostgreSQL refuses those with a serialization failure.
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
+#: Makes the planner read rows in the order of an index. Its estimates can be wrong by a factor of a
+#: thousand, and without statistics always are. Then it reads the whole table to find 50 rows.
+_READ_IN_ORDER = ", ".join(
+    f"set_config('{name}', 'off', true)"
+    for name in ("enable_seqscan", "enable_bitmapscan", "enable_sort", "jit")
+)
+
 #: Connections that the limits of the role, the database and the server still allow.
 _CONNECTIONS_LEFT = """
     SELECT least(
@@ -120,13 +127,22 @@ def connect(connector: Connector, names: dict[str, Any]) -> Connection:
 
 
 def execute(
-    connection: Connection, sql: str, parameters: dict[str, Any], statement_timeout_ms: int
+    connection: Connection,
+    sql: str,
+    parameters: dict[str, Any],
+    statement_timeout_ms: int,
+    *,
+    in_order: bool = False,
 ) -> Any:
-    """Run one statement as one transaction, and return its cursor. Raises the driver's errors."""
+    """Run one statement as one transaction, and return its cursor. Raises the driver's errors.
+
+    ``in_order``: an index has the order that the statement asks for.
+    """
     if not connection.is_pooled and connection.statement_timeout_ms != statement_timeout_ms:
         _set_timeout(connection, statement_timeout_ms)
-    if connection.is_pooled:
-        return _execute_alone(connection, sql, parameters, statement_timeout_ms)
+    if connection.is_pooled or in_order:
+        more = f", {_READ_IN_ORDER}" if in_order else ""
+        return _execute_alone(connection, sql, parameters, statement_timeout_ms, more)
     return connection.execute(sql, parameters)
 
 
@@ -141,10 +157,15 @@ def _set_timeout(connection: Connection, statement_timeout_ms: int) -> None:
 
 
 def _execute_alone(
-    connection: Connection, sql: str, parameters: dict[str, Any], statement_timeout_ms: int
+    connection: Connection,
+    sql: str,
+    parameters: dict[str, Any],
+    statement_timeout_ms: int,
+    more: str,
 ) -> Any:
     """Run the statement between its settings and the commit, in one round trip.
 
+    ``more`` settings are SQL. No setting outlives the transaction.
     A connection that was lost is closed when this raises.
     """
     try:
@@ -153,7 +174,7 @@ def _execute_alone(
             connection.execute(
                 f"SELECT set_config('statement_timeout', '{statement_timeout_ms}', true),"
                 f" set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', true),"
-                f" {COMMIT_SYNCHRONOUSLY.format(local=True)}"
+                f" {COMMIT_SYNCHRONOUSLY.format(local=True)}{more}"
             )
             cursor = connection.execute(sql, parameters)
             connection.execute("COMMIT")

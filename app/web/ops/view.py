@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 from flask import url_for
 from markupsafe import Markup
 
+from app.formats import duration, iso_time
 from app.services import services
 from app.web.ops import auth, security, static
-
-#: Units of a relative time: seconds of each, and the name.
-UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def context() -> dict[str, Any]:
@@ -33,23 +30,16 @@ def context() -> dict[str, Any]:
     }
 
 
-def duration(seconds: float) -> str:
-    """Return a duration in its largest unit: ``4 min``."""
-    for size, name in UNITS:
-        if seconds >= size:
-            return f"{int(seconds // size)} {name}"
-    return "0 s"
-
-
 def when(at: float | None) -> Markup:
     """Return a time as HTML: relative to now, with the exact UTC time on hover or focus."""
     if at is None:
         return Markup("never")
     passed = time.time() - at
     shown = f"{duration(passed)} ago" if passed >= 0 else f"in {duration(-passed)}"
-    exact = datetime.fromtimestamp(at, UTC).replace(microsecond=0)
-    return Markup('<time datetime="{}" data-exact="{} UTC" tabindex="0">{}</time>').format(
-        exact.isoformat().replace("+00:00", "Z"), exact.replace(tzinfo=None), shown
+    moment = iso_time(at, "seconds")
+    exact = moment.replace("T", " ").replace("Z", " UTC")
+    return Markup('<time datetime="{}" data-exact="{}" tabindex="0">{}</time>').format(
+        moment, exact, shown
     )
 
 

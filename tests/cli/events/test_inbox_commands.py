@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partialmethod
 from typing import Any
 
 import pytest
@@ -100,6 +101,10 @@ class TestList:
             (["--state", "dead"], ["evt_1"]),
             (["--type", "v1.invoice.paid"], ["evt_2"]),
             (["--context", "acct_1"], ["evt_2"]),
+            (["--object", "cus_1"], ["evt_1"]),
+            (["--group", "0" * 12], []),
+            (["--failed-before", "v2"], []),
+            (["--until", "1h"], []),
             (["--since", "1h"], ["evt_2", "evt_1"]),
             (["--since", "2999-01-01"], []),
             (["--since", "2020-01-01T00:00+02:00", "--limit", "1"], ["evt_2"]),
@@ -108,9 +113,9 @@ class TestList:
     def test_options_select(
         self, make_receiver: Make, options: list[str], expected: list[str]
     ) -> None:
-        """Options select events by state, type, account and age."""
+        """Options select events by state, type, account, object, error, release and age."""
         receiver = make_receiver({CREATED: GIVING_UP})
-        deliver(receiver, "evt_1")
+        deliver(receiver, "evt_1", object_id="cus_1")
         deliver(receiver, "evt_2", type="v1.invoice.paid", context="acct_1")
 
         rows = json.loads(run(receiver, "list", "--json", *options).stdout)
@@ -124,6 +129,7 @@ class TestList:
         (row,) = json.loads(run(receiver, "list", "--json").stdout)
         times = {name: row.pop(name) for name in ("received_at", "due_at", "settled_at")}
         assert all(TIME.fullmatch(time) for time in times.values())
+        assert re.fullmatch("[0-9a-f]{12}", row.pop("group"))
         assert row == {
             "id": "evt_1",
             "type": TYPE,
@@ -132,6 +138,7 @@ class TestList:
             "state": "pending",
             "outcome": "failed",
             "reason": "ValueError: never",
+            "release": None,
             "attempts": 1,
             "deliveries": 1,
             "source": "delivery",
@@ -149,17 +156,45 @@ class TestList:
         assert run(receiver, "list", *asked).stdout == (
             f"No events are dead of type {TYPE} of acct_1 since then.\n"
         )
-
-    def test_cut_list_says_so(self, make_receiver: Make) -> None:
-        """If the limit cuts the list, the output says so."""
-        receiver = make_receiver()
-        deliver(receiver, "evt_1")
-        deliver(receiver, "evt_2")
-
-        assert (
-            "There may be more than this one (--limit)."
-            in run(receiver, "list", "--limit", "1").stdout
+        asked = ["--object", "cus_1", "--group", "ab", "--failed-before", "v2", "--until", "3d"]
+        assert run(receiver, "list", *asked).stdout == (
+            "No events of cus_1 with the error ab failed before v2 until then.\n"
         )
+
+    def test_cut_list_continues(self, make_receiver: Make) -> None:
+        """If the limit cuts the list, the output has the place from which it continues."""
+        receiver = make_receiver()
+        for number in (1, 2, 3):
+            deliver(receiver, f"evt_{number}")
+
+        first = run(receiver, "list", "--limit", "2").stdout
+        assert "evt_2" in first
+        (place,) = re.findall(r"There are more: continue with --before (\S+)\n", first)
+        last = run(receiver, "list", "--limit", "2", "--before", place)
+        assert "evt_1" in last.stdout
+        assert "continue" not in last.stdout
+        as_json = run(receiver, "list", "--limit", "2", "--json")
+        assert [row["id"] for row in json.loads(as_json.stdout)] == ["evt_3", "evt_2"]
+        assert f"continue with --before {place}" in as_json.stderr
+
+    def test_search_that_stopped_early(
+        self, make_receiver: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A list that ends at the bound of the search does not say that nothing matches."""
+        receiver = make_receiver()
+        for number in (1, 2, 3):
+            deliver(receiver, f"evt_{number}")
+        # A search of thousands of events would take as many deliveries.
+        page = partialmethod(Administration.page, bound=1)
+        monkeypatch.setattr(Administration, "page", page)
+
+        shown = run(receiver, "list", "--outcome", "handled", "--state", "done").stdout
+        assert re.fullmatch(r"The search stopped early: continue with --before \S+\n", shown)
+
+    def test_invalid_place_is_refused(self, receiver: Receiver) -> None:
+        """A place that no list printed is refused."""
+        refused = run(receiver, "list", "--before", "evt_1")
+        assert (refused.exit_code, "'evt_1' is no place" in refused.stderr) == (2, True)
 
     def test_invalid_time_is_refused(self, receiver: Receiver) -> None:
         """The error shows the valid forms of a time."""

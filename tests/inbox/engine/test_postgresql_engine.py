@@ -185,7 +185,7 @@ def test_shortage_of_memory_is_an_outage(
     """A later try may succeed. As an error of the value, it would make a handled event dead."""
     engine = PostgresqlEngine(postgresql_url)
 
-    def fail(*_arguments: object) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
         raise MemoryError
 
     # The memory of a test cannot run out at this statement.

@@ -36,11 +36,13 @@ class Browser:
             auth.require_viewer()
             return auth.viewer().csrf_token
 
-    def post(self, path: str, *, follow: bool = False, **fields: str) -> TestResponse:
-        """Send a form of a page."""
+    def post(
+        self, path: str, fields: dict[str, str] | None = None, *, follow: bool = False
+    ) -> TestResponse:
+        """Send a form of a page with these ``fields``."""
         return self.receiver.client.post(
             path,
-            data={"csrf_token": self.csrf_token(), **fields},
+            data={"csrf_token": self.csrf_token(), **(fields or {})},
             auth=(self.name, self.token),
             headers=SAME_ORIGIN,
             follow_redirects=follow,
