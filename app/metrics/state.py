@@ -81,6 +81,22 @@ def _inbox_gauges(gauges: Gauges) -> Iterator[Metric]:
     for group in gauges.groups:
         groups.add_metric([group.fingerprint, group.exception or "unknown"], group.open.number)
     yield groups
+    yield from _watched_gauges(gauges)
+
+
+def _watched_gauges(gauges: Gauges) -> Iterator[Metric]:
+    destinations = _gauge(
+        "destination_enabled",
+        "1 if the event destination is enabled at Stripe, else 0, as the watch saw it last.",
+        "destination",
+    )
+    for destination, is_enabled in gauges.destinations.items():
+        destinations.add_metric([destination], float(is_enabled))
+    yield destinations
+    alerts = _gauge("alerts", "Alerts that are raised, by their name.", "alert")
+    for alert, number in gauges.alerts.items():
+        alerts.add_metric([alert], number)
+    yield alerts
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
