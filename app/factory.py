@@ -112,7 +112,7 @@ def warn_of_misspelt(settings: Settings) -> None:
 def make_services(settings: Settings, handlers: Registry) -> Services:
     """Return all services of one process, for these handler modules."""
     inbox = make_inbox(settings)
-    meter = Meter(inbox, lambda: [each.event_type for each in handlers.modules])
+    meter = Meter(inbox, lambda: [each.event_type for each in handlers.modules], settings.release)
     tracing = make_tracing(environment())
     client = make_client(settings, inbox, meter, tracing)
     parts = make_leases(inbox, settings.lease_seconds, meter.lease_lost)

@@ -21,7 +21,10 @@ ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yaml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboard.json"
 #: What an alert of the service itself is called where a rule has the same condition.
-ALERTS = ("dead_events", "backlog", "failures", "silence", "inbox_not_writable", "reconcile_gap")
+ALERTS = (
+    *("dead_events", "backlog", "failures", "silence", "inbox_not_writable"),
+    *("destination_disabled", "reconcile_gap"),
+)
 
 
 def own_metrics() -> Iterator[Metric]:
