@@ -19,7 +19,7 @@ from app.alerts.tasks import alert_tasks
 from app.database_url import passwords
 from app.errors import StartError
 from app.inbox import Inbox
-from app.maintenance.retention import ROUND_SECONDS, Pruner
+from app.maintenance import retention
 from app.maintenance.schedule import Maintenance, Task
 from app.metrics.meter import FLUSH_SECONDS, Meter
 from app.processing import registry
@@ -42,6 +42,7 @@ from app.stripe_api.client import build_client
 from app.stripe_api.rate_limiter import RateLimiter
 from app.tracing.choice import make_tracing
 from app.tracing.spans import Tracing
+from app.watch.tasks import watch_tasks
 from app.web import answers, health, metrics, ops, ports, webhook
 from app.web.refusals import RefusalLog
 
@@ -144,6 +145,7 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
     reconciler = Reconciler(settings, handlers, inbox, client, runner)
     reconciler.on_missing = meter.reconcile_missing
     tasks = _maintenance_tasks(settings, inbox, meter, stopping)
+    tasks += watch_tasks(settings, handlers, inbox, client)
     return Services(
         settings=settings,
         registry=handlers,
@@ -172,15 +174,12 @@ def _maintenance_tasks(
     """Return the regular work of a serving process."""
     # Once, and again only if the inbox was away.
     begin_release = partial(inbox.groups.begin_release, settings.release)
-    tasks = [
+    return [
         Task("release", RELEASE_SECONDS, begin_release),
         Task("activity", FLUSH_SECONDS, meter.flush),
         *alert_tasks(settings, inbox),
+        *retention.tasks(settings, inbox, stopping),
     ]
-    if settings.retention_days:
-        pruner = Pruner(inbox.retention, settings.retention_days, stopping)
-        tasks.append(Task("retention", ROUND_SECONDS, pruner.run, by_leader=True))
-    return tasks
 
 
 class LeaseParts(NamedTuple):

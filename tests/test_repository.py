@@ -40,7 +40,7 @@ HTTP |= {"app.web", "app.factory", "app.services"}
 HTTP_MODULES = ("__init__", "factory", "services", "web", "cli")
 # The one other module with HTTP: it posts the alerts.
 ALERT_CLIENT = "app/alerts/post.py"
-STRIPE_MODULES = ("factory", "services", "processing", "stripe_api", "reconcile", "cli")
+STRIPE_MODULES = ("factory", "services", "processing", "stripe_api", "reconcile", "watch", "cli")
 
 # The services of a process. Only the composition root constructs them.
 SERVICES = {

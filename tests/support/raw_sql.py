@@ -32,11 +32,11 @@ def make_engine(url: str, **options: Any) -> sa.Engine:
     return sa.create_engine(url, **more, **options)
 
 
-def execute(url: str, sql: str) -> None:
-    """Run one statement, and commit it."""
+def execute(url: str, sql: str, *rows: dict[str, Any]) -> None:
+    """Run one statement, with the parameters of each row, and commit it."""
     engine = make_engine(url)
     with engine.begin() as connection:
-        connection.execute(sa.text(sql))
+        connection.execute(sa.text(sql), list(rows) or None)
     engine.dispose()
 
 

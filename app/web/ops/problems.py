@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
 
 from markupsafe import Markup
 
@@ -53,6 +52,9 @@ def _dead(facts: Facts) -> Iterator[Problem]:
     verb = "is" if str(facts.dead) == "1" else "are"
     text = Markup("{} {} dead.").format(counted(facts.dead, "event"), verb)
     if len(facts.groups) != 1:
+        if facts.groups:
+            first = min(group.first_at for group in facts.groups)
+            text += Markup(" The first of these errors was {}.").format(when(first))
         yield Problem("fail", text, "/events?state=dead", "List them")
         return
     (group,) = facts.groups
@@ -83,9 +85,6 @@ def _pauses(facts: Facts) -> Iterator[Problem]:
     if facts.paused:
         text = Markup("The workers are paused {}").format(_pause(facts.paused))
         yield Problem("warn", text, "/resume", "Resume")
-    for event_type, note in facts.paused_types.items():
-        text = Markup("The type {} is paused {}").format(event_type, _pause(note))
-        yield Problem("warn", text, f"/resume?{urlencode({'type': event_type})}", "Resume")
 
 
 def _pause(note: Note) -> Markup:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from devkit.stripe_api import StripeApi
-from tests.web.ops.conftest import READ_TOKEN, Browser
+from tests.web.ops.conftest import Browser
 
 URL = "https://your.host/webhook"
 CUSTOMER, INVOICE, CHARGE = "v1.customer.created", "v1.invoice.paid", "v1.charge.failed"
@@ -161,7 +161,7 @@ def test_failure_of_stripe(ops: Browser, stripe_api: StripeApi) -> None:
 @pytest.mark.parametrize("path", ["now", "we_1/sync"])
 def test_reader_makes_no_request(ops: Browser, stripe_api: StripeApi, path: str) -> None:
     """A person who may look makes the service send no request to Stripe."""
-    reader = Browser(ops.receiver, "ben", READ_TOKEN)
+    reader = ops.reader()
     assert reader.get(f"/ops/destinations/{path}").status_code == 403
     assert "/now" not in reader.get("/ops/destinations").text
     assert stripe_api.asked == []
