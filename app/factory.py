@@ -112,7 +112,7 @@ def warn_of_misspelt(settings: Settings) -> None:
 def make_services(settings: Settings, handlers: Registry) -> Services:
     """Return all services of one process, for these handler modules."""
     inbox = make_inbox(settings)
-    meter = Meter(inbox, lambda: [each.event_type for each in handlers.modules], settings.release)
+    meter = _make_meter(settings, handlers, inbox)
     tracing = make_tracing(environment())
     client = make_client(settings, inbox, meter, tracing)
     parts = make_leases(inbox, settings.lease_seconds, meter.lease_lost)
@@ -122,8 +122,6 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
     meter.busy_and_idle = worker.busy_and_idle
     reconciler = Reconciler(settings, handlers, inbox, client, runner)
     reconciler.on_missing = meter.reconcile_missing
-    tasks = _maintenance_tasks(settings, inbox, meter, stopping)
-    tasks += watch_tasks(settings, handlers, inbox, client)
     return Services(
         settings=settings,
         registry=handlers,
@@ -141,9 +139,14 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         refusals=RefusalLog(meter.rejection),
         meter=meter,
         tracing=tracing,
-        maintenance=Maintenance(tasks, inbox.reconciliation, stopping),
+        maintenance=_make_maintenance(settings, handlers, inbox, client, meter, stopping),
         stopping=stopping,
     )
+
+
+def _make_meter(settings: Settings, handlers: Registry, inbox: Inbox) -> Meter:
+    # Only a process that serves metrics asks for the types: modules of a command can be broken.
+    return Meter(inbox, lambda: [each.event_type for each in handlers.modules], settings.release)
 
 
 def _make_runner(  # noqa: PLR0913, PLR0917 - the services, in the order of their making
@@ -168,18 +171,25 @@ def _make_runner(  # noqa: PLR0913, PLR0917 - the services, in the order of thei
     )
 
 
-def _maintenance_tasks(
-    settings: Settings, inbox: Inbox, meter: Meter, stopping: threading.Event
-) -> list[Task]:
+def _make_maintenance(  # noqa: PLR0913, PLR0917 - as above
+    settings: Settings,
+    handlers: Registry,
+    inbox: Inbox,
+    client: stripe.StripeClient,
+    meter: Meter,
+    stopping: threading.Event,
+) -> Maintenance:
     """Return the regular work of a serving process."""
     # Once, and again only if the inbox was away.
     begin_release = partial(inbox.groups.begin_release, settings.release)
-    return [
+    tasks = [
         Task("release", RELEASE_SECONDS, begin_release),
         Task("activity", FLUSH_SECONDS, meter.flush),
         *alert_tasks(settings, inbox),
         *retention.tasks(settings, inbox, stopping),
+        *watch_tasks(settings, handlers, inbox, client),
     ]
+    return Maintenance(tasks, inbox.reconciliation, stopping)
 
 
 class LeaseParts(NamedTuple):
