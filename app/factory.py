@@ -41,6 +41,8 @@ from app.web.refusals import RefusalLog
 
 #: Seconds between two tries to record the release of this process.
 RELEASE_SECONDS = 5.0
+#: Seconds between two searches for due events of paused types.
+PARK_SECONDS = 1.0
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -148,7 +150,10 @@ def _maintenance_tasks(settings: Settings, inbox: Inbox) -> list[Task]:
     """Return the regular work of a serving process."""
     # Once, and again only if the inbox was away.
     begin_release = partial(inbox.groups.begin_release, settings.release)
-    return [Task("release", RELEASE_SECONDS, begin_release)]
+    tasks = [Task("release", RELEASE_SECONDS, begin_release)]
+    if settings.is_queue:
+        tasks.append(Task("paused_types", PARK_SECONDS, inbox.administration.park))
+    return tasks
 
 
 class LeaseParts(NamedTuple):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from app.inbox import backup
 from app.inbox.administration import Administration
+from app.inbox.audit import Audit, AuditEntry
 from app.inbox.claims import Claims
 from app.inbox.deliveries import Deliveries
 from app.inbox.engine.findings import Findings
@@ -34,6 +35,7 @@ from app.states import Outcome, State
 
 __all__ = [
     "Attempt",
+    "AuditEntry",
     "Claim",
     "Event",
     "Failure",
@@ -83,6 +85,7 @@ class Inbox:
         self.groups = Groups(self._store)
         self.claims = Claims(self._store)
         self.rescue = Rescue(self._store)
+        self.audit = Audit(self._store)
         self.administration = Administration(self._store)
         self.reconciliation = Reconciliation(self._store)
         self.rate_limits = RateLimits(self._store)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from flask.cli import AppGroup
 
+from app.cli.events.audit import audit
 from app.cli.events.event_list import list_events
+from app.cli.events.give_up import give_up
 from app.cli.events.pause import pause, resume
 from app.cli.events.reconcile import reconcile
 from app.cli.events.retry import retry
@@ -12,5 +14,6 @@ from app.cli.events.show import show
 from app.cli.events.stats import stats
 
 events = AppGroup("events", help="Show events, retry and backfill them, pause the workers.")
-for command in (list_events, show, stats, retry, reconcile, pause, resume):
+COMMANDS = (list_events, show, stats, retry, give_up, reconcile, pause, resume, audit)
+for command in COMMANDS:
     events.add_command(command)
