@@ -82,6 +82,10 @@ def test_keyboard(page: Page) -> None:
     """The key / goes to the search. The first Tab skips the frame. Focus is visible."""
     page.keyboard.press("Tab")
     expect(page.get_by_text("Skip to the content")).to_be_focused()
+    page.evaluate("window.isSamePage = true")
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_be_focused()
+    assert page.evaluate("window.isSamePage")
     page.keyboard.press("/")
     search = page.get_by_role("searchbox")
     expect(search).to_be_focused()
