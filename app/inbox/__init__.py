@@ -16,6 +16,7 @@ from app.inbox.alerts import Alerts
 from app.inbox.claims import Claims
 from app.inbox.deliveries import Deliveries
 from app.inbox.engine.findings import Findings
+from app.inbox.erasure import Erasure
 from app.inbox.findings import WatchFindings
 from app.inbox.gauges import Gauges, read_gauges
 from app.inbox.groups import Groups
@@ -37,6 +38,7 @@ from app.inbox.rescue import Rescue
 from app.inbox.retention import Retention
 from app.inbox.sql.administration import TEST_WRITE
 from app.inbox.store import Store
+from app.inbox.transfer import Transfer
 from app.states import Outcome, State
 
 __all__ = [
@@ -101,6 +103,8 @@ class Inbox:
         self.alert_facts = AlertFacts(self._store)
         self.findings = WatchFindings(self._store)
         self.overview = Overview(self._store)
+        self.erasure = Erasure(self._store)
+        self.transfer = Transfer(self._store)
 
     @property
     def address(self) -> str:

@@ -10,6 +10,10 @@ from app.inbox.store import Store
 
 DAY_SECONDS = 86400.0
 
+#: Days that the counts of error groups are kept, and the entries of the audit log.
+GROUP_DAYS = 90
+AUDIT_DAYS = 730
+
 #: Events of one step. On SQLite all other writes wait for its transaction, some milliseconds.
 ROWS = 100
 
@@ -71,3 +75,10 @@ class Retention:
             self._store.write(statements.REMOVE, slow_ok=True, **names, **end)
         is_last = len(rows) < ROWS
         return Step(removable, None if is_last else Place(rows[-1].received_at, rows[-1].id))
+
+    def remove_records(self) -> None:
+        """Remove the old hours of error groups, groups without events, and audit entries."""
+        before = self.days_ago(GROUP_DAYS)
+        self._store.write(statements.REMOVE_HOURS, slow_ok=True, hour=int(before // 3600))
+        self._store.write(statements.REMOVE_GROUPS, slow_ok=True, before=before)
+        self._store.write(statements.REMOVE_AUDIT, slow_ok=True, before=self.days_ago(AUDIT_DAYS))

@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator
 
 import structlog
 
+from app.inbox import Inbox
 from app.inbox.retention import START, Place, Retention
+from app.maintenance.schedule import Task
+from app.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -22,6 +25,21 @@ IDLE_SECONDS = 3600.0
 #: seconds. SQLite has one writer: a delivery waits for one step, and then is first.
 PAUSE_RATIO = 4.0
 MIN_PAUSE_SECONDS = 0.02
+
+
+def tasks(settings: Settings, inbox: Inbox, stopping: threading.Event) -> list[Task]:
+    """Return the tasks that remove what is old. ``stopping`` ends a round early."""
+
+    def remove_records() -> None:
+        inbox.activity.prune()
+        inbox.alerts.prune()
+        inbox.retention.remove_records()
+
+    found = [Task("old_records", IDLE_SECONDS, remove_records, by_leader=True)]
+    if settings.retention_days:
+        pruner = Pruner(inbox.retention, settings.retention_days, stopping)
+        found.append(Task("retention", ROUND_SECONDS, pruner.run, by_leader=True))
+    return found
 
 
 def prune(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from structlog.testing import capture_logs
 
-from app.inbox import Inbox, NewEvent
+from app.inbox import Failure, Inbox, NewEvent
 from app.inbox import retention as retaining
 from app.inbox.retention import DAY_SECONDS
 from app.maintenance import retention
@@ -83,6 +83,51 @@ def test_task_is_there_unless_events_are_kept_for_ever(
     tasks = make_receiver(retention_days=days).services.maintenance._tasks  # noqa: SLF001 - no other way
     leaders = [each.by_leader for each in tasks if each.name == "retention"]
     assert leaders == [True] * count
+
+
+def test_old_records_of_operators_are_removed(
+    make_receiver: Callable[..., Receiver], database_url: str
+) -> None:
+    """Counts of error groups stay for 90 days, the audit log for two years, activity for a week."""
+    services = make_receiver(database_url=database_url).services
+    day = time.time() // DAY_SECONDS
+    services.inbox.check()
+    prefix = "INSERT INTO stripe_receiver_"
+    for name, age in (("old", 91), ("dead", 91), ("new", 89)):
+        at = (day - age) * DAY_SECONDS
+        values = f"('{name}', NULL, NULL, 'v1.a', {at}, {at}, 1, 'evt_1', NULL)"
+        raw_sql.execute(database_url, f"{prefix}error_groups VALUES {values}")
+        hour = f"('{name}', {int(at // 3600)}, '', 1)"
+        raw_sql.execute(database_url, f"{prefix}error_hours VALUES {hour}")
+    columns = '(at, "by", action)'
+    for age in (729, 731):
+        entry = f"{columns} VALUES ({(day - age) * DAY_SECONDS}, '{age}', 'pause')"
+        raw_sql.execute(database_url, f"{prefix}audit {entry}")
+    for age in (1, 100):
+        period = f"VALUES ('attempt', 'failed', {int((day - age) * 288)}, 1, 1)"
+        raw_sql.execute(database_url, f"{prefix}activity {period}")
+    event = NewEvent("evt_1", "v1.a", livemode=False, context=None, body=b"{}")
+    claim = services.inbox.deliveries.record_and_claim(event).claim
+    assert claim is not None
+    services.inbox.claims.mark_dead(claim, "gave_up", Failure("no", fingerprint="dead"))
+    raw_sql.execute(
+        database_url,
+        "UPDATE stripe_receiver_error_groups SET last_at = first_at WHERE fingerprint = 'dead'",
+    )
+
+    (task,) = [each for each in services.maintenance._tasks if each.name == "old_records"]  # noqa: SLF001 - no other way
+    assert task.by_leader is True
+    task.run()
+
+    def left(table: str, column: int) -> set[str]:
+        rows = raw_sql.select(database_url, f"stripe_receiver_{table}")
+        return {str(row[column]) for row in rows}
+
+    assert left("error_groups", 0) == {"dead", "new"}
+    assert left("error_hours", 1) >= {str(int((day - 89) * 24))}
+    assert str(int((day - 91) * 24)) not in left("error_hours", 1)
+    assert left("audit", 2) == {"729"}
+    assert len(left("activity", 2)) == 1
 
 
 def test_pause_is_in_proportion_to_the_step(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:

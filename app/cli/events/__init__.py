@@ -12,10 +12,11 @@ from app.cli.events.reconcile import reconcile
 from app.cli.events.retry import retry
 from app.cli.events.show import show
 from app.cli.events.stats import stats
+from app.cli.events.transfer import export, import_
 
-events = AppGroup("events", help="Show, retry, backfill, and remove events.")
+events = AppGroup("events", help="Show, retry, backfill, export and remove events.")
 for command in (
     *(list_events, show, stats, groups, retry, reconcile, pause, resume),
-    prune,
+    *(export, import_, prune),
 ):
     events.add_command(command)

@@ -12,7 +12,7 @@ from app.cli.events.filters import read_interval
 from app.cli.inbox_errors import explained
 from app.cli.output import confirm, iso_time, plural, progress, say
 from app.conversions import MIN_RETENTION_DAYS
-from app.inbox.filters import UNITS
+from app.inbox.retention import DAY_SECONDS
 from app.maintenance.retention import prune as remove
 from app.services import services
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def read_age(context: click.Context, parameter: click.Parameter, value: str) -> float:
     """Return the days of an age like ``45d``. Refuses one within Stripe's redelivery."""
-    days = (read_interval(context, parameter, value) or 0) / UNITS["d"]
+    days = (read_interval(context, parameter, value) or 0) / DAY_SECONDS
     if days < MIN_RETENTION_DAYS:
         raise click.BadParameter(
             f"{value!r} is under {MIN_RETENTION_DAYS} days. Stripe resends an event for 30 days,"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from app.inbox.sql.literals import word
+from app.inbox.sql.operations import audit, error_groups, error_hours
 from app.inbox.sql.schema import events, now
 from app.states import State
 
@@ -45,3 +46,16 @@ NEXT = (
 
 #: Removes the events between two places. A trigger removes their attempts and retries.
 REMOVE = sa.delete(events).where(_place > _bound("after"), _place <= _bound("to"), _removable)
+
+#: Removes the counts of failed attempts of old hours, in hours since the epoch.
+REMOVE_HOURS = sa.delete(error_hours).where(
+    error_hours.c.hour < sa.bindparam("hour", type_=sa.Integer)
+)
+
+#: Removes the error groups that have not failed for long, and that no event shows.
+REMOVE_GROUPS = sa.delete(error_groups).where(
+    error_groups.c.last_at < _before,
+    ~sa.exists(sa.select(events.c.id).where(events.c.fingerprint == error_groups.c.fingerprint)),
+)
+
+REMOVE_AUDIT = sa.delete(audit).where(audit.c.at < _before)
