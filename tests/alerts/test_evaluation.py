@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.inbox.sql.alert_facts import BOUND
+from app.inbox.sql.alert_facts import DEAD_BOUND
 from tests.alerts.conftest import MODULE, TYPE, Lab, log_lines
 
 MakeLab = Callable[..., Lab]
@@ -128,6 +128,17 @@ class TestDeadEvents:
         lab.round()
         assert f"1 event is dead: {cause}. See" in lab.receiver.texts[0]
 
+    def test_given_up_by_an_operator(self, make_lab: MakeLab, database_url: str) -> None:
+        """An operator who gives an event up needs no alert about it. Another event still does."""
+        lab = make_lab(database_url=database_url)
+        lab.inbox.migrate()
+        add_dead(lab, 2, "9f2c")
+        lab.execute("UPDATE events SET outcome = 'gave_up' WHERE id = 'evt_1'")
+        lab.round()
+        assert [each["count"] for each in lab.receiver.bodies] == [1]
+        lab.execute("UPDATE events SET outcome = 'gave_up'")
+        assert lab.calm_round() == [RESOLVED]
+
     def test_each_group_has_an_alert(self, lab: Lab) -> None:
         """Two groups are two alerts, and each has its own end."""
         lab.inbox.migrate()
@@ -141,10 +152,10 @@ class TestDeadEvents:
         assert [each.id for each in lab.inbox.alerts.raised()] == ["dead_events:two"]
 
     def test_tenfold_growth_is_said_once_in_a_window(
-        self, make_lab: MakeLab, database_url: str
+        self, make_lab: MakeLab, sqlite_url: str
     ) -> None:
         """A group that grew tenfold is a message again, after the window."""
-        lab = make_lab(database_url=database_url)
+        lab = make_lab(database_url=sqlite_url)
         lab.inbox.migrate()
         add_dead(lab, 1, "one")
         assert lab.round() == [RAISED]
@@ -156,9 +167,9 @@ class TestDeadEvents:
         pass_window(lab)
         add_dead(lab, 89, "one")
         assert lab.round() == []
-        add_dead(lab, BOUND, "one")
+        add_dead(lab, DEAD_BOUND, "one")
         assert lab.round() == [("dead_events", "continues")]
-        assert f"Still: {BOUND}+ events are dead" in lab.receiver.texts[2]
+        assert f"Still: {DEAD_BOUND}+ events are dead" in lab.receiver.texts[2]
 
     def test_raised_again_after_the_window(self, lab: Lab) -> None:
         """A group that is broken again within the window waits for its end."""
@@ -257,6 +268,18 @@ class TestBacklog:
         assert "anna" not in lab.receiver.texts[0]
         assert "reason" not in lab.receiver.texts[0]
 
+    def test_paused_type_is_named(self, make_lab: MakeLab, database_url: str) -> None:
+        """A pause of a type can be the reason too."""
+        lab = make_lab(WORKS, database_url=database_url, processing="queue")
+        lab.deliver("evt_1")
+        lab.execute(
+            "INSERT INTO stripe_receiver_type_pauses (type, at, by) VALUES (:type, 0, 'anna')",
+            {"type": TYPE},
+        )
+        age(lab, 901)
+        lab.round()
+        assert f"Some types are paused: {TYPE}. See" in lab.receiver.texts[0]
+
     def test_inline(self, make_lab: MakeLab, sqlite_url: str) -> None:
         """In inline mode, an event waits for Stripe, until Stripe no longer redelivers."""
         lab = make_lab(
@@ -299,7 +322,8 @@ class TestSilence:
         (body,) = lab.receiver.bodies
         assert "No delivery for 24 hours. In the same hours of 7 of the last 7 days" in body["text"]
         assert "there were 40 on average" in body["text"]
-        add_deliveries(lab, 0, 1)
+        lab.deliver("evt_1")
+        lab.service.services.meter.flush()
         assert lab.calm_round() == [("silence", "resolved")]
 
     @pytest.mark.parametrize(
@@ -376,6 +400,19 @@ class TestFailures:
         assert lab.calm_round() == []
         set_failures(lab, 6)
         assert lab.calm_round() == [("failures", "resolved")]
+
+    def test_callbacks_that_fail(self, make_lab: MakeLab, sqlite_url: str) -> None:
+        """The attempts of real deliveries count, and the text names their error."""
+        lab = make_lab(
+            {MODULE: "def handle(notif, client): raise ValueError\n"}, database_url=sqlite_url
+        )
+        for number in range(10):
+            lab.deliver(f"evt_{number}")
+        lab.service.services.meter.flush()
+        assert lab.round() == [("failures", "raised")]
+        place = f"{lab.settings.handlers_package}/{MODULE}.py:1"
+        text = "10 of 10 attempts failed within 15 minutes. Most of them: ValueError in"
+        assert f"{text} {place}. See" in lab.receiver.texts[0]
 
     def test_worst_group_is_named(self, make_lab: MakeLab, database_url: str) -> None:
         """The text names the error group with the most failures."""
