@@ -13,6 +13,7 @@ from app.inbox.activity import Activities, Activity
 from app.inbox.administration import Administration
 from app.inbox.alert_facts import AlertFacts
 from app.inbox.alerts import Alerts
+from app.inbox.audit import Audit
 from app.inbox.claims import Claims
 from app.inbox.deliveries import Deliveries
 from app.inbox.engine.findings import Findings
@@ -104,6 +105,7 @@ class Inbox:
         self.findings = WatchFindings(self._store)
         self.overview = Overview(self._store)
         self.erasure = Erasure(self._store)
+        self.audit = Audit(self._store)
         self.transfer = Transfer(self._store)
 
     @property

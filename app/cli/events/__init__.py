@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask.cli import AppGroup
 
+from app.cli.events.erase import erase
 from app.cli.events.event_list import list_events
 from app.cli.events.groups import groups
 from app.cli.events.pause import pause, resume
@@ -17,6 +18,6 @@ from app.cli.events.transfer import export, import_
 events = AppGroup("events", help="Show, retry, backfill, export and remove events.")
 for command in (
     *(list_events, show, stats, groups, retry, reconcile, pause, resume),
-    *(export, import_, prune),
+    *(export, import_, prune, erase),
 ):
     events.add_command(command)
