@@ -7,6 +7,8 @@ import binascii
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
+from app.conversions import seconds
+
 #: The minimum of characters of a token, and of different ones among them. Of 32 random hexadecimal
 #: digits, fewer than 8 are different once in ten million tokens.
 TOKEN_LENGTH = 32
@@ -90,6 +92,14 @@ def alert_secret(value: str) -> str | None:
             " `echo whsec_$(openssl rand -base64 32)`"
         )
     return value
+
+
+def interval(value: str) -> float:
+    """Accept seconds between two rounds: a minute or more, or 0 for none."""
+    given = seconds(0, 86400)(value)
+    if 0 < given < 60:  # noqa: PLR2004 - a minute
+        raise ValueError(f"is {value!r}. Use seconds from 60 to 86400, or 0 for never")
+    return given
 
 
 def share(value: str) -> float:

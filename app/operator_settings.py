@@ -75,6 +75,12 @@ class OperatorSettings:
         "The window of an alert: it is raised at most once in so many seconds, for each error"
         " group.",
     )
+    watch_seconds: float = setting(
+        "600",
+        conversions.interval,
+        "Seconds between two checks of key, clock and event destinations at Stripe, by one process"
+        " of an inbox; 0 for none.",
+    )
     public_url: str | None = setting(
         "",
         conversions.page_url,

@@ -441,6 +441,7 @@ class TestAlerts:
             ("ALERT_FAILURE_SHARE", "20", "Use a share from 0 to 1, such as 0.2"),
             ("ALERT_FAILURE_SHARE", "20 %", "Use a share from 0 to 1, such as 0.2"),
             ("ALERT_WINDOW_SECONDS", "1", "Use seconds from 60 to 86400"),
+            ("WATCH_SECONDS", "30", "is '30'. Use seconds from 60 to 86400, or 0 for never"),
             ("PUBLIC_URL", "your.host", "is not a URL like https://your.host"),
             ("PUBLIC_URL", "https://your.host/?a=b", "has a ? or a #"),
         ],

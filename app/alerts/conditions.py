@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from app.formats import duration, few, iso_time, plural
+from app.formats import duration, iso_time, plural, sentence
 from app.inbox.alert_facts import DAY, DeadGroup, Facts, Failures, Waiting
-from app.inbox.findings import FAILING, Finding
+from app.inbox.findings import FAILING, WARNING, Finding
 
 #: The attempts and the failed ones of a window below which their share says nothing.
 MIN_ATTEMPTS, MIN_FAILURES = 10, 5
@@ -24,6 +24,13 @@ MIN_DAYS, MIN_MEAN = 3, 10.0
 
 #: Seconds in which Stripe redelivers, by live mode. In test mode it is some hours.
 REDELIVERY_SECONDS = {True: 3 * DAY, False: DAY}
+
+
+#: The findings of the watch that are alerts when they warn: they fail when it is too late.
+EARLY = frozenset({"clock_off", "destination_failing"})
+
+#: The findings that the page of destinations is about.
+OF_DESTINATIONS = frozenset({"destination_disabled", "destination_failing", "types_drifted"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,7 @@ def conditions(facts: Facts, rules: Rules, raised: Collection[str]) -> list[Cond
         *_backlog(facts, rules, is_raised="backlog" in raised),
         *_silence(facts, rules),
         *_failures(facts, rules, is_raised="failures" in raised),
-        *(_of_finding(each) for each in facts.findings if each.level == FAILING),
+        *(_of_finding(each) for each in facts.findings if _is_alert(each)),
     ]
     return list({each.id: each for each in found}.values())
 
@@ -90,9 +97,9 @@ def _dead_condition(group: DeadGroup) -> Condition:
         if group.fingerprint
         else f"/ops/events?state=dead&type={group.type}"
     )
-    command = ("events", "list", "--state", "dead", "--type", group.type)
+    command: tuple[str, ...] = ("events", "list", "--state", "dead", "--type", group.type)
     if group.fingerprint:
-        command = ("events", "list", "--state", "dead", "--group", group.fingerprint)
+        command = ("events", "groups", group.fingerprint)
     return Condition(
         "dead_events",
         since=group.first_at,
@@ -208,6 +215,11 @@ def _failures(facts: Facts, rules: Rules, *, is_raised: bool) -> Iterator[Condit
     )
 
 
+def _is_alert(finding: Finding) -> bool:
+    """Return whether a finding needs a person. Some need one before it is too late."""
+    return finding.level == FAILING or (finding.level == WARNING and finding.name in EARLY)
+
+
 def _of_finding(finding: Finding) -> Condition:
     """Return the condition of a finding of the watch: ``name`` or ``name:group``."""
     alert, _, group = finding.name.partition(":")
@@ -216,8 +228,8 @@ def _of_finding(finding: Finding) -> Condition:
         alert,
         since=finding.since,
         number=int(finding.details.get("number", 1)),
-        text=finding.text if not types else f"{finding.text}: {few(list(types))}",
-        page="/ops" if alert in {"clock_off", "key_revoked"} else "/ops/destinations",
+        text=sentence(finding.text),
+        page="/ops/destinations" if alert in OF_DESTINATIONS else "/ops",
         command=("doctor",),
         group=group or None,
         types=tuple(types),

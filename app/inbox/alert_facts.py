@@ -95,6 +95,19 @@ class Failures:
 
 
 @dataclass(frozen=True, slots=True)
+class Answers:
+    """The answers to deliveries. Times are seconds since the epoch.
+
+    ``failing_since``: the first failure after the last success, None if there is none.
+    ``last_success``: 0 if there is none.
+    """
+
+    failing_since: float | None
+    failures: int
+    last_success: float
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """All facts of one moment. ``now`` is the database's clock, in seconds since the epoch."""
 
@@ -178,10 +191,20 @@ class AlertFacts:
             worst = _cause(found[0].exception, found[0].place) if found else ""
         return Failures(sum(counts.values()), failed, worst)
 
+    def answers(self) -> Answers:
+        """Return how long deliveries have failed, without one that succeeded."""
+        success = self._store.read(statements.LAST_SUCCESS)[0].at or 0.0
+        (failed,) = self._store.read(statements.FAILED_SINCE, since=success)
+        if not failed.number:
+            return Answers(None, 0, success)
+        return Answers(max(failed.bucket * float(BUCKET), success), int(failed.number), success)
+
 
 def _cause(exception: str | None, place: str | None) -> str:
-    """Return the exception and its place, or an empty text if either is unknown."""
-    return f"{exception} in {place}" if exception and place else ""
+    """Return the exception and its place. The text is empty for a crash, which has none."""
+    if not exception or exception == Outcome.CRASHED:
+        return ""
+    return f"{exception} in {place}" if place else exception
 
 
 def _merged(rows: Iterable[sa.Row[Any]], causes: dict[str, str]) -> list[DeadGroup]:

@@ -36,4 +36,4 @@ class Overview:
     def extent(self) -> Extent:
         """Return the size of the database and the age of its oldest event."""
         (row,) = self._store.read(statements.EXTENT)
-        return Extent(row[0], row[1])
+        return Extent(row.size, row.first)

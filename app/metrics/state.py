@@ -73,6 +73,14 @@ def _inbox_gauges(gauges: Gauges) -> Iterator[Metric]:
     for secret, at in gauges.last_deliveries.items():
         deliveries.add_metric([secret], at)
     yield deliveries
+    groups = _gauge(
+        "error_group_open",
+        "Pending and dead events of the 20 error groups that failed last, up to 1,000 each.",
+        *("group", "exception"),
+    )
+    for group in gauges.groups:
+        groups.add_metric([group.fingerprint, group.exception or "unknown"], group.open.number)
+    yield groups
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:

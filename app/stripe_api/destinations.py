@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from stripe.v2 import ListObject
@@ -85,13 +85,18 @@ def fetch(client: stripe.StripeClient, destination_id: str) -> EventDestination:
     )
 
 
-def fetch_all(client: stripe.StripeClient) -> list[EventDestination]:
+def fetch_all(
+    client: stripe.StripeClient,
+    note_headers: Callable[[Mapping[str, str]], object] = lambda _: None,
+) -> list[EventDestination]:
     """Return all destinations with their URLs. Raises the SDK's errors.
 
-    Each is returned once, even if the list changes while its pages are read.
+    Each is returned once, even if the list changes while its pages are read. ``note_headers`` gets
+    the headers of the first answer.
     """
     service = client.v2.core.event_destinations
     listing = checked(service.list({"include": ["webhook_endpoint.url"]}), ListObject)
+    note_headers(cast("Any", listing).last_response.headers)
     found: dict[str, EventDestination] = {}
     for one in listing.auto_paging_iter():
         found.setdefault(one.id, one)

@@ -81,10 +81,7 @@ class Lab:
 
     def execute(self, sql: str, *rows: dict[str, Any]) -> None:
         """Change the inbox, with the parameters of each row."""
-        engine = raw_sql.make_engine(self.settings.database_url)
-        with engine.begin() as connection:
-            connection.execute(sa.text(sql), list(rows) or None)
-        engine.dispose()
+        raw_sql.execute(self.settings.database_url, sql, *rows)
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """Return the rows that a query finds."""

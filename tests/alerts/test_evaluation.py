@@ -54,23 +54,36 @@ class TestDeadEvents:
         """The body has the documented fields, and nothing of the event or of the error's text."""
         lab.deliver("evt_1")
         lab.round()
+        event = lab.service.event("evt_1")
         (message,) = lab.receiver.received
         assert message.is_signed
         assert message.headers["content-type"] == "application/json"
         since = message.body.pop("since")
+        place = f"{lab.settings.handlers_package}/{MODULE}.py:5"
         assert message.body == {
-            "text": "[test mode] 1 event is dead: given up (v1.customer.created)."
-            " See `flask events list --state dead --type v1.customer.created`",
+            "text": f"[test mode] 1 event is dead: app.errors.GiveUp in {place}."
+            f" See `flask events groups {event.fingerprint}`",
             "alert": "dead_events",
             "state": "raised",
-            "group": "gave_up.v1.customer.created",
+            "group": event.fingerprint,
             "count": 1,
             "types": [TYPE],
-            "release": None,
+            "release": event.release,
             "runbook": "docs/operations.md#dead-events",
         }
-        event = lab.service.event("evt_1")
         assert since == time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(event.settled_at))
+
+    def test_without_group(self, lab: Lab) -> None:
+        """Dead events of an earlier version have no group: outcome and type stand for it."""
+        lab.inbox.migrate()
+        add_dead(lab, 1, None)
+        lab.round()
+        (body,) = lab.receiver.bodies
+        assert body["group"] == f"exhausted.{TYPE}"
+        assert body["text"] == (
+            f"[test mode] 1 event is dead: the last attempt failed ({TYPE})."
+            f" See `flask events list --state dead --type {TYPE}`"
+        )
 
     def test_error_group(self, make_lab: MakeLab, database_url: str) -> None:
         """A group is named by its exception and its place, with the release and a link."""
@@ -93,6 +106,21 @@ class TestDeadEvents:
             "Well again after 0 s: no event is dead any more"
             " (KeyError in handlers/v1_invoice_paid.py:31)."
         )
+
+    @pytest.mark.parametrize(
+        ("exception", "cause"),
+        [("KeyError", "KeyError"), ("crashed", f"the last attempt failed ({TYPE})")],
+    )
+    def test_group_without_place(
+        self, make_lab: MakeLab, sqlite_url: str, exception: str, cause: str
+    ) -> None:
+        """An error of the SDK can have no place. A crash has no exception either."""
+        lab = make_lab(database_url=sqlite_url)
+        lab.inbox.migrate()
+        add_dead(lab, 1, "9f2c")
+        add_group(lab, "9f2c", exception, None)
+        lab.round()
+        assert f"1 event is dead: {cause}. See" in lab.receiver.texts[0]
 
     def test_each_group_has_an_alert(self, lab: Lab) -> None:
         """Two groups are two alerts, and each has its own end."""
@@ -144,7 +172,10 @@ class TestDeadEvents:
         lab.round()
         lab.execute("UPDATE events SET settled_at = settled_at - :day", {"day": DAY})
         assert lab.calm_round() == [RESOLVED]
-        assert "no event died for a day; 1 event is still dead (given up" in lab.receiver.texts[1]
+        assert (
+            "no event died for a day; 1 event is still dead (app.errors.GiveUp in "
+            in lab.receiver.texts[1]
+        )
         pass_window(lab)
         assert lab.round() == []
         lab.deliver("evt_2")
@@ -166,7 +197,7 @@ def add_dead(lab: Lab, number: int, group: str | None, release: str | None = Non
     )
 
 
-def add_group(lab: Lab, name: str, exception: str, place: str, number: int = 1) -> None:
+def add_group(lab: Lab, name: str, exception: str, place: str | None, number: int = 1) -> None:
     """Add an error group with attempts that failed now."""
     now = time.time()
     values = {"name": name, "exception": exception, "place": place, "number": number}
@@ -381,10 +412,10 @@ class TestFindings:
     """What the watch finds is raised and ended in the same way."""
 
     def test_raised_and_ended(self, lab: Lab) -> None:
-        """A finding that fails is an alert, with its group. One that warns is none."""
-        lab.inbox.findings.record("clock_off", "warn", "31 s behind Stripe's")
+        """A finding that fails is an alert, with its group. Most that warn are none."""
+        lab.inbox.findings.record("key_revoked", "warn", "a test key that may not read events")
         lab.inbox.findings.record(
-            "types_drifted:ed_1", "fail", "Not enabled at Stripe", {"types": [TYPE]}
+            "types_drifted:ed_1", "fail", f"not enabled at Stripe: {TYPE}", {"types": [TYPE]}
         )
         assert lab.round() == [("types_drifted", "raised")]
         (body,) = lab.receiver.bodies
@@ -434,7 +465,8 @@ class TestLog:
         lab.deliver("evt_1")
         lab.evaluation().run()
         assert [each["event"] for each in log_lines(capsys)].count("alert_raised") == 1
-        assert lab.alert().text == f"1 event is dead: given up ({TYPE})"
+        place = f"{lab.settings.handlers_package}/{MODULE}.py:5"
+        assert lab.alert().text == f"1 event is dead: app.errors.GiveUp in {place}"
         assert lab.inbox.alerts.unsent() == (0, 0)
 
 

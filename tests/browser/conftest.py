@@ -35,6 +35,7 @@ EXPECTED = ("the server responded with a status", "frame-ancestors")
 #: The handler of this type fails until a file ``mended`` is in its folder.
 BROKEN = "v1.invoice.paid"
 GOOD = "v1.customer.created"
+GIVES_UP = "v1.product.created"
 HANDLERS = {
     "__init__": "",
     "fallback": "def handle(notif, client, details): pass\n",
@@ -61,6 +62,7 @@ class Site:
 
     service: Service
     folder: Path
+    database_url: str
 
     @property
     def url(self) -> str:
@@ -98,14 +100,15 @@ def stripe() -> Iterator[StripeApi]:
 def site(tmp_path_factory: pytest.TempPathFactory, stripe: StripeApi) -> Iterator[Site]:
     """A service in queue mode, whose workers retry at once and three times."""
     folder = tmp_path_factory.mktemp("site")
-    package = folder / f"handlers_{uuid.uuid4().hex}"
+    package = folder / "billing_handlers"
     package.mkdir()
     for name, source in HANDLERS.items():
         (package / f"{name}.py").write_text(textwrap.dedent(source), encoding="utf-8")
     lab = Lab(package)
     try:
+        database_url = f"sqlite:///{folder}/inbox.sqlite3"
         service = lab.start(
-            f"sqlite:///{folder}/inbox.sqlite3",
+            database_url,
             PROCESSING="queue",
             STRIPE_API_BASE=stripe.url,
             OPS_TOKEN=TOKEN,
@@ -116,7 +119,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, stripe: StripeApi) -> Iterato
             WEB_CONCURRENCY=1,
         )
         wait_for(service.is_ready, 60)
-        yield Site(service, package)
+        yield Site(service, package, database_url)
     finally:
         lab.close()
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from app.errors import InboxUnavailable
-from app.inbox import Activity, Gauges, Inbox, NewEvent
+from app.inbox import Activity, Failure, Gauges, Inbox, NewEvent, gauges
 from app.inbox.activity import period_of
 from app.metrics import state
 from app.metrics.state import InboxState
@@ -53,6 +53,25 @@ def test_last_deliveries(inbox: Inbox) -> None:
     found = values(InboxState(inbox.gauges))
     assert found["stripe_receiver_last_delivery_timestamp_seconds2"] == now - 60
     assert found["stripe_receiver_inbox_up"] == 1
+
+
+def test_error_groups(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The groups that failed last have a series each, and no more than a bound."""
+    monkeypatch.setattr(gauges, "MOST_GROUPS", 2)  # no mock: fewer groups reach the bound
+    for number, exception in enumerate(("", "KeyError", "ValueError")):
+        claim = inbox.deliveries.record_and_claim(replace(EVENT, id=f"evt_{number}")).claim
+        assert claim is not None
+        failure = Failure("no", fingerprint=f"f00{number}", exception=exception, place="a.py:1")
+        inbox.claims.fail(claim, failure)
+        time.sleep(0.002)  # SQLite's clock has milliseconds
+    found = values(InboxState(inbox.gauges))
+    opened = {name: value for name, value in found.items() if "error_group" in name}
+    assert opened == {
+        "stripe_receiver_error_group_openf002ValueError": 1,
+        "stripe_receiver_error_group_openf001KeyError": 1,
+    }
+    monkeypatch.setattr(gauges, "MOST_GROUPS", 3)
+    assert values(InboxState(inbox.gauges))["stripe_receiver_error_group_openf000unknown"] == 1
 
 
 def test_queries_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,17 +10,16 @@ from flask.cli import with_appcontext
 from app.cli.events.filters import MAX_LIMIT, since_option
 from app.cli.hints import hint
 from app.cli.inbox_errors import explained
-from app.cli.output import few, iso_time, json_option, plural, say, say_json, say_table, shortened
+from app.cli.output import iso_time, json_option, plural, say, say_json, say_table, shortened
 from app.inbox.groups import HOUR
 from app.services import services
 from app.text import printable
 
 if TYPE_CHECKING:
-    from app.inbox.groups import Group, GroupHour, GroupRelease, Groups
+    from app.inbox.groups import Group, GroupHour, GroupRelease
 
-HEADINGS = ("group", "exception", "place", "open events", "attempts", "first", "last", "releases")
-#: Releases of a group in the list, and hours in its detail. JSON has all of them.
-MOST_RELEASES = 3
+HEADINGS = ("group", "exception", "place", "open events", "attempts", "first", "last", "release")
+#: Hours in the detail of a group. JSON has all of them.
 MOST_HOURS = 24
 #: Characters of an exception in the list.
 NAME_LENGTH = 40
@@ -53,26 +52,22 @@ def groups(fingerprint: str | None, since: float | None, limit: int, *, as_json:
 
 
 def _list(since: float | None, limit: int, *, as_json: bool) -> None:
-    inbox_groups = services().inbox.groups
     with explained():
-        found = [
-            (each, inbox_groups.releases(each.fingerprint))
-            for each in inbox_groups.list(limit, since=since)
-        ]
+        found = services().inbox.groups.list(limit, since=since)
     if as_json:
-        say_json([_as_object(*each) for each in found])
+        say_json([_as_object(each) for each in found])
         return
     if not found:
         say("No attempt has failed." if since is None else "No attempt has failed since then.")
         return
-    say_table([_cells(*each) for each in found], headings=HEADINGS)
+    say_table([_cells(each) for each in found], headings=HEADINGS)
     if len(found) == limit:
         say(f"There may be more than {'this one' if limit == 1 else f'these {limit}'} (--limit).")
     say(f"Show one with {hint('events', 'groups', 'GROUP')}.")
 
 
 def _show(fingerprint: str, since: float, *, as_json: bool) -> None:
-    inbox_groups: Groups = services().inbox.groups
+    inbox_groups = services().inbox.groups
     with explained():
         group = inbox_groups.find(fingerprint)
         if group is None:
@@ -80,7 +75,7 @@ def _show(fingerprint: str, since: float, *, as_json: bool) -> None:
         releases = inbox_groups.releases(fingerprint)
         hours = inbox_groups.hours(fingerprint, since)
     if as_json:
-        say_json({**_as_object(group, releases), "hours": _hours_as_objects(hours)})
+        say_json({**_as_object(group), **_history_as_object(releases, hours)})
         return
     _say_facts(group)
     _say_releases(releases)
@@ -128,8 +123,7 @@ def _say_hours(hours: list[GroupHour]) -> None:
         say(f"Left out: {left_out} (--json).")
 
 
-def _cells(group: Group, releases: list[GroupRelease]) -> tuple[str, ...]:
-    names = [each.release or UNKNOWN for each in releases]
+def _cells(group: Group) -> tuple[str, ...]:
     return (
         group.fingerprint,
         shortened(group.exception or UNKNOWN, NAME_LENGTH),
@@ -138,11 +132,11 @@ def _cells(group: Group, releases: list[GroupRelease]) -> tuple[str, ...]:
         f"{group.attempts:,}",
         iso_time(group.first_at, "seconds"),
         iso_time(group.last_at, "seconds"),
-        few(names, MOST_RELEASES),
+        group.release or UNKNOWN,
     )
 
 
-def _as_object(group: Group, releases: list[GroupRelease]) -> dict[str, Any]:
+def _as_object(group: Group) -> dict[str, Any]:
     return {
         "group": group.fingerprint,
         "exception": group.exception,
@@ -154,6 +148,12 @@ def _as_object(group: Group, releases: list[GroupRelease]) -> dict[str, Any]:
         "last_at": iso_time(group.last_at),
         "last_type": group.type,
         "last_event": group.event_id,
+        "last_release": group.release,
+    }
+
+
+def _history_as_object(releases: list[GroupRelease], hours: list[GroupHour]) -> dict[str, Any]:
+    return {
         "releases": [
             {
                 "release": each.release or None,
@@ -163,14 +163,11 @@ def _as_object(group: Group, releases: list[GroupRelease]) -> dict[str, Any]:
             }
             for each in releases
         ],
+        "hours": [
+            {"hour": _hour(each.hour), "release": each.release or None, "attempts": each.attempts}
+            for each in hours
+        ],
     }
-
-
-def _hours_as_objects(hours: list[GroupHour]) -> list[dict[str, Any]]:
-    return [
-        {"hour": _hour(each.hour), "release": each.release or None, "attempts": each.attempts}
-        for each in hours
-    ]
 
 
 def _hour(hour: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from app.inbox.sql.literals import word
+from app.inbox.sql.literals import number, word
 from app.inbox.sql.operations import activity, error_groups, error_hours
 from app.inbox.sql.schema import events, now
 from app.states import Outcome, State
@@ -122,6 +122,17 @@ WORST = (
     .order_by(sa.func.sum(error_hours.c.attempts).desc())
     .limit(sa.literal_column("1"))
 )
+
+_good = activity.c.name.not_in([str(each) for each in (Outcome.FAILED, Outcome.UNAVAILABLE)])
+_of_stripe = sa.and_(activity.c.kind == word("delivery"), activity.c.name != word(Outcome.REFUSED))
+#: The time of the last delivery that was answered with 2xx.
+LAST_SUCCESS = sa.select(sa.func.max(activity.c.last_at).label("at")).where(_of_stripe, _good)
+
+#: Counts the deliveries that failed, and returns the first period of them, since a time.
+FAILED_SINCE = sa.select(
+    sa.func.coalesce(sa.func.sum(activity.c.number), number(0)).label("number"),
+    sa.func.min(activity.c.bucket).label("bucket"),
+).where(_of_stripe, ~_good, activity.c.last_at > sa.bindparam("since", type_=sa.Double))
 
 #: The outcomes of deliveries that came from Stripe: their signature was verified.
 AUTHENTIC = [str(each) for each in Outcome if each is not Outcome.REFUSED]

@@ -11,16 +11,24 @@ from flask import Blueprint, Flask
 
 from app.errors import InboxUnavailable
 from app.stripe_api.errors import StripeFailed
-from app.web.ops import auth, destinations, errors, overview, security, static, view
+from app.web.ops import (
+    auth,
+    destinations,
+    errors,
+    event,
+    events,
+    groups,
+    overview,
+    security,
+    static,
+    view,
+)
 
 #: The path of the operations page. All of its addresses begin with it.
 PATH = "/ops"
 
-PAGES = (
-    overview.blueprint,
-    destinations.blueprint,
-    static.blueprint,
-    errors.blueprint,
+PAGES = tuple(
+    each.blueprint for each in (overview, events, event, groups, destinations, static, errors)
 )
 
 

@@ -27,8 +27,8 @@ blueprint = Blueprint("overview", __name__)
 class Facts:
     """What the overview shows. Times are in seconds since the epoch.
 
-    ``oldest_due``: the seconds that the oldest due event has waited. ``deliveries``: the time of the
-    last delivery under each signing secret, by its position.
+    ``oldest_due``: the seconds that the oldest due event has waited. ``deliveries``: the time of
+    the last delivery under each signing secret, by its position.
     """
 
     dead: Count
@@ -36,7 +36,6 @@ class Facts:
     running: Count
     oldest_due: float
     paused: Note | None
-    paused_types: dict[str, Note]
     groups: list[Group]
     deliveries: dict[str, float]
     extent: Extent
@@ -69,7 +68,6 @@ def read_facts(now: float) -> Facts:
         running=administration.count(EventFilter(State.RUNNING)),
         oldest_due=administration.oldest_due_seconds(),
         paused=administration.paused(),
-        paused_types=administration.paused_types(),
         groups=[each for each in groups if each.open.number][:SHOWN_GROUPS],
         deliveries=inbox.activity.last_deliveries(),
         extent=inbox.overview.extent(),

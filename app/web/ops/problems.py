@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
 
 from markupsafe import Markup
 
-from app.formats import duration
+from app.formats import duration, sentence
 from app.inbox import Note
 from app.inbox.alerts import Alert
 from app.inbox.findings import FAILING, OK, Finding
@@ -53,6 +52,9 @@ def _dead(facts: Facts) -> Iterator[Problem]:
     verb = "is" if str(facts.dead) == "1" else "are"
     text = Markup("{} {} dead.").format(counted(facts.dead, "event"), verb)
     if len(facts.groups) != 1:
+        if facts.groups:
+            first = min(group.first_at for group in facts.groups)
+            text += Markup(" The first of these errors was {}.").format(when(first))
         yield Problem("fail", text, "/events?state=dead", "List them")
         return
     (group,) = facts.groups
@@ -83,9 +85,6 @@ def _pauses(facts: Facts) -> Iterator[Problem]:
     if facts.paused:
         text = Markup("The workers are paused {}").format(_pause(facts.paused))
         yield Problem("warn", text, "/resume", "Resume")
-    for event_type, note in facts.paused_types.items():
-        text = Markup("The type {} is paused {}").format(event_type, _pause(note))
-        yield Problem("warn", text, f"/resume?{urlencode({'type': event_type})}", "Resume")
 
 
 def _pause(note: Note) -> Markup:
@@ -96,7 +95,9 @@ def _pause(note: Note) -> Markup:
 def _alerts(alerts: list[Alert]) -> Iterator[Problem]:
     for alert in alerts:
         if alert.alert in SHOWN_ALERTS:
-            text = Markup("{}. This alert was raised {}.").format(alert.text, when(alert.since))
+            text = Markup("{}. This alert was raised {}.").format(
+                sentence(alert.text), when(alert.since)
+            )
             yield Problem("fail", text, "/events", "List the events")
 
 
@@ -104,5 +105,5 @@ def _findings(findings: list[Finding]) -> Iterator[Problem]:
     for finding in findings:
         if finding.level != OK:
             level = "fail" if finding.level == FAILING else "warn"
-            text = Markup("{}, since {}.").format(finding.text, when(finding.since))
+            text = Markup("{}. Since {}.").format(sentence(finding.text), when(finding.since))
             yield Problem(level, text, "/destinations", "Destinations")

@@ -9,8 +9,9 @@ from typing import Any
 from flask import url_for
 from markupsafe import Markup
 
-from app.formats import duration, iso_time
+from app.formats import duration, iso_time, sentence, shortened
 from app.services import services
+from app.text import LINES, printable
 from app.web.ops import auth, security, static
 
 
@@ -54,9 +55,28 @@ def counted(value: Any, singular: str, plural: str = "") -> str:
     return f"{shown} {singular if shown == '1' else plural or f'{singular}s'}"
 
 
+def clean(text: str) -> str:
+    """Return a text from outside as one line, without characters that are not seen."""
+    return printable(text)
+
+
+def clean_lines(text: str) -> str:
+    """Return a text of several lines, without characters that are not seen."""
+    return printable(text, LINES)
+
+
+def line(text: str, most: int) -> str:
+    """Return a text from outside as one line of at most ``most`` characters."""
+    return shortened(printable(text[: 4 * most]), most)
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
+    "clean": clean,
+    "clean_lines": clean_lines,
     "counted": counted,
     "duration": duration,
+    "line": line,
     "number": number,
+    "sentence": sentence,
     "when": when,
 }

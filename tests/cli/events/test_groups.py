@@ -60,7 +60,7 @@ def test_groups_are_a_table(receiver: Receiver) -> None:
     assert shown.exit_code == 0
     head, *rows, last = (re.split(r" {2,}", line) for line in shown.stdout.splitlines())
     assert head == [
-        *("group", "exception", "place", "open events", "attempts", "first", "last", "releases")
+        *("group", "exception", "place", "open events", "attempts", "first", "last", "release")
     ]
     assert [(row[1], row[3], row[4], row[7]) for row in rows] == [
         ("ValueError", "2", "3", "1.4.2"),
@@ -124,13 +124,15 @@ def test_one_group_for_programs(receiver: Receiver) -> None:
     (listed,) = as_json(receiver)
     hour = f"{listed['first_at'][:13]}:00Z"
 
-    assert listed["releases"] == [
-        {"release": "1.4.2", "attempts": 1, "first_hour": hour, "last_hour": hour}
-    ]
-    assert (listed["open"], listed["open_is_bounded"]) == (1, False)
+    assert (listed["last_release"], listed["open"], listed["open_is_bounded"]) == (
+        "1.4.2",
+        1,
+        False,
+    )
     assert (listed["last_event"], listed["last_type"]) == ("evt_1", TYPE)
     assert as_json(receiver, listed["group"]) == {
         **listed,
+        "releases": [{"release": "1.4.2", "attempts": 1, "first_hour": hour, "last_hour": hour}],
         "hours": [{"hour": hour, "release": "1.4.2", "attempts": 1}],
     }
 
@@ -142,8 +144,9 @@ def test_group_without_open_events_and_words(receiver: Receiver) -> None:
     raw_sql.execute(url, "UPDATE events SET state = 'done'")
     raw_sql.execute(url, "UPDATE stripe_receiver_error_groups SET exception = NULL, place = NULL")
     raw_sql.execute(url, "UPDATE stripe_receiver_error_hours SET release = ''")
+    raw_sql.execute(url, "UPDATE stripe_receiver_error_groups SET release = NULL")
     (listed,) = as_json(receiver)
-    assert listed["releases"][0]["release"] is None
+    assert as_json(receiver, listed["group"])["releases"][0]["release"] is None
 
     shown = run(receiver, listed["group"]).stdout
     assert re.search(r"^exception +unknown$", shown, re.MULTILINE)
@@ -188,3 +191,56 @@ def test_event_names_its_group(receiver: Receiver) -> None:
     assert re.search(r"^release +1\.4\.2$", text, re.MULTILINE)
     shown = json.loads(runner.invoke(args=["events", "show", "evt_1", "--json"]).stdout)
     assert (shown["history"][0]["group"], shown["release"]) == (listed["group"], "1.4.2")
+
+
+@pytest.fixture
+def releases(make_receiver: Make) -> tuple[Receiver, Receiver]:
+    """An application of release 1.4.2 that fails, and one of 1.5.0 that fails for one event."""
+    old = make_receiver({MODULE: FAILING}, release="1.4.2")
+    record_release(old)
+    deliver(old, "evt_1")
+    deliver(old, "evt_2")
+    mended = "def handle(notif, client):\n    if notif.id == 'evt_3': raise ValueError(notif.id)\n"
+    new = make_receiver({MODULE: mended}, release="1.5.0")
+    record_release(new)
+    deliver(new, "evt_3")
+    return old, new
+
+
+def record_release(receiver: Receiver) -> None:
+    """Record the release, as a process does after its start."""
+    maintenance = receiver.services.maintenance
+    (task,) = [each for each in maintenance._tasks if each.name == "release"]  # noqa: SLF001 - no other way
+    maintenance.run_once(task, "this process")
+
+
+def retry(receiver: Receiver, *options: str) -> Result:
+    """Run ``flask events retry`` without a question."""
+    return receiver.app.test_cli_runner().invoke(args=["events", "retry", "--yes", *options])
+
+
+def test_events_of_a_group_run_again(releases: tuple[Receiver, Receiver]) -> None:
+    """After a repair, those with this error, and no others."""
+    _, new = releases
+    group = next(each["group"] for each in as_json(new) if each["exception"] == "KeyError")
+
+    ran = retry(new, "--group", group)
+    assert ran.exit_code == 0
+    assert "evt_1  v1.customer.created  handled" in ran.stdout
+    assert [new.event(f"evt_{number}").state for number in (1, 2, 3)] == [
+        *("done", "pending", "pending")
+    ]
+
+
+def test_events_that_failed_before_a_release_run_again(
+    releases: tuple[Receiver, Receiver],
+) -> None:
+    """Those that the new release failed too are left."""
+    _, new = releases
+    ran = retry(new, "--failed-before", "1.5.0")
+
+    assert ran.exit_code == 0
+    assert [new.event(f"evt_{number}").state for number in (1, 2, 3)] == ["done", "done", "pending"]
+    assert new.event("evt_3").attempt == 1
+    assert "There is no event" in retry(new, "--failed-before", "1.4.2").stdout
+    assert [each["open"] for each in as_json(new) if each["exception"] == "KeyError"] == [0]

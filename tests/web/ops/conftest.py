@@ -29,6 +29,10 @@ class Browser:
         """Load a page."""
         return self.receiver.client.get(path, auth=(self.name, self.token), **more)
 
+    def reader(self) -> Browser:
+        """Return the browser of a person who may look, on the same application."""
+        return Browser(self.receiver, "ben", READ_TOKEN)
+
     def csrf_token(self) -> str:
         """Return the CSRF token of the forms on a page."""
         app = self.receiver.app
@@ -69,4 +73,4 @@ def ops(make_ops: Callable[..., Browser]) -> Browser:
 @pytest.fixture
 def reader(ops: Browser) -> Browser:
     """The browser of a person who may look, on the same application."""
-    return Browser(ops.receiver, "ben", READ_TOKEN)
+    return ops.reader()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from devkit.stripe_api import StripeApi
-from tests.web.ops.conftest import READ_TOKEN, Browser
+from tests.web.ops.conftest import Browser
 
 URL = "https://your.host/webhook"
 CUSTOMER, INVOICE, CHARGE = "v1.customer.created", "v1.invoice.paid", "v1.charge.failed"
@@ -45,6 +45,41 @@ def test_page_makes_no_request(ops: Browser, stripe_api: StripeApi, name: str) -
     assert name not in text
     assert "/ops/destinations/now" in text
     assert stripe_api.asked == []
+
+
+def test_findings_of_the_watch(ops: Browser, stripe_api: StripeApi) -> None:
+    """The page shows each destination as the watch has found it, and the other checks."""
+    findings = ops.receiver.services.inbox.findings
+    details = {
+        "id": "we_1",
+        "name": "Ours <1>",
+        "url": URL,
+        "status": "disabled",
+        "payload": "thin",
+        "enabled_events": 2,
+        "missing": [INVOICE],
+        "unhandled": [CHARGE],
+        "problems": [],
+    }
+    text = "event destination we_1 is disabled: Stripe sends nothing"
+    findings.record("destination_disabled:we_1", "fail", text, details)
+    other = {**details, "id": "we_2", "name": "", "missing": [], "unhandled": []}
+    findings.record("destination_disabled:we_2", "ok", "we_2 sends 2 handled types", other)
+    findings.record("clock_off", "ok", "the clock is as Stripe's")
+    page = ops.get("/ops/destinations").text
+    assert "Event destination we_1 is disabled: Stripe sends nothing. Since" in page
+    assert "Ours &lt;1&gt;" in page
+    assert f"{INVOICE}: their handlers are never called" in page
+    assert f"{CHARGE}: they go to the fallback" in page
+    assert page.count("/sync") == 1
+    assert "The clock is as Stripe&#39;s. <span" in page
+    assert "/sync" not in ops.reader().get("/ops/destinations").text
+    assert stripe_api.asked == []
+
+
+def test_no_findings(ops: Browser) -> None:
+    """Before the first round of the watch, the page says that it comes."""
+    assert "every few minutes, unless <code>WATCH_SECONDS" in ops.get("/ops/destinations").text
 
 
 def test_destinations_are_compared(ops: Browser, stripe_api: StripeApi, name: str) -> None:
@@ -161,7 +196,7 @@ def test_failure_of_stripe(ops: Browser, stripe_api: StripeApi) -> None:
 @pytest.mark.parametrize("path", ["now", "we_1/sync"])
 def test_reader_makes_no_request(ops: Browser, stripe_api: StripeApi, path: str) -> None:
     """A person who may look makes the service send no request to Stripe."""
-    reader = Browser(ops.receiver, "ben", READ_TOKEN)
+    reader = ops.reader()
     assert reader.get(f"/ops/destinations/{path}").status_code == 403
     assert "/now" not in reader.get("/ops/destinations").text
     assert stripe_api.asked == []
