@@ -49,7 +49,7 @@ def erase(words: str, why: str, *, dry_run: bool, yes: bool) -> None:
     """Erase the content of all events that name an object: a customer, for example.
 
     Bodies, related objects, reasons and tracebacks are erased, and the events never run again.
-    Their ids, types, states and times stay. Backups and exports keep the content.
+    Their ids, types, outcomes and times stay. Backups and exports keep the content.
     """
     if words in why:
         raise click.UsageError("The audit log would keep the id. Leave it out of --why.")
