@@ -57,8 +57,13 @@ class Planned:
 
 @blueprint.get("/destinations")
 def show() -> str:
-    """Show the state of the destinations, as far as it is known without a request to Stripe."""
-    return render_template("ops/destinations.html", found=None)
+    """Show the findings of the watch, which are known without a request to Stripe."""
+    findings = services().inbox.findings.list()
+    return render_template(
+        "ops/destinations.html",
+        destinations=[each for each in findings if "id" in each.details],
+        others=[each for each in findings if "id" not in each.details],
+    )
 
 
 @blueprint.get("/destinations/now")
@@ -68,7 +73,7 @@ def show_now() -> str:
     with explained():
         found = [compare(each, _expected()) for each in fetch_all(services().client)]
         return render_template(
-            "ops/destinations.html", found=found, status_of=status_of, url_of=url_of
+            "ops/destinations_now.html", found=found, status_of=status_of, url_of=url_of
         )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from app.formats import duration
+from app.formats import duration, sentence
 from app.inbox import Note
 from app.inbox.alerts import Alert
 from app.inbox.findings import FAILING, OK, Finding
@@ -95,7 +95,9 @@ def _pause(note: Note) -> Markup:
 def _alerts(alerts: list[Alert]) -> Iterator[Problem]:
     for alert in alerts:
         if alert.alert in SHOWN_ALERTS:
-            text = Markup("{}. This alert was raised {}.").format(alert.text, when(alert.since))
+            text = Markup("{}. This alert was raised {}.").format(
+                sentence(alert.text), when(alert.since)
+            )
             yield Problem("fail", text, "/events", "List the events")
 
 
@@ -103,5 +105,5 @@ def _findings(findings: list[Finding]) -> Iterator[Problem]:
     for finding in findings:
         if finding.level != OK:
             level = "fail" if finding.level == FAILING else "warn"
-            text = Markup("{}, since {}.").format(finding.text, when(finding.since))
+            text = Markup("{}. Since {}.").format(sentence(finding.text), when(finding.since))
             yield Problem(level, text, "/destinations", "Destinations")

@@ -9,7 +9,7 @@ from typing import Any
 from flask import url_for
 from markupsafe import Markup
 
-from app.formats import duration, iso_time, shortened
+from app.formats import duration, iso_time, sentence, shortened
 from app.services import services
 from app.text import LINES, printable
 from app.web.ops import auth, security, static
@@ -77,5 +77,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "duration": duration,
     "line": line,
     "number": number,
+    "sentence": sentence,
     "when": when,
 }

@@ -47,6 +47,41 @@ def test_page_makes_no_request(ops: Browser, stripe_api: StripeApi, name: str) -
     assert stripe_api.asked == []
 
 
+def test_findings_of_the_watch(ops: Browser, stripe_api: StripeApi) -> None:
+    """The page shows each destination as the watch has found it, and the other checks."""
+    findings = ops.receiver.services.inbox.findings
+    details = {
+        "id": "we_1",
+        "name": "Ours <1>",
+        "url": URL,
+        "status": "disabled",
+        "payload": "thin",
+        "enabled_events": 2,
+        "missing": [INVOICE],
+        "unhandled": [CHARGE],
+        "problems": [],
+    }
+    text = "event destination we_1 is disabled: Stripe sends nothing"
+    findings.record("destination_disabled:we_1", "fail", text, details)
+    other = {**details, "id": "we_2", "name": "", "missing": [], "unhandled": []}
+    findings.record("destination_disabled:we_2", "ok", "we_2 sends 2 handled types", other)
+    findings.record("clock_off", "ok", "the clock is as Stripe's")
+    page = ops.get("/ops/destinations").text
+    assert "Event destination we_1 is disabled: Stripe sends nothing. Since" in page
+    assert "Ours &lt;1&gt;" in page
+    assert f"{INVOICE}: their handlers are never called" in page
+    assert f"{CHARGE}: they go to the fallback" in page
+    assert page.count("/sync") == 1
+    assert "The clock is as Stripe&#39;s. <span" in page
+    assert "/sync" not in ops.reader().get("/ops/destinations").text
+    assert stripe_api.asked == []
+
+
+def test_no_findings(ops: Browser) -> None:
+    """Before the first round of the watch, the page says that it comes."""
+    assert "every few minutes, unless <code>WATCH_SECONDS" in ops.get("/ops/destinations").text
+
+
 def test_destinations_are_compared(ops: Browser, stripe_api: StripeApi, name: str) -> None:
     """Each destination is shown with its problems and its drift."""
     matching = stripe_api.destinations.add(URL, [CUSTOMER, INVOICE], name="Second")

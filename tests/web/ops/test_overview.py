@@ -134,7 +134,7 @@ def test_pause(make_ops: Callable[..., Browser]) -> None:
 def test_findings_and_alerts(ops: Browser) -> None:
     """Findings of the watch, and alerts about what the page does not read itself, are shown."""
     inbox = ops.receiver.services.inbox
-    inbox.findings.record("clock_off", "warn", "The clock is 40 s behind Stripe's")
+    inbox.findings.record("clock_off", "warn", "the clock is 40 s behind Stripe's")
     inbox.findings.record("key_revoked", "fail", "Stripe does not accept the API key")
     inbox.findings.record("types_drifted", "ok", "All handled types are enabled")
     for alert in ("silence", "dead_events"):
@@ -149,8 +149,8 @@ def test_findings_and_alerts(ops: Browser) -> None:
         )
     assert sentences(overview(ops)) == [
         "fail: About silence. This alert was raised 2 hours ago. List the events",
-        "fail: Stripe does not accept the API key, since 0 s ago. Destinations",
-        "warn: The clock is 40 s behind Stripe's, since 0 s ago. Destinations",
+        "fail: Stripe does not accept the API key. Since 0 s ago. Destinations",
+        "warn: The clock is 40 s behind Stripe's. Since 0 s ago. Destinations",
     ]
 
 
