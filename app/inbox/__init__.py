@@ -7,6 +7,7 @@ records together, so that no two processes can both decide.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Unpack
 
 from app.inbox import backup
 from app.inbox.activity import Activities, Activity
@@ -37,7 +38,7 @@ from app.inbox.reconciliation import Reconciliation
 from app.inbox.rescue import Rescue
 from app.inbox.retention import Retention
 from app.inbox.sql.administration import TEST_WRITE
-from app.inbox.store import Store
+from app.inbox.store import Store, StoreOptions
 from app.inbox.transfer import Transfer
 from app.states import Outcome, State
 
@@ -64,16 +65,7 @@ class Inbox:
     Every method raises ``InboxUnavailable`` when the database cannot be reached or written.
     """
 
-    def __init__(  # noqa: PLR0913 - the database and its settings, each named
-        self,
-        url: str,
-        *,
-        lease_seconds: float,
-        max_crashes: int = 5,
-        schema: str | None = None,
-        migrates: bool = True,
-        listen_url: str | None = None,
-    ) -> None:
+    def __init__(self, url: str, **options: Unpack[StoreOptions]) -> None:
         """Take the ``url`` of the database. A claim expires ``lease_seconds`` after each renewal.
 
         An event is dead after ``max_crashes`` consecutive crashes. ``schema`` is the one of
@@ -82,14 +74,7 @@ class Inbox:
         version. ``listen_url`` is a URL of the same PostgreSQL database without a pooler, for
         notifications.
         """
-        self._store = Store(
-            url,
-            lease_seconds=lease_seconds,
-            max_crashes=max_crashes,
-            schema=schema,
-            migrates=migrates,
-            listen_url=listen_url,
-        )
+        self._store = Store(url, **options)
         self.deliveries = Deliveries(self._store)
         self.groups = Groups(self._store)
         self.claims = Claims(self._store)

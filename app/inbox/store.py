@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import sqlalchemy as sa
 
@@ -24,6 +24,16 @@ from app.runtime.process_name import new_process_name
 MIGRATION_WAIT_SECONDS = 1.0
 
 
+class StoreOptions(TypedDict, total=False):
+    """The arguments of ``Store`` beside the URL. ``Inbox`` describes them."""
+
+    lease_seconds: Required[float]
+    max_crashes: int
+    schema: str | None
+    migrates: bool
+    listen_url: str | None
+
+
 class Store:
     """One database with the inbox's tables."""
 
@@ -32,7 +42,7 @@ class Store:
         url: str,
         *,
         lease_seconds: float,
-        max_crashes: int,
+        max_crashes: int = 5,
         schema: str | None = None,
         migrates: bool = True,
         listen_url: str | None = None,
