@@ -3,7 +3,9 @@ ARG BASE_IMAGE=python:3.13-slim
 
 FROM ${BASE_IMAGE} AS build
 WORKDIR /srv
-COPY requirements.lock ./
+# `make image EXTRA=otel` gives requirements-otel.lock.
+ARG REQUIREMENTS=requirements.lock
+COPY ${REQUIREMENTS} ./requirements.lock
 # Build secrets, which no layer keeps. pip: a pip.conf for a package index of your own. ca: its
 # certificate authorities, which that pip.conf names as `cert = /run/secrets/ca`.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \

@@ -8,6 +8,9 @@ INSTALLED := $(VENV)/.installed
 # The programs that check deploy/ and write the SBOM.
 TOOLS := .venv-deploy
 TOOLS_INSTALLED := $(TOOLS)/.installed
+# The tests in a browser.
+BROWSER := .venv-browser
+BROWSER_INSTALLED := $(BROWSER)/.installed
 # A part of the tests, as in: make test ARGS='tests/inbox/test_inbox.py -x'
 ARGS ?=
 # How many tests run side by side when all are run: those of processes mostly wait.
@@ -19,6 +22,8 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
 # For `make image`: docker, podman or buildah, and further options of its `build`.
 BUILDER ?= docker
 BUILD_OPTIONS ?=
+# For `make image`: the extra of pyproject.toml that the image gets, or none.
+EXTRA ?=
 # For `make sbom`: the file that it writes.
 SBOM ?= sbom.json
 # For `make lock`. Empty: keep the locked versions, and lock only what is new.
@@ -28,7 +33,7 @@ UPGRADE ?= --upgrade
 unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
-.PHONY: help install run dev handler demo test test-fast test-deploy test-pooler newer check format bench image sbom lock clean
+.PHONY: help install run dev handler demo test test-fast test-browser test-deploy test-pooler newer check format bench image sbom lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' Makefile
@@ -68,6 +73,10 @@ test-pooler: $(INSTALLED) ## Run the tests behind PgBouncer (on Debian, as root)
 	@tools/debian_packages.sh pgbouncer
 	$(BIN)/python -m pytest tests/pooler
 
+test-browser: $(INSTALLED) $(BROWSER_INSTALLED) ## Test the operations page in Chromium (on Debian, as root)
+	@tools/debian_packages.sh chromium
+	$(BROWSER)/bin/python -m pytest tests/browser $(ARGS)
+
 test-deploy: $(INSTALLED) $(TOOLS_INSTALLED) ## Build the image and the example, run them, and check deploy/ (on Debian, as root)
 	@tools/debian_packages.sh buildah mmdebstrap nginx openssl systemd
 	$(BIN)/python -m pytest tests/deploy
@@ -84,8 +93,8 @@ format: $(INSTALLED) ## Format the code, and mend what the linter can
 bench: $(INSTALLED) ## Measure the service beside the snippet of Stripe's documentation
 	@exec $(BIN)/python -m benchmarks
 
-image: ## Build the image stripe-event-receiver:VERSION (BUILDER=podman)
-	$(BUILDER) build --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse --short=12 HEAD) --tag stripe-event-receiver:$(VERSION) $(BUILD_OPTIONS) .
+image: ## Build the image stripe-event-receiver:VERSION (BUILDER=podman, EXTRA=otel)
+	$(BUILDER) build --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse --short=12 HEAD) $(EXTRA:%=--build-arg REQUIREMENTS=requirements-%.lock) --tag stripe-event-receiver:$(VERSION)$(EXTRA:%=-%) $(BUILD_OPTIONS) .
 
 sbom: $(TOOLS_INSTALLED) ## Write sbom.json: the Python packages of the image, in CycloneDX's format
 	$(TOOLS)/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
@@ -93,11 +102,13 @@ sbom: $(TOOLS_INSTALLED) ## Write sbom.json: the Python packages of the image, i
 
 lock: $(INSTALLED) ## Lock the newest versions that pyproject.toml allows (UPGRADE= keeps the locked ones)
 	$(LOCK) pyproject.toml --output-file requirements.lock
-	$(LOCK) pyproject.toml --group dev --constraints requirements.lock --output-file requirements-dev.lock
+	$(LOCK) pyproject.toml --extra otel --constraints requirements.lock --output-file requirements-otel.lock
+	$(LOCK) pyproject.toml --extra otel --group dev --constraints requirements-otel.lock --output-file requirements-dev.lock
 	$(LOCK) --group deploy --output-file requirements-deploy.lock
+	$(LOCK) pyproject.toml --extra otel --group browser --constraints requirements-dev.lock --output-file requirements-browser.lock
 
 clean: ## Remove .venv and what tools left behind; .env and var/ stay
-	rm -rf $(VENV) $(TOOLS) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TOOLS) $(BROWSER) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # Neither the machine's settings nor its addresses go into a lock: only names, versions and hashes.
@@ -126,6 +137,14 @@ $(TOOLS_INSTALLED): requirements-deploy.lock | $(INSTALLED)
 	@$(BIN)/python -m venv $(TOOLS)
 	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check \
 		--require-hashes --only-binary :all: --requirement requirements-deploy.lock
+	@touch $@
+
+$(BROWSER_INSTALLED): requirements-browser.lock | $(INSTALLED)
+	@echo 'Setting up $(BROWSER) from requirements-browser.lock (once, and after each change of the lock) ...'
+	@rm -rf $(BROWSER)
+	@$(BIN)/python -m venv $(BROWSER)
+	@$(BROWSER)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --only-binary :all: --requirement requirements-browser.lock
 	@touch $@
 
 .env: | $(INSTALLED)

@@ -4,6 +4,7 @@ import gc
 from pathlib import Path
 from typing import Any
 
+from app.metrics import folder
 from app.runtime import cpu_affinity
 from app.settings import Settings
 from app.web import gunicorn_private, listen
@@ -14,7 +15,7 @@ settings = Settings.load()
 
 wsgi_app = "app.web.startup:load()"
 worker_class = "app.web.gunicorn_worker.WebWorker"
-bind = listen.bind_address(settings)
+bind = listen.bind_addresses(settings)
 workers = settings.web_concurrency
 preload_app = True
 # uvloop where it is installed: a delivery then takes a tenth less processor time.
@@ -48,7 +49,7 @@ loglevel = settings.log_level
 
 def on_starting(server: Any) -> None:
     """Refuse an address that cannot be opened, in one sentence."""
-    listen.check_ports(server.cfg.address)
+    listen.check_ports(server.cfg.address, settings.ops_port)
 
 
 def when_ready(_server: object) -> None:
@@ -72,3 +73,8 @@ def post_fork(server: Any, worker: Any) -> None:
     worker.early_signals = gunicorn_private.queued_signals(server)
     if settings.worker_cpu_affinity == "auto":
         cpu_affinity.pin(worker.cpu, server.cfg.workers)
+
+
+def on_exit(_server: object) -> None:
+    """Remove the folder in which the processes shared their counts."""
+    folder.remove()

@@ -21,6 +21,8 @@ PLACEHOLDER = "whsec_replace_me"
 #: digits, fewer than 8 are different once in ten million tokens.
 TOKEN_LENGTH = 32
 TOKEN_VARIETY = 8
+#: Stripe lists and resends an event for 30 days. An inbox that has removed it would run it again.
+MIN_RETENTION_DAYS = 31
 #: Digits of a number. Python converts no more than 4,300.
 MOST_DIGITS = 20
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*")
@@ -119,23 +121,6 @@ def _check_secret(secret: str, position: int, found: tuple[str, ...]) -> None:
         raise ValueError(f"{which} is the same as an earlier one. Remove it")
 
 
-def token(value: str) -> str:
-    """Accept a token of the operations page, and return an empty text for none.
-
-    The messages never hold the token.
-    """
-    if not value:
-        return ""
-    if not value.isascii() or " " in value:  # HTTP clients disagree about their encoding
-        raise ValueError("has a space, or a character that is not ASCII. Use letters and digits")
-    if len(value) < TOKEN_LENGTH or len(set(value)) < TOKEN_VARIETY:
-        raise ValueError(
-            f"is too easy to guess. Use {TOKEN_LENGTH} random characters or more, as `openssl rand"
-            " -hex 32` prints them"
-        )
-    return value
-
-
 def api_base(value: str) -> str | None:
     """Accept a URL, and return None for an empty text."""
     if not value:
@@ -224,6 +209,22 @@ def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
         return int(value)
 
     return convert
+
+
+def retention_days(value: str) -> int:
+    """Accept a number of days, or 0 to keep events for ever."""
+    days = whole_number(0, 36_500)(value)
+    if 0 < days < MIN_RETENTION_DAYS:
+        raise ValueError(
+            f"is {value!r}. Use {MIN_RETENTION_DAYS} or more, or 0 to keep all events: Stripe"
+            " resends an event for 30 days, and one that was removed would run again"
+        )
+    return days
+
+
+def optional_port(value: str) -> int | None:
+    """Accept a port, and return None for an empty text."""
+    return whole_number(1, 65535)(value) if value else None
 
 
 def rate_limit(value: str) -> int | None:

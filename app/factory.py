@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import click
 import stripe
 import structlog
-from flask import Flask, Response
-from flask.cli import AppGroup
-from werkzeug.exceptions import HTTPException
+from flask import Flask
 
 from app import log, text
+from app.alerts.tasks import alert_tasks
+from app.commands import Commands
 from app.database_url import passwords
 from app.errors import StartError
 from app.inbox import Inbox
+from app.maintenance import retention
 from app.maintenance.schedule import Maintenance, Task
+from app.metrics.meter import FLUSH_SECONDS, Meter
 from app.processing import registry
 from app.processing.deferred_results import DeferredResults
 from app.processing.held_claims import HeldClaims
@@ -33,10 +36,13 @@ from app.processing.worker import Worker
 from app.reconcile.reconciler import Reconciler
 from app.runtime.watchdog import Watchdog
 from app.services import Services
-from app.settings import Settings
+from app.settings import Settings, environment
 from app.stripe_api.client import build_client
 from app.stripe_api.rate_limiter import RateLimiter
-from app.web import answers, health, ops, webhook
+from app.tracing.choice import make_tracing
+from app.tracing.spans import Tracing
+from app.watch.tasks import watch_tasks
+from app.web import routes
 from app.web.refusals import RefusalLog
 
 #: Seconds between two tries to record the release of this process.
@@ -91,16 +97,10 @@ def _make_app(settings: Settings, handlers: Registry | None = None) -> Flask:
         package=settings.handlers_package,
     )
     app = Flask("app", static_folder=None)
-    # No path redirects: the redirect would name the host of the service, not that of its proxy.
-    app.url_map.merge_slashes = False
     app.extensions["services"] = make_services(
         settings, handlers or registry.load(settings.handlers_package, text.redactor(secrets))
     )
-    app.register_blueprint(webhook.blueprint)
-    app.register_blueprint(health.blueprint)
-    if settings.ops_token:  # otherwise /ops is an unknown path like any other
-        ops.register(app)
-    app.register_error_handler(HTTPException, _answer_in_json)
+    routes.add(app, settings)
     app.cli = Commands("app")
     return app
 
@@ -114,20 +114,16 @@ def warn_of_misspelt(settings: Settings) -> None:
 def make_services(settings: Settings, handlers: Registry) -> Services:
     """Return all services of one process, for these handler modules."""
     inbox = make_inbox(settings)
-    client = make_client(settings, inbox)
-    parts = make_leases(inbox, settings.lease_seconds)
-    runner = Runner(
-        handlers,
-        client,
-        inbox.claims,
-        leases=parts.leases,
-        deferred=parts.deferred,
-        watchdog=parts.watchdog,
-        classifier=_make_classifier(settings),
-    )
+    meter = Meter(inbox, lambda: [each.event_type for each in handlers.modules])
+    tracing = make_tracing(environment())
+    client = make_client(settings, inbox, meter, tracing)
+    parts = make_leases(inbox, settings.lease_seconds, meter.lease_lost)
+    runner = _make_runner(settings, handlers, inbox, client, parts, tracing, meter)
     stopping = threading.Event()
     worker = _make_worker(settings, inbox, runner, parts, stopping)
-    tasks = _maintenance_tasks(settings, inbox)
+    meter.busy_and_idle = worker.busy_and_idle
+    reconciler = Reconciler(settings, handlers, inbox, client, runner)
+    reconciler.on_missing = meter.reconcile_missing
     return Services(
         settings=settings,
         registry=handlers,
@@ -138,22 +134,61 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         leases=parts.leases,
         runner=runner,
         worker=worker,
-        receiver=Receiver(settings, inbox.deliveries, runner, worker, stopping),
-        reconciler=Reconciler(settings, handlers, inbox, client, runner),
-        refusals=RefusalLog(),
-        maintenance=Maintenance(tasks, inbox.reconciliation, stopping),
+        receiver=Receiver(
+            settings, inbox.deliveries, runner, worker, stopping=stopping, tracing=tracing
+        ),
+        reconciler=reconciler,
+        refusals=RefusalLog(meter.rejection),
+        meter=meter,
+        tracing=tracing,
+        maintenance=_make_maintenance(settings, handlers, inbox, client, meter, stopping),
         stopping=stopping,
     )
 
 
-def _maintenance_tasks(settings: Settings, inbox: Inbox) -> list[Task]:
+def _make_runner(  # noqa: PLR0913, PLR0917 - the services, in the order of their making
+    settings: Settings,
+    handlers: Registry,
+    inbox: Inbox,
+    client: stripe.StripeClient,
+    parts: LeaseParts,
+    tracing: Tracing,
+    meter: Meter,
+) -> Runner:
+    return Runner(
+        handlers,
+        client,
+        inbox.claims,
+        leases=parts.leases,
+        deferred=parts.deferred,
+        watchdog=parts.watchdog,
+        classifier=_make_classifier(settings),
+        tracing=tracing,
+        on_attempt=meter.attempt,
+    )
+
+
+def _make_maintenance(  # noqa: PLR0913, PLR0917 - as above
+    settings: Settings,
+    handlers: Registry,
+    inbox: Inbox,
+    client: stripe.StripeClient,
+    meter: Meter,
+    stopping: threading.Event,
+) -> Maintenance:
     """Return the regular work of a serving process."""
     # Once, and again only if the inbox was away.
     begin_release = partial(inbox.groups.begin_release, settings.release)
-    tasks = [Task("release", RELEASE_SECONDS, begin_release)]
+    tasks = [
+        Task("release", RELEASE_SECONDS, begin_release),
+        Task("activity", FLUSH_SECONDS, meter.flush),
+        *alert_tasks(settings, inbox),
+        *retention.tasks(settings, inbox, stopping),
+        *watch_tasks(settings, handlers, inbox, client),
+    ]
     if settings.is_queue:
         tasks.append(Task("paused_types", PARK_SECONDS, inbox.administration.park))
-    return tasks
+    return Maintenance(tasks, inbox.reconciliation, stopping)
 
 
 class LeaseParts(NamedTuple):
@@ -167,9 +202,14 @@ class LeaseParts(NamedTuple):
     rescuer: Rescuer
 
 
-def make_leases(inbox: Inbox, lease_seconds: float) -> LeaseParts:
-    """Return the lease thread of one process, which is not started, and its parts."""
-    held = HeldClaims(inbox.claims, lease_seconds)
+def make_leases(
+    inbox: Inbox, lease_seconds: float, on_lost: Callable[[], object] = lambda: None
+) -> LeaseParts:
+    """Return the lease thread of one process, which is not started, and its parts.
+
+    ``on_lost`` is called when another attempt took over a claim.
+    """
+    held = HeldClaims(inbox.claims, lease_seconds, on_lost)
     deferred = DeferredResults()
     outages = Outages(held, deferred)
     watchdog = Watchdog(lease_seconds, lambda: len(held) > 0, log.output.waiting)
@@ -207,13 +247,27 @@ def make_inbox(settings: Settings) -> Inbox:
     )
 
 
-def make_client(settings: Settings, inbox: Inbox | None = None) -> stripe.StripeClient:
-    """Return a client of Stripe's API. With an ``inbox`` it keeps to the shared rate limit."""
-    rate_limiter = None
-    if inbox is not None and settings.requests_per_second:
+def make_client(
+    settings: Settings,
+    inbox: Inbox | None = None,
+    meter: Meter | None = None,
+    tracing: Tracing | None = None,
+) -> stripe.StripeClient:
+    """Return a client of Stripe's API. With an ``inbox`` it keeps to the shared rate limit.
+
+    The ``meter`` counts its requests, and ``tracing`` makes spans of them.
+    """
+    on_wait: Callable[[float], object] = meter.rate_limit_wait if meter else _ignore
+    on_request: Callable[[str], object] = meter.stripe_request if meter else _ignore
+    rate, limiter = settings.requests_per_second, None
+    if inbox is not None and rate:
         mode = "live" if settings.livemode else "test"
-        rate_limiter = RateLimiter(inbox.rate_limits, settings.requests_per_second, mode=mode)
-    return build_client(settings, rate_limiter)
+        limiter = RateLimiter(inbox.rate_limits, rate, mode=mode, on_wait=on_wait)
+    return build_client(settings, limiter, on_request, tracing)
+
+
+def _ignore(_measured: object) -> None:
+    """Count nothing."""
 
 
 def _make_classifier(settings: Settings) -> Classifier:
@@ -236,33 +290,7 @@ def _retry_policy(settings: Settings) -> RetryPolicy:
 def _secrets(settings: Settings) -> list[str]:
     urls = [settings.database_url, settings.database_listen_url]
     database = [password for url in urls if url for password in passwords(url)]
-    tokens = filter(None, [settings.ops_token, settings.ops_read_token])
-    return [settings.stripe_api_key, *settings.stripe_webhook_secrets, *database, *tokens]
-
-
-def _answer_in_json(error: HTTPException) -> Response:
-    """Answer a request that Flask refuses, such as one with a wrong method, in JSON."""
-    response = answers.error(error.code or 500, error.name.lower())
-    response.headers.extend(
-        (name, value) for name, value in error.get_headers() if name.lower() != "content-type"
-    )
-    return response
-
-
-class Commands(AppGroup):
-    """The commands of ``flask``. A server does not load them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all commands."""
-        self._load()
-        return super().list_commands(ctx)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return the command of this name, or None."""
-        self._load()
-        return super().get_command(ctx, cmd_name)
-
-    def _load(self) -> None:
-        from app import cli  # noqa: PLC0415 - see the class
-
-        cli.register(self)
+    tokens = [settings.ops_token, settings.ops_read_token]
+    alerts = [settings.alert_url, settings.alert_secret]
+    operators = filter(None, [*tokens, *alerts])
+    return [settings.stripe_api_key, *settings.stripe_webhook_secrets, *database, *operators]

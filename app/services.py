@@ -11,6 +11,7 @@ from flask import Flask, current_app
 
 from app.inbox import Inbox
 from app.maintenance.schedule import Maintenance
+from app.metrics.meter import Meter
 from app.processing.deferred_results import DeferredResults
 from app.processing.leases import Leases
 from app.processing.receiver import Receiver
@@ -20,6 +21,7 @@ from app.processing.worker import Worker
 from app.reconcile.reconciler import Reconciler
 from app.runtime.watchdog import Watchdog
 from app.settings import Settings
+from app.tracing.spans import Tracing
 from app.web.refusals import RefusalLog
 
 
@@ -39,6 +41,8 @@ class Services:
     receiver: Receiver
     reconciler: Reconciler
     refusals: RefusalLog
+    meter: Meter
+    tracing: Tracing
     maintenance: Maintenance
     stopping: threading.Event
 

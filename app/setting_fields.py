@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from app import conversions
@@ -17,6 +17,34 @@ Field = dataclasses.Field[Any]
 
 #: The maximum length of a wrong value in a message, in characters.
 SHOWN_LENGTH = 100
+
+
+def setting(
+    default: str | None,
+    convert: Callable[[str], object],
+    description: str,
+    *,
+    variable: str | None = None,
+    secret: bool = False,
+) -> Any:
+    """Return a field of ``Settings``.
+
+    ``default`` is a text as in the environment, or None for a required setting. ``variable`` is
+    the name of the environment variable, if it is not the attribute's. A ``secret`` stays out of
+    the representation, so that it reaches no log by accident, and can be given as a file.
+    """
+    value = dataclasses.MISSING if default is None else convert(default)
+    return dataclasses.field(
+        default=value,
+        repr=not secret,
+        metadata={
+            "default": default or "",
+            "convert": convert,
+            "description": description,
+            "variable": variable,
+            "secret": secret,
+        },
+    )
 
 
 def table(settings: type[Settings]) -> list[Field]:
@@ -65,6 +93,9 @@ def contradictions(settings: Settings) -> dict[str, str]:
             " not reach a stand-in. Remove STRIPE_API_BASE, or use a test key"
         )
     problems |= _ops_problems(settings)
+    if settings.alert_secret in settings.stripe_webhook_secrets:
+        text = "is also in STRIPE_WEBHOOK_SECRET. Its receiver could sign deliveries. Use another"
+        problems["ALERT_SECRET"] = f"ALERT_SECRET {text} one"
     if settings.database_url.startswith("sqlite"):
         given = {
             "DATABASE_SCHEMA": settings.database_schema,
@@ -76,7 +107,9 @@ def contradictions(settings: Settings) -> dict[str, str]:
 
 
 def _ops_problems(settings: Settings) -> dict[str, str]:
-    """Return what is wrong with the tokens of the operations page, by setting."""
+    """Return what is wrong with the settings of the operations page, by setting."""
+    if settings.ops_port == settings.port:
+        return {"OPS_PORT": "OPS_PORT is the same as PORT, which takes deliveries. Use another one"}
     if settings.ops_read_token and not settings.ops_token:
         return {"OPS_READ_TOKEN": "OPS_READ_TOKEN has no effect without OPS_TOKEN. Set both"}
     if settings.ops_read_token and settings.ops_read_token == settings.ops_token:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from app import conversions
 from app.conversions import LIVE_PREFIXES, ORGANIZATION_PREFIX, one_of, seconds, whole_number
 from app.database_url import database_url, listen_url
 from app.environment import Origin, read
 from app.errors import StartError
+from app.operator_settings import OperatorSettings
 from app.release import git_release
-from app.setting_fields import contradictions, convert, names, variable
+from app.setting_fields import contradictions, convert, names, setting, variable
 
 __all__ = ["Settings", "environment", "variable"]
 
@@ -33,196 +33,159 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, **changes}
 
 
-def _setting(
-    default: str | None,
-    convert: Callable[[str], object],
-    description: str,
-    *,
-    variable: str | None = None,
-    secret: bool = False,
-) -> Any:
-    """Return a field of ``Settings``.
-
-    ``default`` is a text as in the environment, or None for a required setting. ``variable`` is
-    the name of the environment variable, if it is not the attribute's. A ``secret`` stays out of
-    the representation, so that it reaches no log by accident, and can be given as a file.
-    """
-    value = dataclasses.MISSING if default is None else convert(default)
-    return dataclasses.field(
-        default=value,
-        repr=not secret,
-        metadata={
-            "default": default or "",
-            "convert": convert,
-            "description": description,
-            "variable": variable,
-            "secret": secret,
-        },
-    )
+def export(name: str, value: str) -> None:
+    """Set a variable in the environment of this process, for a library that reads it there."""
+    os.environ[name] = value
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(OperatorSettings):
     """All settings of one process.
 
     The attributes are the environment variables in lower case, except ``origin``.
     """
 
-    stripe_api_key: str = _setting(
+    stripe_api_key: str = setting(
         None,
         conversions.api_key,
         "Secret or restricted key of the Stripe API (sk_... or rk_...). Its prefix says whether"
         " live or test events are run.",
         secret=True,
     )
-    stripe_webhook_secrets: tuple[str, ...] = _setting(
+    stripe_webhook_secrets: tuple[str, ...] = setting(
         None,
         conversions.secrets,
         "Signing secret of the event destination (whsec_...). Separate several with commas.",
         variable="STRIPE_WEBHOOK_SECRET",
         secret=True,
     )
-    stripe_mode: str = _setting(
+    stripe_mode: str = setting(
         "",
         conversions.optional(one_of("live", "test")),
         "For an organization key (sk_org_...), which has one prefix for both modes: live or test.",
     )
-    stripe_context: str | None = _setting(
+    stripe_context: str | None = setting(
         "",
         conversions.context,
         "For an organization key: the account of requests that name none, such as acct_1.",
     )
-    stripe_api_base: str | None = _setting(
+    stripe_api_base: str | None = setting(
         "",
         conversions.api_base,
         "URL of a stand-in for Stripe's API. Empty: Stripe itself.",
     )
-    stripe_rate_limit: int | None = _setting(
+    stripe_rate_limit: int | None = setting(
         "",
         conversions.rate_limit,
         "Requests to Stripe's API a second, of all processes that share an inbox; 0 for no limit."
         " Empty: 80 live, 20 test, none for a stand-in.",
     )
-    database_url: str = _setting(
+    database_url: str = setting(
         "sqlite:///var/inbox.sqlite3",
         database_url,
         "Where events are kept: a SQLite file, or postgresql://user:password@host/database for"
         " more than one replica.",
         secret=True,
     )
-    database_schema: str | None = _setting(
+    database_schema: str | None = setting(
         "",
         conversions.schema,
         "The schema of PostgreSQL for the tables, created if it is missing. Empty: the one that the"
         " database role's search_path gives.",
     )
-    migrate: str = _setting(
+    migrate: str = setting(
         "auto",
         one_of("auto", "check"),
         "auto migrates the tables at the start; check waits until `flask db upgrade` has done it.",
     )
-    database_listen_url: str | None = _setting(
+    database_listen_url: str | None = setting(
         "",
         listen_url,
         "Queue mode behind a PostgreSQL pooler: a URL of the database without the pooler, for"
         " notifications. Empty: DATABASE_URL.",
         secret=True,
     )
-    handlers_package: str = _setting(
+    handlers_package: str = setting(
         "handlers",
         conversions.package,
         "The Python package that holds the handler modules.",
     )
-    release: str = _setting(
+    release: str = setting(
         "", conversions.release, "The release of your code. Empty: git's commit."
     )
-    processing: str = _setting(
+    processing: str = setting(
         "inline",
         one_of("inline", "queue"),
         "When callbacks run: inline (in the request) or queue (in workers, after the answer).",
     )
-    lease_seconds: float = _setting(
+    lease_seconds: float = setting(
         "30",
         seconds(1, 3600),
         "Seconds that a claim lasts unless it is renewed. After a crash, the event runs again"
         " within two leases.",
     )
-    max_body_bytes: int = _setting(
+    max_body_bytes: int = setting(
         "65536",
         whole_number(1024, 16 * 1024 * 1024),
         "Largest notification that is accepted, in bytes.",
     )
-    bind_host: str = _setting(
+    bind_host: str = setting(
         "",
         conversions.bind_host,
         "The IPv4 or IPv6 address, or the host name, to listen on. Empty: all IPv4 addresses, and"
         " 127.0.0.1 alone with make dev.",
     )
-    port: int = _setting("4242", whole_number(1, 65535), "The port to listen on.")
-    web_concurrency: int = _setting("2", whole_number(1, 256), "Processes that answer requests.")
-    web_threads: int = _setting(
+    port: int = setting("4242", whole_number(1, 65535), "The port to listen on.")
+    web_concurrency: int = setting("2", whole_number(1, 256), "Processes that answer requests.")
+    web_threads: int = setting(
         "8",
         whole_number(1, 1024),
         "Deliveries at once in each process; in inline mode, callbacks at once.",
     )
-    worker_cpu_affinity: str = _setting(
+    worker_cpu_affinity: str = setting(
         "auto",
         one_of("auto", "off"),
         "auto pins each process to one CPU if there are as many processes as CPUs, or a multiple;"
         " off lets them use all.",
     )
-    ops_token: str = _setting(
-        "",
-        conversions.token,
-        "Opens the operations page at /ops: its password, 32 random characters or more. Empty:"
-        " there is no such page.",
-        secret=True,
-    )
-    ops_read_token: str = _setting(
-        "",
-        conversions.token,
-        "A second password for the operations page, for people who may look and change nothing.",
-        secret=True,
-    )
-    ops_read_bodies: str = _setting(
-        "off",
-        one_of("on", "off"),
-        "on shows the bodies of events to people with OPS_READ_TOKEN too; they can hold personal"
-        " data.",
-    )
-    worker_threads: int = _setting(
+    worker_threads: int = setting(
         "4",
         whole_number(0, 1024),
         "Queue mode: callbacks at once in each process; 0 when `flask worker` runs them.",
     )
-    retry_base_seconds: float = _setting(
+    retry_base_seconds: float = setting(
         "10",
         seconds(0.01, 86400),
         "Queue mode: the delay before the first retry is random, up to so many seconds. The range"
         " doubles with each failure.",
     )
-    retry_cap_seconds: float = _setting(
+    retry_cap_seconds: float = setting(
         "21600",
         seconds(0.01, 604800),
         "Queue mode: the longest delay before a retry, in seconds.",
     )
-    max_attempts: int = _setting(
+    max_attempts: int = setting(
         "35",
         whole_number(1, 10000),
         "Queue mode: failed attempts after which an event is dead. With the defaults that is after"
         " three days.",
     )
-    max_crashes: int = _setting(
+    max_crashes: int = setting(
         "5",
         whole_number(1, 1000000),
         "Consecutive crashes after which an event is dead: its process ended while the event ran.",
     )
-    log_level: str = _setting(
+    retention_days: int = setting(
+        "90",
+        conversions.retention_days,
+        "Days that done events are kept, 31 or more; 0 keeps them for ever. Dead events stay.",
+    )
+    log_level: str = setting(
         "info",
         one_of("debug", "info", "warning", "error"),
         "debug, info, warning or error.",
     )
-    log_format: str = _setting(
+    log_format: str = setting(
         "json",
         one_of("json", "console"),
         "json or console. Not set: console on a terminal, else json.",
@@ -262,6 +225,11 @@ class Settings:
         if self.stripe_api_base:
             return 0
         return LIVE_RATE_LIMIT if self.livemode else TEST_RATE_LIMIT
+
+    @property
+    def serves_metrics(self) -> bool:
+        """True if there is a ``/metrics``: with a token, or on a port of its own."""
+        return bool(self.ops_token) or self.ops_port is not None
 
     @property
     def is_queue(self) -> bool:

@@ -27,8 +27,8 @@ from app.errors import InboxUnavailable
 from app.factory import make_inbox
 from app.settings import Settings, environment
 from app.stripe_api.catalog import type_of_module
+from app.stripe_api.destinations import WEBHOOK_PATH
 from app.web.listen import local_url, open_port
-from app.web.webhook import WEBHOOK_PATH
 from devkit import placeholders
 from devkit.dev_service import Service
 from devkit.dev_state import announced
@@ -125,6 +125,7 @@ def service_environment(settings: Settings, base: str) -> dict[str, str]:
         LOG_FORMAT="console",
         FLASK_SKIP_DOTENV="1",
         WEB_CONCURRENCY="1",
+        OPS_PORT="",  # the operations page is on the port of the deliveries
         # Bytecode has times in whole seconds: a second change in the same second would be missed.
         PYTHONDONTWRITEBYTECODE="1",
     )

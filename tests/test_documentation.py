@@ -30,7 +30,7 @@ MakeReceiver = Callable[..., Receiver]
 
 OPERATIONS = "docs/operations.md"
 #: Files that the pages show whole, for the reader to write.
-SHOWN = set(pages.files("README.md", "docs/handlers.md"))
+SHOWN = set(pages.files("README.md", "docs/handlers.md", "docs/tracing.md"))
 HANDLER = "def handle(notif, client): pass\n"
 ARCHITECTURE = "docs/architecture.md"
 DECISIONS = "docs/adr/README.md"
@@ -133,6 +133,11 @@ def normal(line: str) -> list[str]:
     """Return the columns of a line, without what differs from run to run."""
     line = re.sub(r"evt_\w+", "evt", line)
     return pages.columns(re.sub(r"[0-9]+", "0", line))
+
+
+def without_hashes(line: str) -> list[str]:
+    """Return the columns of a line, as ``normal`` does, without commits and fingerprints."""
+    return [re.sub(r"\b(?=[a-f]*0)[0a-f]+\b", "hash", each) for each in normal(line)]
 
 
 class TestLinks:
@@ -335,6 +340,32 @@ class TestExamples:
                     assert [line for line in text.splitlines() if normal(line) not in lines] == []
                     checked += 1
         assert checked == 5
+
+    def test_error_groups(self, make_receiver: MakeReceiver) -> None:
+        """The commands on error groups show what the page shows."""
+        broken = "def handle(notif, client):\n    {}['customer']\n"
+        release = "9f31c04be2aa"
+        receiver = make_receiver({"v1_invoice_paid": broken}, release=release)
+        groups = receiver.services.inbox.groups
+        groups.begin_release(release)
+        for number in (0, 0, 1):
+            receiver.deliver(samples.notification("v1.invoice.paid", event_id=f"evt_{number}"))
+        groups.begin_release("5d0e77a1b3c4")
+        (group,) = groups.list(1)
+        output, checked = "", 0
+        for kind, text in pages.blocks(OPERATIONS, "Error groups"):
+            if kind == "command":
+                command = text.replace("42d7200f52d7", group.fingerprint)
+                arguments = [*command.split()[1:], *(["--dry-run"] if "retry" in text else [])]
+                output = receiver.app.test_cli_runner().invoke(args=arguments).output
+            else:
+                package = receiver.services.settings.handlers_package
+                output = output.replace(package, "handlers").replace(group.fingerprint, "42d7")
+                shown = [without_hashes(line) for line in text.splitlines()]
+                assert shown == [without_hashes(line) for line in output.splitlines()]
+                checked += 1
+        assert checked == 2
+        assert output.startswith("2 events selected.\n")
 
     def test_reconcile(self, make_receiver: MakeReceiver, stripe_api: StripeApi) -> None:
         """The reconciliation that the page shows is a real one."""

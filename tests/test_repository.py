@@ -30,13 +30,17 @@ OWN_SECRET = {"STRIPE_WEBHOOK_SECRET": "whsec_fake_for_tests"}
 PLUGIN = "devkit/plugin.py"
 WITHOUT_MAKE = "docs/without-make.md"
 TEAM_LOCK = "examples/team/requirements.lock"
-LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-deploy.lock", TEAM_LOCK)
+OTEL_LOCK = "requirements-otel.lock"
+OWN_LOCKS = [f"requirements{name}.lock" for name in ("", "-otel", "-dev", "-deploy", "-browser")]
+LOCKS = (*OWN_LOCKS, TEAM_LOCK)
 
 # What speaks HTTP: packages, and modules of app/; then, who in app/ may know it and Stripe's SDK.
 HTTP = {"flask", "http.client", "http.server", "requests", "urllib.request", "urllib3", "werkzeug"}
 HTTP |= {"app.web", "app.factory", "app.services"}
-HTTP_MODULES = ("__init__", "factory", "services", "web", "cli")
-STRIPE_MODULES = ("factory", "services", "processing", "stripe_api", "reconcile", "cli")
+HTTP_MODULES = ("__init__", "factory", "commands", "services", "web", "cli")
+# The one other module with HTTP: it posts the alerts.
+ALERT_CLIENT = "app/alerts/post.py"
+STRIPE_MODULES = ("factory", "services", "processing", "stripe_api", "reconcile", "watch", "cli")
 
 # The services of a process. Only the composition root constructs them.
 SERVICES = {
@@ -265,7 +269,8 @@ class TestLayers:
             for name in sources("app")
             if not is_in(name, HTTP_MODULES) and names_any(imports(name), HTTP)
         ]
-        assert guilty == []
+        assert guilty == [ALERT_CLIENT]
+        assert imports(ALERT_CLIENT) & HTTP == {"requests"}
 
     def test_handlers_know_no_http(self) -> None:
         """A handler gets a notification and a client: it has no request to look at."""
@@ -353,6 +358,8 @@ class TestLayers:
         """The application of a server loads neither the CLI nor the devkit."""
         loaded = loaded_by("from app import create_app; create_app()")
         assert "app.processing.receiver" in loaded
+        assert "app.tracing.choice" in loaded
+        assert not names_any(loaded, {"opentelemetry", "google.protobuf"})  # of the extra
         assert not names_any(loaded, {"app.cli", "devkit", "hypothesis", "pytest"})
         assert not names_any(loaded, {"alembic", "psycopg"})  # for a migration, and PostgreSQL
 
@@ -498,8 +505,10 @@ class TestLocks:
         assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
 
     def test_development_uses_what_is_deployed(self) -> None:
-        """The lock for development holds the lock of the image, version by version."""
-        assert locked("requirements.lock").items() <= locked("requirements-dev.lock").items()
+        """The locks for development hold the lock of each image, version by version."""
+        image, otel, dev = map(locked, ("requirements.lock", OTEL_LOCK, "requirements-dev.lock"))
+        assert image.items() < otel.items() < dev.items()
+        assert dev.items() <= locked("requirements-browser.lock").items()
 
     def test_example_uses_what_is_deployed(self) -> None:
         """The lock of the example has the image's version of each package that both need."""
@@ -513,8 +522,12 @@ class TestLocks:
         project = tomllib.loads(read("pyproject.toml"))
         wanted = {
             "requirements.lock": project["project"]["dependencies"],
+            OTEL_LOCK: project["project"]["optional-dependencies"]["otel"],
             "requirements-dev.lock": project["dependency-groups"]["dev"],
             "requirements-deploy.lock": project["dependency-groups"]["deploy"],
+            "requirements-browser.lock": [
+                each for each in project["dependency-groups"]["browser"] if isinstance(each, str)
+            ],
             TEAM_LOCK: read("examples/team/requirements.in").splitlines()[1:],
         }
         for name, lines in wanted.items():
@@ -591,7 +604,7 @@ class TestMakefile:
         assert script.stat().st_mode & stat.S_IXUSR
         calls = {
             f"make {each} || failed=1"
-            for each in ("check", "test", "newer", "test-pooler", "test-deploy")
+            for each in ("check", "test", "newer", "test-pooler", "test-browser", "test-deploy")
         }
         lines = script.read_text(encoding="utf-8").splitlines()
         assert calls <= {line.strip() for line in lines}
@@ -669,8 +682,7 @@ class TestImage:
 
     def test_base_can_be_chosen(self) -> None:
         """Each stage stands on the one base image, which is a build argument."""
-        made = ["VERSION=unknown", "REVISION="]
-        assert arguments("ARG") == ["BASE_IMAGE=python:3.13-slim", *made]
+        assert arguments("ARG")[0] == "BASE_IMAGE=python:3.13-slim"
         assert {base.partition(" ")[0] for base in arguments("FROM")} == {"${BASE_IMAGE}"}
 
     def test_dependencies_come_before_the_code(self) -> None:
@@ -678,8 +690,16 @@ class TestImage:
         order = [f"{name} {rest}" for name, rest in instructions()]
         install = next(i for i, line in enumerate(order) if "pip install" in line)
         before = [line for line in order[:install] if line.startswith(("COPY", "ADD"))]
-        assert before == ["COPY requirements.lock ./"]
+        assert before == ["COPY ${REQUIREMENTS} ./requirements.lock"]
+        assert "REQUIREMENTS=requirements.lock" in arguments("ARG")
         assert any(line.startswith("COPY app") for line in order[install:])
+
+    def test_extra_has_a_lock_of_its_own(self) -> None:
+        """``make image EXTRA=otel`` builds with the lock of the extra, and names the tag for it."""
+        plain, extra = recipe("image"), recipe("image", "EXTRA=otel")
+        option = "--build-arg REQUIREMENTS=requirements-otel.lock"
+        assert not any("REQUIREMENTS" in line for line in plain)
+        assert any(option in line and re.search(r":[\w.]+-otel ", line) for line in extra)
 
     def test_unreleased_changes_have_a_version_of_their_own(self) -> None:
         """Changes after a release are a development version of a later one."""
@@ -735,6 +755,7 @@ class TestImage:
         copied = {
             rest.split()[0] for rest in arguments("COPY") if not rest.startswith("--from=build")
         }
+        locks = {"requirements.lock", OTEL_LOCK}
         assert rules[0] == "*"
-        assert allowed == copied
+        assert allowed == copied - {"${REQUIREMENTS}"} | locks
         assert "**/.*" in rules[rules.index("!app") :]  # an app/.env stays out too

@@ -39,6 +39,7 @@ def test_defaults_are_those_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> No
         stripe_context=None,
         stripe_api_base=None,
         stripe_rate_limit=None,
+        retention_days=90,
         database_url="sqlite:///var/inbox.sqlite3",
         database_schema=None,
         migrate="auto",
@@ -69,6 +70,7 @@ def test_every_variable_is_read() -> None:
         STRIPE_WEBHOOK_SECRET="whsec_a, whsec_b,",
         STRIPE_API_BASE="https://127.0.0.1:12111/",
         STRIPE_RATE_LIMIT="30",
+        RETENTION_DAYS="31",
         DATABASE_URL="postgres://user:fake@db:5432/inbox",
         DATABASE_SCHEMA="stripe_inbox",
         MIGRATE="check",
@@ -78,6 +80,7 @@ def test_every_variable_is_read() -> None:
         PROCESSING="QUEUE",
         BIND_HOST="[::1]",
         PORT="80",
+        OPS_PORT="81",
         WEB_CONCURRENCY="3",
         WEB_THREADS="4",
         WORKER_CPU_AFFINITY="OFF",
@@ -97,6 +100,7 @@ def test_every_variable_is_read() -> None:
         stripe_webhook_secrets=("whsec_a", "whsec_b"),
         stripe_api_base="https://127.0.0.1:12111",
         stripe_rate_limit=30,
+        retention_days=31,
         database_url="postgresql+psycopg://user:fake@db:5432/inbox",
         database_schema="stripe_inbox",
         migrate="check",
@@ -106,6 +110,7 @@ def test_every_variable_is_read() -> None:
         processing="queue",
         bind_host="::1",
         port=80,
+        ops_port=81,
         web_concurrency=3,
         web_threads=4,
         worker_cpu_affinity="off",
@@ -224,6 +229,9 @@ def test_white_space_around_a_secret_is_not_part_of_it() -> None:
         ("STRIPE_API_BASE", "http://host:http", "is not a URL like"),
         ("STRIPE_API_BASE", "http://host:99999", "is not a URL like"),
         ("STRIPE_RATE_LIMIT", "-1", "is '-1'. Use a whole number from 0 to 10000"),
+        ("RETENTION_DAYS", "30", "is '30'. Use 31 or more, or 0 to keep all events: Stripe"),
+        ("RETENTION_DAYS", "1", "is '1'. Use 31 or more, or 0 to keep all events: Stripe"),
+        ("RETENTION_DAYS", "-1", "is '-1'. Use a whole number from 0 to 36500"),
         ("DATABASE_URL", "inbox.sqlite3", "is not a database URL"),
         ("DATABASE_SCHEMA", "Stripe", "is 'Stripe'. Use up to 50 lower-case letters"),
         ("DATABASE_SCHEMA", "pg_stripe", "is 'pg_stripe'"),
@@ -246,6 +254,8 @@ def test_white_space_around_a_secret_is_not_part_of_it() -> None:
         ("PORT", "9" * 5000, "9'. Use a whole number from 1 to 65535"),
         ("PORT", "http", "is 'http'. Use a whole number"),
         ("PORT", "٤٢", "is '٤٢'. Use a whole number"),
+        ("OPS_PORT", "x", "is 'x'. Use a whole number from 1 to 65535"),
+        ("OPS_PORT", "4242", "is the same as PORT, which takes deliveries. Use another one"),
         ("WEB_CONCURRENCY", "-1", "is '-1'. Use a whole number from 1 to 256"),
         ("WEB_THREADS", "0", "is '0'. Use a whole number from 1 to 1024"),
         ("MAX_BODY_BYTES", "1", "is '1'. Use a whole number from 1024"),
@@ -310,6 +320,11 @@ def test_all_problems_are_said_at_once() -> None:
     assert str(raised.value).splitlines()[0] == "The settings cannot be used:"
     names = [problem.split()[0] for problem in raised.value.problems]
     assert names == ["STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET", "PORT", "LOG_LEVEL"]
+
+
+def test_events_can_be_kept_for_ever() -> None:
+    """0 days are no age at all: nothing is removed."""
+    assert load(RETENTION_DAYS="0").retention_days == 0
 
 
 def test_messages_do_not_hold_secrets() -> None:
@@ -392,3 +407,60 @@ def test_release_is_one_short_word(value: str) -> None:
 
     assert problem.startswith("RELEASE is ")
     assert problem.endswith("such as 1.4.2 or a commit")
+
+
+class TestAlerts:
+    """The settings of alerts."""
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "https://hooks.slack.com/services/T0/B0/x",
+            "http://localhost:9093/x",
+            "http://127.0.0.9/",
+            "http://[::1]:9093/",
+        ],
+    )
+    def test_url(self, url: str) -> None:
+        """An https URL is taken, and any URL of this machine."""
+        assert load(ALERT_URL=url).alert_url == url
+
+    @pytest.mark.parametrize(
+        ("name", "value", "words"),
+        [
+            ("ALERT_URL", "http://hooks.slack.com/MarkerOfUrl", "is not https, so others could"),
+            ("ALERT_URL", "http://127.0.0.1.MarkerOfUrl/", "is not https"),
+            ("ALERT_URL", "MarkerOfUrl", "is not a URL like https://hooks.slack.com/services/..."),
+            ("ALERT_URL", "https://[MarkerOfUrl", "is not a URL like"),
+            ("ALERT_URL", "https://host/Marker OfUrl", "is not a URL like"),
+            ("ALERT_URL", "https://me:MarkerOfUrl@host/", "has a user or a password before @"),
+            ("ALERT_SECRET", "MarkerOfUrl", "is not whsec_ and 24 to 64 bytes in Base64"),
+            ("ALERT_SECRET", "whsec_MarkerOfUrl", "is not whsec_ and 24 to 64 bytes in Base64"),
+            ("ALERT_SECRET", f"whsec_{'A' * 88}", "is not whsec_ and 24 to 64 bytes in Base64"),
+            ("ALERT_BACKLOG_SECONDS", "-1", "Use seconds from 0 to 604800"),
+            ("ALERT_FAILURE_SHARE", "20", "Use a share from 0 to 1, such as 0.2"),
+            ("ALERT_FAILURE_SHARE", "20 %", "Use a share from 0 to 1, such as 0.2"),
+            ("ALERT_WINDOW_SECONDS", "1", "Use seconds from 60 to 86400"),
+            ("WATCH_SECONDS", "30", "is '30'. Use seconds from 60 to 86400, or 0 for never"),
+            ("PUBLIC_URL", "your.host", "is not a URL like https://your.host"),
+            ("PUBLIC_URL", "https://your.host/?a=b", "has a ? or a #"),
+        ],
+    )
+    def test_refused(self, name: str, value: str, words: str) -> None:
+        """What cannot be used is refused in a sentence, which does not hold a secret."""
+        (problem,) = problems(**{name: value})
+        assert problem.startswith(name)
+        assert words in problem
+        assert "MarkerOfUrl" not in problem
+
+    def test_secret_of_a_destination(self) -> None:
+        """The receiver of alerts must not be able to sign deliveries."""
+        secret = f"whsec_{'A' * 32}"
+        assert load(ALERT_SECRET=secret).alert_secret == secret
+        (problem,) = problems(ALERT_SECRET=secret, STRIPE_WEBHOOK_SECRET=secret)
+        assert problem.startswith("ALERT_SECRET is also in STRIPE_WEBHOOK_SECRET")
+
+    @pytest.mark.parametrize("value", ["https://host", "https://host/", "https://host/ops/"])
+    def test_public_url(self, value: str) -> None:
+        """The URL is taken with and without /ops."""
+        assert load(PUBLIC_URL=value).public_url == "https://host"

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING
 
-from app.cli import db, destination, doctor, events, handlers, worker
+from app.cli import alerts, db, destination, doctor, events, handlers, worker
 
 if TYPE_CHECKING:
     from flask.cli import AppGroup
@@ -17,6 +17,7 @@ DEVKIT = "devkit"
 
 def register(commands: AppGroup) -> None:
     """Add all groups to ``commands``, with the commands of the devkit if it is installed."""
+    commands.add_command(alerts.alerts)
     commands.add_command(db.db)
     commands.add_command(destination.destination)
     commands.add_command(doctor.doctor)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
-import tempfile
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TextIO
+from typing import TYPE_CHECKING
 
 import click
 from flask.cli import AppGroup, with_appcontext
@@ -16,6 +12,7 @@ from app.cli.hints import flask_command, hint
 from app.cli.inbox_errors import explained
 from app.cli.operator import operator
 from app.cli.output import json_option, plural, say, say_json, say_table, sentence
+from app.cli.streams import STANDARD_STREAM, input_path, output_path
 from app.errors import MigrationPending
 from app.inbox.backup import BackupError
 from app.services import services
@@ -25,9 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from app.inbox.migrate import Revisions
-
-#: The FILE that is standard output or standard input.
-STANDARD_STREAM = "-"
 
 db = AppGroup("db", help="Show and migrate the inbox's tables, back them up and restore them.")
 
@@ -93,7 +87,8 @@ def back_up(file: str) -> None:
     The FILE is an SQLite database, also for an inbox on PostgreSQL. `-` writes it to standard
     output: it is built in the folder for temporary files first.
     """
-    with explained(), _backup_errors(), _output(file) as path:
+    redirect = f"{flask_command('db', 'backup', '-')} > FILE"
+    with explained(), _backup_errors(), output_path(file, redirect) as path:
         count = services().inbox.back_up(path)
     name = "standard output" if file == STANDARD_STREAM else file
     say(f"{plural(count, 'event')} written to {name}.", err=file == STANDARD_STREAM)
@@ -107,51 +102,12 @@ def restore(file: str) -> None:
 
     Missing tables are created. It is all or nothing. `-` reads the FILE from standard input.
     """
-    with explained(may_create=True), _backup_errors(), _input(file) as path:
+    redirect = f"{flask_command('db', 'restore', '-')} < FILE"
+    with explained(may_create=True), _backup_errors(), input_path(file, redirect) as path:
         count = services().inbox.restore(path)
         name = "standard input" if file == STANDARD_STREAM else file
         services().inbox.audit.record(operator(), "restore", name, affected=count)
     say(f"{plural(count, 'event')} restored from {name}.")
-
-
-@contextmanager
-def _output(file: str) -> Iterator[Path]:
-    """Give the path to write to the block. Copy a temporary file to standard output afterwards."""
-    if file != STANDARD_STREAM:
-        yield Path(file)
-        return
-    stream = _binary(sys.stdout, f"{flask_command('db', 'backup', '-')} > FILE")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "standard-output")
-        yield path
-        with path.open("rb") as written:
-            shutil.copyfileobj(written, stream)
-        # A disk that is full can refuse the last bytes. The exit code has to say so.
-        stream.flush()
-
-
-@contextmanager
-def _input(file: str) -> Iterator[Path]:
-    """Give the path to read to the block: a temporary copy of standard input for `-`."""
-    if file != STANDARD_STREAM:
-        yield Path(file)
-        return
-    stream = _binary(sys.stdin, f"{flask_command('db', 'restore', '-')} < FILE")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "standard-input")
-        with path.open("wb") as copy:
-            shutil.copyfileobj(stream, copy)
-        yield path
-
-
-def _binary(stream: TextIO, redirect: str) -> BinaryIO:
-    """Return the bytes below a standard stream. Raises ``ClickException`` for a terminal.
-
-    ``redirect`` is the command that redirects it.
-    """
-    if stream.isatty():
-        raise click.ClickException(f"`-` cannot be a terminal. Redirect it: `{redirect}`.")
-    return stream.buffer
 
 
 @contextmanager

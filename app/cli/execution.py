@@ -27,19 +27,22 @@ def begin_execution(services: Services) -> None:
     handler module is broken.
     """
     _ = services.registry.modules
-    click.get_current_context().call_on_close(partial(_wait_for_results, services))
+    click.get_current_context().call_on_close(services.tracing.flush)
+    click.get_current_context().call_on_close(partial(_finish, services))
+    services.tracing.start()
     services.watchdog.start()
     services.leases.start()
     tick_seconds = tick_seconds_of(services.settings.lease_seconds)
     wait_for_orphans(services.inbox.rescue, tick_seconds, _say_expired)
 
 
-def _wait_for_results(services: Services) -> None:
+def _finish(services: Services) -> None:
     """Wait until the inbox has all results: a callback that succeeded must not run again."""
     if services.deferred_results:
         say("The inbox is unavailable. Waiting until it can record the results ...", err=True)
     while services.deferred_results:
         time.sleep(TICK_SECONDS)
+    services.meter.flush()
 
 
 def _say_expired(count: int) -> None:

@@ -8,16 +8,38 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 import click
 
+from app.formats import duration, few, iso_time, mode, plural, sentence, shortened
 from app.inbox.models import Count
 from app.text import LINES, as_json, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+# Commands take all of these from here.
+__all__ = [
+    "OutputError",
+    "confirm",
+    "duration",
+    "few",
+    "iso_time",
+    "json_option",
+    "mode",
+    "plural",
+    "progress",
+    "say",
+    "say_beside_progress",
+    "say_json",
+    "say_lines",
+    "say_on_terminal",
+    "say_table",
+    "sentence",
+    "shortened",
+    "writing",
+]
 
 T = TypeVar("T")
 
@@ -90,11 +112,6 @@ def say_table(rows: Sequence[Sequence[str]], indent: int = 0, headings: Sequence
         say(f"{'':{indent}}{'  '.join(map(str.ljust, row, widths))}".rstrip())
 
 
-def sentence(text: str) -> str:
-    """Return ``text`` with an upper-case letter at its beginning."""
-    return text[:1].upper() + text[1:]
-
-
 def progress(items: Iterable[T], count: int, label: str) -> Iterator[T]:
     """Yield the ``count`` items, with a progress bar if standard error is a terminal.
 
@@ -151,42 +168,6 @@ class _BarStream:
         sys.stderr.flush()
 
 
-def plural(count: int, noun: str) -> str:
-    """Return ``count`` with its noun: ``1 event``, ``2 events``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def counted(count: Count, noun: str) -> str:
     """Return a ``count`` that can be bounded with its noun: ``10,000+ events``."""
     return f"{count} {noun}" if count == Count(1) else f"{count} {noun}s"
-
-
-def few(names: Sequence[str], most: int = 5) -> str:
-    """Return the first ``most`` names, separated by commas, and the number of the others."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
-
-
-def shortened(text: str, most: int) -> str:
-    """Return ``text`` on one line, with ``...`` at its end if it is longer than ``most``."""
-    line = " ".join(text.split())
-    return line if len(line) <= most else f"{line[: most - 4]} ..."
-
-
-def iso_time(seconds: float, timespec: str = "milliseconds") -> str:
-    """Return a time in seconds since 1970 as ISO 8601 in UTC: ``2026-11-25T10:00:00.000Z``."""
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return moment.isoformat(timespec=timespec).replace("+00:00", "Z")
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in the largest unit of which there are two, rounded down."""
-    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{int(seconds // size)} {unit}"
-    return f"{int(seconds)} s"
-
-
-def mode(*, live: bool) -> str:
-    """Return the name of a mode of Stripe's."""
-    return "live" if live else "test"

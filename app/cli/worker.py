@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -51,9 +52,19 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
     help="Backfill events that Stripe could not deliver, at this interval: 15m, 1h.",
 )
 @accounts_option("A connected account for --reconcile-every.")
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65535),
+    help="Serve the metrics of this process on this port of BIND_HOST, without a token."
+    " [default host: 127.0.0.1]",
+)
 @with_appcontext
 def worker(
-    threads: int | None, grace: float, interval: float | None, accounts: tuple[str, ...]
+    threads: int | None,
+    grace: float,
+    interval: float | None,
+    accounts: tuple[str, ...],
+    metrics_port: int | None,
 ) -> None:
     """Run events when they are due, until SIGTERM.
 
@@ -72,7 +83,8 @@ def worker(
         raise click.UsageError("WORKER_THREADS is 0. Set the number of threads with --threads.")
     warn_of_misspelt(settings)
     _ = services().registry.modules  # raises the problems of a broken handler module
-    stop_signals = _open_stop_signals()
+    listeners = [_serve_metrics(services(), metrics_port)] if metrics_port else []
+    stop_signals = _open_stop_signals(listeners)
     _migrate(services())
     # A migration can wait a minute for others. After a stop signal no event may be claimed.
     if not select.select([stop_signals], [], [], 0)[0]:
@@ -91,6 +103,7 @@ def _migrate(services: Services) -> None:
 def _start(
     services: Services, threads: int, interval: float | None, accounts: tuple[str, ...]
 ) -> None:
+    services.tracing.start()
     services.watchdog.start()
     services.worker.start(threads)
     services.maintenance.start()
@@ -102,8 +115,21 @@ def _start(
     log.info("worker_started", threads=threads, inbox=services.inbox.address, stripe_api=api)
 
 
-def _open_stop_signals() -> int:
+def _serve_metrics(services: Services, port: int) -> socket.socket:
+    """Serve the metrics in threads of the library of Prometheus. Returns the listening socket.
+
+    Raises ``StartError`` if the port cannot be opened.
+    """
+    from app.web import metrics_server  # noqa: PLC0415 - loads the library
+
+    host = services.settings.bind_host or metrics_server.HOST
+    return metrics_server.serve(services.meter.start(), host, port)
+
+
+def _open_stop_signals(listeners: list[socket.socket]) -> int:
     """Handle the stop signals. Returns a descriptor that gets the number of each one, as a byte.
+
+    A process that a callback forks keeps none of the ``listeners``.
 
     The C handler of the interpreter writes it. A handler in Python runs in the main thread, which
     may hold any lock at that moment, and only after its system call has returned. A signal right
@@ -114,7 +140,8 @@ def _open_stop_signals() -> int:
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     for number in STOP_SIGNALS:
         signal.signal(number, _do_nothing)
-    forks.isolate(STOP_SIGNALS, reopen_log=output.take)  # a forked process has its own signals
+    # A forked process has its own signals.
+    forks.isolate(STOP_SIGNALS, listeners, reopen_log=output.take)
     return reading
 
 
@@ -134,3 +161,5 @@ def _stop(services: Services, grace: float) -> None:
         time.sleep(TICK_SECONDS)
     log.info("worker_ended")
     shutdown.end(services.unfinished, services.worker.release)
+    services.meter.flush()
+    services.tracing.flush()

@@ -7,13 +7,20 @@ records together, so that no two processes can both decide.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from app.inbox import backup
+from app.inbox.activity import Activities, Activity
 from app.inbox.administration import Administration
+from app.inbox.alert_facts import AlertFacts
+from app.inbox.alerts import Alerts
 from app.inbox.audit import Audit, AuditEntry
 from app.inbox.claims import Claims
 from app.inbox.deliveries import Deliveries
 from app.inbox.engine.findings import Findings
+from app.inbox.erasure import Erasure
+from app.inbox.findings import WatchFindings
+from app.inbox.gauges import Gauges, read_gauges
 from app.inbox.groups import Groups
 from app.inbox.migrate import Revisions
 from app.inbox.models import (
@@ -26,19 +33,24 @@ from app.inbox.models import (
     RecordedEvent,
     Suspect,
 )
+from app.inbox.overview import Overview
 from app.inbox.rate_limits import RateLimits
 from app.inbox.reconciliation import Reconciliation
 from app.inbox.rescue import Rescue
+from app.inbox.retention import Retention
 from app.inbox.sql.administration import TEST_WRITE
 from app.inbox.store import Store
+from app.inbox.transfer import Transfer
 from app.states import Outcome, State
 
 __all__ = [
+    "Activity",
     "Attempt",
     "AuditEntry",
     "Claim",
     "Event",
     "Failure",
+    "Gauges",
     "Inbox",
     "NewEvent",
     "Note",
@@ -73,14 +85,8 @@ class Inbox:
         version. ``listen_url`` is a URL of the same PostgreSQL database without a pooler, for
         notifications.
         """
-        self._store = Store(
-            url,
-            lease_seconds=lease_seconds,
-            max_crashes=max_crashes,
-            schema=schema,
-            migrates=migrates,
-            listen_url=listen_url,
-        )
+        leases: dict[str, Any] = {"lease_seconds": lease_seconds, "max_crashes": max_crashes}
+        self._store = Store(url, schema=schema, migrates=migrates, listen_url=listen_url, **leases)
         self.deliveries = Deliveries(self._store)
         self.groups = Groups(self._store)
         self.claims = Claims(self._store)
@@ -89,6 +95,14 @@ class Inbox:
         self.administration = Administration(self._store)
         self.reconciliation = Reconciliation(self._store)
         self.rate_limits = RateLimits(self._store)
+        self.activity = Activities(self._store)
+        self.retention = Retention(self._store)
+        self.alerts = Alerts(self._store)
+        self.alert_facts = AlertFacts(self._store)
+        self.findings = WatchFindings(self._store)
+        self.overview = Overview(self._store)
+        self.erasure = Erasure(self._store)
+        self.transfer = Transfer(self._store)
 
     @property
     def address(self) -> str:
@@ -123,6 +137,10 @@ class Inbox:
     def restore(self, file: Path) -> int:
         """Write all events of a ``file`` into this inbox, which has to be empty."""
         return backup.restore(self._store, file)
+
+    def gauges(self) -> Gauges:
+        """Return the state of the inbox, by queries that are bounded whatever its size."""
+        return read_gauges(self._store)
 
     def examine(self) -> Findings | None:
         """Return the state of SQLite's files, without any change. None on PostgreSQL."""

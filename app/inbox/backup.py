@@ -19,13 +19,24 @@ import sqlalchemy as sa
 from app.errors import StartError
 from app.inbox import migrate
 from app.inbox.engine import sqlite
+from app.inbox.sql.operations import audit, error_groups, error_hours, releases, type_pauses
 from app.inbox.sql.revisions import columns_at
 from app.inbox.sql.schema import attempts, events, pauses, retries, watermarks
 from app.inbox.store import Store
 from app.text import in_one_line
 
 #: The tables of a backup. The others hold the state of running processes.
-TABLES = (events, attempts, retries, pauses, watermarks)
+TABLES = (
+    *(events, attempts, retries, pauses, watermarks),
+    *(error_groups, error_hours, releases, audit, type_pauses),
+)
+
+#: Tables whose numbers the database gives. PostgreSQL would give one that it did not give itself
+#: once more.
+NUMBERED = frozenset({retries, audit})
+
+#: Tables that a start writes, so that an inbox without events has rows in them.
+WRITTEN_AT_START = frozenset({releases})
 
 #: Rows in memory at a time.
 BATCH_SIZE = 200
@@ -76,14 +87,21 @@ def restore(store: Store, file: Path) -> int:
         before = migrate.upgrade(target, store.schema, may_create=True)
         if before.is_newer:
             raise BackupError("the tables are of a newer version. Restore with that version")
-        if any(target.execute(sa.select(each).limit(1)).first() for each in TABLES):
+        if any(target.execute(sa.select(each).limit(1)).first() for each in _of_events()):
             raise BackupError(
                 "the inbox is not empty. Set DATABASE_URL to a new file or database, or"
                 " DATABASE_SCHEMA to a new schema"
             )
+        for table in WRITTEN_AT_START:
+            target.execute(sa.delete(table))
         with engine.connect() as source:
             batches = _report_errors(file, _read(source, before.newest))
             return sum(_write(target, batch) for batch in batches)
+
+
+def _of_events() -> list[sa.Table]:
+    """Return the tables that are empty in an inbox without events."""
+    return [each for each in TABLES if each not in WRITTEN_AT_START]
 
 
 def _read(source: sa.Connection, revision: str) -> Iterator[_Batch]:
@@ -101,7 +119,7 @@ def _read(source: sa.Connection, revision: str) -> Iterator[_Batch]:
 def _write(target: sa.Connection, batch: _Batch) -> int:
     """Write a batch, and return the number of events in it."""
     table, rows = batch
-    if table is retries:  # PostgreSQL would give a number that it did not give itself once more
+    if table in NUMBERED:
         rows = [{name: value for name, value in row.items() if name != "id"} for row in rows]
     target.execute(sa.insert(table), rows)
     return len(rows) if table is events else 0

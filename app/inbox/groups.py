@@ -73,7 +73,7 @@ class Groups:
     def find(self, fingerprint: str) -> Group | None:
         """Return the group of a fingerprint, if there is one."""
         rows = self._store.read(statements.FIND, fingerprint=fingerprint)
-        return _group(rows[0]) if rows else None
+        return _group(rows[0], statements.MOST_OPEN) if rows else None
 
     def hours(self, fingerprint: str, since: float) -> list[GroupHour]:
         """Return the failed attempts of each hour ``since`` and release, the first hour first."""
@@ -92,13 +92,17 @@ class Groups:
             self._store.write(statements.BEGIN_RELEASE, durable=True, release=release)
             self._begun = release
 
-    def list(self, limit: int, *, since: float | None = None) -> list[Group]:
-        """Return up to ``limit`` groups that failed ``since``, the latest failure first."""
-        rows = self._store.read(statements.LIST, since=since or 0.0, limit=limit)
-        return [_group(row) for row in rows]
+    def list(
+        self, limit: int, *, since: float | None = None, seconds: float | None = None
+    ) -> list[Group]:
+        """Return up to ``limit`` groups that failed ``since``, the latest failure first.
+
+        Of each, up to 1,000 open events are counted. It takes up to ``seconds``.
+        """
+        rows = self._store.read(statements.LIST, seconds=seconds, since=since or 0.0, limit=limit)
+        return [_group(row, statements.MOST_OPEN_IN_LIST) for row in rows]
 
 
-def _group(row: sa.Row[Any]) -> Group:
-    most = statements.MOST_OPEN
+def _group(row: sa.Row[Any], most: int) -> Group:
     count = Count(min(row.open, most), is_bounded=row.open > most)
     return Group(*(*tuple(row)[:-1], count))

@@ -26,6 +26,8 @@ class NewEvent:
     body: bytes
     concurrency_key: str = ""
     """Two events with one key never run at once. Empty: the event gets a key of its own."""
+    trace: str | None = None
+    """The W3C traceparent of the delivery."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class Claim:
     attempts_used: float = 0.0
     """How many attempts of the retry policy are used up."""
     context: str | None = None
+    trace: str | None = None
+    """The W3C traceparent of the first delivery, if it was traced."""
     asked_at: float = field(default_factory=since_boot, compare=False)
     """When it was asked for, by ``since_boot``. Its lease began later."""
 

@@ -66,3 +66,7 @@ class Reconciliation:
             reconcile.ACQUIRE_LEADERSHIP, name=name, leader_id=leader_id, seconds=seconds
         )
         return row is not None
+
+    def has_leader(self, name: str) -> bool:
+        """Return whether a process is the leader of that name."""
+        return bool(self._store.read(reconcile.LEADER, name=name))

@@ -186,6 +186,7 @@ def row_values(event: NewEvent) -> dict[str, Any]:
         "context": event.context,
         "body": event.body,
         "concurrency_key": event.concurrency_key or f"event {event.id}",
+        "trace": event.trace,
     }
 
 
@@ -205,6 +206,7 @@ def event_from_row(
             token=token,
             attempts_used=event.attempts_used,
             context=event.context,
+            trace=event.trace,
             asked_at=asked_at,
         )
     return RecordedEvent(event.state, event.outcome, event.attempt, claim)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -35,12 +36,16 @@ class Held:
 class HeldClaims:
     """The claims whose leases this process renews. Its methods may be called in any thread."""
 
-    def __init__(self, claims: Claims, lease_seconds: float) -> None:
-        """Take the inbox's API for claims. One renewal lasts ``lease_seconds``."""
+    def __init__(self, claims: Claims, lease_seconds: float, on_lost: Callable[[], object]) -> None:
+        """Take the inbox's API for claims. One renewal lasts ``lease_seconds``.
+
+        ``on_lost`` is called when another attempt took over a claim.
+        """
         self._claims = claims
         self._seconds = lease_seconds
         self._lock = threading.Lock()
         self._held: dict[Claim, Held] = {}
+        self._on_lost = on_lost
 
     def __len__(self) -> int:
         """Return the number of claims."""
@@ -87,6 +92,7 @@ class HeldClaims:
         elif self._is_held(claim):
             held.lost = True
             log.warning("lease_lost", **claim.log_fields())
+            self._on_lost()
         if started > held.warn_at:
             held.warn_at = started + 2 * (started - held.since)
             seconds = round(started - held.since)

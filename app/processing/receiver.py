@@ -22,6 +22,7 @@ from app.settings import Settings
 from app.states import Outcome, State
 from app.stripe_api import signature as signatures
 from app.stripe_api.notification import read_notification
+from app.tracing.spans import Span, Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -41,18 +42,22 @@ class Delivery:
     secret: int | None = None
     attempt: int | None = None
     rejections: int | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
 
 
 class Receiver:
     """Receives all deliveries of this process."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the services, each named
         self,
         settings: Settings,
         deliveries: Deliveries,
         runner: Runner,
         worker: Worker,
+        *,
         stopping: threading.Event,
+        tracing: Tracing,
     ) -> None:
         """Take the services. Once ``stopping`` is set every delivery is rejected."""
         self._settings = settings
@@ -60,21 +65,35 @@ class Receiver:
         self._runner = runner
         self._worker = worker
         self._stopping = stopping
+        self._tracing = tracing
         self._rejections: Counter[str] = Counter()
 
-    def receive(self, body: bytes, signature: str | None, delivery: Delivery) -> Outcome:
+    def receive(
+        self, body: bytes, signature: str | None, delivery: Delivery, traceparent: str | None = None
+    ) -> Outcome:
         """Receive one delivery and return its outcome. Stripe is to be answered with 2xx.
 
-        ``body`` is the raw body and ``signature`` the ``Stripe-Signature`` header. Sets the fields
-        of ``delivery``. Raises ``DeliveryError`` or ``InboxUnavailable``.
+        ``body`` is the raw body, ``signature`` the ``Stripe-Signature`` header, and ``traceparent``
+        the header of that name. Sets the fields of ``delivery``. Raises ``DeliveryError`` or
+        ``InboxUnavailable``.
         """
         if self._stopping.is_set():
             raise Stopping("the service is shutting down", reason="stopping", retry_after=1)
         secrets = self._settings.stripe_webhook_secrets
         delivery.secret = signatures.verify(body, signature, secrets)
-        event = read_notification(body)
+        # Not before: anyone can send a request, and would fill the storage of the traces.
+        with self._tracing.delivery(traceparent) as span:
+            for name, value in span.log_fields().items():
+                setattr(delivery, name, value)
+            outcome = self._take(body, delivery, span)
+            span.ended(outcome)
+            return outcome
+
+    def _take(self, body: bytes, delivery: Delivery, span: Span) -> Outcome:
+        event = read_notification(body, span.traceparent)
         delivery.event_id, delivery.event_type = event.id, event.type
         delivery.livemode, delivery.context = event.livemode, event.context
+        span.is_of(event.id, event.type, livemode=event.livemode)
         if event.livemode != self._settings.livemode:
             self._deliveries.record_skipped(event, Outcome.WRONG_MODE)
             return Outcome.WRONG_MODE

@@ -48,6 +48,11 @@ class Registry:
     modules: tuple[HandlerModule, ...]
     fallback: HandlerModule
 
+    @property
+    def handled_types(self) -> frozenset[str]:
+        """The types with a handler module, including those that ``EVENT_TYPE`` declares."""
+        return frozenset(module.event_type for module in self.modules)
+
     def register(
         self,
         client: stripe.StripeClient,

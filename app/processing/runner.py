@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import time
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from app.runtime import forks
 from app.runtime.watchdog import Watchdog
 from app.states import Outcome
 from app.stripe_api import fetch_cache
+from app.tracing.spans import Span, Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -60,12 +62,20 @@ class Runner:
         deferred: DeferredResults,
         watchdog: Watchdog,
         classifier: Classifier,
+        tracing: Tracing,
+        on_attempt: Callable[[str, Outcome, float], object],
     ) -> None:
-        """Take the services, and build the SDK's handler from the ``registry``."""
+        """Take the services, and build the SDK's handler from the ``registry``.
+
+        ``on_attempt`` is called when a callback has ended, with the event type, the outcome and the
+        seconds that it took.
+        """
+        self._on_attempt = on_attempt
         self._claims = claims
         self._leases = leases
         self._deferred = deferred
         self._watchdog = watchdog
+        self._tracing = tracing
         self._classifier = classifier
         self._handler = registry.register(client, wrap=_wrap)
 
@@ -81,15 +91,18 @@ class Runner:
         return copy_context().run(self._run, claim)
 
     def _run(self, claim: Claim) -> Outcome:
-        structlog.contextvars.bind_contextvars(**claim.log_fields())
-        with self._leases.renewing(claim):
-            result = self._call(claim)
+        with self._tracing.attempt(claim) as span, self._leases.renewing(claim):
+            structlog.contextvars.bind_contextvars(**claim.log_fields(), **span.log_fields())
+            started = time.perf_counter()
+            result = self._call(claim, span)
+            self._on_attempt(claim.type, result.outcome, time.perf_counter() - started)
             self._record_or_defer(claim, lambda: self._record(claim, result))
+            span.ended(result.outcome)
         if result.outcome is Outcome.FAILED:
             raise CallbackFailed("the callback failed; the event will be retried", reason="raised")
         return result.outcome
 
-    def _call(self, claim: Claim) -> Result:
+    def _call(self, claim: Claim, span: Span) -> Result:
         """Call the SDK's handler and return the result."""
         run = _Run(claim)
         try:
@@ -103,6 +116,7 @@ class Runner:
                 self._end_interrupted(run)
                 raise
             if run.success is None:
+                span.failed(error)
                 return self._classifier.classify(claim, error, entered=run.entered)
             log.exception("error_after_callback")  # the callback has succeeded: never run it again
         return Result(run.success or Outcome.HANDLED)

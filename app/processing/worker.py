@@ -75,6 +75,7 @@ class Worker:
         self._running: set[Claim] = set()
         self._rescued: set[Claim] = set()
         self._threads: list[threading.Thread] = []
+        self._count = 0
         self._rescued_at = float("-inf")
         self._rescuing = threading.Lock()
         self._is_releasing = False
@@ -83,6 +84,7 @@ class Worker:
     def start(self, count: int) -> None:
         """Start ``count`` threads in this process. A fork ends them in the child."""
         self._leases.start()
+        self._count = count
         acts = [self._work] * count + ([self._listen] if count else [])
         for number, act in enumerate(acts):
             self._threads.append(threads.start(f"worker-{number}", act))
@@ -102,6 +104,11 @@ class Worker:
     def unfinished(self) -> int:
         """The number of events that run now, and of threads that are claiming one."""
         return len(self._claiming) + len(self._running)
+
+    def busy_and_idle(self) -> tuple[int, int]:
+        """Return how many threads run an event, and how many wait for one."""
+        busy = min(len(self._running), self._count)
+        return busy, self._count - busy
 
     def stop(self) -> None:
         """End idle threads now, and the others after their event."""

@@ -74,6 +74,8 @@ class Reconciler:
         self._deliveries = inbox.deliveries
         self._client = client
         self._runner = runner
+        self.on_missing: Callable[[int], object] = lambda _number: None
+        """Called with the number of missing events that were recorded."""
 
     @property
     def types(self) -> list[str]:
@@ -135,6 +137,7 @@ class Reconciler:
             self._backfill(each.event, (count - place) * ORDER_GAP_SECONDS)
             for place, each in enumerate(gap.missing)
         )
+        self.on_missing(recorded)
         for window in gap.windows:
             self._advance_watermarks(window)
         if recorded and self._is_queue:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -11,6 +11,7 @@ import stripe
 from app.settings import Settings
 from app.stripe_api import fetch_cache
 from app.stripe_api.rate_limiter import RateLimiter
+from app.tracing.spans import Tracing
 
 #: Seconds to connect, and seconds to wait for an answer. The SDK's default of 80 s would block a
 #: thread and its delivery far longer than Stripe waits for an answer.
@@ -35,19 +36,28 @@ IDENTITY = ("Authorization", CONTEXT, ACCOUNT, "Stripe-Version")
 Answer = tuple[Any, int, Mapping[str, str]]
 
 
+def _ignore(_status: str) -> None:
+    """Do nothing with the status of a request."""
+
+
 def build_client(
-    settings: Settings, rate_limiter: RateLimiter | None = None
+    settings: Settings,
+    rate_limiter: RateLimiter | None = None,
+    on_request: Callable[[str], object] = _ignore,
+    tracing: Tracing | None = None,
 ) -> stripe.StripeClient:
     """Return a client with the time-outs and retries of this service. It does not connect.
 
-    Without a ``rate_limiter`` its requests have no limit. Telemetry is off for the process: it
-    writes a file to the home directory, and the first call fails in a container without one.
+    Without a ``rate_limiter`` its requests have no limit, and without ``tracing`` no spans.
+    ``on_request`` is called with the HTTP status of each request, or with ``error`` if there was no
+    answer. Telemetry is off for the process: it writes a file to the home directory, and the first
+    call fails in a container without one.
     """
     stripe.enable_telemetry = False
     base = settings.stripe_api_base
     return stripe.StripeClient(
         settings.stripe_api_key,
-        http_client=HTTPClient(rate_limiter, settings.stripe_context),
+        http_client=HTTPClient(rate_limiter, settings.stripe_context, on_request, tracing),
         max_network_retries=MAX_NETWORK_RETRIES,
         base_addresses={"api": base} if base else {},
     )
@@ -63,12 +73,21 @@ class HTTPClient(stripe.RequestsClient):
     """
 
     def __init__(
-        self, rate_limiter: RateLimiter | None, default_context: str | None = None
+        self,
+        rate_limiter: RateLimiter | None,
+        default_context: str | None = None,
+        on_request: Callable[[str], object] = _ignore,
+        tracing: Tracing | None = None,
     ) -> None:
-        """Take the ``rate_limiter``, or None to have no limit, and the default context or None."""
+        """Take the ``rate_limiter``, or None to have no limit, and the default context or None.
+
+        ``on_request`` is the one of ``build_client``.
+        """
         super().__init__(timeout=TIMEOUT)
         self._rate_limiter = rate_limiter
         self._default_context = default_context
+        self._on_request = on_request
+        self._tracing = tracing or Tracing()
 
     def request(  # type: ignore[override]  # as in RequestsClient, which has no _usage either
         self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any = None
@@ -96,10 +115,8 @@ class HTTPClient(stripe.RequestsClient):
         self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any = None
     ) -> Answer:
         """Make one request whose answer is read in pieces."""
-        if self._rate_limiter:
-            self._rate_limiter.wait(method, url)
         headers = self._in_context(headers)
-        return self._checked(super().request_stream(method, url, headers, post_data))
+        return self._send(super().request_stream, method, url, headers, post_data)
 
     def _in_context(self, headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
         """Return ``headers`` with the default context, if there is one and they name no account."""
@@ -111,13 +128,28 @@ class HTTPClient(stripe.RequestsClient):
     def _ask(
         self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any
     ) -> Answer:
+        return self._send(super().request, method, url, headers, post_data)
+
+    def _send(
+        self,
+        send: Callable[..., Answer],
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None,
+        post_data: Any,
+    ) -> Answer:
+        """Make one request within the rate limit. A 429 slows the rate limiter down."""
         if self._rate_limiter:
             self._rate_limiter.wait(method, url)
-        return self._checked(super().request(method, url, headers, post_data))
-
-    def _checked(self, answer: Answer) -> Answer:
-        """Return ``answer``. A 429 slows the rate limiter down."""
-        _, status, headers = answer
+        with self._tracing.request(method, url) as span:
+            try:
+                answer = send(method, url, headers, post_data)
+            except stripe.APIConnectionError:
+                self._on_request("error")
+                raise
+            _, status, answer_headers = answer
+            span.answered(status, answer_headers)
+        self._on_request(str(status))
         if self._rate_limiter and status == HTTPStatus.TOO_MANY_REQUESTS:
-            self._rate_limiter.slow_down(headers.get("Retry-After"))
+            self._rate_limiter.slow_down(answer_headers.get("Retry-After"))
         return answer

@@ -22,8 +22,10 @@ SNAPSHOT = (
 )
 
 
-def read_notification(body: bytes) -> NewEvent:
+def read_notification(body: bytes, trace: str | None = None) -> NewEvent:
     """Return the event of an event notification as the inbox stores it.
+
+    ``trace`` is the W3C traceparent of its delivery.
 
     Raises ``Refused`` if ``body`` is not an event notification, or has no usable id, type or mode.
     """
@@ -39,10 +41,10 @@ def read_notification(body: bytes) -> NewEvent:
             "the body is not an event notification (object: v2.core.event)",
             reason="not_a_notification",
         )
-    return _to_event(values, body)
+    return _to_event(values, body, trace)
 
 
-def _to_event(values: dict[str, Any], body: bytes) -> NewEvent:
+def _to_event(values: dict[str, Any], body: bytes, trace: str | None) -> NewEvent:
     event_id, event_type = values.get("id"), values.get("type")
     livemode, context = values.get("livemode", False), values.get("context")
     if not (_is_identifier(event_id) and _is_identifier(event_type) and isinstance(livemode, bool)):
@@ -52,7 +54,7 @@ def _to_event(values: dict[str, Any], body: bytes) -> NewEvent:
         )
     known_context = context if _is_identifier(context) else None
     key = _concurrency_key(known_context, event_type, values.get("related_object"))
-    return NewEvent(event_id, event_type, livemode, known_context, body, key)
+    return NewEvent(event_id, event_type, livemode, known_context, body, key, trace)
 
 
 def _concurrency_key(context: str | None, event_type: str, related: object) -> str:

@@ -12,6 +12,7 @@ import re
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import structlog
@@ -47,22 +48,33 @@ PATH_WORD = re.compile(r"v[1-9]|[a-z_]+")
 class RateLimiter:
     """The rate limit of Stripe's API for the threads of this process."""
 
-    def __init__(self, rate_limits: RateLimits, per_second: float, *, mode: str) -> None:
+    def __init__(
+        self,
+        rate_limits: RateLimits,
+        per_second: float,
+        *,
+        mode: str,
+        on_wait: Callable[[float], object] = lambda _seconds: None,
+    ) -> None:
         """Take the inbox's API that hands out slots, and the requests a second.
 
-        ``mode`` is ``live`` or ``test``. Stripe counts them apart.
+        ``mode`` is ``live`` or ``test``. Stripe counts them apart. ``on_wait`` is called with the
+        seconds that a request has waited.
         """
         self._rate_limits = rate_limits
         self._mode = mode
+        self._on_wait = on_wait
         self._account = _Bucket(rate_limits, f"{mode} all", per_second)
         self._endpoints: dict[str, _Bucket] = {}
         self._lock = threading.Lock()
 
     def wait(self, method: str, url: str) -> None:
         """Wait until this request may be made."""
+        started = time.monotonic()
         # The scarcer slot first, so that no slot of the account is held while waiting for it.
         self._endpoint(f"{method.upper()} {_template(url)}").take()
         self._account.take()
+        self._on_wait(time.monotonic() - started)
 
     def slow_down(self, retry_after: str | None) -> None:
         """Pause the requests of all processes, and then halve their rate: Stripe answered 429.

@@ -83,11 +83,13 @@ class Background:
 
     ``start`` is called in each worker process. A stop waits until all numbers of ``unfinished`` are
     0. If the grace period is over before that, ``release`` is called and the process ends.
+    Otherwise ``end`` is called last.
     """
 
     start: Callable[[], object] = lambda: None
     unfinished: Callable[[], Mapping[str, int]] = dict
     release: Callable[[], object] = lambda: None
+    end: Callable[[], object] = lambda: None
 
 
 class Bridge:

@@ -77,6 +77,7 @@ class WebWorker(gunicorn_private.LoopWorker):
         self.asgi.background.start()
         super().run()
         shutdown.end(self.asgi.unfinished, self.asgi.background.release)
+        self.asgi.background.end()
 
     async def serve(self) -> None:
         """Serve until told to stop, then wait for requests until the grace period is over."""

@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from http import HTTPMethod
 
 import structlog
@@ -36,14 +37,19 @@ log = structlog.get_logger(__name__)
 class RefusalLog:
     """Limits the warnings about refused requests in one process. All threads may use it."""
 
-    def __init__(self) -> None:
-        """Allow up to ``LINES`` warnings for each reason in ``SECONDS``."""
+    def __init__(self, on_refusal: Callable[[str], object] = lambda _reason: None) -> None:
+        """Allow up to ``LINES`` warnings for each reason in ``SECONDS``.
+
+        ``on_refusal`` is called with the reason of each refused request.
+        """
+        self._on_refusal = on_refusal
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._ends: dict[str, float] = {}
 
     def write(self, reason: str, **fields: object) -> None:
-        """Log a refused request, if ``allows`` permits it."""
+        """Count a refused request, and log it if ``allows`` permits it."""
+        self._on_refusal(reason)
         if self.allows(reason):
             log.warning("request_refused", reason=reason, **fields)
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import structlog
 
 from app import create_app
 from app.errors import InboxUnavailable
 from app.factory import warn_of_misspelt
+from app.metrics import folder
 from app.services import Services, services
+from app.settings import Settings
+from app.stripe_api.destinations import WEBHOOK_PATH
 from app.web import listen
 from app.web.bridge import Background, Bridge
-from app.web.webhook import WEBHOOK_PATH
 
 log = structlog.get_logger(__name__)
 
@@ -20,7 +24,9 @@ def load() -> Bridge:
 
     Raises ``StartError``. It is a ``SystemExit``, so gunicorn ends with its message alone.
     """
-    flask_app = create_app()
+    settings = Settings.load()
+    shared = _share_counts(settings)  # before a handler module can load the library
+    flask_app = create_app(settings)
     parts = services(flask_app)
     log.info(
         "service_configured",
@@ -44,19 +50,36 @@ def load() -> Bridge:
         threads=parts.settings.web_threads,
         max_body_bytes=parts.settings.max_body_bytes,
         stopping=parts.stopping,
-        background=_background(parts),
+        background=_background(parts, shared),
         refusals=parts.refusals,
     )
 
 
-def _background(parts: Services) -> Background:
+def _share_counts(settings: Settings) -> Path | None:
+    """Return the folder in which the worker processes share their counts, if they are shown."""
+    if not settings.serves_metrics:
+        return None
+    shared = folder.make()
+    from app.metrics import exposition  # noqa: F401, PLC0415 - its memory is shared by the fork
+
+    return shared
+
+
+def _background(parts: Services, shared: Path | None) -> Background:
     """Return the threads that renew leases and, in queue mode, run events."""
 
     def start() -> None:
+        if shared is not None:
+            parts.meter.start(shared)
+        parts.tracing.start()
         parts.watchdog.start()
         parts.leases.start()
         parts.maintenance.start()
         if parts.settings.is_queue:
             parts.worker.start(parts.settings.worker_threads)
 
-    return Background(start, parts.unfinished, parts.worker.release)
+    def end() -> None:
+        parts.meter.flush()
+        parts.tracing.flush()
+
+    return Background(start, parts.unfinished, parts.worker.release, end)

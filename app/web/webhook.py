@@ -12,10 +12,8 @@ from app.errors import DeliveryError, InboxUnavailable, Refused, TooLarge
 from app.processing.receiver import Delivery
 from app.services import services
 from app.states import SUCCESSES, Outcome
+from app.stripe_api.destinations import WEBHOOK_PATH
 from app.web import answers
-
-#: The path of the service for deliveries.
-WEBHOOK_PATH = "/webhook"
 
 #: Outcomes that are logged as information, not as warnings.
 EXPECTED = (Outcome.ACCEPTED, *SUCCESSES, Outcome.DUPLICATE)
@@ -43,20 +41,23 @@ def receive() -> Response:
     try:
         signature = request.headers.get("Stripe-Signature")
         body = _body(parts.settings.max_body_bytes)
-        outcome = parts.receiver.receive(body, signature, delivery)
+        traceparent = request.headers.get("traceparent")
+        outcome = parts.receiver.receive(body, signature, delivery, traceparent)
     except InboxUnavailable as error:
-        _log(delivery, started, outcome=error.outcome, status=503, reason=error.reason)
+        _end(delivery, started, error.outcome, status=503, reason=error.reason)
         return answers.error(503, error.message, retry_after=INBOX_RETRY_SECONDS)
     except DeliveryError as error:
         if isinstance(error, Refused):
             parts.receiver.count(error, delivery)
-        if _is_signed(error, delivery) or parts.refusals.allows(error.reason):
-            _log(delivery, started, outcome=error.outcome, status=error.status, reason=error.reason)
+            parts.meter.rejection(error.reason)
+        is_logged = _is_signed(error, delivery) or parts.refusals.allows(error.reason)
+        fields = {"status": error.status, "reason": error.reason}
+        _end(delivery, started, error.outcome, is_logged=is_logged, **fields)
         return answers.error(error.status, error.message, retry_after=error.retry_after)
     except Exception:
-        _log(delivery, started, outcome=Outcome.FAILED, status=500, reason="internal_error")
+        _end(delivery, started, Outcome.FAILED, status=500, reason="internal_error")
         raise
-    _log(delivery, started, outcome=outcome, status=200)
+    _end(delivery, started, outcome, status=200)
     return answers.answer(200, {"success": True, "outcome": outcome})
 
 
@@ -84,11 +85,21 @@ def _is_signed(error: DeliveryError, delivery: Delivery) -> bool:
     return delivery.secret is not None or error.reason in SIGNED_REFUSALS
 
 
-def _log(delivery: Delivery, started: float, outcome: str, **fields: object) -> None:
-    """Write the one line of this delivery."""
+def _end(
+    delivery: Delivery,
+    started: float,
+    outcome: Outcome,
+    *,
+    is_logged: bool = True,
+    **fields: object,
+) -> None:
+    """Count this delivery, and write its one line unless it is limited."""
+    seconds = time.perf_counter() - started
+    services().meter.delivery(outcome, delivery.event_type, seconds, delivery.secret)
+    if not is_logged:
+        return
     known = {
         name: value for name in delivery.__slots__ if (value := getattr(delivery, name)) is not None
     }
-    duration = round((time.perf_counter() - started) * 1000, 2)
     write = log.info if outcome in EXPECTED else log.warning
-    write("delivery", outcome=outcome, **fields, duration_ms=duration, **known)
+    write("delivery", outcome=outcome, **fields, duration_ms=round(seconds * 1000, 2), **known)

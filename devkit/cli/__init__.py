@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from devkit.cli.events_fixture import export
 from devkit.cli.events_send import send
 from devkit.cli.handlers_new import new
 from devkit.cli.handlers_types import types
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 def register(events: AppGroup, handlers: AppGroup) -> None:
     """Add the commands to ``flask events`` and ``flask handlers``."""
+    events.add_command(export)  # with one option more
     events.add_command(send)
     handlers.add_command(new)
     handlers.add_command(types)

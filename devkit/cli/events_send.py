@@ -22,9 +22,9 @@ from app.cli.hints import flask_command
 from app.cli.inbox_errors import explained
 from app.cli.output import say
 from app.services import services
+from app.stripe_api.destinations import WEBHOOK_PATH
 from app.text import printable
 from app.web.listen import local_url
-from app.web.webhook import WEBHOOK_PATH
 from devkit import placeholders, samples
 from devkit.cli.events_send_options import check_options, read_fields, read_url
 from devkit.http_client import Answer, post, put

@@ -55,6 +55,16 @@ def service_image(buildah: Buildah) -> Iterator[Image]:
 
 
 @pytest.fixture(scope="session")
+def otel_image(buildah: Buildah) -> Iterator[Image]:
+    """The image of the service with the extra otel."""
+    options = " ".join([*buildah.options, f"--build-arg=BASE_IMAGE={BASE}"])
+    builder = f"BUILDER={' '.join(buildah.command)}"
+    make("image", "EXTRA=otel", builder, f"BUILD_OPTIONS={options}")
+    with buildah.unpacked(f"{SERVICE}:{version()}-otel") as image:
+        yield image
+
+
+@pytest.fixture(scope="session")
 def team_image(buildah: Buildah, service_image: Image) -> Iterator[Image]:
     """The image of the example, on top of the one of the service."""
     assert service_image.root.is_dir()

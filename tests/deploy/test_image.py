@@ -20,9 +20,11 @@ from devkit.stripe_api import StripeApi
 from tests.deploy.conftest import TEAM, make, version
 from tests.support import pages
 from tests.support.images import ROOT, SECONDS, Buildah, Image
+from tests.support.otlp import collecting
 from tests.support.waiting import wait_for
 
 TYPE = "v1.checkout.session.completed"
+OTHER = "v1.customer.created"
 #: Names and versions in a lock, and in the folder of the installed packages.
 LOCKED = re.compile(r"^([a-z0-9-]+)==([^\s;]+)", re.MULTILINE)
 INSTALLED = re.compile(r"(.+)-(.+)\.dist-info")
@@ -130,6 +132,32 @@ class TestService:
         lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
         marked = {name for name, _ in listed if re.search(rf"^{name}==\S+ ;", lock, re.MULTILINE)}
         assert {name for name, _ in listed - installed(service_image)} <= marked
+
+
+class TestExtra:
+    """The image with the extra otel."""
+
+    def test_container_exports_spans(
+        self, otel_image: Image, settings: dict[str, str], var: Path, port: int
+    ) -> None:
+        """A delivery leaves the span of the delivery and that of its attempt at the collector."""
+        with collecting() as collector:
+            settings["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.url
+            with otel_image.started(var, settings):
+                wait_for(lambda: is_healthy(port), SECONDS)
+                assert deliver(port, samples.notification(OTHER)).outcome == "fallback"
+                wait_for(lambda: collector.named(f"process {OTHER}"), SECONDS)
+            assert len(collector.named("POST /webhook")) == 1
+
+    def test_packages_are_those_of_its_lock(self, otel_image: Image, service_image: Image) -> None:
+        """The image has the packages of the other image, and those of the extra."""
+        more = installed(otel_image) - installed(service_image)
+        assert more == locked(ROOT / "requirements-otel.lock") - locked(ROOT / "requirements.lock")
+
+    def test_lock_is_the_one_for_images_on_top(self, otel_image: Image) -> None:
+        """An image on top of this one gets the versions of the extra as constraints."""
+        own = (otel_image.root / "srv" / "requirements.lock").read_bytes()
+        assert own == (ROOT / "requirements-otel.lock").read_bytes()
 
 
 class TestTeam:

@@ -165,6 +165,7 @@ class TestGiveUp:
             *(("give_up", "evt_1", "obsolete", 0), ("give_up", "evt_1", "obsolete", 1)),
             ("give_up", "evt_1", "again", 0),
         ]
+        assert inbox.alert_facts.dead(event.received_at) == []
         assert inbox.administration.reopen("evt_1") is True
 
     def test_event_that_never_ran_is_given_up(self, inbox: Inbox) -> None:

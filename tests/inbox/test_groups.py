@@ -247,7 +247,7 @@ class TestLists:
         assert [each.open for each in inbox.groups.list(1)] == [Count(3)]
 
         # No mock: a lower bound of the same list. The statement counts up to the other one.
-        monkeypatch.setattr(statements, "MOST_OPEN", 2)
+        monkeypatch.setattr(statements, "MOST_OPEN_IN_LIST", 2)
         (group,) = inbox.groups.list(1)
         assert group.open == Count(2, is_bounded=True)
         assert str(group.open) == "2+"

@@ -30,6 +30,7 @@ COMMANDS = {
 def copied() -> list[str]:
     """Return what the Dockerfile copies from the build context."""
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    text = text.replace("${REQUIREMENTS}", "requirements.lock")
     return re.findall(r"^COPY (?!--from)(\S+) ", text, re.MULTILINE)
 
 

@@ -13,6 +13,7 @@ import pytest
 import stripe
 from werkzeug import Request, Response
 
+from app.conversions import MIN_RETENTION_DAYS
 from app.errors import InboxUnavailable
 from app.factory import make_client
 from app.inbox import NewEvent
@@ -280,6 +281,16 @@ class TestWindow:
         assert gap.windows[1].begin == pytest.approx(
             time.time() - LIST_LAG_SECONDS - OVERLAP_SECONDS, abs=FEW
         )
+
+    def test_removed_event_is_not_found_again(self, lab: Lab, database_url: str) -> None:
+        """An event that retention may remove is too old for Stripe's list."""
+        days = MIN_RETENTION_DAYS
+        lab.put("evt_1", days * 24 * HOUR)
+        lab.put("evt_2", days * 24 * HOUR - 1.5 * 24 * HOUR)
+        assert lab.missing(since=0) == ["evt_2"]
+        lab.close(since=0)
+        set_back(database_url, STRIPE_KEEPS_SECONDS)
+        assert lab.missing() == []
 
     @pytest.mark.parametrize(
         ("ago", "reached"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 
 from app.inbox import Inbox
@@ -30,12 +32,29 @@ def make_engine(url: str, **options: Any) -> sa.Engine:
     return sa.create_engine(url, **more, **options)
 
 
-def execute(url: str, sql: str) -> None:
-    """Run one statement, and commit it."""
+def execute(url: str, sql: str, *rows: dict[str, Any]) -> None:
+    """Run one statement, with the parameters of each row, and commit it."""
     engine = make_engine(url)
     with engine.begin() as connection:
-        connection.execute(sa.text(sql))
+        connection.execute(sa.text(sql), list(rows) or None)
     engine.dispose()
+
+
+def state(url: str, event_id: str) -> tuple[str, str | None, int] | None:
+    """Return state, outcome and attempt of an event, by the driver. A missing file is an error."""
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        opened = sqlite.driver.connect(f"file:{parsed.database}?mode=rw", uri=True)
+    else:
+        opened = psycopg.connect(
+            parsed.set(drivername="postgresql").render_as_string(hide_password=False),
+            autocommit=True,
+            connect_timeout=5,
+        )
+    sql = f"SELECT state, outcome, attempt FROM events WHERE id = '{event_id}'"  # noqa: S608 - the test's own
+    with contextlib.closing(opened) as connection:
+        row: tuple[str, str | None, int] | None = connection.execute(sql).fetchone()
+        return row
 
 
 def set_revision(url: str, revision: str) -> None:

@@ -27,10 +27,12 @@ import sqlalchemy as sa
 
 from app.errors import InboxUnavailable
 from app.inbox import Event, Inbox
+from app.inbox.engine import sqlite
 from app.inbox.engine.file_lock import FileLock
 from app.setting_fields import table
 from app.settings import Settings, variable
 from devkit import samples
+from tests.support import raw_sql
 from tests.support.memory import memory_folder
 from tests.support.output import Output
 from tests.support.waiting import wait_for
@@ -425,9 +427,23 @@ def find(database_url: str, event_id: str) -> Event:
 
 
 def state(database_url: str, event_id: str) -> tuple[str, str | None, int]:
-    """Return state, outcome and attempt of an event."""
-    event = find(database_url, event_id)
-    return event.state, event.outcome, event.attempt
+    """Return state, outcome and attempt of an event. It is repeated like ``ask_inbox``.
+
+    Tests wait with it. An ``Inbox`` that is opened for one event takes 100 times as long.
+
+    """
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        try:
+            row = raw_sql.state(database_url, event_id)
+        except (psycopg.Error, sqlite.driver.Error):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            assert row is not None, event_id
+            state, outcome, attempt = row
+            return state, outcome, attempt
 
 
 @contextlib.contextmanager

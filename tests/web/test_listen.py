@@ -13,7 +13,7 @@ import pytest
 
 from app.errors import StartError
 from app.settings import Settings
-from app.web.listen import INHERITED, bind_address, check_ports, local_url
+from app.web.listen import INHERITED, bind_addresses, check_ports, local_url
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ from app.web.listen import INHERITED, bind_address, check_ports, local_url
 def test_address_and_url(settings: Settings, host: str, address: str, url: str) -> None:
     """An IPv6 address is in brackets. "All addresses" is reached over the loopback."""
     settings = replace(settings, bind_host=host, port=4242)
-    assert (bind_address(settings), local_url(settings)) == (address, url)
+    assert (bind_addresses(settings), local_url(settings)) == ([address], url)
 
 
 def problem(host: str, port: int) -> str:
@@ -85,3 +85,13 @@ def test_inherited_socket_is_not_checked(monkeypatch: pytest.MonkeyPatch, name: 
 def test_other_kinds_of_addresses_are_left_to_gunicorn() -> None:
     """A file descriptor or a Unix socket is no port."""
     check_ports([3, "/run/service.sock"])
+
+
+def test_port_for_operators(settings: Settings) -> None:
+    """OPS_PORT is a second address. The problem with it names that setting."""
+    settings = replace(settings, bind_host="::1", port=4242, ops_port=4243)
+    assert bind_addresses(settings) == ["[::1]:4242", "[::1]:4243"]
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(StartError, match="choose another port in OPS_PORT"):
+            check_ports([("127.0.0.1", port)], ops_port=port)

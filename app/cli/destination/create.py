@@ -10,13 +10,13 @@ import stripe
 from flask.cli import with_appcontext
 
 from app.cli.audit_log import note
-from app.cli.destination.compare import handled_types
 from app.cli.hints import hint
 from app.cli.output import mode, say, say_lines
 from app.cli.stripe_errors import StripeFailedError, checked, explained
 from app.factory import make_client
 from app.services import services
-from app.web.webhook import WEBHOOK_PATH
+from app.stripe_api.destination_sync import NOTHING_HANDLED
+from app.stripe_api.destinations import WEBHOOK_PATH
 
 if TYPE_CHECKING:
     from stripe.params.v2.core import EventDestinationCreateParams
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 
 #: Errors after which Stripe may have created the destination.
 UNDECIDED = (stripe.APIConnectionError, stripe.APIError)
-NOTHING_HANDLED = (
-    "No event type has a handler module, and a destination needs at least one type. Write a"
-    " handler first"
-)
 
 
 def _url(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
@@ -54,7 +50,7 @@ def create(url: str, name: str | None, *, connected_accounts: bool) -> None:
 
     Stripe shows the secret only once.
     """
-    settings, types = services().settings, sorted(handled_types(services().registry))
+    settings, types = services().settings, sorted(services().registry.handled_types)
     if not types:
         raise click.ClickException(f"{NOTHING_HANDLED}.")
     if settings.livemode and not url.startswith("https:"):

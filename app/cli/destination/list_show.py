@@ -7,22 +7,21 @@ from typing import TYPE_CHECKING, Any
 import click
 from flask.cli import with_appcontext
 
-from app.cli.destination.compare import (
+from app.cli.hints import hint
+from app.cli.output import json_option, mode, say, say_json, say_table
+from app.cli.stripe_errors import explained
+from app.factory import make_client
+from app.services import services
+from app.stripe_api.destinations import (
     ANY_URL,
     Comparison,
     Expected,
     compare,
     fetch,
     fetch_all,
-    handled_types,
     status_of,
     url_of,
 )
-from app.cli.hints import hint
-from app.cli.output import json_option, mode, say, say_json, say_table
-from app.cli.stripe_errors import explained
-from app.factory import make_client
-from app.services import services
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,16 +75,17 @@ def check(
     The handler of a type that is not enabled at Stripe is never called. Events of a type that is
     enabled and has no handler go to the fallback.
     """
-    expected = _expected(url, connected_accounts=connected_accounts)
+    wanted = expected(url, connected_accounts=connected_accounts)
     with explained():
-        comparison = compare(fetch(make_client(services().settings), destination_id), expected)
+        comparison = compare(fetch(make_client(services().settings), destination_id), wanted)
         show_comparison(comparison, as_json=as_json)
     context.exit(1 if comparison.differs else 0)
 
 
-def _expected(url: str | None, *, connected_accounts: bool) -> Expected:
-    types, livemode = handled_types(services().registry), services().settings.livemode
-    return Expected(types, livemode, url, connected_accounts)
+def expected(url: str | None = None, *, connected_accounts: bool = False) -> Expected:
+    """Return the expected state of a destination, for the handlers and settings of this process."""
+    types, livemode = services().registry.handled_types, services().settings.livemode
+    return Expected(types, livemode, url, connected_accounts, hint)
 
 
 def show_comparison(comparison: Comparison, *, as_json: bool = False) -> None:

@@ -10,6 +10,7 @@ from flask import current_app
 from flask.cli import with_appcontext
 
 from app.cli.doctor import local
+from app.cli.doctor.alerts import alert_lines
 from app.cli.doctor.lines import Level, Line
 from app.cli.doctor.remote import Account, Options
 from app.cli.output import say
@@ -72,6 +73,7 @@ def _check_all(options: Options) -> Iterator[Line]:
     yield from local.inbox_lines(own.inbox, own.settings)
     if handlers:
         yield from local.fallback_lines(handlers, own.inbox, livemode=own.settings.livemode)
+    yield from alert_lines(own.inbox, own.settings)
     client = make_client(own.settings)
     yield from Account(client, own.settings, handlers, own.inbox, options).lines()
 

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import stripe
 from stripe.v2 import ListObject
 
-from app.cli.destination.compare import (
+from app.cli.doctor.lines import Level, Line
+from app.cli.hints import hint
+from app.cli.output import few, plural
+from app.cli.stripe_errors import StripeFailedError, checked, explained
+from app.errors import InboxUnavailable
+from app.states import SUCCESSES
+from app.stripe_api.destinations import (
     ANY_URL,
+    WEBHOOK_PATH,
     Comparison,
     Expected,
     compare,
     fetch_all,
-    handled_types,
     same_url,
     takes_thin,
     url_of,
 )
-from app.cli.doctor.lines import Level, Line
-from app.cli.hints import hint
-from app.cli.output import duration, few, plural
-from app.cli.stripe_errors import StripeFailedError, checked, explained
-from app.errors import InboxUnavailable
-from app.states import SUCCESSES
-from app.web.webhook import WEBHOOK_PATH
+from app.watch import clock
+from app.watch.at_stripe import never_called
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: The difference of the clocks, in seconds, before a WARN, and at which signatures are refused.
-WARN_SECONDS, REFUSED_SECONDS = 30, 300
 #: Seconds between two queries of the inbox for a ping.
 POLL_SECONDS = 0.1
 
@@ -101,13 +99,8 @@ class Account:
 
     def _note_clock(self, headers: Any, before: float, after: float) -> None:
         """Note by how many seconds, at least, Stripe's clock is ahead, from the ``Date`` header."""
-        try:
-            date = parsedate_to_datetime(headers["date"]).timestamp()
-        except (KeyError, ValueError):
-            return
-        # The date is rounded down to seconds. It was written between ``before`` and ``after``.
-        least, most = date - after, date + 1 - before
-        self._ahead = 0.0 if least <= 0 <= most else min(least, most, key=abs)
+        ahead = clock.seconds_ahead(headers, before, after)
+        self._ahead = self._ahead if ahead is None else ahead
 
     def _key(self) -> Line:
         kind = self.settings.key_kind
@@ -120,13 +113,11 @@ class Account:
     def _clock(self) -> Line:
         if self._ahead is None:
             return Line(Level.WARN, "clock", "Stripe's answer has no date", "Check your proxies")
-        side = "behind" if self._ahead > 0 else "ahead of"
-        text = f"{duration(abs(self._ahead))} {side} Stripe's"
-        if abs(self._ahead) < WARN_SECONDS:
-            return Line(Level.OK, "clock", "as Stripe's")
-        level = Level.FAIL if abs(self._ahead) >= REFUSED_SECONDS else Level.WARN
-        remedy = f"Synchronize it: at {REFUSED_SECONDS} s every signature is refused"
-        return Line(level, "clock", text, remedy)
+        text = clock.difference(self._ahead)
+        if abs(self._ahead) < clock.WARN_SECONDS:
+            return Line(Level.OK, "clock", text)
+        level = Level.FAIL if abs(self._ahead) >= clock.REFUSED_SECONDS else Level.WARN
+        return Line(level, "clock", text, clock.REMEDY)
 
     def _pointing_here(self, found: list[EventDestination]) -> Iterator[EventDestination]:
         """Yield the destinations that send to ``--url``, or else to any ``/webhook``."""
@@ -157,18 +148,18 @@ class Account:
                     yield self._ping(one)
 
     def _compared(self, here: list[EventDestination]) -> Iterator[Line]:
-        types = handled_types(self.registry) if self.registry else frozenset()
-        expected = Expected(types, self.settings.livemode, self.options.url)
+        types = self.registry.handled_types if self.registry else frozenset()
+        expected = Expected(types, self.settings.livemode, self.options.url, hint=hint)
         comparisons = [compare(one, expected) for one in here]
         for comparison in comparisons:
             yield from self._destination(comparison)
         working = [one for one in comparisons if not one.problems]
-        dead = set(types).intersection(*(set(one.missing) for one in working))
+        dead = never_called(types, working)
         if dead:
             yield Line(
                 Level.FAIL,
                 "types",
-                f"not enabled at Stripe, so their handlers are never called: {few(sorted(dead))}",
+                f"not enabled at Stripe, so their handlers are never called: {few(dead)}",
                 hint("destination", "sync", working[0].destination.id)
                 if working
                 else "Correct the destinations first, see above",

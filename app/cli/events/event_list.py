@@ -84,6 +84,8 @@ def as_object(event: Event | EventRow) -> dict[str, Any]:
         "state": event.state,
         "outcome": event.outcome,
         "reason": event.reason,
+        "group": event.fingerprint,
+        "release": event.release,
         "attempts": event.attempt,
         "deliveries": event.deliveries,
         "source": event.source,

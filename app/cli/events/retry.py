@@ -25,11 +25,12 @@ from app.cli.output import (
     say_beside_progress,
     say_table,
 )
-from app.errors import CallbackFailed, DeliveryError, InboxUnavailable
+from app.errors import CallbackFailed, DeliveryError
 from app.inbox.filters import EventFilter, to_query
 from app.inbox.models import Count
+from app.operations.retrying import Refusal, ResultDelayed, Retrier, Rules
 from app.services import services
-from app.states import SUCCESSES, WITHOUT_MODULE, Outcome, State
+from app.states import SUCCESSES, Outcome, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,6 +40,14 @@ if TYPE_CHECKING:
     from app.services import Services
 
     Selected = Event | EventRow
+
+REFUSALS = {
+    Refusal.OTHER_MODE: "is a {mode} event, and STRIPE_API_KEY is of the other mode",
+    Refusal.SUCCEEDED: "has succeeded; to run it a second time add --again",
+    Refusal.NO_MODULE: "has no handler module yet; to run the fallback once more add --again",
+    Refusal.RUNNING: "is running",
+    Refusal.RESCUED_SOON: "is an orphan: a worker rescues it",
+}
 
 DUE, CHANGED = "due now", "not run: it has changed since you were asked"
 
@@ -51,13 +60,6 @@ class Options(TypedDict):
     again: bool
     dry_run: bool
     yes: bool
-
-
-class Conditions(TypedDict):
-    """The conditions on a done event, for the inbox."""
-
-    again: bool
-    seen_attempt: int
 
 
 @click.command("retry")
@@ -113,7 +115,7 @@ def _selected(
     """Return the selected events, the oldest first, and print their number."""
     require_selection(event_ids, wanted)
     if event_ids:
-        return oldest_first(find_all(services.inbox, event_ids))
+        return _oldest_first(find_all(services.inbox, event_ids))
     administration = services.inbox.administration
     selections = _selections(services, wanted, again=options["again"])
     count = sum((administration.count(each) for each in selections), Count(0))
@@ -122,7 +124,7 @@ def _selected(
         for each in selections
         for event in islice(administration.walk(each), options["limit"])
     ]
-    events = oldest_first(found)[: options["limit"]]
+    events = _oldest_first(found)[: options["limit"]]
     oldest = "one" if len(events) == 1 else len(events)
     is_capped = count.is_bounded or len(events) < count.number
     capped = f"; the oldest {oldest} will be run (--limit)" if is_capped else ""
@@ -145,27 +147,16 @@ def _selections(services: Services, wanted: EventFilter, *, again: bool) -> list
     return [replace(wanted, state=each) for each in states]
 
 
-def oldest_first(events: Sequence[Selected]) -> list[Selected]:
-    """Return the events in the order of receipt."""
+def _oldest_first(events: Sequence[Selected]) -> list[Selected]:
     return sorted(events, key=lambda event: (event.received_at, event.id))
 
 
 def _refusal(services: Services, event: Selected, options: Options) -> str | None:
     """Return the reason why this event cannot be run again, or None."""
-    if event.livemode != services.settings.livemode:
-        return f"is a {mode(live=event.livemode)} event, and STRIPE_API_KEY is of the other mode"
-    is_handled = event.state == State.DONE and event.outcome not in WITHOUT_MODULE
-    if is_handled and not options["again"]:
-        return "has succeeded; to run it a second time add --again"
-    by_fallback = event.state == State.DONE and event.outcome == Outcome.FALLBACK
-    if by_fallback and not (options["again"] or event.type in services.reconciler.types):
-        return "has no handler module yet; to run the fallback once more add --again"
-    if event.state == State.RUNNING:
-        if not event.is_orphan:
-            return "is running"
-        if services.settings.is_queue:
-            return "is an orphan: a worker rescues it"
-    return None
+    settings = services.settings
+    rules = Rules(settings.livemode, settings.is_queue, services.reconciler.types)
+    refusal = rules.refusal(event, again=options["again"])
+    return REFUSALS[refusal].format(mode=mode(live=event.livemode)) if refusal else None
 
 
 @contextmanager
@@ -188,15 +179,10 @@ def _audited(
 
 
 def _run_all(services: Services, events: list[Selected], options: Options, done: list[str]) -> None:
-    run = _reopen if services.settings.is_queue else _run
+    retrier = Retrier(services.inbox, services.runner, is_queue=services.settings.is_queue)
     failed = 0
     for event in progress(events, len(events), "Running"):
-        # The inbox decides by the event as it is now: the question may have been open for hours.
-        conditions = Conditions(again=options["again"], seen_attempt=event.attempt)
-        noted = services.inbox.administration.note_retry(
-            event.id, by=operator(), why=options["why"], **conditions
-        )
-        outcome = run(services, event, conditions) if noted else CHANGED
+        outcome = _run(retrier, event, options)
         done += [event.id] if outcome != CHANGED else []
         failed += outcome not in {*SUCCESSES, DUE}
         say_beside_progress(f"{event.id}  {event.type}  {outcome}")
@@ -204,19 +190,21 @@ def _run_all(services: Services, events: list[Selected], options: Options, done:
         raise click.ClickException(f"{failed} of {plural(len(events), 'event')} did not succeed.")
 
 
-def _reopen(services: Services, event: Selected, conditions: Conditions) -> str:
-    """Make the event due for the workers, and return the outcome."""
-    return DUE if services.inbox.administration.reopen(event.id, **conditions) else CHANGED
-
-
-def _run(services: Services, event: Selected, conditions: Conditions) -> str:
-    """Run the event here, and return the outcome."""
-    claim = services.inbox.claims.claim_one(event.id, **conditions)
-    if claim is None:
-        return CHANGED
+def _run(retrier: Retrier, event: Selected, options: Options) -> str:
+    """Run the event again, and return the outcome in words."""
     try:
-        return services.runner.run(claim)
+        # The inbox decides by the event as it is now: the question may have been open for hours.
+        outcome = retrier.retry(
+            event.id,
+            by=operator(),
+            why=options["why"],
+            again=options["again"],
+            seen_attempt=event.attempt,
+        )
     except CallbackFailed:
         return f"failed: run {hint('events', 'show', event.id)} for the traceback"
-    except (DeliveryError, InboxUnavailable) as error:
+    except (DeliveryError, ResultDelayed) as error:
         return f"{error.outcome}: {error.message}"
+    if outcome is None:
+        return CHANGED
+    return DUE if outcome is Outcome.ACCEPTED else outcome

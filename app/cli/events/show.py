@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import click
 from flask.cli import with_appcontext
 
-from app import tracebacks
 from app.cli.events.event_list import as_object
 from app.cli.inbox_errors import explained
 from app.cli.output import iso_time, json_option, say, say_json, say_lines
+from app.operations import history
 from app.services import services
 from app.text import printable
 
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from app.inbox import Attempt, Event, Note
-    from app.tracebacks import Traceback
+    from app.operations.history import Entry
 
 
 @click.command("show")
@@ -44,12 +42,12 @@ def show(event_id: str, *, full: bool, as_json: bool) -> None:
     if as_json:
         say_json(_with_history(event, attempts, retries))
         return
-    for name, value in as_object(event).items():
+    for name, value in {**as_object(event), "trace": event.trace}.items():
         if value is not None:
             say(f"{name:<12} {value}")
     say()
     say("body")
-    say_lines(_pretty_body(event))
+    say_lines(history.pretty_body(event.body))
     _say_attempts(attempts, services().settings.handlers_package, full=full)
     for retry in retries:
         say()
@@ -59,6 +57,7 @@ def show(event_id: str, *, full: bool, as_json: bool) -> None:
 def _with_history(event: Event, attempts: list[Attempt], retries: list[Note]) -> dict[str, Any]:
     return {
         **as_object(event),
+        "trace": event.trace,
         "history": [
             {
                 "attempt": each.attempt,
@@ -67,56 +66,36 @@ def _with_history(event: Event, attempts: list[Attempt], retries: list[Note]) ->
                 "outcome": each.outcome,
                 "reason": each.reason,
                 "traceback": each.traceback,
+                "group": each.fingerprint,
+                "release": each.release,
                 "claimed_by": each.claimed_by,
             }
             for each in attempts
         ],
         "retries": [{"at": iso_time(each.at), "by": each.by, "why": each.why} for each in retries],
-        "body": _body(event),
+        "body": history.body_text(event.body),
     }
-
-
-def _body(event: Event) -> str:
-    return event.body.decode("utf-8", "replace")
-
-
-def _pretty_body(event: Event) -> str:
-    """Return the body as indented JSON, or as it is if it is none."""
-    try:
-        return json.dumps(json.loads(event.body), indent=2, ensure_ascii=False)
-    except (ValueError, RecursionError):
-        return _body(event)
 
 
 def _say_attempts(attempts: Iterable[Attempt], package: str, *, full: bool) -> None:
     """Print the attempts. Unless ``full``, those that ended in the same way are one entry."""
-    parsed = [(each, tracebacks.parse(each.traceback or "", package)) for each in attempts]
-    shown_kind = ""
-    for _, group in groupby(parsed, lambda pair: pair[0].attempt if full else _ending(*pair)):
-        members = list(group)
-        attempt, traceback = members[-1]
+    for entry in history.entries(attempts, package, full=full):
         say()
-        _say_heading([each for each, _ in members])
-        if not attempt.traceback:
+        _say_heading(entry)
+        if not entry.last.traceback:
             continue
         if full:
-            say_lines(traceback.full)
-        elif traceback.kind == shown_kind:
+            say_lines(entry.traceback.full)
+        elif entry.is_repeated:
             say("The same traceback.")
         else:
-            say_lines(traceback.brief("--full"))
-        shown_kind = traceback.kind
+            say_lines(entry.traceback.brief("--full"))
 
 
-def _ending(attempt: Attempt, traceback: Traceback) -> tuple[str, str]:
-    """Return the outcome of an attempt and its cause, without texts that vary."""
-    return attempt.outcome, traceback.kind or attempt.reason or ""
-
-
-def _say_heading(attempts: list[Attempt]) -> None:
+def _say_heading(entry: Entry) -> None:
     """Print the outcome and the times of one attempt, or of several with the same end."""
-    first, last = attempts[0], attempts[-1]
-    if len(attempts) > 1:
+    first, last = entry.first, entry.last
+    if entry.count > 1:
         say(
             f"attempts {first.attempt} to {last.attempt}: {last.outcome}, all with the same end,"
             f" from {iso_time(first.started_at)} to {iso_time(last.ended_at)}"

@@ -22,6 +22,11 @@ log = structlog.get_logger(__name__)
 #: Transactions of this process between two checkpoints. Each adds some five pages of 4 KB.
 TRANSACTIONS = 400
 
+#: A transaction that changes so many rows is no batch of deliveries. It removes old events, for
+#: example, and each row adds some two pages.
+BULK_ROWS = 65
+ROWS_PER_TRANSACTION = 2
+
 #: Seconds that closing the inbox waits for a checkpoint.
 CLOSE_SECONDS = 5.0
 
@@ -39,9 +44,12 @@ class Checkpoints:
         self._thread: threading.Thread | None = None
         self._failing = False
 
-    def count(self) -> None:
-        """Count one transaction, and start a checkpoint if it is due. Not thread-safe."""
-        self._transactions += 1
+    def count(self, changes: int = 0) -> None:
+        """Count one transaction, and start a checkpoint if it is due. Not thread-safe.
+
+        ``changes`` is the number of rows that the transaction wrote.
+        """
+        self._transactions += changes // ROWS_PER_TRANSACTION if changes >= BULK_ROWS else 1
         if self._transactions >= TRANSACTIONS and not self._is_running():
             self._transactions = 0
             self._start()

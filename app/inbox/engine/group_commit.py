@@ -157,8 +157,9 @@ class GroupCommit:
         while (first := self._queue.get()) is not None:
             with self._write_lock:
                 self._commit(first)
+                changes = self._transactions.take_changes()
             if sqlite.is_wal():
-                self._checkpoints.count()
+                self._checkpoints.count(changes)
         self._checkpoints.close()
         with self._write_lock:
             self._transactions.disconnect()

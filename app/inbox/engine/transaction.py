@@ -60,6 +60,7 @@ class Transactions:
         self._batch_forms = batch_forms
         self._connection: Connection | None = None
         self._synchronous = sqlite.synchronous()
+        self._counted_changes = 0
         self._statements: dict[tuple[Any, int], _Compiled] = {}
 
     def run(self, writes: Sequence[Write], lock: FileLock) -> None:
@@ -94,10 +95,18 @@ class Transactions:
             self._connection = self._file.open(lock)
         return self._connection
 
+    def take_changes(self) -> int:
+        """Return how many rows were written since the last call, with those of triggers."""
+        if self._connection is None:
+            return 0
+        before, self._counted_changes = self._counted_changes, self._connection.total_changes
+        return self._counted_changes - before
+
     def disconnect(self) -> None:
         """Close the connection."""
         connection, self._connection = self._connection, None
         self._synchronous = sqlite.synchronous()
+        self._counted_changes = 0
         if connection is not None:
             connection.close()
 

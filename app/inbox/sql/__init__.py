@@ -14,6 +14,7 @@ still commit it later. So each statement may run late, and beside the statement 
 - ``RENEW``, ``renew_many``: the same. If its process has ended, the event becomes an orphan one
   lease later.
 - ``MARK_POISON_DEAD``: the event is dead, as it has to be. The line in the log is missing.
+- ``REMOVE`` of old events: the event was old then, and still is.
 - A person's command: it took effect, though it reported a failure.
 - ``notify``, ``TEST_WRITE``: one more notification or timestamp does no harm.
 

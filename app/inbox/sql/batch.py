@@ -66,6 +66,7 @@ def _recorded(state: str, attempt: int) -> Callable[[dict[str, Any]], RecordedRo
             claimed_by=given.get("token"),
             attempts_used=0.0,
             context=given["context"],
+            trace=given["trace"],
         )
 
     return row

@@ -102,17 +102,20 @@ CLAIM_ORPHAN = _claim(
 _seen = sa.bindparam("seen_attempt", type_=sa.Integer)
 
 #: True for an event that a person can have run. A done event that a handler module ran is run only
-#: ``again``. With ``seen_attempt``, a done event is run only if that is still its last attempt:
-#: two people can have the same question open.
-retriable = sa.or_(
-    events.c.state.in_([word(State.PENDING), word(State.DEAD)]),
-    sa.and_(
-        events.c.state == word(State.DONE),
-        sa.or_(
-            sa.bindparam("again", type_=sa.Boolean),
-            events.c.outcome.in_([word(each) for each in sorted(WITHOUT_MODULE)]),
+#: ``again``, and an erased one never. With ``seen_attempt``, a done event is run only if that is
+#: still its last attempt: two people can have the same question open.
+retriable = sa.and_(
+    events.c.erased_at.is_(None),
+    sa.or_(
+        events.c.state.in_([word(State.PENDING), word(State.DEAD)]),
+        sa.and_(
+            events.c.state == word(State.DONE),
+            sa.or_(
+                sa.bindparam("again", type_=sa.Boolean),
+                events.c.outcome.in_([word(each) for each in sorted(WITHOUT_MODULE)]),
+            ),
+            sa.or_(_seen.is_(None), events.c.attempt == _seen),
         ),
-        sa.or_(_seen.is_(None), events.c.attempt == _seen),
     ),
 )
 

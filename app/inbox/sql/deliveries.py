@@ -29,9 +29,12 @@ from app.states import Outcome, State
 CLAIMED_ROW = new_row(**claimed, attempt=ONE)
 ENQUEUED_ROW = new_row(state=word(State.PENDING), attempt=ZERO)
 
-#: True for an event that was skipped as one of the wrong mode. It was never run, so it may run.
+#: True for an event that was skipped as one of the wrong mode. It was never run, so it may run,
+#: unless it was erased since.
 _wrong_mode = sa.and_(
-    events.c.state == word(State.DONE), events.c.outcome == word(Outcome.WRONG_MODE)
+    events.c.state == word(State.DONE),
+    events.c.outcome == word(Outcome.WRONG_MODE),
+    events.c.erased_at.is_(None),
 )
 
 _claimable = sa.or_(events.c.state == word(State.PENDING), rescuable(events), _wrong_mode)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
@@ -10,36 +12,39 @@ from app.inbox.sql.operations import error_groups, error_hours, releases
 from app.inbox.sql.schema import events, now
 from app.states import State
 
-#: The most open events that are counted in a group, and the releases of a group that are listed.
+#: The most open events that are counted of one group, and of each group of a list.
 MOST_OPEN = 10_000
+MOST_OPEN_IN_LIST = 1_000
+#: The most releases of a group that are listed.
 MOST_RELEASES = 100
 
 _this_group = error_groups.c.fingerprint == sa.bindparam("fingerprint")
 
-_open = (
-    sa.select(number(1))
-    .where(
-        events.c.fingerprint == error_groups.c.fingerprint,
-        events.c.state.in_([word(State.PENDING), word(State.DEAD)]),
+
+def _with_open(most: int) -> sa.Select[Any]:
+    """Select groups, each with the number of its pending and dead events: at most ``most`` + 1."""
+    open_events = (
+        sa.select(number(1))
+        .where(
+            events.c.fingerprint == error_groups.c.fingerprint,
+            events.c.state.in_([word(State.PENDING), word(State.DEAD)]),
+        )
+        .limit(number(most + 1))
+        .correlate(error_groups)
+        .subquery()
     )
-    .limit(number(MOST_OPEN + 1))
-    .correlate(error_groups)
-    .subquery()
-)
-#: The columns of a group, and the number of its pending and dead events.
-_columns = (
-    *error_groups.c,
-    sa.select(sa.func.count()).select_from(_open).scalar_subquery().label("open"),
-)
+    count = sa.select(sa.func.count()).select_from(open_events).scalar_subquery()
+    return sa.select(*error_groups.c, count.label("open"))
+
 
 #: Selects the groups that failed since a time, the latest failure first.
 LIST = (
-    sa.select(*_columns)
+    _with_open(MOST_OPEN_IN_LIST)
     .where(error_groups.c.last_at >= sa.bindparam("since"))
     .order_by(error_groups.c.last_at.desc(), error_groups.c.fingerprint)
     .limit(sa.bindparam("limit"))
 )
-FIND = sa.select(*_columns).where(_this_group)
+FIND = _with_open(MOST_OPEN).where(_this_group)
 
 #: Writes the words for a group. Another release can have the same line at another number.
 NOTE = (

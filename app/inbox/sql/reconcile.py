@@ -82,3 +82,8 @@ ACQUIRE_LEADERSHIP = _candidate.on_conflict_do_update(
     set_={"leader_id": _candidate.excluded.leader_id, "until": _term_end},
     where=sa.or_(leaders.c.until < now(), leaders.c.leader_id == _candidate.excluded.leader_id),
 ).returning(leaders.c.name)
+
+#: Finds the leader of a task, if its term has not ended.
+LEADER = sa.select(leaders.c.leader_id).where(
+    leaders.c.name == sa.bindparam("name"), leaders.c.until > now()
+)

@@ -64,6 +64,7 @@ class RecordedRow(NamedTuple):
     claimed_by: str | None
     attempts_used: float
     context: str | None
+    trace: str | None
 
 
 #: The columns of a ``RecordedRow``, for ``RETURNING``.
@@ -74,7 +75,7 @@ def new_row(**values: object) -> dict[str, object]:
     """Return the columns of a new event: those of its notification, and these ``values``."""
     given: dict[str, object] = {
         name: sa.bindparam(name)
-        for name in ("id", "type", "livemode", "context", "body", "concurrency_key")
+        for name in ("id", "type", "livemode", "context", "body", "concurrency_key", "trace")
     }
     counted = {"deliveries": ONE, "attempts_used": ZERO, "crashes": ZERO}
     return {**given, **counted, "received_at": now(), "due_at": now(), **values}

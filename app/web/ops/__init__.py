@@ -10,12 +10,26 @@ from __future__ import annotations
 from flask import Blueprint, Flask
 
 from app.errors import InboxUnavailable
-from app.web.ops import auth, errors, overview, security, static, view
+from app.stripe_api.errors import StripeFailed
+from app.web.ops import (
+    auth,
+    destinations,
+    errors,
+    event,
+    events,
+    groups,
+    overview,
+    security,
+    static,
+    view,
+)
 
 #: The path of the operations page. All of its addresses begin with it.
 PATH = "/ops"
 
-PAGES = (overview.blueprint, static.blueprint, errors.blueprint)
+PAGES = tuple(
+    each.blueprint for each in (overview, events, event, groups, destinations, static, errors)
+)
 
 
 def register(app: Flask) -> None:
@@ -37,6 +51,7 @@ def make_blueprint() -> Blueprint:
         blueprint.add_app_template_filter(function, name)
     blueprint.register_error_handler(Exception, errors.answer)
     blueprint.register_error_handler(InboxUnavailable, errors.answer_without_inbox)
+    blueprint.register_error_handler(StripeFailed, errors.answer_without_stripe)
     for page in PAGES:
         blueprint.register_blueprint(page)
     return blueprint

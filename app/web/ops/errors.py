@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import structlog
 from flask import Blueprint, Response, make_response, render_template, request
-from werkzeug.exceptions import HTTPException, InternalServerError, NotFound, ServiceUnavailable
+from werkzeug.exceptions import (
+    BadGateway,
+    HTTPException,
+    InternalServerError,
+    NotFound,
+    ServiceUnavailable,
+)
 
 from app.errors import InboxUnavailable
+from app.stripe_api.errors import StripeFailed
 from app.web.ops import auth
 
 log = structlog.get_logger(__name__)
@@ -53,3 +60,8 @@ def answer_without_inbox(error: InboxUnavailable) -> Response:
     made = answer(ServiceUnavailable(f"{error.message}. Deliveries are answered 503."))
     made.headers["Retry-After"] = "5"
     return made
+
+
+def answer_without_stripe(error: StripeFailed) -> Response:
+    """Return the page for a request that Stripe's API refused or did not answer."""
+    return answer(BadGateway(f"{error}."))

@@ -49,7 +49,7 @@ def require_same_origin() -> None:
     """
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     if request.method in SAFE_METHODS:
-        is_link = request.headers.get("Sec-Fetch-Mode") == "navigate"
+        is_link = request.headers.get("Sec-Fetch-Dest") == "document"
         if site in {"cross-site", "same-site"} and not is_link:
             raise Forbidden("Another site may not load this page.")
         return

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 from flask import url_for
 from markupsafe import Markup
 
+from app.formats import duration, iso_time, sentence, shortened
 from app.services import services
+from app.text import LINES, printable
 from app.web.ops import auth, security, static
-
-#: Units of a relative time: seconds of each, and the name.
-UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def context() -> dict[str, Any]:
@@ -33,23 +31,16 @@ def context() -> dict[str, Any]:
     }
 
 
-def duration(seconds: float) -> str:
-    """Return a duration in its largest unit: ``4 min``."""
-    for size, name in UNITS:
-        if seconds >= size:
-            return f"{int(seconds // size)} {name}"
-    return "0 s"
-
-
 def when(at: float | None) -> Markup:
     """Return a time as HTML: relative to now, with the exact UTC time on hover or focus."""
     if at is None:
         return Markup("never")
     passed = time.time() - at
     shown = f"{duration(passed)} ago" if passed >= 0 else f"in {duration(-passed)}"
-    exact = datetime.fromtimestamp(at, UTC).replace(microsecond=0)
-    return Markup('<time datetime="{}" data-exact="{} UTC" tabindex="0">{}</time>').format(
-        exact.isoformat().replace("+00:00", "Z"), exact.replace(tzinfo=None), shown
+    moment = iso_time(at, "seconds")
+    exact = moment.replace("T", " ").replace("Z", " UTC")
+    return Markup('<time datetime="{}" data-exact="{}" tabindex="0">{}</time>').format(
+        moment, exact, shown
     )
 
 
@@ -64,9 +55,28 @@ def counted(value: Any, singular: str, plural: str = "") -> str:
     return f"{shown} {singular if shown == '1' else plural or f'{singular}s'}"
 
 
+def clean(text: str) -> str:
+    """Return a text from outside as one line, without characters that are not seen."""
+    return printable(text)
+
+
+def clean_lines(text: str) -> str:
+    """Return a text of several lines, without characters that are not seen."""
+    return printable(text, LINES)
+
+
+def line(text: str, most: int) -> str:
+    """Return a text from outside as one line of at most ``most`` characters."""
+    return shortened(printable(text[: 4 * most]), most)
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
+    "clean": clean,
+    "clean_lines": clean_lines,
     "counted": counted,
     "duration": duration,
+    "line": line,
     "number": number,
+    "sentence": sentence,
     "when": when,
 }

@@ -129,6 +129,7 @@ class TestList:
         (row,) = json.loads(run(receiver, "list", "--json").stdout)
         times = {name: row.pop(name) for name in ("received_at", "due_at", "settled_at")}
         assert all(TIME.fullmatch(time) for time in times.values())
+        assert re.fullmatch("[0-9a-f]{12}", row.pop("group"))
         assert row == {
             "id": "evt_1",
             "type": TYPE,
@@ -137,6 +138,7 @@ class TestList:
             "state": "pending",
             "outcome": "failed",
             "reason": "ValueError: never",
+            "release": None,
             "attempts": 1,
             "deliveries": 1,
             "source": "delivery",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +20,7 @@ from app.inbox.engine import checkpoint, group_commit, sqlite
 from app.inbox.engine.checkpoint import Checkpoints
 from app.inbox.engine.file_lock import FileLock
 from app.runtime import threads
+from tests.support import raw_sql
 from tests.support.waiting import wait_for
 from tests.support.writing import connection_of, engine_of, writer_of
 
@@ -98,6 +100,18 @@ def test_log_does_not_grow(inbox: Inbox) -> None:
         sizes.append(log.stat().st_size)
 
     assert sizes[-1] < 2 * sizes[4]
+
+
+def test_many_changed_rows_count_as_many_transactions(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that removes old events writes as much as many deliveries."""
+    monkeypatch.setattr(checkpoint, "TRANSACTIONS", 1000)
+    accept(inbox, *range(80))
+    wait_until_counted(inbox, 80)
+    raw_sql.execute(inbox.address, "UPDATE events SET state = 'done', settled_at = received_at")
+    assert inbox.retention.step(time.time() + 60).removed == 80
+    wait_until_counted(inbox, 80 + 80 // checkpoint.ROWS_PER_TRANSACTION)
 
 
 def test_last_part_waits_for_other_processes(inbox: Inbox, tmp_path: Path) -> None:

@@ -29,6 +29,10 @@ class Browser:
         """Load a page."""
         return self.receiver.client.get(path, auth=(self.name, self.token), **more)
 
+    def reader(self) -> Browser:
+        """Return the browser of a person who may look, on the same application."""
+        return Browser(self.receiver, "ben", READ_TOKEN)
+
     def csrf_token(self) -> str:
         """Return the CSRF token of the forms on a page."""
         app = self.receiver.app
@@ -36,11 +40,13 @@ class Browser:
             auth.require_viewer()
             return auth.viewer().csrf_token
 
-    def post(self, path: str, *, follow: bool = False, **fields: str) -> TestResponse:
-        """Send a form of a page."""
+    def post(
+        self, path: str, fields: dict[str, str] | None = None, *, follow: bool = False
+    ) -> TestResponse:
+        """Send a form of a page with these ``fields``."""
         return self.receiver.client.post(
             path,
-            data={"csrf_token": self.csrf_token(), **fields},
+            data={"csrf_token": self.csrf_token(), **(fields or {})},
             auth=(self.name, self.token),
             headers=SAME_ORIGIN,
             follow_redirects=follow,
@@ -67,4 +73,4 @@ def ops(make_ops: Callable[..., Browser]) -> Browser:
 @pytest.fixture
 def reader(ops: Browser) -> Browser:
     """The browser of a person who may look, on the same application."""
-    return Browser(ops.receiver, "ben", READ_TOKEN)
+    return ops.reader()

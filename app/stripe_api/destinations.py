@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from stripe.v2 import ListObject
 
-from app.cli.hints import hint
-from app.cli.output import mode
-from app.cli.stripe_errors import checked
-from app.web.webhook import WEBHOOK_PATH
+from app.formats import mode
+from app.stripe_api.errors import checked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import stripe
     from stripe.v2.core import EventDestination
 
-    from app.processing.registry import Registry
+#: The path at which the service takes deliveries.
+WEBHOOK_PATH = "/webhook"
 
 #: The URL of a service in a hint, if no other is known.
 ANY_URL = "https://your.host/webhook"
@@ -28,18 +27,25 @@ ANY_URL = "https://your.host/webhook"
 WILDCARD = "*"
 
 
+def plain_hint(*arguments: str) -> str:
+    """Return a command of ``flask`` for a sentence, in backquotes."""
+    return f"`{shlex.join(['flask', *arguments])}`"
+
+
 @dataclass(frozen=True, slots=True)
 class Expected:
     """The expected state of a destination, from the code and the options of a command.
 
     Without ``url`` any URL that ends in ``/webhook`` is accepted. With ``connected_accounts`` the
-    destination must send the events of connected accounts.
+    destination must send the events of connected accounts. ``hint`` writes a command of ``flask``
+    for a sentence.
     """
 
     types: frozenset[str]
     livemode: bool
     url: str | None = None
     connected_accounts: bool = False
+    hint: Callable[..., str] = plain_hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +76,6 @@ class Comparison:
         return bool(self.problems or self.missing or self.unhandled)
 
 
-def handled_types(registry: Registry) -> frozenset[str]:
-    """Return the types with a handler module, including those that ``EVENT_TYPE`` declares."""
-    return frozenset(module.event_type for module in registry.modules)
-
-
 def fetch(client: stripe.StripeClient, destination_id: str) -> EventDestination:
     """Return one destination with its URL. Raises the SDK's errors."""
     return checked(
@@ -84,13 +85,18 @@ def fetch(client: stripe.StripeClient, destination_id: str) -> EventDestination:
     )
 
 
-def fetch_all(client: stripe.StripeClient) -> list[EventDestination]:
+def fetch_all(
+    client: stripe.StripeClient,
+    note_headers: Callable[[Mapping[str, str]], object] = lambda _: None,
+) -> list[EventDestination]:
     """Return all destinations with their URLs. Raises the SDK's errors.
 
-    Each is returned once, even if the list changes while its pages are read.
+    Each is returned once, even if the list changes while its pages are read. ``note_headers`` gets
+    the headers of the first answer.
     """
     service = client.v2.core.event_destinations
     listing = checked(service.list({"include": ["webhook_endpoint.url"]}), ListObject)
+    note_headers(cast("Any", listing).last_response.headers)
     found: dict[str, EventDestination] = {}
     for one in listing.auto_paging_iter():
         found.setdefault(one.id, one)
@@ -176,7 +182,7 @@ def _create(destination: EventDestination, expected: Expected) -> str:
     """Return the command that creates the expected destination."""
     url = expected.url or url_of(destination) or ANY_URL
     accounts = ["--connected-accounts"] if expected.connected_accounts else []
-    return hint("destination", "create", "--url", url, *accounts)
+    return expected.hint("destination", "create", "--url", url, *accounts)
 
 
 def _problems_of_events_from(

@@ -1,0 +1,1 @@
+"""Alerts: conditions that need a person, and the signed messages about them."""

@@ -1,0 +1,24 @@
+"""The statements that read whole events for an export, and add them in an import."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from app.inbox.sql.schema import attempts, events, retries
+
+_ids: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
+
+#: Each column has the name that it has in Python.
+EVENTS = sa.select(*(each.label(each.key) for each in events.columns)).where(events.c.id.in_(_ids))
+ATTEMPTS = (
+    sa.select(attempts)
+    .where(attempts.c.event_id.in_(_ids))
+    .order_by(attempts.c.event_id, attempts.c.attempt)
+)
+RETRIES = sa.select(retries).where(retries.c.event_id.in_(_ids)).order_by(retries.c.id)
+
+#: Adds events that are missing, and returns their ids. A known event stays unchanged.
+ADD = insert(events).on_conflict_do_nothing(index_elements=[events.c.id]).returning(events.c.id)

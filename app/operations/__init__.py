@@ -1,0 +1,1 @@
+"""What the commands and the operations page show and do alike."""

@@ -1,0 +1,101 @@
+"""Which events a person can have run again, and how they run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+from app.errors import InboxUnavailable
+from app.inbox import Event, Inbox
+from app.inbox.models import EventRow
+from app.processing.runner import Runner
+from app.states import WITHOUT_MODULE, Outcome, State
+
+
+class Refusal(Enum):
+    """Why an event cannot be run again now."""
+
+    OTHER_MODE = auto()
+    """It is live and ``STRIPE_API_KEY`` is of test mode, or the reverse."""
+    SUCCEEDED = auto()
+    """Its callback has returned. It can be run ``again``."""
+    NO_MODULE = auto()
+    """The fallback took it, and its type still has no handler module. It can be run ``again``."""
+    RUNNING = auto()
+    RESCUED_SOON = auto()
+    """It is an orphan, and a worker rescues it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The rules of one deployment: its mode, its way of processing, and its handled types."""
+
+    livemode: bool
+    is_queue: bool
+    handled_types: Collection[str]
+
+    def refusal(self, event: Event | EventRow, *, again: bool = False) -> Refusal | None:
+        """Return why ``event`` cannot be run, or None. ``again`` allows a second success."""
+        if event.livemode != self.livemode:
+            return Refusal.OTHER_MODE
+        if event.state == State.RUNNING:
+            return self._refusal_of_running(event)
+        if event.state != State.DONE or again:
+            return None
+        if event.outcome not in WITHOUT_MODULE:
+            return Refusal.SUCCEEDED
+        if event.outcome == Outcome.FALLBACK and event.type not in self.handled_types:
+            return Refusal.NO_MODULE
+        return None
+
+    def _refusal_of_running(self, event: Event | EventRow) -> Refusal | None:
+        if not event.is_orphan:
+            return Refusal.RUNNING
+        return Refusal.RESCUED_SOON if self.is_queue else None
+
+
+class ResultDelayed(InboxUnavailable):
+    """The callback has ended, and its result is recorded once the inbox is available again."""
+
+
+class Retrier:
+    """Runs events again for a person: in queue mode by the workers, in inline mode here."""
+
+    def __init__(self, inbox: Inbox, runner: Runner, *, is_queue: bool) -> None:
+        """Take the ``inbox`` and the ``runner`` of this process."""
+        self._inbox = inbox
+        self._runner = runner
+        self._is_queue = is_queue
+
+    def retry(
+        self, event_id: str, *, by: str, why: str | None, again: bool, seen_attempt: int
+    ) -> Outcome | None:
+        """Run the event again, and return the outcome: ``accepted`` if it waits for a worker.
+
+        None if it has changed since its attempt ``seen_attempt`` was seen, so that it is not run.
+        A record of the person and the reason is kept with the event. Raises ``DeliveryError`` as
+        ``Runner.run``, ``ResultDelayed``, and ``InboxUnavailable`` if the event was not run.
+        """
+        conditions: dict[str, Any] = {"again": again, "seen_attempt": seen_attempt}
+        administration = self._inbox.administration
+        if not administration.note_retry(event_id, by=by, why=why, **conditions):
+            return None
+        if self._is_queue:
+            return self._reopen(event_id, conditions)
+        claim = self._inbox.claims.claim_one(event_id, **conditions)
+        if claim is None:
+            return None
+        try:
+            return self._runner.run(claim)
+        except InboxUnavailable as error:
+            raise ResultDelayed(error.message, reason=error.reason) from error
+
+    def _reopen(self, event_id: str, conditions: dict[str, Any]) -> Outcome | None:
+        if not self._inbox.administration.reopen(event_id, **conditions):
+            return None
+        with suppress(InboxUnavailable):  # the event is due, and workers poll
+            self._inbox.deliveries.notify()
+        return Outcome.ACCEPTED

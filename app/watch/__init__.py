@@ -1,0 +1,1 @@
+"""The watch: regular checks at Stripe, by one process of an inbox."""

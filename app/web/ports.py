@@ -1,0 +1,42 @@
+"""Keeps the addresses for operators on a port of their own, ``OPS_PORT``.
+
+No load balancer leads to that port. Both ports have the health checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from flask import Flask
+
+from app.web import answers
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+#: The first segments of the paths for operators, and of the paths that both ports have.
+FOR_OPERATORS = frozenset({"ops", "metrics"})
+ON_BOTH = frozenset({"healthz", "readyz"})
+
+
+def separate(app: Flask, ops_port: int) -> None:
+    """Answer the paths for operators on ``ops_port`` alone, and deliveries only elsewhere.
+
+    A path of the other port is answered like an unknown one.
+    """
+    inner: WSGIApplication = app.wsgi_app
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if _is_of_other_port(environ, str(ops_port)):
+            return answers.error(404, "not found")(environ, start_response)
+        return inner(environ, start_response)
+
+    app.wsgi_app = answer  # type: ignore[method-assign]  # Flask documents it for this
+
+
+def _is_of_other_port(environ: WSGIEnvironment, ops_port: str) -> bool:
+    segment = environ["PATH_INFO"].removeprefix("/").partition("/")[0]
+    # The port of the socket on which the request came, whatever its header says.
+    is_ops_port = environ["SERVER_PORT"] == ops_port
+    return segment not in ON_BOTH and (segment in FOR_OPERATORS) != is_ops_port

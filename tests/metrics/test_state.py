@@ -1,0 +1,107 @@
+"""The gauges of the inbox, on both databases."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from app.errors import InboxUnavailable
+from app.inbox import Activity, Failure, Gauges, Inbox, NewEvent, gauges
+from app.inbox.activity import period_of
+from app.metrics import state
+from app.metrics.state import InboxState
+from tests.support import raw_sql
+
+EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")
+
+
+@pytest.fixture
+def inbox(database_url: str) -> Iterator[Inbox]:
+    """The inbox on each database in turn."""
+    inbox = Inbox(database_url, lease_seconds=600)
+    yield inbox
+    inbox.close()
+
+
+def values(collected: InboxState) -> dict[str, float]:
+    """Return the values of a scrape, by name and label."""
+    samples = [sample for metric in collected.collect() for sample in metric.samples]
+    return {"".join([each.name, *each.labels.values()]): each.value for each in samples}
+
+
+def test_events(inbox: Inbox, database_url: str) -> None:
+    """Events count under their state. The oldest due one gives the age."""
+    for number in range(6):
+        inbox.deliveries.enqueue(replace(EVENT, id=f"evt_{number}"))
+    raw_sql.execute(database_url, "UPDATE events SET state = 'dead' WHERE id < 'evt_3'")
+    raw_sql.execute(database_url, "UPDATE events SET state = 'running' WHERE id = 'evt_3'")
+    raw_sql.execute(database_url, "UPDATE events SET due_at = due_at - 60 WHERE id = 'evt_4'")
+    found = values(InboxState(inbox.gauges))
+    assert found["stripe_receiver_eventspending"] == 2
+    assert found["stripe_receiver_eventsrunning"] == 1
+    assert found["stripe_receiver_eventsdead"] == 3
+    assert 60 <= found["stripe_receiver_oldest_due_age_seconds"] < 120
+
+
+def test_last_deliveries(inbox: Inbox) -> None:
+    """Each signing secret has the time of its last delivery."""
+    now = time.time()
+    inbox.activity.add([Activity("secret", "2", period_of(now), 1, now - 60)])
+    found = values(InboxState(inbox.gauges))
+    assert found["stripe_receiver_last_delivery_timestamp_seconds2"] == now - 60
+    assert found["stripe_receiver_inbox_up"] == 1
+
+
+def test_error_groups(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The groups that failed last have a series each, and no more than a bound."""
+    monkeypatch.setattr(gauges, "MOST_GROUPS", 2)  # no mock: fewer groups reach the bound
+    for number, exception in enumerate(("", "KeyError", "ValueError")):
+        claim = inbox.deliveries.record_and_claim(replace(EVENT, id=f"evt_{number}")).claim
+        assert claim is not None
+        failure = Failure("no", fingerprint=f"f00{number}", exception=exception, place="a.py:1")
+        inbox.claims.fail(claim, failure)
+        time.sleep(0.002)  # SQLite's clock has milliseconds
+    found = values(InboxState(inbox.gauges))
+    opened = {name: value for name, value in found.items() if "error_group" in name}
+    assert opened == {
+        "stripe_receiver_error_group_openf002ValueError": 1,
+        "stripe_receiver_error_group_openf001KeyError": 1,
+    }
+    monkeypatch.setattr(gauges, "MOST_GROUPS", 3)
+    assert values(InboxState(inbox.gauges))["stripe_receiver_error_group_openf000unknown"] == 1
+
+
+def test_queries_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scrapes within five seconds share one read of the inbox."""
+    reads: list[int] = []
+
+    def read() -> Gauges:
+        reads.append(1)
+        return Gauges({"dead": len(reads)}, 0.0, {})
+
+    collected = InboxState(read)
+    assert values(collected)["stripe_receiver_eventsdead"] == 1
+    assert values(collected)["stripe_receiver_eventsdead"] == 1
+    monkeypatch.setattr(state, "CACHE_SECONDS", 0.0)  # no mock: time that has passed
+    assert values(collected)["stripe_receiver_eventsdead"] == 2
+
+
+def test_inbox_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the inbox there is no gauge of it, rather than one of an earlier time."""
+    answers: list[Gauges | None] = [Gauges({"dead": 1}, 0.0, {}), None]
+
+    def read() -> Gauges:
+        found = answers.pop(0)
+        if found is None:
+            raise InboxUnavailable("the inbox is not available", reason="gone")
+        return found
+
+    monkeypatch.setattr(state, "CACHE_SECONDS", 0.0)  # no mock: time that has passed
+    collected = InboxState(read)
+    assert "stripe_receiver_eventsdead" in values(collected)
+    found = values(collected)
+    assert "stripe_receiver_eventsdead" not in found
+    assert found["stripe_receiver_inbox_up"] == 0
