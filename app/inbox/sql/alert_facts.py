@@ -22,6 +22,13 @@ BUCKETS_A_DAY = 86400 // BUCKET
 
 NOW = sa.select(now().label("now"))
 
+#: An operator's end of an event has a time and no process. It raises no alert.
+_given_up_by_operator = sa.and_(
+    events.c.outcome == word(Outcome.GAVE_UP),
+    events.c.claimed_by.is_(None),
+    events.c.claimed_at.is_not(None),
+)
+
 _dead = (
     sa.select(
         events.c.type,
@@ -31,7 +38,7 @@ _dead = (
         events.c.settled_at,
         events.c.claimed_by,
     )
-    .where(events.c.state == word(State.DEAD))
+    .where(events.c.state == word(State.DEAD), ~_given_up_by_operator)
     .order_by(events.c.received_at.desc())
     .limit(sa.literal_column(str(DEAD_BOUND)))
     .subquery()
