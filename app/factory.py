@@ -47,6 +47,8 @@ from app.web.refusals import RefusalLog
 
 #: Seconds between two tries to record the release of this process.
 RELEASE_SECONDS = 5.0
+#: Seconds between two searches for due events of paused types.
+PARK_SECONDS = 1.0
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -184,6 +186,8 @@ def _make_maintenance(  # noqa: PLR0913, PLR0917 - as above
         *retention.tasks(settings, inbox, stopping),
         *watch_tasks(settings, handlers, inbox, client),
     ]
+    if settings.is_queue:
+        tasks.append(Task("paused_types", PARK_SECONDS, inbox.administration.park))
     return Maintenance(tasks, inbox.reconciliation, stopping)
 
 
