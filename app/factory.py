@@ -114,7 +114,7 @@ def warn_of_misspelt(settings: Settings) -> None:
 def make_services(settings: Settings, handlers: Registry) -> Services:
     """Return all services of one process, for these handler modules."""
     inbox = make_inbox(settings)
-    meter = Meter(inbox, lambda: [each.event_type for each in handlers.modules])
+    meter = _make_meter(settings, handlers, inbox)
     tracing = make_tracing(environment())
     client = make_client(settings, inbox, meter, tracing)
     parts = make_leases(inbox, settings.lease_seconds, meter.lease_lost)
@@ -144,6 +144,11 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         maintenance=_make_maintenance(settings, handlers, inbox, client, meter, stopping),
         stopping=stopping,
     )
+
+
+def _make_meter(settings: Settings, handlers: Registry, inbox: Inbox) -> Meter:
+    # Only a process that serves metrics asks for the types: modules of a command can be broken.
+    return Meter(inbox, lambda: [each.event_type for each in handlers.modules], settings.release)
 
 
 def _make_runner(  # noqa: PLR0913, PLR0917 - the services, in the order of their making
