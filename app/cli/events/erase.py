@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import click
 from flask.cli import with_appcontext
 
-from app.cli.events.retry import operator
 from app.cli.hints import hint
 from app.cli.inbox_errors import explained
+from app.cli.operator import operator
 from app.cli.output import confirm, iso_time, plural, progress, say, say_on_terminal, say_table
 from app.services import services
 from app.states import State

@@ -9,8 +9,8 @@ import click
 from flask.cli import with_appcontext
 
 from app.cli.events.filters import read_interval
-from app.cli.events.retry import operator
 from app.cli.inbox_errors import explained
+from app.cli.operator import operator
 from app.cli.output import confirm, iso_time, plural, progress, say
 from app.conversions import MIN_RETENTION_DAYS
 from app.inbox.retention import DAY_SECONDS

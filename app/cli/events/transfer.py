@@ -9,9 +9,9 @@ import click
 from flask.cli import with_appcontext
 
 from app.cli.events.filters import MAX_LIMIT, filter_options
-from app.cli.events.retry import operator
 from app.cli.hints import flask_command
 from app.cli.inbox_errors import explained
+from app.cli.operator import operator
 from app.cli.output import plural, say, writing
 from app.cli.streams import input_path
 from app.inbox.filters import EventFilter
