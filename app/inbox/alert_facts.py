@@ -9,8 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.inbox.findings import Finding
-from app.inbox.sql import administration, report
 from app.inbox.sql import alert_facts as statements
+from app.inbox.sql import pauses, report
 from app.inbox.sql.alert_facts import (
     AUTHENTIC,
     BOUND,
@@ -152,13 +152,13 @@ class AlertFacts:
         """Return how many events wait, and how long."""
         (pending,) = self._store.read(statements.PENDING)
         (due,) = self._store.read(report.OLDEST_DUE)
-        pauses = self._store.read(administration.PAUSED)
+        paused = self._store.read(pauses.PAUSED)
         return Waiting(
             pending.number,
             is_bounded=pending.number >= BOUND,
             overdue=due.age or 0.0,
             oldest=pending.oldest or 0.0,
-            paused_at=pauses[0].at if pauses else None,
+            paused_at=paused[0].at if paused else None,
             paused_types=tuple(each.type for each in self._store.read(statements.PAUSED_TYPES)),
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -84,7 +83,7 @@ class Retrier:
         if not administration.note_retry(event_id, by=by, why=why, **conditions):
             return None
         if self._is_queue:
-            return self._reopen(event_id, conditions)
+            return Outcome.ACCEPTED if administration.reopen(event_id, **conditions) else None
         claim = self._inbox.claims.claim_one(event_id, **conditions)
         if claim is None:
             return None
@@ -92,10 +91,3 @@ class Retrier:
             return self._runner.run(claim)
         except InboxUnavailable as error:
             raise ResultDelayed(error.message, reason=error.reason) from error
-
-    def _reopen(self, event_id: str, conditions: dict[str, Any]) -> Outcome | None:
-        if not self._inbox.administration.reopen(event_id, **conditions):
-            return None
-        with suppress(InboxUnavailable):  # the event is due, and workers poll
-            self._inbox.deliveries.notify()
-        return Outcome.ACCEPTED
