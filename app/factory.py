@@ -295,7 +295,6 @@ def _retry_policy(settings: Settings) -> RetryPolicy:
 def _secrets(settings: Settings) -> list[str]:
     urls = [settings.database_url, settings.database_listen_url]
     database = [password for url in urls if url for password in passwords(url)]
-    tokens = [settings.ops_token, settings.ops_read_token]
     alerts = [settings.alert_url, settings.alert_secret]
-    operators = filter(None, [*tokens, *alerts])
+    operators = filter(None, [settings.ops_token, settings.ops_read_token, *alerts])
     return [settings.stripe_api_key, *settings.stripe_webhook_secrets, *database, *operators]
