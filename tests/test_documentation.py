@@ -15,7 +15,8 @@ import stripe
 from flask import Flask
 from stripe.params import _webhook_endpoint_create_params as endpoint_params
 
-from app.states import Outcome
+from app.alerts import texts
+from app.states import OF_DELIVERIES, SUCCESSES, Outcome
 from app.web.bridge import NO_ROUTE
 from app.web.gunicorn_private import REASONS
 from benchmarks import chart
@@ -285,6 +286,51 @@ class TestNames:
         """The glossary has a row for each outcome."""
         rows = pages.table("docs/glossary.md", "Outcomes")
         assert [row[0].strip("`") for row in rows] == [str(outcome) for outcome in Outcome]
+
+
+class TestRunbooks:
+    """Each alert and each outcome of a dead event has a section that says what to do."""
+
+    ALERTS = (*texts.ENDS, "dead_events")
+    OUTCOMES = tuple(row[1].strip("`") for row in pages.table(OPERATIONS, "Dead events"))
+
+    def test_each_alert_has_one(self) -> None:
+        """The address in an alert is a section, and the page of the alerts names the same ones."""
+        listed = [row[0].strip("`") for row in pages.table("docs/alerts.md", "What wakes you")]
+        assert sorted(listed) == sorted(self.ALERTS)
+        for alert in self.ALERTS:
+            page, _, anchor = texts.runbook(alert).partition("#")
+            assert anchor in anchors(page)
+
+    def test_each_dead_outcome_has_one(self) -> None:
+        """The table of dead events has all of them, and each is the heading of a section."""
+        assert set(self.OUTCOMES) == set(Outcome) - SUCCESSES - OF_DELIVERIES - {
+            Outcome.WRONG_MODE,
+            Outcome.FAILED,
+            Outcome.RELEASED,
+        }
+        assert set(self.OUTCOMES) <= set(anchors(OPERATIONS))
+
+    @pytest.mark.parametrize("name", [*texts.ENDS, *OUTCOMES])
+    def test_each_says_where_to_look_and_what_not_to_do(self, name: str) -> None:
+        """A runbook has a page, a command, numbered steps, and a warning."""
+        titles = re.findall(r"^### (.+)$", PAGES[OPERATIONS], re.MULTILINE)
+        (title,) = (each for each in titles if each.lower().replace(" ", "_") == name)
+        rows = dict(pages.table(OPERATIONS, title))
+        text = pages.section(OPERATIONS, title)
+        assert list(rows) == ["page", "command"]
+        assert "`flask " in rows["command"]
+        assert re.search(r"^1\. ", text, re.MULTILINE)
+        assert "**Do not** " in text
+
+    def test_pages_exist(self, make_receiver: MakeReceiver) -> None:
+        """Each address of the operations page that a page of the documentation names exists."""
+        app = make_receiver(ops_token="t" * 32).app
+        spans = {span for page in PAGES for span in pages.code(page) if span[:4] == "/ops"}
+        paths = {span.partition("?")[0].replace("...", "x") for span in spans}
+        known = app.url_map.bind("localhost")
+        assert len(paths) > 5
+        assert [path for path in sorted(paths) if not known.test(path, "GET")] == []
 
 
 class TestExamples:

@@ -22,7 +22,7 @@ TEXT_LENGTH = 1000
 _MARKS = str.maketrans({"<": "[", ">": "]", "@": "(at)"})
 
 #: What is well again. ``{}`` is the group.
-_ENDS = {
+ENDS = {
     "backlog": "events no longer wait too long",
     "silence": "deliveries arrive again",
     "failures": "attempts succeed again",
@@ -106,7 +106,7 @@ def plain(text: str) -> str:
 def end_of(alert: str, group: str | None, subject: str, dead: DeadGroup | None) -> str:
     """Return what is well again. ``dead`` are the events of the group that are still dead."""
     if alert != "dead_events":
-        return _ENDS.get(alert, alert).format(group)
+        return ENDS.get(alert, alert).format(group)
     if dead is None:
         return f"no event is dead any more ({subject})"
     verb = "is" if dead.number == 1 else "are"

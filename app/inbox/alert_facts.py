@@ -159,7 +159,7 @@ class AlertFacts:
             overdue=due.age or 0.0,
             oldest=pending.oldest or 0.0,
             paused_at=paused[0].at if paused else None,
-            paused_types=tuple(each.type for each in self._store.read(statements.PAUSED_TYPES)),
+            paused_types=tuple(each.type for each in self._store.read(pauses.PAUSED_TYPES)),
         )
 
     def silence(self, now: float, seconds: float) -> Silence | None:

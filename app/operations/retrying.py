@@ -17,6 +17,8 @@ from app.states import WITHOUT_MODULE, Outcome, State
 class Refusal(Enum):
     """Why an event cannot be run again now."""
 
+    ERASED = auto()
+    """Its body was erased on request."""
     OTHER_MODE = auto()
     """It is live and ``STRIPE_API_KEY`` is of test mode, or the reverse."""
     SUCCEEDED = auto()
@@ -38,8 +40,8 @@ class Rules:
 
     def refusal(self, event: Event | EventRow, *, again: bool = False) -> Refusal | None:
         """Return why ``event`` cannot be run, or None. ``again`` allows a second success."""
-        if event.livemode != self.livemode:
-            return Refusal.OTHER_MODE
+        if event.erased_at is not None or event.livemode != self.livemode:
+            return Refusal.OTHER_MODE if event.erased_at is None else Refusal.ERASED
         if event.state == State.RUNNING:
             return self._refusal_of_running(event)
         if event.state != State.DONE or again:

@@ -95,6 +95,7 @@ def as_object(event: Event | EventRow) -> dict[str, Any]:
         "claimed_by": event.claimed_by if event.state == State.RUNNING else None,
         "orphan": event.is_orphan or None,
         "settled_at": iso_time(event.settled_at) if event.settled_at else None,
+        "erased_at": iso_time(event.erased_at) if event.erased_at else None,
     }
 
 

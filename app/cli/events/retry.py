@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     Selected = Event | EventRow
 
 REFUSALS = {
+    Refusal.ERASED: "was erased, and cannot run",
     Refusal.OTHER_MODE: "is a {mode} event, and STRIPE_API_KEY is of the other mode",
     Refusal.SUCCEEDED: "has succeeded; to run it a second time add --again",
     Refusal.NO_MODULE: "has no handler module yet; to run the fallback once more add --again",

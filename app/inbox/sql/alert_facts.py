@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from app.inbox.sql.literals import number, word
-from app.inbox.sql.operations import activity, error_groups, error_hours, type_pauses
+from app.inbox.sql.operations import activity, error_groups, error_hours
 from app.inbox.sql.schema import events, now
 from app.states import Outcome, State
 
@@ -89,8 +89,6 @@ _pending = (
 PENDING = sa.select(
     sa.func.count().label("number"), (now() - sa.func.min(_pending.c.received_at)).label("oldest")
 ).execution_options(in_order=True)
-
-PAUSED_TYPES = sa.select(type_pauses.c.type).order_by(type_pauses.c.type)
 
 
 def _of_kind(kind: str) -> sa.ColumnElement[bool]:

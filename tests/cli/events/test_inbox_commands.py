@@ -145,6 +145,7 @@ class TestList:
             "lease_until": None,
             "claimed_by": None,
             "orphan": None,
+            "erased_at": None,
         }
 
     def test_no_events_have_words(self, receiver: Receiver) -> None:
