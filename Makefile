@@ -78,7 +78,7 @@ test-browser: $(INSTALLED) $(BROWSER_INSTALLED) ## Test the operations page in C
 	$(BROWSER)/bin/python -m pytest tests/browser $(ARGS)
 
 test-deploy: $(INSTALLED) $(TOOLS_INSTALLED) ## Build the image and the example, run them, and check deploy/ (on Debian, as root)
-	@tools/debian_packages.sh buildah mmdebstrap nginx openssl systemd
+	@tools/debian_packages.sh buildah mmdebstrap nginx openssl prometheus systemd
 	$(BIN)/python -m pytest tests/deploy
 
 check: $(INSTALLED) ## Lint, check the format and the types

@@ -47,6 +47,8 @@ from app.web.refusals import RefusalLog
 
 #: Seconds between two tries to record the release of this process.
 RELEASE_SECONDS = 5.0
+#: Seconds between two searches for due events of paused types.
+PARK_SECONDS = 1.0
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -112,7 +114,7 @@ def warn_of_misspelt(settings: Settings) -> None:
 def make_services(settings: Settings, handlers: Registry) -> Services:
     """Return all services of one process, for these handler modules."""
     inbox = make_inbox(settings)
-    meter = Meter(inbox, lambda: [each.event_type for each in handlers.modules])
+    meter = _make_meter(settings, handlers, inbox)
     tracing = make_tracing(environment())
     client = make_client(settings, inbox, meter, tracing)
     parts = make_leases(inbox, settings.lease_seconds, meter.lease_lost)
@@ -142,6 +144,11 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         maintenance=_make_maintenance(settings, handlers, inbox, client, meter, stopping),
         stopping=stopping,
     )
+
+
+def _make_meter(settings: Settings, handlers: Registry, inbox: Inbox) -> Meter:
+    # Only a process that serves metrics asks for the types: modules of a command can be broken.
+    return Meter(inbox, lambda: [each.event_type for each in handlers.modules], settings.release)
 
 
 def _make_runner(  # noqa: PLR0913, PLR0917 - the services, in the order of their making
@@ -184,6 +191,8 @@ def _make_maintenance(  # noqa: PLR0913, PLR0917 - as above
         *retention.tasks(settings, inbox, stopping),
         *watch_tasks(settings, handlers, inbox, client),
     ]
+    if settings.is_queue:
+        tasks.append(Task("paused_types", PARK_SECONDS, inbox.administration.park))
     return Maintenance(tasks, inbox.reconciliation, stopping)
 
 

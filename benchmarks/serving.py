@@ -92,7 +92,7 @@ def serve(subject: Subject, folder: Path) -> Iterator[Server]:
         process = subprocess.Popen(
             [*command, *subject.arguments],
             cwd=ROOT,
-            env=_environ(subject, folder, port),
+            env=environ(subject, folder, port),
             stdout=log,
             stderr=log,
         )
@@ -112,7 +112,7 @@ def work(subject: Subject, folder: Path) -> Iterator[None]:
         process = subprocess.Popen(
             [sys.executable, "-m", "flask", "worker", "--threads", "4"],
             cwd=ROOT,
-            env=_environ(subject, folder, 4242),  # where nobody listens
+            env=environ(subject, folder, 4242),  # where nobody listens
             stdout=log,
             stderr=log,
         )
@@ -141,7 +141,8 @@ def deliver(server: Server) -> int:
         return error.code
 
 
-def _environ(subject: Subject, folder: Path, port: int) -> dict[str, str]:
+def environ(subject: Subject, folder: Path, port: int) -> dict[str, str]:
+    """Return the environment of a process of the ``subject``."""
     return {
         "PATH": os.environ.get("PATH", ""),
         "PYTHONPATH": str(folder),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from app.formats import duration, iso_time, plural, sentence
+from app.formats import duration, few, iso_time, plural, sentence
 from app.inbox.alert_facts import DAY, DeadGroup, Facts, Failures, Waiting
 from app.inbox.findings import FAILING, WARNING, Finding
 
@@ -145,6 +145,9 @@ def _backlog_text(waiting: Waiting, age: float, *, is_queue: bool) -> str:
     if waiting.paused_at:
         since = iso_time(waiting.paused_at, "minutes")
         return f"{events} due for {duration(age)}. Workers are paused since {since}"
+    if waiting.paused_types:
+        paused = few(waiting.paused_types)
+        return f"{events} due for {duration(age)}. Some types are paused: {paused}"
     return f"{events} due for {duration(age)}. Start workers, or more of them"
 
 

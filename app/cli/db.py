@@ -10,6 +10,7 @@ from flask.cli import AppGroup, with_appcontext
 
 from app.cli.hints import flask_command, hint
 from app.cli.inbox_errors import explained
+from app.cli.operator import operator
 from app.cli.output import json_option, plural, say, say_json, say_table, sentence
 from app.cli.streams import STANDARD_STREAM, input_path, output_path
 from app.errors import MigrationPending
@@ -104,7 +105,8 @@ def restore(file: str) -> None:
     redirect = f"{flask_command('db', 'restore', '-')} < FILE"
     with explained(may_create=True), _backup_errors(), input_path(file, redirect) as path:
         count = services().inbox.restore(path)
-    name = "standard input" if file == STANDARD_STREAM else file
+        name = "standard input" if file == STANDARD_STREAM else file
+        services().inbox.audit.record(operator(), "restore", name, affected=count)
     say(f"{plural(count, 'event')} restored from {name}.")
 
 

@@ -14,6 +14,7 @@ from app.inbox.activity import Activities, Activity
 from app.inbox.administration import Administration
 from app.inbox.alert_facts import AlertFacts
 from app.inbox.alerts import Alerts
+from app.inbox.audit import Audit, AuditEntry
 from app.inbox.claims import Claims
 from app.inbox.deliveries import Deliveries
 from app.inbox.engine.findings import Findings
@@ -45,6 +46,7 @@ from app.states import Outcome, State
 __all__ = [
     "Activity",
     "Attempt",
+    "AuditEntry",
     "Claim",
     "Event",
     "Failure",
@@ -79,6 +81,7 @@ class Inbox:
         self.groups = Groups(self._store)
         self.claims = Claims(self._store)
         self.rescue = Rescue(self._store)
+        self.audit = Audit(self._store)
         self.administration = Administration(self._store)
         self.reconciliation = Reconciliation(self._store)
         self.rate_limits = RateLimits(self._store)
@@ -89,6 +92,7 @@ class Inbox:
         self.findings = WatchFindings(self._store)
         self.overview = Overview(self._store)
         self.erasure = Erasure(self._store)
+        self.audit = Audit(self._store)
         self.transfer = Transfer(self._store)
 
     @property

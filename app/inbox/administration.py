@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from app.inbox.actions import Actions
+from app.inbox.audit import AuditEntry
 from app.inbox.engine import limits
 from app.inbox.models import Attempt, Event, Note
+from app.inbox.pauses import Pauses
 from app.inbox.report import Report, make_report
 from app.inbox.selection import Selection
 from app.inbox.sql import administration as statements
@@ -14,12 +15,13 @@ from app.inbox.store import Store
 from app.states import State
 
 
-class Administration(Selection):
+class Administration(Selection, Actions, Pauses):
     """Shows events, has them run again, and pauses the workers."""
 
     def __init__(self, store: Store) -> None:
         """Take the ``store`` of the events."""
-        self._store = store
+        for part in (Selection, Actions, Pauses):
+            part.__init__(self, store)
 
     def find(self, event_id: str) -> Event | None:
         """Return the event of that id, if the inbox has it."""
@@ -42,43 +44,11 @@ class Administration(Selection):
         rows = self._store.read(statements.RETRIES, event_id=event_id)
         return [Note(*tuple(row)) for row in rows]
 
-    def note_retry(
-        self,
-        event_id: str,
-        *,
-        by: str,
-        why: str | None,
-        again: bool = False,
-        seen_attempt: int | None = None,
-    ) -> bool:
-        """Record the retry of an event by a person. False when ``claim_one`` would not claim it."""
-        names: dict[str, Any] = {"event_id": event_id, "by": by, "why": why}
-        names |= {"again": again, "seen_attempt": seen_attempt}
-        return self._store.write(statements.NOTE_RETRY, durable=True, **names) is not None
-
-    def reopen(
-        self, event_id: str, *, again: bool = False, seen_attempt: int | None = None
-    ) -> bool:
-        """Make the event due for the workers now. False when it runs, or is handled.
-
-        ``again`` and ``seen_attempt`` are those of ``claim_one``.
-        """
-        names: dict[str, Any] = {"again": again, "seen_attempt": seen_attempt}
-        return self._store.write(statements.REOPEN, event_id=event_id, **names) is not None
-
-    def pause(self, *, by: str, why: str | None) -> bool:
-        """Let no worker claim an event until ``resume``. False when workers are paused already."""
-        return self._store.write(statements.PAUSE, durable=True, by=by, why=why) is not None
-
-    def resume(self) -> bool:
-        """Let the workers claim again. False when they are not paused."""
-        return self._store.write(statements.RESUME, durable=True) is not None
-
-    def paused(self) -> Note | None:
-        """Return when, by whom and why the workers were paused. None if they are not paused."""
-        # A health check waits for this.
-        rows = self._store.read(statements.PAUSED, seconds=limits.SECONDS)
-        return Note(*tuple(rows[0])) if rows else None
+    def audit(
+        self, limit: int, before_id: int | None = None, target: str | None = None
+    ) -> list[AuditEntry]:
+        """Return up to ``limit`` entries of the audit log, as ``Audit.entries`` does."""
+        return self._log.entries(limit, before_id, target)
 
     def oldest_due_seconds(self) -> float:
         """Return how long the oldest due event has waited for a worker. 0 if none is due."""

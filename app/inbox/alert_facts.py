@@ -9,9 +9,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.inbox.findings import Finding
-from app.inbox.sql import administration, report
 from app.inbox.sql import alert_facts as statements
-from app.inbox.sql.alert_facts import AUTHENTIC, BOUND, BUCKET, BUCKETS_A_DAY
+from app.inbox.sql import pauses, report
+from app.inbox.sql.alert_facts import (
+    AUTHENTIC,
+    BOUND,
+    BUCKET,
+    BUCKETS_A_DAY,
+    DEAD_BOUND,
+)
 from app.inbox.store import Store
 from app.states import Outcome
 
@@ -64,7 +70,8 @@ class Waiting:
     """The pending events.
 
     ``overdue``: seconds since the first one was due. ``oldest``: seconds since the first one was
-    received. ``paused_at``: when the workers were paused, or None.
+    received. ``paused_at``: when the workers were paused, or None. ``paused_types``: the paused
+    event types.
     """
 
     number: int = 0
@@ -72,6 +79,7 @@ class Waiting:
     overdue: float = 0.0
     oldest: float = 0.0
     paused_at: float | None = None
+    paused_types: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,13 +152,14 @@ class AlertFacts:
         """Return how many events wait, and how long."""
         (pending,) = self._store.read(statements.PENDING)
         (due,) = self._store.read(report.OLDEST_DUE)
-        pauses = self._store.read(administration.PAUSED)
+        paused = self._store.read(pauses.PAUSED)
         return Waiting(
             pending.number,
             is_bounded=pending.number >= BOUND,
             overdue=due.age or 0.0,
             oldest=pending.oldest or 0.0,
-            paused_at=pauses[0].at if pauses else None,
+            paused_at=paused[0].at if paused else None,
+            paused_types=tuple(each.type for each in self._store.read(pauses.PAUSED_TYPES)),
         )
 
     def silence(self, now: float, seconds: float) -> Silence | None:
@@ -223,7 +232,7 @@ def _merged(rows: Iterable[sa.Row[Any]], causes: dict[str, str]) -> list[DeadGro
         group.release = group.release or row.release
         group.cause = causes.get(row.fingerprint, "") or _without_place(row)
     for group in groups.values():
-        group.is_bounded = total >= BOUND
+        group.is_bounded = total >= DEAD_BOUND
     return list(groups.values())
 
 

@@ -38,7 +38,7 @@ class Erasure:
                     yield event
 
     def erase(self, event: Event, words: str) -> bool:
-        """Erase the content of an event that is done or dead. It never runs again.
+        """Erase the content of an event that is done or dead. It is done, and never runs again.
 
         False if the event has made an attempt since it was found, or has not ended.
         """

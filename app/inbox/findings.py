@@ -13,6 +13,9 @@ from app.inbox.store import Store
 #: The levels of a finding. A finding that is failing raises an alert.
 OK, WARNING, FAILING = "ok", "warn", "fail"
 
+#: The names of findings about one event destination begin with this, and end with its id.
+DESTINATION = "destination_disabled:"
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -53,9 +56,9 @@ class WatchFindings:
         """Remove the finding of a thing that is gone."""
         self._store.write(statements.REMOVE, name=name)
 
-    def list(self) -> list[Finding]:
-        """Return all findings, by name."""
-        rows = self._store.read(statements.FINDINGS)
+    def list(self, *, seconds: float | None = None) -> list[Finding]:
+        """Return all findings, by name. It takes at most ``seconds`` if they are given."""
+        rows = self._store.read(statements.FINDINGS, seconds=seconds)
         return [
             Finding(
                 each.name,

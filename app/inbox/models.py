@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from app.runtime.clocks import since_boot
+
+#: Added to ``due_at`` of an event that is parked, in seconds: its type is paused
+#: (``app/inbox/sql/pauses.py``). A power of two, so that the sum loses few digits.
+PARKED = 2.0**36
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +127,7 @@ class Event:
     @classmethod
     def of(cls, row: sa.Row[Any]) -> Event:
         """Return the event of a row that ``sql.rescue.shown`` selects."""
-        return cls(*tuple(row))
+        return _with_own_time(cls(*tuple(row)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +155,21 @@ class EventRow:
     object_id: str | None
     """The id of the related object, or None if there is none."""
     is_orphan: bool
+
+    @classmethod
+    def of(cls, row: sa.Row[Any]) -> EventRow:
+        """Return the event of a row that ``sql.selection.ROWS`` selects."""
+        return _with_own_time(cls(*tuple(row)))
+
+
+AnyEvent = TypeVar("AnyEvent", Event, EventRow)
+
+
+def _with_own_time(event: AnyEvent) -> AnyEvent:
+    """Return the event with the time at which it was due before it was parked."""
+    if event.due_at < PARKED:
+        return event
+    return replace(event, due_at=event.due_at - PARKED)
 
 
 @dataclass(frozen=True, slots=True, order=True)

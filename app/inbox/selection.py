@@ -59,7 +59,7 @@ class Selection:
             keys.reverse()
         else:
             newer, older = (start if before or after else None), end
-        rows = self._rows(keys, statements.ROWS, lambda row: EventRow(*tuple(row)))
+        rows = self._rows(keys, statements.ROWS, EventRow.of)
         return Page(rows, newer, older, is_partial=horizon is not None and not has_more)
 
     def walk(self, matching: EventFilter) -> Iterator[EventRow]:

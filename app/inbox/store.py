@@ -135,6 +135,12 @@ class Store:
         self._ensure_migrated()
         return self.engine.execute(statement, parameters, durable=durable, slow_ok=slow_ok)
 
+    def change(
+        self, statement: sa.Executable, parameters: dict[str, Any], *, durable: bool = True
+    ) -> list[tuple[Any, ...]]:
+        """Run one writing statement with the option ``all_rows``, and return its rows."""
+        return list(self.write(statement, durable=durable, slow_ok=True, **parameters) or ())
+
     def sync(self) -> None:
         """Put all earlier commits on the disk.
 

@@ -28,15 +28,20 @@ class Exposition:
     """
 
     def __init__(
-        self, folder: Path | None, read: Callable[[], Gauges], refresh: Callable[[], object]
+        self,
+        folder: Path | None,
+        read: Callable[[], Gauges],
+        refresh: Callable[[], object],
+        release: str = "",
     ) -> None:
         """Take the ``folder`` of the files that processes share, None for a process alone.
 
-        ``read`` returns the gauges of the inbox. ``refresh`` sets those of this process.
+        ``read`` returns the gauges of the inbox. ``refresh`` sets those of this process. The
+        ``release`` is that of the code.
         """
         self._refresh = refresh
         self._shared = SharedFiles(folder) if folder else None
-        self._state = InboxState(read)
+        self._state = InboxState(read, release)
         self.series = self._make_series()
         """The series of this process. None if the file system is full."""
 

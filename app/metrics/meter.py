@@ -30,8 +30,14 @@ FLUSH_SECONDS = 5.0
 class Meter:
     """The counters of this process. All threads may use it."""
 
-    def __init__(self, inbox: Inbox, handled: Callable[[], Iterable[str]]) -> None:
-        """Take the ``inbox``, and a function that returns the event types with a handler module."""
+    def __init__(
+        self, inbox: Inbox, handled: Callable[[], Iterable[str]], release: str = ""
+    ) -> None:
+        """Take the ``inbox``, and a function that returns the event types with a handler module.
+
+        ``release`` is the one of the code.
+        """
+        self._release = release
         self._inbox = inbox
         self._handled = handled
         self.busy_and_idle: Callable[[], tuple[int, int]] = lambda: (0, 0)
@@ -53,7 +59,8 @@ class Meter:
                 from app.metrics.exposition import Exposition  # noqa: PLC0415 - loads the library
 
                 self._types = frozenset(self._handled())
-                self._exposition = Exposition(folder, self._inbox.gauges, self._show_threads)
+                read, refresh = self._inbox.gauges, self._show_threads
+                self._exposition = Exposition(folder, read, refresh, self._release)
                 self._series = self._exposition.series
             return self._exposition
 

@@ -25,8 +25,12 @@ CACHE_SECONDS = 5.0
 class InboxState:
     """The gauges of the inbox, and of the release. A collector of the library of Prometheus."""
 
-    def __init__(self, read: Callable[[], Gauges]) -> None:
-        """Take the function that reads the gauges. It may raise ``InboxUnavailable``."""
+    def __init__(self, read: Callable[[], Gauges], release: str = "") -> None:
+        """Take the function that reads the gauges, and the release of the code.
+
+        The function may raise ``InboxUnavailable``.
+        """
+        self._release = release
         self._read = read
         self._lock = threading.Lock()
         self._gauges: Gauges | None = None
@@ -34,8 +38,9 @@ class InboxState:
 
     def collect(self) -> Iterator[Metric]:
         """Yield the gauges. Without the inbox, only those that say so."""
-        build = _gauge("build_info", "The versions in use; the value is 1.", "python", "stripe")
-        build.add_metric([platform.python_version(), version("stripe")], 1)
+        text = "The release and the versions in use; the value is 1."
+        build = _gauge("build_info", text, "release", "python", "stripe")
+        build.add_metric([self._release, platform.python_version(), version("stripe")], 1)
         yield build
         gauges = self._current()
         is_up = float(gauges is not None)
@@ -81,6 +86,22 @@ def _inbox_gauges(gauges: Gauges) -> Iterator[Metric]:
     for group in gauges.groups:
         groups.add_metric([group.fingerprint, group.exception or "unknown"], group.open.number)
     yield groups
+    yield from _watched_gauges(gauges)
+
+
+def _watched_gauges(gauges: Gauges) -> Iterator[Metric]:
+    destinations = _gauge(
+        "destination_enabled",
+        "1 if the event destination is enabled at Stripe, else 0, as the watch saw it last.",
+        "destination",
+    )
+    for destination, is_enabled in gauges.destinations.items():
+        destinations.add_metric([destination], float(is_enabled))
+    yield destinations
+    alerts = _gauge("alerts", "Alerts that are raised, by their name.", "alert")
+    for alert, number in gauges.alerts.items():
+        alerts.add_metric([alert], number)
+    yield alerts
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -18,6 +17,8 @@ from app.states import WITHOUT_MODULE, Outcome, State
 class Refusal(Enum):
     """Why an event cannot be run again now."""
 
+    ERASED = auto()
+    """Its body was erased on request."""
     OTHER_MODE = auto()
     """It is live and ``STRIPE_API_KEY`` is of test mode, or the reverse."""
     SUCCEEDED = auto()
@@ -39,8 +40,8 @@ class Rules:
 
     def refusal(self, event: Event | EventRow, *, again: bool = False) -> Refusal | None:
         """Return why ``event`` cannot be run, or None. ``again`` allows a second success."""
-        if event.livemode != self.livemode:
-            return Refusal.OTHER_MODE
+        if event.erased_at is not None or event.livemode != self.livemode:
+            return Refusal.OTHER_MODE if event.erased_at is None else Refusal.ERASED
         if event.state == State.RUNNING:
             return self._refusal_of_running(event)
         if event.state != State.DONE or again:
@@ -84,7 +85,7 @@ class Retrier:
         if not administration.note_retry(event_id, by=by, why=why, **conditions):
             return None
         if self._is_queue:
-            return self._reopen(event_id, conditions)
+            return Outcome.ACCEPTED if administration.reopen(event_id, **conditions) else None
         claim = self._inbox.claims.claim_one(event_id, **conditions)
         if claim is None:
             return None
@@ -92,10 +93,3 @@ class Retrier:
             return self._runner.run(claim)
         except InboxUnavailable as error:
             raise ResultDelayed(error.message, reason=error.reason) from error
-
-    def _reopen(self, event_id: str, conditions: dict[str, Any]) -> Outcome | None:
-        if not self._inbox.administration.reopen(event_id, **conditions):
-            return None
-        with suppress(InboxUnavailable):  # the event is due, and workers poll
-            self._inbox.deliveries.notify()
-        return Outcome.ACCEPTED

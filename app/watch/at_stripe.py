@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from app.formats import few, plural
-from app.inbox.findings import FAILING, OK, WARNING, Finding
+from app.inbox.findings import DESTINATION, FAILING, OK, WARNING, Finding
 from app.stripe_api.destinations import (
     WEBHOOK_PATH,
     Comparison,
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from stripe.v2.core import EventDestination
 
 KEY, CLOCK, TYPES = "key_revoked", "clock_off", "types_drifted"
-#: The beginning of the names of findings about one destination, and the name without any.
-DESTINATION = "destination_disabled:"
+#: The name of the finding that there is no destination.
 NO_DESTINATION = "destination_disabled"
 
 

@@ -164,6 +164,8 @@ def _stored(own: Services, event_id: str) -> dict[str, Any]:
         event = own.inbox.administration.find(event_id)
     if event is None:
         raise click.ClickException(f"The inbox has no event {printable(event_id)}.")
+    if event.erased_at is not None:
+        raise click.ClickException(f"The body of {event_id} was erased.")
     notification: dict[str, Any] = json.loads(event.body)
     return notification
 

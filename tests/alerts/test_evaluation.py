@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.inbox.sql.alert_facts import BOUND
+from app.inbox.sql.alert_facts import DEAD_BOUND
 from tests.alerts.conftest import MODULE, TYPE, Lab, log_lines
 
 MakeLab = Callable[..., Lab]
@@ -24,8 +24,14 @@ GROUP = (
 
 
 @pytest.fixture
-def lab(make_lab: MakeLab, database_url: str) -> Lab:
-    """A service whose callback gives up, on each database."""
+def lab(make_lab: MakeLab, sqlite_url: str) -> Lab:
+    """A service whose callback gives up, on SQLite."""
+    return make_lab(database_url=sqlite_url)
+
+
+@pytest.fixture
+def each_lab(make_lab: MakeLab, database_url: str) -> Lab:
+    """The same on each database, for tests of the statements."""
     return make_lab(database_url=database_url)
 
 
@@ -37,18 +43,18 @@ def repair(lab: Lab) -> None:
 class TestDeadEvents:
     """Events that die wake a person once, until they are repaired."""
 
-    def test_raised_once_and_ended(self, lab: Lab) -> None:
+    def test_raised_once_and_ended(self, each_lab: Lab) -> None:
         """There is one message about two dead events of a group, and one about the end."""
-        assert lab.round() == []
-        lab.deliver("evt_1")
-        lab.deliver("evt_2")
-        assert lab.round() == [RAISED]
-        lab.deliver("evt_3")
-        assert lab.round() == []
-        repair(lab)
-        assert lab.round() == []  # it may come back within a minute
-        assert lab.calm_round() == [RESOLVED]
-        assert lab.calm_round() == []
+        assert each_lab.round() == []
+        each_lab.deliver("evt_1")
+        each_lab.deliver("evt_2")
+        assert each_lab.round() == [RAISED]
+        each_lab.deliver("evt_3")
+        assert each_lab.round() == []
+        repair(each_lab)
+        assert each_lab.round() == []  # it may come back within a minute
+        assert each_lab.calm_round() == [RESOLVED]
+        assert each_lab.calm_round() == []
 
     def test_body(self, lab: Lab) -> None:
         """The body has the documented fields, and nothing of the event or of the error's text."""
@@ -122,6 +128,17 @@ class TestDeadEvents:
         lab.round()
         assert f"1 event is dead: {cause}. See" in lab.receiver.texts[0]
 
+    def test_given_up_by_an_operator(self, make_lab: MakeLab, database_url: str) -> None:
+        """An operator who gives an event up needs no alert about it. Another event still does."""
+        lab = make_lab(database_url=database_url)
+        lab.inbox.migrate()
+        add_dead(lab, 2, "9f2c")
+        lab.execute("UPDATE events SET outcome = 'gave_up' WHERE id = 'evt_1'")
+        lab.round()
+        assert [each["count"] for each in lab.receiver.bodies] == [1]
+        lab.execute("UPDATE events SET outcome = 'gave_up'")
+        assert lab.calm_round() == [RESOLVED]
+
     def test_each_group_has_an_alert(self, lab: Lab) -> None:
         """Two groups are two alerts, and each has its own end."""
         lab.inbox.migrate()
@@ -135,10 +152,10 @@ class TestDeadEvents:
         assert [each.id for each in lab.inbox.alerts.raised()] == ["dead_events:two"]
 
     def test_tenfold_growth_is_said_once_in_a_window(
-        self, make_lab: MakeLab, database_url: str
+        self, make_lab: MakeLab, sqlite_url: str
     ) -> None:
         """A group that grew tenfold is a message again, after the window."""
-        lab = make_lab(database_url=database_url)
+        lab = make_lab(database_url=sqlite_url)
         lab.inbox.migrate()
         add_dead(lab, 1, "one")
         assert lab.round() == [RAISED]
@@ -150,9 +167,9 @@ class TestDeadEvents:
         pass_window(lab)
         add_dead(lab, 89, "one")
         assert lab.round() == []
-        add_dead(lab, BOUND, "one")
+        add_dead(lab, DEAD_BOUND, "one")
         assert lab.round() == [("dead_events", "continues")]
-        assert f"Still: {BOUND}+ events are dead" in lab.receiver.texts[2]
+        assert f"Still: {DEAD_BOUND}+ events are dead" in lab.receiver.texts[2]
 
     def test_raised_again_after_the_window(self, lab: Lab) -> None:
         """A group that is broken again within the window waits for its end."""
@@ -240,9 +257,9 @@ class TestBacklog:
         assert "Well again after" in lab.receiver.texts[1]
         assert lab.receiver.texts[1].endswith(": events no longer wait too long.")
 
-    def test_pause_is_named(self, make_lab: MakeLab, database_url: str) -> None:
+    def test_pause_is_named(self, make_lab: MakeLab, sqlite_url: str) -> None:
         """A pause that was forgotten is the reason. The text names no person."""
-        lab = make_lab(WORKS, database_url=database_url, processing="queue")
+        lab = make_lab(WORKS, database_url=sqlite_url, processing="queue")
         lab.deliver("evt_1")
         lab.inbox.administration.pause(by="anna", why="a secret reason")
         age(lab, 901)
@@ -251,10 +268,22 @@ class TestBacklog:
         assert "anna" not in lab.receiver.texts[0]
         assert "reason" not in lab.receiver.texts[0]
 
-    def test_inline(self, make_lab: MakeLab, database_url: str) -> None:
+    def test_paused_type_is_named(self, make_lab: MakeLab, database_url: str) -> None:
+        """A pause of a type can be the reason too."""
+        lab = make_lab(WORKS, database_url=database_url, processing="queue")
+        lab.deliver("evt_1")
+        lab.execute(
+            "INSERT INTO stripe_receiver_type_pauses (type, at, by) VALUES (:type, 0, 'anna')",
+            {"type": TYPE},
+        )
+        age(lab, 901)
+        lab.round()
+        assert f"Some types are paused: {TYPE}. See" in lab.receiver.texts[0]
+
+    def test_inline(self, make_lab: MakeLab, sqlite_url: str) -> None:
         """In inline mode, an event waits for Stripe, until Stripe no longer redelivers."""
         lab = make_lab(
-            {MODULE: "def handle(notif, client): raise ValueError\n"}, database_url=database_url
+            {MODULE: "def handle(notif, client): raise ValueError\n"}, database_url=sqlite_url
         )
         lab.deliver("evt_1")
         age(lab, DAY - 60)
@@ -293,7 +322,8 @@ class TestSilence:
         (body,) = lab.receiver.bodies
         assert "No delivery for 24 hours. In the same hours of 7 of the last 7 days" in body["text"]
         assert "there were 40 on average" in body["text"]
-        add_deliveries(lab, 0, 1)
+        lab.deliver("evt_1")
+        lab.service.services.meter.flush()
         assert lab.calm_round() == [("silence", "resolved")]
 
     @pytest.mark.parametrize(
@@ -370,6 +400,19 @@ class TestFailures:
         assert lab.calm_round() == []
         set_failures(lab, 6)
         assert lab.calm_round() == [("failures", "resolved")]
+
+    def test_callbacks_that_fail(self, make_lab: MakeLab, sqlite_url: str) -> None:
+        """The attempts of real deliveries count, and the text names their error."""
+        lab = make_lab(
+            {MODULE: "def handle(notif, client): raise ValueError\n"}, database_url=sqlite_url
+        )
+        for number in range(10):
+            lab.deliver(f"evt_{number}")
+        lab.service.services.meter.flush()
+        assert lab.round() == [("failures", "raised")]
+        place = f"{lab.settings.handlers_package}/{MODULE}.py:1"
+        text = "10 of 10 attempts failed within 15 minutes. Most of them: ValueError in"
+        assert f"{text} {place}. See" in lab.receiver.texts[0]
 
     def test_worst_group_is_named(self, make_lab: MakeLab, database_url: str) -> None:
         """The text names the error group with the most failures."""
@@ -492,19 +535,21 @@ class TestLeaders:
         names = ("alert_raised", "alert_continues", "alert_resolved")
         assert [events.count(each) for each in names] == [1, 1, 1]
 
-    def test_leader_ends_before_the_outbox(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_leader_ends_before_the_outbox(
+        self, each_lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """The message of a transition is sent by the next leader, with its id."""
-        lab.deliver("evt_1")
+        each_lab.deliver("evt_1")
         with monkeypatch.context() as patch:
             # No mock: the process ends at this point.
-            patch.setattr(lab.inbox.alerts, "hand_over", lambda: None)
-            lab.evaluation().run()
-        message = lab.alert().details["message"]
-        assert lab.round() == [RAISED]
-        assert [each.id for each in lab.receiver.received] == [message["id"]]
-        lab.execute("UPDATE stripe_receiver_alert_messages SET sent_at = NULL, due_at = 0")
-        lab.outbox().run()
-        assert [each.id for each in lab.receiver.received] == 2 * [message["id"]]
+            patch.setattr(each_lab.inbox.alerts, "hand_over", lambda: None)
+            each_lab.evaluation().run()
+        message = each_lab.alert().details["message"]
+        assert each_lab.round() == [RAISED]
+        assert [each.id for each in each_lab.receiver.received] == [message["id"]]
+        each_lab.execute("UPDATE stripe_receiver_alert_messages SET sent_at = NULL, due_at = 0")
+        each_lab.outbox().run()
+        assert [each.id for each in each_lab.receiver.received] == 2 * [message["id"]]
 
 
 def freeze_first_round(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -521,30 +566,32 @@ def freeze_first_round(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facts, "now", frozen)
 
 
-def test_old_alerts_are_removed(lab: Lab) -> None:
+def test_old_alerts_are_removed(each_lab: Lab) -> None:
     """An alert that ended a month ago goes, with messages of that age. A raised one stays."""
-    lab.inbox.migrate()
-    add_dead(lab, 1, "one")
-    add_dead(lab, 1, "two")
-    lab.round()
-    lab.execute("UPDATE events SET state = 'done' WHERE fingerprint = 'one'")
-    lab.calm_round()
+    each_lab.inbox.migrate()
+    add_dead(each_lab, 1, "one")
+    add_dead(each_lab, 1, "two")
+    each_lab.round()
+    each_lab.execute("UPDATE events SET state = 'done' WHERE fingerprint = 'one'")
+    each_lab.calm_round()
     month = {"seconds": 31 * DAY}
-    lab.execute("UPDATE stripe_receiver_alerts SET resolved_at = resolved_at - :seconds", month)
-    lab.execute("UPDATE stripe_receiver_alert_messages SET at = at - :seconds", month)
-    lab.inbox.alerts.prune()
-    assert lab.rows("SELECT id FROM stripe_receiver_alerts") == [("dead_events:two",)]
-    assert lab.rows("SELECT id FROM stripe_receiver_alert_messages") == []
+    each_lab.execute(
+        "UPDATE stripe_receiver_alerts SET resolved_at = resolved_at - :seconds", month
+    )
+    each_lab.execute("UPDATE stripe_receiver_alert_messages SET at = at - :seconds", month)
+    each_lab.inbox.alerts.prune()
+    assert each_lab.rows("SELECT id FROM stripe_receiver_alerts") == [("dead_events:two",)]
+    assert each_lab.rows("SELECT id FROM stripe_receiver_alert_messages") == []
 
 
-def test_forgotten_alert_is_raised_again(lab: Lab) -> None:
+def test_forgotten_alert_is_raised_again(each_lab: Lab) -> None:
     """An alert that ended long ago is raised, though it is no longer listed."""
-    lab.deliver("evt_1")
-    lab.round()
-    repair(lab)
-    lab.calm_round()
+    each_lab.deliver("evt_1")
+    each_lab.round()
+    repair(each_lab)
+    each_lab.calm_round()
     week = {"seconds": 8 * DAY}
-    lab.execute("UPDATE stripe_receiver_alerts SET resolved_at = resolved_at - :seconds", week)
-    assert lab.inbox.alerts.latest() == []
-    lab.deliver("evt_2")
-    assert lab.round() == [RAISED]
+    each_lab.execute("UPDATE stripe_receiver_alerts SET resolved_at = resolved_at - :seconds", week)
+    assert each_lab.inbox.alerts.latest() == []
+    each_lab.deliver("evt_2")
+    assert each_lab.round() == [RAISED]

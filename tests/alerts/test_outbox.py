@@ -14,9 +14,19 @@ MakeLab = Callable[..., Lab]
 
 
 @pytest.fixture
-def lab(make_lab: MakeLab, database_url: str) -> Lab:
-    """A service with one raised alert, whose message is not sent yet."""
-    lab = make_lab(database_url=database_url)
+def lab(make_lab: MakeLab, sqlite_url: str) -> Lab:
+    """A service with one raised alert, whose message is not sent yet, on SQLite."""
+    return raised(make_lab(database_url=sqlite_url))
+
+
+@pytest.fixture
+def each_lab(make_lab: MakeLab, database_url: str) -> Lab:
+    """The same on each database."""
+    return raised(make_lab(database_url=database_url))
+
+
+def raised(lab: Lab) -> Lab:
+    """Let an event die, and raise its alert."""
     lab.deliver("evt_1")
     lab.evaluation().run()
     return lab
@@ -27,41 +37,43 @@ def make_due(lab: Lab) -> None:
     lab.execute("UPDATE stripe_receiver_alert_messages SET due_at = 0")
 
 
-def test_failure_is_repeated_with_the_same_id(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failure_is_repeated_with_the_same_id(
+    each_lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A message that is not taken is logged, and sent again after a pause."""
-    lab.receiver.answers += [Response("down", 503), Response("down", 503)]
-    lab.outbox().run()
-    lab.outbox().run()
-    assert len(lab.receiver.received) == 1
-    make_due(lab)
-    lab.outbox().run()
-    make_due(lab)
-    lab.outbox().run()
-    lab.outbox().run()
-    ids = [each.id for each in lab.receiver.received]
+    each_lab.receiver.answers += [Response("down", 503), Response("down", 503)]
+    each_lab.outbox().run()
+    each_lab.outbox().run()
+    assert len(each_lab.receiver.received) == 1
+    make_due(each_lab)
+    each_lab.outbox().run()
+    make_due(each_lab)
+    each_lab.outbox().run()
+    each_lab.outbox().run()
+    ids = [each.id for each in each_lab.receiver.received]
     assert ids == 3 * ids[:1]
     lines = [each for each in log_lines(capsys) if each["event"] == "alert_not_sent"]
     assert [(each["tries"], each["reason"]) for each in lines] == [
         (1, "503 SERVICE UNAVAILABLE: down"),
         (2, "503 SERVICE UNAVAILABLE: down"),
     ]
-    assert lab.inbox.alerts.unsent() == (0, 0)
+    assert each_lab.inbox.alerts.unsent() == (0, 0)
 
 
-def test_end_waits_for_the_begin(lab: Lab) -> None:
+def test_end_waits_for_the_begin(each_lab: Lab) -> None:
     """The messages of one alert stay in order. Those of another alert do not wait."""
-    lab.receiver.answers.append(Response("down", 503))
-    lab.outbox().run()
-    lab.execute("UPDATE events SET state = 'done'")
-    lab.execute("UPDATE stripe_receiver_alerts SET seen_at = seen_at - 61")
-    lab.inbox.findings.record("clock_off", "fail", "5 minutes behind Stripe's")
-    lab.evaluation().run()
-    lab.outbox().run()
-    assert lab.receiver.states == [("dead_events", "raised"), ("clock_off", "raised")]
-    assert lab.inbox.alerts.unsent() == (2, 1)
-    make_due(lab)
-    lab.outbox().run()
-    assert lab.receiver.states[2:] == [("dead_events", "raised"), ("dead_events", "resolved")]
+    each_lab.receiver.answers.append(Response("down", 503))
+    each_lab.outbox().run()
+    each_lab.execute("UPDATE events SET state = 'done'")
+    each_lab.execute("UPDATE stripe_receiver_alerts SET seen_at = seen_at - 61")
+    each_lab.inbox.findings.record("clock_off", "fail", "5 minutes behind Stripe's")
+    each_lab.evaluation().run()
+    each_lab.outbox().run()
+    assert each_lab.receiver.states == [("dead_events", "raised"), ("clock_off", "raised")]
+    assert each_lab.inbox.alerts.unsent() == (2, 1)
+    make_due(each_lab)
+    each_lab.outbox().run()
+    assert each_lab.receiver.states[2:] == [("dead_events", "raised"), ("dead_events", "resolved")]
 
 
 def test_two_processes_send_once(lab: Lab) -> None:

@@ -16,6 +16,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 
+from app.inbox import Inbox
+from app.states import State
 from devkit import samples
 from devkit.stripe_api import StripeApi
 from tests.support.services import HOST, SECRETS, Lab, Service
@@ -78,6 +80,23 @@ class Site:
             client.request("POST", "/webhook", body, headers)
             client.getresponse().read()
         return event_id
+
+    def deliver_dead(self, event_type: str, count: int = 1) -> list[str]:
+        """Deliver events whose handler fails, and wait until they are dead. Return their ids."""
+        ids = [self.deliver(event_type) for _ in range(count)]
+        for each in ids:
+            self.wait_for_state(each, State.DEAD)
+        return ids
+
+    def wait_for_state(self, event_id: str, state: State) -> None:
+        """Wait until an event is in this state."""
+        with closing(Inbox(self.database_url, lease_seconds=30)) as inbox:
+
+            def is_there() -> bool:
+                event = inbox.administration.find(event_id)
+                return event is not None and event.state == state
+
+            wait_for(is_there, 60)
 
     def mend(self) -> None:
         """Correct the handler of ``BROKEN``."""

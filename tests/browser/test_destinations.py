@@ -25,5 +25,8 @@ def test_sync(make_page: MakePage, site: Site, stripe: StripeApi, *, javascript:
     expect(page.locator("main")).to_contain_text("There is nothing to change.")
     if javascript:
         assert page.evaluate("window.isSamePage")
+        expect(page.locator("nav a[aria-current]")).to_have_text("Destinations")
+        page.go_back()
+        page.wait_for_url("**/destinations/now")
     assert set(stripe.destinations.get(name)["enabled_events"]) == {BROKEN, GIVES_UP, GOOD}
     stripe.destinations.remove(name)

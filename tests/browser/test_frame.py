@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import READ_TOKEN, MakePage, Site, check_accessible
+from tests.browser.conftest import GIVES_UP, READ_TOKEN, MakePage, Site, check_accessible
 from tests.support.serving import serving
 
 PATHS = ("", "/destinations", "/audit", "/unknown")
@@ -82,6 +82,10 @@ def test_keyboard(page: Page) -> None:
     """The key / goes to the search. The first Tab skips the frame. Focus is visible."""
     page.keyboard.press("Tab")
     expect(page.get_by_text("Skip to the content")).to_be_focused()
+    page.evaluate("window.isSamePage = true")
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_be_focused()
+    assert page.evaluate("window.isSamePage")
     page.keyboard.press("/")
     search = page.get_by_role("searchbox")
     expect(search).to_be_focused()
@@ -124,3 +128,41 @@ def test_print(page: Page) -> None:
     page.emulate_media(media="print")
     expect(page.locator("nav")).to_be_hidden()
     expect(page.locator("h1")).to_be_visible()
+
+
+def test_refresh_in_place(make_page: MakePage, site: Site) -> None:
+    """Every 10 seconds the parts of a page are replaced, but not the part under the pointer."""
+    site.deliver_dead(GIVES_UP)
+    page = make_page()
+    page.clock.install()
+    page.goto(site.url)
+    state, dead = page.locator("#state"), page.locator("#facts dd").first
+    expect(dead).to_have_text("1 event")
+    page.locator("summary", has_text="The numbers").click()
+    dead.hover()
+    site.deliver_dead(GIVES_UP)
+
+    page.clock.run_for(12_000)
+    expect(state).to_contain_text("2 events are dead")
+    expect(dead).to_have_text("1 event")
+
+    page.locator("h1").hover()
+    page.clock.run_for(12_000)
+    expect(dead).to_have_text("2 events")
+    expect(page.locator("#day-numbers table")).to_be_visible()
+
+    page.get_by_role("button", name="Pause refresh").click()
+    page.locator("h1").hover()
+    site.deliver_dead(GIVES_UP)
+    page.clock.run_for(30_000)
+    expect(dead).to_have_text("2 events")
+
+
+def test_exact_time_on_focus(make_page: MakePage, site: Site) -> None:
+    """A relative time shows the exact one on focus."""
+    page = make_page()
+    page.goto(site.url)
+    moment = page.locator("time").first
+    moment.focus()
+    shown = moment.evaluate("each => getComputedStyle(each, '::after').content")
+    assert re.fullmatch(r'"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"', shown)

@@ -221,8 +221,27 @@ class TestKubernetes:
         assert {"/healthz", "/readyz", "/webhook"} <= {
             rule.rule for rule in app.url_map.iter_rules()
         }
-        (port,) = container["ports"]
+        port = container["ports"][0]
         assert {each["port"] for each in probes.values()} == {port["name"]}
+
+    def test_metrics_are_scraped(self, objects: dict[tuple[str, str], dict[str, Any]]) -> None:
+        """The annotations name the port of the metrics, which no service leads to."""
+        given = {"web": ("env", -1, "value"), "worker": ("command", -1)}
+        for name, path in given.items():
+            deployment = objects["Deployment", f"stripe-event-receiver-{name}"]
+            template = deployment["spec"]["template"]
+            (container,) = template["spec"]["containers"]
+            port = container["ports"][-1]
+            assert template["metadata"]["annotations"] == {
+                "prometheus.io/scrape": "true",
+                "prometheus.io/port": str(port["containerPort"]),
+            }
+            found: Any = container
+            for each in path:
+                found = found[each]
+            assert found == str(port["containerPort"])
+        (service,) = [each for (kind, _), each in objects.items() if kind == "Service"]
+        assert [each["targetPort"] for each in service["spec"]["ports"]] == ["http"]
 
     def test_stop_waits_for_callbacks(self, objects: dict[tuple[str, str], dict[str, Any]]) -> None:
         """A pod is killed later than gunicorn ends by itself, after the pause of preStop."""

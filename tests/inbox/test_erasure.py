@@ -97,7 +97,7 @@ class TestErase:
     """The fact of the event is kept, its content is gone."""
 
     def test_content_is_gone(self, inbox: Inbox, database_url: str) -> None:
-        """Id, type, state, outcome and times stay. No table has the object's id."""
+        """Id, type, outcome and times stay. No table has the id, and no person has to act."""
         event = replace(ABOUT, context=f"acct_1/{OBJECT}", concurrency_key=f"- customer {OBJECT}")
         inbox.claims.fail(claim(inbox, event), Failure(OBJECT, f"at {OBJECT}"))
         inbox.claims.mark_dead(claim(inbox, event), "gave_up", Failure(OBJECT, f"at {OBJECT}"))
@@ -109,6 +109,7 @@ class TestErase:
         assert after.erased_at is not None
         assert after == replace(
             before,
+            state="done",
             body=b"",
             reason=None,
             traceback=None,

@@ -232,8 +232,8 @@ class TestOrder:
         assert due(other) is None
         assert other.claims.claim_orphan(livemode=False) is None
 
-        assert other.administration.resume() is True
-        assert other.administration.resume() is False
+        assert other.administration.resume(by="me") is True
+        assert other.administration.resume(by="me") is False
         assert other.administration.paused() is None
         assert due(other) is not None
         assert other.claims.claim_orphan(livemode=False) is not None

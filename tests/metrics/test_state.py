@@ -74,6 +74,29 @@ def test_error_groups(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
     assert values(InboxState(inbox.gauges))["stripe_receiver_error_group_openf000unknown"] == 1
 
 
+def test_destinations_and_alerts(inbox: Inbox) -> None:
+    """Each destination that the watch knows has a series, and each alert that is raised."""
+    for name, status in (("ed_1", "enabled"), ("ed_2", "disabled")):
+        inbox.findings.record(f"destination_disabled:{name}", "ok", "", {"status": status})
+    inbox.findings.record("clock_off", "ok", "")
+    for group in ("9f2c", "41c9"):
+        assert inbox.alerts.raise_(
+            f"dead_events:{group}",
+            alert="dead_events",
+            group=group,
+            since=0.0,
+            number=1,
+            before="",
+            details={},
+        )
+    found = values(InboxState(inbox.gauges))
+    assert {name: value for name, value in found.items() if "destination" in name} == {
+        "stripe_receiver_destination_enableded_1": 1,
+        "stripe_receiver_destination_enableded_2": 0,
+    }
+    assert found["stripe_receiver_alertsdead_events"] == 2
+
+
 def test_queries_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scrapes within five seconds share one read of the inbox."""
     reads: list[int] = []

@@ -157,7 +157,7 @@ def test_pause_survives_restarts(lab: Lab, database_url: str) -> None:
 
         service = start(lab, database_url)
         wait_for(service.is_ready, DEADLINE)
-        inbox.administration.resume()
+        inbox.administration.resume(by="me")
     comes_to(database_url, DONE)
 
 

@@ -158,7 +158,7 @@ class TestAnswers:
         waiting = receiver.client.get("/readyz").json
         assert waiting is not None
         assert waiting["oldest_due_seconds"] > 0
-        receiver.services.inbox.administration.resume()
+        receiver.services.inbox.administration.resume(by="me")
         ends(receiver, notification, State.DONE)
 
 

@@ -9,6 +9,7 @@ import click
 import stripe
 from flask.cli import with_appcontext
 
+from app.cli.audit_log import note
 from app.cli.hints import hint
 from app.cli.output import mode, say, say_lines
 from app.cli.stripe_errors import StripeFailedError, checked, explained
@@ -85,6 +86,7 @@ def _show(created: EventDestination, url: str) -> None:
     with explained():
         secret = created.webhook_endpoint and created.webhook_endpoint.signing_secret
         events_from, types = ", ".join(created.events_from or []), created.enabled_events
+        note("create_destination", created.id)
         say(f"Created {created.id} in {mode(live=created.livemode)} mode.")
         say(f"  sends to     {url}")
         say(f"  events from  {events_from}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 from flask.cli import with_appcontext
 
+from app.cli.audit_log import note
 from app.cli.destination.list_show import expected, show_comparison
 from app.cli.hints import hint
 from app.cli.output import confirm, plural, say
@@ -99,4 +100,5 @@ def _apply(client: stripe.StripeClient, before: EventDestination, plan: Plan) ->
                 "Stripe accepted the change and has other event types now. Run"
                 f" {hint('destination', 'check', before.id)} to see them."
             ) from None
+    note("sync_destination", before.id)
     say(f"Changed: {before.id} now has {plural(len(plan.result), 'event type')}.")

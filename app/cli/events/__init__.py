@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from flask.cli import AppGroup
 
+from app.cli.events.audit import audit
+from app.cli.events.erase import erase
 from app.cli.events.event_list import list_events
+from app.cli.events.give_up import give_up
 from app.cli.events.groups import groups
 from app.cli.events.pause import pause, resume
 from app.cli.events.prune import prune
@@ -14,9 +17,10 @@ from app.cli.events.show import show
 from app.cli.events.stats import stats
 from app.cli.events.transfer import export, import_
 
-events = AppGroup("events", help="Show, retry, backfill, export and remove events.")
-for command in (
-    *(list_events, show, stats, groups, retry, reconcile, pause, resume),
-    *(export, import_, prune),
-):
+events = AppGroup("events", help="Show, retry, give up, backfill, export and remove events.")
+COMMANDS = (
+    *(list_events, show, stats, groups, retry, give_up, reconcile, pause, resume, audit),
+    *(export, import_, prune, erase),
+)
+for command in COMMANDS:
     events.add_command(command)

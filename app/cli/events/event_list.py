@@ -15,6 +15,8 @@ from app.services import services
 from app.states import State
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from app.inbox import Event, Note
     from app.inbox.filters import EventFilter
     from app.inbox.models import Cursor, EventRow, Page
@@ -48,14 +50,17 @@ def list_events(wanted: EventFilter, limit: int, *, before: Cursor | None, as_js
     with explained():
         page = inbox.administration.page(wanted, limit=limit, before=before)
         paused = inbox.administration.paused()
+        types = inbox.administration.paused_types()
     if as_json:
         say_json([as_object(event) for event in page.events])
         _say_rest(page, err=True)
         return
     if paused:
         say(paused_sentence(paused))
+    for name, note in types.items():
+        say(paused_sentence(note, name))
     if page.events:
-        rows = [_cells(each, is_queue=is_queue) for each in page.events]
+        rows = [_cells(each, types, is_queue=is_queue) for each in page.events]
         say_table(rows, headings=HEADINGS)
     elif not page.is_partial:
         say(no_events(wanted))
@@ -90,27 +95,41 @@ def as_object(event: Event | EventRow) -> dict[str, Any]:
         "claimed_by": event.claimed_by if event.state == State.RUNNING else None,
         "orphan": event.is_orphan or None,
         "settled_at": iso_time(event.settled_at) if event.settled_at else None,
+        "erased_at": iso_time(event.erased_at) if event.erased_at else None,
     }
 
 
-def paused_sentence(paused: Note) -> str:
-    """Return when the workers were paused, by which operator, why, and how to resume them."""
+def paused_sentence(paused: Note, event_type: str | None = None) -> str:
+    """Return when the workers were paused, by which operator, why, and how to resume them.
+
+    With an ``event_type``, only that is paused.
+    """
     why = f": {paused.why}" if paused.why else ""
+    since = f"paused since {iso_time(paused.at)}, by {paused.by}{why}"
+    if event_type is None:
+        return f"The workers are {since}. Resume them with {hint('events', 'resume')}."
     return (
-        f"The workers are paused since {iso_time(paused.at)}, by {paused.by}{why}."
-        f" Resume them with {hint('events', 'resume')}."
+        f"{event_type} is {since}. Resume it with {hint('events', 'resume', '--type', event_type)}."
     )
 
 
-def _cells(event: EventRow, *, is_queue: bool) -> tuple[str, ...]:
+def _cells(event: EventRow, paused: Collection[str], *, is_queue: bool) -> tuple[str, ...]:
     received = iso_time(event.received_at, "seconds")
     about = (event.id, event.type, event.state, str(event.attempt), event.outcome or "-")
     reason = shortened(event.reason or "-", REASON_LENGTH)
-    return (received, *about, _next_retry(event, is_queue=is_queue), event.context or "-", reason)
+    return (
+        received,
+        *about,
+        _next_retry(event, paused, is_queue=is_queue),
+        event.context or "-",
+        reason,
+    )
 
 
-def _next_retry(event: EventRow, *, is_queue: bool) -> str:
+def _next_retry(event: EventRow, paused: Collection[str], *, is_queue: bool) -> str:
     """Return when the event runs again. In inline mode, Stripe decides when it delivers again."""
     if event.state != State.PENDING:
         return "-"
-    return iso_time(event.due_at, "seconds") if is_queue else "by Stripe"
+    if not is_queue:
+        return "by Stripe"
+    return "paused" if event.type in paused else iso_time(event.due_at, "seconds")

@@ -6,12 +6,16 @@ import functools
 import re
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from app.inbox.filters import OUTCOMES, STATES, UNITS, EventFilter, read_time
 from app.inbox.models import Cursor
+from app.text import printable
+
+if TYPE_CHECKING:
+    from app.inbox import Event, Inbox
 
 #: The largest ``--limit``: an integer of both databases.
 MAX_LIMIT = 2**31 - 1
@@ -121,6 +125,25 @@ def filter_options(command: Command) -> Command:
         return command(*arguments, wanted=wanted, **options)
 
     return with_filters
+
+
+def require_selection(event_ids: tuple[str, ...], wanted: EventFilter) -> None:
+    """Refuse a command without events, and one with IDs and options that select."""
+    if event_ids and wanted != EventFilter():
+        raise click.UsageError("Give either IDs or options that select events, not both.")
+    if not event_ids and wanted == EventFilter():
+        raise click.UsageError(
+            "Give IDs, or select events with --state, --group, --since or another filter."
+        )
+
+
+def find_all(inbox: Inbox, event_ids: tuple[str, ...]) -> list[Event]:
+    """Return the events of these ids. Raises ``ClickException`` if one is missing."""
+    found = {event_id: inbox.administration.find(event_id) for event_id in event_ids}
+    missing = [event_id for event_id, event in found.items() if event is None]
+    if missing:
+        raise click.ClickException(f"The inbox has no event {printable(', '.join(missing))}.")
+    return [event for event in found.values() if event is not None]
 
 
 def no_events(wanted: EventFilter) -> str:

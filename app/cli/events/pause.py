@@ -1,4 +1,4 @@
-"""``flask events pause`` and ``resume``: stop and resume the claims of all workers."""
+"""``flask events pause`` and ``resume``: stop and resume the claims of the workers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import click
 from flask.cli import with_appcontext
 
 from app.cli.events.event_list import paused_sentence
-from app.cli.events.retry import operator
 from app.cli.inbox_errors import explained
+from app.cli.operator import operator
 from app.cli.output import say
 from app.services import services
 
@@ -18,32 +18,50 @@ INLINE = (
 
 
 @click.command("pause")
+@click.option("--type", "type_", metavar="TYPE", help="Pause only this event type.")
 @click.option("--why", metavar="TEXT", help="The reason, shown to other operators.")
 @with_appcontext
-def pause(why: str | None) -> None:
+def pause(type_: str | None, why: str | None) -> None:
     """Stop the claims of all workers, on all replicas, until `resume`.
 
-    A pause survives restarts. Running callbacks continue. Deliveries are still recorded and
-    answered 200.
+    With --type, the workers go on with all other event types. A pause survives restarts. Running
+    callbacks continue. Deliveries are still recorded and answered 200.
     """
+    administration = services().inbox.administration
     with explained():
-        changed = services().inbox.administration.pause(by=operator(), why=why)
-        paused = services().inbox.administration.paused()
+        changed = administration.pause(by=operator(), why=why, type_=type_)
+        administration.park()
+        paused = administration.paused_types().get(type_) if type_ else administration.paused()
     if not changed:
-        say("The workers are already paused.")
+        say(f"{_subject(type_)} already paused.")
     if paused:
-        say(paused_sentence(paused))
+        say(paused_sentence(paused, type_))
     _say_inline()
 
 
 @click.command("resume")
+@click.option("--type", "type_", metavar="TYPE", help="Resume only this event type.")
+@click.option("--why", metavar="TEXT", help="The reason, for the audit log.")
 @with_appcontext
-def resume() -> None:
-    """Resume the claims of all workers."""
+def resume(type_: str | None, why: str | None) -> None:
+    """Resume the claims of all workers, or those of one event type.
+
+    A type that was paused with --type is resumed only with --type.
+    """
+    administration = services().inbox.administration
     with explained():
-        changed = services().inbox.administration.resume()
-    say("The workers are resumed." if changed else "The workers are not paused.")
+        changed = administration.resume(by=operator(), why=why, type_=type_)
+        administration.park()
+        types = administration.paused_types()
+    say(f"{_subject(type_)} {'resumed' if changed else 'not paused'}.")
+    for name, note in types.items():
+        if type_ is None:
+            say(paused_sentence(note, name))
     _say_inline()
+
+
+def _subject(type_: str | None) -> str:
+    return f"{type_} is" if type_ else "The workers are"
 
 
 def _say_inline() -> None:

@@ -9,6 +9,7 @@ import click
 from flask.cli import with_appcontext
 
 from app.cli.events.filters import read_interval
+from app.cli.events.retry import operator
 from app.cli.inbox_errors import explained
 from app.cli.output import confirm, iso_time, plural, progress, say
 from app.conversions import MIN_RETENTION_DAYS
@@ -60,7 +61,17 @@ def prune(days: float, *, dry_run: bool, yes: bool) -> None:
             return
         if not yes:
             confirm(f"Remove {plural(count, 'event')}?")
-        removed = sum(1 for _ in progress(_removed(retention, before), count, "Removing"))
+        _remove_all(before, count)
+
+
+def _remove_all(before: float, count: int) -> None:
+    inbox, removed = services().inbox, 0
+    entry = inbox.audit.record(operator(), "prune", f"before={iso_time(before, 'seconds')}")
+    try:
+        for _ in progress(_removed(inbox.retention, before), count, "Removing"):
+            removed += 1
+    finally:
+        inbox.audit.complete(entry, removed)
     say(f"Removed {plural(removed, 'event')}.")
 
 

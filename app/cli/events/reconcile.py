@@ -12,6 +12,7 @@ from app.cli.events.filters import accounts_option, since_option
 from app.cli.execution import begin_execution
 from app.cli.hints import hint
 from app.cli.inbox_errors import explained
+from app.cli.operator import operator
 from app.cli.output import (
     confirm,
     iso_time,
@@ -104,6 +105,8 @@ def _backfill(reconciler: Reconciler, gap: Gap, output: _Text | _Json) -> None:
     with explained():
         recorded = reconciler.record(gap)
         report(gap, recorded)
+        if recorded:
+            services().inbox.audit.record(operator(), "reconcile", affected=recorded)
         output.recorded(recorded)
         count = len(reconciler.unfinished_ids())
         for claim, outcome in progress(reconciler.run_unfinished(), count, "Running"):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, TypedDict, Unpack
@@ -11,10 +10,11 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import click
 from flask.cli import with_appcontext
 
-from app.cli.events.filters import filter_options, limit_option
+from app.cli.events.filters import filter_options, find_all, limit_option, require_selection
 from app.cli.execution import begin_execution
 from app.cli.hints import hint
 from app.cli.inbox_errors import explained
+from app.cli.operator import operator
 from app.cli.output import (
     confirm,
     counted,
@@ -26,21 +26,23 @@ from app.cli.output import (
     say_table,
 )
 from app.errors import CallbackFailed, DeliveryError
-from app.inbox.filters import EventFilter
+from app.inbox.filters import EventFilter, to_query
 from app.inbox.models import Count
 from app.operations.retrying import Refusal, ResultDelayed, Retrier, Rules
 from app.services import services
 from app.states import SUCCESSES, Outcome, State
-from app.text import printable
 
 if TYPE_CHECKING:
-    from app.inbox import Event
+    from collections.abc import Iterator, Sequence
+
+    from app.inbox import Event, Inbox
     from app.inbox.models import EventRow
     from app.services import Services
 
     Selected = Event | EventRow
 
 REFUSALS = {
+    Refusal.ERASED: "was erased, and cannot run",
     Refusal.OTHER_MODE: "is a {mode} event, and STRIPE_API_KEY is of the other mode",
     Refusal.SUCCEEDED: "has succeeded; to run it a second time add --again",
     Refusal.NO_MODULE: "has no handler module yet; to run the fallback once more add --again",
@@ -59,15 +61,6 @@ class Options(TypedDict):
     again: bool
     dry_run: bool
     yes: bool
-
-
-def operator() -> str:
-    """Return the user and host of this command, for the record."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name, as in containers
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
 
 
 @click.command("retry")
@@ -113,22 +106,17 @@ def _retry(
         return
     if not options["yes"]:
         confirm(f"Run {plural(len(accepted), 'event')} again?")
-    with explained():
-        _run_all(services, accepted, options)
+    with explained(), _audited(services.inbox, event_ids, wanted, options["why"]) as done:
+        _run_all(services, accepted, options, done)
 
 
 def _selected(
     services: Services, event_ids: tuple[str, ...], wanted: EventFilter, options: Options
 ) -> list[Selected]:
     """Return the selected events, the oldest first, and print their number."""
-    if event_ids and wanted != EventFilter():
-        raise click.UsageError("Give either IDs or options that select events, not both.")
+    require_selection(event_ids, wanted)
     if event_ids:
-        return _by_id(services, event_ids)
-    if wanted == EventFilter():
-        raise click.UsageError(
-            "Give IDs, or select events with --state, --group, --since or another filter."
-        )
+        return oldest_first(find_all(services.inbox, event_ids))
     administration = services.inbox.administration
     selections = _selections(services, wanted, again=options["again"])
     count = sum((administration.count(each) for each in selections), Count(0))
@@ -137,7 +125,7 @@ def _selected(
         for each in selections
         for event in islice(administration.walk(each), options["limit"])
     ]
-    events = _oldest_first(found)[: options["limit"]]
+    events = oldest_first(found)[: options["limit"]]
     oldest = "one" if len(events) == 1 else len(events)
     is_capped = count.is_bounded or len(events) < count.number
     capped = f"; the oldest {oldest} will be run (--limit)" if is_capped else ""
@@ -160,15 +148,8 @@ def _selections(services: Services, wanted: EventFilter, *, again: bool) -> list
     return [replace(wanted, state=each) for each in states]
 
 
-def _by_id(services: Services, event_ids: tuple[str, ...]) -> list[Selected]:
-    found = {event_id: services.inbox.administration.find(event_id) for event_id in event_ids}
-    missing = [event_id for event_id, event in found.items() if event is None]
-    if missing:
-        raise click.ClickException(f"The inbox has no event {printable(', '.join(missing))}.")
-    return _oldest_first([event for event in found.values() if event is not None])
-
-
-def _oldest_first(events: list[Selected]) -> list[Selected]:
+def oldest_first(events: Sequence[Selected]) -> list[Selected]:
+    """Return the events in the order of receipt."""
     return sorted(events, key=lambda event: (event.received_at, event.id))
 
 
@@ -180,11 +161,31 @@ def _refusal(services: Services, event: Selected, options: Options) -> str | Non
     return REFUSALS[refusal].format(mode=mode(live=event.livemode)) if refusal else None
 
 
-def _run_all(services: Services, events: list[Selected], options: Options) -> None:
+@contextmanager
+def _audited(
+    inbox: Inbox, event_ids: tuple[str, ...], wanted: EventFilter, why: str | None
+) -> Iterator[list[str]]:
+    """Write an entry of the audit log for each ID, or one for all.
+
+    The block adds the ids of the events that it ran to the list.
+    """
+    action = "retry" if event_ids else "retry_many"
+    targets = event_ids or (to_query(wanted),)
+    entries = {each: inbox.audit.record(operator(), action, each, why) for each in targets}
+    done: list[str] = []
+    try:
+        yield done
+    finally:
+        for target, entry_id in entries.items():
+            inbox.audit.complete(entry_id, done.count(target) if event_ids else len(done))
+
+
+def _run_all(services: Services, events: list[Selected], options: Options, done: list[str]) -> None:
     retrier = Retrier(services.inbox, services.runner, is_queue=services.settings.is_queue)
     failed = 0
     for event in progress(events, len(events), "Running"):
         outcome = _run(retrier, event, options)
+        done += [event.id] if outcome != CHANGED else []
         failed += outcome not in {*SUCCESSES, DUE}
         say_beside_progress(f"{event.id}  {event.type}  {outcome}")
     if failed:

@@ -104,7 +104,6 @@ def _say_heading(entry: Entry) -> None:
     seconds = last.ended_at - last.started_at
     # The wall clock can step back during an attempt.
     took = f"for {seconds:.3f} s" if seconds >= 0 else f"to {iso_time(last.ended_at)}"
-    say(
-        f"attempt {last.attempt}: {last.outcome}, from {iso_time(last.started_at)} {took},"
-        f" in {last.claimed_by}"
-    )
+    # An operator who gave up on the event is in the audit log.
+    where = f", in {last.claimed_by}" if last.claimed_by else ""
+    say(f"attempt {last.attempt}: {last.outcome}, from {iso_time(last.started_at)} {took}{where}")

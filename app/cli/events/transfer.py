@@ -9,6 +9,7 @@ import click
 from flask.cli import with_appcontext
 
 from app.cli.events.filters import MAX_LIMIT, filter_options
+from app.cli.events.retry import operator
 from app.cli.hints import flask_command
 from app.cli.inbox_errors import explained
 from app.cli.output import plural, say, writing
@@ -85,13 +86,17 @@ def import_(file: str, *, runnable: bool) -> None:
     where they were exported. With --runnable they are due here.
     """
     redirect = f"{flask_command('events', 'import', '-')} < FILE"
-    total = Added()
+    inbox, total = services().inbox, Added()
     with input_path(file, redirect) as path, explained():
         for _ in _records(path):
             pass
-        for records in _batches(path):
-            added = services().inbox.transfer.add(records, runnable=runnable)
-            total = Added(*map(sum, zip(total, added, strict=True)))
+        entry = inbox.audit.record(operator(), "import", "--runnable" if runnable else None)
+        try:
+            for records in _batches(path):
+                added = inbox.transfer.add(records, runnable=runnable)
+                total = Added(*map(sum, zip(total, added, strict=True)))
+        finally:
+            inbox.audit.complete(entry, total.added)
     say(f"{plural(total.added, 'event')} added, {total.known} known.")
     if total.halted:
         say(

@@ -50,6 +50,7 @@ class Engine(Protocol):
     ) -> tuple[Any, ...] | None:
         """Run one writing statement as one transaction, and return its first row.
 
+        With the execution option ``all_rows`` it returns a tuple of all rows.
         The commit survives the death of every process. If ``durable``, it survives a crash of the
         machine too; PostgreSQL's commits always do. Raises ``Unstorable`` for a value that the
         database refuses.

@@ -65,7 +65,8 @@ class PostgresqlStatements:
         if slow_ok:
             seconds, limit = deadline.SLOW_SECONDS, session.SLOW_STATEMENT_TIMEOUT_MS
         options = statement.get_execution_options()
-        return self._run(sql, parameters, seconds, limit, _first_row, options=options)
+        fetch = _every_row if options.get("all_rows") else _first_row
+        return self._run(sql, parameters, seconds, limit, fetch, options=options)
 
     def read(
         self, statement: sa.Executable, parameters: dict[str, Any], seconds: float
@@ -139,6 +140,10 @@ class PostgresqlStatements:
 def _first_row(cursor: Any) -> tuple[Any, ...] | None:
     row: tuple[Any, ...] | None = cursor.fetchone() if cursor.description else None
     return row
+
+
+def _every_row(cursor: Any) -> tuple[Any, ...]:
+    return tuple(cursor.fetchall())
 
 
 def _all_rows(cursor: Any) -> list[sa.Row[Any]]:

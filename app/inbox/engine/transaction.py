@@ -143,7 +143,10 @@ class Transactions:
         values = tuple([write.parameters[name] for name, _ in names])
         # All rows are fetched, because a statement that is not at its end cannot be committed.
         rows: list[tuple[Any, ...]] = connection.execute(sql, values).fetchall()
-        write.row = rows[0] if rows else None
+        if write.statement.get_execution_options().get("all_rows"):
+            write.row = tuple(rows)
+        else:
+            write.row = rows[0] if rows else None
 
     def _compile(
         self, statement: Any, count: int = 0, make: Callable[[int], sa.Executable] | None = None

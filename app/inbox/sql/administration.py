@@ -9,7 +9,7 @@ from app.inbox.sql.claims import retriable
 from app.inbox.sql.literals import word
 from app.inbox.sql.rescue import orphaned, shown
 from app.inbox.sql.rows import ONE, ZERO
-from app.inbox.sql.schema import attempts, events, now, pauses, readiness, retries
+from app.inbox.sql.schema import attempts, events, now, readiness, retries
 from app.states import State
 
 _this_event = events.c.id == sa.bindparam("event_id")
@@ -37,16 +37,6 @@ NOTE_RETRY = (
     .returning(retries.c.event_id)
     .execution_options(repeatable=False)
 )
-
-PAUSE = (
-    insert(pauses)
-    .values(id=ONE, at=now(), by=sa.bindparam("by"), why=sa.bindparam("why"))
-    .on_conflict_do_nothing(index_elements=[pauses.c.id])
-    .returning(pauses.c.id)
-    .execution_options(repeatable=False)
-)
-RESUME = sa.delete(pauses).returning(pauses.c.id).execution_options(repeatable=False)
-PAUSED = sa.select(pauses.c.at, pauses.c.by, pauses.c.why)
 
 FIND = sa.select(*shown).where(_this_event)
 

@@ -9,8 +9,9 @@ from app.inbox.sql.operations import activity, error_groups, error_hours
 from app.inbox.sql.schema import events, now
 from app.states import Outcome, State
 
-#: Events that are counted at most.
+#: Pending and dead events that are counted at most.
 BOUND = 1000
+DEAD_BOUND = 5000
 
 #: Error groups that are compared at most.
 GROUPS = 50
@@ -28,13 +29,16 @@ _dead = (
         events.c.fingerprint,
         events.c.release,
         events.c.settled_at,
+        events.c.claimed_by,
     )
     .where(events.c.state == word(State.DEAD))
     .order_by(events.c.received_at.desc())
-    .limit(sa.literal_column(str(BOUND)))
+    .limit(sa.literal_column(str(DEAD_BOUND)))
     .subquery()
 )
 _is_new = _dead.c.settled_at > sa.bindparam("since", type_=sa.Double)
+# An event that an operator gave up has no claim, and needs no person any more.
+_is_given_up = sa.and_(_dead.c.outcome == word(Outcome.GAVE_UP), _dead.c.claimed_by.is_(sa.null()))
 #: The latest dead events by error group, type and release, with the times at which they died.
 DEAD = (
     sa.select(
@@ -46,6 +50,7 @@ DEAD = (
         sa.func.min(sa.case((_is_new, _dead.c.settled_at))).label("first_at"),
         sa.func.max(_dead.c.settled_at).label("last_at"),
     )
+    .where(~_is_given_up)
     .group_by(_dead.c.fingerprint, _dead.c.outcome, _dead.c.type, _dead.c.release)
     .order_by(sa.func.max(_dead.c.settled_at).desc())
 )

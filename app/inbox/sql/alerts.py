@@ -86,6 +86,14 @@ LISTED = (
     .order_by(alerts.c.since.desc(), alerts.c.id)
 )
 
+#: Counts the raised alerts by their name.
+RAISED = (
+    sa.select(alerts.c.alert, sa.func.count().label("number"))
+    .where(_is_raised)
+    .group_by(alerts.c.alert)
+    .order_by(alerts.c.alert)
+)
+
 #: Puts a message into the outbox, unless it is there.
 ADD_MESSAGE = (
     insert(messages)

@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.inbox.sql.literals import word
+from app.inbox.sql.operations import type_pauses
 from app.inbox.sql.rescue import orphaned
 from app.inbox.sql.rows import (
     ONE,
@@ -51,10 +52,11 @@ def _claim(*which: sa.ColumnElement[bool], **values: Any) -> sa.Executable:
     )
 
 
-#: A worker claims only events of its API key's mode, and none while paused.
+#: A worker claims only events of its API key's mode, and none while all or their type are paused.
 _for_workers = sa.and_(
     _event.c.livemode == sa.bindparam("livemode"),
     ~sa.exists(sa.select(pauses.c.id)),
+    ~sa.exists(sa.select(type_pauses.c.type).where(type_pauses.c.type == _event.c.type)),
 )
 _is_due = sa.and_(_event.c.state == word(State.PENDING), _event.c.due_at <= now())
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from app.inbox.sql.literals import word
+from app.inbox.models import PARKED
+from app.inbox.sql.literals import number, word
 from app.inbox.sql.schema import budgets, events, leaders, now
 from app.states import Outcome, State
 
@@ -18,6 +19,7 @@ REPAIR_EVENTS = (
     .where(
         events.c.state == word(State.PENDING),
         events.c.due_at > now(),
+        events.c.due_at < number(PARKED),
         sa.or_(
             events.c.outcome.is_(None),
             ~_delayed,

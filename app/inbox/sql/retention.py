@@ -20,15 +20,11 @@ def _bound(name: str) -> sa.Tuple:
     )
 
 
-#: True for an event that is not needed any more. A dead one is kept for a person, unless it was
-#: erased: that one can never run again.
+#: True for an event that is not needed any more. A dead one is kept for a person.
 _removable = sa.and_(
     events.c.received_at < _before,
     events.c.settled_at < _before,
-    sa.or_(
-        events.c.state == word(State.DONE),
-        sa.and_(events.c.state == word(State.DEAD), events.c.erased_at.is_not(None)),
-    ),
+    events.c.state == word(State.DONE),
 )
 
 #: The database's clock, and the time of the latest receipt.

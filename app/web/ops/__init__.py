@@ -12,13 +12,16 @@ from flask import Blueprint, Flask
 from app.errors import InboxUnavailable
 from app.stripe_api.errors import StripeFailed
 from app.web.ops import (
+    actions,
     auth,
+    bulk,
     destinations,
     errors,
     event,
     events,
     groups,
     overview,
+    pauses,
     security,
     static,
     view,
@@ -28,7 +31,11 @@ from app.web.ops import (
 PATH = "/ops"
 
 PAGES = tuple(
-    each.blueprint for each in (overview, events, event, groups, destinations, static, errors)
+    page.blueprint
+    for page in (
+        *(overview, events, event, groups, destinations),
+        *(actions, bulk, pauses, static, errors),
+    )
 )
 
 

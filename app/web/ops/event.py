@@ -14,13 +14,21 @@ from app.inbox.filters import EventFilter
 from app.inbox.models import EventRow
 from app.operations import history
 from app.operations.history import Entry
+from app.operations.retrying import Refusal, Rules
 from app.services import services
+from app.states import State
 from app.text import printable
-from app.web.ops import sentences, stripe_links
+from app.web.ops import results, sentences, stripe_links
 from app.web.ops.auth import viewer
 
 #: Other events of the same object on the page. The list has all of them.
 OTHERS = 5
+
+#: Actions on one event, the latest ones.
+ACTIONS = 20
+
+#: The words for actions of the audit log. The others are shown as they are called.
+DID = {"give_up": "gave it up", "erase": "erased it"}
 
 #: The largest body that is indented, in bytes. Deep nesting makes the indented text much longer.
 PRETTY_BYTES = 1 << 20
@@ -44,6 +52,16 @@ class Shown:
     is_same: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Act:
+    """What a person did with the event."""
+
+    at: float
+    by: str
+    what: str
+    why: str | None
+
+
 @blueprint.get("/events/<path:event_id>")
 def show(event_id: str) -> str:
     """Show one event. 404 with a sentence if the inbox does not have it."""
@@ -54,14 +72,16 @@ def show(event_id: str) -> str:
     return render_template(
         "ops/event.html",
         event=event,
-        sentence=sentences.of_state(event, situation()),
+        sentence=sentences.of_state(event, situation(event)),
         related=related,
         links=_links(event, related),
         others=_others(event, related),
         entries=list(_latest_first(history.entries(administration.attempts(event_id), package))),
         body=_body(event),
-        acts=administration.retries(event_id),
+        acts=_acts(event_id),
         queue=services().settings.is_queue,
+        did=results.of_request(),
+        can=_possible_actions(event),
     )
 
 
@@ -76,14 +96,21 @@ def find(event_id: str) -> Event:
     return found
 
 
-def situation() -> sentences.Situation:
+def situation(event: Event) -> sentences.Situation:
     """Return the facts beside the event that its sentence of state needs."""
     administration = services().inbox.administration
     return sentences.Situation(
         now=time.time(),
         is_queue=services().settings.is_queue,
         is_paused=administration.paused() is not None,
+        is_type_paused=event.type in administration.paused_types(),
     )
+
+
+def rules() -> Rules:
+    """Return the rules for retries of this deployment."""
+    settings = services().settings
+    return Rules(settings.livemode, settings.is_queue, services().reconciler.types)
 
 
 def related_object(event: Event) -> Related:
@@ -91,6 +118,17 @@ def related_object(event: Event) -> Related:
     _, _, rest = event.concurrency_key.partition(" ")
     kind, _, object_id = rest.partition(" ")
     return Related(kind, object_id) if object_id else Related(None, None)
+
+
+def _possible_actions(event: Event) -> set[str]:
+    """Return what the viewer can do with the event: retry it, retry it again, give it up."""
+    if not viewer().may_act or event.erased_at:
+        return set()
+    refusal = rules().refusal(event)
+    can = {"give_up"} if event.state == State.PENDING else set()
+    if refusal is None:
+        return can | {"retry"}
+    return can | ({"again"} if refusal in {Refusal.SUCCEEDED, Refusal.NO_MODULE} else set())
 
 
 def _links(event: Event, related: Related) -> dict[str, str]:
@@ -121,6 +159,22 @@ def _latest_first(entries: list[Entry]) -> Iterator[Shown]:
         yield Shown(entry, entry.traceback.kind in kinds)
         if entry.last.traceback:
             kinds.add(entry.traceback.kind)
+
+
+def _acts(event_id: str) -> list[Act]:
+    """Return what people did with the event, the latest first."""
+    administration = services().inbox.administration
+    entries = administration.audit(ACTIONS, target=event_id)
+    # Each retry has a note with the event, also one of many. The audit log repeats it.
+    acts = [
+        Act(each.at, each.by, DID.get(each.action, each.action), each.why)
+        for each in entries
+        if each.action != "retry" and each.affected != 0
+    ]
+    acts += [
+        Act(each.at, each.by, "retried it", each.why) for each in administration.retries(event_id)
+    ]
+    return sorted(acts, key=lambda act: act.at, reverse=True)[:ACTIONS]
 
 
 def _body(event: Event) -> str | None:

@@ -10,11 +10,14 @@ from urllib.parse import urlencode
 
 from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
 
-from app.inbox.filters import NAMES, OUTCOMES, STATES, from_query
+from app.inbox.filters import NAMES, OUTCOMES, STATES, EventFilter, from_query, to_query
 from app.inbox.models import Cursor
 from app.operations.selection_words import no_events
 from app.services import services
+from app.states import State
 from app.stripe_api.catalog import EVENT_TYPE_SHAPE
+from app.web.ops import bulk, results
+from app.web.ops.auth import viewer
 
 #: Events on one page of the list.
 PAGE = 50
@@ -43,6 +46,20 @@ class Chip:
     address: str
 
 
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What can be done with all events of the list: a label, its name, and their filter."""
+
+    label: str
+    name: str
+    query: str
+
+    @property
+    def address(self) -> str:
+        """The address of the question."""
+        return f"{url_for(f'ops.bulk.ask_{self.name}')}?{self.query}"
+
+
 @blueprint.get("/events")
 def show() -> Response:
     """Show a page of the events that the address selects, the latest first."""
@@ -60,6 +77,9 @@ def show() -> Response:
         newer=_address(after=page.newer),
         older=_address(before=page.older),
         no_events=no_events(matching),
+        did=results.of_request(),
+        pause=_pause_of(matching.type),
+        actions=_actions(matching),
     )
 
 
@@ -116,6 +136,29 @@ def _address(**cursor: Cursor | None) -> str | None:
     """Return the address of another page of this list, or None without a cursor."""
     ((name, value),) = cursor.items()
     return _list_address({**_given(request.args), name: str(value)}) if value else None
+
+
+def _pause_of(event_type: str | None) -> Any:
+    """Return the note of the pause of this type, if the list is of one type and it is paused."""
+    return services().inbox.administration.paused_types().get(event_type) if event_type else None
+
+
+def _actions(matching: EventFilter) -> list[Action]:
+    """Return what the viewer can do with all events of the list."""
+    if not viewer().may_act:
+        return []
+    return [
+        Action(_label(verb, matching, states), name, to_query(matching))
+        for verb, name, states in (
+            ("Retry", "retry", bulk.retried_states(matching)),
+            ("Give up", "give_up", bulk.given_up_states(matching)),
+        )
+        if states
+    ]
+
+
+def _label(verb: str, matching: EventFilter, states: list[State]) -> str:
+    return f"{verb} all" if matching.state else f"{verb} all {' and '.join(states)}"
 
 
 @blueprint.get("/search")

@@ -11,7 +11,7 @@ from werkzeug.exceptions import NotFound
 from app.inbox.filters import EventFilter, read_time
 from app.services import services
 from app.text import printable
-from app.web.ops import bars
+from app.web.ops import bars, results
 
 #: Groups on the page.
 MOST = 100
@@ -61,8 +61,10 @@ def show(fingerprint: str) -> Response:
         ),
         "hours": HOURS,
         "releases": inbox.groups.releases(fingerprint),
+        "own_release": services().settings.release,
         "page": inbox.administration.page(EventFilter(group=fingerprint), limit=EVENTS),
         "count": inbox.administration.count(EventFilter(group=fingerprint)),
         "queue": services().settings.is_queue,
+        "did": results.of_request(),
     }
     return make_response(render_template("ops/group.html", **values))

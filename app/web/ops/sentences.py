@@ -31,7 +31,7 @@ class Situation:
 #: The words around the time at which an event became dead, by its outcome. ``{}`` is the number of
 #: attempts.
 DEAD = {
-    Outcome.GAVE_UP: ("Dead: given up", ", after {}."),
+    Outcome.GAVE_UP: ("Dead: given up", "."),
     Outcome.EXHAUSTED: ("Dead: the last attempt of the retry policy failed", ", after {}."),
     Outcome.UNREADABLE: (
         "Dead: the SDK could not read the notification",

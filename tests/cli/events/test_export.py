@@ -96,6 +96,8 @@ class TestImport:
         assert run(target, "import", str(file))[:2] == (0, "5 events added, 0 known.\n")
         assert run(target, "export")[1] == lines
         assert run(target, "import", str(file))[:2] == (0, "0 events added, 5 known.\n")
+        entries = target.services.inbox.audit.entries(10)
+        assert [(each.action, each.affected) for each in entries] == [("import", 0), ("import", 5)]
         again = samples.notification(TYPE, event_id="evt_0")
         assert target.deliver(again).get_json()["outcome"] == "duplicate"
 

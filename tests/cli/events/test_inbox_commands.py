@@ -13,7 +13,7 @@ import pytest
 from click.testing import Result
 from flask.testing import FlaskCliRunner
 
-from app.cli.events.retry import operator
+from app.cli.operator import operator
 from app.cli.output import iso_time
 from app.errors import InboxUnavailable
 from app.inbox import Claim, Failure, NewEvent
@@ -145,6 +145,7 @@ class TestList:
             "lease_until": None,
             "claimed_by": None,
             "orphan": None,
+            "erased_at": None,
         }
 
     def test_no_events_have_words(self, receiver: Receiver) -> None:

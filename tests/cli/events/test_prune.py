@@ -52,6 +52,9 @@ def test_it_says_how_many_and_asks(receiver: Receiver) -> None:
     status, said = prune(receiver, "--older-than", "45d", answer="y\n")
     assert (status, said.splitlines()[-1]) == (0, "Removed 2 events.")
     assert ids(receiver) == {"evt_new"}
+    (entry,) = receiver.services.inbox.audit.entries(10)
+    assert (entry.action, entry.affected) == ("prune", 2)
+    assert str(entry.target).startswith("before=20")
 
 
 def test_yes_answers_the_question(receiver: Receiver) -> None:

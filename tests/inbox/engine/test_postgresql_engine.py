@@ -149,7 +149,7 @@ def test_command_whose_answer_is_lost_fails(losing: tuple[Inbox, Path]) -> None:
     for act in (
         partial(administration.note_retry, "evt_0", by="me", why=None),
         partial(administration.pause, by="me", why=None),
-        administration.resume,
+        partial(administration.resume, by="me"),
     ):
         inbox.check()
         path.lose_answer()

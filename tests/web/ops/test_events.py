@@ -12,7 +12,7 @@ import pytest
 
 from app.web.ops import events
 from devkit import samples
-from tests.web.ops.conftest import Browser
+from tests.web.ops.conftest import READ_TOKEN, Browser
 
 TYPE = "v1.customer.created"
 GIVING_UP = "from app import GiveUp\ndef handle(notif, client):\n    raise GiveUp('no such plan')\n"
@@ -127,6 +127,19 @@ def test_pages(ops: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     assert links(last, "Older") == []
     (newer,) = links(last, "Newer")
     assert listed(ops, newer) == ["evt_5", "evt_4"]
+
+
+def test_actions(ops: Browser) -> None:
+    """An operator sees what can be done with the whole list. A reader sees none of it."""
+    text = ops.get("/ops/events").text
+    assert links(text, "Retry all pending and dead") == ["/ops/retry?"]
+    assert links(text, "Give up all pending") == ["/ops/give-up?"]
+    dead = ops.get("/ops/events?state=dead").text
+    assert links(dead, "Retry all") == ["/ops/retry?state=dead"]
+    assert "/ops/give-up" not in dead
+    assert "/ops/retry" not in ops.get("/ops/events?state=done").text
+    reader = Browser(ops.receiver, token=READ_TOKEN)
+    assert "/ops/retry" not in reader.get("/ops/events").text
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from devkit import samples
 from tests.support import raw_sql
-from tests.web.ops.conftest import Browser
+from tests.web.ops.conftest import READ_TOKEN, Browser
 
 TYPE = "v1.customer.created"
 FAILING = "def handle(notif, client):\n    raise KeyError('plan')\n"
@@ -69,6 +69,17 @@ def test_group(ops: Browser, group: str) -> None:
     assert '<th scope="row">r2</th><td class="number">3</td>' in text
     assert 'href="/ops/events/evt_2"' in text
     assert f'href="/ops/events?group={group}"' in text
+
+
+def test_actions(ops: Browser, group: str) -> None:
+    """An operator can retry all, those that failed before this release, or give all up."""
+    text = ops.get(f"/ops/groups/{group}").text
+    assert f'href="/ops/retry?group={group}"' in text
+    assert f'href="/ops/retry?group={group}&amp;failed-before=r2"' in text
+    assert f'href="/ops/give-up?group={group}"' in text
+    assert (
+        "/ops/retry" not in Browser(ops.receiver, token=READ_TOKEN).get(f"/ops/groups/{group}").text
+    )
 
 
 def test_group_without_open_events(ops: Browser, group: str, sqlite_url: str) -> None:

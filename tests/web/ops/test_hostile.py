@@ -89,6 +89,8 @@ def test_list_and_event(ops: Browser) -> None:
     page = check(ops, str(address))
     assert "{{ 7*7 }}" in page.text
     assert CONTEXT in page.text
+    check(ops, f"{address}/retry")
+    check(ops, f"{address}/give-up")
 
 
 @pytest.mark.parametrize(

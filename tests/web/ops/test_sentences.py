@@ -96,7 +96,7 @@ def words(sentence: Sentence) -> str:
         (
             {"state": State.DEAD, "outcome": Outcome.GAVE_UP, "attempt": 2},
             QUEUE,
-            "Dead: given up 3, after 2 attempts.",
+            "Dead: given up 3.",
         ),
         (
             {"state": State.DEAD, "outcome": Outcome.EXHAUSTED},

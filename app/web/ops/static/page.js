@@ -82,7 +82,12 @@ async function send(form, button) {
   if (!main) throw new Error("no page");
   document.querySelector("main").replaceWith(main);
   document.title = next.title;
-  if (response.redirected) history.pushState(null, "", response.url);
+  for (const link of document.querySelectorAll("nav a")) {
+    const same = next.querySelector(`nav a[href="${CSS.escape(link.getAttribute("href"))}"]`);
+    link.toggleAttribute("aria-current", Boolean(same?.hasAttribute("aria-current")));
+  }
+  if (response.redirected && response.url !== location.href) history.pushState(null, "", response.url);
+  shown = address();
   prepare(main);
   main.focus();
   scrollTo(0, 0);
@@ -104,7 +109,10 @@ document.addEventListener("submit", (event) => {
   });
 });
 
-addEventListener("popstate", () => location.reload());
+// Back to a page that a form has replaced. A link within the page keeps its address.
+function address() { return location.pathname + location.search; }
+let shown = address();
+addEventListener("popstate", () => { if (address() !== shown) location.reload(); });
 
 // The key / goes to the search.
 

@@ -1,0 +1,117 @@
+"""The actions of an operator on events: run them again, or give them up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+from app.inbox.audit import Audit
+from app.inbox.filters import EventFilter, to_query
+from app.inbox.models import EventRow
+from app.inbox.selection import Selection
+from app.inbox.sql import actions as many
+from app.inbox.sql import administration as statements
+from app.inbox.steps import in_steps, numbered_ids
+from app.inbox.store import Store
+from app.states import State
+
+#: Events that one statement changes. It holds the write lock of SQLite for some milliseconds.
+STEP = 100
+
+
+class Actions:
+    """Changes events for an operator. Deliveries go on beside it."""
+
+    def __init__(self, store: Store) -> None:
+        """Take the ``store`` of the events."""
+        self._store = store
+        self._audit = Audit(store)
+        self._selection = Selection(store)
+
+    def note_retry(
+        self,
+        event_id: str,
+        *,
+        by: str,
+        why: str | None,
+        again: bool = False,
+        seen_attempt: int | None = None,
+    ) -> bool:
+        """Record the retry of an event by a person. False when ``claim_one`` would not claim it.
+
+        It writes no entry of the audit log.
+        """
+        names: dict[str, Any] = {"event_id": event_id, "by": by, "why": why}
+        names |= {"again": again, "seen_attempt": seen_attempt}
+        return self._store.write(statements.NOTE_RETRY, durable=True, **names) is not None
+
+    def reopen(
+        self, event_id: str, *, again: bool = False, seen_attempt: int | None = None
+    ) -> bool:
+        """Make the event due for the workers now. False when it runs, or is handled.
+
+        ``again`` and ``seen_attempt`` are those of ``claim_one``.
+        """
+        names: dict[str, Any] = {"again": again, "seen_attempt": seen_attempt}
+        return self._store.write(statements.REOPEN, event_id=event_id, **names) is not None
+
+    def retry_many(self, matching: EventFilter, *, by: str, why: str | None, limit: int) -> int:
+        """Make up to ``limit`` matching events due for the workers, the oldest first.
+
+        Returns their number. Without a state and an outcome, dead and pending events are selected.
+        A done event is run again only if no handler module ran it.
+        """
+        audit_id = self._audit.record(by, "retry_many", to_query(matching), why)
+        done = 0
+        for step in in_steps(islice(self._retriable(matching), limit), STEP):
+            is_open = [each.id for each in step if each.state != State.DONE]
+            if is_open:
+                ids = numbered_ids(is_open, STEP)
+                self._store.change(many.note_retries(STEP), {**ids, "by": by, "why": why})
+                done += len(self._store.change(many.reopen(STEP), ids))
+            for each in step:
+                done += each.state == State.DONE and self._rerun(each, by=by, why=why)
+        self._audit.complete(audit_id, done)
+        return done
+
+    def _retriable(self, matching: EventFilter) -> Iterator[EventRow]:
+        states: tuple[str | None, ...] = (State.DEAD, State.PENDING)
+        if matching.state is not None or matching.outcome is not None:
+            states = (matching.state,)
+        for state in states:
+            yield from self._selection.walk(replace(matching, state=state))
+
+    def _rerun(self, event: EventRow, *, by: str, why: str | None) -> bool:
+        """Make a done event due that no handler module has run."""
+        noted = self.note_retry(event.id, by=by, why=why, seen_attempt=event.attempt)
+        return noted and self.reopen(event.id, seen_attempt=event.attempt)
+
+    def give_up(self, event_id: str, *, by: str, why: str, seen_attempt: int | None = None) -> bool:
+        """Make a pending event dead, with the outcome ``gave_up`` and the reason ``why``.
+
+        False when it is not pending, or has another latest attempt than ``seen_attempt``.
+        """
+        audit_id = self._audit.record(by, "give_up", event_id, why)
+        ids = numbered_ids([event_id], 1)
+        given = {"why": why, "seen_attempt": seen_attempt}
+        done = len(self._store.change(many.give_up(1), ids | given))
+        self._audit.complete(audit_id, done)
+        return bool(done)
+
+    def give_up_many(self, matching: EventFilter, *, by: str, why: str, limit: int) -> int:
+        """Give up on up to ``limit`` matching events that are pending, the oldest first.
+
+        Returns their number.
+        """
+        audit_id = self._audit.record(by, "give_up_many", to_query(matching), why)
+        pending = replace(matching, state=State.PENDING.value)
+        done = 0
+        if matching.state in {None, State.PENDING}:
+            for step in in_steps(islice(self._selection.walk(pending), limit), STEP):
+                ids = numbered_ids([each.id for each in step], STEP)
+                given = {"why": why, "seen_attempt": None}
+                done += len(self._store.change(many.give_up(STEP), ids | given))
+        self._audit.complete(audit_id, done)
+        return done

@@ -1,0 +1,77 @@
+"""The statements behind an operator's actions on many events at once."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.inbox.sql.literals import word
+from app.inbox.sql.rows import ONE, ZERO
+from app.inbox.sql.schema import events, now, retries
+from app.states import Outcome, State
+
+_by, _why = (sa.cast(sa.bindparam(name), sa.Text) for name in ("by", "why"))
+
+
+def _these(count: int) -> sa.ColumnElement[bool]:
+    """Return the condition for ``count`` events: the parameters ``event_id_0`` and so on."""
+    return events.c.id.in_([sa.bindparam(f"event_id_{each}") for each in range(count)])
+
+
+_is_open = events.c.state.in_([word(State.PENDING), word(State.DEAD)])
+
+
+@cache
+def note_retries(count: int) -> sa.Executable:
+    """Return the statement that records the retry of those of ``count`` events that are open."""
+    selected = sa.select(events.c.id, now(), _by, _why).where(_these(count), _is_open)
+    return (
+        sa.insert(retries)
+        .from_select(["event_id", "at", "by", "why"], selected)
+        .returning(retries.c.event_id)
+        .execution_options(repeatable=False, all_rows=True)
+    )
+
+
+@cache
+def reopen(count: int) -> sa.Executable:
+    """Return the statement that makes those of ``count`` events due that are open."""
+    return (
+        sa.update(events)
+        .where(_these(count), _is_open)
+        .values(state=word(State.PENDING), due_at=now(), attempts_used=ZERO, crashes=ZERO)
+        .returning(events.c.id)
+        .execution_options(repeatable=False, all_rows=True)
+    )
+
+
+@cache
+def give_up(count: int) -> sa.Executable:
+    """Return the statement that makes those of ``count`` events dead that are pending.
+
+    It counts as one more attempt, so that the trigger keeps the latest one with its error. With the
+    parameter ``seen_attempt`` the latest attempt has to be that one.
+    """
+    seen: sa.BindParameter[Any] = sa.bindparam("seen_attempt", type_=sa.Integer)
+    return (
+        sa.update(events)
+        .where(
+            _these(count),
+            events.c.state == word(State.PENDING),
+            sa.or_(seen.is_(None), events.c.attempt == seen),
+        )
+        .values(
+            state=word(State.DEAD),
+            outcome=word(Outcome.GAVE_UP),
+            reason=sa.bindparam("why"),
+            traceback=sa.null(),
+            attempt=events.c.attempt + ONE,
+            claimed_by=sa.null(),
+            claimed_at=now(),
+            settled_at=now(),
+        )
+        .returning(events.c.id)
+        .execution_options(repeatable=False, all_rows=True)
+    )

@@ -1,0 +1,105 @@
+"""The statements that pause workers: all of them, or one event type.
+
+A worker takes the event that has been due for longest. It would have to skip all due events of a
+paused type at each claim. So such events are parked: their ``due_at`` is moved into the far future,
+and back at the end of the pause. Until an event is parked, the claims skip it by its type.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from app.inbox.models import PARKED
+from app.inbox.sql.literals import number, word
+from app.inbox.sql.operations import type_pauses
+from app.inbox.sql.rows import ONE
+from app.inbox.sql.schema import events, now, pauses
+from app.states import State
+
+PAUSE = (
+    insert(pauses)
+    .values(id=ONE, at=now(), by=sa.bindparam("by"), why=sa.bindparam("why"))
+    .on_conflict_do_nothing(index_elements=[pauses.c.id])
+    .returning(pauses.c.id)
+    .execution_options(repeatable=False)
+)
+RESUME = sa.delete(pauses).returning(pauses.c.id).execution_options(repeatable=False)
+PAUSED = sa.select(pauses.c.at, pauses.c.by, pauses.c.why)
+
+PAUSE_TYPE = (
+    insert(type_pauses)
+    .values(type=sa.bindparam("type"), at=now(), by=sa.bindparam("by"), why=sa.bindparam("why"))
+    .on_conflict_do_nothing(index_elements=[type_pauses.c.type])
+    .returning(type_pauses.c.type)
+    .execution_options(repeatable=False)
+)
+RESUME_TYPE = (
+    sa.delete(type_pauses)
+    .where(type_pauses.c.type == sa.bindparam("paused_type"))
+    .returning(type_pauses.c.type)
+    .execution_options(repeatable=False)
+)
+PAUSED_TYPES = sa.select(type_pauses).order_by(type_pauses.c.type)
+
+_parked = number(PARKED)
+
+
+def _is_paused(event: Any) -> sa.ColumnElement[bool]:
+    return sa.exists(sa.select(type_pauses.c.type).where(type_pauses.c.type == event.c.type))
+
+
+_due = (
+    sa.select(events.c.id, events.c.type)
+    .where(events.c.state == word(State.PENDING), events.c.due_at <= now())
+    .order_by(events.c.due_at, events.c.id)
+    .limit(sa.bindparam("searched", type_=sa.Integer))
+    .subquery("due")
+)
+
+#: Of the events that have been due for longest, some of paused types.
+DUE_AND_PAUSED = (
+    sa.select(_due.c.id).where(_is_paused(_due)).limit(sa.bindparam("limit", type_=sa.Integer))
+)
+
+#: Some parked events whose type is not paused.
+PARKED_AND_RESUMED = (
+    sa.select(events.c.id)
+    .where(events.c.state == word(State.PENDING), events.c.due_at >= _parked, ~_is_paused(events))
+    .order_by(events.c.due_at, events.c.id)
+    .limit(sa.bindparam("limit", type_=sa.Integer))
+)
+
+
+def _move(count: int, *which: sa.ColumnElement[bool], due_at: Any) -> sa.Executable:
+    """Return the statement that changes ``due_at`` of those of ``count`` events that match."""
+    these = events.c.id.in_([sa.bindparam(f"event_id_{each}") for each in range(count)])
+    free = (
+        sa.select(events.c.id)
+        .where(these, events.c.state == word(State.PENDING), *which)
+        .with_for_update(skip_locked=True)
+    )
+    return (
+        sa.update(events)
+        .where(events.c.id.in_(free))
+        .values(due_at=due_at)
+        .returning(events.c.id)
+        .execution_options(all_rows=True)
+    )
+
+
+@cache
+def park(count: int) -> sa.Executable:
+    """Return the statement that parks those of ``count`` events that are due and paused."""
+    which = (events.c.due_at <= now(), _is_paused(events))
+    return _move(count, *which, due_at=events.c.due_at + _parked)
+
+
+@cache
+def unpark(count: int) -> sa.Executable:
+    """Return the statement that makes those of ``count`` events due that are parked."""
+    which = (events.c.due_at >= _parked, ~_is_paused(events))
+    return _move(count, *which, due_at=events.c.due_at - _parked)

@@ -1,0 +1,318 @@
+"""The actions of operators on many events, the pauses of types, and the audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from app.inbox import Claim, Failure, Inbox, NewEvent, Outcome
+from app.inbox import actions as actions_module
+from app.inbox import pauses as pauses_module
+from app.inbox.filters import EventFilter
+from app.inbox.models import PARKED, Count
+from app.inbox.selection import Selection
+from tests.support import raw_sql
+
+CREATED, PAID = "v1.customer.created", "v1.invoice.paid"
+EVENT = NewEvent("evt_0", CREATED, livemode=False, context=None, body=b"{}")
+HOUR = 3600.0
+FAILURE = Failure("KeyError: 'x'", traceback="KeyError", delay=HOUR)
+
+
+@pytest.fixture
+def make_inbox(database_url: str) -> Iterator[Callable[[], Inbox]]:
+    """A function that opens the test's database, as another process does."""
+    opened: list[Inbox] = []
+
+    def make() -> Inbox:
+        opened.append(Inbox(database_url, lease_seconds=600))
+        return opened[-1]
+
+    yield make
+    for inbox in opened:
+        inbox.close()
+
+
+@pytest.fixture
+def inbox(make_inbox: Callable[[], Inbox], monkeypatch: pytest.MonkeyPatch) -> Inbox:
+    """The inbox on each database in turn. Few events take several steps."""
+    for module in (actions_module, pauses_module):
+        monkeypatch.setattr(module, "STEP", 2)
+    return make_inbox()
+
+
+def enqueue(inbox: Inbox, *numbers: int, type_: str = CREATED) -> None:
+    """Record events that wait for a worker."""
+    for number in numbers:
+        inbox.deliveries.enqueue(replace(EVENT, id=f"evt_{number}", type=type_))
+
+
+def due(inbox: Inbox) -> Claim | None:
+    """Claim a due event, as a worker with a test key."""
+    return inbox.claims.claim_due(livemode=False)
+
+
+def end(inbox: Inbox, count: int, outcome: Outcome) -> None:
+    """Run the events that are due, and end each with this outcome."""
+    for _ in range(count):
+        claim = due(inbox)
+        assert claim is not None
+        if outcome is Outcome.FAILED:
+            inbox.claims.fail(claim, FAILURE)
+        elif outcome is Outcome.EXHAUSTED:
+            inbox.claims.mark_dead(claim, outcome, FAILURE)
+        else:
+            inbox.claims.finish(claim, outcome)
+
+
+def states(inbox: Inbox) -> dict[str, tuple[str, str | None]]:
+    """Return state and outcome of each event."""
+    return {each.id: (each.state, each.outcome) for each in inbox.administration.latest(100)}
+
+
+def log(inbox: Inbox) -> list[tuple[str, str | None, str | None, int | None]]:
+    """Return the audit log, the first action first, without times and ids."""
+    entries = inbox.administration.audit(100)
+    assert all(each.by == "me" for each in entries)
+    return [(each.action, each.target, each.why, each.affected) for each in entries[::-1]]
+
+
+class TestRetryMany:
+    """``retry_many``: a filter's events are due at once."""
+
+    def test_dead_and_waiting_events_are_due(self, inbox: Inbox) -> None:
+        """The oldest come first, up to the limit. Each keeps a record of the operator."""
+        enqueue(inbox, 1, 2, 3)
+        end(inbox, 3, Outcome.EXHAUSTED)
+        enqueue(inbox, 4)
+        end(inbox, 1, Outcome.FAILED)
+        enqueue(inbox, 5)
+        end(inbox, 1, Outcome.HANDLED)
+        assert due(inbox) is None
+
+        retry_many = inbox.administration.retry_many
+        everything = EventFilter(type=CREATED)
+        assert retry_many(everything, by="me", why="mended", limit=3) == 3
+        assert [claim.event_id for claim in iter(lambda: due(inbox), None)] == [
+            *("evt_1", "evt_2", "evt_3")
+        ]
+        assert retry_many(everything, by="me", why=None, limit=100) == 1
+        claim = due(inbox)
+        assert claim is not None
+        assert (claim.event_id, claim.attempts_used) == ("evt_4", 0.0)
+        assert [note.why for note in inbox.administration.retries("evt_1")] == ["mended"]
+        assert inbox.administration.retries("evt_5") == []
+        assert log(inbox) == [
+            ("retry_many", f"type={CREATED}", "mended", 3),
+            ("retry_many", f"type={CREATED}", None, 1),
+        ]
+
+    def test_events_without_a_module_run_again(self, inbox: Inbox) -> None:
+        """A done event runs again only if no handler module ran it."""
+        enqueue(inbox, 1)
+        end(inbox, 1, Outcome.FALLBACK)
+        enqueue(inbox, 2)
+        end(inbox, 1, Outcome.HANDLED)
+        retry_many = inbox.administration.retry_many
+        done = EventFilter(state="done")
+        assert retry_many(done, by="me", why=None, limit=9) == 1
+        assert states(inbox)["evt_1"][0] == "pending"
+        assert states(inbox)["evt_2"][0] == "done"
+        assert retry_many(EventFilter(outcome="fallback"), by="me", why=None, limit=9) == 1
+
+    def test_event_that_has_just_ended_is_not_run_twice(
+        self, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An event that succeeded after it was selected is skipped, and not counted."""
+        enqueue(inbox, 1, 2)
+        walk = Selection.walk
+
+        def run_meanwhile(self: object, matching: EventFilter) -> Iterator[object]:
+            yield from list(walk(self, matching))  # type: ignore[arg-type] # as it is called
+            if matching.state == "pending":
+                end(inbox, 1, Outcome.FALLBACK)
+
+        # The moment between the search and the change cannot be chosen.
+        monkeypatch.setattr(Selection, "walk", run_meanwhile)
+        monkeypatch.setattr(actions_module, "STEP", 9)
+        waiting = EventFilter(state="pending")
+        assert inbox.administration.retry_many(waiting, by="me", why=None, limit=9) == 1
+        assert states(inbox)["evt_1"] == ("done", "fallback")
+
+
+class TestGiveUp:
+    """``give_up`` and ``give_up_many``: pending events are dead."""
+
+    def test_failing_event_is_given_up(self, inbox: Inbox) -> None:
+        """It is dead with the reason. Its last failure stays in the history."""
+        enqueue(inbox, 1)
+        end(inbox, 1, Outcome.FAILED)
+        give_up = inbox.administration.give_up
+        assert give_up("evt_1", by="me", why="obsolete", seen_attempt=7) is False
+        assert give_up("evt_1", by="me", why="obsolete", seen_attempt=1) is True
+        assert give_up("evt_1", by="me", why="again", seen_attempt=None) is False
+        event = inbox.administration.find("evt_1")
+        assert event is not None
+        assert (event.state, event.outcome, event.reason) == ("dead", "gave_up", "obsolete")
+        history = inbox.administration.attempts("evt_1")
+        assert [(each.outcome, each.reason) for each in history] == [
+            *(("failed", "KeyError: 'x'"), ("gave_up", "obsolete"))
+        ]
+        assert history[0].traceback == "KeyError"
+        assert log(inbox) == [
+            *(("give_up", "evt_1", "obsolete", 0), ("give_up", "evt_1", "obsolete", 1)),
+            ("give_up", "evt_1", "again", 0),
+        ]
+        assert inbox.administration.reopen("evt_1") is True
+
+    def test_event_that_never_ran_is_given_up(self, inbox: Inbox) -> None:
+        """The only entry of its history is that of the operator."""
+        enqueue(inbox, 1)
+        assert inbox.administration.give_up("evt_1", by="me", why="test data") is True
+        (attempt,) = inbox.administration.attempts("evt_1")
+        assert (attempt.outcome, attempt.claimed_by) == ("gave_up", None)
+
+    def test_many_are_given_up(self, inbox: Inbox) -> None:
+        """Only pending events are, the oldest first, up to the limit."""
+        enqueue(inbox, 9)
+        end(inbox, 1, Outcome.HANDLED)
+        enqueue(inbox, 1, 2, 3, 4)
+        enqueue(inbox, 5, type_=PAID)
+        give_up_many = inbox.administration.give_up_many
+        matching = EventFilter(type=CREATED)
+        assert give_up_many(matching, by="me", why="obsolete", limit=3) == 3
+        assert give_up_many(replace(matching, state="done"), by="me", why="no", limit=9) == 0
+        dead = [name for name, (state, _) in states(inbox).items() if state == "dead"]
+        assert dead == ["evt_3", "evt_2", "evt_1"]
+        assert log(inbox) == [
+            ("give_up_many", f"type={CREATED}", "obsolete", 3),
+            ("give_up_many", f"state=done&type={CREATED}", "no", 0),
+        ]
+
+
+class TestPausedType:
+    """A pause of one event type."""
+
+    def test_other_types_go_on(self, make_inbox: Callable[[], Inbox], inbox: Inbox) -> None:
+        """No process claims an event of a paused type until it is resumed."""
+        administration = inbox.administration
+        enqueue(inbox, 1, 2, 3)
+        enqueue(inbox, 4, type_=PAID)
+        assert administration.pause(by="me", why="broken", type_=CREATED) is True
+        assert administration.pause(by="you", why=None, type_=CREATED) is False
+        other = make_inbox()
+        (note,) = other.administration.paused_types().values()
+        assert (note.by, note.why, other.administration.paused()) == ("me", "broken", None)
+        claim = due(other)
+        assert claim is not None
+        assert claim.event_id == "evt_4"
+        assert due(other) is None
+
+        assert other.administration.resume(by="me", type_=PAID) is False
+        assert other.administration.resume(by="me") is False
+        assert other.administration.resume(by="me", why="mended", type_=CREATED) is True
+        assert other.administration.paused_types() == {}
+        assert [due(other) is not None for _ in range(4)] == [True, True, True, False]
+
+    def test_orphan_is_not_rescued(self, database_url: str, inbox: Inbox) -> None:
+        """An orphan of a paused type stays one."""
+        enqueue(inbox, 1)
+        assert due(inbox) is not None
+        raw_sql.orphan(database_url)
+        inbox.administration.pause(by="me", why=None, type_=CREATED)
+        assert inbox.claims.claim_orphan(livemode=False) is None
+        inbox.administration.resume(by="me", type_=CREATED)
+        assert inbox.claims.claim_orphan(livemode=False) is not None
+
+    def test_due_events_are_parked(self, database_url: str, inbox: Inbox) -> None:
+        """They are out of the way of claims, and due again after the pause, in the same order."""
+        administration = inbox.administration
+        enqueue(inbox, 1, 2, 3)
+        enqueue(inbox, 4, type_=PAID)
+        before = {each.id: each.due_at for each in administration.latest(9)}
+        administration.pause(by="me", why=None, type_=CREATED)
+        assert administration.park() == 3
+        assert administration.park() == 0
+        times = dict(raw_sql.select(database_url, "(SELECT id, due_at FROM events) AS times"))
+        assert sum(time >= PARKED for time in times.values()) == 3
+        # Operators see the time at which the event was due.
+        rows = administration.page(EventFilter(), limit=9).events
+        assert {each.id: each.due_at for each in rows} == pytest.approx(before, abs=1e-4)
+        found = administration.find("evt_1")
+        assert found is not None
+        assert found.due_at == pytest.approx(before["evt_1"], abs=1e-4)
+
+        administration.resume(by="me", type_=CREATED)
+        assert administration.park() == 3
+        claims = [due(inbox) for _ in range(4)]
+        assert [claim and claim.event_id for claim in claims] == [
+            *("evt_1", "evt_2", "evt_3", "evt_4")
+        ]
+
+    def test_another_process_ends_the_pause(
+        self, make_inbox: Callable[[], Inbox], inbox: Inbox
+    ) -> None:
+        """Parked events are due again though the process that resumed the type ended at once."""
+        enqueue(inbox, 1)
+        enqueue(inbox, 2, type_=PAID)
+        for type_ in (CREATED, PAID):
+            inbox.administration.pause(by="me", why=None, type_=type_)
+        assert inbox.administration.park() == 2
+        make_inbox().administration.resume(by="me", type_=PAID)
+        assert inbox.administration.park() == 1
+        assert inbox.administration.park() == 0
+        claim = due(inbox)
+        assert claim is not None
+        assert claim.type == PAID
+        assert make_inbox().administration.park() == 0
+
+    def test_retry_of_a_parked_event_waits(self, inbox: Inbox) -> None:
+        """A person's retry does not end the pause."""
+        enqueue(inbox, 1)
+        inbox.administration.pause(by="me", why=None, type_=CREATED)
+        assert inbox.administration.park() == 1
+        assert inbox.administration.reopen("evt_1") is True
+        assert due(inbox) is None
+        assert inbox.administration.park() == 1
+
+    def test_locked_event_is_parked_later(self, postgresql_url: str) -> None:
+        """On PostgreSQL no claim waits for the parking, and the reverse."""
+        inbox = Inbox(postgresql_url, lease_seconds=600)
+        enqueue(inbox, 1)
+        inbox.administration.pause(by="me", why=None, type_=CREATED)
+        with raw_sql.locking(postgresql_url, "evt_1"):
+            assert inbox.administration.park() == 0
+        assert inbox.administration.park() == 1
+        inbox.close()
+
+
+def test_audit_log_has_pages(inbox: Inbox) -> None:
+    """The latest entries come first. A page continues before an entry, or is about one target."""
+    ids = [inbox.audit.record("me", "prune", f"evt_{number}") for number in range(3)]
+    inbox.audit.record("me", "restore", "evt_1", "moved", affected=7)
+    latest = inbox.administration.audit(2)
+    assert [(each.action, each.affected) for each in latest] == [("restore", 7), ("prune", None)]
+    before = inbox.administration.audit(9, before_id=latest[-1].id)
+    assert [each.id for each in before] == ids[1::-1]
+    about = inbox.administration.audit(9, target="evt_1")
+    assert [(each.action, each.why) for each in about] == [("restore", "moved"), ("prune", None)]
+
+
+def test_pauses_are_in_the_audit_log(inbox: Inbox) -> None:
+    """A pause that changed nothing has affected nothing."""
+    for _ in range(2):
+        inbox.administration.pause(by="me", why="deploy")
+    for _ in range(2):
+        inbox.administration.resume(by="me", why="done", type_=CREATED)
+    assert log(inbox) == [
+        *(("pause", None, "deploy", None), ("pause", None, "deploy", 0)),
+        *(("resume", CREATED, "done", 0), ("resume", CREATED, "done", 0)),
+    ]
+
+
+def test_counts_add_up() -> None:
+    """The sum of two numbers is bounded if one of them is."""
+    assert Count(1) + Count(2) == Count(3)
+    assert Count(1) + Count(2, is_bounded=True) == Count(3, is_bounded=True)

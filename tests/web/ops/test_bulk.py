@@ -1,0 +1,179 @@
+"""Retry and give up all events of a filter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from app.web.ops import bulk
+from devkit import samples
+from tests.web.ops.conftest import Browser
+from tests.web.ops.test_actions import CREATED, FAILING, GIVING_UP, TYPE, actions, calls, fields_of
+
+MENDED = "v1_customer_created"
+FAILING_TWICE = """
+calls = []
+
+def handle(notif, client):
+    calls.append(notif.id)
+    if len(calls) <= 2:
+        raise ValueError('not yet')
+"""
+
+Make = Callable[..., Browser]
+
+
+def deliver(ops: Browser, *event_ids: str, event_type: str = TYPE) -> None:
+    """Deliver events."""
+    for event_id in event_ids:
+        ops.receiver.deliver(samples.notification(event_type, event_id=event_id))
+
+
+def states(ops: Browser, *event_ids: str) -> list[str]:
+    """Return the states of events."""
+    return [ops.receiver.event(each).state for each in event_ids]
+
+
+class TestQueue:
+    """In queue mode the workers run the events."""
+
+    @pytest.fixture
+    def ops(self, make_ops: Make) -> Browser:
+        """Three dead events, one of them of another type."""
+        ops = make_ops({CREATED: GIVING_UP, "v1_invoice_paid": GIVING_UP}, processing="queue")
+        deliver(ops, "evt_1", "evt_2")
+        deliver(ops, "evt_3", event_type="v1.invoice.paid")
+        parts = ops.receiver.services
+        while claim := parts.inbox.claims.claim_due(livemode=False):
+            parts.runner.run(claim)
+        return ops
+
+    def test_retry(self, ops: Browser) -> None:
+        """The question has the number. Then all selected events are due, and the list says so."""
+        question = ops.get(f"/ops/retry?state=dead&type={TYPE}")
+        assert "Retry 2 events?" in question.text
+        assert f"This takes 2 events that are dead, of type {TYPE}" in question.text
+        answer = ops.post("/ops/retry", {"why": "mended", **fields_of(question)}, follow=True)
+        assert "anna retried 2 events." in answer.text
+        assert states(ops, "evt_1", "evt_2", "evt_3") == ["pending", "pending", "dead"]
+        assert actions(ops) == [("anna", "retry_many", "mended", 2)]
+
+    def test_later_events_are_not_taken(self, ops: Browser) -> None:
+        """The form selects what the question has counted, not what arrives later."""
+        fields = fields_of(ops.get("/ops/retry"))
+        assert "until" in fields
+        assert fields_of(ops.get("/ops/retry?until=2999-01-01"))["until"].startswith("2999-01-01")
+
+    def test_form_works_once(self, ops: Browser) -> None:
+        """A second form retries nothing that is pending already."""
+        fields = fields_of(ops.get("/ops/retry?state=dead"))
+        ops.post("/ops/retry", fields)
+        ops.post("/ops/retry", fields)
+        assert [affected for *_, affected in actions(ops)] == [3, 0]
+
+    def test_give_up(self, ops: Browser) -> None:
+        """Pending events become dead, with a reason that is required."""
+        deliver(ops, "evt_4", "evt_5")
+        question = ops.get("/ops/give-up")
+        assert "Give up 2 events?" in question.text
+        fields = fields_of(question)
+        without = ops.post("/ops/give-up", fields)
+        assert without.status_code == 400
+        assert "Write down the reason." in without.text
+        answer = ops.post("/ops/give-up", {"why": "test data", **fields}, follow=True)
+        assert "anna gave up 2 events." in answer.text
+        assert states(ops, "evt_4", "evt_5") == ["dead", "dead"]
+        assert actions(ops) == [("anna", "give_up_many", "test data", 2)]
+
+    def test_limit(self, ops: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One action takes a limited number of events, and the question says so."""
+        monkeypatch.setattr(bulk, "MOST", 2)  # a lower limit, for fewer events in the test
+        question = ops.get("/ops/retry?state=dead")
+        assert "One action takes 2 events at most." in question.text
+        ops.post("/ops/retry", {**fields_of(question)})
+        assert [affected for *_, affected in actions(ops)] == [2]
+
+    @pytest.mark.parametrize("path", ["retry?state=done", "give-up?state=dead", "retry?type=v1.x"])
+    def test_nothing_to_do(self, ops: Browser, path: str) -> None:
+        """If no event can be taken, the page says which ones could be."""
+        answer = ops.get(f"/ops/{path}")
+        assert answer.status_code == 409
+        assert "There are no such events" in answer.text
+
+    def test_invalid_filter(self, ops: Browser) -> None:
+        """A filter that cannot be read is never taken as none."""
+        assert ops.get("/ops/retry?state=lost").status_code == 400
+        assert ops.post("/ops/give-up", {"why": "x", "since": "yesterday"}).status_code == 400
+        assert actions(ops) == []
+
+    def test_result_leads_to_the_list(self, ops: Browser) -> None:
+        """The address after the action keeps the filter of the list."""
+        answer = ops.post("/ops/retry", {**fields_of(ops.get("/ops/retry?state=dead"))})
+        query = parse_qs(urlsplit(answer.headers["Location"]).query)
+        assert query["state"] == ["dead"]
+        assert set(query) == {"state", "did"}
+
+
+class TestInline:
+    """In inline mode the page runs the events, for a limited time in one request."""
+
+    def test_all(self, make_ops: Make) -> None:
+        """All events run, and the page has the numbers of those that succeeded and failed."""
+        ops = make_ops({CREATED: FAILING_TWICE})
+        deliver(ops, "evt_1", "evt_2")
+        question = ops.get("/ops/retry")
+        assert "for up to 20 s" in question.text
+        answer = ops.post("/ops/retry", {"why": "mended", **fields_of(question)})
+        assert "Retried 2 events" in answer.text
+        assert "2 succeeded, 0 failed again." in answer.text
+        assert "All events of the filter were taken." in answer.text
+        assert states(ops, "evt_1", "evt_2") == ["done", "done"]
+        assert actions(ops) == [("anna", "retry_many", "mended", 2)]
+
+    def test_rest_is_run_by_the_next_request(
+        self, make_ops: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """When the time is over, the page says how many are left, and its form goes on there."""
+        ops = make_ops({CREATED: FAILING})
+        deliver(ops, "evt_1", "evt_2", "evt_3")
+        monkeypatch.setattr(bulk, "SECONDS", -1.0)  # no time: each request runs one event
+        answer = ops.post("/ops/retry", {"why": "x", **fields_of(ops.get("/ops/retry"))})
+        assert "1 failed again" in answer.text
+        assert "2 events are left." in answer.text
+        answer = ops.post("/ops/retry", {**fields_of(answer)})
+        assert "1 event is left." in answer.text
+        monkeypatch.undo()
+        answer = ops.post("/ops/retry", {**fields_of(answer)})
+        assert "All events of the filter were taken." in answer.text
+        assert calls(ops) == 6
+        assert [(why, affected) for _, _, why, affected in actions(ops)] == [("x", 1)] * 3
+
+    def test_dead_event_that_fails_again_runs_once(self, make_ops: Make) -> None:
+        """An event that becomes pending again does not come up a second time."""
+        ops = make_ops({CREATED: GIVING_UP})
+        deliver(ops, "evt_1")
+        ops.receiver.module(CREATED).GiveUp = ValueError
+        answer = ops.post("/ops/retry", {**fields_of(ops.get("/ops/retry"))})
+        assert "Retried 1 event" in answer.text
+        assert states(ops, "evt_1") == ["pending"]
+        assert calls(ops) == 2
+
+    def test_event_that_was_taken_meanwhile(
+        self, make_ops: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An event that another process has taken is counted as not run."""
+        ops = make_ops({CREATED: FAILING})
+        deliver(ops, "evt_1")
+        fields = fields_of(ops.get("/ops/retry"))
+        administration = type(ops.receiver.services.inbox.administration)
+        # The other process acts between two statements of one request.
+        monkeypatch.setattr(administration, "note_retry", lambda *_, **__: False)
+        assert "1 event was not run" in ops.post("/ops/retry", fields).text
+
+    @pytest.mark.parametrize("place", ["dead:x", "lost:1.0", "done:1.0", "x"])
+    def test_damaged_form(self, make_ops: Make, place: str) -> None:
+        """A form with another place than the page has made is refused."""
+        ops = make_ops({CREATED: FAILING})
+        assert ops.post("/ops/retry", {"place": place}).status_code == 400
