@@ -15,7 +15,6 @@ from flask import Flask
 from app import log, text
 from app.alerts.tasks import alert_tasks
 from app.commands import Commands
-from app.database_url import passwords
 from app.errors import StartError
 from app.inbox import Inbox
 from app.maintenance import retention
@@ -36,6 +35,7 @@ from app.processing.worker import Worker
 from app.reconcile.reconciler import Reconciler
 from app.runtime.watchdog import Watchdog
 from app.services import Services
+from app.setting_fields import secret_texts
 from app.settings import Settings, environment
 from app.stripe_api.client import build_client
 from app.stripe_api.rate_limiter import RateLimiter
@@ -89,7 +89,7 @@ def _load_settings() -> Settings:
 
 
 def _make_app(settings: Settings, handlers: Registry | None = None) -> Flask:
-    secrets = _secrets(settings)
+    secrets = secret_texts(settings)
     log.configure(
         settings.log_level,
         settings.log_format,
@@ -278,7 +278,7 @@ def _ignore(_measured: object) -> None:
 def _make_classifier(settings: Settings) -> Classifier:
     return Classifier(
         _retry_policy(settings) if settings.is_queue else None,
-        text.redactor(_secrets(settings)),
+        text.redactor(secret_texts(settings)),
         package=settings.handlers_package,
         release=settings.release or None,
     )
@@ -290,12 +290,3 @@ def _retry_policy(settings: Settings) -> RetryPolicy:
         cap_seconds=settings.retry_cap_seconds,
         max_attempts=settings.max_attempts,
     )
-
-
-def _secrets(settings: Settings) -> list[str]:
-    urls = [settings.database_url, settings.database_listen_url]
-    database = [password for url in urls if url for password in passwords(url)]
-    tokens = [settings.ops_token, settings.ops_read_token]
-    alerts = [settings.alert_url, settings.alert_secret]
-    operators = filter(None, [*tokens, *alerts])
-    return [settings.stripe_api_key, *settings.stripe_webhook_secrets, *database, *operators]

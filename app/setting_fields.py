@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from app import conversions
+from app.database_url import passwords
 from app.environment import Names
 from app.text import bounded, redact_shapes
 
@@ -140,3 +141,20 @@ def _mode_problems(settings: Settings) -> dict[str, str]:
             and "is for an organization key (sk_org_...) only. Remove it",
         }
     return {name: f"{name} {text}" for name, text in problems.items() if text}
+
+
+def secret_texts(settings: Settings) -> list[str]:
+    """Return the texts that no log line, answer or message may hold.
+
+    Of a database's URL that is the password. The rest of it is shown.
+    """
+    texts: list[str] = []
+    for field in table(type(settings)):
+        value = getattr(settings, field.name)
+        if not field.metadata["secret"] or not value:
+            continue
+        if field.name in {"database_url", "database_listen_url"}:
+            texts += passwords(value)
+        else:
+            texts += [value] if isinstance(value, str) else value
+    return texts

@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 from prometheus_client import REGISTRY, Metric, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
 
 from app.inbox import Gauges
 from app.metrics.series import Series
@@ -40,15 +41,20 @@ class Exposition:
         ``release`` is that of the code.
         """
         self._refresh = refresh
-        self._shared = SharedFiles(folder) if folder else None
+        self._sources: list[Collector] = []
         self._state = InboxState(read, release)
-        self.series = self._make_series()
+        self.series = self._share(SharedFiles(folder)) if folder else self._begin_alone()
         """The series of this process. None if the file system is full."""
 
-    def _make_series(self) -> Series | None:
+    def _begin_alone(self) -> Series:
+        series = Series()
+        self._sources += [REGISTRY, series.registry]
+        return series
+
+    def _share(self, files: SharedFiles) -> Series | None:
+        self._sources.append(files)
         try:
-            if self._shared is not None:
-                self._shared.prepare()
+            files.prepare()
         except OSError as error:
             log.warning("metrics_not_counted", reason=str(error))
             return None
@@ -61,9 +67,5 @@ class Exposition:
     def collect(self) -> Iterator[Metric]:
         """Yield all series. It is called by the library of Prometheus."""
         self._refresh()
-        if self._shared is not None:
-            yield from self._shared.collect()
-        elif self.series is not None:
-            yield from REGISTRY.collect()
-            yield from self.series.registry.collect()
-        yield from self._state.collect()
+        for source in (*self._sources, self._state):
+            yield from source.collect()

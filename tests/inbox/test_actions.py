@@ -165,6 +165,7 @@ class TestGiveUp:
             *(("give_up", "evt_1", "obsolete", 0), ("give_up", "evt_1", "obsolete", 1)),
             ("give_up", "evt_1", "again", 0),
         ]
+        assert inbox.alert_facts.dead(event.received_at) == []
         assert inbox.administration.reopen("evt_1") is True
 
     def test_event_that_never_ran_is_given_up(self, inbox: Inbox) -> None:
@@ -247,9 +248,9 @@ class TestPausedType:
         administration.resume(by="me", type_=CREATED)
         assert administration.park() == 3
         claims = [due(inbox) for _ in range(4)]
-        assert [claim and claim.event_id for claim in claims] == [
-            *("evt_1", "evt_2", "evt_3", "evt_4")
-        ]
+        created = [each.event_id for each in claims if each and each.type == CREATED]
+        assert created == ["evt_1", "evt_2", "evt_3"]
+        assert None not in claims
 
     def test_another_process_ends_the_pause(
         self, make_inbox: Callable[[], Inbox], inbox: Inbox

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
 
 from app.errors import InboxUnavailable
 from app.inbox import Activity, Failure, Gauges, Inbox, NewEvent, gauges
 from app.inbox.activity import period_of
+from app.inbox.sql.gauges import NUMBERS
 from app.metrics import state
 from app.metrics.state import InboxState
 from tests.support import raw_sql
@@ -44,6 +47,20 @@ def test_events(inbox: Inbox, database_url: str) -> None:
     assert found["stripe_receiver_eventsrunning"] == 1
     assert found["stripe_receiver_eventsdead"] == 3
     assert 60 <= found["stripe_receiver_oldest_due_age_seconds"] < 120
+
+
+def test_counts_use_indexes(sqlite_url: str) -> None:
+    """Counting the events of a state never walks through the table."""
+    with contextlib.closing(Inbox(sqlite_url, lease_seconds=600)) as inbox:
+        inbox.migrate()
+    engine = raw_sql.make_engine(sqlite_url)
+    counting = NUMBERS.compile(engine, compile_kwargs={"literal_binds": True})
+    with engine.connect() as connection:
+        plan = connection.execute(sa.text(f"EXPLAIN QUERY PLAN {counting}")).all()
+    engine.dispose()
+    steps = [row.detail for row in plan if " events" in row.detail]
+    assert len(steps) == 3
+    assert [step for step in steps if " INDEX " not in step] == []
 
 
 def test_last_deliveries(inbox: Inbox) -> None:

@@ -116,7 +116,7 @@ def _selected(
     """Return the selected events, the oldest first, and print their number."""
     require_selection(event_ids, wanted)
     if event_ids:
-        return oldest_first(find_all(services.inbox, event_ids))
+        return _oldest_first(find_all(services.inbox, event_ids))
     administration = services.inbox.administration
     selections = _selections(services, wanted, again=options["again"])
     count = sum((administration.count(each) for each in selections), Count(0))
@@ -125,7 +125,7 @@ def _selected(
         for each in selections
         for event in islice(administration.walk(each), options["limit"])
     ]
-    events = oldest_first(found)[: options["limit"]]
+    events = _oldest_first(found)[: options["limit"]]
     oldest = "one" if len(events) == 1 else len(events)
     is_capped = count.is_bounded or len(events) < count.number
     capped = f"; the oldest {oldest} will be run (--limit)" if is_capped else ""
@@ -148,8 +148,7 @@ def _selections(services: Services, wanted: EventFilter, *, again: bool) -> list
     return [replace(wanted, state=each) for each in states]
 
 
-def oldest_first(events: Sequence[Selected]) -> list[Selected]:
-    """Return the events in the order of receipt."""
+def _oldest_first(events: Sequence[Selected]) -> list[Selected]:
     return sorted(events, key=lambda event: (event.received_at, event.id))
 
 

@@ -20,7 +20,10 @@ def _these(count: int) -> sa.ColumnElement[bool]:
     return events.c.id.in_([sa.bindparam(f"event_id_{each}") for each in range(count)])
 
 
-_is_open = events.c.state.in_([word(State.PENDING), word(State.DEAD)])
+#: An erased event is never run again.
+_is_open = sa.and_(
+    events.c.state.in_([word(State.PENDING), word(State.DEAD)]), events.c.erased_at.is_(None)
+)
 
 
 @cache
