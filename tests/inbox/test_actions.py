@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from app.inbox import pauses as pauses_module
 from app.inbox.filters import EventFilter
 from app.inbox.models import PARKED, Count
 from app.inbox.selection import Selection
+from app.inbox.sql import claims
 from tests.support import raw_sql
 
 CREATED, PAID = "v1.customer.created", "v1.invoice.paid"
@@ -277,6 +279,29 @@ class TestPausedType:
         assert inbox.administration.reopen("evt_1") is True
         assert due(inbox) is None
         assert inbox.administration.park() == 1
+
+    def test_claim_reads_due_events_in_order(self, postgresql_url: str) -> None:
+        """On PostgreSQL a claim reads the first due event, not all, also without statistics."""
+        inbox = Inbox(postgresql_url, lease_seconds=600)
+        enqueue(inbox, 0)
+        columns = "type, livemode, body, state, attempt, deliveries, received_at, due_at"
+        raw_sql.execute(
+            postgresql_url,
+            f"INSERT INTO events (id, subject, {columns})"  # noqa: S608 - the test's own words
+            f" SELECT 'evt_' || n, 'key ' || n, {columns} FROM events, generate_series(1, 5000) n",
+        )
+        raw_sql.execute(postgresql_url, "ANALYZE events")
+        inbox.close()
+        engine = raw_sql.make_engine(postgresql_url)
+        with engine.connect() as connection:
+            statement: Any = claims.CLAIM_DUE
+            sql = str(statement.compile(connection))
+            values = {"token": "host:1:a.1", "lease_seconds": 1.0, "livemode": False}
+            plan = connection.exec_driver_sql(f"EXPLAIN {sql}", values)
+            text = " ".join(row[0] for row in plan)
+        engine.dispose()
+        assert "Index Scan using events_due" in text
+        assert "Sort" not in text
 
     def test_locked_event_is_parked_later(self, postgresql_url: str) -> None:
         """On PostgreSQL no claim waits for the parking, and the reverse."""

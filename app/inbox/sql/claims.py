@@ -52,11 +52,15 @@ def _claim(*which: sa.ColumnElement[bool], **values: Any) -> sa.Executable:
     )
 
 
+#: Not with ``EXISTS``: PostgreSQL joins such a table, and expects hundreds of rows in one without
+#: statistics. It would then read and sort all due events at each claim.
+_is_type_paused = _event.c.type.in_(sa.select(type_pauses.c.type))
+
 #: A worker claims only events of its API key's mode, and none while all or their type are paused.
 _for_workers = sa.and_(
     _event.c.livemode == sa.bindparam("livemode"),
     ~sa.exists(sa.select(pauses.c.id)),
-    ~sa.exists(sa.select(type_pauses.c.type).where(type_pauses.c.type == _event.c.type)),
+    ~_is_type_paused,
 )
 _is_due = sa.and_(_event.c.state == word(State.PENDING), _event.c.due_at <= now())
 

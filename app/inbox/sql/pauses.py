@@ -49,7 +49,8 @@ _parked = number(PARKED)
 
 
 def _is_paused(event: Any) -> sa.ColumnElement[bool]:
-    return sa.exists(sa.select(type_pauses.c.type).where(type_pauses.c.type == event.c.type))
+    paused: sa.ColumnElement[bool] = event.c.type.in_(sa.select(type_pauses.c.type))
+    return paused
 
 
 _due = (
