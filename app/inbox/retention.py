@@ -15,7 +15,7 @@ GROUP_DAYS = 90
 AUDIT_DAYS = 730
 
 #: Events of one step. On SQLite all other writes wait for its transaction, some milliseconds.
-ROWS = 100
+ROWS = 70
 
 
 class Place(NamedTuple):

@@ -23,8 +23,8 @@ IDLE_SECONDS = 3600.0
 
 #: The pause after a step, as a multiple of the time that the step took, and its least length in
 #: seconds. SQLite has one writer: a delivery waits for one step, and then is first.
-PAUSE_RATIO = 4.0
-MIN_PAUSE_SECONDS = 0.02
+PAUSE_RATIO = 9.0
+MIN_PAUSE_SECONDS = 0.1
 
 
 def tasks(settings: Settings, inbox: Inbox, stopping: threading.Event) -> list[Task]:

@@ -40,22 +40,24 @@ class Rules:
 
     def refusal(self, event: Event | EventRow, *, again: bool = False) -> Refusal | None:
         """Return why ``event`` cannot be run, or None. ``again`` allows a second success."""
-        if event.erased_at is not None or event.livemode != self.livemode:
-            return Refusal.OTHER_MODE if event.erased_at is None else Refusal.ERASED
+        if event.erased_at is not None:
+            return Refusal.ERASED
+        if event.livemode != self.livemode:
+            return Refusal.OTHER_MODE
         if event.state == State.RUNNING:
             return self._refusal_of_running(event)
-        if event.state != State.DONE or again:
-            return None
-        if event.outcome not in WITHOUT_MODULE:
-            return Refusal.SUCCEEDED
-        if event.outcome == Outcome.FALLBACK and event.type not in self.handled_types:
-            return Refusal.NO_MODULE
-        return None
+        return None if again or event.state != State.DONE else self._refusal_of_done(event)
 
     def _refusal_of_running(self, event: Event | EventRow) -> Refusal | None:
         if not event.is_orphan:
             return Refusal.RUNNING
         return Refusal.RESCUED_SOON if self.is_queue else None
+
+    def _refusal_of_done(self, event: Event | EventRow) -> Refusal | None:
+        if event.outcome not in WITHOUT_MODULE:
+            return Refusal.SUCCEEDED
+        has_module = event.outcome != Outcome.FALLBACK or event.type in self.handled_types
+        return None if has_module else Refusal.NO_MODULE
 
 
 class ResultDelayed(InboxUnavailable):

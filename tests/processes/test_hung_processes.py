@@ -42,7 +42,6 @@ def start(
     lab: Lab, tmp_path: Path, make_postgresql_url: Callable[[], str]
 ) -> Callable[[str, str], Site]:
     """A function that starts two services in a mode, with a database of their own."""
-    lab.measured = True
 
     def start(mode: str, database: str) -> Site:
         name = f"{mode}_{database}"

@@ -25,7 +25,7 @@ TRANSACTIONS = 400
 #: A transaction that changes so many rows is no batch of deliveries. It removes old events, for
 #: example, and each row adds some two pages.
 BULK_ROWS = 65
-ROWS_PER_TRANSACTION = 2
+ROWS_PER_TRANSACTION = 3
 
 #: Seconds that closing the inbox waits for a checkpoint.
 CLOSE_SECONDS = 5.0

@@ -28,9 +28,9 @@ from app.web.ops.event import find, rules, situation
 IMPOSSIBLE = {
     Refusal.OTHER_MODE: "It is a {mode} event, and STRIPE_API_KEY is of the other mode.",
     Refusal.RUNNING: "It is running. Wait until the attempt has ended.",
+    Refusal.ERASED: "It was erased, so there is no body to run it with.",
     Refusal.RESCUED_SOON: "Its process died, and a worker rescues it within seconds.",
 }
-ERASED = "It was erased, so there is no body to run it with."
 CHANGED = (
     "Nothing was done: the event has changed since you opened the form. Read its page again before"
     " you decide."
@@ -132,7 +132,7 @@ def _address(event: Event) -> str:
 def _impossible_retry(event: Event) -> Response | None:
     """Return the page that says why the event cannot be run, or None."""
     refusal = rules().refusal(event)
-    words = ERASED if event.erased_at else IMPOSSIBLE.get(refusal) if refusal else None
+    words = IMPOSSIBLE.get(refusal) if refusal else None
     if words is None:
         return None
     sentence = words.format(mode=mode(live=event.livemode))

@@ -40,6 +40,11 @@ SECONDS = 20.0
 RETRIED = (State.PENDING, State.DEAD)
 GIVEN_UP = (State.PENDING,)
 
+AFTER_FALLBACK = (
+    "Select one type. Events that the fallback took are retried if their type has a handler module"
+    " now."
+)
+
 blueprint = Blueprint("bulk", __name__)
 
 
@@ -54,10 +59,8 @@ def ask_retry() -> Response:
         else f"Their callbacks run one after another, for up to {SECONDS:g} s. The next page says"
         " how many are left, and goes on."
     )
-    takes = (
-        "Pending and dead events are retried, and events that the fallback took, if their type has"
-        " a handler module now."
-    )
+    by_fallback = matching.outcome == Outcome.FALLBACK
+    takes = AFTER_FALLBACK if by_fallback else "Only pending and dead events are retried."
     question = Question("Retry", url_for("ops.bulk.retry"), takes, how)
     return _ask(question, matching, retried_states(matching))
 

@@ -122,7 +122,7 @@ def related_object(event: Event) -> Related:
 
 def _possible_actions(event: Event) -> set[str]:
     """Return what the viewer can do with the event: retry it, retry it again, give it up."""
-    if not viewer().may_act or event.erased_at:
+    if not viewer().may_act:
         return set()
     refusal = rules().refusal(event)
     can = {"give_up"} if event.state == State.PENDING else set()

@@ -107,11 +107,11 @@ def test_many_changed_rows_count_as_many_transactions(
 ) -> None:
     """A step that removes old events writes as much as many deliveries."""
     monkeypatch.setattr(checkpoint, "TRANSACTIONS", 1000)
-    accept(inbox, *range(80))
-    wait_until_counted(inbox, 80)
+    accept(inbox, *range(70))
+    wait_until_counted(inbox, 70)
     raw_sql.execute(inbox.address, "UPDATE events SET state = 'done', settled_at = received_at")
-    assert inbox.retention.step(time.time() + 60).removed == 80
-    wait_until_counted(inbox, 80 + 80 // checkpoint.ROWS_PER_TRANSACTION)
+    assert inbox.retention.step(time.time() + 60).removed == 70
+    wait_until_counted(inbox, 70 + 70 // checkpoint.ROWS_PER_TRANSACTION)
 
 
 def test_last_part_waits_for_other_processes(inbox: Inbox, tmp_path: Path) -> None:

@@ -7,10 +7,21 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from app.operations import bulk_run
+from app.states import Outcome
 from app.web.ops import bulk
 from devkit import samples
 from tests.web.ops.conftest import Browser
-from tests.web.ops.test_actions import CREATED, FAILING, GIVING_UP, TYPE, actions, calls, fields_of
+from tests.web.ops.test_actions import (
+    COUNTING,
+    CREATED,
+    FAILING,
+    GIVING_UP,
+    TYPE,
+    actions,
+    calls,
+    fields_of,
+)
 
 MENDED = "v1_customer_created"
 FAILING_TWICE = """
@@ -59,6 +70,20 @@ class TestQueue:
         assert "anna retried 2 events." in answer.text
         assert states(ops, "evt_1", "evt_2", "evt_3") == ["pending", "pending", "dead"]
         assert actions(ops) == [("anna", "retry_many", "mended", 2)]
+
+    def test_events_of_the_fallback(self, ops: Browser, make_ops: Make) -> None:
+        """Events that the fallback took are retried by type, once the type has a module."""
+        deliver(ops, "evt_4", event_type="v1.product.created")
+        claims = ops.receiver.services.inbox.claims
+        claim = claims.claim_due(livemode=False)
+        assert claim is not None
+        assert claims.finish(claim, Outcome.FALLBACK)
+        selected = "outcome=fallback&type=v1.product.created"
+        refused = ops.get(f"/ops/retry?{selected}")
+        assert "if their type has a handler module now" in refused.text
+        newer = make_ops({"v1_product_created": COUNTING}, processing="queue")
+        newer.post("/ops/retry", fields_of(newer.get(f"/ops/retry?{selected}")))
+        assert states(newer, "evt_4") == ["pending"]
 
     def test_later_events_are_not_taken(self, ops: Browser) -> None:
         """The form selects what the question has counted, not what arrives later."""
@@ -119,8 +144,9 @@ class TestQueue:
 class TestInline:
     """In inline mode the page runs the events, for a limited time in one request."""
 
-    def test_all(self, make_ops: Make) -> None:
+    def test_all(self, make_ops: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         """All events run, and the page has the numbers of those that succeeded and failed."""
+        monkeypatch.setattr(bulk_run, "CHUNK", 1)  # several reads, with fewer events in the test
         ops = make_ops({CREATED: FAILING_TWICE})
         deliver(ops, "evt_1", "evt_2")
         question = ops.get("/ops/retry")
