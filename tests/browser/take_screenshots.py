@@ -27,7 +27,7 @@ def fill(site: Site) -> None:
     with closing(Inbox(site.database_url, lease_seconds=30)) as inbox:
         administration = inbox.administration
         wait_for(lambda: administration.report().waiting.number == 0, 60)
-        rows = []
+        rows = [Activity("secret", "1", period_of(now), 13, now)]
         for ago in range(24):
             at = now - ago * 3600
             number = int(40 + 35 * math.sin(at / 3600 / 24 * 2 * math.pi))
@@ -48,11 +48,17 @@ def take(page: Page, name: str) -> None:
 
 
 def test_take(make_page: MakePage, site: Site) -> None:
-    """The overview on a desktop in light, and on a phone in dark."""
+    """The overview, a group and an event on a desktop in light; the overview on a phone in dark."""
     fill(site)
     light = make_page(viewport={"width": 1000, "height": 900})
     light.goto(site.url)
     take(light, "operations-overview")
+    light.get_by_role("link", name="KeyError").first.click()
+    light.wait_for_url("**/groups/*")
+    take(light, "operations-group")
+    light.locator("table.events tbody a").first.click()
+    light.wait_for_url("**/events/*")
+    take(light, "operations-event")
     dark = make_page(viewport=PHONE, color_scheme="dark")
     dark.goto(site.url)
     take(dark, "operations-phone")
