@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ from devkit import samples
 from tests.conftest import Receiver
 from tests.support import pages, raw_sql
 from tests.support.waiting import wait_for
+from tests.web.ops.conftest import TOKEN, Browser
 
 PAGE = "docs/bad-night.md"
 TYPE, MODULE = "v1.invoice.paid", "v1_invoice_paid"
@@ -42,7 +44,9 @@ class Night:
         (self.group,) = self.now.services.inbox.groups.list(2)
 
     def _release(self, release: str, module: str) -> Receiver:
-        receiver = self._make({MODULE: module}, processing="queue", max_attempts=1, release=release)
+        receiver = self._make(
+            {MODULE: module}, processing="queue", max_attempts=1, release=release, ops_token=TOKEN
+        )
         receiver.services.inbox.groups.begin_release(release)
         return receiver
 
@@ -111,3 +115,69 @@ def test_commands_lead_to_the_end(night: Night) -> None:
             assert [line for line in text.splitlines() if constant(line) not in said] == []
             checked += 1
     assert checked == 7
+
+
+class Screen:
+    """A browser that shows one page of the service. A person presses links and buttons by name."""
+
+    def __init__(self, night: Night) -> None:
+        """Show nothing yet."""
+        self._night = night
+        self._html = ""
+
+    @property
+    def text(self) -> str:
+        """The text of the page, without its elements."""
+        return plain(self._html)
+
+    def open(self, path: str) -> None:
+        """Open an address."""
+        self._html = Browser(self._night.now).get(path, follow_redirects=True).text
+
+    def press(self, name: str) -> None:
+        """Follow the first link with this text, or send the form with this button."""
+        addresses = re.findall(r'<a [^>]*href="([^"]+)"[^>]*>([\s\S]*?)</a>', self._html)
+        links = {plain(text): html.unescape(address) for address, text in reversed(addresses)}
+        if name in links:
+            self.open(links[name])
+            return
+        forms = re.findall(r'<form method="post" action="([^"]+)">([\s\S]*?)</form>', self._html)
+        ((action, form),) = [each for each in forms if f">{name}</button>" in each[1]]
+        hidden = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)">', form)
+        fields = {field: html.unescape(value) for field, value in hidden}
+        self._html = Browser(self._night.now).post(action, fields, follow=True).text
+
+
+def plain(source: str) -> str:
+    """Return the text of HTML, with one space between its words."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", source)).split())
+
+
+def test_pages_lead_to_the_end(night: Night) -> None:
+    """Each link and each button of the page exists, and leads to what the page shows."""
+    screen = Screen(night)
+    rows = pages.table(PAGE, "With the operations page")
+    for step, said in rows:
+        if "is deployed" in step:
+            night.deploy()
+        elif "the workers ran them" in step:
+            night.run_until(State.DONE)
+        ((pressed, address),) = re.findall(r"^(?:\*\*(.+)\*\*|`(.+?)`)", step)
+        if pressed:
+            screen.press(pressed)
+        else:
+            screen.open(address)
+        assert said in screen.text, step
+    assert len(rows) == 10
+
+
+def test_release_is_a_condition_of_the_retry(night: Night) -> None:
+    """The page's question is about events that failed before it, and about no others."""
+    night.deploy()
+    group = night.group.fingerprint
+    screen = Screen(night)
+    screen.open(f"/ops/groups/{group}")
+    screen.press("Retry those that failed before release 5d0e")
+    assert "before release 5d0e" in screen.text
+    screen.open(f"/ops/retry?group={group}&failed-before=41c9")
+    assert "There is nothing to do" in screen.text

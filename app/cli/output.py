@@ -86,10 +86,10 @@ def say_lines(text: str) -> None:
         click.echo(printable(text, LINES))
 
 
-def say_json(value: Any) -> None:
-    """Print ``value`` as JSON."""
+def say_json(value: Any, indent: int | None = 2) -> None:
+    """Print ``value`` as JSON, on one line without an ``indent``."""
     with writing():
-        click.echo(as_json(value, indent=2))
+        click.echo(as_json(value, indent=indent))
 
 
 def confirm(question: str) -> None:

@@ -92,7 +92,6 @@ class Inbox:
         self.findings = WatchFindings(self._store)
         self.overview = Overview(self._store)
         self.erasure = Erasure(self._store)
-        self.audit = Audit(self._store)
         self.transfer = Transfer(self._store)
 
     @property

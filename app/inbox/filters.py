@@ -50,6 +50,7 @@ NAMES = {
     **{each.name: each.name for each in fields(EventFilter)},
     "livemode": "mode",
     "object_id": "object",
+    "failed_before": "failed-before",
 }
 
 

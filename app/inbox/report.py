@@ -8,8 +8,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app.inbox.filters import EventFilter
+from app.inbox.models import Count
+from app.inbox.selection import Selection
 from app.inbox.sql import report as statements
 from app.inbox.store import Store
+from app.states import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +26,10 @@ class Report:
     can lose a commit. ``lossy_encoding``: the encoding of PostgreSQL's if it lacks characters.
     """
 
-    waiting: int
+    waiting: Count
     oldest: float
     overdue: float
-    dead: int
+    dead: Count
     hosts: tuple[str, ...]
     not_durable: tuple[str, ...]
     lossy_encoding: str | None
@@ -33,17 +37,24 @@ class Report:
 
 def make_report(store: Store) -> Report:
     """Return the report. Raises ``InboxUnavailable``."""
-    (waiting,) = store.read(statements.WAITING)
-    ((dead,),) = store.read(statements.DEAD)
+    (found,) = store.read(statements.WAITING)
+    bound = statements.BOUND
+    waiting = Count(min(found.pending, bound) + found.expired, found.pending > bound)
     return Report(
-        waiting=waiting.number,
-        oldest=waiting.oldest or 0.0,
-        overdue=waiting.overdue or 0.0,
-        dead=dead,
+        waiting=waiting,
+        oldest=_age(found.now, found.received, found.expired_received),
+        overdue=_age(found.now, found.due, found.expired_due),
+        dead=Selection(store).count(EventFilter(state=State.DEAD)),
         hosts=_overlapping(store.read(statements.HOSTS)) if store.engine.single_host else (),
         not_durable=store.engine.unsafe_settings(),
         lossy_encoding=store.engine.lossy_encoding(),
     )
+
+
+def _age(now: float, *times: float | None) -> float:
+    """Return the seconds since the first of the times that are known. 0 if none is."""
+    known = [each for each in times if each is not None]
+    return now - min(known) if known else 0.0
 
 
 def _overlapping(rows: Iterable[sa.Row[Any]]) -> tuple[str, ...]:

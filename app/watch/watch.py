@@ -35,7 +35,7 @@ class Watch:
     ) -> None:
         """Take the services. The ``client`` keeps to the rate limit that all processes share."""
         self._settings = settings
-        self._types = registry.handled_types
+        self._registry = registry
         self._inbox = inbox
         self._client = client
 
@@ -76,7 +76,7 @@ class Watch:
             dates.append(error.headers or {})
         else:
             here = at_stripe.pointing_here(found, self._settings.public_url)
-            expected = Expected(self._types, self._settings.livemode)
+            expected = Expected(self._registry.handled_types, self._settings.livemode)
             yield from at_stripe.destinations(here, expected, before)
         ahead = seconds_ahead(dates[0], begin, time.time())
         if ahead is not None:
@@ -91,7 +91,7 @@ class Watch:
         """Yield the gap of the types that a destination sends here."""
         sending = [each for each in here if each.status == "enabled" and takes_thin(each)]
         sent = {type_ for each in sending for type_ in each.enabled_events}
-        types = sorted(self._types & sent)
+        types = sorted(self._registry.handled_types & sent)
         if not types or self._inbox.reconciliation.has_leader(RECONCILER):
             return
         begin = min(datetime.fromisoformat(each.created).timestamp() for each in sending)

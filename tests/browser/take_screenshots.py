@@ -26,7 +26,7 @@ def fill(site: Site) -> None:
     site.deliver(GIVES_UP)
     with closing(Inbox(site.database_url, lease_seconds=30)) as inbox:
         administration = inbox.administration
-        wait_for(lambda: administration.report().waiting == 0, 60)
+        wait_for(lambda: administration.report().waiting.number == 0, 60)
         rows = []
         for ago in range(24):
             at = now - ago * 3600

@@ -9,6 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from app.inbox import Inbox, NewEvent, Outcome
+from app.inbox.models import Count
+from app.inbox.sql import report as report_statements
 from tests.support import raw_sql
 from tests.support.services import Postgresql
 
@@ -48,8 +50,8 @@ def put(inbox: Inbox, url: str, event_id: str, changes: str) -> None:
 def test_empty_inbox(inbox: Inbox) -> None:
     """An empty inbox has no waiting and no dead event, and no host ran anything."""
     report = inbox.administration.report()
-    assert (report.waiting, report.oldest, report.overdue) == (0, 0.0, 0.0)
-    assert (report.dead, report.hosts) == (0, ())
+    assert (report.waiting, report.oldest, report.overdue) == (Count(0), 0.0, 0.0)
+    assert (report.dead, report.hosts) == (Count(0), ())
     assert inbox.administration.oldest_due_seconds() == 0.0
 
 
@@ -65,7 +67,7 @@ def test_waiting_events(inbox: Inbox, database_url: str) -> None:
 
     report = inbox.administration.report()
 
-    assert report.waiting == 3
+    assert report.waiting == Count(3)
     assert 2 * HOUR <= report.oldest < 3 * HOUR
     assert HOUR <= report.overdue < 2 * HOUR
     assert HOUR <= inbox.administration.oldest_due_seconds() < 2 * HOUR
@@ -82,7 +84,28 @@ def test_dead_are_counted(inbox: Inbox, database_url: str) -> None:
     for event_id in ("evt_1", "evt_2"):
         put(inbox, database_url, event_id, "state = 'dead'")
     put(inbox, database_url, "evt_3", "state = 'done'")
-    assert inbox.administration.report().dead == 2
+    assert inbox.administration.report().dead == Count(2)
+
+
+def test_counts_stop_at_their_bound(
+    inbox: Inbox, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A count of pending events beyond the bound says that there are more."""
+    for number in range(3):
+        put(inbox, database_url, f"evt_{number}", "state = 'pending'")
+    # Ten thousand events would take too long. The statement itself stops later.
+    monkeypatch.setattr(report_statements, "BOUND", 2)
+    assert inbox.administration.report().waiting == Count(2, is_bounded=True)
+
+
+def test_counts_by_fallback(inbox: Inbox, database_url: str) -> None:
+    """The events that the fallback took are counted by type, those of the other mode are not."""
+    for event_id, changes in (
+        *(("evt_1", "outcome = 'fallback'"), ("evt_2", "outcome = 'handled'")),
+        *(("evt_3", "outcome = 'fallback', livemode = true"), ("evt_4", "outcome = 'fallback'")),
+    ):
+        put(inbox, database_url, event_id, changes)
+    assert inbox.administration.counts_by_fallback(livemode=False) == {EVENT.type: 2}
 
 
 def ran(inbox: Inbox, url: str, host: str, *hours_ago: float) -> None:

@@ -12,6 +12,7 @@ import pytest
 from flask import Flask
 from structlog.testing import capture_logs
 
+from app.web import wsgi
 from app.web.bridge import FORM_BYTES, Background, Bridge
 
 DEADLINE = 60.0
@@ -188,6 +189,13 @@ def test_pages_and_forms_have_threads_of_their_own(
         return await asyncio.gather(*waiting)
 
     assert asyncio.run(ask_both()) == [b"slow"] * 5
+
+
+@pytest.mark.parametrize("path", ["/hooks/ops", "/ops"])
+def test_pages_have_their_threads_behind_a_prefix(path: str) -> None:
+    """The prefix of a proxy is no part of the path, whether the proxy removes it or not."""
+    scope = {"raw_path": path.encode(), "root_path": "/hooks/"}
+    assert wsgi.path(scope) == "/ops"
 
 
 def test_forms_have_a_limit_of_their_own() -> None:

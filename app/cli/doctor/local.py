@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from app.cli.doctor import file_systems
 from app.cli.doctor.lines import Level, Line
 from app.cli.hints import hint
-from app.cli.output import duration, few, plural
+from app.cli.output import counted, duration, few, plural
 from app.errors import InboxUnavailable, MigrationPending, StartError
 
 if TYPE_CHECKING:
@@ -271,9 +271,9 @@ def _place(inbox: Inbox, settings: Settings) -> Iterator[Line]:
 
 def _waiting(report: Report, settings: Settings) -> Line:
     """Return the line about pending events, by their age and their mode."""
-    if not report.waiting:
+    if not report.waiting.number:
         return Line(Level.OK, "pending", "no event waits")
-    text = f"{plural(report.waiting, 'event')}, the oldest for {duration(report.oldest)}"
+    text = f"{counted(report.waiting, 'event')}, the oldest for {duration(report.oldest)}"
     if settings.is_queue:
         level = Level.WARN if report.overdue > SLOW_SECONDS else Level.OK
         level = Level.FAIL if report.overdue > STUCK_SECONDS else level
@@ -292,9 +292,9 @@ def _waiting(report: Report, settings: Settings) -> Line:
 
 
 def _dead(report: Report) -> Line:
-    if not report.dead:
+    if not report.dead.number:
         return Line(Level.OK, "dead", "no event is dead")
-    text = f"{plural(report.dead, 'dead event')}: given up, not readable, or failed too often"
+    text = f"{counted(report.dead, 'dead event')}: given up, not readable, or failed too often"
     return Line(
         Level.WARN, "dead", text, f"Run {hint('events', 'list', '--state', 'dead')} for the reasons"
     )

@@ -17,19 +17,21 @@ def stats(*, as_json: bool) -> None:
     """Show how many events wait or are dead, and how long the oldest ones have waited.
 
     An event waits while it is pending, or if its process died. It is due when its time has come.
+    Counts stop at 10,000 and are then shown as 10,000+.
     """
     administration = services().inbox.administration
     with explained():
         report, oldest_due = administration.report(), administration.oldest_due_seconds()
         paused = administration.paused() is not None
     numbers: dict[str, object] = {
-        "waiting": report.waiting,
-        "dead": report.dead,
+        "waiting": report.waiting.number,
+        "dead": report.dead.number,
         "oldest_waiting_seconds": round(report.oldest, 3),
         "oldest_due_seconds": round(oldest_due, 3),
         "paused": paused,
     }
     if as_json:
-        say_json(numbers)
+        say_json(numbers | {"bounded": report.waiting.is_bounded or report.dead.is_bounded})
     else:
+        numbers |= {"waiting": report.waiting, "dead": report.dead}
         say_table([(name, str(value)) for name, value in numbers.items()])

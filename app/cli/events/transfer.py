@@ -12,13 +12,13 @@ from app.cli.events.filters import MAX_LIMIT, filter_options
 from app.cli.hints import flask_command
 from app.cli.inbox_errors import explained
 from app.cli.operator import operator
-from app.cli.output import plural, say, writing
+from app.cli.output import plural, say, say_json
 from app.cli.streams import input_path
 from app.inbox.filters import EventFilter
 from app.inbox.records import read_record
 from app.inbox.transfer import ROWS, Added
 from app.services import services
-from app.text import as_json, in_one_line, printable
+from app.text import in_one_line, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,8 +46,7 @@ def export(event_ids: tuple[str, ...], wanted: EventFilter, limit: int | None) -
         pages = _by_id(services(), event_ids) if event_ids else _pages(services(), wanted, limit)
         for page in pages:
             for record in page:
-                with writing():
-                    click.echo(as_json(record))
+                say_json(record, indent=None)
             count += len(page)
     say(f"{plural(count, 'event')} exported.", err=True)
 

@@ -13,6 +13,7 @@ from app.errors import InboxUnavailable
 from app.stripe_api.errors import StripeFailed
 from app.web.ops import (
     actions,
+    audit,
     auth,
     bulk,
     destinations,
@@ -33,7 +34,7 @@ PATH = "/ops"
 PAGES = tuple(
     page.blueprint
     for page in (
-        *(overview, events, event, groups, destinations),
+        *(overview, events, event, groups, destinations, audit),
         *(actions, bulk, pauses, static, errors),
     )
 )

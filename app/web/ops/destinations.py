@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from flask import Blueprint, Response, make_response, render_template, request, url_for
+from flask import Blueprint, Response, render_template, request, url_for
 from werkzeug.exceptions import Conflict, Forbidden
 
 from app.services import services
@@ -29,6 +29,7 @@ from app.stripe_api.destinations import (
     url_of,
 )
 from app.stripe_api.errors import explained
+from app.web.ops import results
 from app.web.ops.auth import viewer
 
 CHANGED = (
@@ -92,18 +93,23 @@ def sync(destination_id: str) -> Response:
         planned = _plan(destination_id, prune="prune" in request.form)
         if planned.seen != request.form.get("seen") or not planned.plan.changes:
             raise Conflict(CHANGED)
-        try:
-            before = planned.comparison.destination.enabled_events
-            change(services().client, destination_id, planned.plan, before)
-        except TypesChanged:
-            raise Conflict(CHANGED) from None
-        except TypesDiffer:
-            raise Conflict(DIFFERS) from None
-    response = make_response("", 303)
-    response.headers["Location"] = url_for(
-        "ops.destinations.ask_sync", destination_id=destination_id
-    )
-    return response
+        audit_id = _change(planned)
+    address = url_for("ops.destinations.ask_sync", destination_id=destination_id)
+    return results.lead_to(address, audit_id)
+
+
+def _change(planned: Planned) -> int:
+    """Change the types, and return the id of the entry in the audit log."""
+    audit, one = services().inbox.audit, planned.comparison.destination
+    audit_id = audit.record(viewer().name, "sync_destination", one.id)
+    try:
+        change(services().client, one.id, planned.plan, one.enabled_events)
+    except TypesChanged:
+        audit.complete(audit_id, 0)
+        raise Conflict(CHANGED) from None
+    except TypesDiffer:
+        raise Conflict(DIFFERS) from None
+    return audit_id
 
 
 def _require_right() -> None:
@@ -133,4 +139,10 @@ def _render_plan(planned: Planned) -> str:
         if types
     ]
     destination = planned.comparison.destination
-    return render_template("ops/sync.html", planned=planned, destination=destination, orders=orders)
+    return render_template(
+        "ops/sync.html",
+        did=results.of_request(),
+        planned=planned,
+        destination=destination,
+        orders=orders,
+    )

@@ -14,7 +14,7 @@ from app.inbox.models import Count
 from app.inbox.overview import Extent
 from app.services import services
 from app.states import State
-from app.web.ops import problems, timeline
+from app.web.ops import problems, results, timeline
 from app.web.ops.timeline import Chart
 
 #: The error groups that are shown, and the ones that are read: the others have no open event.
@@ -36,6 +36,7 @@ class Facts:
     running: Count
     oldest_due: float
     paused: Note | None
+    paused_types: dict[str, Note]
     groups: list[Group]
     deliveries: dict[str, float]
     extent: Extent
@@ -48,6 +49,7 @@ def show() -> str:
     facts = read_facts(time.time())
     return render_template(
         "ops/overview.html",
+        did=results.of_request(),
         facts=facts,
         is_queue=services().settings.is_queue,
         kinds=timeline.KINDS,
@@ -68,6 +70,7 @@ def read_facts(now: float) -> Facts:
         running=administration.count(EventFilter(State.RUNNING)),
         oldest_due=administration.oldest_due_seconds(),
         paused=administration.paused(),
+        paused_types=administration.paused_types(),
         groups=[each for each in groups if each.open.number][:SHOWN_GROUPS],
         deliveries=inbox.activity.last_deliveries(),
         extent=inbox.overview.extent(),

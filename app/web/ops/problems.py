@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 from markupsafe import Markup
 
@@ -85,6 +86,9 @@ def _pauses(facts: Facts) -> Iterator[Problem]:
     if facts.paused:
         text = Markup("The workers are paused {}").format(_pause(facts.paused))
         yield Problem("warn", text, "/resume", "Resume")
+    for event_type, note in facts.paused_types.items():
+        text = Markup("The type {} is paused {}").format(event_type, _pause(note))
+        yield Problem("warn", text, f"/resume?{urlencode({'type': event_type})}", "Resume")
 
 
 def _pause(note: Note) -> Markup:

@@ -27,6 +27,7 @@ SENTENCES = {
     "give_up_many": "{by} gave up {events}.",
     "pause": "{by} paused {paused}. Running callbacks continue, and deliveries are recorded.",
     "resume": "{by} resumed {paused}.",
+    "sync_destination": "{by} changed the event types of {target}.",
 }
 
 

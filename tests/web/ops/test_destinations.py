@@ -115,6 +115,9 @@ def test_sync_shows_its_plan_first(ops: Browser, stripe_api: StripeApi, name: st
     assert done.status_code == 200
     assert sorted(enabled(stripe_api, name)) == sorted([CUSTOMER, CHARGE, INVOICE])
     assert "There is nothing to change. The destination has 3 event types." in done.text
+    assert f"anna changed the event types of {name}." in done.text
+    (entry,) = ops.receiver.services.inbox.audit.entries(9)
+    assert (entry.by, entry.action, entry.target) == ("anna", "sync_destination", name)
 
 
 def test_prune(ops: Browser, stripe_api: StripeApi, name: str) -> None:

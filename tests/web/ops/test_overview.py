@@ -131,6 +131,15 @@ def test_pause(make_ops: Callable[..., Browser]) -> None:
     assert DEPLOY not in page
 
 
+def test_paused_type(make_ops: Callable[..., Browser]) -> None:
+    """A paused type is shown with a link that resumes it."""
+    ops = make_ops(processing="queue")
+    ops.receiver.services.inbox.administration.pause(by="anna", why=None, type_=PAID)
+    page = overview(ops)
+    assert sentences(page) == [f"warn: The type {PAID} is paused since 0 s ago by anna. Resume"]
+    assert f'href="/ops/resume?type={PAID}"' in page
+
+
 def test_findings_and_alerts(ops: Browser) -> None:
     """Findings of the watch, and alerts about what the page does not read itself, are shown."""
     inbox = ops.receiver.services.inbox
