@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -36,7 +36,7 @@ class Rules:
 
     livemode: bool
     is_queue: bool
-    handled_types: Collection[str]
+    handled_types: Callable[[], Collection[str]]
 
     def refusal(self, event: Event | EventRow, *, again: bool = False) -> Refusal | None:
         """Return why ``event`` cannot be run, or None. ``again`` allows a second success."""
@@ -56,7 +56,7 @@ class Rules:
     def _refusal_of_done(self, event: Event | EventRow) -> Refusal | None:
         if event.outcome not in WITHOUT_MODULE:
             return Refusal.SUCCEEDED
-        has_module = event.outcome != Outcome.FALLBACK or event.type in self.handled_types
+        has_module = event.outcome != Outcome.FALLBACK or event.type in self.handled_types()
         return None if has_module else Refusal.NO_MODULE
 
 

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from playwright.sync_api import Page, expect
 
 from app.states import State
 from tests.browser.conftest import BROKEN, MakePage, Site, check_accessible
-
-
-def act(page: Page, link: str, button: str, why: str = "") -> None:
-    """Follow the link to a question, write the reason, and press its button."""
-    page.get_by_role("link", name=link, exact=True).first.click()
-    page.get_by_role("textbox", name=re.compile("^Reason")).fill(why)
-    page.get_by_role("button", name=button, exact=True).click()
 
 
 def test_old_form(page: Page, make_page: MakePage, site: Site) -> None:

@@ -155,7 +155,7 @@ def _oldest_first(events: Sequence[Selected]) -> list[Selected]:
 def _refusal(services: Services, event: Selected, options: Options) -> str | None:
     """Return the reason why this event cannot be run again, or None."""
     settings = services.settings
-    rules = Rules(settings.livemode, settings.is_queue, services.reconciler.types)
+    rules = Rules(settings.livemode, settings.is_queue, lambda: services.reconciler.types)
     refusal = rules.refusal(event, again=options["again"])
     return REFUSALS[refusal].format(mode=mode(live=event.livemode)) if refusal else None
 

@@ -110,7 +110,7 @@ def situation(event: Event) -> sentences.Situation:
 def rules() -> Rules:
     """Return the rules for retries of this deployment."""
     settings = services().settings
-    return Rules(settings.livemode, settings.is_queue, services().reconciler.types)
+    return Rules(settings.livemode, settings.is_queue, lambda: services().reconciler.types)
 
 
 def related_object(event: Event) -> Related:
