@@ -153,7 +153,7 @@ def _ask(
 ) -> Response:
     """Return the question about all events of these states, or the page that there is none."""
     administration = services().inbox.administration
-    counts = [administration.count(replace(matching, state=each.value)) for each in states]
+    counts = [administration.count(replace(matching, state=each.value), MOST) for each in states]
     count = sum(counts, Count(0))
     conditions = words(replace(matching, livemode=None))
     if not count.number and not count.is_bounded:
@@ -184,7 +184,7 @@ def _fields(matching: EventFilter) -> dict[str, str]:
 def _list_address(matching: EventFilter) -> str:
     """Return the address of the list of these events."""
     query = to_query(replace(matching, livemode=None, until=None))
-    return f"{url_for('ops.events.show')}?{query}"
+    return f"{url_for('ops.events.show')}?{query}".removesuffix("?")
 
 
 def _run(matching: EventFilter) -> Response:

@@ -57,7 +57,7 @@ class Action:
     @property
     def address(self) -> str:
         """The address of the question."""
-        return f"{url_for(f'ops.bulk.ask_{self.name}')}?{self.query}"
+        return f"{url_for(f'ops.bulk.ask_{self.name}')}?{self.query}".removesuffix("?")
 
 
 @blueprint.get("/events")

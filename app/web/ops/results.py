@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from flask import Response, redirect, request
 
-from app.formats import plural
 from app.inbox import AuditEntry
 from app.services import services
 from app.web.ops.auth import viewer
+from app.web.ops.view import counted
 
 #: Entries of the audit log among which the viewer's latest action is.
 RECENT = 50
@@ -68,6 +68,6 @@ def _sentence(entry: AuditEntry) -> str:
     return SENTENCES[entry.action].format(
         by=entry.by,
         target=entry.target,
-        events=plural(entry.affected or 0, "event"),
+        events=counted(entry.affected or 0, "event"),
         paused=f"the events of type {entry.target}" if entry.target else "the workers",
     )

@@ -47,6 +47,12 @@ DEAD = {
 
 def of_state(event: Event, situation: Situation) -> Sentence:
     """Return what state the event is in, since when, and what happens next."""
+    if event.erased_at is not None:
+        return Sentence(
+            f"Done: its outcome was {event.outcome}. It was erased",
+            event.erased_at,
+            " for a deletion request. Its body and the ids in it are gone, and it cannot be run.",
+        )
     if event.state == State.RUNNING:
         return _running(event, situation)
     if event.state == State.PENDING:

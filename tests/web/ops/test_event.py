@@ -164,9 +164,9 @@ def test_unknown_event(ops: Browser) -> None:
 def test_erased_event(ops: Browser, sqlite_url: str) -> None:
     """An erased event says so. It has no body and no action."""
     deliver(ops)
-    raw_sql.execute(sqlite_url, "UPDATE events SET erased_at = 1000, body = x'', state = 'dead'")
+    raw_sql.execute(sqlite_url, "UPDATE events SET erased_at = 1000, body = x'', state = 'done'")
     text = shown(ops)
-    assert "Erased <time" in text
+    assert "It was erased <time" in text
     assert "The body was erased." in text
     assert "/retry" not in text
 

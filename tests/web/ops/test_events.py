@@ -132,8 +132,8 @@ def test_pages(ops: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_actions(ops: Browser) -> None:
     """An operator sees what can be done with the whole list. A reader sees none of it."""
     text = ops.get("/ops/events").text
-    assert links(text, "Retry all pending and dead") == ["/ops/retry?"]
-    assert links(text, "Give up all pending") == ["/ops/give-up?"]
+    assert links(text, "Retry all pending and dead") == ["/ops/retry"]
+    assert links(text, "Give up all pending") == ["/ops/give-up"]
     dead = ops.get("/ops/events?state=dead").text
     assert links(dead, "Retry all") == ["/ops/retry?state=dead"]
     assert "/ops/give-up" not in dead

@@ -49,6 +49,12 @@ def words(sentence: Sentence) -> str:
             INLINE,
             "Recorded 1 and not run: it is a live event, and this service runs test events.",
         ),
+        (
+            {"state": State.DONE, "outcome": Outcome.GAVE_UP, "erased_at": 9.0},
+            INLINE,
+            "Done: its outcome was gave_up. It was erased 9 for a deletion request. Its body and"
+            " the ids in it are gone, and it cannot be run.",
+        ),
         ({"state": State.RUNNING}, QUEUE, "Running: attempt 1 began 2."),
         (
             {"state": State.RUNNING, "is_orphan": True},
