@@ -26,7 +26,9 @@ def test_sync(make_page: MakePage, site: Site, stripe: StripeApi, *, javascript:
     if javascript:
         assert page.evaluate("window.isSamePage")
         expect(page.locator("nav a[aria-current]")).to_have_text("Destinations")
+        expect(page.get_by_role("status")).to_contain_text("anna changed the event types")
         page.go_back()
-        page.wait_for_url("**/destinations/now")
+        expect(page.get_by_role("status")).to_have_count(0)
+        assert page.url.endswith("/sync")
     assert set(stripe.destinations.get(name)["enabled_events"]) == {BROKEN, GIVES_UP, GOOD}
     stripe.destinations.remove(name)
