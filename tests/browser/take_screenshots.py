@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import time
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,16 @@ from tests.support import raw_sql
 from tests.support.waiting import wait_for
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
+
+#: Replaces texts on the page.
+REPLACE = """
+    pairs => {
+        const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+        while (texts.nextNode())
+            for (const [from, to] of pairs)
+                texts.currentNode.data = texts.currentNode.data.replaceAll(from, to);
+    }
+"""
 
 
 def fill(site: Site) -> None:
@@ -41,9 +52,10 @@ def fill(site: Site) -> None:
     raw_sql.execute(site.database_url, change)
 
 
-def take(page: Page, name: str) -> None:
-    """Save what the window shows."""
+def take(page: Page, site: Site, name: str) -> None:
+    """Save what the window shows, without the folder and the name of this machine."""
     IMAGES.mkdir(exist_ok=True)
+    page.evaluate(REPLACE, [[str(site.folder.parent), "/srv"], [socket.gethostname(), "web-1"]])
     page.screenshot(path=IMAGES / f"{name}.png")
 
 
@@ -52,13 +64,13 @@ def test_take(make_page: MakePage, site: Site) -> None:
     fill(site)
     light = make_page(viewport={"width": 1000, "height": 900})
     light.goto(site.url)
-    take(light, "operations-overview")
+    take(light, site, "operations-overview")
     light.get_by_role("link", name="KeyError").first.click()
     light.wait_for_url("**/groups/*")
-    take(light, "operations-group")
+    take(light, site, "operations-group")
     light.locator("table.events tbody a").first.click()
     light.wait_for_url("**/events/*")
-    take(light, "operations-event")
+    take(light, site, "operations-event")
     dark = make_page(viewport=PHONE, color_scheme="dark")
     dark.goto(site.url)
-    take(dark, "operations-phone")
+    take(dark, site, "operations-phone")
