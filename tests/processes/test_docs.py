@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from app.settings import Settings
+from devkit import samples
 from devkit.deliver import API_KEY, SECRET, Deliver, Logged, MakeDeliver, RunHandler
 from devkit.stripe_api import StripeApi
 from handlers import v1_checkout_session_completed
@@ -249,6 +250,7 @@ class TestIdioms:
             "run_handler": run_handler,
             "stripe_api": stripe_api,
             "logged": logged,
+            "fixture": samples.notification("v1.customer.created"),
         }
         deliver("v1.customer.created")
         eval(idiom, names)  # noqa: S307 - the page is ours

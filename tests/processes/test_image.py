@@ -19,8 +19,15 @@ from tests.conftest import API_KEY, SECRET
 ROOT = Path(__file__).resolve().parents[2]
 TYPE = "v1.customer.created"
 COMMANDS = {
-    "": {"db", "destination", "doctor", "events", "handlers", "routes", "run", "shell", "worker"},
-    "events": {"list", "pause", "reconcile", "resume", "retry", "show", "stats"},
+    "": {
+        *("alerts", "db", "destination", "doctor", "events", "handlers", "worker"),
+        *("routes", "run", "shell"),
+    },
+    "alerts": {"list", "test"},
+    "events": {
+        *("list", "show", "stats", "groups", "audit", "retry", "give-up", "reconcile"),
+        *("pause", "resume", "export", "import", "prune", "erase"),
+    },
     "handlers": {"list"},
     "db": {"backup", "check", "current", "restore", "upgrade"},
     "destination": {"check", "create", "list", "sync"},
@@ -143,4 +150,5 @@ def test_groups_without_the_devkit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "DEVKIT", "no_such_package")
     commands = AppGroup()
     cli.register(commands)
-    assert set(commands.commands) == {"db", "destination", "doctor", "events", "handlers", "worker"}
+    groups = {"alerts", "db", "destination", "doctor", "events", "handlers", "worker"}
+    assert set(commands.commands) == groups
