@@ -36,8 +36,8 @@ MIN_SECONDS = 1.5
 #: How often the timer is reset within that time.
 BEATS = 5
 
-#: After this share of the seconds of ``end_within`` a thread ends the process. On a busy machine the
-#: thread can be late by tenths of a second.
+#: After this share of the seconds of ``end_within`` a thread ends the process. On a busy machine
+#: the thread can be late by tenths of a second.
 SOFT_SHARE = 0.6
 
 STANDARD_ERROR = 2
