@@ -86,7 +86,7 @@ class Image:
         shown = self.flask(*group, "--help")
         assert shown.returncode == 0, shown.stderr
         _, _, commands = shown.stdout.partition("Commands:")
-        return set(re.findall(r"^  ([a-z]+)  ", commands, re.MULTILINE))
+        return set(re.findall(r"^  ([a-z-]+)  ", commands, re.MULTILINE))
 
 
 @pytest.fixture

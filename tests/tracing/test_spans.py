@@ -118,6 +118,16 @@ class TestInline:
         assert attributes(request)["error.type"] == "404"
         assert attributes(attempt)["error.type"].endswith(".InvalidRequestError")
 
+    def test_id_of_the_request_is_kept(
+        self, traced: Traced, spans: Spans, stripe_api: StripeApi
+    ) -> None:
+        """Stripe's support asks for the id of a request (https://docs.stripe.com/api/request_ids)."""
+        stripe_api.fail(status=402, headers={"Request-Id": "req_1"})
+        receiver = traced({MODULE: FETCHING}, stripe_api_base=stripe_api.url)
+        receiver.deliver(notification())
+        request = spans()["GET /v1/customers/{id}"]
+        assert attributes(request)["http.response.header.request-id"] == ("req_1",)
+
     def test_request_without_an_answer_is_an_error(self, traced: Traced, spans: Spans) -> None:
         """A connection that is refused has the type of the exception, and no status."""
         receiver = traced(stripe_api_base="http://127.0.0.1:9")
