@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from app import conversions
 from app.database_url import passwords
 from app.environment import Names
-from app.text import bounded, redact_shapes
+from app.text import bounded, redact_shapes, url_secrets
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -146,7 +146,8 @@ def _mode_problems(settings: Settings) -> dict[str, str]:
 def secret_texts(settings: Settings) -> list[str]:
     """Return the texts that no log line, answer or message may hold.
 
-    Of a database's URL that is the password. The rest of it is shown.
+    Of a database's URL that is the password. The rest of it is shown. Of ``ALERT_URL`` the parts
+    are among them: an answer of its server can hold the path alone.
     """
     texts: list[str] = []
     for field in table(type(settings)):
@@ -155,6 +156,8 @@ def secret_texts(settings: Settings) -> list[str]:
             continue
         if field.name in {"database_url", "database_listen_url"}:
             texts += passwords(value)
+        elif field.name == "alert_url":
+            texts += url_secrets(value)
         else:
             texts += [value] if isinstance(value, str) else value
     return texts

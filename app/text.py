@@ -11,6 +11,7 @@ import traceback
 import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 Redact = Callable[[str], str]
 
@@ -30,6 +31,9 @@ MARGIN = 4000
 
 #: The maximum length of the note about a cut, in characters.
 NOTE = 50
+
+#: A shorter part of a secret URL is a word such as ``services``, which other texts hold too.
+URL_SECRET_LENGTH = 16
 
 #: The control characters of a text with several lines.
 LINES = "\n\t"
@@ -60,6 +64,18 @@ def redactor(secrets: Iterable[str]) -> Redact:
 
 #: Replaces text in the shape of a secret. The secrets of the settings need ``redactor``.
 redact_shapes = redactor(())
+
+
+def url_secrets(url: str) -> list[str]:
+    """Return a secret ``url`` and its parts that make it secret, as sent and percent-decoded.
+
+    These are the path with the query, and its pieces of ``URL_SECRET_LENGTH`` characters or more.
+    """
+    parts = urlsplit(url)
+    target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    pieces = [target, parts.path, *re.split("[/?&=]", target)]
+    long = {each for each in pieces if len(each) >= URL_SECRET_LENGTH or "?" in each}
+    return sorted({url, *long, *map(unquote, long)})
 
 
 def printable(text: str, keep: str = "") -> str:

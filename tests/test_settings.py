@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from app.errors import StartError
+from app.setting_fields import secret_texts
 from app.settings import Settings
+from app.text import redactor
 
 ENVIRON = {"STRIPE_API_KEY": "sk_test_fake", "STRIPE_WEBHOOK_SECRET": "whsec_fake"}
 
@@ -348,6 +350,14 @@ def test_secret_in_another_setting_is_not_printed(name: str) -> None:
     assert problem.startswith(f"{name} is '[redacted]'. Use ")
     (problem,) = problems(**{name: "/" * 5000})
     assert len(problem) < 300
+
+
+def test_parts_of_the_url_of_alerts_are_secret() -> None:
+    """The log does not show the path of ALERT_URL, or its long segments. It shows short words."""
+    settings = load(ALERT_URL="https://hooks.example.com/services/T0/MarkerOfAlertUrl")
+    redact = redactor(secret_texts(settings))
+    assert redact("POST /services/T0/MarkerOfAlertUrl") == "POST [redacted]"
+    assert redact("no MarkerOfAlertUrl in services") == "no [redacted] in services"
 
 
 def test_secrets_are_not_in_the_representation() -> None:

@@ -10,7 +10,7 @@ from http import HTTPStatus
 import requests
 
 from app.alerts import signing
-from app.text import printable
+from app.text import Redact, printable, redactor, url_secrets
 
 #: Seconds to connect, and seconds without a byte of the answer.
 TIMEOUT = (3, 8)
@@ -51,6 +51,7 @@ class Poster:
         """Take the ``url``, and the ``secret`` of the signature or None."""
         self._url = url
         self._secret = secret
+        self._redact = redactor(url_secrets(url))
         self._unanswered: threading.Thread | None = None
 
     def post(self, message_id: str, body: bytes) -> Answer:
@@ -85,7 +86,7 @@ class Poster:
                     stream=True,
                 )
                 with response:
-                    return _answer(response)
+                    return _answer(response, self._redact)
         except requests.Timeout:
             return Answer(is_taken=False, text=_no_answer(TIMEOUT[1]))
         except requests.exceptions.SSLError:
@@ -103,12 +104,13 @@ def _no_credentials(request: requests.PreparedRequest) -> requests.PreparedReque
     return request
 
 
-def _answer(response: requests.Response) -> Answer:
-    """Return the status with the begin of the body. A redirect is not followed."""
-    status = f"{response.status_code} {response.reason}".strip()
+def _answer(response: requests.Response, redact: Redact) -> Answer:
+    """Return the status with the begin of the body, redacted. A redirect is not followed."""
+    status = redact(f"{response.status_code} {response.reason}".strip())
     if HTTPStatus.MULTIPLE_CHOICES <= response.status_code < HTTPStatus.BAD_REQUEST:
         return Answer(is_taken=False, text=f"{status}: redirects are not followed")
     read = response.raw.read(ANSWER_BYTES, decode_content=False)
-    text = printable(" ".join(read.decode("utf-8", "replace").split()))[:SHOWN_LENGTH]
+    words = redact(" ".join(read.decode("utf-8", "replace").split()))
+    text = printable(words)[:SHOWN_LENGTH]
     is_taken = response.status_code < HTTPStatus.MULTIPLE_CHOICES
     return Answer(is_taken, f"{status}: {text}" if text else status)

@@ -11,6 +11,9 @@ from app import tracebacks
 from app.inbox import Attempt
 from app.tracebacks import Traceback
 
+#: The longest indented body, in characters. Indented, deep nesting can be 1,000 times longer.
+PRETTY_LENGTH = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -54,8 +57,20 @@ def body_text(body: bytes) -> str:
 
 
 def pretty_body(body: bytes) -> str:
-    """Return a body as indented JSON, or as it is if it is none."""
+    """Return a body as indented JSON.
+
+    A body that is no JSON, or would be longer than ``PRETTY_LENGTH``, is returned as it arrived.
+    """
+    if len(body) > PRETTY_LENGTH:
+        return body_text(body)
+    pieces: list[str] = []
+    length = 0
     try:
-        return json.dumps(json.loads(body), indent=2, ensure_ascii=False)
+        for piece in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(json.loads(body)):
+            pieces.append(piece)
+            length += len(piece)
+            if length > PRETTY_LENGTH:
+                return body_text(body)
     except (ValueError, RecursionError):
         return body_text(body)
+    return "".join(pieces)

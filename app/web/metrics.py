@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from app.services import services
-from app.web import answers
+from app.web import answers, ports
 from app.web.ops import auth
 
 blueprint = Blueprint("metrics", __name__)
@@ -15,12 +15,11 @@ blueprint = Blueprint("metrics", __name__)
 def show() -> Response:
     """Return all series of all processes of this gunicorn.
 
-    On the port of the deliveries, the request needs one of the tokens of the operations page.
-    ``OPS_PORT`` needs none: ``app.web.ports`` answers only there.
+    A request that did not come on ``OPS_PORT`` needs one of the tokens of the operations page.
     """
     from app.metrics.exposition import CONTENT_TYPE  # noqa: PLC0415 - loads the library
 
-    if services().settings.ops_port is None:
+    if not ports.is_on(services().settings.ops_port, request.environ):
         auth.require_viewer()
     try:
         text = services().meter.start().text()

@@ -28,15 +28,18 @@ def separate(app: Flask, ops_port: int) -> None:
     inner: WSGIApplication = app.wsgi_app
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if _is_of_other_port(environ, str(ops_port)):
+        if _is_of_other_port(environ, ops_port):
             return answers.error(404, "not found")(environ, start_response)
         return inner(environ, start_response)
 
     app.wsgi_app = answer  # type: ignore[method-assign]  # Flask documents it for this
 
 
-def _is_of_other_port(environ: WSGIEnvironment, ops_port: str) -> bool:
+def is_on(port: int | None, environ: WSGIEnvironment) -> bool:
+    """Return true if the request came on a socket with this ``port``, whatever its header says."""
+    return bool(environ["SERVER_PORT"] == str(port))
+
+
+def _is_of_other_port(environ: WSGIEnvironment, ops_port: int) -> bool:
     segment = environ["PATH_INFO"].removeprefix("/").partition("/")[0]
-    # The port of the socket on which the request came, whatever its header says.
-    is_ops_port = environ["SERVER_PORT"] == ops_port
-    return segment not in ON_BOTH and (segment in FOR_OPERATORS) != is_ops_port
+    return segment not in ON_BOTH and (segment in FOR_OPERATORS) != is_on(ops_port, environ)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from app.settings import Settings
 from app.web import answers, health, metrics, ops, ports, webhook
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 
 def add(app: Flask, settings: Settings) -> None:
@@ -21,7 +27,24 @@ def add(app: Flask, settings: Settings) -> None:
         app.register_blueprint(metrics.blueprint)
     if settings.ops_port is not None:
         ports.separate(app, settings.ops_port)
+    _refuse_two_slashes(app)
     app.register_error_handler(HTTPException, _answer_in_json)
+
+
+def _refuse_two_slashes(app: Flask) -> None:
+    """Answer 404 to a path that begins with two slashes.
+
+    Werkzeug's routing drops all slashes at the beginning, and would find the route of ``/ops`` for
+    ``//ops``. The checks of the path before the routing would not: the port, and the threads.
+    """
+    inner: WSGIApplication = app.wsgi_app
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"].startswith("//"):
+            return answers.error(404, "not found")(environ, start_response)
+        return inner(environ, start_response)
+
+    app.wsgi_app = answer  # type: ignore[method-assign]  # Flask documents it for this
 
 
 def _answer_in_json(error: HTTPException) -> Response:

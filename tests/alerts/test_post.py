@@ -94,6 +94,25 @@ class TestAnswers:
         assert found == Answer(is_taken=False, text=text)
         assert len(alert_receiver.received) == 1
 
+    @pytest.mark.parametrize(
+        ("path", "shown"),
+        [
+            ("/services/T0/MarkerOfAlertUrl", "/services/T0/MarkerOfAlertUrl"),
+            ("/services/T0/MarkerOfAlertUrl", "MarkerOfAlertUrl"),
+            ("/services/T0/Marker%4ffAlertUrl", "MarkerOfAlertUrl"),
+            ("/x?key=Marker1", "/x?key=Marker1"),
+            ("/x?key=MarkerOfAlertUrl", "MarkerOfAlertUrl"),
+        ],
+    )
+    def test_answer_with_the_url(
+        self, alert_receiver: AlertReceiver, path: str, shown: str
+    ) -> None:
+        """Many servers repeat the path in an error. It is shown without the parts of the URL."""
+        url = alert_receiver.url.removesuffix("/services/MarkerOfAlertUrl") + path
+        alert_receiver.answers.append(Response(f"Cannot POST {shown} or {url}!", 404))
+        answer = Poster(url, SECRET).post("msg_1", BODY)
+        assert answer.text == "404 NOT FOUND: Cannot POST [redacted] or [redacted]!"
+
     def test_long_answer(self, alert_receiver: AlertReceiver) -> None:
         """Of an answer of any length, a bounded part is read and shown."""
         alert_receiver.answers.append(Response("x" * 10_000_000))

@@ -121,9 +121,9 @@ def test_killed_worker_costs_no_count(lab: Lab, sqlite_url: str) -> None:
         wait_for(lambda: look()[IDLE] == 4)
         assert seen[DELIVERED] == delivered
 
-    ports = ("/metrics", "/readyz", "/webhook")
-    assert [status(service.port, path) for path in ports] == [404, 200, 405]
-    assert [status(ops_port, path) for path in ports] == [200, 200, 404]
+    ports = ("/metrics", "//metrics", "/readyz", "/webhook", "//webhook")
+    assert [status(service.port, path) for path in ports] == [404, 404, 200, 405, 404]
+    assert [status(ops_port, path) for path in ports] == [200, 404, 200, 404, 404]
     assert len(shared_folder(service)) == 1
     service.terminate()
     service.wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from app.web import wsgi
 from app.web.bridge import FORM_BYTES, Background, Bridge
+from tests.conftest import Receiver
 
 DEADLINE = 60.0
 
@@ -196,6 +197,22 @@ def test_pages_have_their_threads_behind_a_prefix(path: str) -> None:
     """The prefix of a proxy is no part of the path, whether the proxy removes it or not."""
     scope = {"raw_path": path.encode(), "root_path": "/hooks/"}
     assert wsgi.path(scope) == "/ops"
+
+
+@pytest.mark.parametrize("path", ["//ops", "///metrics", "/%2fops", "http://test//ops"])
+def test_two_slashes_lead_to_no_page(make_receiver: Callable[..., Receiver], path: str) -> None:
+    """A path that begins with two slashes is unknown, so no page runs in the wrong threads."""
+    token = "0123456789abcdef-may-act-0123456789"
+    app = make_receiver(ops_token=token).client.application
+    headers = [(b"authorization", b"Bearer " + token.encode())]
+
+    def status(path: str) -> int:
+        answer = asyncio.run(
+            call(make_bridge(app), WHOLE, method="GET", path=path, headers=headers)
+        )
+        return int(answer[0]["status"])
+
+    assert (status(path), status("/ops")) == (404, 200)
 
 
 def test_forms_have_a_limit_of_their_own() -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
+from werkzeug.exceptions import Unauthorized
 from werkzeug.test import TestResponse
 
 from app.metrics.shared import SharedFiles
+from app.web import metrics
 from devkit import samples
 from tests.conftest import Receiver
 
@@ -127,6 +129,19 @@ class TestPort:
         for method in ("GET", "POST"):
             answer = client.open(path, method=method, auth=("anna", TOKEN))
             assert shown(answer) == shown(client.open("/unknown", method=method))
+
+    @pytest.mark.parametrize("path", ["//metrics", "//ops", "///ops", "//webhook"])
+    def test_two_slashes_are_unknown(self, client: FlaskClient, path: str) -> None:
+        """Slashes at the beginning of a path lead to neither port's addresses."""
+        for port in ("80", str(OPS_PORT)):
+            overrides = {"SERVER_PORT": port, "PATH_INFO": path}
+            answer = client.get("/", environ_overrides=overrides, auth=("anna", TOKEN))
+            assert (answer.status_code, answer.json) == (404, {"error": "not found"})
+
+    def test_only_the_port_needs_no_token(self, client: FlaskClient) -> None:
+        """The view itself asks for the token of a request that came on another port."""
+        with client.application.test_request_context("/metrics"), pytest.raises(Unauthorized):
+            metrics.show()
 
     def test_metrics_need_no_token(self, client: FlaskClient) -> None:
         """On the port for operators, the metrics are open."""

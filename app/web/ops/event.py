@@ -30,9 +30,6 @@ ACTIONS = 20
 #: The words for actions of the audit log. The others are shown as they are called.
 DID = {"give_up": "gave it up", "erase": "erased it"}
 
-#: The largest body that is indented, in bytes. Deep nesting makes the indented text much longer.
-PRETTY_BYTES = 1 << 20
-
 blueprint = Blueprint("event", __name__)
 
 
@@ -181,5 +178,4 @@ def _body(event: Event) -> str | None:
     """Return the body for a viewer who may see it, None for others."""
     if not viewer().sees_bodies or event.erased_at:
         return None
-    is_short = len(event.body) <= PRETTY_BYTES
-    return history.pretty_body(event.body) if is_short else history.body_text(event.body)
+    return history.pretty_body(event.body)

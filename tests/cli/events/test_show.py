@@ -6,11 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
+from app.operations import history
 from devkit import samples
 from tests.conftest import Receiver
 from tests.support import raw_sql
 
 Make = Callable[..., Receiver]
+#: A small body that is very long when it is indented.
+NESTED = "[" * 900 + ",".join("0" * 2000) + "]" * 900
 TYPE = "v1.customer.created"
 MODULE = "v1_customer_created"
 FAILING = """
@@ -101,6 +104,7 @@ def test_attempts_without_a_traceback_are_told_apart(receiver: Receiver, sqlite_
         ('{"b":1,"a":["\u00e9"]}', ["{", '  "b": 1,', '  "a": [', '    "\u00e9"', "  ]", "}"]),
         ("no JSON", ["no JSON"]),
         ("[" * 100_000, ["[" * 100_000]),
+        (NESTED, [NESTED]),
     ],
 )
 def test_body_is_indented(receiver: Receiver, sqlite_url: str, body: str, shown: list[str]) -> None:
@@ -111,3 +115,9 @@ def test_body_is_indented(receiver: Receiver, sqlite_url: str, body: str, shown:
     lines = show(receiver)
     at = lines.index("body")
     assert lines[at + 1 : at + 1 + len(shown)] == shown
+
+
+def test_long_body_is_not_indented() -> None:
+    """A body over the limit of the indented text is not even parsed."""
+    body = b"[" + b" " * history.PRETTY_LENGTH + b"]"
+    assert history.pretty_body(body) == body.decode()
