@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from heapq import merge
 from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 from app.inbox.audit import Audit
@@ -61,7 +63,7 @@ class Actions:
         """Make up to ``limit`` matching events due for the workers, the oldest first.
 
         Returns their number. Without a state and an outcome, dead and pending events are selected.
-        A done event is run again only if no handler module ran it.
+        A done event is run again only if no handler module ran it. No event is taken twice.
         """
         audit_id = self._audit.record(by, "retry_many", to_query(matching), why)
         done = 0
@@ -80,8 +82,13 @@ class Actions:
         states: tuple[str | None, ...] = (State.DEAD, State.PENDING)
         if matching.state is not None or matching.outcome is not None:
             states = (matching.state,)
-        for state in states:
-            yield from self._selection.walk(replace(matching, state=state))
+        walks = [self._selection.walk(replace(matching, state=each)) for each in states]
+        # A dead event is pending after its retry, and is then found again.
+        seen: set[str] = set()
+        for event in merge(*walks, key=attrgetter("received_at", "id")):
+            if event.id not in seen:
+                seen.add(event.id)
+                yield event
 
     def _rerun(self, event: EventRow, *, by: str, why: str | None) -> bool:
         """Make a done event due that no handler module has run."""

@@ -11,6 +11,7 @@ import pytest
 from app.inbox import Claim, Failure, Inbox, NewEvent, Outcome
 from app.inbox import actions as actions_module
 from app.inbox import pauses as pauses_module
+from app.inbox import selection as selection_module
 from app.inbox.filters import EventFilter
 from app.inbox.models import PARKED, Count
 from app.inbox.selection import Selection
@@ -110,6 +111,23 @@ class TestRetryMany:
             ("retry_many", f"type={CREATED}", "mended", 3),
             ("retry_many", f"type={CREATED}", None, 1),
         ]
+
+    @pytest.mark.parametrize(("waiting", "limit"), [(0, 99), (5, 12)])
+    def test_no_event_is_taken_twice(
+        self, inbox: Inbox, monkeypatch: pytest.MonkeyPatch, waiting: int, limit: int
+    ) -> None:
+        """A dead event is pending after its retry, and is not found again in later steps."""
+        monkeypatch.setattr(selection_module, "CHUNK", 2)
+        enqueue(inbox, *range(waiting))
+        end(inbox, waiting, Outcome.FAILED)
+        enqueue(inbox, *range(waiting, 12))
+        end(inbox, 12 - waiting, Outcome.EXHAUSTED)
+        enqueue(inbox, 12)
+        end(inbox, 1, Outcome.FAILED)
+        done = inbox.administration.retry_many(EventFilter(), by="me", why=None, limit=limit)
+        assert done == min(limit, 13)
+        noted = [len(inbox.administration.retries(f"evt_{each}")) for each in range(13)]
+        assert noted == [1] * 12 + [done - 12]
 
     def test_events_without_a_module_run_again(self, inbox: Inbox) -> None:
         """A done event runs again only if no handler module ran it."""
