@@ -302,6 +302,11 @@ class TestRunbooks:
             page, _, anchor = texts.runbook(alert).partition("#")
             assert anchor in anchors(page)
 
+    def test_test_message_has_a_page(self) -> None:
+        """The message of ``flask alerts test`` leads to the page about alerts."""
+        page = texts.Texts(None, livemode=True).test(0.0)["runbook"]
+        assert (pages.ROOT / page).is_file()
+
     def test_each_dead_outcome_has_one(self) -> None:
         """The table of dead events has all of them, and each is the heading of a section."""
         assert set(self.OUTCOMES) == set(Outcome) - SUCCESSES - OF_DELIVERIES - {

@@ -209,7 +209,7 @@ def _failures(facts: Facts, rules: Rules, *, is_raised: bool) -> Iterator[Condit
     worst = f". Most of them: {attempts.worst}" if attempts.worst else ""
     yield Condition(
         "failures",
-        since=facts.now - rules.window_seconds,
+        since=attempts.since,
         number=attempts.failed,
         text=f"{attempts.failed} of {plural(attempts.all, 'attempt')} failed within"
         f" {duration(rules.window_seconds)}{worst}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -66,11 +67,11 @@ class Evaluation:
         is_quiet = now >= said.get("at", 0.0) + self._rules.window_seconds
         if alert is not None and alert.is_raised:
             if is_quiet and condition.number >= GROWTH * said.get("number", 1):
-                details = self._details(condition, "continues", now)
+                details = self._details(replace(condition, since=alert.since), "continues", now)
                 if self._alerts.continue_(alert, condition.number, details):
                     _log("alert_continues", condition)
             else:
-                self._alerts.see(alert, condition.number)
+                self._alerts.see(alert, condition.number, condition.text)
         elif is_quiet:
             self._raise(condition, alert, now)
 

@@ -15,6 +15,9 @@ from app.inbox.alert_facts import DeadGroup
 #: The page with the runbooks. Its sections are named as the alerts.
 RUNBOOKS = "docs/operations.md"
 
+#: The alert of a test message.
+TEST = "test"
+
 #: Characters of a text. Mattermost splits longer messages.
 TEXT_LENGTH = 1000
 
@@ -69,7 +72,7 @@ class Texts:
     def test(self, now: float) -> dict[str, Any]:
         """Return the body of a test message."""
         text = "This is a test: alerts of stripe-event-receiver arrive here"
-        return self.raised(Condition("test", now, 0, text, "/ops", ("alerts", "list")))
+        return self.raised(Condition(TEST, now, 0, text, "/ops", ("alerts", "list")))
 
     def _body(
         self, text: str, *, since: float, types: Sequence[str], **fields: Any
@@ -94,7 +97,9 @@ class Texts:
 
 
 def runbook(alert: str) -> str:
-    """Return the address of the runbook of an alert."""
+    """Return the address of the runbook of an alert. A test message leads to the page of alerts."""
+    if alert == TEST:
+        return "docs/alerts.md"
     return f"{RUNBOOKS}#{alert.replace('_', '-')}"
 
 

@@ -95,11 +95,15 @@ class Silence:
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """The attempts of a window, those that failed, and the error group with most of them."""
+    """The attempts of a window, those that failed, and the error group with most of them.
+
+    ``since``: the begin of the first period with a failure, in seconds since the epoch.
+    """
 
     all: int = 0
     failed: int = 0
     worst: str = ""
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +202,8 @@ class AlertFacts:
             since = now - seconds
             found = self._store.read(statements.WORST, since=since, hour=int(since // 3600))
             worst = _cause(found[0].exception, found[0].place) if found else ""
-        return Failures(sum(counts.values()), failed, worst)
+        first = min((each.first for each in rows if each.name in FAILED), default=bucket)
+        return Failures(sum(counts.values()), failed, worst, first * float(BUCKET))
 
     def answers(self) -> Answers:
         """Return how long deliveries have failed, without one that succeeded."""

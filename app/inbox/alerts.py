@@ -25,7 +25,8 @@ class Alert:
     """An alert that is raised, or was. Times are seconds since the epoch.
 
     ``since``: when the condition began. ``seen_at``: when it was seen last. ``number``: how many
-    events or attempts it is about. ``text``: what is wrong, in a sentence.
+    events or attempts it is about. ``text``: what is wrong, in a sentence. ``number`` and ``text``
+    are those of ``seen_at``.
     """
 
     id: str
@@ -40,7 +41,7 @@ class Alert:
 
     @property
     def details(self) -> dict[str, Any]:
-        """The values that the alert was raised with."""
+        """The values that the alert was raised with, and its current text."""
         found: dict[str, Any] = json.loads(self.raw_details or "{}")
         return found
 
@@ -120,9 +121,15 @@ class Alerts:
         )
         return row is not None
 
-    def see(self, alert: Alert, number: int) -> None:
-        """Record that the condition of a raised alert still holds."""
-        self._store.write(statements.SEE, alert_id=alert.id, number=number)
+    def see(self, alert: Alert, number: int, text: str) -> None:
+        """Record that the condition of a raised alert still holds, with its current ``text``."""
+        self._store.write(
+            statements.SEE,
+            alert_id=alert.id,
+            number=number,
+            before=alert.raw_details,
+            details=json.dumps(alert.details | {"text": text}),
+        )
 
     def hand_over(self) -> None:
         """Put the messages of all transitions into the outbox."""

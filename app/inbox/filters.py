@@ -31,6 +31,7 @@ class EventFilter:
     ``since`` and ``until`` limit the time of receipt, both inclusive. ``object_id`` is the id of
     the related object, ``group`` the fingerprint of an error group. ``failed_before`` is a release:
     only events whose latest attempt failed under a release that was first seen before it.
+    ``unchanged_since``: only events without a result or a person's retry since this time.
     """
 
     state: str | None = None
@@ -43,6 +44,7 @@ class EventFilter:
     group: str | None = None
     until: float | None = None
     failed_before: str | None = None
+    unchanged_since: float | None = None
 
 
 #: The name of each field in an address.
@@ -51,6 +53,7 @@ NAMES = {
     "livemode": "mode",
     "object_id": "object",
     "failed_before": "failed-before",
+    "unchanged_since": "unchanged-since",
 }
 
 
@@ -133,4 +136,5 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
     "livemode": _read_mode,
     "since": _read_time,
     "until": _read_time,
+    "unchanged_since": _read_time,
 }

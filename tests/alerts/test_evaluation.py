@@ -401,6 +401,48 @@ class TestFailures:
         set_failures(lab, 6)
         assert lab.calm_round() == [("failures", "resolved")]
 
+    def test_begin(self, make_lab: MakeLab, database_url: str) -> None:
+        """It began in the first period of five minutes with a failure, not with the window."""
+        lab = make_lab(WORKS, database_url=database_url)
+        lab.inbox.migrate()
+        now = time.time()
+        add_activity(lab, "attempt", "handled", 5, now - 700)
+        add_activity(lab, "attempt", "failed", 6, now - 350)
+        add_activity(lab, "attempt", "gave_up", 6, now)
+        lab.round()
+        assert lab.alert().since == (now - 350) // 300 * 300
+        pass_window(lab)
+        lab.execute("DELETE FROM stripe_receiver_activity WHERE name = 'failed'")
+        add_activity(lab, "attempt", "failed", 120, now)
+        assert lab.round() == [("failures", "continues")]
+        assert lab.receiver.bodies[1]["since"] == lab.receiver.bodies[0]["since"]
+
+    def test_current_figures(self, make_lab: MakeLab, database_url: str) -> None:
+        """While it is raised, its text has the figures of the last check, as its number has."""
+        lab = make_lab(WORKS, database_url=database_url)
+        lab.inbox.migrate()
+        add_activity(lab, "attempt", "failed", 12, time.time())
+        lab.round()
+        assert lab.alert().text.startswith("12 of 12 attempts failed")
+        add_activity(lab, "attempt", "handled", 3, time.time())
+        assert lab.round() == []
+        assert lab.alert().text.startswith("12 of 15 attempts failed")
+        set_failures(lab, 20)
+        lab.round()
+        assert lab.alert().text.startswith("20 of 23 attempts failed")
+        assert lab.alert().number == 20
+
+    def test_stays_for_its_window(self, make_lab: MakeLab, sqlite_url: str) -> None:
+        """It ends when the failures are older than the window, and not before."""
+        lab = make_lab(WORKS, database_url=sqlite_url)
+        lab.inbox.migrate()
+        add_activity(lab, "attempt", "failed", 12, time.time())
+        assert lab.round() == [("failures", "raised")]
+        lab.execute("UPDATE stripe_receiver_activity SET bucket = bucket - 2")
+        assert lab.calm_round() == []
+        lab.execute("UPDATE stripe_receiver_activity SET bucket = bucket - 2")
+        assert lab.calm_round() == [("failures", "resolved")]
+
     def test_callbacks_that_fail(self, make_lab: MakeLab, sqlite_url: str) -> None:
         """The attempts of real deliveries count, and the text names their error."""
         lab = make_lab(

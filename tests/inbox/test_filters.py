@@ -19,6 +19,7 @@ FULL = EventFilter(
     group="crashed.v1.invoice.paid",
     until=1_700_000_100.0,
     failed_before="v1.2 & more".replace(" ", "+"),
+    unchanged_since=1_700_000_050.5,
 )
 
 

@@ -257,6 +257,21 @@ def test_attempt_of_an_unknown_release(inbox: Inbox, url: str) -> None:
     assert inbox.administration.count(EventFilter(failed_before="unknown")).number == 0
 
 
+def test_unchanged_since(inbox: Inbox, url: str) -> None:
+    """Events with a result or a retry since then are left out, unless their time is to come."""
+    at = inbox.alert_facts.now()
+    unchanged = EventFilter(state="dead", unchanged_since=at)
+    dead = inbox.administration.select(EventFilter(state="dead"), EVENTS)
+    raw_sql.execute(url, "UPDATE events SET settled_at = 1")
+    assert inbox.administration.count(unchanged).number == len(dead)
+    set_settled = "UPDATE events SET settled_at = :at WHERE id = :id"
+    raw_sql.execute(url, set_settled, {"at": at + 0.001, "id": dead[0].id})
+    assert inbox.administration.note_retry(dead[1].id, by="anna", why=None)
+    raw_sql.execute(url, set_settled, {"at": at + 7200, "id": dead[2].id})
+    left = {each.id for each in inbox.administration.select(unchanged, EVENTS)}
+    assert left == {each.id for each in dead} - {dead[0].id, dead[1].id}
+
+
 @pytest.mark.parametrize("analyze", [False, True])
 def test_each_filter_uses_its_index(inbox: Inbox, url: str, *, analyze: bool) -> None:
     """The plan has the index of the most selective condition, with statistics and without."""

@@ -99,9 +99,13 @@ def _of_kind(kind: str) -> sa.ColumnElement[bool]:
     )
 
 
-#: Counts attempts by their outcome, since a period.
+#: Counts attempts by their outcome, with the first period of each, since a period.
 ATTEMPTS = (
-    sa.select(activity.c.name, sa.func.sum(activity.c.number).label("number"))
+    sa.select(
+        activity.c.name,
+        sa.func.sum(activity.c.number).label("number"),
+        sa.func.min(activity.c.bucket).label("first"),
+    )
     .where(_of_kind("attempt"), activity.c.bucket >= sa.bindparam("bucket"))
     .group_by(activity.c.name)
 )

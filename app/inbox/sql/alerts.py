@@ -71,11 +71,15 @@ RESOLVE = (
     .returning(alerts.c.id)
 )
 
-#: Records that the condition of a raised alert still holds.
+#: Records that the condition of a raised alert still holds. It replaces no newer details.
 SEE = (
     sa.update(alerts)
     .where(_id, _is_raised)
-    .values(seen_at=now(), number=sa.bindparam("number", type_=sa.Integer))
+    .values(
+        seen_at=now(),
+        number=sa.bindparam("number", type_=sa.Integer),
+        details=sa.case((alerts.c.details == _before, _details), else_=alerts.c.details),
+    )
     .returning(alerts.c.id)
 )
 

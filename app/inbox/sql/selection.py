@@ -30,7 +30,7 @@ from app.inbox.sql.literals import number, word
 from app.inbox.sql.operations import releases
 from app.inbox.sql.rescue import orphaned, shown
 from app.inbox.sql.rows import ONE, ZERO
-from app.inbox.sql.schema import events
+from app.inbox.sql.schema import events, now, retries
 from app.states import WITHOUT_MODULE, Outcome, State
 
 Condition = sa.ColumnElement[bool]
@@ -245,6 +245,8 @@ def _rest(matching: EventFilter, *but: str) -> tuple[Condition, ...]:
         conditions.append(events.c.fingerprint + word("") == matching.group)
     if matching.failed_before is not None:
         conditions.append(_failed_before(matching.failed_before))
+    if matching.unchanged_since is not None:
+        conditions.append(_unchanged_since(matching.unchanged_since))
     return tuple(conditions)
 
 
@@ -261,6 +263,16 @@ def _failed_before(release: str) -> Condition:
         events.c.outcome != word(Outcome.RELEASED),
         sa.or_(events.c.release.in_(earlier), unknown),
     )
+
+
+def _unchanged_since(at: float) -> Condition:
+    """True if no attempt ended since then, and no person retried the event.
+
+    A time in the future was written before the clock stepped back, so it does not count.
+    """
+    settled_at = sa.func.coalesce(events.c.settled_at, ZERO)
+    retried = sa.exists().where(retries.c.event_id == events.c.id, retries.c.at.between(at, now()))
+    return sa.and_(sa.or_(settled_at <= at, settled_at > now()), ~retried)
 
 
 _ids: sa.BindParameter[list[str]] = sa.bindparam("ids", expanding=True)

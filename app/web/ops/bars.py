@@ -60,8 +60,12 @@ def by_hour(numbers: Iterable[tuple[int, str, int]], last_hour: int, hours: int)
     return Chart(bars, hours * SLOT, HEIGHT, top)
 
 
+def hour_name(hour: int) -> str:
+    """Return an hour since the epoch in words: ``2026-11-26 02:00 UTC``."""
+    return datetime.fromtimestamp(hour * 3600, UTC).strftime("%Y-%m-%d %H:00 UTC")
+
+
 def _bar(place: int, hour: int, number: int, parts: Counter[str], top: int) -> Bar:
     height = max(round(number / top * HEIGHT), MIN_HEIGHT) if number else 0
-    label = datetime.fromtimestamp(hour * 3600, UTC).strftime("%Y-%m-%d %H:00 UTC")
     details = ", ".join(f"{release or 'unknown release'} {n}" for release, n in parts.most_common())
-    return Bar(label, number, details, place * SLOT, HEIGHT - height, height)
+    return Bar(hour_name(hour), number, details, place * SLOT, HEIGHT - height, height)

@@ -32,6 +32,9 @@ from app.web.ops.view import counted
 #: The maximum number of events of one action.
 MOST = 10_000
 
+#: The form has times in whole microseconds. Rounding must not leave out the latest event.
+ROUNDING = 1e-6
+
 #: In inline mode, the seconds in which one request runs events. The next request goes on.
 SECONDS = 20.0
 
@@ -103,8 +106,12 @@ def _filter(values: Mapping[str, str]) -> EventFilter:
 
 
 def _bounded(matching: EventFilter) -> EventFilter:
-    """Return the filter without the events that arrive while the question is open."""
-    return matching if matching.until else replace(matching, until=time.time())
+    """Return the filter without the events that arrive or change while the question is open.
+
+    So a form works once: its action changes the events that it takes.
+    """
+    now = services().inbox.alert_facts.now() + ROUNDING
+    return replace(matching, until=matching.until or now, unchanged_since=now)
 
 
 def retried_states(matching: EventFilter) -> list[State]:
@@ -183,7 +190,7 @@ def _fields(matching: EventFilter) -> dict[str, str]:
 
 def _list_address(matching: EventFilter) -> str:
     """Return the address of the list of these events."""
-    query = to_query(replace(matching, livemode=None, until=None))
+    query = to_query(replace(matching, livemode=None, until=None, unchanged_since=None))
     return f"{url_for('ops.events.show')}?{query}".removesuffix("?")
 
 

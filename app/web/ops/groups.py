@@ -60,6 +60,7 @@ def show(fingerprint: str) -> Response:
             [(each.hour, each.release, each.attempts) for each in found], now_hour, HOURS
         ),
         "hours": HOURS,
+        "hour_name": bars.hour_name,
         "releases": inbox.groups.releases(fingerprint),
         "own_release": services().settings.release,
         "page": inbox.administration.page(EventFilter(group=fingerprint), limit=EVENTS),

@@ -20,8 +20,12 @@ from app.web.ops.view import counted, when
 if TYPE_CHECKING:
     from app.web.ops.overview import Facts
 
-#: The alerts that the overview shows. It reads the facts of the others itself.
-SHOWN_ALERTS = frozenset({"silence", "failures", "inbox_not_writable"})
+#: The alerts that the overview shows, with the page about each. It reads the facts of the other
+#: alerts itself.
+LINKS = {
+    "failures": ("/groups", "Open the error groups"),
+    "silence": ("/destinations", "Open the destinations"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +102,9 @@ def _pause(note: Note) -> Markup:
 
 def _alerts(alerts: list[Alert]) -> Iterator[Problem]:
     for alert in alerts:
-        if alert.alert in SHOWN_ALERTS:
-            text = Markup("{}. This alert was raised {}.").format(
-                sentence(alert.text), when(alert.since)
-            )
-            yield Problem("fail", text, "/events", "List the events")
+        if alert.alert in LINKS:
+            text = Markup("{}. Since {}.").format(sentence(alert.text), when(alert.since))
+            yield Problem("fail", text, *LINKS[alert.alert])
 
 
 def _findings(findings: list[Finding]) -> Iterator[Problem]:

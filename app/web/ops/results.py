@@ -30,6 +30,9 @@ SENTENCES = {
     "sync_destination": "{by} changed the event types of {target}.",
 }
 
+#: Before the sentence of an action on many events that changed none.
+UNCHANGED = "The events changed since the question was shown, or the form was sent before: "
+
 
 @dataclass(frozen=True, slots=True)
 class Did:
@@ -65,7 +68,8 @@ def lead_to_latest(address: str, action: str) -> Response:
 
 
 def _sentence(entry: AuditEntry) -> str:
-    return SENTENCES[entry.action].format(
+    nothing = UNCHANGED if entry.action.endswith("_many") and entry.affected == 0 else ""
+    return nothing + SENTENCES[entry.action].format(
         by=entry.by,
         target=entry.target,
         events=counted(entry.affected or 0, "event"),

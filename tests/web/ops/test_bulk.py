@@ -98,6 +98,29 @@ class TestQueue:
         ops.post("/ops/retry", fields)
         assert [affected for *_, affected in actions(ops)] == [3, 0]
 
+    def test_second_form_takes_no_pending_event(self, ops: Browser) -> None:
+        """Pending events are retried once by a form, also after they have failed again."""
+        deliver(ops, "evt_4")
+        parts = ops.receiver.services
+        fields = fields_of(ops.get("/ops/retry"))
+        assert "retried 4 events." in ops.post("/ops/retry", fields, follow=True).text
+        again = ops.post("/ops/retry", fields, follow=True).text
+        assert "the form was sent before: anna retried 0 events." in again
+        while claim := parts.inbox.claims.claim_due(livemode=False):
+            parts.runner.run(claim)
+        ops.post("/ops/retry", fields)
+        ops.post("/ops/retry", fields_of(ops.get("/ops/retry")))
+        assert [affected for *_, affected in actions(ops)] == [4, 0, 0, 4]
+
+    def test_second_form_gives_nothing_up(self, ops: Browser) -> None:
+        """An event that was given up and retried is not given up by the old form."""
+        deliver(ops, "evt_4")
+        fields = {"why": "test data", **fields_of(ops.get("/ops/give-up"))}
+        ops.post("/ops/give-up", fields)
+        ops.post("/ops/retry", fields_of(ops.get("/ops/retry")))
+        ops.post("/ops/give-up", fields)
+        assert [affected for *_, affected in actions(ops)] == [1, 4, 0]
+
     def test_give_up(self, ops: Browser) -> None:
         """Pending events become dead, with a reason that is required."""
         deliver(ops, "evt_4", "evt_5")
@@ -157,6 +180,15 @@ class TestInline:
         assert "All events of the filter were taken." in answer.text
         assert states(ops, "evt_1", "evt_2") == ["done", "done"]
         assert actions(ops) == [("anna", "retry_many", "mended", 2)]
+
+    def test_form_works_once(self, make_ops: Make) -> None:
+        """A second form runs no event that the first one has run, though it failed again."""
+        ops = make_ops({CREATED: FAILING})
+        deliver(ops, "evt_1")
+        fields = fields_of(ops.get("/ops/retry"))
+        ops.post("/ops/retry", fields)
+        assert "Retried 0 events" in ops.post("/ops/retry", fields).text
+        assert calls(ops) == 2
 
     def test_rest_is_run_by_the_next_request(
         self, make_ops: Make, monkeypatch: pytest.MonkeyPatch

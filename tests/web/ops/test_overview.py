@@ -146,7 +146,7 @@ def test_findings_and_alerts(ops: Browser) -> None:
     inbox.findings.record("clock_off", "warn", "the clock is 40 s behind Stripe's")
     inbox.findings.record("key_revoked", "fail", "Stripe does not accept the API key")
     inbox.findings.record("types_drifted", "ok", "All handled types are enabled")
-    for alert in ("silence", "dead_events"):
+    for alert in ("silence", "failures", "dead_events"):
         inbox.alerts.raise_(
             alert,
             alert=alert,
@@ -156,8 +156,12 @@ def test_findings_and_alerts(ops: Browser) -> None:
             before="",
             details={"text": f"About {alert}"},
         )
-    assert sentences(overview(ops)) == [
-        "fail: About silence. This alert was raised 2 hours ago. List the events",
+    page = overview(ops)
+    for path in ("groups", "destinations"):
+        assert f'href="/ops/{path}">Open the' in page
+    assert sentences(page) == [
+        "fail: About failures. Since 2 hours ago. Open the error groups",
+        "fail: About silence. Since 2 hours ago. Open the destinations",
         "fail: Stripe does not accept the API key. Since 0 s ago. Destinations",
         "warn: The clock is 40 s behind Stripe's. Since 0 s ago. Destinations",
     ]
