@@ -30,8 +30,9 @@ class EventFilter:
 
     ``since`` and ``until`` limit the time of receipt, both inclusive. ``object_id`` is the id of
     the related object, ``group`` the fingerprint of an error group. ``failed_before`` is a release:
-    only events whose latest attempt failed under a release that was first seen before it.
-    ``unchanged_since``: only events without a result or a person's retry since this time.
+    only events whose latest attempt failed under a release that began before it, or under an
+    unknown one before it began. ``unchanged_since``: only events without a result or a person's
+    retry since this time.
     """
 
     state: str | None = None
