@@ -24,7 +24,7 @@ def words(matching: EventFilter) -> str:
         ("of account {}", matching.context),
         ("about {}", matching.object_id),
         ("with the error {}", matching.group),
-        ("that failed before release {}", matching.failed_before),
+        ("with their last failure before release {}", matching.failed_before),
         ("received since {}", _time(matching.since)),
         ("received until {}", _time(matching.until)),
     ]

@@ -165,7 +165,11 @@ def _ask(
     count = sum(counts, Count(0))
     conditions = words(replace(matching, livemode=None))
     if not count.number and not count.is_bounded:
-        sentence = f"There are no such events{conditions}. {question.takes}"
+        # The time at which the question is shown is no condition of the viewer.
+        given = replace(matching, livemode=None, unchanged_since=None)
+        if given.until == matching.unchanged_since:
+            given = replace(given, until=None)
+        sentence = f"None of the events{words(given)} can be taken. {question.takes}"
         return refuse("There is nothing to do", sentence, _list_address(matching))
     events = counted(count, "event")
     sentences = [f"This takes {events}{conditions}.", question.takes, question.how]

@@ -64,6 +64,7 @@ def show() -> str:
         "ops/destinations.html",
         destinations=[each for each in findings if "id" in each.details],
         others=[each for each in findings if "id" not in each.details],
+        watch_seconds=services().settings.watch_seconds,
     )
 
 

@@ -148,7 +148,16 @@ class TestQueue:
         """If no event can be taken, the page says which ones could be."""
         answer = ops.get(f"/ops/{path}")
         assert answer.status_code == 409
-        assert "There are no such events" in answer.text
+        assert "None of the events" in answer.text
+        assert "received until" not in answer.text
+
+    def test_nothing_to_do_before_a_time(self, ops: Browser) -> None:
+        """The sentence has the conditions of the viewer, also a time."""
+        until = "None of the events received until 2020-01-01T00:00:00Z can be taken."
+        assert until in ops.get("/ops/retry?until=2020-01-01").text
+        release = "of type v1.x, with their last failure before release r1 can be taken."
+        ops.receiver.services.inbox.groups.begin_release("r1")
+        assert release in ops.get("/ops/retry?type=v1.x&failed-before=r1").text
 
     def test_invalid_filter(self, ops: Browser) -> None:
         """A filter that cannot be read is never taken as none."""

@@ -77,9 +77,16 @@ def test_findings_of_the_watch(ops: Browser, stripe_api: StripeApi) -> None:
     assert stripe_api.asked == []
 
 
-def test_no_findings(ops: Browser) -> None:
-    """Before the first round of the watch, the page says that it comes."""
-    assert "every few minutes, unless <code>WATCH_SECONDS" in ops.get("/ops/destinations").text
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (900.0, "every 15 minutes, for the first time at most 15 minutes after the start."),
+        (0.0, "The watch is switched off: <code>WATCH_SECONDS</code> is 0."),
+    ],
+)
+def test_no_findings(make_ops: Callable[..., Browser], seconds: float, words: str) -> None:
+    """Without a finding the page says when the watch first asks Stripe, or that it is off."""
+    assert words in make_ops(watch_seconds=seconds).get("/ops/destinations").text
 
 
 def test_destinations_are_compared(ops: Browser, stripe_api: StripeApi, name: str) -> None:

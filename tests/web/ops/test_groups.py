@@ -72,11 +72,24 @@ def test_group(ops: Browser, group: str) -> None:
     assert f'href="/ops/events?group={group}"' in text
 
 
-def test_actions(ops: Browser, group: str) -> None:
+def test_dead_events_cannot_be_given_up(ops: Browser, group: str, sqlite_url: str) -> None:
+    """Without a pending event there is no button that gives up."""
+    raw_sql.execute(sqlite_url, "UPDATE events SET state = 'dead'")
+    text = ops.get(f"/ops/groups/{group}").text
+    assert f'href="/ops/retry?group={group}"' in text
+    assert "/ops/give-up" not in text
+
+
+def test_actions(ops: Browser, group: str, make_ops: Make) -> None:
     """An operator can retry all, those that failed before this release, or give all up."""
     text = ops.get(f"/ops/groups/{group}").text
     assert f'href="/ops/retry?group={group}"' in text
-    assert f'href="/ops/retry?group={group}&amp;failed-before=r2"' in text
+    assert "failed-before" not in text  # r2 is the only release
+    ops.receiver.services.inbox.groups.begin_release("r2")
+    later = make_ops({"v1_customer_created": FAILING}, release="r3")
+    later.receiver.services.inbox.groups.begin_release("r3")
+    newer = later.get(f"/ops/groups/{group}").text
+    assert f'href="/ops/retry?group={group}&amp;failed-before=r3"' in newer
     assert f'href="/ops/give-up?group={group}"' in text
     assert (
         "/ops/retry" not in Browser(ops.receiver, token=READ_TOKEN).get(f"/ops/groups/{group}").text
