@@ -182,10 +182,10 @@ def _make_maintenance(  # noqa: PLR0913, PLR0917 - as above
     stopping: threading.Event,
 ) -> Maintenance:
     """Return the regular work of a serving process."""
-    # Once, and again only if the inbox was away.
+    # It writes once. Later rounds are for an inbox that was unavailable.
     begin_release = partial(inbox.groups.begin_release, settings.release)
     tasks = [
-        Task("release", RELEASE_SECONDS, begin_release),
+        Task("release", RELEASE_SECONDS, begin_release, at_start=True),
         Task("activity", FLUSH_SECONDS, meter.flush),
         *alert_tasks(settings, inbox),
         *retention.tasks(settings, inbox, stopping),

@@ -20,13 +20,14 @@ TICK_SECONDS = 0.05
 
 
 def begin_execution(services: Services) -> None:
-    """Start the watchdog and the leases, and find out which running events are orphans.
+    """Record the release, start the watchdog and the leases, and find the orphans.
 
     If a lease has expired, this waits up to the grace: a live process renews it. The command ends
     only after all results are recorded. Raises ``InboxUnavailable``, and ``StartError`` if a
     handler module is broken.
     """
     _ = services.registry.modules
+    services.inbox.groups.begin_release(services.settings.release)
     click.get_current_context().call_on_close(services.tracing.flush)
     click.get_current_context().call_on_close(partial(_finish, services))
     services.tracing.start()

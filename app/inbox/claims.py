@@ -139,6 +139,10 @@ class Claims:
         )
         if row is None:
             return False
+        if failure.release:
+            # A command may be the only process of its release.
+            with suppress(InboxUnavailable):  # as in ``_name_group``
+                self._groups.begin_release(failure.release)
         if failure.fingerprint and failure.exception:
             self._name_group(failure.fingerprint, failure, tuple(row[1:]))
         return True

@@ -30,7 +30,8 @@ class EventFilter:
 
     ``since`` and ``until`` limit the time of receipt, both inclusive. ``object_id`` is the id of
     the related object, ``group`` the fingerprint of an error group. ``failed_before`` is a release:
-    only events whose latest attempt failed under a release that was first seen before it.
+    only events whose latest attempt failed under a release that began before it, or under an
+    unknown one before it began.
     """
 
     state: str | None = None

@@ -92,6 +92,14 @@ class Groups:
             self._store.write(statements.BEGIN_RELEASE, durable=True, release=release)
             self._begun = release
 
+    def has_begun(self, release: str) -> bool:
+        """Return True if a process of this ``release`` has recorded its start."""
+        return bool(self._store.read(statements.HAS_BEGUN, release=release))
+
+    def begun(self, limit: int) -> tuple[str, ...]:
+        """Return up to ``limit`` releases that have begun, the latest first."""
+        return tuple(row.release for row in self._store.read(statements.BEGUN, limit=limit))
+
     def list(
         self, limit: int, *, since: float | None = None, seconds: float | None = None
     ) -> list[Group]:

@@ -28,12 +28,16 @@ ROUNDS_PER_TERM = 3
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Work that is done every ``seconds``. ``by_leader``: by one process at a time."""
+    """Work that is done every ``seconds``.
+
+    ``by_leader``: by one process at a time. ``at_start``: for the first time at once.
+    """
 
     name: str
     seconds: float
     run: Callable[[], object]
     by_leader: bool = False
+    at_start: bool = False
 
 
 class Maintenance:
@@ -57,6 +61,8 @@ class Maintenance:
             threads.start(f"maintenance-{task.name}", partial(self._loop, task, leader_id))
 
     def _loop(self, task: Task, leader_id: str) -> None:
+        if task.at_start:
+            self.run_once(task, leader_id)
         while not self._stopping.wait(task.seconds):
             self.run_once(task, leader_id)
 

@@ -26,6 +26,19 @@ def test_task_runs_again_and_again_until_the_stop(sqlite_url: str) -> None:
     inbox.close()
 
 
+def test_task_can_run_at_the_start(sqlite_url: str) -> None:
+    """Such a task does not wait for its first interval."""
+    inbox, stopping, ran = Inbox(sqlite_url, lease_seconds=30), threading.Event(), threading.Event()
+    Maintenance(
+        [Task("count", 3600, ran.set, at_start=True)], inbox.reconciliation, stopping
+    ).start()
+
+    assert ran.wait(10)
+    stopping.set()
+    wait_for(lambda: "maintenance-count" not in [each.name for each in threading.enumerate()])
+    inbox.close()
+
+
 def test_one_process_leads(database_url: str) -> None:
     """A task of leaders runs in the first process that asks, and in that one only."""
     runs: list[str] = []

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from flask.cli import with_appcontext
 
-from app.cli.events.filters import filter_options, limit_option, no_events, read_cursor
+from app.cli.events.filters import (
+    filter_options,
+    limit_option,
+    no_events,
+    read_cursor,
+    require_known,
+)
 from app.cli.hints import hint
 from app.cli.inbox_errors import explained
 from app.cli.output import iso_time, json_option, say, say_json, say_table, shortened
@@ -48,6 +54,7 @@ def list_events(wanted: EventFilter, limit: int, *, before: Cursor | None, as_js
     """
     inbox, is_queue = services().inbox, services().settings.is_queue
     with explained():
+        require_known(inbox, wanted)
         page = inbox.administration.page(wanted, limit=limit, before=before)
         paused = inbox.administration.paused()
         types = inbox.administration.paused_types()

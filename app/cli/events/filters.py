@@ -12,6 +12,7 @@ import click
 
 from app.inbox.filters import OUTCOMES, STATES, UNITS, EventFilter, read_time
 from app.inbox.models import Cursor
+from app.operations import selection_words
 from app.text import printable
 
 if TYPE_CHECKING:
@@ -135,6 +136,14 @@ def require_selection(event_ids: tuple[str, ...], wanted: EventFilter) -> None:
         raise click.UsageError(
             "Give IDs, or select events with --state, --group, --since or another filter."
         )
+
+
+def require_known(inbox: Inbox, wanted: EventFilter) -> None:
+    """Refuse a filter with an error group or a release that the inbox does not have."""
+    try:
+        selection_words.require_known(inbox, wanted)
+    except ValueError as error:
+        raise click.ClickException(f"{error}.") from None
 
 
 def find_all(inbox: Inbox, event_ids: tuple[str, ...]) -> list[Event]:

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import click
 from flask.cli import with_appcontext
 
-from app.cli.events.filters import filter_options, find_all, limit_option, require_selection
+from app.cli.events.filters import (
+    filter_options,
+    find_all,
+    limit_option,
+    require_known,
+    require_selection,
+)
 from app.cli.inbox_errors import explained
 from app.cli.operator import operator
 from app.cli.output import confirm, counted, plural, say, say_table
@@ -63,6 +69,7 @@ def give_up(event_ids: tuple[str, ...], wanted: EventFilter, **options: Unpack[O
             raise click.UsageError("Only pending events can be given up.")
         wanted = replace(wanted, state=State.PENDING.value, livemode=services().settings.livemode)
     with explained():
+        require_known(services().inbox, wanted)
         if event_ids:
             events: Sequence[Event | EventRow] = _by_id(event_ids)
             number = Count(len(events))

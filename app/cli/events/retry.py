@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import click
 from flask.cli import with_appcontext
 
-from app.cli.events.filters import filter_options, find_all, limit_option, require_selection
+from app.cli.events.filters import (
+    filter_options,
+    find_all,
+    limit_option,
+    require_known,
+    require_selection,
+)
 from app.cli.execution import begin_execution
 from app.cli.hints import hint
 from app.cli.inbox_errors import explained
@@ -117,6 +123,7 @@ def _selected(
     require_selection(event_ids, wanted)
     if event_ids:
         return _oldest_first(find_all(services.inbox, event_ids))
+    require_known(services.inbox, wanted)
     administration = services.inbox.administration
     selections = _selections(services, wanted, again=options["again"])
     count = sum((administration.count(each) for each in selections), Count(0))

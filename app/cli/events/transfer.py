@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 from flask.cli import with_appcontext
 
-from app.cli.events.filters import MAX_LIMIT, filter_options
+from app.cli.events.filters import MAX_LIMIT, filter_options, require_known
 from app.cli.hints import flask_command
 from app.cli.inbox_errors import explained
 from app.cli.operator import operator
@@ -43,6 +43,7 @@ def export(event_ids: tuple[str, ...], wanted: EventFilter, limit: int | None) -
         raise click.UsageError("Give either IDs or options that select events, not both.")
     count = 0
     with explained():
+        require_known(services().inbox, wanted)
         pages = _by_id(services(), event_ids) if event_ids else _pages(services(), wanted, limit)
         for page in pages:
             for record in page:

@@ -74,6 +74,14 @@ RELEASES = (
     .limit(number(MOST_RELEASES))
 )
 
+#: The releases of which a process has started, the latest first.
+BEGUN = (
+    sa.select(releases.c.release)
+    .order_by(releases.c.first_at.desc(), releases.c.release)
+    .limit(sa.bindparam("limit"))
+)
+HAS_BEGUN = sa.select(releases.c.release).where(releases.c.release == sa.bindparam("release"))
+
 #: Records the first start of a release.
 BEGIN_RELEASE = (
     insert(releases)

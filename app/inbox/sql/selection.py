@@ -249,9 +249,10 @@ def _rest(matching: EventFilter, *but: str) -> tuple[Condition, ...]:
 
 
 def _failed_before(release: str) -> Condition:
-    """True if the latest attempt failed under a release that was first seen before this one.
+    """True if the latest attempt failed under a release that began before this one.
 
-    The release of an attempt can be unknown. Then it counts if the attempt ended before.
+    With an unknown release, an attempt counts if it ended before this one began: attempts of older
+    versions and crashes have none.
     """
     begin = sa.select(releases.c.first_at).where(releases.c.release == release).scalar_subquery()
     earlier = sa.select(releases.c.release).where(releases.c.first_at < begin)

@@ -13,7 +13,7 @@ from werkzeug.exceptions import BadRequest
 from app.inbox.filters import EventFilter, from_query, to_query
 from app.inbox.models import Count, EventRow
 from app.operations.bulk_run import BulkRun
-from app.operations.selection_words import words
+from app.operations.selection_words import require_known, words
 from app.services import services
 from app.states import Outcome, State
 from app.web.ops import results
@@ -97,6 +97,7 @@ def _filter(values: Mapping[str, str]) -> EventFilter:
     """Return the filter of an address or a form, for the mode of the key. Raises 400."""
     try:
         matching = from_query(values)
+        require_known(services().inbox, matching)
     except ValueError as error:
         raise BadRequest(f"{error}.") from None
     return replace(matching, livemode=services().settings.livemode)

@@ -12,7 +12,7 @@ from flask import Blueprint, Response, make_response, redirect, render_template,
 
 from app.inbox.filters import NAMES, OUTCOMES, STATES, EventFilter, from_query, to_query
 from app.inbox.models import Cursor
-from app.operations.selection_words import no_events
+from app.operations.selection_words import no_events, require_known
 from app.services import services
 from app.states import State
 from app.stripe_api.catalog import EVENT_TYPE_SHAPE
@@ -65,6 +65,7 @@ def show() -> Response:
     """Show a page of the events that the address selects, the latest first."""
     try:
         matching = from_query(request.args)
+        require_known(services().inbox, matching)
         before, after = _cursor("before"), _cursor("after")
     except ValueError as error:
         return _page(400, problem=str(error))

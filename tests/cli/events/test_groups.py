@@ -232,6 +232,35 @@ def test_events_of_a_group_run_again(releases: tuple[Receiver, Receiver]) -> Non
     ]
 
 
+@pytest.mark.parametrize("command", ["list", "retry", "give-up --why w", "export"])
+def test_unknown_name_is_refused(releases: tuple[Receiver, Receiver], command: str) -> None:
+    """A mistyped release or group is an error with its name, not an empty selection."""
+    _, new = releases
+    runner = new.app.test_cli_runner()
+    for options, sentence in (
+        (["--group", "nonsense"], "There is no error group nonsense."),
+        (
+            ["--failed-before", "1.5"],
+            "No process of a release 1.5 has started. The latest releases: 1.5.0, 1.4.2.",
+        ),
+    ):
+        refused = runner.invoke(args=["events", *command.split(), *options])
+        assert (refused.exit_code, refused.stderr) == (1, f"Error: {sentence}\n")
+
+
+def test_command_records_its_release(make_receiver: Make) -> None:
+    """A command can be the first process of a release. Its failures belong to it."""
+    old = make_receiver({MODULE: FAILING}, release="1.4.2")
+    deliver(old, "evt_1")
+    assert old.services.inbox.groups.begun(9) == ("1.4.2",)
+    new = make_receiver({MODULE: FAILING}, release="1.5.0")
+    assert retry(new, "--failed-before", "1.5.0").stdout.startswith("1 event selected.")
+    assert new.event("evt_1").release == "1.5.0"
+    newest = make_receiver({MODULE: "def handle(notif, client): pass\n"}, release="1.6.0")
+    assert "handled" in retry(newest, "--failed-before", "1.6.0").stdout
+    assert newest.services.inbox.groups.begun(9) == ("1.6.0", "1.5.0", "1.4.2")
+
+
 def test_events_that_failed_before_a_release_run_again(
     releases: tuple[Receiver, Receiver],
 ) -> None:

@@ -97,3 +97,14 @@ def test_unknown_group(ops: Browser) -> None:
     answer = ops.get("/ops/groups/000000000000")
     assert answer.status_code == 404
     assert "There is no error group 000000000000." in answer.text
+
+
+def test_unknown_name_in_a_filter(ops: Browser) -> None:
+    """A list or an action with an unknown group or release is refused with its name."""
+    for query, sentence in (
+        ("group=nonsense", "There is no error group nonsense"),
+        ("failed-before=typo", "No process of a release typo has started."),
+    ):
+        for path in ("/ops/events", "/ops/retry", "/ops/give-up"):
+            answer = ops.get(f"{path}?{query}")
+            assert (answer.status_code, sentence in answer.text) == (400, True), path
