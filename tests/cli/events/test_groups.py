@@ -248,7 +248,7 @@ def test_unknown_name_is_refused(releases: tuple[Receiver, Receiver], command: s
         assert (refused.exit_code, refused.stderr) == (1, f"Error: {sentence}\n")
 
 
-def test_command_records_its_release(make_receiver: Callable[..., Receiver]) -> None:
+def test_command_records_its_release(make_receiver: Make) -> None:
     """A command can be the first process of a release. Its failures belong to it."""
     old = make_receiver({MODULE: FAILING}, release="1.4.2")
     deliver(old, "evt_1")
