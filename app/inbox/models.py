@@ -14,6 +14,10 @@ from app.runtime.clocks import since_boot
 #: (``app/inbox/sql/pauses.py``). A power of two, so that the sum loses few digits.
 PARKED = 2.0**36
 
+#: What the stored outcome of a parked event begins with if it failed or was released
+#: (``app/inbox/sql/parking.py``).
+PARKED_PREFIX = "paused_"
+
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
@@ -127,7 +131,7 @@ class Event:
     @classmethod
     def of(cls, row: sa.Row[Any]) -> Event:
         """Return the event of a row that ``sql.rescue.shown`` selects."""
-        return _with_own_time(cls(*tuple(row)))
+        return _as_before_parking(cls(*tuple(row)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,17 +163,23 @@ class EventRow:
     @classmethod
     def of(cls, row: sa.Row[Any]) -> EventRow:
         """Return the event of a row that ``sql.selection.ROWS`` selects."""
-        return _with_own_time(cls(*tuple(row)))
+        return _as_before_parking(cls(*tuple(row)))
 
 
 AnyEvent = TypeVar("AnyEvent", Event, EventRow)
 
 
-def _with_own_time(event: AnyEvent) -> AnyEvent:
-    """Return the event with the time at which it was due before it was parked."""
-    if event.due_at < PARKED:
-        return event
-    return replace(event, due_at=event.due_at - PARKED)
+def before_parking(due_at: float, outcome: str | None) -> tuple[float, str | None]:
+    """Return ``due_at`` and ``outcome`` as they were before the event was parked, if it is."""
+    return (
+        due_at - PARKED if due_at >= PARKED else due_at,
+        outcome and outcome.removeprefix(PARKED_PREFIX),
+    )
+
+
+def _as_before_parking(event: AnyEvent) -> AnyEvent:
+    due_at, outcome = before_parking(event.due_at, event.outcome)
+    return replace(event, due_at=due_at, outcome=outcome)
 
 
 @dataclass(frozen=True, slots=True, order=True)

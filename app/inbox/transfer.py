@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from app.inbox.models import before_parking
 from app.inbox.records import Record, Row, write_record
 from app.inbox.sql import transfer as statements
 from app.inbox.sql.reconcile import KNOWN
@@ -46,7 +47,7 @@ class Transfer:
     def read(self, event_ids: Sequence[str]) -> list[Row]:
         """Return the JSON objects of these events, in their order, without those removed since."""
         ids = list(event_ids)
-        found = {row.id: _columns(row) for row in self._store.read(statements.EVENTS, ids=ids)}
+        found = {row.id: _event(row) for row in self._store.read(statements.EVENTS, ids=ids)}
         ended = self._by_event(statements.ATTEMPTS, ids)
         asked = self._by_event(statements.RETRIES, ids)
         there = [each for each in ids if each in found]
@@ -93,6 +94,11 @@ class Transfer:
 
 def _columns(row: sa.Row[Any]) -> Row:
     return dict(row._mapping)  # noqa: SLF001 - a public attribute of SQLAlchemy's
+
+
+def _event(row: sa.Row[Any]) -> Row:
+    due_at, outcome = before_parking(row.due_at, row.outcome)
+    return {**_columns(row), "due_at": due_at, "outcome": outcome}
 
 
 def _settled(event: Row, *, runnable: bool) -> Row:

@@ -332,6 +332,103 @@ class TestPausedType:
         inbox.close()
 
 
+#: The condition of the clock repair of the release before. It runs at each start.
+REPAIRED_BEFORE = """
+    state = 'pending' AND due_at > {now} AND
+    (outcome IS NULL OR outcome NOT IN ('failed', 'released') OR settled_at > {now})
+"""
+NOW = {
+    "sqlite": "((julianday('now') - 2440587.5) * 86400.0)",
+    "postgresql": "EXTRACT(EPOCH FROM statement_timestamp())::double precision",
+}
+
+
+class TestOutcomeOfAParkedEvent:
+    """A parked event has a stored outcome of its own. It is shown nowhere."""
+
+    @pytest.fixture
+    def parked(self, inbox: Inbox) -> Inbox:
+        """An inbox with a parked event per outcome, the second one of a failure."""
+        enqueue(inbox, 1, 2, 3, 4)
+        new, failed, released, fallback = (due(inbox) for _ in range(4))
+        assert new
+        assert failed
+        assert released
+        assert fallback
+        inbox.claims.release(new, -1.0)
+        inbox.claims.fail(failed, replace(FAILURE, delay=-1.0, fingerprint="group"))
+        inbox.claims.release(released, -1.0)
+        inbox.claims.finish(fallback, Outcome.FALLBACK)
+        assert inbox.administration.reopen("evt_4") is True
+        enqueue(inbox, 5)
+        inbox.administration.pause(by="me", why=None, type_=CREATED)
+        assert inbox.administration.park() == 5
+        return inbox
+
+    def outcomes(self, inbox: Inbox) -> list[str | None]:
+        """Return the outcomes of the events that ``parked`` makes."""
+        return [outcome for _, (_, outcome) in sorted(states(inbox).items())]
+
+    SHOWN = ("released", "failed", "released", "fallback", None)
+
+    def test_release_before_makes_it_due(self, database_url: str, parked: Inbox) -> None:
+        """After a way back, its first start makes every parked event due."""
+        now = NOW[database_url.partition("+")[0].partition(":")[0]]
+        where = REPAIRED_BEFORE.format(now=now)
+        raw_sql.execute(database_url, f"UPDATE events SET due_at = {now} WHERE {where}")  # noqa: S608 - the test's own words
+        later = raw_sql.select(
+            database_url,
+            f"(SELECT id FROM events WHERE due_at > {now}) AS later",  # noqa: S608 - the test's own words
+        )
+        assert later == []
+        # This version can follow again.
+        assert self.outcomes(parked) == [*self.SHOWN]
+        parked.administration.resume(by="me", type_=CREATED)
+        assert sum(due(parked) is not None for _ in range(6)) == 5
+
+    def test_former_outcome_is_shown(self, parked: Inbox) -> None:
+        """The page, a filter, an export and a list have the outcome from before, and so after."""
+        administration = parked.administration
+        assert self.outcomes(parked) == [*self.SHOWN]
+        for outcome, number in (("failed", 1), ("released", 2), ("paused_failed", 0)):
+            rows = administration.page(EventFilter(outcome=outcome), limit=9).events
+            assert [each.outcome for each in rows] == [outcome] * number
+        (record,) = parked.transfer.read(["evt_2"])
+        assert (record["outcome"], record["due_at"][:2]) == ("failed", "20")
+        administration.resume(by="me", type_=CREATED)
+        assert administration.park() == 5
+        assert self.outcomes(parked) == [*self.SHOWN]
+
+    def test_history_has_the_former_outcome(self, parked: Inbox) -> None:
+        """A person's run, a retry of many and giving up keep the attempt with its outcome."""
+        claim = parked.claims.claim_one("evt_2")
+        assert claim is not None
+        assert parked.claims.finish(claim)
+        assert parked.administration.give_up("evt_3", by="me", why="obsolete") is True
+        matching = EventFilter(outcome="released")
+        assert parked.administration.retry_many(matching, by="me", why=None, limit=9) == 1
+        history = {
+            number: [each.outcome for each in parked.administration.attempts(f"evt_{number}")]
+            for number in (1, 2, 3)
+        }
+        assert history == {1: ["released"], 2: ["failed", "handled"], 3: ["released", "gave_up"]}
+        assert parked.administration.park() == 1
+
+    def test_late_result_is_recorded(self, inbox: Inbox) -> None:
+        """A callback that outlives a stop can record its result though the event is parked."""
+        enqueue(inbox, 1)
+        claim = due(inbox)
+        assert claim is not None
+        inbox.claims.release(claim, -1.0)
+        inbox.administration.pause(by="me", why=None, type_=CREATED)
+        assert inbox.administration.park() == 1
+        late = replace(FAILURE, fingerprint="group", exception="KeyError", place="x.py:1")
+        assert inbox.claims.fail(claim, late) is True
+        group = inbox.groups.find("group")
+        assert group is not None
+        assert group.attempts == 1
+
+
 def test_audit_log_has_pages(inbox: Inbox) -> None:
     """The latest entries come first. A page continues before an entry, or is about one target."""
     ids = [inbox.audit.record("me", "prune", f"evt_{number}") for number in range(3)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app.inbox.sql import parking
 from app.inbox.sql.literals import word
 from app.inbox.sql.rows import ONE, ZERO
 from app.inbox.sql.schema import events, now, retries
@@ -24,6 +25,15 @@ def _these(count: int) -> sa.ColumnElement[bool]:
 _is_open = sa.and_(
     events.c.state.in_([word(State.PENDING), word(State.DEAD)]), events.c.erased_at.is_(None)
 )
+
+#: The columns of an event that a person makes due. A parked one is parked again.
+reopened: dict[str, Any] = {
+    "state": word(State.PENDING),
+    "outcome": parking.outcome,
+    "due_at": now(),
+    "attempts_used": ZERO,
+    "crashes": ZERO,
+}
 
 
 @cache
@@ -44,7 +54,7 @@ def reopen(count: int) -> sa.Executable:
     return (
         sa.update(events)
         .where(_these(count), _is_open)
-        .values(state=word(State.PENDING), due_at=now(), attempts_used=ZERO, crashes=ZERO)
+        .values(**reopened)
         .returning(events.c.id)
         .execution_options(repeatable=False, all_rows=True)
     )

@@ -5,22 +5,16 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from app.inbox.sql.actions import reopened
 from app.inbox.sql.claims import retriable
-from app.inbox.sql.literals import word
 from app.inbox.sql.rescue import orphaned, shown
-from app.inbox.sql.rows import ONE, ZERO
+from app.inbox.sql.rows import ONE
 from app.inbox.sql.schema import attempts, events, now, readiness, retries
-from app.states import State
 
 _this_event = events.c.id == sa.bindparam("event_id")
 
 #: Makes an event due for the workers now, as if it had never failed.
-REOPEN = (
-    sa.update(events)
-    .where(_this_event, retriable)
-    .values(state=word(State.PENDING), due_at=now(), attempts_used=ZERO, crashes=ZERO)
-    .returning(events.c.id)
-)
+REOPEN = sa.update(events).where(_this_event, retriable).values(**reopened).returning(events.c.id)
 
 #: Records that a person has an event run again, if it may be run.
 NOTE_RETRY = (

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from app.inbox.models import PARKED
+from app.inbox.sql import parking
 from app.inbox.sql.literals import number, word
 from app.inbox.sql.schema import budgets, events, leaders, now
-from app.states import Outcome, State
+from app.states import State
 
 CLOCK = sa.select(now())
 
-_delayed = events.c.outcome.in_([word(Outcome.FAILED), word(Outcome.RELEASED)])
+_delayed = parking.is_delayed
 
 #: Makes events due that wait because the clock stepped back: now, or one delay from now.
 REPAIR_EVENTS = (

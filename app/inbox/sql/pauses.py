@@ -13,8 +13,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from app.inbox.models import PARKED
-from app.inbox.sql.literals import number, word
+from app.inbox.sql import parking
+from app.inbox.sql.literals import word
 from app.inbox.sql.operations import type_pauses
 from app.inbox.sql.rows import ONE
 from app.inbox.sql.schema import events, now, pauses
@@ -45,8 +45,6 @@ RESUME_TYPE = (
 )
 PAUSED_TYPES = sa.select(type_pauses).order_by(type_pauses.c.type)
 
-_parked = number(PARKED)
-
 
 def _is_paused(event: Any) -> sa.ColumnElement[bool]:
     paused: sa.ColumnElement[bool] = event.c.type.in_(sa.select(type_pauses.c.type))
@@ -69,14 +67,18 @@ DUE_AND_PAUSED = (
 #: Some parked events whose type is not paused.
 PARKED_AND_RESUMED = (
     sa.select(events.c.id)
-    .where(events.c.state == word(State.PENDING), events.c.due_at >= _parked, ~_is_paused(events))
+    .where(
+        events.c.state == word(State.PENDING),
+        events.c.due_at >= parking.parked,
+        ~_is_paused(events),
+    )
     .order_by(events.c.due_at, events.c.id)
     .limit(sa.bindparam("limit", type_=sa.Integer))
 )
 
 
-def _move(count: int, *which: sa.ColumnElement[bool], due_at: Any) -> sa.Executable:
-    """Return the statement that changes ``due_at`` of those of ``count`` events that match."""
+def _move(count: int, *which: sa.ColumnElement[bool], **values: Any) -> sa.Executable:
+    """Return the statement that sets ``values`` in those of ``count`` events that match."""
     these = events.c.id.in_([sa.bindparam(f"event_id_{each}") for each in range(count)])
     free = (
         sa.select(events.c.id)
@@ -86,7 +88,7 @@ def _move(count: int, *which: sa.ColumnElement[bool], due_at: Any) -> sa.Executa
     return (
         sa.update(events)
         .where(events.c.id.in_(free))
-        .values(due_at=due_at)
+        .values(**values)
         .returning(events.c.id)
         .execution_options(all_rows=True)
     )
@@ -96,11 +98,13 @@ def _move(count: int, *which: sa.ColumnElement[bool], due_at: Any) -> sa.Executa
 def park(count: int) -> sa.Executable:
     """Return the statement that parks those of ``count`` events that are due and paused."""
     which = (events.c.due_at <= now(), _is_paused(events))
-    return _move(count, *which, due_at=events.c.due_at + _parked)
+    return _move(
+        count, *which, due_at=events.c.due_at + parking.parked, outcome=parking.parked_outcome
+    )
 
 
 @cache
 def unpark(count: int) -> sa.Executable:
     """Return the statement that makes those of ``count`` events due that are parked."""
-    which = (events.c.due_at >= _parked, ~_is_paused(events))
-    return _move(count, *which, due_at=events.c.due_at - _parked)
+    which = (events.c.due_at >= parking.parked, ~_is_paused(events))
+    return _move(count, *which, due_at=events.c.due_at - parking.parked, outcome=parking.outcome)

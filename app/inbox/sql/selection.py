@@ -26,6 +26,7 @@ from sqlalchemy.sql.expression import FunctionElement
 
 from app.inbox.filters import EventFilter
 from app.inbox.models import EventRow
+from app.inbox.sql import parking
 from app.inbox.sql.literals import number, word
 from app.inbox.sql.operations import releases
 from app.inbox.sql.rescue import orphaned, shown
@@ -236,9 +237,11 @@ def _rest(matching: EventFilter, *but: str) -> tuple[Condition, ...]:
     matching = replace(matching, **dict.fromkeys(but))
     conditions: list[Condition] = [
         events.c[name] + word("") == value
-        for name in ("state", "type", "context", "outcome")
+        for name in ("state", "type", "context")
         if (value := getattr(matching, name)) is not None
     ]
+    if matching.outcome is not None:
+        conditions.append(parking.outcome == matching.outcome)
     if matching.livemode is not None:
         conditions.append(events.c.livemode == matching.livemode)
     if matching.group is not None:
@@ -261,7 +264,7 @@ def _failed_before(release: str) -> Condition:
     unknown = sa.and_(events.c.release.is_(None), events.c.settled_at < begin)
     return sa.and_(
         (events.c.state + word("")).in_([word(each) for each in _OPEN]),
-        events.c.outcome != word(Outcome.RELEASED),
+        parking.outcome != word(Outcome.RELEASED),
         sa.or_(events.c.release.in_(earlier), unknown),
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app.inbox.sql import parking
 from app.inbox.sql.literals import word
 from app.inbox.sql.operations import error_groups
 from app.inbox.sql.rows import ZERO, lease_end
@@ -74,12 +75,12 @@ def _settle(*returned: sa.ColumnElement[Any], **values: Any) -> sa.Executable:
                 events.c.state == word(State.RUNNING),
                 sa.and_(
                     events.c.state == values["state"],
-                    events.c.outcome == values["outcome"],
+                    parking.outcome == values["outcome"],
                 ),
                 # Released by a stop, and ended after all before another attempt took the event.
                 sa.and_(
                     events.c.state == word(State.PENDING),
-                    events.c.outcome == word(Outcome.RELEASED),
+                    parking.outcome == word(Outcome.RELEASED),
                 ),
             ),
         )

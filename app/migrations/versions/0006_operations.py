@@ -33,7 +33,9 @@ _OBJECT_ID = {
     "postgresql": "NULLIF(split_part(subject, ' ', 3), '')",
 }
 
-#: Writes an attempt into its table when the next one begins, as ``0002_queue.py`` describes.
+#: Writes an attempt into its table when the next one begins, as ``0002_queue.py`` describes. A
+#: parked event has the outcome ``paused_failed`` or ``paused_released``
+#: (``app/inbox/sql/parking.py``). The history has ``failed`` or ``released``.
 _BEGINS = "NEW.attempt <> OLD.attempt AND OLD.claimed_at IS NOT NULL"
 _CRASHED = "{old}.state = 'running'"
 _CRASH = "'crashed.' || {old}.type"
@@ -43,7 +45,8 @@ _REMEMBER = f"""
         fingerprint, release)
     SELECT {{old}}.id, {{old}}.attempt, {{old}}.claimed_by, {{old}}.claimed_at,
         CASE WHEN {_CRASHED} THEN {{now}} ELSE COALESCE({{old}}.settled_at, {{now}}) END,
-        CASE WHEN {_CRASHED} THEN 'crashed' ELSE COALESCE({{old}}.outcome, 'unknown') END,
+        CASE WHEN {_CRASHED} THEN 'crashed'
+            ELSE COALESCE(replace({{old}}.outcome, 'paused_', ''), 'unknown') END,
         CASE WHEN {_CRASHED} THEN NULL ELSE {{old}}.reason END,
         CASE WHEN {_CRASHED} THEN NULL ELSE {{old}}.traceback END,
         CASE WHEN {_CRASHED} THEN {_CRASH} ELSE {{old}}.fingerprint END,
@@ -81,7 +84,8 @@ _CLEAR = """
 #: success changes no fingerprint, so it costs nothing. A result that is sent again finds another
 #: state or outcome, and counts nothing.
 _FAILED = (
-    "(OLD.state = 'running' OR OLD.state = 'pending' AND OLD.outcome = 'released')"
+    "(OLD.state = 'running'"
+    " OR OLD.state = 'pending' AND OLD.outcome IN ('released', 'paused_released'))"
     " AND NEW.state IN ('pending', 'dead') AND NEW.fingerprint IS NOT NULL"
 )
 

@@ -1,0 +1,40 @@
+"""Parked events: pending events of a paused type, with a ``due_at`` in the far future.
+
+The clock repair of the release before makes a pending event due that has such a ``due_at``, unless
+its outcome is ``failed`` or ``released``. So a parked event has another word for these outcomes: no
+event stays parked when you go back to that release.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.inbox.models import PARKED, PARKED_PREFIX
+from app.inbox.sql.literals import number, word
+from app.inbox.sql.schema import events
+from app.states import Outcome
+
+#: The outcomes after which an event waits for its delay.
+_DELAYED = (Outcome.FAILED, Outcome.RELEASED)
+
+#: What is added to ``due_at``.
+parked = number(PARKED)
+
+#: The outcome of an event, also while it is parked. The trigger ``attempt_begins`` does the same.
+outcome: sa.ColumnElement[Any] = sa.func.replace(
+    events.c.outcome, word(PARKED_PREFIX), word(""), type_=sa.Text
+)
+
+#: The outcome that the row of a parked event has.
+parked_outcome = sa.case(
+    (
+        events.c.outcome.in_([word(each) for each in _DELAYED]),
+        word(PARKED_PREFIX) + events.c.outcome,
+    ),
+    else_=events.c.outcome,
+)
+
+#: True for an event that waits for its delay.
+is_delayed = outcome.in_([word(each) for each in _DELAYED])
