@@ -6,6 +6,7 @@ of its name in the inbox. When the leader ends, another process takes over.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ log = structlog.get_logger(__name__)
 #: It is renewed at each round, so a term is never shorter than three rounds.
 MIN_TERM_SECONDS = 30.0
 ROUNDS_PER_TERM = 3
+
+#: A task of leaders with a longer interval is done by the first process that asks when it is due.
+#: Each process asks this often, in seconds. So the task runs even if no process lives for long.
+POLL_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,7 @@ class Maintenance:
         self._tasks = tasks
         self._reconciliation = reconciliation
         self._stopping = stopping
+        self._rounds = itertools.count()
 
     def start(self) -> None:
         """Start the tasks in this process. A fork ends them in the child."""
@@ -63,7 +69,8 @@ class Maintenance:
     def _loop(self, task: Task, leader_id: str) -> None:
         if task.at_start:
             self.run_once(task, leader_id)
-        while not self._stopping.wait(task.seconds):
+        pause = min(task.seconds, POLL_SECONDS) if task.by_leader else task.seconds
+        while not self._stopping.wait(pause):
             self.run_once(task, leader_id)
 
     def run_once(self, task: Task, leader_id: str) -> None:
@@ -77,5 +84,10 @@ class Maintenance:
             log.exception("maintenance_failed", task=task.name)
 
     def _leads(self, task: Task, leader_id: str) -> bool:
+        if task.seconds > POLL_SECONDS:
+            # A leader of one round: no process acquires it again before the task is due.
+            return self._reconciliation.acquire_leadership(
+                task.name, f"{leader_id}.{next(self._rounds)}", task.seconds
+            )
         seconds = max(task.seconds * ROUNDS_PER_TERM, MIN_TERM_SECONDS)
         return self._reconciliation.acquire_leadership(task.name, leader_id, seconds)

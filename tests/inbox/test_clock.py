@@ -154,3 +154,29 @@ def test_failed_event_is_taken_by_its_next_delivery(inbox: Inbox, clock: Clock) 
     clock.step(-HOUR)
 
     assert inbox.deliveries.record_and_claim(EVENT).claim is not None
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_parked_event_is_due_after_its_type_is_resumed(
+    inbox: Inbox, clock: Clock, *, fails: bool
+) -> None:
+    """The repair reaches events of paused types too, and they stay parked until then."""
+    clock.step(30 * 24 * HOUR)
+    if fails:
+        claim = inbox.deliveries.record_and_claim(EVENT).claim
+        assert claim is not None
+        inbox.claims.fail(claim, Failure("no"))
+    else:
+        inbox.deliveries.enqueue(EVENT)
+    inbox.administration.pause(by="me", why=None, type_=EVENT.type)
+    inbox.administration.park()
+    clock.step(-30 * 24 * HOUR)
+    Rescuer(inbox.rescue, 1.0).watch_clock()  # as each live process does
+    assert inbox.claims.claim_due(livemode=False) is None
+
+    inbox.administration.resume(by="me", type_=EVENT.type)
+    inbox.administration.park()
+
+    found = inbox.claims.claim_due(livemode=False)
+    assert found is not None
+    assert found.event_id == "evt_1"

@@ -9,7 +9,9 @@ import pytest
 
 from app.errors import InboxUnavailable
 from app.inbox import Inbox
+from app.maintenance import schedule
 from app.maintenance.schedule import Maintenance, Task
+from tests.support import raw_sql
 from tests.support.waiting import wait_for
 
 
@@ -51,6 +53,40 @@ def test_one_process_leads(database_url: str) -> None:
     assert runs == ["first", "first"]
     for inbox in inboxes:
         inbox.close()
+
+
+def test_long_interval_counts_for_all_processes(database_url: str) -> None:
+    """The task of a leader with a long interval runs once in it, in the first process that asks."""
+    runs: list[str] = []
+    inbox = Inbox(database_url, lease_seconds=30)
+
+    made = (Maintenance([], inbox.reconciliation, threading.Event()) for _ in range(2))
+    processes = dict(zip(("first", "second"), made, strict=True))
+
+    def ask(name: str) -> None:
+        task = Task("old_records", 3600.0, partial(runs.append, name), by_leader=True)
+        processes[name].run_once(task, name)
+
+    for name in ("first", "first", "second"):
+        ask(name)
+    assert runs == ["first"]
+    raw_sql.execute(database_url, "UPDATE leaders SET until = 0")
+    for name in ("second", "first"):
+        ask(name)
+    assert runs == ["first", "second"]
+    inbox.close()
+
+
+def test_long_interval_is_asked_for_soon(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process asks long before an interval is over: it may not live that long."""
+    monkeypatch.setattr(schedule, "POLL_SECONDS", 0.01)
+    runs: list[int] = []
+    inbox, stopping = Inbox(sqlite_url, lease_seconds=30), threading.Event()
+    task = Task("old_records", 3600.0, partial(runs.append, 1), by_leader=True)
+    Maintenance([task], inbox.reconciliation, stopping).start()
+    wait_for(lambda: runs == [1])
+    stopping.set()
+    inbox.close()
 
 
 @pytest.mark.parametrize(

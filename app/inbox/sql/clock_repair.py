@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from app.inbox.models import PARKED
 from app.inbox.sql import parking
 from app.inbox.sql.literals import number, word
 from app.inbox.sql.schema import budgets, events, leaders, now
@@ -14,13 +13,17 @@ CLOCK = sa.select(now())
 
 _delayed = parking.is_delayed
 
-#: Makes events due that wait because the clock stepped back: now, or one delay from now.
+#: What parking has added to ``due_at``.
+_added = sa.case((events.c.due_at >= parking.parked, parking.parked), else_=number(0.0))
+_due_at = events.c.due_at - _added
+
+#: Makes events due that wait because the clock stepped back: now, or one delay from now. A parked
+#: event stays parked, and is due then when its type is resumed.
 REPAIR_EVENTS = (
     sa.update(events)
     .where(
         events.c.state == word(State.PENDING),
-        events.c.due_at > now(),
-        events.c.due_at < number(PARKED),
+        _due_at > now(),
         sa.or_(
             events.c.outcome.is_(None),
             ~_delayed,
@@ -28,10 +31,7 @@ REPAIR_EVENTS = (
         ),
     )
     .values(
-        due_at=sa.case(
-            (_delayed, now() + (events.c.due_at - events.c.settled_at)),
-            else_=now(),
-        ),
+        due_at=_added + sa.case((_delayed, now() + (_due_at - events.c.settled_at)), else_=now()),
         settled_at=sa.case((events.c.settled_at > now(), now()), else_=events.c.settled_at),
     )
 )
