@@ -80,8 +80,18 @@ def from_query(query: Mapping[str, str]) -> EventFilter:
 def read_time(text: str) -> float:
     """Return seconds since the epoch for ``2h``, ``2026-11-25`` or ``2026-11-25T10:00Z``.
 
-    A time without a zone is UTC. Raises ``ValueError`` with a sentence.
+    A time without a zone is UTC. Raises ``ValueError`` with a sentence, also for a time that is not
+    in the years 1 to 9999 in UTC.
     """
+    seconds = _seconds(text)
+    try:
+        datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        raise ValueError(f"{text!r} is not in the years 1 to 9999") from None
+    return seconds
+
+
+def _seconds(text: str) -> float:
     ago = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
     if ago:
         return time.time() - int(ago[1]) * UNITS[ago[2]]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from flask.cli import with_appcontext
 
-from app.cli.events.filters import read_interval
+from app.cli.events.filters import read_interval, read_since
 from app.cli.inbox_errors import explained
 from app.cli.operator import operator
 from app.cli.output import confirm, iso_time, plural, progress, say
@@ -31,6 +31,7 @@ def read_age(context: click.Context, parameter: click.Parameter, value: str) -> 
             f"{value!r} is under {MIN_RETENTION_DAYS} days. Stripe resends an event for 30 days,"
             " and one that was removed would run again"
         )
+    read_since(context, parameter, value)  # refuses an age before the year 1
     return days
 
 

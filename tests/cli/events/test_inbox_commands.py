@@ -203,6 +203,10 @@ class TestList:
         refused = run(receiver, "list", "--since", "yesterday")
         assert refused.exit_code == 2
         assert "'yesterday' is neither an age like 30m, 24h or 3d nor a time" in refused.stderr
+        for option, time in (("--since", "999999999d"), ("--until", "9999-12-31T23:59-23:59")):
+            refused = run(receiver, "list", option, time)
+            assert refused.exit_code == 2
+            assert f"'{time}' is not in the years 1 to 9999" in refused.stderr
 
     @pytest.mark.parametrize(
         "command", [["list"], ["show", "evt_1"], ["retry", "evt_1"], ["pause"], ["resume"]]

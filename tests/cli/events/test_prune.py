@@ -84,6 +84,7 @@ def test_nothing_to_remove(receiver: Receiver) -> None:
         ("30d", "'30d' is under 31 days. Stripe resends an event for 30 days"),
         ("743h", "'743h' is under 31 days"),
         ("45", "'45' is no interval"),
+        ("999999999d", "'999999999d' is not in the years 1 to 9999"),
     ],
 )
 def test_age_that_is_refused(receiver: Receiver, age: str, words: str) -> None:
