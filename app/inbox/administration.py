@@ -25,6 +25,8 @@ class Administration(Selection, Actions, Pauses):
 
     def find(self, event_id: str) -> Event | None:
         """Return the event of that id, if the inbox has it."""
+        if "\0" in event_id:  # PostgreSQL refuses to compare it
+            return None
         rows = self._store.read(statements.FIND, event_id=event_id)
         return Event.of(rows[0]) if rows else None
 

@@ -69,5 +69,7 @@ class Audit:
 
         ``before_id``: only those before this entry. ``target``: only those about it.
         """
+        if target and "\0" in target:  # PostgreSQL refuses to compare it
+            return []
         rows = self._store.read(statements.entries(before_id, target, limit))
         return [AuditEntry(*tuple(row)) for row in rows]

@@ -72,6 +72,8 @@ class Groups:
 
     def find(self, fingerprint: str) -> Group | None:
         """Return the group of a fingerprint, if there is one."""
+        if "\0" in fingerprint:  # PostgreSQL refuses to compare it
+            return None
         rows = self._store.read(statements.FIND, fingerprint=fingerprint)
         return _group(rows[0], statements.MOST_OPEN) if rows else None
 

@@ -94,6 +94,8 @@ def _network(address: str) -> str:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return OTHERS
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
+        parsed = parsed.ipv4_mapped  # an IPv4 client of an IPv6 socket
     bits = 64 if isinstance(parsed, ipaddress.IPv6Address) else 32
     return str(ipaddress.ip_network((parsed, bits), strict=False))
 
@@ -176,6 +178,8 @@ def _credentials(given: Authorization | None, operator: str) -> tuple[str, str]:
         return "", ""
     if given.type == "basic":
         return _clean(given.username or ""), given.password or ""
+    if given.type != "bearer":
+        return "", ""
     return _clean(operator) or BEARER_NAME, given.token or ""
 
 

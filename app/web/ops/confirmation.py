@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from flask import Response, make_response, render_template, request
 from werkzeug.exceptions import Forbidden
 
+from app.text import storable
 from app.web.ops.auth import viewer
 from app.web.ops.sentences import Sentence
 
@@ -57,4 +58,4 @@ def require_right_to_act() -> None:
 
 def reason() -> str | None:
     """Return the reason in the form of this request, None without one."""
-    return request.form.get("why", "").strip()[:REASON_LENGTH] or None
+    return storable(request.form.get("why", "").strip()[:REASON_LENGTH]) or None

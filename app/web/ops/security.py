@@ -87,13 +87,13 @@ def host() -> str:
 
 
 def _authority(url: str) -> tuple[str, int | None] | None:
-    """Return the host and the port of a URL, or None if it has no host."""
+    """Return the host and the port of a URL. None without a host, or with a user name."""
     try:
         parts = urlsplit(url)
         port = parts.port or DEFAULT_PORTS.get(parts.scheme)
     except ValueError:
         return None
-    return (parts.hostname, port) if parts.hostname else None
+    return (parts.hostname, port) if parts.hostname and "@" not in parts.netloc else None
 
 
 def add_headers(response: Response) -> Response:

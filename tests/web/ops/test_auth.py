@@ -59,7 +59,9 @@ def test_wrong_credentials(ops: Browser, name: str, token: str) -> None:
     assert "the password the token" in answer.text
 
 
-@pytest.mark.parametrize("header", ["Basic x", "Basic /w==", "Bearer", "Digest a=b", "Ärger"])
+@pytest.mark.parametrize(
+    "header", ["Basic x", "Basic /w==", "Bearer", "Digest a=b", "Ärger", f"Token {TOKEN}"]
+)
 def test_malformed_credentials(ops: Browser, header: str) -> None:
     """A header that cannot be read is refused like a wrong token."""
     answer = ops.receiver.client.get("/ops", headers={"Authorization": header})
@@ -113,6 +115,14 @@ class TestFailureLimit:
         for number in range(auth.FAILURES):
             assert limit.allows(f"2001:db8::{number:x}")
         assert not limit.allows("2001:db8::ffff%eth0")
+
+    def test_ipv4_clients_of_an_ipv6_socket_are_counted_apart(self) -> None:
+        """Their addresses are IPv6 addresses of one /64."""
+        limit = auth.FailureLimit()
+        for _ in range(auth.FAILURES):
+            assert limit.allows("::ffff:192.0.2.1")
+        assert not limit.allows("192.0.2.1")
+        assert limit.allows("::ffff:192.0.2.2")
 
     def test_further_addresses_are_counted_together(self) -> None:
         """Beyond the maximum of addresses, and without one, there is one count for all."""

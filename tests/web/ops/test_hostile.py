@@ -114,3 +114,14 @@ def test_filter_and_operator(ops: Browser) -> None:
     check(ops, "/ops/events?type=%3Cscript%3E&context=%22%3E%3Cb%3E&object='onx='")
     evil = Browser(ops.receiver, name="<script>\u202e")
     check(evil, "/ops/events")
+
+
+def test_nul_is_no_outage(make_ops: Make, postgresql_url: str) -> None:
+    """PostgreSQL compares no text with NUL. It is in no id, and is replaced in a reason."""
+    ops = make_ops(database_url=postgresql_url, processing="queue")
+    ops.receiver.deliver(samples.notification(TYPE, event_id="evt_1"))
+    for path in ("/search?q=%00", "/events/evt_%00", "/groups/a%00b"):
+        assert ops.get(f"/ops{path}").status_code == 404
+    assert ops.get("/ops/audit?target=%00").status_code == 200
+    assert ops.post("/ops/pause", {"why": "a\0b"}).status_code == 303
+    assert "a\ufffdb" in ops.get("/ops/audit").text

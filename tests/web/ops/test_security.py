@@ -62,6 +62,7 @@ def test_page_has_no_inline_code(ops: Browser) -> None:
         ({"Origin": "http://localhost:8080"}, 403),
         ({"Origin": "http://localhost.example.com"}, 403),
         ({"Origin": "http://["}, 403),
+        ({"Origin": "http://evil.example@localhost"}, 403),
         ({"Origin": "null"}, 403),
         ({}, 404),
     ],
