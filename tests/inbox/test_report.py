@@ -99,10 +99,14 @@ def test_counts_stop_at_their_bound(
 
 
 def test_counts_by_fallback(inbox: Inbox, database_url: str) -> None:
-    """The events that the fallback took are counted by type, those of the other mode are not."""
+    """The events that the fallback took are counted by type.
+
+    Events of the other mode and erased events are not: they cannot run here.
+    """
     for event_id, changes in (
         *(("evt_1", "outcome = 'fallback'"), ("evt_2", "outcome = 'handled'")),
         *(("evt_3", "outcome = 'fallback', livemode = true"), ("evt_4", "outcome = 'fallback'")),
+        ("evt_5", "outcome = 'fallback', erased_at = received_at"),
     ):
         put(inbox, database_url, event_id, changes)
     assert inbox.administration.counts_by_fallback(livemode=False) == {EVENT.type: 2}

@@ -51,6 +51,7 @@ _by_fallback = (
         events.c.state == word(State.DONE),
         events.c.outcome.in_([word(each) for each in sorted(WITHOUT_MODULE)]),
         events.c.outcome == word(Outcome.FALLBACK),
+        events.c.erased_at.is_(None),  # it cannot run
     )
     .order_by(events.c.received_at.desc())
     .limit(BOUND)
