@@ -25,7 +25,7 @@ HOURS = 48
 EVENTS = 10
 
 #: The latest releases for which the page searches events that failed before.
-SEARCHED_RELEASES = 10
+SEARCHED_RELEASES = 2
 
 #: The choices of the list: the time of the latest failure, as in the address.
 PERIODS = {"": "All", "24h": "Last 24 h", "7d": "Last 7 days"}
