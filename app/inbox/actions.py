@@ -83,12 +83,8 @@ class Actions:
         if matching.state is not None or matching.outcome is not None:
             states = (matching.state,)
         walks = [self._selection.walk(replace(matching, state=each)) for each in states]
-        # A dead event is pending after its retry, and is then found again.
-        seen: set[str] = set()
-        for event in merge(*walks, key=attrgetter("received_at", "id")):
-            if event.id not in seen:
-                seen.add(event.id)
-                yield event
+        # A dead event is pending after its retry. It is then behind the place of both walks.
+        return merge(*walks, key=attrgetter("received_at", "id"))
 
     def _rerun(self, event: EventRow, *, by: str, why: str | None) -> bool:
         """Make a done event due that no handler module has run."""

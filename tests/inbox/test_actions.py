@@ -118,6 +118,7 @@ class TestRetryMany:
     ) -> None:
         """A dead event is pending after its retry, and is not found again in later steps."""
         monkeypatch.setattr(selection_module, "CHUNK", 2)
+        monkeypatch.setattr(actions_module, "STEP", 2)
         enqueue(inbox, *range(waiting))
         end(inbox, waiting, Outcome.FAILED)
         enqueue(inbox, *range(waiting, 12))
