@@ -51,7 +51,8 @@ class Night:
         return receiver
 
     def deploy(self) -> None:
-        """Replace the broken release by the mended one."""
+        """Replace the broken release by the mended one. Its workers end before."""
+        self.now.services.worker.join()
         self.now = self._release("5d0e", MENDED)
 
     def run_until(self, state: State) -> None:
