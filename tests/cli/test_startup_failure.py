@@ -116,6 +116,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, make_handlers: MakeHandlers, sqlite_
         ("events retry evt_1 --dry-run", "inline", "evt_1"),
         ("events retry evt_1 --yes", "queue", "due now"),
         ("events pause", "queue", "paused"),
+        ("events pause --type v1.customer.created", "queue", "paused since"),
         ("events resume", "queue", "not paused"),
         ("events send v1.customer.created --url http://127.0.0.1:1/", "inline", "No service"),
         ("destination list", "inline", "Stripe"),

@@ -9,12 +9,12 @@ from app.cli.events.event_list import paused_sentence
 from app.cli.inbox_errors import explained
 from app.cli.operator import operator
 from app.cli.output import say
+from app.errors import StartError
+from app.operations.pausing import type_warnings
 from app.services import services
 
-INLINE = (
-    "PROCESSING is inline: callbacks run in the requests, and there are no workers to pause."
-    " A pause takes effect when you set PROCESSING=queue."
-)
+INLINE = "PROCESSING is inline: callbacks run in the requests, without workers."
+PAUSED_INLINE = f"{INLINE} A pause takes effect when you set PROCESSING=queue."
 
 
 @click.command("pause")
@@ -32,11 +32,14 @@ def pause(type_: str | None, why: str | None) -> None:
         changed = administration.pause(by=operator(), why=why, type_=type_)
         administration.park()
         paused = administration.paused_types().get(type_) if type_ else administration.paused()
+        warnings = _warnings(type_) if type_ else []
+    for warning in warnings:
+        say(warning, err=True)
     if not changed:
         say(f"{_subject(type_)} already paused.")
     if paused:
         say(paused_sentence(paused, type_))
-    _say_inline()
+    _say_inline(PAUSED_INLINE)
 
 
 @click.command("resume")
@@ -57,13 +60,22 @@ def resume(type_: str | None, why: str | None) -> None:
     for name, note in types.items():
         if type_ is None:
             say(paused_sentence(note, name))
-    _say_inline()
+    _say_inline(INLINE)
 
 
 def _subject(type_: str | None) -> str:
     return f"{type_} is" if type_ else "The workers are"
 
 
-def _say_inline() -> None:
+def _warnings(event_type: str) -> list[str]:
+    """Return a warning if the type may be misspelt. A broken handler module prevents no pause."""
+    try:
+        handled = services().reconciler.types
+    except StartError:
+        return []
+    return type_warnings(services().inbox, event_type, handled=handled)
+
+
+def _say_inline(sentence: str) -> None:
     if not services().settings.is_queue:
-        say(INLINE, err=True)
+        say(sentence, err=True)

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 import click
 from flask.cli import with_appcontext
 
-from app.cli.events.event_list import as_object
+from app.cli.events.event_list import as_object, paused_sentence
 from app.cli.inbox_errors import explained
 from app.cli.output import iso_time, json_option, say, say_json, say_lines
 from app.operations import history
 from app.services import services
+from app.states import State
 from app.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from app.inbox import Attempt, Event, Note
+    from app.inbox import Attempt, Event, Inbox, Note
     from app.operations.history import Entry
 
 
@@ -39,9 +40,12 @@ def show(event_id: str, *, full: bool, as_json: bool) -> None:
             raise click.ClickException(f"The inbox has no event {printable(event_id)}.")
         attempts = inbox.administration.attempts(event_id)
         retries = inbox.administration.retries(event_id)
+        pauses = _pauses(inbox, event)
     if as_json:
         say_json(_with_history(event, attempts, retries))
         return
+    for sentence in pauses:
+        say(sentence)
     for name, value in {**as_object(event), "trace": event.trace}.items():
         if value is not None:
             say(f"{name:<12} {value}")
@@ -52,6 +56,18 @@ def show(event_id: str, *, full: bool, as_json: bool) -> None:
     for retry in retries:
         say()
         say(f"retried by {retry.by} at {iso_time(retry.at)}: {retry.why or 'no reason given'}")
+
+
+def _pauses(inbox: Inbox, event: Event) -> list[str]:
+    """Return a sentence for each pause that a pending event is under."""
+    if event.state != State.PENDING:
+        return []
+    paused = inbox.administration.paused()
+    of_type = inbox.administration.paused_types().get(event.type)
+    return [
+        *([paused_sentence(paused)] if paused else []),
+        *([paused_sentence(of_type, event.type)] if of_type else []),
+    ]
 
 
 def _with_history(event: Event, attempts: list[Attempt], retries: list[Note]) -> dict[str, Any]:

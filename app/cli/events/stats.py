@@ -23,15 +23,18 @@ def stats(*, as_json: bool) -> None:
     with explained():
         report, oldest_due = administration.report(), administration.oldest_due_seconds()
         paused = administration.paused() is not None
+        types = sorted(administration.paused_types())
     numbers: dict[str, object] = {
         "waiting": report.waiting.number,
         "dead": report.dead.number,
         "oldest_waiting_seconds": round(report.oldest, 3),
         "oldest_due_seconds": round(oldest_due, 3),
         "paused": paused,
+        "paused_types": types,
     }
     if as_json:
         say_json(numbers | {"bounded": report.waiting.is_bounded or report.dead.is_bounded})
     else:
         numbers |= {"waiting": report.waiting, "dead": report.dead}
+        numbers["paused_types"] = ", ".join(types) or "none"
         say_table([(name, str(value)) for name, value in numbers.items()])

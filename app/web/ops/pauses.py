@@ -7,6 +7,7 @@ from werkzeug.exceptions import BadRequest
 
 from app.inbox import Note
 from app.inbox.filters import EventFilter, from_query
+from app.operations.pausing import type_warnings
 from app.services import services
 from app.states import State
 from app.web.ops import results
@@ -33,6 +34,7 @@ def ask_pause() -> Response:
         Confirmation(
             title=f"Pause {_what(event_type)}?",
             sentences=[
+                *type_warnings(services().inbox, event_type, handled=services().reconciler.types),
                 f"No worker of any replica claims {events} until you resume.",
                 f"{counted(waiting, 'pending event waits', 'pending events wait')} from then on.",
                 "Running callbacks continue. Deliveries are still recorded and answered 200.",

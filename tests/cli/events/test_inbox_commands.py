@@ -585,7 +585,17 @@ class TestStats:
             ["oldest_waiting_seconds", "0.0"],
             ["oldest_due_seconds", "0.0"],
             ["paused", "True"],
+            ["paused_types", "none"],
         ]
+
+    def test_paused_types(self, make_receiver: Make) -> None:
+        """Each paused type is named."""
+        receiver = make_receiver({CREATED: SUCCEEDING}, processing="queue")
+        for event_type in ("v1.invoice.paid", TYPE):
+            run(receiver, "pause", "--type", event_type)
+        types = [TYPE, "v1.invoice.paid"]
+        assert run(receiver, "stats").stdout.splitlines()[-1].split()[1:] == [f"{TYPE},", types[1]]
+        assert json.loads(run(receiver, "stats", "--json").stdout)["paused_types"] == types
 
 
 class TestPause:
@@ -605,11 +615,11 @@ class TestPause:
         assert "by " + operator() + ". Resume them" in run(receiver, "pause").stdout
 
     def test_inline_mode_has_no_workers(self, receiver: Receiver) -> None:
-        """In inline mode the output says that there are no workers to pause."""
-        assert (
-            "callbacks run in the requests, and there are no workers to pause"
-            in run(receiver, "pause").stderr
-        )
+        """In inline mode the output says that there are no workers."""
+        inline = "PROCESSING is inline: callbacks run in the requests, without workers."
+        queue = " A pause takes effect when you set PROCESSING=queue."
+        assert f"{inline}{queue}\n" in run(receiver, "pause").stderr
+        assert f"{inline}\n" in run(receiver, "resume").stderr
 
     def test_paused_and_resumed_at_the_same_moment(
         self, make_receiver: Make, monkeypatch: pytest.MonkeyPatch

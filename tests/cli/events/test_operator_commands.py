@@ -144,9 +144,37 @@ class TestPauseOfAType:
 
     def test_inline_mode_has_no_workers(self, receiver: Receiver) -> None:
         """In inline mode a paused type runs, and the output says so."""
-        assert "there are no workers to pause" in run(receiver, "pause", "--type", TYPE).stderr
+        assert "without workers. A pause" in run(receiver, "pause", "--type", TYPE).stderr
         deliver(receiver, "evt_1")
         assert receiver.event("evt_1").state == "done"
+
+    def test_misspelt_type(self, queue: Receiver) -> None:
+        """A type without a handler module and without events is paused, with a warning."""
+        warning = "No handler module takes {}, and the inbox has no event of it."
+        typo = run(queue, "pause", "--type", "v1.customer.craeted")
+        assert typo.exit_code == 0
+        assert warning.format("v1.customer.craeted") in typo.stderr
+        assert "v1.customer.craeted is paused since" in typo.stdout
+        # It has events, but no handler module.
+        assert "No handler module" not in run(queue, "pause", "--type", TYPE).stderr
+
+    def test_type_without_events(self, make_receiver: Make) -> None:
+        """A type that has a handler module is paused without a warning."""
+        receiver = make_receiver({CREATED: GIVING_UP}, processing="queue")
+        assert run(receiver, "pause", "--type", TYPE).stderr == ""
+
+    def test_show_has_the_pauses(self, queue: Receiver) -> None:
+        """A pending event is shown with the pause of the workers and that of its type."""
+        assert "paused since" not in run(queue, "show", "evt_1").stdout
+        run(queue, "pause", "--type", TYPE)
+        assert run(queue, "show", "evt_1").stdout.startswith(f"{TYPE} is paused since ")
+        assert "paused since" not in run(queue, "show", "evt_3").stdout
+        run(queue, "pause")
+        first, second, *_ = run(queue, "show", "evt_1").stdout.splitlines()
+        assert first.startswith("The workers are paused since ")
+        assert second.startswith(f"{TYPE} is paused since ")
+        run(queue, "give-up", "evt_1", "--why", "no", "--yes")
+        assert "paused since" not in run(queue, "show", "evt_1").stdout
 
     def test_resumed_at_the_same_moment(
         self, queue: Receiver, monkeypatch: pytest.MonkeyPatch

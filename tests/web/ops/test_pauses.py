@@ -54,6 +54,14 @@ def test_one_type(ops: Browser) -> None:
     assert claims.claim_due(livemode=False) is not None
 
 
+def test_misspelt_type(ops: Browser) -> None:
+    """The question warns of a type without a handler module and without events."""
+    warning = "No handler module takes v1.customer.craeted, and the inbox has no event of it."
+    assert warning in ops.get("/ops/pause?type=v1.customer.craeted").text
+    for path in ("/ops/pause", f"/ops/pause?type={TYPE}"):
+        assert "No handler module" not in ops.get(path).text
+
+
 def test_second_pause(ops: Browser) -> None:
     """A second form changes nothing, and says by whom it is paused."""
     ops.post("/ops/pause")
