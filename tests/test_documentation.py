@@ -392,6 +392,11 @@ class TestExamples:
                     checked += 1
         assert checked == 5
 
+    def test_revision_is_the_newest(self, receiver: Receiver) -> None:
+        """The revision on the operations page is the one of this version's tables."""
+        newest = receiver.services.inbox.revisions().newest
+        assert f"revision  {newest}\nnewest    {newest}\n" in PAGES["docs/operations.md"]
+
     def test_error_groups(self, make_receiver: MakeReceiver) -> None:
         """The commands on error groups show what the page shows."""
         broken = "def handle(notif, client):\n    {}['customer']\n"
