@@ -15,6 +15,8 @@ from app.services import services
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from app.inbox import Inbox
+
 
 @contextmanager
 def explained(*, may_create: bool = False) -> Iterator[None]:
@@ -32,8 +34,21 @@ def explained(*, may_create: bool = False) -> Iterator[None]:
             f"{sentence(error.reason)}. Run {hint('db', 'upgrade')}."
         ) from None
     except InboxUnavailable as error:
+        if _is_never_created(services().inbox):
+            raise click.ClickException(
+                f"There is no inbox here; create it with {hint('db', 'upgrade')}."
+            ) from None
         raise click.ClickException(
             f"{sentence(error.message)}: {error.reason}. Run {hint('doctor')} to see what to do."
         ) from None
     except UnicodeError:
         raise click.UsageError("An argument is not valid text.") from None
+
+
+def _is_never_created(inbox: Inbox) -> bool:
+    """Return True if the folder of SQLite's file exists, and no process has used a file there.
+
+    A lost file or folder may come back. A new inbox would be empty.
+    """
+    found = inbox.examine()
+    return found is not None and found.has_folder and not (found.exists or found.known)

@@ -12,12 +12,13 @@ from app.inbox.engine.lock_note import Note
 class Findings(NamedTuple):
     """The state of the files at their paths.
 
-    ``known``: a process has opened the file at this path before. ``user``: the process that may
-    use another file than the one at the path. ``stuck``: the process that answers 503 until it is
-    restarted, because the index of its log was removed. ``exposed``: the files that other users
-    can open. ``aside``: the logs of former files.
+    ``has_folder``: the folder of the file exists. ``known``: a process has opened the file at this
+    path before. ``user``: the process that may use another file than the one at the path.
+    ``stuck``: the process that answers 503 until it is restarted, because the index of its log was
+    removed. ``exposed``: the files that other users can open. ``aside``: the logs of former files.
     """
 
+    has_folder: bool
     exists: bool
     known: bool
     user: int | None
@@ -32,6 +33,7 @@ def find(lock_path: Path, paths: Paths, here: Inodes, note: Note | None) -> Find
     wal = Path(paths.wal)
     user = note if note is not None and note.is_of_live_process() else None
     return Findings(
+        has_folder=wal.parent.is_dir(),
         exists=here.file is not None,
         known=note is not None,
         user=user.process if user and user.inodes.file != here.file else None,

@@ -137,6 +137,28 @@ class TestImport:
         assert status == 1
         assert "The file cannot be read (" in said
 
+    def test_missing_inbox(self, make_receiver: Make, tmp_path: Path) -> None:
+        """An inbox that was never created is named as such, and the sentence creates it."""
+        folder, file = tmp_path / "later", tmp_path / "events.jsonl"
+        file.touch()
+        folder.touch()  # or the start would create the inbox
+        target = make_receiver({}, database_url=f"sqlite:///{folder}/inbox.sqlite3")
+        folder.unlink()
+        folder.mkdir()
+        status, _, said = run(target, "import", str(file))
+        sentence = "Error: There is no inbox here; create it with `flask db upgrade`."
+        assert (status, said.splitlines()[-1]) == (1, sentence)
+        assert not (folder / "inbox.sqlite3").exists()
+
+    def test_lost_inbox(self, target: Receiver, tmp_path: Path) -> None:
+        """An inbox that was here before is missing. A new one would be empty."""
+        file = tmp_path / "events.jsonl"
+        file.touch()
+        (tmp_path / "target.sqlite3").unlink()
+        status, _, said = run(target, "import", str(file))
+        assert status == 1
+        assert "Error: The inbox's file is missing: inbox_file_missing. Run `flask doctor`" in said
+
     def test_several_halted_events(self, target: Receiver, tmp_path: Path) -> None:
         """The sentence agrees with their number."""
         line = {"type": TYPE, "livemode": False, "body": "{}", "state": "pending"}
