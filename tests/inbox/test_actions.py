@@ -299,6 +299,52 @@ class TestPausedType:
         assert due(inbox) is None
         assert inbox.administration.park() == 1
 
+    def test_unclaimed_events_hide_no_paused_one(
+        self, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Paused events are parked behind due events that no worker claims, step by step."""
+        monkeypatch.setattr(pauses_module, "SEARCHED", 3)
+        administration = inbox.administration
+        for number in range(7):
+            # The clock of SQLite is coarse: events with one ``due_at`` are in the order of the ids.
+            live = replace(EVENT, id=f"evt_0_live_{number}", type=PAID, livemode=True)
+            inbox.deliveries.enqueue(live)
+        enqueue(inbox, 1, 2, 3)
+        administration.pause(by="me", why=None, type_=CREATED)
+        assert [administration.park() for _ in range(4)] == [0, 0, 3, 0]
+        # An event behind the place of the search is found when it begins again.
+        assert administration.reopen("evt_2") is True
+        assert sum(administration.park() for _ in range(4)) == 1
+
+    def test_parked_events_are_read_once(
+        self, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Resumed events are found among more parked events than one search reads."""
+        monkeypatch.setattr(pauses_module, "SEARCHED", 3)
+        administration = inbox.administration
+        enqueue(inbox, *range(7))
+        enqueue(inbox, 7, 8, 9, type_=PAID)
+        for type_ in (CREATED, PAID):
+            administration.pause(by="me", why=None, type_=type_)
+        assert administration.park() == 10
+        administration.resume(by="me", type_=PAID)
+        assert administration.park() == 3
+        assert [due(inbox) is not None for _ in range(4)] == [True, True, True, False]
+
+    def test_paused_event_does_not_block_its_key(self, inbox: Inbox) -> None:
+        """A later event of the same concurrency key and another type is claimed."""
+        for number, type_ in enumerate((CREATED, PAID)):
+            event = replace(EVENT, id=f"evt_{number}", type=type_, concurrency_key="cus_1")
+            inbox.deliveries.enqueue(event)
+        inbox.administration.pause(by="me", why=None, type_=CREATED)
+        claim = due(inbox)
+        assert claim is not None
+        assert claim.event_id == "evt_1"
+        inbox.administration.resume(by="me", type_=CREATED)
+        assert due(inbox) is None
+        inbox.claims.finish(claim)
+        assert due(inbox) is not None
+
     def test_claim_reads_due_events_in_order(self, postgresql_url: str) -> None:
         """On PostgreSQL a claim reads the first due event, not all, also without statistics."""
         inbox = Inbox(postgresql_url, lease_seconds=600)

@@ -52,15 +52,21 @@ def _claim(*which: sa.ColumnElement[bool], **values: Any) -> sa.Executable:
     )
 
 
-#: Not with ``EXISTS``: PostgreSQL joins such a table, and expects hundreds of rows in one without
-#: statistics. It would then read and sort all due events at each claim.
-_is_type_paused = _event.c.type.in_(sa.select(type_pauses.c.type))
+def is_type_paused(event: Any) -> sa.ColumnElement[bool]:
+    """True for an event of a paused type.
+
+    Not with ``EXISTS``: PostgreSQL joins such a table, and expects hundreds of rows in one without
+    statistics. It would then read and sort all due events at each claim.
+    """
+    paused: sa.ColumnElement[bool] = event.c.type.in_(sa.select(type_pauses.c.type))
+    return paused
+
 
 #: A worker claims only events of its API key's mode, and none while all or their type are paused.
 _for_workers = sa.and_(
     _event.c.livemode == sa.bindparam("livemode"),
     ~sa.exists(sa.select(pauses.c.id)),
-    ~_is_type_paused,
+    ~is_type_paused(_event),
 )
 _is_due = sa.and_(_event.c.state == word(State.PENDING), _event.c.due_at <= now())
 
@@ -72,6 +78,7 @@ _is_locked = sa.exists(
 )
 #: True if another event of the same key is due before. It keeps two workers from choosing two
 #: events of one key at the same moment: both choose the first event, and one of them gets it.
+#: No worker claims an event of a paused type, so such an event does not count.
 _has_elder = sa.exists(
     sa.select(_other.c.id).where(
         _other.c.state == word(State.PENDING),
@@ -79,6 +86,7 @@ _has_elder = sa.exists(
         _other.c.livemode == _event.c.livemode,
         _other.c.due_at <= now(),
         sa.tuple_(_other.c.due_at, _other.c.id) < sa.tuple_(_event.c.due_at, _event.c.id),
+        ~is_type_paused(_other),
     )
 )
 
