@@ -9,7 +9,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.inbox.sql.literals import word
+from app.inbox.row_for_each import RowForEach
+from app.inbox.sql import parking
+from app.inbox.sql.literals import number, word
 from app.inbox.sql.operations import type_pauses
 from app.inbox.sql.rescue import orphaned
 from app.inbox.sql.rows import (
@@ -22,8 +24,11 @@ from app.inbox.sql.rows import (
     rescuable,
     returned_columns,
 )
-from app.inbox.sql.schema import events, now, pauses
+from app.inbox.sql.schema import events, now, pauses, retries
 from app.states import WITHOUT_MODULE, State
+
+#: Seconds within which two times of one event are the same: parking rounds them.
+SAME_SECONDS = 0.001
 
 _event = events.alias("candidate")
 _other = events.alias("other")
@@ -111,12 +116,24 @@ CLAIM_ORPHAN = _claim(
     crashes=events.c.crashes + ONE,
 )
 
-_seen = sa.bindparam("seen_attempt", type_=sa.Integer)
+_seen_attempt = sa.bindparam("seen_attempt", type_=sa.Integer)
+
+#: True for an event that is as the person has seen it, or if that is not given. Two people can have
+#: the same question open. A retry changes the ``due_at`` of a pending event, and only that.
+_is_as_seen = sa.or_(
+    _seen_attempt.is_(None),
+    sa.and_(
+        events.c.attempt == _seen_attempt,
+        events.c.state == sa.bindparam("seen_state", type_=sa.Text),
+        sa.func.abs(parking.due_at - sa.bindparam("seen_due_at", type_=sa.Double))
+        < number(SAME_SECONDS),
+    ),
+)
 
 #: True for an event that a person can have run. A done event that a handler module ran is run only
-#: ``again``, and an erased one never. With ``seen_attempt``, a done event is run only if that is
-#: still its last attempt: two people can have the same question open.
+#: ``again``, and an erased one never.
 retriable = sa.and_(
+    _is_as_seen,
     events.c.erased_at.is_(None),
     sa.or_(
         events.c.state.in_([word(State.PENDING), word(State.DEAD)]),
@@ -126,16 +143,26 @@ retriable = sa.and_(
                 sa.bindparam("again", type_=sa.Boolean),
                 events.c.outcome.in_([word(each) for each in sorted(WITHOUT_MODULE)]),
             ),
-            sa.or_(_seen.is_(None), events.c.attempt == _seen),
         ),
     ),
 )
 
-#: Claims one event by its id, for a person.
+#: The record of a retry by a person.
+retry_note = RowForEach(
+    retries,
+    "event_id",
+    {
+        "at": now(),
+        "by": sa.cast(sa.bindparam("by"), sa.Text),
+        "why": sa.cast(sa.bindparam("why"), sa.Text),
+    },
+)
+
+#: Claims one event by its id, for a person, and records the retry.
 CLAIM_ONE = _claim(
     events.c.id == sa.bindparam("event_id"),
-    sa.or_(retriable, orphaned(events)),
-)
+    sa.or_(retriable, sa.and_(_is_as_seen, orphaned(events))),
+).execution_options(also=retry_note)
 
 #: True for a backfilled event that is due and not settled.
 unfinished = sa.and_(

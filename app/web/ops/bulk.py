@@ -212,9 +212,7 @@ def _run(matching: EventFilter) -> Response:
     again = retrier()
 
     def retry_one(event: EventRow) -> Outcome | None:
-        return again.retry(
-            event.id, by=viewer().name, why=why, again=False, seen_attempt=event.attempt
-        )
+        return again.retry(event, by=viewer().name, why=why, again=False)
 
     try:
         run.run(retry_one, until=lambda: time.monotonic() > end or parts.stopping.is_set())

@@ -7,6 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from app.inbox.claims import Claims
 from app.operations import bulk_run
 from app.states import Outcome
 from app.web.ops import bulk
@@ -234,9 +235,8 @@ class TestInline:
         ops = make_ops({CREATED: FAILING})
         deliver(ops, "evt_1")
         fields = fields_of(ops.get("/ops/retry"))
-        administration = type(ops.receiver.services.inbox.administration)
         # The other process acts between two statements of one request.
-        monkeypatch.setattr(administration, "note_retry", lambda *_, **__: False)
+        monkeypatch.setattr(Claims, "claim_one", lambda *_, **__: False)
         assert "1 event was not run" in ops.post("/ops/retry", fields).text
 
     @pytest.mark.parametrize("place", ["dead:x", "lost:1.0", "done:1.0", "x"])

@@ -82,7 +82,7 @@ def test_dead_event_without_a_group(ops: Browser) -> None:
     """An event that died without an error group is in the list of dead events."""
     (event_id,) = enqueue(ops, 1)
     claims = ops.receiver.services.inbox.claims
-    claim = claims.claim_one(event_id)
+    claim = claims.claim_one(event_id, by="me")
     assert claim is not None
     assert claims.mark_dead(claim, Outcome.EXHAUSTED, Failure("no price"))
     assert sentences(overview(ops)) == ["fail: 1 event is dead. List them"]
