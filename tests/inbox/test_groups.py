@@ -274,7 +274,7 @@ class TestLists:
         assert inbox.groups.hours("beef", 0.0) == []
         releases = [
             (each.release, each.attempts, each.first_hour, each.last_hour)
-            for each in inbox.groups.releases("f00d")
+            for each in inbox.groups.releases(["f00d"])["f00d"]
         ]
         assert releases == [("", 1, hour, hour), ("1.4.2", 2, hour, hour), ("1.5.0", 1, 7, 7)]
 
