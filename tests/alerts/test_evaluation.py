@@ -637,3 +637,27 @@ def test_forgotten_alert_is_raised_again(each_lab: Lab) -> None:
     assert each_lab.inbox.alerts.latest() == []
     each_lab.deliver("evt_2")
     assert each_lab.round() == [RAISED]
+
+
+class TestStepBackOfTheClock:
+    """Times from before a step back of the database's clock delay no message."""
+
+    def test_alert_ends(self, lab: Lab) -> None:
+        """The condition was seen last at a time that is in the future now."""
+        lab.deliver("evt_1")
+        lab.round()
+        repair(lab)
+        lab.execute("UPDATE stripe_receiver_alerts SET seen_at = seen_at + 86400")
+        assert lab.round() == [RESOLVED]
+
+    def test_alert_is_raised_again(self, lab: Lab) -> None:
+        """The window of the last message was counted from a time that is in the future now."""
+        lab.deliver("evt_1")
+        lab.round()
+        repair(lab)
+        lab.calm_round()
+        details = lab.alert().details
+        details["said"]["at"] += DAY
+        lab.execute("UPDATE stripe_receiver_alerts SET details = :it", {"it": json.dumps(details)})
+        lab.deliver("evt_2")
+        assert lab.round() == [RAISED]

@@ -93,8 +93,9 @@ def test_short_outage(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     assert host.lab.receiver.received == []
 
 
-def test_receiver_is_away_too(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
-    """The message is repeated with its id after a pause, by any process."""
+@pytest.mark.parametrize("step", [-3600.0, 86400.0])
+def test_receiver_is_away_too(host: Host, capsys: pytest.CaptureFixture[str], step: float) -> None:
+    """The message is repeated with its id after a pause, or a step back, by any process."""
     host.away()
     host.lab.receiver.answers.append(Response("down", 503))
     host.process().run()
@@ -102,7 +103,7 @@ def test_receiver_is_away_too(host: Host, capsys: pytest.CaptureFixture[str]) ->
     assert len(host.lab.receiver.received) == 1
     note = next(Path(tempfile.gettempdir()).iterdir())
     values = json.loads(note.read_text())
-    note.write_text(json.dumps({**values, "due_at": 0}))
+    note.write_text(json.dumps({**values, "due_at": values["due_at"] + step}))
     host.process().run()
     host.process().run()
     ids = [each.id for each in host.lab.receiver.received]

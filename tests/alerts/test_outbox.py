@@ -107,6 +107,17 @@ def test_old_message_is_not_sent(lab: Lab) -> None:
     assert lab.inbox.alerts.unsent() == (0, 0)
 
 
+def test_message_is_sent_after_a_step_back_of_the_clock(each_lab: Lab) -> None:
+    """The pause before the next try was counted from a time that is in the future now."""
+    each_lab.receiver.answers.append(Response("down", 503))
+    each_lab.outbox().run()
+    assert each_lab.inbox.alerts.due() == []
+    each_lab.execute("UPDATE stripe_receiver_alert_messages SET due_at = due_at + 86400")
+    each_lab.outbox().run()
+    assert each_lab.receiver.states == 2 * [("dead_events", "raised")]
+    assert each_lab.inbox.alerts.unsent() == (0, 0)
+
+
 def test_pauses_double() -> None:
     """The pauses begin at 5 seconds and double, up to 5 minutes."""
     assert [pause(tries) for tries in (1, 2, 3, 7, 1000)] == [5, 10, 20, MAX_PAUSE, MAX_PAUSE]
