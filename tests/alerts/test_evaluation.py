@@ -128,6 +128,15 @@ class TestDeadEvents:
         lab.round()
         assert f"1 event is dead: {cause}. See" in lab.receiver.texts[0]
 
+    def test_mention_is_plain_text(self, make_lab: MakeLab, sqlite_url: str) -> None:
+        """No name in an error can ping a channel, or look like a link."""
+        lab = make_lab(database_url=sqlite_url)
+        lab.inbox.migrate()
+        add_dead(lab, 1, "9f2c")
+        add_group(lab, "9f2c", "<!channel>Error", "handlers/@here.py:1")
+        lab.round()
+        assert "[!channel]Error in handlers/(at)here.py:1." in lab.receiver.texts[0]
+
     def test_given_up_by_an_operator(self, make_lab: MakeLab, database_url: str) -> None:
         """An operator who gives an event up needs no alert about it. Another event still does."""
         lab = make_lab(database_url=database_url)
@@ -467,7 +476,7 @@ class TestFailures:
         lab.round()
         assert "Most of them: OftenError in handlers/a.py:1. " in lab.receiver.texts[0]
 
-    @pytest.mark.parametrize(("good", "bad"), [(0, 4), (4, 5), (100, 20)])
+    @pytest.mark.parametrize(("good", "bad"), [(0, 4), (7, 4), (4, 5), (100, 20)])
     def test_few_say_nothing(self, make_lab: MakeLab, sqlite_url: str, good: int, bad: int) -> None:
         """Few attempts, few failures, or a share up to the limit raise nothing."""
         lab = make_lab(WORKS, database_url=sqlite_url)

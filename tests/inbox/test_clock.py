@@ -218,6 +218,13 @@ def test_wrong_clock_and_reconciliation_remove_no_event(
     assert inbox.retention.count(before) == 0
 
 
+def test_database_clock_that_is_behind_removes_no_event(inbox: Inbox, clock: Clock) -> None:
+    """An age counts from the clock that is furthest behind, which can be the database's alone."""
+    inbox.deliveries.enqueue(EVENT)
+    clock.step(-100 * 24 * HOUR)
+    assert inbox.retention.days_ago(0) == pytest.approx(clock.now(), abs=60)
+
+
 def test_silence_is_seen_after_a_step_back(inbox: Inbox, clock: Clock) -> None:
     """A delivery that was counted before the step hides no silence, and no failing deliveries."""
     clock.step(10 * HOUR)
