@@ -602,6 +602,20 @@ class TestLeaders:
         each_lab.outbox().run()
         assert [each.id for each in each_lab.receiver.received] == 2 * [message["id"]]
 
+    def test_condition_ends_before_the_outbox(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The next leader finds an end, and sends the begin before it."""
+        lab.deliver("evt_1")
+        with monkeypatch.context() as patch:
+            # No mock: the process ends at this point.
+            patch.setattr(lab.inbox.alerts, "hand_over", lambda: None)
+            lab.evaluation().run()
+        repair(lab)
+        lab.calm_round()
+        lab.outbox().run()
+        assert lab.receiver.states == [RAISED, RESOLVED]
+
 
 def freeze_first_round(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let another leader run a whole round after the next one has read the alerts."""

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +90,21 @@ def test_short_outage(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     process.run()
     process.run()
     host.back()
+    process.run()
+    assert host.lab.receiver.received == []
+
+
+def test_two_short_outages(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of an outage begins anew with each one."""
+    monkeypatch.setattr(outage, "OUTAGE_SECONDS", 30.0)
+    process, monotonic = host.process(), time.monotonic
+    host.away()
+    process.run()
+    host.back()
+    process.run()
+    host.away()
+    # A mock: no test waits for half a minute.
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + 31)
     process.run()
     assert host.lab.receiver.received == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -11,6 +12,7 @@ from app.errors import InboxUnavailable
 from app.inbox import Inbox
 from app.maintenance import schedule
 from app.maintenance.schedule import Maintenance, Task
+from tests.conftest import Receiver
 from tests.support import raw_sql
 from tests.support.waiting import wait_for
 
@@ -111,3 +113,15 @@ def test_error_is_logged(
     for word in ("maintenance_failed", "broken", shown):
         assert word in printed.out + printed.err
     inbox.close()
+
+
+def test_tasks_of_a_service(make_receiver: Callable[..., Receiver]) -> None:
+    """One process of an inbox does what changes it for all. Each process does what is its own."""
+    service = make_receiver(processing="queue", alert_url="http://127.0.0.1:9/", retention_days=31)
+    tasks = service.services.maintenance._tasks  # noqa: SLF001 - no other way
+    assert {each.name for each in tasks if each.by_leader} == {
+        *("alerts", "alerts_prune", "alert_messages", "old_records", "retention", "watch")
+    }
+    assert {each.name for each in tasks if not each.by_leader} == {
+        *("activity", "inbox_outage", "paused_types", "release")
+    }

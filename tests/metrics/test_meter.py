@@ -73,6 +73,13 @@ class TestDeliveries:
             ("secret", "1"): 1,
         }
 
+    def test_second_secret(self, make_receiver: MakeReceiver) -> None:
+        """A delivery counts under the position of the secret that signed it."""
+        secrets = ("whsec_fake_first", "whsec_fake_second")
+        receiver = make_receiver(MODULES, stripe_webhook_secrets=secrets)
+        receiver.deliver(samples.notification(HANDLED), secret=secrets[1])
+        assert activities(receiver)["secret", "2"] == 1
+
     def test_other_types_share_a_label(self, receiver: Receiver) -> None:
         """Types without a handler module count as one: Stripe has hundreds."""
         for event_type in ("v1.invoice.paid", "v1.charge.refunded"):

@@ -135,6 +135,13 @@ class TestQueue:
         assert states(ops, "evt_4", "evt_5") == ["dead", "dead"]
         assert actions(ops) == [("anna", "give_up_many", "test data", 2)]
 
+    def test_limit_of_giving_up(self, ops: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One action gives up a limited number of events, the oldest first."""
+        monkeypatch.setattr(bulk, "MOST", 1)  # a lower limit, for fewer events in the test
+        deliver(ops, "evt_4", "evt_5")
+        ops.post("/ops/give-up", {"why": "test data", **fields_of(ops.get("/ops/give-up"))})
+        assert states(ops, "evt_4", "evt_5") == ["dead", "pending"]
+
     def test_limit(self, ops: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
         """One action takes a limited number of events, and the question says so."""
         monkeypatch.setattr(bulk, "MOST", 2)  # a lower limit, for fewer events in the test
