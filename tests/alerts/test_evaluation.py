@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -127,6 +128,16 @@ class TestDeadEvents:
         add_group(lab, "9f2c", exception, None)
         lab.round()
         assert f"1 event is dead: {cause}. See" in lab.receiver.texts[0]
+
+    def test_releases_of_a_group(self, lab: Lab) -> None:
+        """Events of one error count together, whatever the release and the type."""
+        lab.inbox.migrate()
+        for release in ("41c9", "52da"):
+            add_dead(lab, 2, "9f2c", release)
+        lab.execute("UPDATE events SET type = 'v1.a' WHERE id = 'evt_0'")
+        assert lab.round() == [RAISED]
+        (body,) = lab.receiver.bodies
+        assert (body["count"], body["types"]) == (4, ["v1.a", TYPE])
 
     def test_mention_is_plain_text(self, make_lab: MakeLab, sqlite_url: str) -> None:
         """No name in an error can ping a channel, or look like a link."""
@@ -601,6 +612,17 @@ class TestLeaders:
         each_lab.execute("UPDATE stripe_receiver_alert_messages SET sent_at = NULL, due_at = 0")
         each_lab.outbox().run()
         assert [each.id for each in each_lab.receiver.received] == 2 * [message["id"]]
+
+    def test_leader_that_has_missed_an_end(self, each_lab: Lab) -> None:
+        """An alert that another leader has raised and ended is not raised with older facts."""
+        each_lab.inbox.migrate()
+        alerts = each_lab.inbox.alerts
+        raise_ = partial(alerts.raise_, "backlog", alert="backlog", group=None, since=1.0, number=1)
+        for before, details in (("", {"round": 1}), ('{"round": 1}', {"round": 2})):
+            assert raise_(before=before, details=details) is True
+            assert alerts.resolve(each_lab.alert(), details) is True
+        assert raise_(before='{"round": 1}', details={}) is False
+        assert raise_(before='{"round": 2}', details={}) is True
 
     def test_condition_ends_before_the_outbox(
         self, lab: Lab, monkeypatch: pytest.MonkeyPatch

@@ -239,6 +239,17 @@ def test_silence_is_seen_after_a_step_back(inbox: Inbox, clock: Clock) -> None:
     assert facts.answers().failures == 1
 
 
+def test_finding_has_the_time_of_its_level(inbox: Inbox, clock: Clock) -> None:
+    """``since`` stays while the level stays, and begins anew with another level."""
+    since = []
+    for level in ("ok", "warn", "warn", "ok"):
+        inbox.findings.record("clock_off", level, "the clock")
+        since += [each.since for each in inbox.findings.list()]
+        clock.step(HOUR)
+    passed = [each - since[0] for each in since]
+    assert passed == [pytest.approx(hours * HOUR, abs=60) for hours in (0, 1, 1, 3)]
+
+
 def count(inbox: Inbox, outcome: str, at: float) -> None:
     """Count a delivery, as the process that took it at this time does."""
     inbox.activity.add([Activity("delivery", outcome, period_of(at), 1, at)])

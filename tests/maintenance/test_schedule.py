@@ -57,6 +57,19 @@ def test_one_process_leads(database_url: str) -> None:
         inbox.close()
 
 
+def test_leader_of_short_rounds_stays(database_url: str) -> None:
+    """Its term is longer than three rounds, and than 30 s: a slow round does not end it."""
+    inbox = Inbox(database_url, lease_seconds=30)
+    maintenance = Maintenance([], inbox.reconciliation, threading.Event())
+    for name, seconds in (("short", 1.0), ("long", 50.0)):
+        maintenance.run_once(Task(name, seconds, lambda: None, by_leader=True), "me")
+    begin = inbox.rescue.clock()
+    terms = {name: until - begin for name, _, until in raw_sql.select(database_url, "leaders")}
+    assert 20 < terms["short"] <= 30
+    assert 140 < terms["long"] <= 150
+    inbox.close()
+
+
 def test_long_interval_counts_for_all_processes(database_url: str) -> None:
     """The task of a leader with a long interval runs once in it, in the first process that asks."""
     runs: list[str] = []
