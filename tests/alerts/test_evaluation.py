@@ -352,7 +352,7 @@ class TestSilence:
             {},
             {1: 40},
             {1: 40, 2: 40},
-            {1: 40, 2: 40, 3: 40, 7: 0, 8: 40},
+            {1: 40, 2: 40, 3: 40, 4: 40, 5: 40, 8: 40},
             {1: 5, 2: 5, 3: 5, 4: 5, 5: 5, 6: 5, 7: 5},
             {4: 40, 5: 40, 6: 40},
             {3: 40, 5: 40, 7: 40, 8: 1},
@@ -623,6 +623,9 @@ class TestLeaders:
             assert alerts.resolve(each_lab.alert(), details) is True
         assert raise_(before='{"round": 1}', details={}) is False
         assert raise_(before='{"round": 2}', details={}) is True
+        seen = each_lab.alert()
+        assert alerts.continue_(seen, 10, {"round": 3}) is True
+        assert alerts.resolve(seen, {}) is False
 
     def test_condition_ends_before_the_outbox(
         self, lab: Lab, monkeypatch: pytest.MonkeyPatch
