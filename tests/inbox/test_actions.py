@@ -458,3 +458,21 @@ def test_counts_add_up() -> None:
     """The sum of two numbers is bounded if one of them is."""
     assert Count(1) + Count(2) == Count(3)
     assert Count(1) + Count(2, is_bounded=True) == Count(3, is_bounded=True)
+
+
+def test_released_event_waits_for_the_end_of_its_process(inbox: Inbox) -> None:
+    """Its callback may still run for a moment, so no action of a person makes it due earlier.
+
+    A success of that callback still counts.
+    """
+    enqueue(inbox, 1)
+    claim = due(inbox)
+    assert claim is not None
+    inbox.claims.release(claim, HOUR)
+
+    assert inbox.administration.reopen("evt_1", seen_attempt=1) is True
+    assert inbox.administration.retry_many(EventFilter(), by="me", why=None, limit=10) == 1
+    assert due(inbox) is None
+    assert inbox.administration.give_up("evt_1", by="me", why="no") is False
+    assert inbox.claims.finish(claim) is True
+    assert states(inbox) == {"evt_1": ("done", "handled")}
