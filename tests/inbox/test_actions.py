@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
+from threading import Barrier
 from typing import Any
 
 import pytest
 
+from app.errors import InboxUnavailable
 from app.inbox import Claim, Failure, Inbox, NewEvent, Outcome
 from app.inbox import actions as actions_module
 from app.inbox import pauses as pauses_module
@@ -163,6 +167,74 @@ class TestRetryMany:
         assert states(inbox)["evt_1"] == ("done", "fallback")
 
 
+class TestRetryOfOne:
+    """``reopen`` and ``claim_one``: one event, as a person has seen it."""
+
+    @pytest.mark.parametrize("act", ["reopen", "claim_one", "give_up", "pause"])
+    def test_second_of_two_changes_nothing(
+        self, make_inbox: Callable[[], Inbox], inbox: Inbox, act: str
+    ) -> None:
+        """Two people answer one question at once: one of them acts, and only that is recorded."""
+        count = 6
+        enqueue(inbox, *range(count))
+        end(inbox, count, Outcome.FAILED)
+        if act in {"reopen", "claim_one"}:
+            enqueue(inbox, *range(count, 2 * count))
+            end(inbox, count, Outcome.EXHAUSTED)
+        seen = inbox.administration.latest(99)
+        barrier = Barrier(2)
+
+        def person(own: Inbox) -> list[bool]:
+            administration = own.administration
+            acts: dict[str, Callable[[Any], object]] = {
+                "reopen": lambda each: administration.reopen(each.id, by="me", seen=each),
+                "claim_one": lambda each: own.claims.claim_one(each.id, by="me", seen=each),
+                "give_up": lambda each: administration.give_up(
+                    each.id, by="me", why="x", seen_attempt=each.attempt
+                ),
+                "pause": lambda each: administration.pause(by="me", why=None, type_=each.id),
+            }
+            done = []
+            for each in seen:
+                barrier.wait(60)
+                done.append(bool(acts[act](each)))
+            return done
+
+        with ThreadPoolExecutor(2) as pool:
+            first, second = pool.map(person, (inbox, make_inbox()))
+        assert [one + other for one, other in zip(first, second, strict=True)] == [1] * len(seen)
+        notes = [len(inbox.administration.retries(each.id)) for each in seen]
+        assert notes == [act in {"reopen", "claim_one"}] * len(seen)
+        affected = [each.affected for each in inbox.administration.audit(99)]
+        assert affected.count(0) == (len(seen) if act in {"give_up", "pause"} else 0)
+
+    def test_parked_event_is_as_seen(self, inbox: Inbox) -> None:
+        """Parking rounds the time at which an event is due. A person sees no change."""
+        enqueue(inbox, 1)
+        seen = inbox.administration.find("evt_1")
+        inbox.administration.pause(by="me", why=None, type_=CREATED)
+        assert inbox.administration.park() == 1
+        assert inbox.administration.reopen("evt_1", by="me", seen=seen) is True
+
+    def test_retry_and_its_record_are_one(self, database_url: str, inbox: Inbox) -> None:
+        """If the record cannot be written, the event is not run."""
+        enqueue(inbox, 1)
+        end(inbox, 1, Outcome.EXHAUSTED)
+        raw_sql.execute(database_url, "ALTER TABLE retries RENAME COLUMN why TO reason")
+        retry_many = inbox.administration.retry_many
+        for act in (
+            partial(inbox.administration.reopen, "evt_1", by="me"),
+            partial(inbox.claims.claim_one, "evt_1", by="me"),
+            partial(retry_many, EventFilter(), by="me", why=None, limit=9),
+        ):
+            with pytest.raises(InboxUnavailable):
+                act()
+        raw_sql.execute(database_url, "ALTER TABLE retries RENAME COLUMN reason TO why")
+        assert states(inbox) == {"evt_1": ("dead", "exhausted")}
+        assert inbox.administration.reopen("evt_1", by="me", why="mended") is True
+        assert [each.why for each in inbox.administration.retries("evt_1")] == ["mended"]
+
+
 class TestGiveUp:
     """``give_up`` and ``give_up_many``: pending events are dead."""
 
@@ -187,7 +259,7 @@ class TestGiveUp:
             ("give_up", "evt_1", "again", 0),
         ]
         assert inbox.alert_facts.dead(event.received_at) == []
-        assert inbox.administration.reopen("evt_1") is True
+        assert inbox.administration.reopen("evt_1", by="me") is True
 
     def test_event_that_never_ran_is_given_up(self, inbox: Inbox) -> None:
         """The only entry of its history is that of the operator."""
@@ -295,9 +367,55 @@ class TestPausedType:
         enqueue(inbox, 1)
         inbox.administration.pause(by="me", why=None, type_=CREATED)
         assert inbox.administration.park() == 1
-        assert inbox.administration.reopen("evt_1") is True
+        assert inbox.administration.reopen("evt_1", by="me") is True
         assert due(inbox) is None
         assert inbox.administration.park() == 1
+
+    def test_unclaimed_events_hide_no_paused_one(
+        self, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Paused events are parked behind due events that no worker claims, step by step."""
+        monkeypatch.setattr(pauses_module, "SEARCHED", 3)
+        administration = inbox.administration
+        for number in range(7):
+            # The clock of SQLite is coarse: events with one ``due_at`` are in the order of the ids.
+            live = replace(EVENT, id=f"evt_0_live_{number}", type=PAID, livemode=True)
+            inbox.deliveries.enqueue(live)
+        enqueue(inbox, 1, 2, 3)
+        administration.pause(by="me", why=None, type_=CREATED)
+        assert [administration.park() for _ in range(4)] == [0, 0, 3, 0]
+        # An event behind the place of the search is found when it begins again.
+        assert administration.reopen("evt_2", by="me") is True
+        assert sum(administration.park() for _ in range(4)) == 1
+
+    def test_parked_events_are_read_once(
+        self, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Resumed events are found among more parked events than one search reads."""
+        monkeypatch.setattr(pauses_module, "SEARCHED", 3)
+        administration = inbox.administration
+        enqueue(inbox, *range(7))
+        enqueue(inbox, 7, 8, 9, type_=PAID)
+        for type_ in (CREATED, PAID):
+            administration.pause(by="me", why=None, type_=type_)
+        assert administration.park() == 10
+        administration.resume(by="me", type_=PAID)
+        assert administration.park() == 3
+        assert [due(inbox) is not None for _ in range(4)] == [True, True, True, False]
+
+    def test_paused_event_does_not_block_its_key(self, inbox: Inbox) -> None:
+        """A later event of the same concurrency key and another type is claimed."""
+        for number, type_ in enumerate((CREATED, PAID)):
+            event = replace(EVENT, id=f"evt_{number}", type=type_, concurrency_key="cus_1")
+            inbox.deliveries.enqueue(event)
+        inbox.administration.pause(by="me", why=None, type_=CREATED)
+        claim = due(inbox)
+        assert claim is not None
+        assert claim.event_id == "evt_1"
+        inbox.administration.resume(by="me", type_=CREATED)
+        assert due(inbox) is None
+        inbox.claims.finish(claim)
+        assert due(inbox) is not None
 
     def test_claim_reads_due_events_in_order(self, postgresql_url: str) -> None:
         """On PostgreSQL a claim reads the first due event, not all, also without statistics."""
@@ -360,7 +478,7 @@ class TestOutcomeOfAParkedEvent:
         inbox.claims.fail(failed, replace(FAILURE, delay=-1.0, fingerprint="group"))
         inbox.claims.release(released, -1.0)
         inbox.claims.finish(fallback, Outcome.FALLBACK)
-        assert inbox.administration.reopen("evt_4") is True
+        assert inbox.administration.reopen("evt_4", by="me") is True
         enqueue(inbox, 5)
         inbox.administration.pause(by="me", why=None, type_=CREATED)
         assert inbox.administration.park() == 5
@@ -402,7 +520,7 @@ class TestOutcomeOfAParkedEvent:
 
     def test_history_has_the_former_outcome(self, parked: Inbox) -> None:
         """A person's run, a retry of many and giving up keep the attempt with its outcome."""
-        claim = parked.claims.claim_one("evt_2")
+        claim = parked.claims.claim_one("evt_2", by="me")
         assert claim is not None
         assert parked.claims.finish(claim)
         assert parked.administration.give_up("evt_3", by="me", why="obsolete") is True

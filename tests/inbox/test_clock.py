@@ -108,7 +108,7 @@ def test_worker_claims_no_running_event_after_a_step(
         for each in (first, second):
             assert each.claims.claim_orphan(livemode=False) is None
             assert each.claims.claim_due(livemode=False) is None
-            assert each.claims.claim_one("evt_1") is None
+            assert each.claims.claim_one("evt_1", by="me") is None
             assert each.claims.mark_poison_dead() is None
 
     assert second.claims.renew(claim)

@@ -266,7 +266,7 @@ def test_unchanged_since(inbox: Inbox, url: str) -> None:
     assert inbox.administration.count(unchanged).number == len(dead)
     set_settled = "UPDATE events SET settled_at = :at WHERE id = :id"
     raw_sql.execute(url, set_settled, {"at": at + 0.001, "id": dead[0].id})
-    assert inbox.administration.note_retry(dead[1].id, by="anna", why=None)
+    raw_sql.note_retry(url, dead[1].id)
     raw_sql.execute(url, set_settled, {"at": at + 7200, "id": dead[2].id})
     left = {each.id for each in inbox.administration.select(unchanged, EVENTS)}
     assert left == {each.id for each in dead} - {dead[0].id, dead[1].id}

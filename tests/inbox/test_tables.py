@@ -347,7 +347,7 @@ class TestSchema:
         inbox.migrate()
         inbox.claims.fail(claim(inbox), Failure("broken", delay=0.0))
         inbox.claims.finish(claim(inbox))
-        assert inbox.administration.note_retry("evt_1", by="me", why=None, again=True)
+        assert inbox.administration.reopen("evt_1", by="me", why=None, again=True)
         inbox.check()
         inbox.administration.report()
 
@@ -618,7 +618,7 @@ class TestSchema:
             inbox.migrate()
             inbox.claims.fail(claim(inbox), Failure("broken", delay=0.0))
             inbox.claims.finish(claim(inbox))
-            assert inbox.administration.note_retry("evt_1", by="me", why=None, again=True)
+            assert inbox.administration.reopen("evt_1", by="me", why=None, again=True)
             inbox.check()
             inbox.close()
             raw_sql.make_older(f"{postgresql_url}&options=-csearch_path%3Down", "0005")

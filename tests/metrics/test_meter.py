@@ -12,7 +12,7 @@ import stripe
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.inbox import Activity
-from app.inbox.activity import period_of
+from app.inbox.activity import WorkerThreads, period_of
 from app.metrics import counts
 from app.metrics.meter import OTHER
 from app.states import Outcome
@@ -230,6 +230,21 @@ class TestFlush:
         meter.flush()
         (tmp_path / "file").unlink()
         assert activities(receiver) == {("rejection", "signature_missing"): 1}
+
+    def test_worker_threads(self, make_receiver: MakeReceiver) -> None:
+        """The inbox has the worker threads of each process until they end."""
+        receiver = make_receiver(MODULES, processing="queue")
+        services = receiver.services
+        services.meter.flush()
+        assert services.inbox.activity.threads().all == 0
+        services.worker.start(3)
+        services.meter.flush()
+        services.meter.flush()
+        assert services.inbox.activity.threads() == WorkerThreads(busy=0, idle=3)
+        services.worker.join()
+        services.meter.flush()
+        assert services.inbox.activity.threads().all == 0
+        services.meter.flush()
 
     def test_periods(self) -> None:
         """Counts of two periods stay apart, however late they are flushed."""

@@ -15,6 +15,7 @@ from app.inbox.engine import postgresql_session as session
 from app.inbox.engine.circuit_breaker import CircuitBreaker
 from app.inbox.engine.connection_pool import ConnectionPool
 from app.inbox.engine.deadline import Connection, Connector
+from app.inbox.row_for_each import RowForEach
 
 T = TypeVar("T")
 
@@ -96,6 +97,9 @@ class PostgresqlStatements:
             "schema_translate_map": {None: self._schema},
             "render_schema_translate": True,
         }
+        also: RowForEach | None = statement.get_execution_options().get("also")
+        if also is not None:
+            statement = also.with_change(statement)
         return statement.compile(dialect=self._dialect, **(names if self._schema else {}))
 
     def _run(  # noqa: PLR0913 - a writing statement has options

@@ -8,12 +8,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.inbox.sql import parking
+from app.inbox.sql.claims import retry_note
 from app.inbox.sql.literals import word
 from app.inbox.sql.rows import ONE, ZERO
-from app.inbox.sql.schema import events, now, retries
+from app.inbox.sql.schema import events, now
 from app.states import Outcome, State
-
-_by, _why = (sa.cast(sa.bindparam(name), sa.Text) for name in ("by", "why"))
 
 
 def _these(count: int) -> sa.ColumnElement[bool]:
@@ -45,26 +44,17 @@ reopened: dict[str, Any] = {
 
 
 @cache
-def note_retries(count: int) -> sa.Executable:
-    """Return the statement that records the retry of those of ``count`` events that are open."""
-    selected = sa.select(events.c.id, now(), _by, _why).where(_these(count), _is_open)
-    return (
-        sa.insert(retries)
-        .from_select(["event_id", "at", "by", "why"], selected)
-        .returning(retries.c.event_id)
-        .execution_options(repeatable=False, all_rows=True)
-    )
-
-
-@cache
 def reopen(count: int) -> sa.Executable:
-    """Return the statement that makes those of ``count`` events due that are open."""
+    """Return the statement that makes those of ``count`` events due that are open.
+
+    It records the retry of each.
+    """
     return (
         sa.update(events)
         .where(_these(count), _is_open)
         .values(**reopened)
         .returning(events.c.id)
-        .execution_options(repeatable=False, all_rows=True)
+        .execution_options(repeatable=False, all_rows=True, also=retry_note)
     )
 
 

@@ -105,7 +105,7 @@ def _retry(event: Event, *, again: bool) -> Response:
     audit, by, why = services().inbox.audit, viewer().name, reason()
     audit_id = audit.record(by, "retry", event.id, why)
     try:
-        outcome = retrier().retry(event.id, by=by, why=why, again=again, seen_attempt=event.attempt)
+        outcome = retrier().retry(event, by=by, why=why, again=again)
     except (DeliveryError, ResultDelayed) as error:  # it ran, and its page has the result
         outcome = error.outcome
     audit.complete(audit_id, int(outcome is not None))
@@ -117,8 +117,7 @@ def _retry(event: Event, *, again: bool) -> Response:
 
 def _is_unchanged(event: Event) -> bool:
     """Return whether the event is as the form has shown it."""
-    given = (request.form.get("seen_attempt"), request.form.get("seen_state"))
-    return given == (str(event.attempt), event.state)
+    return all(request.form.get(name) == value for name, value in _about(event).items())
 
 
 def _changed(event: Event) -> Response:
@@ -148,7 +147,12 @@ def _impossible_give_up(event: Event) -> Response | None:
 
 def _about(event: Event) -> dict[str, str]:
     """Return the state that the question shows, as fields of the form."""
-    return {"seen_attempt": str(event.attempt), "seen_state": event.state}
+    return {
+        "seen_attempt": str(event.attempt),
+        "seen_state": event.state,
+        # A retry of a pending event changes nothing else. Parking rounds it.
+        "seen_due": f"{event.due_at:.3f}",
+    }
 
 
 def _sentence(event: Event) -> sentences.Sentence:

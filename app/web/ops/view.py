@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flask import url_for
 from markupsafe import Markup
 
-from app.formats import duration, iso_time, sentence, shortened
+from app.formats import duration, few, iso_time, sentence, shortened
+from app.inbox.groups import GroupRelease
 from app.services import services
 from app.text import LINES, printable
 from app.web.ops import auth, security, static
+
+#: Releases of an error group in a list.
+SHOWN_RELEASES = 3
 
 
 def context() -> dict[str, Any]:
@@ -70,6 +74,11 @@ def line(text: str, most: int) -> str:
     return shortened(printable(text[: 4 * most]), most)
 
 
+def releases(found: Sequence[GroupRelease]) -> str:
+    """Return the latest releases of an error group, and the number of the others."""
+    return few([each.release or "unknown" for each in found], SHOWN_RELEASES) or "-"
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
     "clean": clean,
     "clean_lines": clean_lines,
@@ -77,6 +86,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "duration": duration,
     "line": line,
     "number": number,
+    "releases": releases,
     "sentence": sentence,
     "when": when,
 }

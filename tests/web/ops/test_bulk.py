@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from urllib.parse import parse_qs, urlsplit
+from html import escape
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 import pytest
 
+from app.inbox import Failure
+from app.inbox.claims import Claims
+from app.inbox.filters import EventFilter
 from app.operations import bulk_run
 from app.states import Outcome
 from app.web.ops import bulk
@@ -91,6 +95,52 @@ class TestQueue:
         fields = fields_of(ops.get("/ops/retry"))
         assert "until" in fields
         assert fields_of(ops.get("/ops/retry?until=2999-01-01"))["until"].startswith("2999-01-01")
+
+    @pytest.mark.parametrize("action", ["retry", "give-up"])
+    def test_list_keeps_all_filters(self, ops: Browser, action: str) -> None:
+        """The list after an action, and the way back from its question, have each condition."""
+        parts = ops.receiver.services
+        for release in ("1.0.0", "2.0.0"):
+            parts.inbox.groups.begin_release(release)
+        sql = "UPDATE stripe_receiver_releases SET first_at = 1000 WHERE release = '1.0.0'"
+        raw_sql.execute(parts.settings.database_url, sql)
+        deliver(ops, "evt_4")
+        claim = parts.inbox.claims.claim_due(livemode=False)
+        assert claim is not None
+        failure = Failure("no", fingerprint="g1", release="1.0.0", exception="E", place="p:1")
+        parts.inbox.claims.fail(claim, failure)
+        (row,) = parts.inbox.administration.page(EventFilter(group="g1"), limit=1).events
+        assert row.object_id is not None
+        given = {
+            "state": "pending",
+            "type": TYPE,
+            "since": "2020-01-01T00:00:00Z",
+            "outcome": "failed",
+            "mode": "test",
+            "object": row.object_id,
+            "group": "g1",
+            "until": "2999-01-01T00:00:00Z",
+            "failed-before": "2.0.0",
+        }
+        question = ops.get(f"/ops/{action}?{urlencode(given)}")
+        assert question.status_code == 200, question.text
+        assert f'href="/ops/events?{escape(urlencode(given))}"' in question.text
+        answer = ops.post(f"/ops/{action}", {"why": "x", **fields_of(question)})
+        assert answer.status_code == 303
+        shown = dict(parse_qsl(urlsplit(answer.headers["Location"]).query))
+        assert shown.pop("did").isdigit()
+        assert shown == given
+        without = ops.post(f"/ops/{action}", {"why": "x", **fields_of(ops.get(f"/ops/{action}"))})
+        assert {*parse_qs(urlsplit(without.headers["Location"]).query)} == {"did"}
+
+    def test_other_mode_is_refused(self, ops: Browser) -> None:
+        """An action on the list of live events takes no test event."""
+        for answer in (
+            ops.get("/ops/retry?mode=live"),
+            ops.post("/ops/give-up", {"mode": "live", "why": "x"}),
+        ):
+            assert answer.status_code == 400
+            assert "STRIPE_API_KEY is not of live mode" in answer.text
 
     def test_form_works_once(self, ops: Browser) -> None:
         """A second form retries nothing that is pending already."""
@@ -255,9 +305,8 @@ class TestInline:
         ops = make_ops({CREATED: FAILING})
         deliver(ops, "evt_1")
         fields = fields_of(ops.get("/ops/retry"))
-        administration = type(ops.receiver.services.inbox.administration)
         # The other process acts between two statements of one request.
-        monkeypatch.setattr(administration, "note_retry", lambda *_, **__: False)
+        monkeypatch.setattr(Claims, "claim_one", lambda *_, **__: None)
         assert "1 event was not run" in ops.post("/ops/retry", fields).text
 
     @pytest.mark.parametrize("place", ["dead:x", "lost:1.0", "done:1.0", "x"])
