@@ -16,6 +16,8 @@ from app import cli
 from devkit.stripe_api import StripeApi
 from tests.conftest import API_KEY, SECRET
 
+pytestmark = pytest.mark.no_tables
+
 ROOT = Path(__file__).resolve().parents[2]
 TYPE = "v1.customer.created"
 COMMANDS = {
