@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from app.inbox import Inbox
 from tests.support.gunicorn_server import Serve, Server, running
-from tests.support.services import HANDLER, MODULE, Lab
+from tests.support.services import HANDLER, MODULE, Lab, make_tables
 
 
 @pytest.fixture
@@ -24,12 +23,10 @@ def modules() -> dict[str, str]:
 def sqlite_url(request: pytest.FixtureRequest, sqlite_url: str) -> str:
     """The URL of a SQLite file with the tables of an empty inbox.
 
-    A process that makes the tables takes a third longer to start. With the mark ``no_tables``,
-    neither the file nor its folder exists.
+    With the mark ``no_tables``, neither the file nor its folder exists.
     """
     if request.node.get_closest_marker("no_tables") is None:
-        with contextlib.closing(Inbox(sqlite_url, lease_seconds=30)) as inbox:
-            inbox.migrate()
+        make_tables(sqlite_url)
     return sqlite_url
 
 
