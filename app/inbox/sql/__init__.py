@@ -25,6 +25,7 @@ and runs it once more. Execution options say what else to do:
   the statement only if there is no such row. A repeated claim would take a second event, and the
   first would become an orphan without a crash.
 - ``all_rows``: the rows of the statement are wanted, not only the first one.
+- ``in_order``: PostgreSQL reads rows in the order of an index, whatever its statistics say.
 - ``repeatable=False``: the statement fails. A second run would report that it changed nothing, or
   record a person's command twice.
 """
