@@ -608,7 +608,7 @@ def test_released_event_waits_for_the_end_of_its_process(inbox: Inbox) -> None:
     assert claim is not None
     inbox.claims.release(claim, HOUR)
 
-    assert inbox.administration.reopen("evt_1", seen_attempt=1) is True
+    assert inbox.administration.reopen("evt_1", by="me") is True
     assert inbox.administration.retry_many(EventFilter(), by="me", why=None, limit=10) == 1
     assert due(inbox) is None
     assert inbox.administration.give_up("evt_1", by="me", why="no") is False

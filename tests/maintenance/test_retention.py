@@ -69,7 +69,7 @@ def test_next_round_continues(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> 
     """
     monkeypatch.setattr(retention, "ROUND_SECONDS", -1.0)
     for number in (0, 1):
-        inbox.administration.reopen(f"evt_{number}", again=True)
+        inbox.administration.reopen(f"evt_{number}", by="me", again=True)
     pruner = Pruner(inbox.retention, 45, threading.Event())
     left = []
     for _ in range(3):
