@@ -20,6 +20,8 @@ from app.inbox.sql.operations import audit, error_groups, error_hours, releases,
 from app.inbox.sql.schema import now
 from tests.support import raw_sql
 
+pytestmark = pytest.mark.no_tables
+
 EVENT = NewEvent(
     "evt_1", "v1.customer.created", livemode=True, context="acct_ü", body=b'{"a": "\x00\xff"}'
 )

@@ -23,6 +23,8 @@ from tests.support import raw_sql
 from tests.support.pages import PAGES
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.no_tables
+
 EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")
 HEAD = migrations().head
 #: The relations of a database, with their columns in order.

@@ -30,6 +30,8 @@ from tests.support.services import (
 )
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.no_tables
+
 HEAD = migrations().head
 
 

@@ -57,7 +57,8 @@ class PostgresqlStatements:
         """Run one writing statement, commit it, and return its first row.
 
         It ends after ``limits.SECONDS`` at the latest, or ``deadline.SLOW_SECONDS`` if
-        ``slow_ok``. When its connection is lost it runs once more on another one, as its execution
+        ``slow_ok``. With the execution option ``in_order``, the planner reads rows in the order of
+        an index. When its connection is lost it runs once more on another one, as its execution
         options allow (``app.inbox.sql``). A statement that timed out does not run again here, but
         the server may still run it at any time later. Raises the driver's error.
         """

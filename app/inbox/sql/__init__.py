@@ -27,6 +27,7 @@ and runs it once more. Execution options say what else to do:
 - ``also``: a row of another table, written for each row that the statement changes, in the same
   transaction (``app.inbox.row_for_each``).
 - ``all_rows``: the rows of the statement are wanted, not only the first one.
+- ``in_order``: PostgreSQL reads rows in the order of an index, whatever its statistics say.
 - ``repeatable=False``: the statement fails. A second run would report that it changed nothing, or
   record a person's command twice.
 """

@@ -25,11 +25,19 @@ _is_open = sa.and_(
     events.c.state.in_([word(State.PENDING), word(State.DEAD)]), events.c.erased_at.is_(None)
 )
 
+#: True for an event whose process released it a moment ago: its callback may still run. A parked
+#: event was due, so its process has ended.
+_ends_now = sa.and_(
+    events.c.state == word(State.PENDING),
+    events.c.outcome == word(Outcome.RELEASED),
+    events.c.due_at > now(),
+)
+
 #: The columns of an event that a person makes due. A parked one is parked again.
 reopened: dict[str, Any] = {
     "state": word(State.PENDING),
     "outcome": parking.outcome,
-    "due_at": now(),
+    "due_at": sa.case((_ends_now, events.c.due_at), else_=now()),
     "attempts_used": ZERO,
     "crashes": ZERO,
 }
@@ -63,6 +71,7 @@ def give_up(count: int) -> sa.Executable:
         .where(
             _these(count),
             events.c.state == word(State.PENDING),
+            ~_ends_now,
             sa.or_(seen.is_(None), events.c.attempt == seen),
         )
         .values(

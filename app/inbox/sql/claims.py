@@ -30,6 +30,9 @@ from app.states import WITHOUT_MODULE, State
 #: Seconds within which two times of one event are the same: parking rounds them.
 SAME_SECONDS = 0.001
 
+#: Earlier than every ``due_at``.
+_EARLIEST = -1e18
+
 _event = events.alias("candidate")
 _other = events.alias("other")
 
@@ -48,12 +51,13 @@ _OF_TOKEN = sa.select(*returned_columns).where(
 
 
 def _claim(*which: sa.ColumnElement[bool], **values: Any) -> sa.Executable:
+    # In the order of an index: without statistics PostgreSQL reads and sorts all due events.
     return (
         sa.update(events)
         .where(*which)
         .values(**reclaimed, **values)
         .returning(*returned_columns)
-        .execution_options(result=_OF_TOKEN)
+        .execution_options(result=_OF_TOKEN, in_order=True)
     )
 
 
@@ -84,13 +88,15 @@ _is_locked = sa.exists(
 #: True if another event of the same key is due before. It keeps two workers from choosing two
 #: events of one key at the same moment: both choose the first event, and one of them gets it.
 #: No worker claims an event of a paused type, so such an event does not count.
+#: The ranges leave only the index ``events_waiting``. For ``concurrency_key = ...``, PostgreSQL
+#: without statistics reads ``events_due`` from its begin.
+_place = sa.tuple_(_other.c.concurrency_key, _other.c.due_at, _other.c.id)
 _has_elder = sa.exists(
     sa.select(_other.c.id).where(
         _other.c.state == word(State.PENDING),
-        _other.c.concurrency_key == _event.c.concurrency_key,
         _other.c.livemode == _event.c.livemode,
-        _other.c.due_at <= now(),
-        sa.tuple_(_other.c.due_at, _other.c.id) < sa.tuple_(_event.c.due_at, _event.c.id),
+        _place >= sa.tuple_(_event.c.concurrency_key, number(_EARLIEST), word("")),
+        _place < sa.tuple_(_event.c.concurrency_key, _event.c.due_at + number(0.0), _event.c.id),
         ~is_type_paused(_other),
     )
 )

@@ -112,6 +112,18 @@ class TestRetry:
         assert calls(ops) == 2
         assert [by for by, *_ in actions(ops)] == ["anna"]
 
+    def test_form_works_once_in_queue_mode(self, make_ops: Make) -> None:
+        """The event has made no attempt since the first form. Its state has changed."""
+        ops = make_ops({CREATED: GIVING_UP}, processing="queue")
+        deliver(ops)
+        claim = ops.receiver.services.inbox.claims.claim_due(livemode=False)
+        assert claim is not None
+        ops.receiver.services.runner.run(claim)
+        fields = ask(ops)
+        assert ops.post("/ops/events/evt_1/retry", fields).status_code == 303
+        assert ops.post("/ops/events/evt_1/retry", fields).status_code == 409
+        assert [affected for *_, affected in actions(ops)] == [1]
+
     def test_form_of_a_waiting_event_works_once(self, make_ops: Make) -> None:
         """In queue mode a retried event is pending as before. The second form changes nothing."""
         ops = make_ops({CREATED: FAILING}, processing="queue")

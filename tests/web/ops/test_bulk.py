@@ -186,6 +186,26 @@ class TestQueue:
         assert states(ops, "evt_4", "evt_5") == ["dead", "dead"]
         assert actions(ops) == [("anna", "give_up_many", "test data", 2)]
 
+    @pytest.mark.parametrize(
+        ("action", "count"), [("retry?state=dead", 2), ("give-up?state=pending", 1)]
+    )
+    def test_events_of_the_other_mode_stay(self, ops: Browser, action: str, count: int) -> None:
+        """They need the key of the other mode, also if the address or the form names it."""
+        deliver(ops, "evt_4", "evt_5")
+        url = ops.receiver.services.settings.database_url
+        raw_sql.execute(url, "UPDATE events SET livemode = true WHERE id IN ('evt_1', 'evt_5')")
+        form = fields_of(ops.get(f"/ops/{action}&mode=live"))
+        path = action.partition("?")[0]
+        ops.post(f"/ops/{path}", {"why": "x", **form, "mode": "live"})
+        assert [affected for *_, affected in actions(ops)] == [count]
+
+    def test_limit_of_giving_up(self, ops: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One action gives up a limited number of events, the oldest first."""
+        monkeypatch.setattr(bulk, "MOST", 1)  # a lower limit, for fewer events in the test
+        deliver(ops, "evt_4", "evt_5")
+        ops.post("/ops/give-up", {"why": "test data", **fields_of(ops.get("/ops/give-up"))})
+        assert states(ops, "evt_4", "evt_5") == ["dead", "pending"]
+
     def test_limit(self, ops: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
         """One action takes a limited number of events, and the question says so."""
         monkeypatch.setattr(bulk, "MOST", 2)  # a lower limit, for fewer events in the test
