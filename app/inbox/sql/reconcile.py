@@ -50,6 +50,22 @@ BACKFILL_SKIPPED = _backfill(
 #: The backfilled events that are due and not settled, the first due first.
 UNFINISHED = sa.select(events.c.id).where(unfinished).order_by(events.c.due_at, events.c.id)
 
+_latest = (
+    sa.select(events.c.context, events.c.livemode, events.c.received_at)
+    .order_by(events.c.received_at.desc(), events.c.id.desc())
+    .limit(sa.bindparam("searched", type_=sa.Integer))
+    .subquery("latest")
+)
+
+#: The connected accounts of the latest events, the one with the latest event first.
+RECENT_ACCOUNTS = (
+    sa.select(_latest.c.context)
+    .where(_latest.c.context.is_not(None), _latest.c.livemode == sa.bindparam("livemode"))
+    .group_by(_latest.c.context)
+    .order_by(sa.func.max(_latest.c.received_at).desc(), _latest.c.context)
+    .limit(sa.bindparam("limit", type_=sa.Integer))
+)
+
 WATERMARKS = sa.select(watermarks.c.type, watermarks.c.reached).where(
     watermarks.c.livemode == sa.bindparam("livemode"),
     watermarks.c.context == sa.bindparam("context"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 from flask import Blueprint, Response, request, url_for
@@ -42,9 +43,7 @@ blueprint = Blueprint("actions", __name__)
 @blueprint.get("/events/<path:event_id>/retry")
 def ask_retry(event_id: str) -> Response:
     """Say what a retry does."""
-    require_right_to_act()
-    event = find(event_id)
-    return _impossible_retry(event) or ask(_retry_question(event))
+    return _ask(event_id, _impossible_retry, _retry_question)
 
 
 @blueprint.post("/events/<path:event_id>/retry")
@@ -66,9 +65,7 @@ def retry(event_id: str) -> Response:
 @blueprint.get("/events/<path:event_id>/give-up")
 def ask_give_up(event_id: str) -> Response:
     """Say what giving up does."""
-    require_right_to_act()
-    event = find(event_id)
-    return _impossible_give_up(event) or ask(_give_up_question(event))
+    return _ask(event_id, _impossible_give_up, _give_up_question)
 
 
 @blueprint.post("/events/<path:event_id>/give-up")
@@ -99,6 +96,16 @@ def retrier() -> Retrier:
     """Return what runs events again in this process."""
     parts = services()
     return Retrier(parts.inbox, parts.runner, is_queue=parts.settings.is_queue)
+
+
+def _ask(
+    event_id: str,
+    impossible: Callable[[Event], Response | None],
+    question: Callable[[Event], Confirmation],
+) -> Response:
+    require_right_to_act()
+    event = find(event_id)
+    return impossible(event) or ask(question(event))
 
 
 def _retry(event: Event, *, again: bool) -> Response:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 from flask import Blueprint, Response, make_response, render_template, request, url_for
 from werkzeug.exceptions import BadRequest
 
-from app.formats import mode
+from app.formats import counted, mode
 from app.inbox.filters import EventFilter, from_query, to_query
 from app.inbox.models import Count, EventRow
 from app.operations.bulk_run import BulkRun
@@ -28,7 +28,6 @@ from app.web.ops.confirmation import (
     refuse,
     require_right_to_act,
 )
-from app.web.ops.view import counted
 
 #: The maximum number of events of one action.
 MOST = 10_000

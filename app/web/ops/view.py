@@ -9,7 +9,7 @@ from typing import Any
 from flask import url_for
 from markupsafe import Markup
 
-from app.formats import duration, few, iso_time, sentence, shortened
+from app.formats import counted, duration, few, iso_time, sentence, shortened
 from app.inbox.groups import GroupRelease
 from app.services import services
 from app.text import LINES, printable
@@ -51,12 +51,6 @@ def when(at: float | None) -> Markup:
 def number(value: int) -> str:
     """Return a number with commas between thousands."""
     return f"{value:,}"
-
-
-def counted(value: Any, singular: str, plural: str = "") -> str:
-    """Return a number with its noun: ``1 event``, ``1,204 events``, ``10,000+ events``."""
-    shown = number(value) if isinstance(value, int) else str(value)
-    return f"{shown} {singular if shown == '1' else plural or f'{singular}s'}"
 
 
 def clean(text: str) -> str:

@@ -133,15 +133,6 @@ class TestQueue:
         without = ops.post(f"/ops/{action}", {"why": "x", **fields_of(ops.get(f"/ops/{action}"))})
         assert {*parse_qs(urlsplit(without.headers["Location"]).query)} == {"did"}
 
-    def test_other_mode_is_refused(self, ops: Browser) -> None:
-        """An action on the list of live events takes no test event."""
-        for answer in (
-            ops.get("/ops/retry?mode=live"),
-            ops.post("/ops/give-up", {"mode": "live", "why": "x"}),
-        ):
-            assert answer.status_code == 400
-            assert "STRIPE_API_KEY is not of live mode" in answer.text
-
     def test_form_works_once(self, ops: Browser) -> None:
         """A second form retries nothing that is pending already."""
         fields = fields_of(ops.get("/ops/retry?state=dead"))
@@ -194,10 +185,18 @@ class TestQueue:
         deliver(ops, "evt_4", "evt_5")
         url = ops.receiver.services.settings.database_url
         raw_sql.execute(url, "UPDATE events SET livemode = true WHERE id IN ('evt_1', 'evt_5')")
-        form = fields_of(ops.get(f"/ops/{action}&mode=live"))
         path = action.partition("?")[0]
-        ops.post(f"/ops/{path}", {"why": "x", **form, "mode": "live"})
+        form = {"why": "x", **fields_of(ops.get(f"/ops/{action}"))}
+        for answer in (
+            ops.get(f"/ops/{action}&mode=live"),
+            ops.post(f"/ops/{path}", {**form, "mode": "live"}),
+        ):
+            assert answer.status_code == 400
+            assert "STRIPE_API_KEY is not of live mode" in answer.text
+        assert actions(ops) == []
+        assert ops.post(f"/ops/{path}", form).status_code == 303
         assert [affected for *_, affected in actions(ops)] == [count]
+        assert states(ops, "evt_1", "evt_5") == ["dead", "pending"]
 
     def test_limit_of_giving_up(self, ops: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
         """One action gives up a limited number of events, the oldest first."""
