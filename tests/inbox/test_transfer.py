@@ -138,3 +138,16 @@ def test_known_event_is_never_changed(inbox: Inbox) -> None:
 def test_removed_events_are_left_out(inbox: Inbox) -> None:
     """An event can be removed while an export is under way."""
     assert [each["id"] for each in inbox.transfer.read(["evt_gone", "evt_done"])] == ["evt_done"]
+
+
+@pytest.mark.parametrize("target", ["sqlite"], indirect=True)
+def test_erased_event_stays_erased(inbox: Inbox, target: Inbox) -> None:
+    """It has no body, so no person can have it run where it is imported."""
+    event = inbox.administration.find("evt_dead")
+    assert event is not None
+    assert inbox.erasure.erase(event, "cus_1") is True
+    assert target.transfer.add(records(inbox, "evt_dead"), runnable=True) == Added(1, 0)
+    imported = target.administration.find("evt_dead")
+    assert imported is not None
+    assert imported.erased_at == pytest.approx(inbox.rescue.clock(), abs=60)
+    assert target.claims.claim_one("evt_dead", again=True) is None

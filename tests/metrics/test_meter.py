@@ -192,6 +192,7 @@ class TestOthers:
 
         receiver.module("v1_customer_created").hook = lose_the_claim
         assert receiver.deliver(samples.notification(HANDLED)).status_code == 409
+        assert series(receiver)[("lease_losses_total",)] == 1
 
     def test_missing_event(self, make_receiver: MakeReceiver, stripe_api: StripeApi) -> None:
         """An event that reconciliation backfills counts."""

@@ -29,7 +29,7 @@ _is_open = sa.and_(
 #: event was due, so its process has ended.
 _ends_now = sa.and_(
     events.c.state == word(State.PENDING),
-    events.c.outcome == word(Outcome.RELEASED),
+    sa.func.coalesce(events.c.outcome, word("")) == word(Outcome.RELEASED),
     events.c.due_at > now(),
 )
 
