@@ -73,7 +73,7 @@ class Load:
             event_id = f"{prefix}_{number}"
             self.answers[event_id] = service.deliver(event_id)
             number += 1
-            self._stopping.wait(0.02)
+            self._stopping.wait(0.1)
 
     def proceeds(self, count: int = 20) -> None:
         """Wait for ``count`` more answers."""
