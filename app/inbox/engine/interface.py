@@ -102,6 +102,15 @@ class Engine(Protocol):
         within two seconds, and a locked SQLite file within five. Statements may take longer.
         """
 
+    def unlimited(
+        self, purpose: str, *, waits: bool
+    ) -> AbstractContextManager[sa.Connection | None]:
+        """Return a block with a connection that commits each statement, however long it takes.
+
+        One process at a time has it for one ``purpose``. Another one waits for it, or gets None if
+        not ``waits``. SQLite has no such connections: it is always None.
+        """
+
     def snapshot(self) -> AbstractContextManager[sa.Connection]:
         """Return a block with one reading transaction that sees the state of one moment.
 

@@ -17,7 +17,7 @@ import psycopg
 import sqlalchemy as sa
 
 from app.errors import InboxUnavailable, StartError, Unstorable
-from app.inbox.engine import deadline, limits, postgresql
+from app.inbox.engine import deadline, limits, postgresql, postgresql_unlimited
 from app.inbox.engine import postgresql_session as session
 from app.inbox.engine.circuit_breaker import CircuitBreaker
 from app.inbox.engine.connection_pool import repeat_refused
@@ -200,6 +200,18 @@ class PostgresqlEngine:
             return "events"
         quoted = self._schema.replace('"', '""')
         return f'"{quoted}".events'
+
+    @contextmanager
+    def unlimited(self, purpose: str, *, waits: bool) -> Iterator[sa.Connection | None]:
+        """Hold the lock of the ``purpose``, and give a connection without time limits."""
+        pool = postgresql.make_migration_engine(self._url)
+        try:
+            with postgresql_unlimited.unlimited(pool, purpose, waits=waits) as connection:
+                yield connection
+        except _DRIVER_ERRORS as error:
+            raise unavailable(error) from error
+        finally:
+            pool.dispose()
 
     @contextmanager
     def snapshot(self) -> Iterator[sa.Connection]:
