@@ -12,10 +12,14 @@ import time
 
 import structlog
 
-from app.inbox.sql.indexes import OF_TABLE, Index, indexes_of_events
+from app.inbox.sql.indexes import BUILDING, OF_TABLE, Index, indexes_of_events
 from app.inbox.store import Store
 
 log = structlog.get_logger(__name__)
+
+
+#: Seconds between two looks at a build that goes on.
+POLL_SECONDS = 0.2
 
 
 class Indexes:
@@ -27,7 +31,7 @@ class Indexes:
 
     def missing(self) -> list[str]:
         """Return the names of the indexes that do not exist, or are not complete."""
-        if self._store.engine.single_host:
+        if self._store.engine.unlimited is None:
             return []
         there = self._store.read(OF_TABLE, table=f"{self._prefix()}events")
         return [each.name for each in _missing({row.name: row.is_valid for row in there})]
@@ -38,16 +42,17 @@ class Indexes:
         One process at a time builds. Another one waits for it, or does nothing if not ``waits``.
         It takes as long as the database needs, and as long as older transactions are open.
         """
-        if not self.missing():
+        unlimited = self._store.engine.unlimited
+        if unlimited is None or not self.missing():
             return []
         prefix = self._prefix()
         purpose = f"app.indexes.{self._store.engine.schema}"
-        with self._store.engine.unlimited(purpose, waits=waits) as connection:
+        with unlimited.connect(purpose, waits=waits) as connection:
             if connection is None:
                 return []
             # The server goes on with the statement of a process that was killed.
-            for step in ("BEGIN", f"LOCK {prefix}events IN SHARE UPDATE EXCLUSIVE MODE", "COMMIT"):
-                connection.exec_driver_sql(step)
+            while connection.execute(BUILDING, {"table": f"{prefix}events"}).first():
+                time.sleep(POLL_SECONDS)
             rows = connection.execute(OF_TABLE, {"table": f"{prefix}events"})
             there = {row.name: row.is_valid for row in rows}
             missing = _missing(there)

@@ -17,7 +17,7 @@ import psycopg
 import sqlalchemy as sa
 
 from app.errors import InboxUnavailable, StartError, Unstorable
-from app.inbox.engine import deadline, limits, postgresql, postgresql_unlimited
+from app.inbox.engine import deadline, limits, postgresql
 from app.inbox.engine import postgresql_session as session
 from app.inbox.engine.circuit_breaker import CircuitBreaker
 from app.inbox.engine.connection_pool import repeat_refused
@@ -25,6 +25,7 @@ from app.inbox.engine.errors import unavailable
 from app.inbox.engine.interface import MIGRATION_TIMEOUT
 from app.inbox.engine.keep import keep_for_ever
 from app.inbox.engine.postgresql_listener import PostgresqlListener
+from app.inbox.engine.postgresql_unlimited import UnlimitedConnections
 from app.text import in_one_line
 
 #: A later try may succeed after a shortage of memory too. The result must not be lost to it.
@@ -66,6 +67,7 @@ class PostgresqlEngine:
         self._schema = self._set_schema = schema
         self._listen_url = sa.make_url(listen_url) if listen_url else None
         self.migrated = False
+        self.unlimited = UnlimitedConnections(self._url)
         self._reset()
         os.register_at_fork(after_in_child=self._leave_to_the_parent)
 
@@ -200,18 +202,6 @@ class PostgresqlEngine:
             return "events"
         quoted = self._schema.replace('"', '""')
         return f'"{quoted}".events'
-
-    @contextmanager
-    def unlimited(self, purpose: str, *, waits: bool) -> Iterator[sa.Connection | None]:
-        """Hold the lock of the ``purpose``, and give a connection without time limits."""
-        pool = postgresql.make_migration_engine(self._url)
-        try:
-            with postgresql_unlimited.unlimited(pool, purpose, waits=waits) as connection:
-                yield connection
-        except _DRIVER_ERRORS as error:
-            raise unavailable(error) from error
-        finally:
-            pool.dispose()
 
     @contextmanager
     def snapshot(self) -> Iterator[sa.Connection]:

@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 
 from app.inbox.engine import deadline
+from app.inbox.engine.errors import unavailable
+from app.inbox.engine.postgresql import make_migration_engine
 
 #: Seconds between two tries to get the lock.
 POLL_SECONDS = 0.2
@@ -29,27 +32,48 @@ _NO_LIMITS = sa.text(
 _TRY_LOCK = sa.text("SELECT pg_try_advisory_xact_lock(hashtext(:purpose))")
 
 
-@contextmanager
-def unlimited(pool: sa.Engine, purpose: str, *, waits: bool) -> Iterator[sa.Connection | None]:
-    """Hold the lock of the ``purpose``, and give a connection that commits each statement.
+class UnlimitedConnections:
+    """Implements ``interface.Unlimited``."""
 
-    Without ``waits`` it gives None if another process has the lock. A transaction on a connection
-    of its own has the lock: a lock of the session is no lock behind a pooler. It holds no snapshot,
-    for which a statement in the block would wait.
+    def __init__(self, url: sa.URL) -> None:
+        """Take the ``url`` of the database."""
+        self._url = url
+
+    @contextmanager
+    def connect(self, purpose: str, *, waits: bool) -> Iterator[sa.Connection | None]:
+        """Hold the lock of the ``purpose``, and give a connection that commits each statement.
+
+        Without ``waits`` it gives None if another process has the lock. A transaction on another
+        connection has the lock: a lock of the session is no lock behind a pooler.
+        """
+        pool = make_migration_engine(self._url)
+        try:
+            with pool.connect() as guard, pool.connect() as connection, deadline.within(math.inf):
+                has_lock = _lock(guard, purpose, waits=waits)
+                if has_lock:
+                    connection.execution_options(isolation_level="AUTOCOMMIT")
+                    driver: Any = connection.connection.driver_connection
+                    connection.execute(_NO_LIMITS, {"pid": driver.info.backend_pid})
+                yield connection if has_lock else None
+        except (sa.exc.DBAPIError, psycopg.Error, OSError) as error:
+            raise unavailable(error) from error
+        finally:
+            pool.dispose()
+
+
+def _lock(guard: sa.Connection, purpose: str, *, waits: bool) -> bool:
+    """Take the lock of the ``purpose`` until the end of the transaction, and return True.
+
+    False if another process has it and not ``waits``. The transaction then holds no snapshot: a
+    build would wait for its end.
     """
-    with pool.connect() as guard, pool.connect() as connection, deadline.within(math.inf):
-        while not guard.execute(_TRY_LOCK, {"purpose": purpose}).scalar():
-            if not waits:
-                yield None
-                return
-            # A statement that waits for a lock has a snapshot, and the holder would wait for that.
-            guard.rollback()
-            time.sleep(POLL_SECONDS)
-        guard.execute(_NO_LIMITS, {"pid": 0})  # until the end of the transaction
-        # A statement with parameters keeps its snapshot until the next one, and the build would
-        # wait for that.
-        guard.exec_driver_sql("SELECT 1")
-        connection.execution_options(isolation_level="AUTOCOMMIT")
-        driver: Any = connection.connection.driver_connection
-        connection.execute(_NO_LIMITS, {"pid": driver.info.backend_pid})
-        yield connection
+    while not guard.execute(_TRY_LOCK, {"purpose": purpose}).scalar():
+        if not waits:
+            return False
+        # A statement that waits for a lock has a snapshot.
+        guard.rollback()
+        time.sleep(POLL_SECONDS)
+    guard.execute(_NO_LIMITS, {"pid": 0})
+    # A statement with parameters keeps its snapshot until the next one.
+    guard.exec_driver_sql("SELECT 1")
+    return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +42,7 @@ class SqliteEngine:
 
     single_host = True
     schema: str | None = None
+    unlimited = None
 
     def __init__(self, url: sa.URL, batch_forms: Mapping[Any, BatchForm]) -> None:
         """Take the ``url`` of the file, and the statements that can run as a batch."""
@@ -143,10 +144,6 @@ class SqliteEngine:
                     pool.dispose()
         except _DRIVER_ERRORS as error:
             raise unavailable(error) from error
-
-    def unlimited(self, purpose: str, *, waits: bool) -> AbstractContextManager[None]:  # noqa: ARG002 - as in the interface
-        """Return a block without a connection: each statement excludes all other writers."""
-        return nullcontext()
 
     @contextmanager
     def snapshot(self) -> Iterator[sa.Connection]:

@@ -6,9 +6,11 @@ changes, so the conditions leave out the states through which every event goes.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.expression import FunctionElement
 
 from app.inbox.sql.operations import PREFIX
 
@@ -28,11 +30,24 @@ class Index(NamedTuple):
 
 #: The id of the related object: the third word of the concurrency key, if it has three.
 _AFTER_FIRST = "substr(subject, instr(subject, ' ') + 1)"
-OBJECT_ID = {
+_OBJECT_ID = {
     "sqlite": f"CASE WHEN instr({_AFTER_FIRST}, ' ') > 0"
     f" THEN substr({_AFTER_FIRST}, instr({_AFTER_FIRST}, ' ') + 1) END",
     "postgresql": "NULLIF(split_part(subject, ' ', 3), '')",
 }
+
+
+class object_id(FunctionElement[str]):  # noqa: N801 - a function in SQL
+    """The id of the related object."""
+
+    inherit_cache = True
+    type = sa.Text()
+
+
+@compiles(object_id)
+def _object_id(_element: object_id, compiler: Any, **_kw: Any) -> str:
+    return _OBJECT_ID[compiler.dialect.name]
+
 
 #: SQLite changes an index only when a column of it changes. There the condition would cost two
 #: writes for each event in queue mode.
@@ -43,7 +58,7 @@ _WITHOUT_MODULE = "state = 'done' AND outcome IN ('fallback', 'wrong_mode')"
 
 def indexes_of_events(dialect: str) -> list[Index]:
     """Return the indexes for a ``dialect`` of SQLAlchemy's."""
-    idle, object_id = _IS_IDLE[dialect], OBJECT_ID[dialect]
+    idle, object_id = _IS_IDLE[dialect], _OBJECT_ID[dialect]
     return [
         Index(f"{PREFIX}{name}", columns, condition)
         for name, columns, condition in (
@@ -63,3 +78,6 @@ OF_TABLE = sa.text(
     "SELECT c.relname AS name, i.indisvalid AS is_valid FROM pg_index i"
     " JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = to_regclass(:table)"
 )
+
+#: The builds of indexes of a table that are in progress.
+BUILDING = sa.text("SELECT 1 FROM pg_stat_progress_create_index WHERE relid = to_regclass(:table)")

@@ -21,18 +21,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.expression import FunctionElement
 
 from app.inbox.filters import EventFilter
 from app.inbox.models import EventRow
 from app.inbox.sql import parking
-from app.inbox.sql.indexes import OBJECT_ID
+from app.inbox.sql.conditions import failed_before, unchanged_since
+from app.inbox.sql.indexes import object_id
 from app.inbox.sql.literals import number, word
-from app.inbox.sql.operations import releases
 from app.inbox.sql.rescue import orphaned, shown
 from app.inbox.sql.rows import ONE, ZERO
-from app.inbox.sql.schema import events, now, retries
+from app.inbox.sql.schema import events
 from app.states import WITHOUT_MODULE, Outcome, State
 
 Condition = sa.ColumnElement[bool]
@@ -44,25 +42,10 @@ _OPEN = (State.PENDING.value, State.DEAD.value)
 _SETTLED = (State.DONE.value, State.DEAD.value)
 #: The outcomes of dead events. They are pending with the same outcome after a retry.
 _DEADLY = {
-    Outcome.GAVE_UP,
-    Outcome.EXHAUSTED,
-    Outcome.UNREADABLE,
-    Outcome.CRASHED,
-    Outcome.UNRECORDED,
+    *(Outcome.GAVE_UP, Outcome.EXHAUSTED, Outcome.UNREADABLE),
+    *(Outcome.CRASHED, Outcome.UNRECORDED),
 }
 _WAITING = {Outcome.FAILED, Outcome.RELEASED}
-
-
-class object_id(FunctionElement[str]):  # noqa: N801 - a function in SQL
-    """The id of the related object, as the index ``stripe_receiver_object`` has it."""
-
-    inherit_cache = True
-    type = sa.Text()
-
-
-@compiles(object_id)
-def _object_id(_element: object_id, compiler: Any, **_kw: Any) -> str:
-    return OBJECT_ID[compiler.dialect.name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,9 +205,9 @@ def _moving(matching: EventFilter, *states: State) -> list[Source]:
     """
     if matching.state is not None:
         return []
-    waiting = [_open(each, matching) for each in states]
     # A running event has no outcome.
-    return waiting if matching.outcome is not None else [*waiting, _running(matching)]
+    running = [_running(matching)] if matching.outcome is None else []
+    return [*(_open(each, matching) for each in states), *running]
 
 
 def _running(matching: EventFilter) -> Source:
@@ -292,36 +275,10 @@ def _rest(matching: EventFilter, *but: str) -> tuple[Condition, ...]:
     if matching.group is not None:
         conditions.append(events.c.fingerprint + word("") == matching.group)
     if matching.failed_before is not None:
-        conditions.append(_failed_before(matching.failed_before))
+        conditions.append(failed_before(matching.failed_before))
     if matching.unchanged_since is not None:
-        conditions.append(_unchanged_since(matching.unchanged_since))
+        conditions.append(unchanged_since(matching.unchanged_since))
     return tuple(conditions)
-
-
-def _failed_before(release: str) -> Condition:
-    """True if the latest attempt failed under a release that began before this one.
-
-    With an unknown release, an attempt counts if it ended before this one began: attempts of older
-    versions and crashes have none.
-    """
-    begin = sa.select(releases.c.first_at).where(releases.c.release == release).scalar_subquery()
-    earlier = sa.select(releases.c.release).where(releases.c.first_at < begin)
-    unknown = sa.and_(events.c.release.is_(None), events.c.settled_at < begin)
-    return sa.and_(
-        (events.c.state + word("")).in_([word(each) for each in _OPEN]),
-        parking.outcome != word(Outcome.RELEASED),
-        sa.or_(events.c.release.in_(earlier), unknown),
-    )
-
-
-def _unchanged_since(at: float) -> Condition:
-    """True if no attempt ended since then, and no person retried the event.
-
-    A time in the future was written before the clock stepped back, so it does not count.
-    """
-    settled_at = sa.func.coalesce(events.c.settled_at, ZERO)
-    retried = sa.exists().where(retries.c.event_id == events.c.id, retries.c.at.between(at, now()))
-    return sa.and_(sa.or_(settled_at <= at, settled_at > now()), ~retried)
 
 
 _ids: sa.BindParameter[list[str]] = sa.bindparam("ids", expanding=True)
