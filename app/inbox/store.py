@@ -112,7 +112,10 @@ class Store:
     def upgrade(self) -> Revisions:
         """Run the migrations that are missing. Returns the revisions from before."""
         with self.engine.migration() as connection:
-            return migrate.upgrade(connection, self._known_schema, may_create=True)
+            before = migrate.upgrade(connection, self._known_schema, may_create=True)
+            schema = self._schema_of(connection)
+        self.engine.schema = schema
+        return before
 
     def revisions(self) -> Revisions:
         """Return the revision of the tables and the newest one. It changes nothing."""
