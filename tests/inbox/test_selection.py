@@ -178,7 +178,7 @@ def test_event_that_changes_its_state_is_found_once(inbox: Inbox) -> None:
 
     def move() -> None:
         while not is_ended.is_set():
-            claim = inbox.claims.claim_one("evt_moving", again=True)
+            claim = inbox.claims.claim_one("evt_moving", by="me", again=True)
             assert claim is not None
             inbox.claims.finish(claim)
 

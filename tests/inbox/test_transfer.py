@@ -150,4 +150,4 @@ def test_erased_event_stays_erased(inbox: Inbox, target: Inbox) -> None:
     imported = target.administration.find("evt_dead")
     assert imported is not None
     assert imported.erased_at == pytest.approx(inbox.rescue.clock(), abs=60)
-    assert target.claims.claim_one("evt_dead", again=True) is None
+    assert target.claims.claim_one("evt_dead", by="me", again=True) is None
