@@ -51,13 +51,12 @@ _OF_TOKEN = sa.select(*returned_columns).where(
 
 
 def _claim(*which: sa.ColumnElement[bool], **values: Any) -> sa.Executable:
-    # In the order of an index: without statistics PostgreSQL reads and sorts all due events.
     return (
         sa.update(events)
         .where(*which)
         .values(**reclaimed, **values)
         .returning(*returned_columns)
-        .execution_options(result=_OF_TOKEN, in_order=True)
+        .execution_options(result=_OF_TOKEN)
     )
 
 
