@@ -49,12 +49,12 @@ class RunHandler:
         self._api.offer(notification, data, fields)
         modules = () if checked.event_type == registry.FALLBACK else (checked,)
         seen: list[Any] = []
-        handler = Registry(modules, checked).register(
+        router = Registry(modules, checked).register(
             build_client(self._settings), wrap=lambda each: _noting(each, seen)
         )
         __tracebackhide__ = not self._full
         try:
-            handler.handle(samples.encode(notification))
+            router.route(asked, samples.encode(notification))
         except Exception as error:
             if not self._full:
                 error.__traceback__ = behind(error.__traceback__, __file__)
