@@ -67,10 +67,9 @@ class RunHandler:
 def sample_body(
     event_type: str, fields: Mapping[str, Any] | None, sample: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the body of a sample of either kind. ``fields`` are in that of a snapshot event."""
-    if kind_of(event_type) is Kind.THIN:
-        return samples.notification(event_type, **sample)
-    return samples.snapshot_event(event_type, fields=fields, **sample)
+    """Return a sample of either kind. ``fields`` are in the body of a snapshot event."""
+    own = {} if kind_of(event_type) is Kind.THIN else {"fields": fields}
+    return samples.body(event_type, **own, **sample)
 
 
 def _noting(module: HandlerModule, seen: list[Any]) -> Callback:

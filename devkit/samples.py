@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import stripe
 from stripe.v2.core import Event
 
-from app.stripe_api.catalog import Kind
+from app.stripe_api.catalog import Kind, kind_of
 from app.stripe_api.event_body import SNAPSHOT_EVENT
 from devkit.event_classes import (
     ObjectKind,
@@ -44,6 +44,7 @@ __all__ = [
     "ObjectKind",
     "UnknownEventTypeError",
     "api_object",
+    "body",
     "encode",
     "event",
     "event_types",
@@ -52,6 +53,7 @@ __all__ = [
     "named_class",
     "nearest",
     "notification",
+    "object_name",
     "object_url",
     "public_name",
     "related_class",
@@ -140,6 +142,12 @@ def snapshot_event(  # noqa: PLR0913 - one argument for each field of the body
         "type": event_type,
     }
     return _without_null(body)
+
+
+def body(event_type: str, **fields: Any) -> dict[str, Any]:
+    """Return a ``notification`` or a ``snapshot_event``, whichever ``event_type`` is."""
+    make = notification if kind_of(event_type) is Kind.THIN else snapshot_event
+    return make(event_type, **fields)
 
 
 def request_reason(
