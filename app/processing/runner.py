@@ -177,19 +177,19 @@ def _is_main_thread() -> bool:
 def _wrap(module: HandlerModule) -> Callback:
     """Return the module's callback for the router.
 
-    It notes that the callback was entered. An error before that comes from reading the
-    notification, an error after it from the callback: their types do not tell them apart.
+    It notes that the callback was entered. An error before that comes from reading the body, an
+    error after it from the callback: their types do not tell them apart.
     """
     callback = module.callback
     success = Outcome.FALLBACK if module.event_type in FALLBACKS else Outcome.HANDLED
 
-    def call(notif: Any, client: stripe.StripeClient, *details: Any) -> None:
+    def call(event: Any, client: stripe.StripeClient, *details: Any) -> None:
         run = _current.get()
-        # The SDK unwraps envelopes of other services, and reads the notification inside.
-        if (notif.id, notif.type) != (run.claim.event_id, run.claim.type):
+        # The SDK unwraps envelopes of other services, and reads the event inside.
+        if (event.id, event.type) != (run.claim.event_id, run.claim.type):
             raise ValueError("the body is of another event than the one recorded")
         run.entered = True
-        result = callback(notif, client, *details)
+        result = callback(event, client, *details)
         if inspect.isawaitable(result):
             getattr(result, "close", lambda: None)()
             raise TypeError(f"{module.file}: handle returned an awaitable, which never ran")
