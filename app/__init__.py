@@ -1,4 +1,4 @@
-"""A microservice that receives Stripe's event notifications.
+"""A microservice that receives Stripe's events.
 
 Handler modules need two names of this package at most: ``GiveUp`` and ``RetryLater``.
 """

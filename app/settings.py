@@ -125,9 +125,9 @@ class Settings(OperatorSettings):
         " within two leases.",
     )
     max_body_bytes: int = setting(
-        "65536",
+        "524288",
         whole_number(1024, 16 * 1024 * 1024),
-        "Largest notification that is accepted, in bytes.",
+        "Largest event that is accepted, in bytes. Snapshot events can have 256 KB.",
     )
     bind_host: str = setting(
         "",

@@ -27,6 +27,7 @@ from app.processing.registry import HandlerModule, Registry
 from app.services import Services, services
 from devkit import samples
 from devkit.run_handler import RunHandler as RunHandler  # noqa: PLC0414 - tests of teams import it here
+from devkit.run_handler import sample_body
 from devkit.stripe_api import StripeApi
 
 SECRET = "whsec_fake_for_tests"  # noqa: S105 - a fake
@@ -94,7 +95,13 @@ class Door:
         """Load the handler modules like the service, each behind the door."""
         loaded = _load(package_name, *redact)
         modules = tuple(map(self._guard, loaded.modules))
-        return replace(loaded, modules=modules, fallback=self._guard(loaded.fallback))
+        snapshot_fallback = loaded.snapshot_fallback and self._guard(loaded.snapshot_fallback)
+        return replace(
+            loaded,
+            modules=modules,
+            fallback=self._guard(loaded.fallback),
+            snapshot_fallback=snapshot_fallback,
+        )
 
     def _guard(self, module: HandlerModule) -> HandlerModule:
         def enter(*arguments: object) -> object:
@@ -131,13 +138,18 @@ class Delivery:
     """The error in the answer, or None for a 2xx."""
     event: Event | None
     """The event in the inbox right after the answer. None if it was not recorded."""
-    notification: dict[str, Any]
-    """The body of the delivery."""
+    body: dict[str, Any]
+    """The body of the delivery: a notification, or a snapshot event."""
     _deliver: Deliver = field(repr=False, compare=False)
+
+    @property
+    def notification(self) -> dict[str, Any]:
+        """The body, by the name that it had before there were snapshot events."""
+        return self.body
 
     def again(self) -> Delivery:
         """Deliver the same event again, with a new signature, as Stripe does."""
-        return self._deliver(self.notification)
+        return self._deliver(self.body)
 
 
 class Deliver:
@@ -157,15 +169,16 @@ class Deliver:
         fields: Mapping[str, Any] | None = None,
         **sample: Any,
     ) -> Delivery:
-        """Deliver an event of a type, or an existing notification.
+        """Deliver an event of a type, or an existing body.
 
-        ``data`` sets data of the full event, ``fields`` sets fields of the related object. All
-        other fields have placeholders. For further arguments (``context``, ``object_id``,
-        ``livemode``, ...) see ``samples.notification``.
+        ``fields`` sets fields of the event's object, and ``data`` sets data of the full event of a
+        notification. All other fields have placeholders. For further arguments (``context``,
+        ``object_id``, ``livemode``, ...) see ``samples.notification``, and for those of a snapshot
+        event (``account``, ``previous_attributes``, ...) ``samples.snapshot_event``.
         """
-        notification = self._notification(event, sample)
-        self._api.offer(notification, data, fields)
-        return self._post(notification)
+        body = self._body(event, fields, sample)
+        self._api.offer(body, data, fields)
+        return self._post(body)
 
     def twice(self, event: str | Mapping[str, Any], **more: Any) -> tuple[Delivery, Delivery]:
         """Deliver an event, and deliver it again."""
@@ -203,39 +216,42 @@ class Deliver:
 
         Returns the delivery whose callback ran, then the other one.
         """
-        notification = self._notification(event, more)
+        offered = {name: more.pop(name, None) for name in ("data", "fields")}
+        body = self._body(event, offered["fields"], more)
         with ThreadPoolExecutor(1) as pool:
             with self._door.held():
-                running = pool.submit(self, notification, **more)
+                running = pool.submit(self, body, **offered)
                 while not self._door.reached.wait(0.01) and not running.done():
                     pass
-                other = self._post(notification)
+                other = self._post(body)
             return running.result(), other
 
-    def _notification(
-        self, event: str | Mapping[str, Any], sample: dict[str, Any]
+    def _body(
+        self,
+        event: str | Mapping[str, Any],
+        fields: Mapping[str, Any] | None,
+        sample: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """Return a sample. Removes the arguments of the sample from ``sample``."""
-        own = {name: sample.pop(name) for name in list(sample) if name not in {"data", "fields"}}
+        """Return the body of a sample, or of an existing event."""
         if not isinstance(event, str):
-            if own:
-                raise TypeError(f"a notification has these fields already: {', '.join(own)}")
+            if sample:
+                raise TypeError(f"the event has these fields already: {', '.join(sample)}")
             return dict(event)
-        handled = [module.event_type for module in self.receiver.services.registry.modules]
-        return samples.notification(event, **{"unknown": event in handled, **own})
+        handled = self.receiver.services.registry.handled_types
+        return sample_body(event, fields, {"unknown": event in handled, **sample})
 
-    def _post(self, notification: dict[str, Any]) -> Delivery:
-        body = samples.encode(notification)
+    def _post(self, body: dict[str, Any]) -> Delivery:
+        raw = samples.encode(body)
         answer = self.receiver.app.test_client().post(
-            "/webhook", data=body, headers={"Stripe-Signature": samples.sign(body, SECRET)}
+            "/webhook", data=raw, headers={"Stripe-Signature": samples.sign(raw, SECRET)}
         )
         said = answer.get_json()
         return Delivery(
             status=answer.status_code,
             outcome=said.get("outcome") or OUTCOMES[answer.status_code],
             error=said.get("error"),
-            event=self.receiver.services.inbox.administration.find(notification["id"]),
-            notification=notification,
+            event=self.receiver.services.inbox.administration.find(body["id"]),
+            body=body,
             _deliver=self,
         )
 

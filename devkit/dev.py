@@ -240,11 +240,8 @@ def find(inbox: Inbox, path: str) -> Mapping[str, Any] | None:
     except InboxUnavailable:  # the service logs the reason
         return None
     for event in events:
-        notification = json.loads(event.body)
-        if path == f"/v2/core/events/{event.id}":
-            return placeholders.event(notification)
-        if path == (notification.get("related_object") or {}).get("url"):
-            return placeholders.api_object(notification)
+        if not event.erased_at and (answer := placeholders.answer(json.loads(event.body), path)):
+            return answer
     return None
 
 

@@ -10,6 +10,7 @@ from app import log
 from app.processing import registry
 from app.processing.registry import Callback, HandlerModule, Registry
 from app.settings import Settings
+from app.stripe_api.catalog import Kind, kind_of
 from app.stripe_api.client import build_client
 from devkit import samples
 from devkit.failures import behind
@@ -37,11 +38,12 @@ class RunHandler:
         fields: Mapping[str, Any] | None = None,
         **sample: Any,
     ) -> Any:
-        """Call ``handle`` of ``module`` with a typed notification, and return the notification.
+        """Call ``handle`` of ``module`` with a typed event, and return the event.
 
-        An exception of the callback is not caught. Only the fallback needs ``event_type``. For the
-        other arguments see ``Deliver``. Raises ``StartError`` for a module that would prevent the
-        start of the service.
+        The event is a notification, or the ``stripe.Event`` of a snapshot module. An exception of
+        the callback is not caught. Only the two fallbacks need ``event_type``. For the other
+        arguments see ``Deliver``. Raises ``StartError`` for a module that would prevent the start
+        of the service.
         """
         # At each call, as the service does at its start: capsys replaces standard error.
         log.configure(
@@ -51,17 +53,17 @@ class RunHandler:
         )
         checked = registry.check(module)
         asked = event_type or checked.event_type
-        sample.setdefault("unknown", checked.event_type != registry.FALLBACK)
-        notification = samples.notification(asked, **sample)
-        self._api.offer(notification, data, fields)
-        modules = () if checked.event_type == registry.FALLBACK else (checked,)
+        is_fallback = checked.event_type in registry.FALLBACKS
+        sample.setdefault("unknown", not is_fallback)
+        body = sample_body(asked, fields, sample)
+        self._api.offer(body, data, fields)
         seen: list[Any] = []
-        handler = Registry(modules, checked).register(
+        router = Registry(() if is_fallback else (checked,), checked, checked).register(
             build_client(self._settings), wrap=lambda each: _noting(each, seen)
         )
         __tracebackhide__ = not self._full
         try:
-            handler.handle(samples.encode(notification))
+            router.route(asked, samples.encode(body))
         except Exception as error:
             if not self._full:
                 error.__traceback__ = behind(error.__traceback__, __file__)
@@ -69,11 +71,19 @@ class RunHandler:
         return seen[0]
 
 
-def _noting(module: HandlerModule, seen: list[Any]) -> Callback:
-    """Return the callback of the module, wrapped to record its notification in ``seen``."""
+def sample_body(
+    event_type: str, fields: Mapping[str, Any] | None, sample: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a sample of either kind. ``fields`` are in the body of a snapshot event."""
+    own = {} if kind_of(event_type) is Kind.THIN else {"fields": fields}
+    return samples.body(event_type, **own, **sample)
 
-    def call(notif: Any, *others: object) -> None:
-        seen.append(notif)
-        module.callback(notif, *others)
+
+def _noting(module: HandlerModule, seen: list[Any]) -> Callback:
+    """Return the callback of the module, wrapped to record its event in ``seen``."""
+
+    def call(event: Any, *others: object) -> None:
+        seen.append(event)
+        module.callback(event, *others)
 
     return call

@@ -1,7 +1,7 @@
-"""A sample of each event notification that the SDK knows, derived from the SDK.
+"""Samples of all events that the SDK knows, derived from the SDK.
 
-Types, classes, kinds of related object, object names and addresses are read from the installed
-SDK. There is no table to maintain, and an upgrade of the SDK upgrades the samples.
+Types, classes, kinds of objects, object names and addresses are read from the installed SDK. There
+is no table to maintain, and an upgrade of the SDK upgrades the samples.
 
 The SDK does not contain the prefixes of ids (``cs_``, ``mtr_``). So an id here consists of the name
 of the object and ``sample``; pass ``object_id`` for another one.
@@ -9,95 +9,61 @@ of the object and ``sample``; pass ``object_id`` for another one.
 
 from __future__ import annotations
 
-import ast
-import difflib
-import inspect
 import json
 import re
 import secrets
 from datetime import UTC, datetime
-from functools import cache
-from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import stripe
-from stripe.v2.core import Event, EventNotification
+from stripe.v2.core import Event
+
+from app.stripe_api.catalog import Kind, kind_of
+from app.stripe_api.event_body import SNAPSHOT_EVENT
+from devkit.event_classes import (
+    ObjectKind,
+    UnknownEventTypeError,
+    event_types,
+    nearest,
+    related_class,
+    related_object_kind,
+    related_url,
+    snapshot_class,
+)
+from devkit.sdk_classes import address, named_class, object_name, public_name
+from devkit.sdk_fields import placeholder_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
-Kind = Literal["object", "singleton", "none"]
+#: An id in an address, such as ``{account}`` or ``{account_id}``.
+_PLACEHOLDER = r"\{(\w+?)(?:_id)?\}"
 
-_KINDS: dict[str, Kind] = {"RelatedObject": "object", "RelatedSingletonObject": "singleton"}
-
-
-class UnknownEventTypeError(LookupError):
-    """The installed SDK has no such event type."""
-
-    def __init__(self, event_type: str) -> None:
-        """Take the unknown ``event_type``, and find the ``nearest`` known ones."""
-        self.event_type = event_type
-        self.nearest = nearest(event_type)
-        super().__init__(f"{event_type!r} is no event type of stripe {stripe.VERSION}")
-
-
-def event_types() -> list[str]:
-    """Return all event types of the installed SDK, sorted."""
-    return sorted(_classes())
-
-
-def nearest(event_type: str) -> list[str]:
-    """Return up to three types with a similar spelling, the best match first."""
-    return difflib.get_close_matches(event_type, event_types(), n=3)
-
-
-def related_object_kind(event_type: str) -> Kind:
-    """Return the kind of object in notifications: ``object``, ``singleton`` (no id) or ``none``.
-
-    Raises ``UnknownEventTypeError`` for a type that the SDK does not know.
-    """
-    annotation = _notification_class(event_type).__annotations__.get("related_object")
-    return _KINDS[annotation.__name__] if annotation else "none"
-
-
-def related_class(event_type: str) -> type[stripe.StripeObject] | None:
-    """Return the class that ``fetch_related_object`` of the type returns, or ``None``.
-
-    Raises ``UnknownEventTypeError`` for a type that the SDK does not know.
-    """
-    notification_class = _notification_class(event_type)
-    fetch = getattr(notification_class, "fetch_related_object", None)
-    if fetch is None:
-        return None
-    return named_class(fetch.__annotations__["return"], notification_class.__module__)
-
-
-def public_name(sdk_class: type[stripe.StripeObject]) -> str:
-    """Return the public import name of a class of the SDK: ``stripe.billing.Meter``."""
-    return f"{sdk_class.__module__.rpartition('.')[0]}.{sdk_class.__name__}"
-
-
-@cache
-def named_class(name: str, module_name: str) -> type[stripe.StripeObject]:
-    """Return the class that a string annotation in a module of the SDK names.
-
-    Raises ``KeyError`` unless the module imports it, at least for type checkers.
-    """
-    imported = _imports(ast.parse(inspect.getsource(import_module(module_name))))
-    found_in, _, own_name = imported[name].rpartition(".")
-    return cast("type[stripe.StripeObject]", getattr(import_module(found_in), own_name))
-
-
-def related_url(event_type: str) -> str | None:
-    """Return the address of the related object as a template, or ``None`` without an object.
-
-    It is the path in the services of the SDK, such as ``/v1/billing/meters/{id}``. The last
-    placeholder is the id of the object, the others are ids of its parents. Raises
-    ``UnknownEventTypeError`` for a type that the SDK does not know.
-    """
-    related = related_class(event_type)
-    return _addresses()[f"{related.__module__}.{related.__qualname__}"] if related else None
+__all__ = [
+    "Kind",
+    "ObjectKind",
+    "UnknownEventTypeError",
+    "api_object",
+    "body",
+    "encode",
+    "event",
+    "event_types",
+    "event_url",
+    "is_snapshot",
+    "named_class",
+    "nearest",
+    "notification",
+    "object_name",
+    "object_url",
+    "public_name",
+    "related_class",
+    "related_object_kind",
+    "related_url",
+    "request_reason",
+    "sign",
+    "snapshot_class",
+    "snapshot_event",
+]
 
 
 def notification(  # noqa: PLR0913 - one argument for each field of the body
@@ -130,10 +96,58 @@ def notification(  # noqa: PLR0913 - one argument for each field of the body
         "reason": reason,
         "related_object": related_object,
     }
-    known = not unknown or event_type in _classes()
+    known = not unknown or event_type in event_types()
     if known and related_object is None:
         body["related_object"] = _related_object(event_type, object_id)
-    return {name: value for name, value in body.items() if value is not None}
+    return _without_null(body)
+
+
+def snapshot_event(  # noqa: PLR0913 - one argument for each field of the body
+    event_type: str,
+    *,
+    event_id: str | None = None,
+    account: str | None = None,
+    context: str | None = None,
+    livemode: bool = False,
+    created: datetime | None = None,
+    object_id: str | None = None,
+    fields: Mapping[str, Any] | None = None,
+    previous_attributes: Mapping[str, Any] | None = None,
+    api_version: str | None = None,
+    request: Mapping[str, str | None] | None = None,
+    unknown: bool = False,
+) -> dict[str, Any]:
+    """Return the body that Stripe sends for a snapshot event of ``event_type``.
+
+    By default it has a new id, the current time as ``created``, and the SDK's ``api_version``. The
+    object has every field of its class: ``fields`` replace its placeholders, ``object_id`` its id.
+    The other arguments are as in https://docs.stripe.com/api/events/object. Raises
+    ``UnknownEventTypeError`` for a type that the SDK does not know, unless ``unknown`` is true. The
+    object of such a type has only these ``fields``.
+    """
+    known = not unknown or event_type in event_types(Kind.SNAPSHOT)
+    own = _snapshot_object(event_type, object_id) if known else _without_null({"id": object_id})
+    data = {"object": {**own, **(fields or {})}, "previous_attributes": previous_attributes}
+    body = {
+        "id": event_id or _sample_id("evt"),
+        "object": SNAPSHOT_EVENT,
+        "account": account,
+        "api_version": api_version or stripe.api_version,
+        "context": context,
+        "created": int((created or datetime.now(UTC)).timestamp()),
+        "data": _without_null(data),
+        "livemode": livemode,
+        "pending_webhooks": 1,
+        "request": request or {"id": None, "idempotency_key": None},
+        "type": event_type,
+    }
+    return _without_null(body)
+
+
+def body(event_type: str, **fields: Any) -> dict[str, Any]:
+    """Return a ``notification`` or a ``snapshot_event``, whichever ``event_type`` is."""
+    make = notification if kind_of(event_type) is Kind.THIN else snapshot_event
+    return make(event_type, **fields)
 
 
 def request_reason(
@@ -167,6 +181,37 @@ def api_object(notification: Mapping[str, Any], **fields: object) -> dict[str, A
     return {**identity, "object": related["type"], **fields}
 
 
+def is_snapshot(body: Mapping[str, Any]) -> bool:
+    """Return true for the body of a snapshot event, and false for a notification."""
+    return bool(body["object"] == SNAPSHOT_EVENT)
+
+
+def event_url(body: Mapping[str, Any]) -> str:
+    """Return the path of an event of either kind at Stripe's API."""
+    return f"/v1/events/{body['id']}" if is_snapshot(body) else f"/v2/core/events/{body['id']}"
+
+
+def object_url(body: Mapping[str, Any]) -> str | None:
+    """Return the path of the object of an event at Stripe's API, or ``None`` if there is none.
+
+    In the path of a snapshot event's object, the ids of its parents are fields of the object, such
+    as ``account``.
+    """
+    if not is_snapshot(body):
+        related = body.get("related_object")
+        return related["url"] if related else None
+    known = body["type"] in event_types(Kind.SNAPSHOT)
+    template = address(snapshot_class(body["type"])) if known else None
+    if template is None:
+        return None
+    parents, _, own = template.rpartition("/")
+    names = [*_placeholders(parents), *(["id"] if _placeholders(own) else [])]
+    ids = [body["data"]["object"].get(name) for name in names]
+    if not all(isinstance(each, str) for each in ids):
+        return None
+    return re.sub(_PLACEHOLDER, lambda _: str(ids.pop(0)), template)
+
+
 def encode(notification: Mapping[str, Any]) -> bytes:
     """Return the body of a delivery: JSON without white space."""
     return json.dumps(notification, separators=(",", ":")).encode()
@@ -182,79 +227,39 @@ def sign(body: bytes, secret: str, timestamp: int | None = None) -> str:
     return cast("str", header)
 
 
-@cache
-def _classes() -> dict[str, type[EventNotification]]:
-    """All notification classes of the SDK by event type."""
-    names = [reference.__forward_arg__ for reference in get_args(_all_notifications())]
-    classes = [getattr(stripe.events, name) for name in names]
-    return {notification_class.LOOKUP_TYPE: notification_class for notification_class in classes}
-
-
-def _all_notifications() -> object:
-    """The SDK's union of all its notification classes, each a forward reference."""
-    return stripe.events.ALL_EVENT_NOTIFICATIONS
-
-
-def _notification_class(event_type: str) -> type[EventNotification]:
-    if event_type not in _classes():
-        raise UnknownEventTypeError(event_type)
-    return _classes()[event_type]
-
-
 def _related_object(event_type: str, object_id: str | None) -> dict[str, str] | None:
     """Return the reference to the related object, with sample ids in its address."""
     related, url = related_class(event_type), related_url(event_type)
     if related is None or url is None:
         return None
-    object_name = cast("str", related.OBJECT_NAME)  # type: ignore[attr-defined]  # all have it
+    name = object_name(related)
     if related_object_kind(event_type) == "singleton":
-        return {"type": object_name, "url": _fill(url)}
-    identity = object_id or _sample_id(object_name.rpartition(".")[2])
+        return {"type": name, "url": _fill(url)}
+    identity = object_id or _sample_id(name.rpartition(".")[2])
     parents, _, _ = url.rpartition("/")
-    return {"id": identity, "type": object_name, "url": f"{_fill(parents)}/{identity}"}
+    return {"id": identity, "type": name, "url": f"{_fill(parents)}/{identity}"}
+
+
+def _snapshot_object(event_type: str, object_id: str | None) -> dict[str, Any]:
+    """Return the object of a snapshot event, with placeholders."""
+    found = snapshot_class(event_type)
+    fields = {**placeholder_fields(found), "object": object_name(found)}
+    if "id" in fields:
+        fields["id"] = object_id or _sample_id(fields["object"].rpartition(".")[2])
+    return fields
 
 
 def _fill(template: str) -> str:
     """Replace each placeholder with a sample id that has its name."""
-    return re.sub(r"\{(\w+?)(?:_id)?\}", lambda found: _sample_id(found[1]), template)
+    return re.sub(_PLACEHOLDER, lambda found: _sample_id(found[1]), template)
 
 
-@cache
-def _addresses() -> dict[str, str]:
-    """The address of each class that a service of the SDK returns, by the full class name.
-
-    The address is that of ``retrieve``. Of several addresses, the one with the fewest placeholders
-    wins. A class without ``retrieve`` (``Discount``) has the address of another method.
-    """
-    found: dict[str, list[tuple[bool, int, str]]] = {}
-    for path in Path(inspect.getfile(stripe)).parent.rglob("_*_service.py"):
-        for method, returned, url in _calls(ast.parse(path.read_text(encoding="utf-8"))):
-            found.setdefault(returned, []).append((method != "retrieve", url.count("{"), url))
-    return {returned: min(urls)[2] for returned, urls in found.items()}
+def _placeholders(template: str) -> list[str]:
+    return re.findall(_PLACEHOLDER, template)
 
 
-def _calls(service: ast.Module) -> Iterator[tuple[str, str, str]]:
-    """Yield the name, the returned class and the address of each method of a service."""
-    imported = _imports(service)
-    for node in ast.walk(service):
-        if isinstance(node, ast.FunctionDef) and isinstance(node.returns, ast.Constant):
-            for url in _urls(node):
-                yield node.name, imported.get(str(node.returns.value), ""), url
-
-
-def _urls(function: ast.FunctionDef) -> list[str]:
-    constants = [node.value for node in ast.walk(function) if isinstance(node, ast.Constant)]
-    return [value for value in constants if isinstance(value, str) and value.startswith("/v")]
-
-
-def _imports(module: ast.Module) -> dict[str, str]:
-    """The full name of each imported name of a module, including imports for type checkers."""
-    return {
-        alias.asname or alias.name: f"{node.module}.{alias.name}"
-        for node in ast.walk(module)
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
+def _without_null(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if value is not None}
 
 
 def _members(hint: object) -> list[object]:

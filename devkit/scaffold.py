@@ -1,4 +1,4 @@
-"""Templates of ``flask handlers new``: a handler module for any event type, and its test."""
+"""Templates of ``flask handlers new``: a handler module for any thin type, and its test."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 
 from stripe.events import _event_classes as sdk
 
-from app.stripe_api.catalog import event_types, module_name
+from app.stripe_api.catalog import Kind, event_types, module_name
 from devkit import samples
+from devkit.scaffold_imports import LINE_LENGTH, sdk_imports
 
 if TYPE_CHECKING:
     import stripe
-
-#: Columns of a line of code, as in pyproject.toml.
-LINE_LENGTH = 100
 
 MODULE = '''\
 """{event_type}: say what it does."""
@@ -73,17 +71,17 @@ def test_failure_is_tried_again(deliver: Deliver) -> None:
 
 def module_text(event_type: str) -> str:
     """Return a handler module for ``event_type``. It is typed if the SDK knows the type."""
-    known = event_type in event_types()
+    known = event_type in event_types(Kind.THIN)
     notification = (
         sdk.get_v2_event_notification_class(event_type).__name__
         if known
         else "UnknownEventNotification"
     )
     related = samples.related_class(event_type) if known else None
-    name = related.OBJECT_NAME.rpartition(".")[2] if related else ""  # type: ignore[attr-defined]  # all have it
+    name = samples.object_name(related).rpartition(".")[2] if related else ""
     return MODULE.format(
         event_type=event_type,
-        imports=_imports(notification, related),
+        imports=sdk_imports({"stripe": ["StripeClient"], "stripe.events": [notification]}, related),
         declaration="" if known else f'\n\nEVENT_TYPE = "{event_type}"',
         notification=notification,
         fetched=f"the event and the current {name.replace('_', ' ')}" if name else "the event",
@@ -101,26 +99,6 @@ def test_text(event_type: str) -> str:
 def _log_name(event_type: str) -> str:
     """Return a static name of a log line: the type without its version."""
     return module_name(event_type).partition("_")[2]
-
-
-def _imports(notification: str, related: type[stripe.StripeObject] | None) -> str:
-    """Return the imports from the SDK, in the order of the linter."""
-    names = {"stripe": ["StripeClient"], "stripe.events": [notification]}
-    if related:
-        package, _, name = samples.public_name(related).rpartition(".")
-        names.setdefault(package, []).append(name)
-    lines = [
-        f"from {package} import {', '.join(sorted(names[package]))}" for package in sorted(names)
-    ]
-    return "\n".join(map(_wrapped, lines))
-
-
-def _wrapped(line: str) -> str:
-    """Return an import, wrapped like the formatter does if it is too long."""
-    if len(line) <= LINE_LENGTH:
-        return line
-    head, _, names = line.partition(" import ")
-    return f"{head} import (\n    {names},\n)"
 
 
 def _event_lines(event_type: str) -> list[str]:

@@ -82,9 +82,12 @@ class StripeApi:
             self._bodies[path] = json.dumps(body).encode()
 
     def put_event(self, event: Mapping[str, Any]) -> None:
-        """Serve a full event (see ``samples.event``) at ``/v2/core/events/{id}``, and list it."""
+        """Serve a full event at its own path, and list it.
+
+        See ``samples.event`` and ``samples.snapshot_event``.
+        """
         self.events.put(event)
-        self.put(f"/v2/core/events/{event['id']}", event)
+        self.put(samples.event_url(event), event)
 
     def put_related_object(self, notification: Mapping[str, Any], **fields: object) -> None:
         """Serve the related object of ``notification``, with ``fields``, at its own path."""
@@ -93,20 +96,18 @@ class StripeApi:
 
     def offer(
         self,
-        notification: Mapping[str, Any],
+        event: Mapping[str, Any],
         data: Mapping[str, Any] | None = None,
         fields: Mapping[str, Any] | None = None,
     ) -> None:
-        """Serve the event and the related object of ``notification``, with placeholder values.
+        """Serve the event and the object of a delivered body, with placeholder values.
 
-        ``data`` of the event and ``fields`` of the object replace placeholders. A path that was
-        put or removed before keeps its answer.
+        ``data`` of the full event and ``fields`` of the related object replace placeholders. The
+        values of a snapshot event are in the body. A path that was put or removed before keeps its
+        answer.
         """
-        event = placeholders.event(notification, data)
-        offered = {f"/v2/core/events/{notification['id']}": event}
-        if "related_object" in notification:
-            related = placeholders.api_object(notification, **(fields or {}))
-            offered[notification["related_object"]["url"]] = related
+        paths = filter(None, (samples.event_url(event), samples.object_url(event)))
+        offered = {path: placeholders.answer(event, path, data, fields) for path in paths}
         with self._lock:
             for path, body in offered.items():
                 self._bodies.setdefault(path, json.dumps(body).encode())

@@ -58,7 +58,7 @@ def test_defaults_are_those_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> No
         retry_cap_seconds=21600.0,
         max_attempts=35,
         max_crashes=5,
-        max_body_bytes=65536,
+        max_body_bytes=524288,
         lease_seconds=30.0,
         log_level="info",
         log_format="json",

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from wsgiref.types import WSGIApplication
 
 from app.web import answers, wsgi
+from app.web.body_budget import BodyBudget, Share
 from app.web.refusals import RefusalLog, shown_method, shown_path
 from app.web.thread_pool import Pool
 from app.web.wsgi import Headers, Response, Scope
@@ -56,6 +57,7 @@ def _error(
 _BAD_CODING = _error(400, "the only transfer coding that is read is chunked", close=True)
 _TOO_SLOW = _error(408, "the body did not arrive in time", close=True)
 _TOO_LARGE = _error(413, "the body is too large", close=True)
+_NO_ROOM = _error(503, "too many large bodies at once", retry_after=1, close=True)
 _FAILED = _error(500, "internal server error")
 _NO_THREAD = _error(503, "the service has no thread left", retry_after=1)
 _STOPPING = _error(503, "the service is shutting down", retry_after=1, close=True)
@@ -68,6 +70,44 @@ class _RefusedError(Exception):
         super().__init__(reason)
         self.response = response
         self.reason = reason
+
+
+class _Body:
+    """The body of a request: its messages, the time that it has, and its share of the budget."""
+
+    def __init__(self, receive: Receive, timeout: asyncio.Timeout, share: Share) -> None:
+        self._receive = receive
+        self._timeout = timeout
+        self.share = share
+
+    async def read(self, limit: int, seconds: float) -> bytes:
+        """Return the body. Raises ``TimeoutError``, also when it is dropped for another body."""
+        chunks: list[bytes] = []
+        try:
+            async with self._timeout:
+                self._timeout.reschedule(asyncio.get_running_loop().time() + seconds)
+                await self._read_into(chunks, limit)
+        except BaseException:
+            # The exception keeps this frame while the client reads its response.
+            chunks.clear()
+            self.share.end()
+            raise
+        self.share.complete()
+        return b"".join(chunks)
+
+    async def _read_into(self, chunks: list[bytes], limit: int) -> None:
+        size, more = 0, True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise asyncio.CancelledError  # as gunicorn cancels a request on a disconnect
+            size += len(message["body"])
+            if size > limit:
+                raise _RefusedError(_TOO_LARGE, "body_too_large")
+            if not self.share.grow(size):
+                raise _RefusedError(_NO_ROOM, "no_room_for_body")
+            chunks.append(message["body"])
+            more = message["more_body"]
 
 
 class _Lane(NamedTuple):
@@ -133,6 +173,7 @@ class Bridge:
         self._alive = lane("alive", 1, max_body_bytes)
         self._pages = lane("page", PAGE_THREADS, FORM_BYTES)
         self._forms = lane("form", FORM_THREADS, FORM_BYTES)
+        self._budget = BodyBudget(max_body_bytes, threads)
         self._responding = 0
 
     def unfinished(self) -> dict[str, int]:
@@ -146,9 +187,15 @@ class Bridge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to one request."""
+        limit = asyncio.timeout(None)
+        loop = asyncio.get_running_loop()
+        with self._budget.share(drop=lambda: limit.reschedule(loop.time())) as share:
+            await self._respond(scope, _Body(receive, limit, share), send)
+
+    async def _respond(self, scope: Scope, body: _Body, send: Send) -> None:
         lane = self._lane(scope)
         try:
-            body = await self._read(scope["headers"], receive, lane.max_body_bytes)
+            content = await self._read(scope["headers"], body, lane.max_body_bytes)
         except _RefusedError as refused:
             self.refusals.write(refused.reason, status=refused.response.status)
             await _send(send, refused.response)
@@ -163,7 +210,7 @@ class Bridge:
         try:
             # This is cancelled when the client disconnects. A request in the queue is then
             # dropped, and Stripe delivers it again. A running callback is not interrupted.
-            await _send(send, await self._run(lane, scope, body))
+            await _send(send, await self._run(lane, scope, content))
         finally:
             self._responding -= 1
 
@@ -186,16 +233,17 @@ class Bridge:
             shown = {"method": shown_method(method), "path": shown_path(scope["path"])}
             self.refusals.write(reason, status=status, **shown)
 
-    async def _read(self, headers: Headers, receive: Receive, limit: int) -> bytes:
+    async def _read(self, headers: Headers, body: _Body, limit: int) -> bytes:
         for name, value in headers:
             if name == b"transfer-encoding" and value.lower() != b"chunked":
                 raise _RefusedError(_BAD_CODING, "unknown_transfer_coding")
             if name == b"content-length" and int(value) > limit:
                 raise _RefusedError(_TOO_LARGE, "body_too_large")
         try:
-            async with asyncio.timeout(self.read_seconds):
-                return await _read_body(receive, limit)
+            return await body.read(limit, self.read_seconds)
         except TimeoutError:
+            if body.share.is_dropped:
+                raise _RefusedError(_NO_ROOM, "no_room_for_body") from None
             raise _RefusedError(_TOO_SLOW, "body_too_slow") from None
 
     def _lane(self, scope: Scope) -> _Lane:
@@ -205,21 +253,6 @@ class Bridge:
         if is_post:
             return self._callbacks
         return self._alive if path == "/healthz" else self._readiness
-
-
-async def _read_body(receive: Receive, limit: int) -> bytes:
-    chunks: list[bytes] = []
-    size, more = 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise asyncio.CancelledError  # as gunicorn cancels a request on a disconnect
-        size += len(message["body"])
-        if size > limit:
-            raise _RefusedError(_TOO_LARGE, "body_too_large")
-        chunks.append(message["body"])
-        more = message["more_body"]
-    return b"".join(chunks)
 
 
 async def _send(send: Send, response: Response) -> None:

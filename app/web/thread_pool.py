@@ -65,10 +65,13 @@ class Pool(Generic[P, T]):
         """
         self._start()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._calls.put(_Call(future, lambda: self._act(*args, **kwargs), self._failed))
+        call = _Call(future, lambda: self._act(*args, **kwargs), self._failed)
+        self._calls.put(call)
         try:
             return await future
         except asyncio.CancelledError:
+            # The call can stay in the queue for a long time, without its arguments.
+            call.act = None
             # Not if ``_end`` has already set the result: it will not subtract this call.
             self.abandoned += future.cancelled()
             raise

@@ -15,9 +15,8 @@ from flask.cli import with_appcontext
 from app.cli.hints import program
 from app.cli.output import say, say_lines
 from app.services import services
-from app.stripe_api.catalog import EVENT_TYPE_SHAPE, event_types, module_name
-from devkit import samples
-from devkit.scaffold import module_text, test_text
+from app.stripe_api.catalog import EVENT_TYPE_SHAPE, Kind, event_types, kind_of, module_name
+from devkit import samples, scaffold, snapshot_scaffold
 
 if TYPE_CHECKING:
     from app.processing.registry import Registry
@@ -43,8 +42,9 @@ def new(event_type: str, *, untyped: bool) -> None:
     _check_type(event_type, untyped=untyped)
     place = _place(services().settings.handlers_package, event_type)
     _refuse_second(services().registry, event_type, place)
-    _write(place.module, module_text(event_type))
-    _write(place.test, test_text(event_type))
+    templates = scaffold if kind_of(event_type) is Kind.THIN else snapshot_scaffold
+    _write(place.module, templates.module_text(event_type))
+    _write(place.test, templates.test_text(event_type))
     _say_what_is_next(event_type, place)
 
 
@@ -60,7 +60,7 @@ def _check_type(event_type: str, *, untyped: bool) -> None:
     near = samples.nearest(event_type)
     hint = f"; nearest: {', '.join(near)}" if near else ""
     advice = (
-        "Types of event notifications begin with v1. or v2."
+        "A type is like v2.thing.happened, or thing.happened for a snapshot event"
         if untyped
         else "If the type is newer than the SDK, add --untyped"
     )

@@ -8,9 +8,10 @@ import click
 import stripe
 
 from app.cli.output import say_table
+from app.stripe_api.catalog import Kind, event_types, kind_of
 from devkit import samples
 
-HEADINGS = ("type", "object", "class")
+HEADINGS = ("type", "kind", "object", "class")
 
 
 @click.command("types")
@@ -18,11 +19,13 @@ HEADINGS = ("type", "object", "class")
 def types(pattern: str) -> None:
     """List the event types that contain PATTERN, where * matches any text.
 
-    Each type is listed with the kind of object in its notifications: an object, a singleton (which
-    has no id), or none. The last column is the SDK's class that fetch_related_object() returns.
+    Each type is thin or a snapshot. A snapshot event has a copy of its object. A thin one names an
+    object, a singleton (which has no id), or none: fetch_related_object() returns it. The last
+    column is the SDK's class of the object.
     """
     words = re.escape(pattern).replace(r"\*", ".*")
-    found = [each for each in samples.event_types() if re.search(words, each, re.IGNORECASE)]
+    known = sorted(event_types())
+    found = [each for each in known if re.search(words, each, re.IGNORECASE)]
     if not found:
         near = samples.nearest(pattern)
         hint = f"; nearest: {', '.join(near)}" if near else ""
@@ -32,7 +35,10 @@ def types(pattern: str) -> None:
     say_table([_cells(each) for each in found], headings=HEADINGS)
 
 
-def _cells(event_type: str) -> tuple[str, str, str]:
+def _cells(event_type: str) -> tuple[str, str, str, str]:
+    kind = kind_of(event_type)
+    if kind is Kind.SNAPSHOT:
+        return event_type, kind, "copy", samples.public_name(samples.snapshot_class(event_type))
     related = samples.related_class(event_type)
     name = samples.public_name(related) if related else ""
-    return event_type, samples.related_object_kind(event_type), name
+    return event_type, kind, samples.related_object_kind(event_type), name

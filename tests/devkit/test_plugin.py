@@ -77,10 +77,10 @@ class TestDeliver:
 
     def test_refusal_has_its_words(self, greet: Deliver) -> None:
         """A refused delivery has an outcome, the error of the answer, and no event."""
-        delivery = greet({**samples.notification(TYPE), "object": "event"})
+        delivery = greet({**samples.notification(TYPE), "object": "customer"})
         assert (delivery.status, delivery.outcome, delivery.event) == (400, "refused", None)
         assert delivery.error is not None
-        assert delivery.error.startswith("this is a snapshot event")
+        assert delivery.error.startswith("the body is neither")
 
     def test_unknown_type_is_a_slip(self, greet: Deliver) -> None:
         """A type that neither the SDK nor a module knows is an error with the nearest types."""

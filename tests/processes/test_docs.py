@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,8 @@ from tests.support.pages import ROOT, columns, section
 from tests.support.waiting import wait_for
 
 FRONT, HANDLERS, TESTING = "README.md", "docs/handlers.md", "docs/testing.md"
+SNAPSHOT_MODULE = "handlers/reporting_report_run_succeeded.py"
+SNAPSHOT_TEST = "tests/handlers/test_reporting_report_run_succeeded.py"
 #: The type information of the SDK that `make check` has stored.
 CACHE = str(ROOT / ".mypy_cache")
 #: Files that a developer has in the folder of the project, and a clone has not. But bytecode is
@@ -176,11 +179,13 @@ class TestFiles:
     """The files that the pages show are as good as the written ones."""
 
     def test_all_are_found(self) -> None:
-        """Two handlers and a test: with none found, the tests here would be idle."""
+        """Three handlers and two tests: with none found, the tests here would be idle."""
         assert list(pages.files(FRONT, HANDLERS)) == [
             "handlers/v1_invoice_paid.py",
             "handlers/v1_customer_created.py",
             "tests/handlers/test_v1_customer_created.py",
+            SNAPSHOT_MODULE,
+            SNAPSHOT_TEST,
         ]
 
     def test_they_pass_the_checks(self, tmp_path: Path) -> None:
@@ -219,6 +224,18 @@ class TestFiles:
         assert (dead.status, dead.outcome) == (200, "gave_up")
         assert dead.event is not None
         assert dead.event.reason == "the invoice has no customer"
+
+    def test_snapshot_module_passes_its_test(
+        self, make_deliver: MakeDeliver, make_handlers: Callable[..., str], logged: Logged
+    ) -> None:
+        """The test of the snapshot module is true for the module that the page shows."""
+        shown = pages.files(HANDLERS)
+        package = make_handlers(reporting_report_run_succeeded=shown[SNAPSHOT_MODULE])
+        deliver = make_deliver(handlers_package=package)
+        names: dict[str, Any] = {}
+        exec(shown[SNAPSHOT_TEST], names)  # noqa: S102 - the code of the page
+        names["test_file_is_logged"](deliver, logged)
+        names["test_report_without_a_file_is_dead"](deliver)
 
 
 IDIOMS = [row[0].strip("`") for row in pages.table(TESTING, "What a test can do")]

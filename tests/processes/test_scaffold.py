@@ -9,14 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from app.stripe_api.catalog import module_name
-from devkit import samples, scaffold
+from app.stripe_api.catalog import Kind, module_name
+from devkit import samples, scaffold, snapshot_scaffold
 from tests.support.files import write
 
 ROOT = Path(__file__).resolve().parents[2]
 NEWER = "v2.core.health.event_generation_failure.resolved"
+NEWER_SNAPSHOT = "customer.thing.made"
+#: The snapshot types, and one of each class of object. The modules of one class differ in names.
+SNAPSHOTS = [*samples.event_types(Kind.SNAPSHOT), NEWER_SNAPSHOT]
+TESTED_SNAPSHOTS = [
+    *{samples.snapshot_class(each): each for each in SNAPSHOTS[:-1]}.values(),
+    NEWER_SNAPSHOT,
+]
 
-#: One application for the tests of all types: an application loads 326 modules.
+#: One application for the tests of all types: an application loads 602 modules.
 SHARED = """
     '''One service for all.'''
 
@@ -88,6 +95,12 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name = f"{module_name(event_type)}.py"
         write(folder / "handlers" / name, scaffold.module_text(event_type))
         write(folder / "tests" / "handlers" / f"test_{name}", scaffold.test_text(event_type))
+    for event_type in SNAPSHOTS:
+        name = f"{module_name(event_type)}.py"
+        write(folder / "handlers" / name, snapshot_scaffold.module_text(event_type))
+    for event_type in TESTED_SNAPSHOTS:
+        test = folder / "tests" / "handlers" / f"test_{module_name(event_type)}.py"
+        write(test, snapshot_scaffold.test_text(event_type))
     return folder
 
 
@@ -105,10 +118,11 @@ class TestEveryType:
         config = ["--config-file", str(ROOT / "pyproject.toml")]
         config += ["--cache-dir", str(ROOT / ".mypy_cache")]  # the SDK is in it already
         said = run(everything, "mypy", *config, "handlers", "tests")
-        assert f"no issues found in {2 * len(samples.event_types()) + 4} source files" in said
+        files = 2 * len(samples.event_types()) + len(SNAPSHOTS) + len(TESTED_SNAPSHOTS) + 4
+        assert f"no issues found in {files} source files" in said
 
     def test_tests_pass(self, everything: Path, tmp_path: Path) -> None:
-        """Each test passes unchanged."""
+        """Each test passes unchanged. Of the snapshot types, one of each class is tested."""
         # Another folder: this conftest is not one of a team.
         for name in ("handlers", "tests"):
             (tmp_path / name).symlink_to(everything / name)
@@ -116,7 +130,8 @@ class TestEveryType:
         write(tmp_path / "tests" / "conftest.py", dedented(SHARED))
         said = run(tmp_path, "pytest", "-q", "tests")
         (tmp_path / "tests" / "conftest.py").unlink()
-        assert f"{3 * (len(samples.event_types()) + 1)} passed" in said
+        number = 3 * (len(samples.event_types()) + 1) + 2 * len(TESTED_SNAPSHOTS)
+        assert f"{number} passed" in said
 
 
 def dedented(text: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from queue import SimpleQueue
 from typing import Any, NoReturn
@@ -103,6 +105,34 @@ def test_cancelled_call_in_the_queue_is_not_run(work: Work) -> None:
 
     asyncio.run(main())
     assert work.begun == ["first"]
+
+
+def test_cancelled_call_in_the_queue_keeps_no_argument(work: Work) -> None:
+    """The body of a request whose client has left is freed, also while all threads are busy."""
+
+    class Body:
+        """An argument that can be watched."""
+
+        def __call__(self) -> None:
+            """Do nothing."""
+
+    async def main() -> None:
+        pool = Pool(lambda act: act(), 1, "test", failed=None)
+        first = asyncio.create_task(pool.call(lambda: work("first")))
+        await soon(lambda: work.begun)
+        body = Body()
+        freed = weakref.ref(body)
+        second = asyncio.create_task(pool.call(body))
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.wait([second])
+        del body, second
+        gc.collect()
+        assert freed() is None
+        work.let_go(1)
+        await first
+
+    asyncio.run(main())
 
 
 def test_cancelled_call_runs_to_its_end(work: Work) -> None:

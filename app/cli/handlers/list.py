@@ -15,7 +15,8 @@ from app.services import services
 def list_modules(*, as_json: bool) -> None:
     """List each handled event type with its file and its summary."""
     registry = services().registry
-    modules = [*registry.modules, registry.fallback]
+    fallbacks = [registry.fallback, registry.snapshot_fallback]
+    modules = [*registry.modules, *(each for each in fallbacks if each)]
     if as_json:
         rows = [{"type": m.event_type, "file": m.file, "summary": m.summary} for m in modules]
         say_json(rows)

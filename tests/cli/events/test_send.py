@@ -238,6 +238,30 @@ class TestStandIn:
         assert customer.metadata["plan"] == "a=b"
         assert customer.name is None
 
+    def test_fields_of_a_snapshot_event(self, make_receiver: Callable[..., Receiver]) -> None:
+        """The object in the event has the given fields. No stand-in is needed.
+
+        --context is the account of the event.
+        """
+        note = "seen = []\ndef handle(event, client): seen.append(event)\n"
+        receiver = make_receiver({"customer_created": note})
+        with serving(receiver.app) as url:
+            options = ["--field", "email=jenny@example.com", "--context", "acct_1"]
+            result = run(receiver, "--url", url, "customer.created", *options)
+            assert result.exit_code == 0, result.stderr
+            again = run(
+                receiver, "--url", url, "--redeliver", re.findall(r"evt_\w+", result.stdout)[0]
+            )
+            assert "duplicate" in again.stdout
+        (event,) = receiver.module("customer_created").seen
+        assert (event.data.object.email, event.account) == ("jenny@example.com", "acct_1")
+
+    def test_field_of_an_unknown_object(self, runner: FlaskCliRunner) -> None:
+        """An object that the SDK does not know can have any field."""
+        arguments = ["thing.made", "--unknown", "--field", "size=1", "--url", CLOSED]
+        result = runner.invoke(args=["events", "send", *arguments])
+        assert "No service listens" in result.stderr
+
     def test_lost_event_is_found_by_reconcile(self, fetching: Receiver) -> None:
         """A lost event is not delivered, and `flask events reconcile` finds and runs it.
 
@@ -294,6 +318,7 @@ class TestStandIn:
             (TYPE, "email", "'email' is not like email=jenny@example.com"),
             (TYPE, "=a", "'=a' is not like email=jenny@example.com"),
             ("v1.billing.meter.no_meter_found", "a=b", "names no object that has fields"),
+            ("customer.created", "emial=a", "'customer' has no field 'emial'; nearest: email"),
         ],
     )
     def test_wrong_field(self, event_type: str, field: str, words: str, fetching: Receiver) -> None:

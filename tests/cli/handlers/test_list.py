@@ -11,8 +11,11 @@ MODULE = '"""Greets."""\ndef handle(notif, client): pass\n'
 
 
 def test_types_files_and_summaries_are_listed(make_receiver: Callable[..., Receiver]) -> None:
-    """Each type has its file and the first line of its docstring. The fallback is last."""
-    receiver = make_receiver({"v1_invoice_paid": MODULE, "v1_customer_created": MODULE})
+    """Each type has its file and the first line of its docstring. The fallbacks are last."""
+    modules = {"v1_invoice_paid": MODULE, "v1_customer_created": MODULE}
+    snapshot = MODULE.replace("notif", "event")
+    modules |= {"customer_source_created": snapshot, "snapshot_fallback": snapshot}
+    receiver = make_receiver(modules)
     package = receiver.services.settings.handlers_package
 
     result = receiver.app.test_cli_runner().invoke(args=["handlers", "list"])
@@ -20,9 +23,11 @@ def test_types_files_and_summaries_are_listed(make_receiver: Callable[..., Recei
     assert result.exit_code == 0
     assert [line.split() for line in result.stdout.splitlines()] == [
         ["type", "file", "summary"],
+        ["customer.source.created", f"{package}/customer_source_created.py", "Greets."],
         ["v1.customer.created", f"{package}/v1_customer_created.py", "Greets."],
         ["v1.invoice.paid", f"{package}/v1_invoice_paid.py", "Greets."],
         ["fallback", f"{package}/fallback.py"],
+        ["snapshot_fallback", f"{package}/snapshot_fallback.py", "Greets."],
     ]
 
 

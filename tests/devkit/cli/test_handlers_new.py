@@ -9,12 +9,13 @@ import pytest
 from click.testing import Result
 
 from app.stripe_api.catalog import module_name
-from devkit import scaffold
+from devkit import scaffold, snapshot_scaffold
 from tests.conftest import Receiver
 from tests.support.files import write
 
 ROOT = Path(__file__).resolve().parents[3]
 CREATED = "v1.customer.created"
+SOURCE = "customer.source.created"
 METER = "v1.billing.meter.error_report_triggered"
 NEWER = "v2.core.health.event_generation_failure.resolved"
 
@@ -46,6 +47,26 @@ class TestModule:
         """A comment names the data of the event."""
         assert "event.data has developer_message_summary, reason" in scaffold.module_text(METER)
         assert "event.data" not in scaffold.module_text(CREATED)
+
+    def test_object_of_a_snapshot_event(self) -> None:
+        """A snapshot module reads the object in the event, with its class."""
+        text = snapshot_scaffold.module_text("checkout.session.completed")
+        assert "def handle(event: Event, client: StripeClient) -> None:" in text
+        assert "from stripe.checkout import Session" in text
+        assert 'session = cast("Session", event.data.object)' in text
+        assert "session=session.id," in text
+        assert "another class" not in text
+        assert "balance=balance.object," in snapshot_scaffold.module_text("balance.available")
+
+    def test_object_of_several_classes(self) -> None:
+        """A comment says that a source can be of another class."""
+        assert "It can be of another class" in snapshot_scaffold.module_text(SOURCE)
+
+    def test_newer_snapshot_type_is_named(self) -> None:
+        """A snapshot type that the SDK does not know is declared, and its object is not typed."""
+        text = snapshot_scaffold.module_text("customer.thing.made")
+        assert 'EVENT_TYPE = "customer.thing.made"' in text
+        assert "cast" not in text
 
     def test_newer_type_is_named(self) -> None:
         """A type that the SDK does not know is declared, and typed as unknown."""
@@ -113,6 +134,17 @@ class TestCommand:
         assert (tmp_path / "team/hooks/v1_customer_created.py").is_file()
         assert (tmp_path / "tests/team/hooks/test_v1_customer_created.py").is_file()
 
+    @pytest.mark.parametrize("arguments", [[SOURCE], ["customer.thing.made", "--untyped"]])
+    def test_snapshot_module_is_written(self, new: New, package: str, arguments: list[str]) -> None:
+        """The type says the kind of the module."""
+        result = new(*arguments)
+        assert result.exit_code == 0, result.stderr
+        module = Path(package, f"{module_name(arguments[0])}.py").read_text(encoding="utf-8")
+        assert "def handle(event: Event, client: StripeClient)" in module
+        test = Path("tests", package, f"test_{module_name(arguments[0])}.py")
+        assert f'TYPE = "{arguments[0]}"' in test.read_text(encoding="utf-8")
+        assert f"events send {arguments[0]}" in result.stdout
+
     def test_newer_type_needs_to_be_asked_for(self, new: New, package: str) -> None:
         """With --untyped the command writes a module for a type that the SDK does not know."""
         refused = new(NEWER)
@@ -142,11 +174,11 @@ class TestRefusals:
         assert result.exit_code == 2
         assert "nearest" not in result.stderr
 
-    def test_type_of_no_notification(self, new: New) -> None:
+    def test_type_of_no_event(self, new: New) -> None:
         """--untyped refuses a type that the service would refuse."""
-        result = new("customer.created", "--untyped")
+        result = new("Customer", "--untyped")
         assert result.exit_code == 2
-        assert "begin with v1. or v2." in result.stderr
+        assert "A type is like v2.thing.happened, or thing.happened for a snap" in result.stderr
 
     def test_known_type_is_typed(self, new: New) -> None:
         """--untyped is refused for a type that the SDK knows: it would lose the types."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from flask.testing import FlaskCliRunner
 
+from app.stripe_api.catalog import Kind
 from devkit import samples
 
 
@@ -13,25 +14,30 @@ def rows(runner: FlaskCliRunner, *arguments: str) -> list[list[str]]:
     result = runner.invoke(args=["handlers", "types", *arguments])
     assert result.exit_code == 0, result.stderr
     headings, *found = [line.split() for line in result.stdout.splitlines()]
-    assert headings == ["type", "object", "class"]
+    assert headings == ["type", "kind", "object", "class"]
     return found
 
 
 def test_each_type_is_shown_with_its_kind(runner: FlaskCliRunner) -> None:
-    """All types are listed in order, with the kind of their object."""
+    """All types are listed in order, with their kind and that of their object."""
     shown = rows(runner)
-    assert [row[0] for row in shown] == samples.event_types()
-    kinds = [samples.related_object_kind(event_type) for event_type in samples.event_types()]
-    assert [row[1] for row in shown] == kinds
+    thin, snapshots = samples.event_types(), samples.event_types(Kind.SNAPSHOT)
+    assert [row[0] for row in shown] == sorted([*thin, *snapshots])
+    assert {row[0]: row[1:3] for row in shown} == {
+        **{each: ["snapshot", "copy"] for each in snapshots},
+        **{each: ["thin", samples.related_object_kind(each)] for each in thin},
+    }
 
 
 @pytest.mark.parametrize(
     ("event_type", "cells"),
     [
-        ("v1.customer.created", ["object", "stripe.Customer"]),
-        ("v2.core.account.closed", ["object", "stripe.v2.core.Account"]),
-        ("v1.balance.available", ["singleton", "stripe.Balance"]),
-        ("v1.billing.meter.no_meter_found", ["none"]),
+        ("v1.customer.created", ["thin", "object", "stripe.Customer"]),
+        ("v2.core.account.closed", ["thin", "object", "stripe.v2.core.Account"]),
+        ("v1.balance.available", ["thin", "singleton", "stripe.Balance"]),
+        ("v1.billing.meter.no_meter_found", ["thin", "none"]),
+        ("customer.source.created", ["snapshot", "copy", "stripe.Source"]),
+        ("treasury.received_debit.created", ["snapshot", "copy", "stripe.treasury.ReceivedDebit"]),
     ],
 )
 def test_class_is_named(runner: FlaskCliRunner, event_type: str, cells: list[str]) -> None:
@@ -42,7 +48,7 @@ def test_class_is_named(runner: FlaskCliRunner, event_type: str, cells: list[str
 @pytest.mark.parametrize(
     ("pattern", "first", "last"),
     [
-        ("checkout", "v1.checkout.session.async_payment_failed", "v1.checkout.session.expired"),
+        ("v1.checkout", "v1.checkout.session.async_payment_failed", "v1.checkout.session.expired"),
         ("V1.*meter.no", "v1.billing.meter.no_meter_found", "v1.billing.meter.no_meter_found"),
         ("[requirements]", "v2.core.account[requirements].updated", None),
     ],

@@ -1,0 +1,82 @@
+"""Finds classes in the installed SDK, and the addresses of their objects at Stripe's API."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import stripe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def public_name(sdk_class: type[stripe.StripeObject]) -> str:
+    """Return the public import name of a class of the SDK: ``stripe.billing.Meter``."""
+    return f"{sdk_class.__module__.rpartition('.')[0]}.{sdk_class.__name__}"
+
+
+def object_name(sdk_class: type[stripe.StripeObject]) -> str:
+    """Return the ``object`` of a class of the API: ``billing.meter``."""
+    return cast("str", sdk_class.OBJECT_NAME)  # type: ignore[attr-defined]  # all have it
+
+
+@cache
+def named_class(name: str, module_name: str) -> type[stripe.StripeObject]:
+    """Return the class that a string annotation in a module of the SDK names.
+
+    Raises ``KeyError`` unless the module imports it, at least for type checkers.
+    """
+    imported = _imports(ast.parse(inspect.getsource(import_module(module_name))))
+    found_in, _, own_name = imported[name].rpartition(".")
+    return cast("type[stripe.StripeObject]", getattr(import_module(found_in), own_name))
+
+
+def address(sdk_class: type[stripe.StripeObject]) -> str | None:
+    """Return the address of objects of a class as a template, or ``None`` if they have none.
+
+    It is the path in the services of the SDK, such as ``/v1/billing/meters/{id}``.
+    """
+    return _addresses().get(f"{sdk_class.__module__}.{sdk_class.__qualname__}")
+
+
+@cache
+def _addresses() -> dict[str, str]:
+    """The address of each class that a service of the SDK returns, by the full class name.
+
+    The address is that of ``retrieve``. Of several addresses, the one with the fewest placeholders
+    wins. A class without ``retrieve`` (``Discount``) has the address of another method.
+    """
+    found: dict[str, list[tuple[bool, int, str]]] = {}
+    for path in Path(inspect.getfile(stripe)).parent.rglob("_*_service.py"):
+        for method, returned, url in _calls(ast.parse(path.read_text(encoding="utf-8"))):
+            found.setdefault(returned, []).append((method != "retrieve", url.count("{"), url))
+    return {returned: min(urls)[2] for returned, urls in found.items()}
+
+
+def _calls(service: ast.Module) -> Iterator[tuple[str, str, str]]:
+    """Yield the name, the returned class and the address of each method of a service."""
+    imported = _imports(service)
+    for node in ast.walk(service):
+        if isinstance(node, ast.FunctionDef) and isinstance(node.returns, ast.Constant):
+            for url in _urls(node):
+                yield node.name, imported.get(str(node.returns.value), ""), url
+
+
+def _urls(function: ast.FunctionDef) -> list[str]:
+    constants = [node.value for node in ast.walk(function) if isinstance(node, ast.Constant)]
+    return [value for value in constants if isinstance(value, str) and value.startswith("/v")]
+
+
+def _imports(module: ast.Module) -> dict[str, str]:
+    """The full name of each imported name of a module, including imports for type checkers."""
+    return {
+        alias.asname or alias.name: f"{node.module}.{alias.name}"
+        for node in ast.walk(module)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
