@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from app.processing import registry
+from app.processing import around, registry
 from app.processing.registry import Callback, HandlerModule, Registry
 from app.settings import Settings
 from app.stripe_api.client import build_client
 from devkit import samples
 from devkit.failures import behind
 from devkit.stripe_api import StripeApi
+
+#: The files whose frames lead to the callback.
+LEADING = frozenset({__file__, registry.__file__, around.__file__})
 
 
 class RunHandler:
@@ -38,9 +41,9 @@ class RunHandler:
     ) -> Any:
         """Call ``handle`` of ``module`` with a typed notification, and return the notification.
 
-        An exception of the callback is not caught. Only the fallback needs ``event_type``. For the
-        other arguments see ``Deliver``. Raises ``StartError`` for a module that would prevent the
-        start of the service.
+        It runs within ``around`` of its package, as in the service. An exception is not caught.
+        Only the fallback needs ``event_type``. For the other arguments see ``Deliver``. Raises
+        ``StartError`` for a module that would prevent the start of the service.
         """
         checked = registry.check(module)
         asked = event_type or checked.event_type
@@ -57,7 +60,7 @@ class RunHandler:
             handler.handle(samples.encode(notification))
         except Exception as error:
             if not self._full:
-                error.__traceback__ = behind(error.__traceback__, __file__)
+                error.__traceback__ = behind(error.__traceback__, LEADING)
             raise
         return seen[0]
 
@@ -67,6 +70,6 @@ def _noting(module: HandlerModule, seen: list[Any]) -> Callback:
 
     def call(notif: Any, *others: object) -> None:
         seen.append(notif)
-        module.callback(notif, *others)
+        module.run(notif, *others)
 
     return call

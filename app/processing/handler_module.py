@@ -71,7 +71,7 @@ def callback(name: str, module: ModuleType) -> Callback:
     if not callable(handle):
         raise ModuleProblem(f"handle is not a function. Define {wanted}")
     _refuse_async(handle, wanted)
-    _check_parameters(handle, parameters, wanted)
+    check_parameters(handle, "handle", parameters, wanted)
     return cast("Callback", handle)
 
 
@@ -101,33 +101,36 @@ def _unknown_type(name: str) -> str:
 def _refuse_async(handle: Callback, wanted: str) -> None:
     """Raise ``ModuleProblem`` when a call of ``handle`` would return before any of its code ran."""
     if inspect.iscoroutinefunction(handle) or inspect.isasyncgenfunction(handle):
-        raise ModuleProblem(f"{_line_of(handle)}handle is async and would never run. Use {wanted}")
+        raise ModuleProblem(f"{line_of(handle)}handle is async and would never run. Use {wanted}")
     if inspect.isgeneratorfunction(handle):
         raise ModuleProblem(
-            f"{_line_of(handle)}handle has a yield and would never run. Remove the yield"
+            f"{line_of(handle)}handle has a yield and would never run. Remove the yield"
         )
 
 
-def _check_parameters(handle: Callback, parameters: tuple[str, ...], wanted: str) -> None:
-    signature = inspect.signature(handle)
+def check_parameters(
+    function: Callback, name: str, parameters: tuple[str, ...], wanted: str
+) -> None:
+    """Raise ``ModuleProblem`` unless ``function``, of this ``name``, takes the ``parameters``."""
+    signature = inspect.signature(function)
     try:
         bound = signature.bind(*parameters)
     except TypeError:
         raise ModuleProblem(
-            f"{_line_of(handle)}handle{signature} has the wrong parameters. Use {wanted}"
+            f"{line_of(function)}{name}{signature} has the wrong parameters. Use {wanted}"
         ) from None
     # Each position was bound to its own name, so another name shows that two are swapped.
     if any(
-        value in parameters and value != name
-        for name, value in bound.arguments.items()
-        if name in parameters
+        value in parameters and value != parameter
+        for parameter, value in bound.arguments.items()
+        if parameter in parameters
     ):
         raise ModuleProblem(
-            f"{_line_of(handle)}handle has its parameters in another order. Use {wanted}"
+            f"{line_of(function)}{name} has its parameters in another order. Use {wanted}"
         )
 
 
-def _line_of(function: Callback) -> str:
+def line_of(function: Callback) -> str:
     """Return the line of a definition, as ``line 3: ``, or nothing."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     return f"line {code.co_firstlineno}: " if code else ""

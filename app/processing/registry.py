@@ -7,8 +7,10 @@ reports all problems at once, each with the name of its file.
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, cast
@@ -17,7 +19,8 @@ import stripe
 
 from app import text
 from app.errors import StartError
-from app.processing import handler_module
+from app.processing import around, handler_module
+from app.processing.around import AROUND, Around
 from app.processing.handler_module import FALLBACK, Callback, ModuleProblem
 from app.stripe_api.catalog import event_types, load_classes, method_name
 
@@ -29,12 +32,30 @@ __all__ = ["FALLBACK", "Callback", "HandlerModule", "Registry", "broken", "check
 
 @dataclass(frozen=True, slots=True)
 class HandlerModule:
-    """One handler module: its event type, file, first line of documentation, and callback."""
+    """One handler module: its event type, file, first line of documentation, and callback.
+
+    ``around`` is the hook that its callback runs in, None if the package has none.
+    """
 
     event_type: str
     file: str
     summary: str
     callback: Callback
+    around: Around | None = None
+
+    def run(self, notif: Any, client: Any, *details: Any) -> None:
+        """Run the callback, within the hook if there is one. Raises what one of them raises."""
+        call = partial(self._call, notif, client, *details)
+        if self.around is None:
+            call()
+        else:
+            self.around.run(call, notif, client)
+
+    def _call(self, *arguments: Any) -> None:
+        result = self.callback(*arguments)
+        if inspect.isawaitable(result):
+            getattr(result, "close", lambda: None)()
+            raise TypeError(f"{self.file}: handle returned an awaitable, which never ran")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +68,11 @@ class Registry:
 
     modules: tuple[HandlerModule, ...]
     fallback: HandlerModule
+
+    @property
+    def around(self) -> Around | None:
+        """The hook that all callbacks run in, None if the package has none."""
+        return self.fallback.around
 
     @property
     def handled_types(self) -> frozenset[str]:
@@ -120,14 +146,15 @@ def load(package_name: str, redact: text.Redact = text.redact_shapes) -> Registr
 
 
 def check(module: ModuleType) -> HandlerModule:
-    """Check one imported handler module, as ``load`` does.
+    """Check one imported handler module, and the hook of its package, as ``load`` does.
 
     Raises ``StartError`` when the service would not start with it.
     """
     package_name, _, name = module.__name__.rpartition(".")
     loader = _Loader(package_name)
+    loader.load_hook()
     checked = loader.check(name, module)
-    if checked is None:
+    if checked is None or loader.problems:
         raise StartError("The handler module cannot be used:", loader.problems)
     return checked
 
@@ -138,12 +165,15 @@ class _Loader:
     def __init__(self, package_name: str, redact: text.Redact = text.redact_shapes) -> None:
         self._package_name = package_name
         self._redact = redact
+        self._around: Around | None = None
         self.problems: list[str] = []
 
     def load(self) -> Registry:
         """Return the registry. Raises ``StartError`` with all problems."""
         names = self._names()
-        modules = [module for name in names if (module := self.check(name))]
+        self.load_hook()
+        handlers = [name for name in names if name != AROUND]
+        modules = [module for name in handlers if (module := self.check(name))]
         self._refuse_two_for_one_type(modules)
         fallback = next((module for module in modules if module.event_type == FALLBACK), None)
         if FALLBACK not in names:
@@ -152,6 +182,16 @@ class _Loader:
             raise StartError("The handler modules cannot be used:", sorted(self.problems))
         modules.remove(fallback)
         return Registry(tuple(sorted(modules, key=lambda module: module.event_type)), fallback)
+
+    def load_hook(self) -> None:
+        """Load the hook of the package for its modules, or add its problem. It is optional."""
+        if AROUND not in self._names():
+            return
+        try:
+            module = handler_module.load(self._package_name, AROUND)
+            self._around = around.load(self._file(AROUND), module)
+        except ModuleProblem as problem:
+            self._add(AROUND, str(problem))
 
     def _add(self, name: str, problem: str) -> None:
         self.problems.append(f"{self._file(name)}: {self._safe(problem)}")
@@ -187,7 +227,8 @@ class _Loader:
         except ModuleProblem as problem:
             self._add(name, str(problem))
             return None
-        return HandlerModule(event_type, self._file(name), handler_module.summary(module), callback)
+        summary = handler_module.summary(module)
+        return HandlerModule(event_type, self._file(name), summary, callback, self._around)
 
     def _refuse_two_for_one_type(self, modules: list[HandlerModule]) -> None:
         files: dict[str, list[str]] = {}

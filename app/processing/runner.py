@@ -6,7 +6,6 @@ and one SDK handler per process, shared by all threads.
 
 from __future__ import annotations
 
-import inspect
 import threading
 import time
 from collections.abc import Callable
@@ -177,10 +176,9 @@ def _is_main_thread() -> bool:
 def _wrap(module: HandlerModule) -> Callback:
     """Return the module's callback for the SDK's handler.
 
-    It notes that the callback was entered. An error before that comes from reading the
-    notification, an error after it from the callback: their types do not tell them apart.
+    It notes that the callback or its hook was entered. An error before that comes from reading the
+    notification, an error after it from one of them: their types do not tell them apart.
     """
-    callback = module.callback
     success = Outcome.FALLBACK if module.event_type == FALLBACK else Outcome.HANDLED
 
     def call(notif: Any, client: stripe.StripeClient, *details: Any) -> None:
@@ -189,10 +187,7 @@ def _wrap(module: HandlerModule) -> Callback:
         if (notif.id, notif.type) != (run.claim.event_id, run.claim.type):
             raise ValueError("the notification is of another event than the one recorded")
         run.entered = True
-        result = callback(notif, client, *details)
-        if inspect.isawaitable(result):
-            getattr(result, "close", lambda: None)()
-            raise TypeError(f"{module.file}: handle returned an awaitable, which never ran")
+        module.run(notif, client, *details)
         run.success = success
 
     return call
