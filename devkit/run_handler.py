@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+from app import idempotency
 from app.processing import around, registry
 from app.processing.registry import Callback, HandlerModule, Registry
 from app.settings import Settings
@@ -29,6 +30,7 @@ class RunHandler:
         self._settings = settings
         self._api = api
         self._full = full
+        self._effects = _Effects()
 
     def __call__(
         self,
@@ -41,9 +43,10 @@ class RunHandler:
     ) -> Any:
         """Call ``handle`` of ``module`` with a typed notification, and return the notification.
 
-        It runs within ``around`` of its package, as in the service. An exception is not caught.
-        Only the fallback needs ``event_type``. For the other arguments see ``Deliver``. Raises
-        ``StartError`` for a module that would prevent the start of the service.
+        It runs within ``around`` of its package, as in the service. This object keeps the effects
+        that ``app.once`` records. An exception is not caught. Only the fallback needs
+        ``event_type``. For the other arguments see ``Deliver``. Raises ``StartError`` for a module
+        that would prevent the start of the service.
         """
         checked = registry.check(module)
         asked = event_type or checked.event_type
@@ -57,7 +60,8 @@ class RunHandler:
         )
         __tracebackhide__ = not self._full
         try:
-            handler.handle(samples.encode(notification))
+            with idempotency.recording(notification["id"], self._effects):
+                handler.handle(samples.encode(notification))
         except Exception as error:
             if not self._full:
                 error.__traceback__ = behind(error.__traceback__, LEADING)
@@ -73,3 +77,16 @@ def _noting(module: HandlerModule, seen: list[Any]) -> Callback:
         module.run(notif, *others)
 
     return call
+
+
+class _Effects:
+    """The effects of all calls of one ``RunHandler``, in memory."""
+
+    def __init__(self) -> None:
+        self._recorded: set[tuple[str, str]] = set()
+
+    def is_recorded(self, event_id: str, purpose: str) -> bool:
+        return (event_id, purpose) in self._recorded
+
+    def record(self, event_id: str, purpose: str) -> None:
+        self._recorded.add((event_id, purpose))

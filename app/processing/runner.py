@@ -16,7 +16,9 @@ from typing import Any
 import stripe
 import structlog
 
+from app import idempotency
 from app.errors import CallbackFailed, InboxUnavailable
+from app.idempotency import EffectRecords
 from app.inbox import Claim, Failure
 from app.inbox.claims import Claims
 from app.processing.deferred_results import DeferredResults
@@ -56,6 +58,7 @@ class Runner:
         registry: Registry,
         client: stripe.StripeClient,
         claims: Claims,
+        effects: EffectRecords,
         *,
         leases: Leases,
         deferred: DeferredResults,
@@ -71,6 +74,7 @@ class Runner:
         """
         self._on_attempt = on_attempt
         self._claims = claims
+        self._effects = effects
         self._leases = leases
         self._deferred = deferred
         self._watchdog = watchdog
@@ -131,7 +135,8 @@ class Runner:
     def _handle(self, run: _Run) -> None:
         _current.set(run)
         fetch_cache.begin()
-        with forks.ending_in_the_block():
+        effects = idempotency.recording(run.claim.event_id, self._effects)
+        with effects, forks.ending_in_the_block():
             self._handler.handle(run.claim.body)
 
     def _record_or_defer(self, claim: Claim, record: Callable[[], bool]) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 import sqlalchemy as sa
@@ -184,6 +185,7 @@ class TestFiles:
             "tests/handlers/test_v1_customer_created.py",
             "handlers/around.py",
             "handlers/v1_charge_refunded.py",
+            "handlers/v1_charge_dispute_created.py",
         ]
 
     def test_they_pass_the_checks(self, tmp_path: Path) -> None:
@@ -254,6 +256,40 @@ class TestFiles:
         assert (handled.outcome, refunds()) == ("handled", [(failed.notification["id"], "ch_1")])
         for each in (engine, deliver.receiver.module("around").ENGINE):
             each.dispose()
+
+    def test_mail_is_sent_once(
+        self,
+        make_deliver: MakeDeliver,
+        make_handlers: Callable[..., str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """The callback that fails after the mail sends no second one, and repeats its key."""
+        source = pages.files(HANDLERS)["handlers/v1_charge_dispute_created.py"]
+        source += "    if not attempts:\n        attempts.append(1)\n        raise ValueError\n"
+        source += "\nattempts = []\n"
+        package = make_handlers(v1_charge_dispute_created=source)
+        deliver = make_deliver(handlers_package=package)
+        mails: list[tuple[str, ...]] = []
+
+        class Smtp:
+            def __init__(self, _host: str) -> None:
+                """Connect to nothing."""
+
+            def __enter__(self) -> Self:
+                return self
+
+            def __exit__(self, *_error: object) -> None:
+                """Close nothing."""
+
+            def sendmail(self, *mail: str) -> None:
+                mails.append(mail)
+
+        # A mock: there is no mail server.
+        monkeypatch.setattr(deliver.receiver.module("v1_charge_dispute_created"), "SMTP", Smtp)
+        monkeypatch.setenv("SMTP_HOST", "mail.example.com")
+        failed = deliver("v1.charge.dispute.created", object_id="dp_1")
+        assert [failed.outcome, failed.again().outcome] == ["failed", "handled"]
+        assert mails == [("us@example.com", "support@example.com", "Dispute dp_1")]
 
 
 IDIOMS = [row[0].strip("`") for row in pages.table(TESTING, "What a test can do")]
