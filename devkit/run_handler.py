@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from app import idempotency
-from app.processing import around, registry
+from app.processing import around, handler_module, registry
 from app.processing.registry import Callback, HandlerModule, Registry
 from app.settings import Settings
 from app.stripe_api.client import build_client
@@ -16,7 +16,7 @@ from devkit.failures import behind
 from devkit.stripe_api import StripeApi
 
 #: The files whose frames lead to the callback.
-LEADING = frozenset({__file__, registry.__file__, around.__file__})
+LEADING = frozenset({__file__, handler_module.__file__, around.__file__})
 
 
 class RunHandler:
@@ -55,13 +55,13 @@ class RunHandler:
         self._api.offer(notification, data, fields)
         modules = () if checked.event_type == registry.FALLBACK else (checked,)
         seen: list[Any] = []
-        handler = Registry(modules, checked).register(
+        router = Registry(modules, checked).register(
             build_client(self._settings), wrap=lambda each: _noting(each, seen)
         )
         __tracebackhide__ = not self._full
         try:
             with idempotency.recording(notification["id"], self._effects):
-                handler.handle(samples.encode(notification))
+                router.route(asked, samples.encode(notification))
         except Exception as error:
             if not self._full:
                 error.__traceback__ = behind(error.__traceback__, LEADING)

@@ -33,7 +33,9 @@ _ROOT = re.compile(r"^.*/(?:(?:site|dist)-packages|python3\.[0-9]+)/")
 _SDK = "stripe/"
 
 #: The modules that call the SDK's handler, and that lead from it to the callback.
-_CALLERS = frozenset(f"app.processing.{each}" for each in ("runner", "registry", "around"))
+_CALLERS = frozenset(
+    f"app.processing.{each}" for each in ("runner", "router", "handler_module", "around")
+)
 
 
 class Cause(NamedTuple):

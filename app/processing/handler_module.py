@@ -8,23 +8,69 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
 import stripe
 
-from app.stripe_api.catalog import EVENT_TYPE_SHAPE, nearest_module, type_of_module
+from app.processing.around import Around
+from app.stripe_api.catalog import (
+    EVENT_TYPE_SHAPE,
+    Kind,
+    kind_of,
+    nearest_module,
+    type_of_module,
+)
 
 Callback = Callable[..., Any]
 
-#: The positional parameters of a callback, and of the fallback.
-PARAMETERS = ("notif", "client")
-FALLBACK_PARAMETERS = ("notif", "client", "details")
-
-#: The module for every type without a module of its own.
+#: The module for thin events of types without a module of their own, and the one for snapshot
+#: events.
 FALLBACK = "fallback"
+SNAPSHOT_FALLBACK = "snapshot_fallback"
+FALLBACKS = frozenset({FALLBACK, SNAPSHOT_FALLBACK})
+
+#: The positional parameters of the callbacks.
+_OF_THIN = ("notif", "client")
+_OF_SNAPSHOT = ("event", "client")
+_OF_FALLBACK = ("notif", "client", "details")
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerModule:
+    """One handler module: its event type, file, first line of documentation, and callback.
+
+    ``around`` is the hook that its callback runs in, None if the package has none.
+    """
+
+    event_type: str
+    file: str
+    summary: str
+    callback: Callback
+    around: Around | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the events that it takes."""
+        return kind_of(self.event_type)
+
+    def run(self, event: Any, client: Any, *details: Any) -> None:
+        """Run the callback, within the hook if there is one. Raises what one of them raises."""
+        call = partial(self._call, event, client, *details)
+        if self.around is None:
+            call()
+        else:
+            self.around.run(call, event, client)
+
+    def _call(self, *arguments: Any) -> None:
+        result = self.callback(*arguments)
+        if inspect.isawaitable(result):
+            getattr(result, "close", lambda: None)()
+            raise TypeError(f"{self.file}: handle returned an awaitable, which never ran")
 
 
 class ModuleProblem(Exception):
@@ -45,8 +91,8 @@ def load(package_name: str, name: str) -> ModuleType:
 
 def event_type(name: str, module: ModuleType) -> str:
     """Return the event type of ``module``, a file of this ``name``. Raises ``ModuleProblem``."""
-    if name == FALLBACK:
-        return FALLBACK
+    if name in FALLBACKS:
+        return name
     declared = getattr(module, "EVENT_TYPE", None)
     if declared is None:
         known = type_of_module(name)
@@ -55,15 +101,15 @@ def event_type(name: str, module: ModuleType) -> str:
         return known
     if not (isinstance(declared, str) and EVENT_TYPE_SHAPE.fullmatch(declared)):
         raise ModuleProblem(
-            f"EVENT_TYPE is {declared!r}. Use the type of an event notification, such as"
-            " 'v1.customer.created'; they all begin with v1. or v2."
+            f"EVENT_TYPE is {declared!r}. Use the type of a thin event, such as"
+            " 'v1.customer.created', or of a snapshot event, such as 'customer.created'"
         )
     return declared
 
 
-def callback(name: str, module: ModuleType) -> Callback:
-    """Return the module's ``handle``. Raises ``ModuleProblem`` when the SDK could not call it."""
-    parameters = FALLBACK_PARAMETERS if name == FALLBACK else PARAMETERS
+def callback(event_type: str, module: ModuleType) -> Callback:
+    """Return the module's ``handle``. Raises ``ModuleProblem`` when it could not be called."""
+    parameters = _parameters(event_type)
     wanted = f"def handle({', '.join(parameters)})"
     handle = getattr(module, "handle", None)
     if handle is None:
@@ -73,6 +119,12 @@ def callback(name: str, module: ModuleType) -> Callback:
     _refuse_async(handle, wanted)
     check_parameters(handle, "handle", parameters, wanted)
     return cast("Callback", handle)
+
+
+def _parameters(event_type: str) -> tuple[str, ...]:
+    if event_type == FALLBACK:
+        return _OF_FALLBACK
+    return _OF_THIN if kind_of(event_type) is Kind.THIN else _OF_SNAPSHOT
 
 
 def summary(module: ModuleType) -> str:

@@ -21,7 +21,7 @@ from app.processing.worker import Worker
 from app.settings import Settings
 from app.states import Outcome, State
 from app.stripe_api import signature as signatures
-from app.stripe_api.notification import read_notification
+from app.stripe_api.event_body import read_event
 from app.tracing.spans import Span, Tracing
 
 log = structlog.get_logger(__name__)
@@ -90,7 +90,7 @@ class Receiver:
             return outcome
 
     def _take(self, body: bytes, delivery: Delivery, span: Span) -> Outcome:
-        event = read_notification(body, span.traceparent)
+        event = read_event(body, span.traceparent)
         delivery.event_id, delivery.event_type = event.id, event.type
         delivery.livemode, delivery.context = event.livemode, event.context
         span.is_of(event.id, event.type, livemode=event.livemode)

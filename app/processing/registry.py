@@ -1,73 +1,61 @@
-"""Finds the handler modules, checks them, and registers them on the SDK's handler.
+"""Finds the handler modules and checks them.
 
-Importing a handler module registers nothing. ``load`` does it once, before the first request, and
-reports all problems at once, each with the name of its file.
+Importing a handler module registers nothing. ``load`` finds them once, before the first request,
+and reports all problems at once, each with the name of its file.
 """
 
 from __future__ import annotations
 
 import importlib
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn, cast
+from typing import NoReturn, cast
 
 import stripe
 
 from app import text
 from app.errors import StartError
-from app.processing import around, handler_module
+from app.processing import around_module, handler_module
 from app.processing.around import AROUND, Around
-from app.processing.handler_module import FALLBACK, Callback, ModuleProblem
-from app.stripe_api.catalog import event_types, load_classes, method_name
+from app.processing.handler_module import (
+    FALLBACK,
+    FALLBACKS,
+    SNAPSHOT_FALLBACK,
+    Callback,
+    HandlerModule,
+    ModuleProblem,
+)
+from app.processing.router import Router, Wrap
+from app.stripe_api.catalog import Kind
 
 #: The maximum length of one problem in characters. It can quote an exception of the team's code.
 PROBLEM_LENGTH = 2000
 
-__all__ = ["FALLBACK", "Callback", "HandlerModule", "Registry", "broken", "check", "load"]
-
-
-@dataclass(frozen=True, slots=True)
-class HandlerModule:
-    """One handler module: its event type, file, first line of documentation, and callback.
-
-    ``around`` is the hook that its callback runs in, None if the package has none.
-    """
-
-    event_type: str
-    file: str
-    summary: str
-    callback: Callback
-    around: Around | None = None
-
-    def run(self, notif: Any, client: Any, *details: Any) -> None:
-        """Run the callback, within the hook if there is one. Raises what one of them raises."""
-        call = partial(self._call, notif, client, *details)
-        if self.around is None:
-            call()
-        else:
-            self.around.run(call, notif, client)
-
-    def _call(self, *arguments: Any) -> None:
-        result = self.callback(*arguments)
-        if inspect.isawaitable(result):
-            getattr(result, "close", lambda: None)()
-            raise TypeError(f"{self.file}: handle returned an awaitable, which never ran")
+__all__ = [
+    "FALLBACK",
+    "FALLBACKS",
+    "SNAPSHOT_FALLBACK",
+    "Callback",
+    "HandlerModule",
+    "Registry",
+    "broken",
+    "check",
+    "load",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Registry:
     """All handler modules of one package.
 
-    ``modules`` are sorted by event type. An event type that is newer than the SDK reaches its
-    callback through the SDK's fallback.
+    ``modules`` are sorted by event type. ``fallback`` is for thin events, and
+    ``snapshot_fallback`` for snapshot events if the package has one.
     """
 
     modules: tuple[HandlerModule, ...]
     fallback: HandlerModule
+    snapshot_fallback: HandlerModule | None = None
 
     @property
     def around(self) -> Around | None:
@@ -79,38 +67,13 @@ class Registry:
         """The types with a handler module, including those that ``EVENT_TYPE`` declares."""
         return frozenset(module.event_type for module in self.modules)
 
-    def register(
-        self,
-        client: stripe.StripeClient,
-        wrap: Callable[[HandlerModule], Callback],
-    ) -> stripe.StripeEventNotificationHandlerWithoutVerification:
-        """Build the SDK's handler. It calls what ``wrap`` returns for each module.
+    def types_of(self, kind: Kind) -> frozenset[str]:
+        """The types of one ``kind`` with a handler module."""
+        return frozenset(each.event_type for each in self.modules if each.kind is kind)
 
-        Imports the SDK's class of each registered type, so that the first event of a type is not
-        slower (https://docs.stripe.com/webhooks/event-notification-handlers).
-        """
-        handler = client.notification_handler_without_verification(self._build_fallback(wrap))
-        known = event_types()
-        for module in self.modules:
-            if module.event_type in known:
-                getattr(handler, method_name(module.event_type))(wrap(module))
-                load_classes(module.event_type)
-        return handler
-
-    def _build_fallback(self, wrap: Callable[[HandlerModule], Callback]) -> Callback:
-        """Return a fallback that also calls the modules of types that the SDK does not know."""
-        known = event_types()
-        untyped = {m.event_type: wrap(m) for m in self.modules if m.event_type not in known}
-        fallback = wrap(self.fallback)
-
-        def route(notif: Any, client: stripe.StripeClient, details: Any) -> None:
-            callback = untyped.get(notif.type)
-            if callback is None:
-                fallback(notif, client, details)
-            else:
-                callback(notif, client)
-
-        return route
+    def register(self, client: stripe.StripeClient, wrap: Wrap) -> Router:
+        """Return the router of all callbacks. It calls what ``wrap`` returns for each module."""
+        return Router(client, self.modules, self.fallback, self.snapshot_fallback, wrap)
 
 
 class _BrokenRegistry:
@@ -120,7 +83,7 @@ class _BrokenRegistry:
         self._error = error
 
     def register(self, *_arguments: object, **_named: object) -> _BrokenRegistry:
-        """Return a handler that cannot run an event."""
+        """Return a router that cannot run an event."""
         return self
 
     def __getattr__(self, _name: str) -> NoReturn:
@@ -175,13 +138,15 @@ class _Loader:
         handlers = [name for name in names if name != AROUND]
         modules = [module for name in handlers if (module := self.check(name))]
         self._refuse_two_for_one_type(modules)
-        fallback = next((module for module in modules if module.event_type == FALLBACK), None)
+        fallbacks = {each.event_type: each for each in modules if each.event_type in FALLBACKS}
+        fallback = fallbacks.get(FALLBACK)
         if FALLBACK not in names:
             self._add(FALLBACK, "is missing. Define handle(notif, client, details) in it")
         if self.problems or fallback is None:
             raise StartError("The handler modules cannot be used:", sorted(self.problems))
-        modules.remove(fallback)
-        return Registry(tuple(sorted(modules, key=lambda module: module.event_type)), fallback)
+        typed = [each for each in modules if each.event_type not in fallbacks]
+        typed.sort(key=lambda module: module.event_type)
+        return Registry(tuple(typed), fallback, fallbacks.get(SNAPSHOT_FALLBACK))
 
     def load_hook(self) -> None:
         """Load the hook of the package for its modules, or add its problem. It is optional."""
@@ -189,7 +154,7 @@ class _Loader:
             return
         try:
             module = handler_module.load(self._package_name, AROUND)
-            self._around = around.load(self._file(AROUND), module)
+            self._around = around_module.load(self._file(AROUND), module)
         except ModuleProblem as problem:
             self._add(AROUND, str(problem))
 
@@ -223,7 +188,7 @@ class _Loader:
         try:
             module = module or handler_module.load(self._package_name, name)
             event_type = handler_module.event_type(name, module)
-            callback = handler_module.callback(name, module)
+            callback = handler_module.callback(event_type, module)
         except ModuleProblem as problem:
             self._add(name, str(problem))
             return None

@@ -1,7 +1,7 @@
-"""Runs one claimed event through the SDK's handler, and records the result.
+"""Runs one claimed event through its callback, and records the result.
 
 Deliveries, retries and reconciliation all call ``Runner.run``: there is one way to run an event,
-and one SDK handler per process, shared by all threads.
+and one router per process, shared by all threads.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from app.inbox import Claim, Failure
 from app.inbox.claims import Claims
 from app.processing.deferred_results import DeferredResults
 from app.processing.leases import Leases, claim_lost
-from app.processing.registry import FALLBACK, Callback, HandlerModule, Registry
+from app.processing.registry import FALLBACKS, Callback, HandlerModule, Registry
 from app.processing.results import Classifier, Result
 from app.runtime import forks
 from app.runtime.watchdog import Watchdog
@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _Run:
-    """One call of the SDK's handler.
+    """One call of the router.
 
     ``entered`` is set when it calls the callback, ``success`` when the callback has returned.
     """
@@ -67,7 +67,7 @@ class Runner:
         tracing: Tracing,
         on_attempt: Callable[[str, Outcome, float], object],
     ) -> None:
-        """Take the services, and build the SDK's handler from the ``registry``.
+        """Take the services, and register the modules of the ``registry``.
 
         ``on_attempt`` is called when a callback has ended, with the event type, the outcome and the
         seconds that it took.
@@ -80,7 +80,7 @@ class Runner:
         self._watchdog = watchdog
         self._tracing = tracing
         self._classifier = classifier
-        self._handler = registry.register(client, wrap=_wrap)
+        self._router = registry.register(client, wrap=_wrap)
 
     def run(self, claim: Claim) -> Outcome:
         """Run the callback for ``claim``. Returns the outcome once the inbox has recorded it.
@@ -106,7 +106,7 @@ class Runner:
         return result.outcome
 
     def _call(self, claim: Claim, span: Span) -> Result:
-        """Call the SDK's handler and return the result."""
+        """Call the callback and return the result."""
         run = _Run(claim)
         try:
             # In a context of its own: log fields that the callback binds must not reach later lines
@@ -137,7 +137,7 @@ class Runner:
         fetch_cache.begin()
         effects = idempotency.recording(run.claim.event_id, self._effects)
         with effects, forks.ending_in_the_block():
-            self._handler.handle(run.claim.body)
+            self._router.route(run.claim.type, run.claim.body)
 
     def _record_or_defer(self, claim: Claim, record: Callable[[], bool]) -> None:
         """Record the result now, or defer it when that fails. Raises why it failed."""
@@ -179,18 +179,18 @@ def _is_main_thread() -> bool:
 
 
 def _wrap(module: HandlerModule) -> Callback:
-    """Return the module's callback for the SDK's handler.
+    """Return the module's callback for the router.
 
     It notes that the callback or its hook was entered. An error before that comes from reading the
     notification, an error after it from one of them: their types do not tell them apart.
     """
-    success = Outcome.FALLBACK if module.event_type == FALLBACK else Outcome.HANDLED
+    success = Outcome.FALLBACK if module.event_type in FALLBACKS else Outcome.HANDLED
 
     def call(notif: Any, client: stripe.StripeClient, *details: Any) -> None:
         run = _current.get()
         # The SDK unwraps envelopes of other services, and reads the notification inside.
         if (notif.id, notif.type) != (run.claim.event_id, run.claim.type):
-            raise ValueError("the notification is of another event than the one recorded")
+            raise ValueError("the body is of another event than the one recorded")
         run.entered = True
         module.run(notif, client, *details)
         run.success = success

@@ -13,7 +13,7 @@ import stripe
 from app.errors import Refused
 from app.inbox import NewEvent
 from app.reconcile.windows import Window
-from app.stripe_api.notification import read_notification
+from app.stripe_api.event_body import read_event
 
 #: Events on one page of the list.
 PAGE = 100
@@ -53,7 +53,7 @@ def _read(values: dict[str, Any], context: str) -> ListedEvent:
     if context:
         thin.setdefault("context", context)
     body = json.dumps(thin, separators=(",", ":")).encode()
-    return ListedEvent(read_notification(body), str(values.get("created")))
+    return ListedEvent(read_event(body), str(values.get("created")))
 
 
 def _rfc3339(seconds: float) -> str:

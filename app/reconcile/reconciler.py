@@ -32,6 +32,7 @@ from app.reconcile.windows import Window
 from app.runtime.process_name import new_process_name
 from app.settings import Settings
 from app.states import Outcome
+from app.stripe_api.catalog import Kind
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +81,7 @@ class Reconciler:
     @property
     def types(self) -> list[str]:
         """The event types that are reconciled: those with a module of their own."""
-        return [module.event_type for module in self._registry.modules]
+        return sorted(self._registry.types_of(Kind.THIN))
 
     def find(
         self,

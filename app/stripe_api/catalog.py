@@ -1,19 +1,53 @@
-"""The event types of the installed SDK, and how handler modules and the SDK spell them."""
+"""The event types of the installed SDK, and how handler modules and the SDK spell them.
+
+An event is thin or a snapshot event (https://docs.stripe.com/event-destinations#payload-styles).
+Its type says which: the types of thin events begin with a version, such as ``v1.``, and those of
+snapshot events never do.
+"""
 
 from __future__ import annotations
 
 import re
 from difflib import get_close_matches
+from enum import StrEnum
+from functools import cache
+from typing import get_args
 
+import stripe
 from stripe.events import _event_classes as sdk
 
-#: The type of an event notification. The type of a snapshot event has no version in front.
-EVENT_TYPE_SHAPE = re.compile(r"v[1-9][0-9]*\.[a-z0-9_.\[\]]+")
+#: The type of an event of either kind.
+EVENT_TYPE_SHAPE = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_\[\]]+)+")
+_VERSION = re.compile(r"v[1-9][0-9]*\.")
 
 
-def event_types() -> frozenset[str]:
-    """Return every event type that the installed SDK knows."""
+class Kind(StrEnum):
+    """The kind of an event, by the name that Stripe has for its payload style."""
+
+    THIN = "thin"
+    SNAPSHOT = "snapshot"
+
+
+def kind_of(event_type: str) -> Kind:
+    """Return the kind of the events of this type."""
+    return Kind.THIN if _VERSION.match(event_type) else Kind.SNAPSHOT
+
+
+def event_types(kind: Kind | None = None) -> frozenset[str]:
+    """Return every event type that the installed SDK knows, of one ``kind`` or of both."""
+    if kind is None:
+        return _thin() | _snapshot()
+    return _thin() if kind is Kind.THIN else _snapshot()
+
+
+def _thin() -> frozenset[str]:
     return frozenset(sdk._V2_EVENT_NOTIFICATION_CLASS_LOOKUP)  # noqa: SLF001 - not public
+
+
+@cache
+def _snapshot() -> frozenset[str]:
+    # The annotation is the only list in the SDK beside the parameters of endpoints.
+    return frozenset(get_args(stripe.Event.__annotations__["type"]))
 
 
 def module_name(event_type: str) -> str:
@@ -22,7 +56,7 @@ def module_name(event_type: str) -> str:
 
 
 def method_name(event_type: str) -> str:
-    """Return the name of the SDK's method that registers ``event_type``."""
+    """Return the name of the SDK's method that registers ``event_type``, which is thin."""
     return f"on_{module_name(event_type)}"
 
 

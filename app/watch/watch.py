@@ -14,6 +14,7 @@ from app.inbox import Inbox
 from app.inbox.findings import FAILING, OK, WARNING, Finding
 from app.processing.registry import Registry
 from app.settings import Settings
+from app.stripe_api.catalog import Kind
 from app.stripe_api.destinations import Expected, fetch_all, takes_thin
 from app.stripe_api.errors import StripeFailed, explained
 from app.watch import at_stripe, failing, gap
@@ -76,7 +77,7 @@ class Watch:
             dates.append(error.headers or {})
         else:
             here = at_stripe.pointing_here(found, self._settings.public_url)
-            expected = Expected(self._registry.handled_types, self._settings.livemode)
+            expected = Expected(self._registry.types_of(Kind.THIN), self._settings.livemode)
             yield from at_stripe.destinations(here, expected, before)
         ahead = seconds_ahead(dates[0], begin, time.time())
         if ahead is not None:

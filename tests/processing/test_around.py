@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import stripe
 
 from app import GiveUp
 from app.errors import StartError
@@ -84,9 +86,9 @@ def hooked(make_deliver: MakeDeliver) -> Deliver:
     return make_deliver(modules={"around": AROUND, **MODULES})
 
 
-def steps(deliver: Deliver) -> list[str]:
+def steps(deliver: Deliver) -> list[Any]:
     """Return the steps that the hook and the callback noted."""
-    noted: list[str] = deliver.receiver.module("around").steps
+    noted: list[Any] = deliver.receiver.module("around").steps
     return noted
 
 
@@ -110,6 +112,30 @@ class TestAttempt:
         """It is entered with the notification before each callback, and left after it."""
         assert hooked(event_type, event_id="evt_1").outcome == outcome
         assert steps(hooked) == ["enter evt_1", "callback", "exit"]
+
+    def test_snapshot_event(self, make_deliver: MakeDeliver) -> None:
+        """It runs within the hook, has an idempotency key, and can have effects."""
+        source = """
+    from .around import steps
+    import app
+
+    def handle(event, client):
+        with app.once(event, "mail") as first:
+            steps.append((app.idempotency_key(event, "mail"), first))
+"""
+        deliver = make_deliver(modules={"around": AROUND, "customer_source_created": source})
+        source_of_customer = {"id": "card_1", "object": "card"}
+        body = {
+            "id": "evt_1",
+            "object": "event",
+            "type": "customer.source.created",
+            "created": int(time.time()),
+            "livemode": False,
+            "api_version": stripe.api_version,
+            "data": {"object": source_of_customer},
+        }
+        assert deliver.receiver.deliver(body).get_json()["outcome"] == "handled"
+        assert steps(deliver) == ["enter evt_1", ("evt_1:mail", True), "exit"]
 
     def test_error_before_the_callback_is_a_failure(self, hooked: Deliver) -> None:
         """The callback does not run, and the event is retried. The place is in the hook."""

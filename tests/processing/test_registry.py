@@ -73,11 +73,10 @@ def test_every_type_of_the_sdk_is_accepted_and_called_with_its_class(
     package = make_handlers(**{module_name(each): source for each in types})
     loaded = registry.load(package)
     client = stripe.StripeClient("sk_test_fake")
-    handler = loaded.register(client, lambda module: module.callback)
+    router = loaded.register(client, lambda module: module.callback)
 
-    assert handler.registered_event_types == types
     for each in types:
-        handler.handle(samples.encode(samples.notification(each, context="acct_1")))
+        router.route(each, samples.encode(samples.notification(each, context="acct_1")))
         ((notif, bound),) = sys.modules[f"{package}.{module_name(each)}"].calls
         assert notif.type == each == type(notif).LOOKUP_TYPE
         assert type(notif).__name__.endswith("EventNotification")
@@ -110,7 +109,7 @@ def test_type_newer_than_the_sdk_is_routed_by_name(make_handlers: MakeHandlers) 
         lost=f"EVENT_TYPE = {newer!r}\ncalls = []\ndef handle(notif, client): calls.append(notif)"
     )
     loaded = registry.load(package)
-    handler = loaded.register(stripe.StripeClient("sk_test_fake"), lambda m: m.callback)
+    router = loaded.register(stripe.StripeClient("sk_test_fake"), lambda m: m.callback)
     body: dict[str, Any] = {
         "id": "evt_1",
         "object": "v2.core.event",
@@ -118,9 +117,12 @@ def test_type_newer_than_the_sdk_is_routed_by_name(make_handlers: MakeHandlers) 
         "livemode": False,
     }
 
-    handler.handle(samples.encode({**body, "type": newer}))
-    handler.handle(samples.encode({**body, "type": "v9.not.known"}))
-    handler.handle(samples.encode({**body, "type": "v1.billing.meter.no_meter_found"}))
+    router.route(newer, samples.encode({**body, "type": newer}))
+    router.route("v9.not.known", samples.encode({**body, "type": "v9.not.known"}))
+    router.route(
+        "v1.billing.meter.no_meter_found",
+        samples.encode({**body, "type": "v1.billing.meter.no_meter_found"}),
+    )
 
     assert [notif.type for notif in sys.modules[f"{package}.lost"].calls] == [newer]
     fallback = sys.modules[f"{package}.fallback"].calls
@@ -132,11 +134,18 @@ def test_type_newer_than_the_sdk_is_routed_by_name(make_handlers: MakeHandlers) 
 
 def test_declared_type_that_the_sdk_knows_is_registered(make_handlers: MakeHandlers) -> None:
     """After an upgrade of the SDK, a module with EVENT_TYPE gets the class of its type."""
-    source = "EVENT_TYPE = 'v1.customer.created'\ndef handle(notif, client): pass"
-    loaded = registry.load(make_handlers(new_customer=source))
+    source = (
+        "EVENT_TYPE = 'v1.customer.created'\n"
+        "calls = []\ndef handle(notif, client): calls.append(notif)"
+    )
+    package = make_handlers(new_customer=source)
+    loaded = registry.load(package)
+    router = loaded.register(stripe.StripeClient("sk_test_fake"), lambda m: m.callback)
 
-    handler = loaded.register(stripe.StripeClient("sk_test_fake"), lambda m: m.callback)
-    assert handler.registered_event_types == ["v1.customer.created"]
+    router.route("v1.customer.created", samples.encode(samples.notification("v1.customer.created")))
+
+    (notif,) = sys.modules[f"{package}.new_customer"].calls
+    assert type(notif) is stripe.events.V1CustomerCreatedEventNotification
 
 
 @pytest.mark.parametrize(

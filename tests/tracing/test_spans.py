@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from app.stripe_api.notification import read_notification
+from app.stripe_api.event_body import read_event
 from app.tracing import otel
 from app.tracing.otel import OpenTelemetry, path_template
 from devkit import samples
@@ -215,7 +215,7 @@ class TestQueue:
     def test_event_without_a_trace_is_run(self, traced: Traced, spans: Spans) -> None:
         """An event that a process without tracing recorded has no link."""
         receiver = traced({MODULE: HANDLER}, processing="queue")
-        event = read_notification(samples.encode(notification()))
+        event = read_event(samples.encode(notification()))
         receiver.services.inbox.deliveries.enqueue(event)
         receiver.services.worker.start(1)
         wait_for(lambda: ATTEMPT in spans())

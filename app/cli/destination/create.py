@@ -15,6 +15,7 @@ from app.cli.output import mode, say, say_lines
 from app.cli.stripe_errors import StripeFailedError, checked, explained
 from app.factory import make_client
 from app.services import services
+from app.stripe_api.catalog import Kind
 from app.stripe_api.destination_sync import NOTHING_HANDLED
 from app.stripe_api.destinations import WEBHOOK_PATH
 
@@ -50,7 +51,7 @@ def create(url: str, name: str | None, *, connected_accounts: bool) -> None:
 
     Stripe shows the secret only once.
     """
-    settings, types = services().settings, sorted(services().registry.handled_types)
+    settings, types = services().settings, sorted(services().registry.types_of(Kind.THIN))
     if not types:
         raise click.ClickException(f"{NOTHING_HANDLED}.")
     if settings.livemode and not url.startswith("https:"):

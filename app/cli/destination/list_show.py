@@ -12,6 +12,7 @@ from app.cli.output import json_option, mode, say, say_json, say_table
 from app.cli.stripe_errors import explained
 from app.factory import make_client
 from app.services import services
+from app.stripe_api.catalog import Kind
 from app.stripe_api.destinations import (
     ANY_URL,
     Comparison,
@@ -84,7 +85,7 @@ def check(
 
 def expected(url: str | None = None, *, connected_accounts: bool = False) -> Expected:
     """Return the expected state of a destination, for the handlers and settings of this process."""
-    types, livemode = services().registry.handled_types, services().settings.livemode
+    types, livemode = services().registry.types_of(Kind.THIN), services().settings.livemode
     return Expected(types, livemode, url, connected_accounts, hint)
 
 

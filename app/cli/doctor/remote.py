@@ -15,6 +15,7 @@ from app.cli.output import few, plural
 from app.cli.stripe_errors import StripeFailedError, checked, explained
 from app.errors import InboxUnavailable
 from app.states import SUCCESSES
+from app.stripe_api.catalog import Kind
 from app.stripe_api.destinations import (
     ANY_URL,
     WEBHOOK_PATH,
@@ -148,7 +149,7 @@ class Account:
                     yield self._ping(one)
 
     def _compared(self, here: list[EventDestination]) -> Iterator[Line]:
-        types = self.registry.handled_types if self.registry else frozenset()
+        types = self.registry.types_of(Kind.THIN) if self.registry else frozenset()
         expected = Expected(types, self.settings.livemode, self.options.url, hint=hint)
         comparisons = [compare(one, expected) for one in here]
         for comparison in comparisons:

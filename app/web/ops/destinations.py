@@ -9,6 +9,7 @@ from flask import Blueprint, Response, render_template, request, url_for
 from werkzeug.exceptions import Conflict, Forbidden
 
 from app.services import services
+from app.stripe_api.catalog import Kind
 from app.stripe_api.destination_sync import (
     ORDER_WHEN_ADDING,
     ORDER_WHEN_REMOVING,
@@ -120,7 +121,7 @@ def _require_right() -> None:
 
 
 def _expected() -> Expected:
-    return Expected(services().registry.handled_types, services().settings.livemode)
+    return Expected(services().registry.types_of(Kind.THIN), services().settings.livemode)
 
 
 def _plan(destination_id: str, *, prune: bool) -> Planned:
