@@ -166,6 +166,7 @@ def _make_runner(  # noqa: PLR0913, PLR0917 - the services, in the order of thei
         handlers,
         client,
         inbox.claims,
+        inbox.effects,
         leases=parts.leases,
         deferred=parts.deferred,
         watchdog=parts.watchdog,

@@ -47,7 +47,7 @@ class TestFind:
     """All that names the object is found, and nothing else."""
 
     def test_every_place_is_searched(self, inbox: Inbox, database_url: str) -> None:
-        """The body, the key, the account, and the texts of each attempt and each retry."""
+        """The body, the key, the account, and the texts of each attempt, retry and effect."""
         failure = Failure(f"no plan for {OBJECT}")
         traced = Failure("no", f"KeyError: '{OBJECT}'")
         inbox.claims.finish(claim(inbox, replace(ABOUT, id="evt_body")))
@@ -58,9 +58,12 @@ class TestFind:
             inbox.claims.fail(claim(inbox, replace(PLAIN, id="evt_attempt")), each)
         inbox.claims.finish(claim(inbox, replace(PLAIN, id="evt_retry")))
         raw_sql.note_retry(database_url, "evt_retry", why=f"{OBJECT} asks")
+        inbox.claims.finish(claim(inbox, replace(PLAIN, id="evt_effect")))
+        inbox.effects.record("evt_effect", f"greet {OBJECT}")
         inbox.claims.finish(claim(inbox, replace(PLAIN, id="evt_other")))
+        inbox.effects.record("evt_other", "greet")
         inbox.deliveries.enqueue(replace(ABOUT, id="evt_binary", body=f"\x00{OBJECT}".encode()))
-        names = {"body", "key", "account", "reason", "attempt", "retry", "binary"}
+        names = {"body", "key", "account", "reason", "attempt", "retry", "effect", "binary"}
         assert set(found(inbox)) == {f"evt_{name}" for name in names}
 
     @pytest.mark.parametrize("longer", [f"{OBJECT}5", f"x{OBJECT}", OBJECT.upper()])
@@ -79,6 +82,7 @@ class TestFind:
             event = replace(KEYED, id=f"evt_{number}")
             for _ in range(2):
                 inbox.claims.fail(claim(inbox, event), Failure(OBJECT))
+            inbox.effects.record(event.id, f"greet {OBJECT}")
         events = list(inbox.erasure.find(OBJECT))
         assert sorted(each.id for each in events) == [f"evt_{number}" for number in range(5)]
 
@@ -102,6 +106,8 @@ class TestErase:
         inbox.claims.fail(claim(inbox, event), Failure(OBJECT, f"at {OBJECT}"))
         inbox.claims.mark_dead(claim(inbox, event), "gave_up", Failure(OBJECT, f"at {OBJECT}"))
         raw_sql.note_retry(database_url, "evt_1", why=OBJECT)
+        for purpose in ("mail", f"greet {OBJECT}"):
+            inbox.effects.record("evt_1", purpose)
         (before,) = found(inbox).values()
         erase_all(inbox)
         after = inbox.administration.find("evt_1")
@@ -121,7 +127,9 @@ class TestErase:
             "failed",
             "gave_up",
         ]
-        for table in ("events", "attempts", "retries"):
+        effects = [each.purpose for each in inbox.effects.of_event("evt_1")]
+        assert sorted(effects) == ["greet [erased]", "mail"]
+        for table in ("events", "attempts", "retries", "stripe_receiver_effects"):
             assert OBJECT not in str(raw_sql.select(database_url, table))
         assert found(inbox) == {}
 
@@ -139,6 +147,7 @@ class TestErase:
         claimed = claim(inbox, ABOUT)
         if state == "pending":
             inbox.claims.fail(claimed, Failure("no"))
+        inbox.effects.record("evt_1", OBJECT)
         (event,) = found(inbox).values()
         if state == "run again":
             inbox.claims.finish(claimed)
@@ -146,6 +155,7 @@ class TestErase:
             assert again is not None
             inbox.claims.finish(again)
         assert inbox.erasure.erase(event, OBJECT) is False
+        assert inbox.effects.is_recorded("evt_1", OBJECT)
         assert set(found(inbox)) == {"evt_1"}
 
 

@@ -41,6 +41,7 @@ def inbox(make_inbox: Callable[..., Inbox], database_url: str) -> Inbox:
     failure = Failure("no", "at line 1", fingerprint="f1", release="r1")
     inbox.claims.fail(claim(inbox, "evt_done"), failure)
     inbox.claims.finish(claim(inbox, "evt_done"))
+    inbox.effects.record("evt_done", "mail")
     for why in (None, "plan added"):
         raw_sql.note_retry(database_url, "evt_done", why=why)
     inbox.claims.mark_dead(claim(inbox, "evt_dead"), "gave_up", failure)
@@ -96,6 +97,7 @@ def test_events_reach_the_other_inbox_whole(inbox: Inbox, target: Inbox) -> None
     assert target.transfer.read(settled) == inbox.transfer.read(settled)
     assert len(target.administration.attempts("evt_done")) == 2
     assert [each.why for each in target.administration.retries("evt_done")] == [None, "plan added"]
+    assert [each.purpose for each in target.effects.of_event("evt_done")] == ["mail"]
     assert find(target, "evt_bytes").body == b"\xff\x00"
 
     before = target.transfer.read(IDS)

@@ -13,6 +13,7 @@ still commit it later. So each statement may run late, and beside the statement 
   has that claim, the next try records the same result. If another claim has it, nothing changes.
 - ``RENEW``, ``renew_many``: the same. If its process has ended, the event becomes an orphan one
   lease later.
+- ``effects.RECORD``: the effect was there. The attempt has failed, and the next one skips it.
 - ``MARK_POISON_DEAD``: the event is dead, as it has to be. The line in the log is missing.
 - ``REMOVE`` of old events: the event was old then, and still is.
 - A person's command: it took effect, though it reported a failure.
