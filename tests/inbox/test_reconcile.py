@@ -234,3 +234,16 @@ class TestLeader:
         raw_sql.execute(database_url, "UPDATE leaders SET until = until - 601")
         assert other.reconciliation.acquire_leadership("x", "other", 600) is True
         assert one.reconciliation.acquire_leadership("x", "one", 600) is False
+
+    def test_shorter_term_does_not_end_a_longer_one(
+        self, make_inbox: Callable[..., Inbox], database_url: str
+    ) -> None:
+        """Two processes can have different intervals. A step back of the clock ends a term."""
+        one, other = make_inbox(), make_inbox()
+        assert one.reconciliation.acquire_leadership("x", "one", 600) is True
+        assert other.reconciliation.acquire_leadership("x", "other", 60) is False
+        assert other.reconciliation.has_leader("x") is True
+        raw_sql.execute(database_url, "UPDATE leaders SET until = until + 3600")
+        assert other.reconciliation.has_leader("x") is False
+        assert other.reconciliation.acquire_leadership("x", "other", 60) is True
+        assert one.reconciliation.acquire_leadership("x", "one", 600) is False

@@ -64,7 +64,7 @@ def test_leader_of_short_rounds_stays(database_url: str) -> None:
     for name, seconds in (("short", 1.0), ("long", 50.0)):
         maintenance.run_once(Task(name, seconds, lambda: None, by_leader=True), "me")
     begin = inbox.rescue.clock()
-    terms = {name: until - begin for name, _, until in raw_sql.select(database_url, "leaders")}
+    terms = {name: until - begin for name, _, until, _ in raw_sql.select(database_url, "leaders")}
     assert 20 < terms["short"] <= 30
     assert 140 < terms["long"] <= 150
     inbox.close()
@@ -136,5 +136,5 @@ def test_tasks_of_a_service(make_receiver: Callable[..., Receiver]) -> None:
         *("alerts", "alerts_prune", "alert_messages", "old_records", "retention", "watch")
     }
     assert {each.name for each in tasks if not each.by_leader} == {
-        *("activity", "inbox_outage", "paused_types", "release")
+        *("activity", "indexes", "inbox_outage", "paused_types", "release")
     }

@@ -13,6 +13,13 @@ from tests.support.gunicorn_server import Serve, Server, running
 from tests.support.services import HANDLER, MODULE, Lab, make_tables
 
 
+@pytest.fixture(autouse=True)
+def _unmeasured(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start processes without coverage in tests with the mark ``unmeasured``."""
+    if request.node.get_closest_marker("unmeasured") is not None:
+        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
 @pytest.fixture
 def modules() -> dict[str, str]:
     """The source of each handler module. A test module may override this."""

@@ -88,6 +88,7 @@ class TestDemo:
         assert "All of it as expected." in shown
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.unmeasured
     def test_tables_are_shown(self, run: Callable[[], subprocess.Popen[str]]) -> None:
         """Answers, inbox, requests to Stripe's API and log lines are aligned tables."""
         shown, _ = run().communicate(timeout=120)

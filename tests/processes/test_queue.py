@@ -231,7 +231,7 @@ def test_event_that_outlasts_the_grace_period_is_released(
     lab: Lab, database_url: str, kind: str
 ) -> None:
     """The event is released: the next process claims it long before the lease would have ended."""
-    lab.measured = True
+    lab.measured = database_url.startswith("sqlite")
     service = start(
         lab,
         database_url,

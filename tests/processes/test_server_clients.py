@@ -126,6 +126,7 @@ def test_bytes_discarded_after_a_refusal_are_bounded(server: Server) -> None:
     assert sent < most
 
 
+@pytest.mark.unmeasured
 def test_refused_client_that_stays_is_closed(serve: Serve) -> None:
     """A refused client that neither sends nor closes is disconnected."""
     server = serve("--workers", "1")

@@ -556,7 +556,7 @@ class TestEvery:
         assert lab.api.asked == []
         raw_sql.execute(database_url, "UPDATE leaders SET until = 0")
         wait_for(lambda: lab.inbox.administration.find("evt_1"))
-        ((_, leader_id, _),) = raw_sql.select(database_url, "leaders")
+        ((_, leader_id, *_),) = raw_sql.select(database_url, "leaders")
         wait_for(lambda: len(lab.api.asked) > 3)
         assert [row[1] for row in raw_sql.select(database_url, "leaders")] == [leader_id]
 

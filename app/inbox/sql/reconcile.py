@@ -88,24 +88,33 @@ ADVANCE_WATERMARK = _first.on_conflict_do_update(
     ),
 ).returning(watermarks.c.type)
 
-_term_end = now() + sa.bindparam("seconds", type_=sa.Double)
+_term = sa.bindparam("seconds", type_=sa.Double)
 _candidate = insert(leaders).values(
-    name=sa.bindparam("name"), leader_id=sa.bindparam("leader_id"), until=_term_end
+    name=sa.bindparam("name"),
+    leader_id=sa.bindparam("leader_id"),
+    until=now() + _term,
+    seconds=_term,
 )
 
-#: Makes a process the leader, or prolongs its term, unless another process is the leader. A term
-#: that ends later than one term from now was begun before the clock stepped back, and has ended.
+#: True for a term that ends later than its own length from now: it was begun before the clock
+#: stepped back. A replica of an earlier version does not store the length.
+_before_step = sa.and_(
+    leaders.c.seconds.is_not(None),
+    leaders.c.until > now() + leaders.c.seconds + number(ROUNDING),
+)
+
+#: Makes a process the leader, or prolongs its term, unless the term of another process goes on.
 ACQUIRE_LEADERSHIP = _candidate.on_conflict_do_update(
     index_elements=[leaders.c.name],
-    set_={"leader_id": _candidate.excluded.leader_id, "until": _term_end},
+    set_={name: _candidate.excluded[name] for name in ("leader_id", "until", "seconds")},
     where=sa.or_(
         leaders.c.until < now(),
-        leaders.c.until > _term_end + number(ROUNDING),
+        _before_step,
         leaders.c.leader_id == _candidate.excluded.leader_id,
     ),
 ).returning(leaders.c.name)
 
 #: Finds the leader of a task, if its term has not ended.
 LEADER = sa.select(leaders.c.leader_id).where(
-    leaders.c.name == sa.bindparam("name"), leaders.c.until > now()
+    leaders.c.name == sa.bindparam("name"), leaders.c.until > now(), ~_before_step
 )

@@ -169,6 +169,8 @@ leaders = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("holder", sa.Text, key="leader_id", nullable=False),
     sa.Column("until", sa.Double, nullable=False),
+    # The length of the term. NULL if an older version began it.
+    sa.Column("seconds", sa.Double, info=since("0006")),
     info=since("0003"),
 )
 

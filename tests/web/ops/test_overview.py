@@ -30,10 +30,10 @@ def sentences(page: str) -> list[str]:
 
 
 def overview(ops: Browser) -> str:
-    """Return the page."""
+    """Return the page. On a loaded machine some seconds can pass until it is made."""
     answer = ops.get("/ops")
     assert answer.status_code == 200
-    return answer.text
+    return re.sub(r"\b[0-9]{1,2} s ago", "0 s ago", answer.text)
 
 
 def test_all_is_well(ops: Browser) -> None:
