@@ -50,7 +50,7 @@ handler: $(INSTALLED) .env ## Write a handler module and its test (TYPE=v1.custo
 	@test -n '$(TYPE)' || { echo 'Give an event type: make handler TYPE=v1.customer.created' >&2; exit 1; }
 	@exec $(BIN)/flask handlers new '$(TYPE)' $(if $(UNTYPED),--untyped)
 
-demo: $(INSTALLED) ## Start a service, deliver signed notifications to it, and show the results
+demo: $(INSTALLED) ## Start a service, deliver signed events to it, and show the results
 	@exec $(BIN)/python -m devkit.demo
 
 test: $(INSTALLED) ## Run all tests; fails when one fails or a branch is missed (ARGS='...' runs a part)

@@ -25,6 +25,11 @@ FREE_TEXT = frozenset(
         *("nickname", "note", "phone", "postal_code", "state_province", "town", "username"),
     }
 )
+#: The ends of the names of such fields.
+FREE_ENDS = (
+    *("_description", "_email", "_name", "_phone", "address", "descriptor", "footer", "memo"),
+    *("message", "title"),
+)
 #: Fields whose texts are kept if they are codes of ISO 3166 or 4217.
 CODES = frozenset({"country", "currency"})
 #: Objects with names of a person's own as keys, or numbers that tell of a person.
@@ -100,7 +105,8 @@ class _Anonymiser:
 
     def _text(self, name: str, text: str) -> str:
         """Return the replacement of the text of a field."""
-        shaped = None if name in FREE_TEXT else self._shaped(name, text)
+        is_free = name in FREE_TEXT or name.endswith(FREE_ENDS)
+        shaped = None if is_free else self._shaped(name, text)
         if shaped is not None:
             return shaped
         if _EMAIL.fullmatch(text):

@@ -30,6 +30,7 @@ from app.stripe_api.catalog import type_of_module
 from app.stripe_api.destinations import WEBHOOK_PATH
 from app.web.listen import local_url, open_port
 from devkit import placeholders
+from devkit.dev_destinations import DevDestinations
 from devkit.dev_service import Service
 from devkit.dev_state import announced
 from devkit.http_server import HOST
@@ -53,9 +54,6 @@ LIVE_KEY = (
     "STRIPE_API_KEY is a live key, which a stand-in for Stripe's API must not get. Put a test"
     f" key into .env, or use Stripe's own API: make dev STRIPE_API_BASE={STRIPE}"
 )
-
-#: The name of the stand-in's destination.
-NAME = "make dev"
 
 #: The variables of a service with an inbox of its own. An empty one hides that of ``.env``.
 OWN_INBOX = {
@@ -103,18 +101,18 @@ def main() -> None:
         port = stack.enter_context(open_port(settings.bind_host, settings.port))
         port.listen(128)
         webhook = f"{local_url(settings)}{WEBHOOK_PATH}"
-        base, api = settings.stripe_api_base, None
+        base, destinations = settings.stripe_api_base, None
         if base is None:
             settings = with_own_inbox(settings)
-            api = stack.enter_context(_stand_in(settings, webhook, folder))
-            base = api.url
+            stand_in = _stand_in(settings, webhook, folder)
+            base, destinations = stack.enter_context(stand_in)
         server = DevServer(None if base == STRIPE else base, webhook, inbox_address(settings))
         problem = stack.enter_context(announced(server))
         service = Service(port, service_environment(settings, base))
         stack.callback(service.end)
         _greet(settings, server, base, folder, problem)
         stack.callback(_say_end, server)
-        watch(service, folder, stop, api)
+        watch(service, folder, stop, destinations)
 
 
 def service_environment(settings: Settings, base: str) -> dict[str, str]:
@@ -132,17 +130,20 @@ def service_environment(settings: Settings, base: str) -> dict[str, str]:
 
 
 @contextmanager
-def _stand_in(settings: Settings, webhook: str, folder: Path) -> Iterator[StripeApi]:
-    """Serve a stand-in for Stripe's API until the end of the block, and yield it.
+def _stand_in(
+    settings: Settings, webhook: str, folder: Path
+) -> Iterator[tuple[str, DevDestinations]]:
+    """Serve a stand-in for Stripe's API until the end of the block. Yields its address.
 
-    It has the events of the inbox, and a destination that sends the handled types to ``webhook``.
+    It has the events of the inbox, and destinations that send the handled types to ``webhook``.
     """
     with closing(make_inbox(settings)) as inbox:
         api = StripeApi(lambda path: find(inbox, path))
         secret = settings.stripe_webhook_secrets[0]
-        api.destinations.add(webhook, handled_types(folder), secret=secret, name=NAME)
+        destinations = DevDestinations(api, webhook, secret)
+        destinations.enable(handled_types(folder))
         with api.serve():
-            yield api
+            yield api.url, destinations
 
 
 def handled_types(folder: Path) -> list[str]:
@@ -179,10 +180,12 @@ def _say_end(server: DevServer) -> None:
         click.echo(f"The events are kept in the inbox of `make dev`. To see them: {see}")
 
 
-def watch(service: Service, folder: Path, stop: StopSignals, api: StripeApi | None) -> None:
+def watch(
+    service: Service, folder: Path, stop: StopSignals, destinations: DevDestinations | None
+) -> None:
     """Start the service, and start it again after each change in ``folder``, until a signal.
 
-    The destination of the stand-in ``api`` enables the types that are handled after the change.
+    The ``destinations`` of the stand-in enable the types that are handled after the change.
     """
     seen = snapshot(folder)
     service.start()
@@ -192,18 +195,11 @@ def watch(service: Service, folder: Path, stop: StopSignals, api: StripeApi | No
             names = sorted({path.name for path, _ in now.items() ^ seen.items()})
             click.echo(f"Changed: {', '.join(names)}")
             seen = now
-            if api:
-                _enable(api, handled_types(folder))
+            if destinations:
+                destinations.enable(handled_types(folder))
             service.start()
         service.update()
         time.sleep(POLL_SECONDS)
-
-
-def _enable(api: StripeApi, types: list[str]) -> None:
-    """Enable exactly ``types`` at the destination of ``make dev``, which may have been deleted."""
-    found = api.destinations
-    for each in [one for one in found.ids if found.get(one)["name"] == NAME]:
-        found.change(each, enabled_events=types)
 
 
 def snapshot(folder: Path) -> Snapshot:

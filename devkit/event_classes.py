@@ -25,8 +25,8 @@ _KINDS: dict[str, ObjectKind] = {
     "RelatedObject": "object",
     "RelatedSingletonObject": "singleton",
 }
-#: Snapshot types that no name in the SDK leads to. Their object is a bank account or a card.
-_EXTERNAL_ACCOUNT = "account.external_account"
+#: The object of the snapshot types that no name in the SDK leads to. It can be a card, too.
+_OBJECTS = {"account.external_account": "bank_account"}
 
 
 class UnknownEventTypeError(LookupError):
@@ -101,9 +101,8 @@ def _object_names(event_type: str) -> Iterator[str]:
         yield object_name(related)
     yield subject
     yield subject.replace(".", "_")  # source.transaction.created has a source_transaction
-    yield subject.rpartition(".")[2]  # customer.source.created has a source
-    if subject == _EXTERNAL_ACCOUNT:
-        yield "bank_account"
+    # customer.source.created has a source
+    yield _OBJECTS.get(subject, subject.rpartition(".")[2])
 
 
 @cache

@@ -24,7 +24,9 @@ def handle(event: Event, client: StripeClient) -> None:
     """Log a line about the object in the event.
 
     If this returns, the event is done. If it raises, the event is retried. If it raises
-    app.GiveUp("reason"), the event is dead.
+    app.GiveUp("reason"), the event is dead. A retry must not repeat what was done: send
+    app.idempotency_key(event, "purpose") with each request that changes something at Stripe, and
+    do everything else in app.once(event, "purpose").
     """
 {body}
     log.info(

@@ -27,6 +27,9 @@ MakeReceiver = Callable[..., Receiver]
 SECOND = "whsec_fake_second"
 TYPES = ["v1.customer.created", "v1.balance.available", "v1.billing.meter.no_meter_found", "v1.new"]
 
+#: A type with a snapshot module, one without, and one that the SDK does not know.
+SNAPSHOTS = ["customer.created", "balance.available", "thing.made"]
+
 CALLBACK = "calls = []\ndef handle(notif, client):\n    calls.append(notif)\n"
 
 
@@ -86,6 +89,13 @@ mutations = st.dictionaries(
     st.sampled_from(FIELDS), json_values | st.just(...), min_size=1, max_size=3
 )
 
+#: The same for a snapshot event.
+snapshot_mutations = st.dictionaries(
+    st.sampled_from([*FIELDS, "account", "api_version", "request", "pending_webhooks"]),
+    json_values | st.just(...),
+    max_size=3,
+)
+
 #: Every header that a server can hand on, with what signatures are made of more often.
 headers = st.text(st.characters(max_codepoint=255), max_size=60) | st.lists(
     st.sampled_from(["t", "v1", "v0", "=", ",", "1", "\xe9", " ", "\0", "17"])
@@ -143,17 +153,21 @@ def test_no_header_is_a_fault_of_ours(receiver: Receiver, environ: dict[str, str
 @pytest.fixture
 def fuzzed(make_receiver: MakeReceiver, database_url: str) -> Receiver:
     """An application with a callback for one type and a fallback, on both databases."""
-    return make_receiver({"v1_customer_created": CALLBACK}, database_url=database_url)
+    snapshot = CALLBACK.replace("notif", "event")
+    modules = dict.fromkeys(("customer_created", "snapshot_fallback"), snapshot)
+    modules["v1_customer_created"] = CALLBACK
+    return make_receiver(modules, database_url=database_url)
 
 
 def ran(receiver: Receiver) -> list[tuple[Any, Any]]:
     """Return id and type of what ran since this was asked last."""
-    calls = receiver.module("v1_customer_created").calls
     calls_of_fallback = receiver.module("fallback").calls
-    notifs = [*calls, *(notif for notif, _client, _details in calls_of_fallback)]
-    calls.clear()
+    found = [notif for notif, _client, _details in calls_of_fallback]
     calls_of_fallback.clear()
-    return [(notif.id, notif.type) for notif in notifs]
+    for module in ("v1_customer_created", "customer_created", "snapshot_fallback"):
+        found += receiver.module(module).calls
+        receiver.module(module).calls.clear()
+    return [(event.id, event.type) for event in found]
 
 
 def assert_honest(receiver: Receiver, value: Any) -> None:
@@ -171,7 +185,10 @@ def assert_honest(receiver: Receiver, value: Any) -> None:
     assert (event.type, event.body) == (value["type"], body)
     outcome = (answer.json or {})["outcome"]
     assert outcome == event.outcome
-    success = "handled" if event.type == TYPES[0] else "fallback"
+    handled = event.type == TYPES[0]
+    if event.type == SNAPSHOTS[0]:  # a notification with such a type is none of the module
+        handled = value["object"] == "event"
+    success = "handled" if handled else "fallback"
     assert event.state == {success: "done", "wrong_mode": "done", "unreadable": "dead"}[outcome]
     assert callbacks == ([(event.id, event.type)] if outcome == success else [])
 
@@ -203,6 +220,24 @@ def test_any_near_notification_gets_an_honest_answer(
     if envelope is not None:
         values |= {"specversion": "1.0", envelope: without_gaps({**valid, **inside})}
     # The id of an earlier example would make it a duplicate, which says nothing.
+    hypothesis.assume(not known(fuzzed, values.get("id")))
+    assert_honest(fuzzed, values)
+
+
+@hypothesis.given(
+    event_type=st.sampled_from([*SNAPSHOTS, TYPES[0]]),
+    mutation=snapshot_mutations,
+    inside=mutations,
+)
+@examples(100)
+def test_any_near_snapshot_event_gets_an_honest_answer(
+    fuzzed: Receiver, event_type: str, mutation: dict[str, Any], inside: dict[str, Any]
+) -> None:
+    """With fields of the event and its object dropped or replaced: run, kept, or refused."""
+    event_id = f"evt_{uuid.uuid4()}"
+    valid = samples.snapshot_event("customer.created", event_id=event_id, account="acct_1")
+    valid["data"]["object"] = without_gaps({**valid["data"]["object"], **inside})
+    values = without_gaps({**valid, "type": event_type, **mutation})
     hypothesis.assume(not known(fuzzed, values.get("id")))
     assert_honest(fuzzed, values)
 

@@ -80,6 +80,23 @@ def test_data_of_a_customer_is_replaced() -> None:
     assert customer["name"].startswith("text ")
 
 
+def test_names_of_an_invoice_are_replaced() -> None:
+    """A text of a customer is replaced even if it is a word of Stripe's, by the field's name."""
+    texts = {
+        "customer_name": "price",
+        "customer_email": "jane.roe@acme.org",
+        "customer_phone": "5551234",
+        "statement_descriptor": "invoice",
+        "footer": "product",
+        "memo": "charge",
+        "ip_address": "192.0.2.7",
+    }
+    body = {**SNAPSHOT, "data": {"object": {"object": "invoice", **texts, "status": "open"}}}
+    found = anonymised(body)["data"]["object"]
+    assert (found["object"], found["status"]) == ("invoice", "open")
+    assert {name: found[name] for name in texts if found[name] == texts[name]} == {}
+
+
 #: The texts that replace others. A text of a customer can contain a part of them by chance.
 REPLACEMENTS = f"https://example.com/ jenny.1@example.com text value_ key_ {'1' * 40} 0.{'0' * 40}"
 REPLACEMENTS += " 2026-01-01T00:00:00 _test_fake _live_fake"

@@ -110,6 +110,42 @@ def test_idioms(noting: Deliver) -> None:
     assert first.body["data"]["object"]["status"] == "chargeable"
 
 
+def test_hook_key_and_effect(make_deliver: MakeDeliver, run_handler: RunHandler) -> None:
+    """A snapshot callback runs within ``around``, and has the same keys and effects as others."""
+    around = """
+        from contextlib import contextmanager
+
+        calls = []
+
+        @contextmanager
+        def around(event, client):
+            calls.append(event.id)
+            yield
+    """
+    source = """
+        from app import idempotency_key, once
+
+        effects, keys = [], []
+
+        def handle(event, client):
+            keys.append(idempotency_key(event, "note"))
+            with once(event, "mail") as first:
+                if first:
+                    effects.append(event.id)
+            if len(keys) == 1:
+                raise ValueError("after the effect")
+    """
+    deliver = make_deliver(modules={MODULE: source, "around": around})
+    delivery = deliver(TYPE)
+    event_id = delivery.body["id"]
+    assert [delivery.outcome, delivery.again().outcome] == ["failed", "handled"]
+    module = deliver.receiver.module(MODULE)
+    assert module.effects == [event_id]
+    assert module.keys == [f"{event_id}:note"] * 2
+    assert deliver.receiver.module("around").calls == [event_id] * 2
+    assert run_handler(module).id == module.effects[-1]
+
+
 def test_overlapping_fallbacks(make_deliver: MakeDeliver) -> None:
     """The snapshot fallback can be stopped like a callback."""
     deliver = make_deliver(modules={"snapshot_fallback": QUIET})

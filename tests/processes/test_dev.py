@@ -17,7 +17,8 @@ import pytest
 from app.cli.dev_server import INBOX, DevServer
 from app.inbox import Inbox, NewEvent
 from app.settings import Settings
-from app.states import State
+from app.states import Outcome, State
+from app.stripe_api.event_body import read_event
 from devkit import dev, dev_service, placeholders, samples
 from devkit.dev_state import announced
 from devkit.http_client import Answer, post
@@ -469,6 +470,21 @@ class TestStandIn:
             related = placeholders.api_object(sample)
             assert dev.find(inbox, sample["related_object"]["url"]) == related
             assert dev.find(inbox, "/v1/anything") is None
+            self._put_snapshot(inbox)
+
+    def _put_snapshot(self, inbox: Inbox) -> None:
+        """A snapshot event and its object are found, and neither is after its erasure."""
+        event = samples.snapshot_event("customer.created")
+        stored = read_event(samples.encode(event))
+        claim = inbox.deliveries.record_and_claim(stored).claim
+        assert claim is not None
+        customer = event["data"]["object"]
+        assert dev.find(inbox, f"/v1/events/{event['id']}") == event
+        assert dev.find(inbox, f"/v1/customers/{customer['id']}") == customer
+        inbox.claims.finish(claim, Outcome.HANDLED)
+        (found,) = inbox.erasure.find(customer["id"])
+        assert inbox.erasure.erase(found, customer["id"])
+        assert dev.find(inbox, f"/v1/events/{event['id']}") is None
 
     def test_inbox_that_is_away(self, tmp_path: Path) -> None:
         """If the inbox is unavailable, nothing is found. The service logs the reason."""

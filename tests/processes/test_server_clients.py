@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from app.web.body_budget import FREE_BYTES, WAITING_BODIES
 from app.web.connection import LINGER_READS
 from tests.support.gunicorn_server import DEADLINE, SLOW, Serve, Server
 from tests.support.waiting import wait_for
@@ -64,6 +65,31 @@ def test_connection_that_has_waited_longest_makes_room(serve: Serve) -> None:
     assert {reason for _, reason in server.refusals()} == {"too_many_connections"}
     server.release("busy")
     assert callback.result(DEADLINE).status == 200
+
+
+def test_large_incomplete_bodies_make_room(serve: Serve) -> None:
+    """Many clients with half of a large body cannot fill the memory, and delay no delivery.
+
+    Each of them gets 503 when newer large bodies need its room.
+    """
+    limit = FREE_BYTES + 100_000
+    server = serve("--workers", "1", max_body_bytes=limit, threads=2)
+    room = WAITING_BODIES + 2
+    header = f"POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: {limit}\r\n\r\n".encode()
+    clients = [server.connect(header) for _ in range(2 * room)]
+    for client in clients:
+        client.send(b"x" * (limit - 1))
+
+    wait_for(lambda: sum(client.is_readable() for client in clients) >= room, DEADLINE)
+    assert server.ask("POST", "/echo", b"x" * limit).status == 200
+    assert server.deliver() == 200
+    refused = [client for client in clients if client.is_readable()]
+    assert {client.response().status for client in refused} == {503}
+    assert room <= len(refused) <= room + 2
+    assert {reason for _, reason in server.refusals()} == {"no_room_for_body"}
+    waiting = next(client for client in reversed(clients) if client not in refused)
+    waiting.send(b"x")
+    assert waiting.response().status == 200
 
 
 def test_slow_reader_is_closed(serve: Serve) -> None:

@@ -19,7 +19,9 @@ from app.states import State
 if TYPE_CHECKING:
     from app.inbox import Event
 
-#: An id of Stripe's. An e-mail address works too.
+#: An id of Stripe's, and its prefix.
+ID = re.compile(r"([a-z]+)_[A-Za-z0-9_]+", re.ASCII)
+#: An id, an e-mail address, or another word.
 OBJECT = re.compile(r"[A-Za-z0-9][\w.@+-]{5,254}", re.ASCII)
 
 HEADINGS = ("received", "event id", "type", "state")
@@ -88,7 +90,8 @@ def _refuse_open(events: list[Event]) -> None:
 def _erase_all(events: list[Event], words: str, why: str) -> None:
     inbox = services().inbox
     # The kind of the object alone: the id is what has to be forgotten.
-    kind = words.partition("_")[0] if "_" in words else None
+    prefix = ID.fullmatch(words)
+    kind = prefix[1] if prefix else None
     entry = inbox.audit.record(operator(), "erase", kind, why)
     erased = 0
     try:

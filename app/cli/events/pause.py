@@ -70,7 +70,7 @@ def _subject(type_: str | None) -> str:
 def _warnings(event_type: str) -> list[str]:
     """Return a warning if the type may be misspelt. A broken handler module prevents no pause."""
     try:
-        handled = services().reconciler.types
+        handled = services().registry.handled_types
     except StartError:
         return []
     return type_warnings(services().inbox, event_type, handled=handled)

@@ -146,7 +146,7 @@ def _selections(services: Services, wanted: EventFilter, *, again: bool) -> list
     wanted = replace(wanted, livemode=services.settings.livemode)
     if wanted.outcome == Outcome.FALLBACK and not (wanted.type or again):
         # Only those that a handler module takes now. The others would use up the limit.
-        return [replace(wanted, type=each) for each in services.reconciler.types]
+        return [replace(wanted, type=each) for each in sorted(services.registry.handled_types)]
     if wanted.state or wanted.outcome:
         return [wanted]
     # In inline mode no worker rescues an orphan: it is selected here, as a running event.
@@ -162,7 +162,7 @@ def _oldest_first(events: Sequence[Selected]) -> list[Selected]:
 def _refusal(services: Services, event: Selected, options: Options) -> str | None:
     """Return the reason why this event cannot be run again, or None."""
     settings = services.settings
-    rules = Rules(settings.livemode, settings.is_queue, lambda: services.reconciler.types)
+    rules = Rules(settings.livemode, settings.is_queue, lambda: services.registry.handled_types)
     refusal = rules.refusal(event, again=options["again"])
     return REFUSALS[refusal].format(mode=mode(live=event.livemode)) if refusal else None
 

@@ -136,7 +136,7 @@ def retried_states(matching: EventFilter) -> list[State]:
     """
     if matching.outcome != Outcome.FALLBACK:
         return _selected(matching, RETRIED)
-    is_handled = matching.type in services().reconciler.types
+    is_handled = matching.type in services().registry.handled_types
     return _selected(matching, (State.DONE,)) if is_handled else []
 
 

@@ -108,7 +108,7 @@ def situation(event: Event) -> sentences.Situation:
 def rules() -> Rules:
     """Return the rules for retries of this deployment."""
     settings = services().settings
-    return Rules(settings.livemode, settings.is_queue, lambda: services().reconciler.types)
+    return Rules(settings.livemode, settings.is_queue, lambda: services().registry.handled_types)
 
 
 def related_object(event: Event) -> Related:

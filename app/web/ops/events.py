@@ -86,7 +86,10 @@ def show() -> Response:
 
 def _page(status: int, **values: Any) -> Response:
     """Return the page with its form. ``values`` are those of the events."""
-    names = {"queue": services().settings.is_queue, "types": services().reconciler.types}
+    names = {
+        "queue": services().settings.is_queue,
+        "types": sorted(services().registry.handled_types),
+    }
     given = _given(request.args)
     html = render_template(
         "ops/events.html",
@@ -170,8 +173,8 @@ def search() -> Response:
         return _redirect(url_for("ops.event.show", event_id=text))
     for shape, name in (
         (_ACCOUNT, "context"),
-        (EVENT_TYPE_SHAPE, "type"),
         (_GROUP, ""),
+        (EVENT_TYPE_SHAPE, "type"),
         (_OBJECT, "object"),
     ):
         if shape.fullmatch(text):

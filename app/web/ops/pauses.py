@@ -34,7 +34,9 @@ def ask_pause() -> Response:
         Confirmation(
             title=f"Pause {_what(event_type)}?",
             sentences=[
-                *type_warnings(services().inbox, event_type, handled=services().reconciler.types),
+                *type_warnings(
+                    services().inbox, event_type, handled=services().registry.handled_types
+                ),
                 f"No worker of any replica claims {events} until you resume.",
                 f"{counted(waiting, 'pending event waits', 'pending events wait')} from then on.",
                 "Running callbacks continue. Deliveries are still recorded and answered 200.",

@@ -149,3 +149,24 @@ def test_object_without_a_prefix(receiver: Receiver) -> None:
     receiver.deliver(body)
     assert run(receiver, "erase", "--object", "gold-plan", *WHY, "--yes")[0] == 0
     assert [target for _, target, _, _ in entries(receiver)] == ["cus", None]
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [("in_1AbCdEf", "in"), ("cus_Q1w2e3r4", "cus"), ("jenny_rosen@example.com", None)],
+)
+def test_snapshot_event_is_erased(receiver: Receiver, words: str, kind: str | None) -> None:
+    """The object in the event is erased, by its id, that of its customer, or an e-mail address.
+
+    The audit log does not have the beginning of the address.
+    """
+    fields = {"id": "in_1AbCdEf", "customer": OBJECT, "customer_email": "jenny_rosen@example.com"}
+    receiver.deliver(samples.snapshot_event("invoice.paid", event_id="evt_3", fields=fields))
+
+    assert run(receiver, "erase", "--object", words, *WHY, "--yes")[0] == 0
+
+    event = receiver.event("evt_3")
+    assert (event.body, event.state, event.concurrency_key) == (b"", "done", "event evt_3")
+    assert [target for _, target, _, _ in entries(receiver)] == [kind]
+    tables = str(raw_sql.select(receiver.services.settings.database_url, "events"))
+    assert words not in tables

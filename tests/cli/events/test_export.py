@@ -197,6 +197,21 @@ class TestFixture:
         assert status == 1
         assert "cannot be written (" in said
 
+    def test_fixture_of_a_snapshot_event(self, receiver: Receiver) -> None:
+        """The object in the event keeps its shape, and the fixture can be delivered."""
+        fields = {"email": "jane.roe@acme.org", "name": "Jane Roe", "object": "customer"}
+        event = samples.snapshot_event("customer.created", event_id="evt_s", fields=fields)
+        receiver.deliver(event)
+        status, said, _ = run(receiver, "export", "evt_s", "--fixture")
+        fixture = json.loads(said)
+        found = fixture["data"]["object"]
+        assert (status, set(found)) == (0, set(event["data"]["object"]))
+        assert (fixture["object"], found["object"]) == ("event", "customer")
+        assert "Jane" not in said
+        assert "acme" not in said
+        answer = receiver.deliver(fixture)
+        assert answer.json == {"success": True, "outcome": "fallback"}
+
     def test_refusals(self, receiver: Receiver) -> None:
         """It takes one event, which the inbox has with its body."""
         for arguments, words in (

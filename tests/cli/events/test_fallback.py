@@ -115,6 +115,27 @@ def test_events_of_the_new_module_run(taken: Make, processing: str) -> None:
     assert again.stdout.endswith("There is no event to run again.\n")
 
 
+@MODES
+def test_snapshot_event_of_the_new_module_runs(
+    make_receiver: Make, make_handlers: MakeHandlers, database_url: str, processing: str
+) -> None:
+    """A snapshot event without a module runs once its type has one, like a thin event."""
+    before = make_receiver(database_url=database_url)
+    event = samples.snapshot_event("customer.source.created", event_id="evt_1")
+    assert before.deliver(event).json == {"success": True, "outcome": "fallback"}
+    assert "no handler module" in run(before, "retry", "evt_1", "--yes").output
+    package = make_handlers(customer_source_created=MODULE.replace("notif", "event"))
+    receiver = make_receiver(
+        database_url=database_url, handlers_package=package, processing=processing
+    )
+
+    done = run(receiver, "retry", "--outcome", "fallback", "--yes")
+
+    assert done.stdout.startswith("1 event selected.\n")
+    work(receiver)
+    assert outcome(receiver, "evt_1") == ("done", "handled", 2)
+
+
 @pytest.mark.parametrize("selection", [["evt_1"], ["--outcome", "fallback", "--type", PAID]])
 def test_type_without_a_module_runs_only_again(taken: Make, selection: list[str]) -> None:
     """Without a module the fallback would take it once more."""

@@ -46,6 +46,21 @@ def show(receiver: Receiver, *options: str) -> list[str]:
     return runner.invoke(args=["events", "show", "evt_1", *options]).stdout.splitlines()
 
 
+def test_snapshot_event_is_shown(receiver: Receiver) -> None:
+    """The object in a snapshot event is shown as indented JSON. It can be listed by its id."""
+    event = samples.snapshot_event(
+        "customer.source.created", event_id="evt_1", account="acct_1", object_id="src_1"
+    )
+    receiver.deliver(event)
+    lines = show(receiver)
+    assert "type         customer.source.created" in lines
+    assert "context      acct_1" in lines
+    assert '      "id": "src_1",' in lines
+    runner = receiver.app.test_cli_runner()
+    listed = runner.invoke(args=["events", "list", "--object", "src_1"]).stdout
+    assert "evt_1" in listed
+
+
 def test_exception_is_shown_first(receiver: Receiver) -> None:
     """Behind it are the frames of the handler package. Others are left out."""
     deliver(receiver, 1)

@@ -62,6 +62,26 @@ def test_facts(ops: Browser) -> None:
     assert "1 delivery" in text
 
 
+def test_facts_of_a_snapshot_event(ops: Browser) -> None:
+    """A snapshot event has the same links: to the event, its account, its object and its type."""
+    event = samples.snapshot_event(
+        "customer.created", event_id="evt_1", account="acct_1", object_id="cus_1"
+    )
+    ops.receiver.deliver(event)
+    text = shown(ops)
+    for address in (
+        "/ops/events?type=customer.created",
+        "/ops/events?object=cus_1",
+        "/ops/events?context=acct_1",
+        "https://dashboard.stripe.com/acct_1/test/events/evt_1",
+        "https://dashboard.stripe.com/acct_1/test/customers/cus_1",
+    ):
+        assert f'href="{address}' in text
+    assert "&#34;api_version&#34;: &#34;" in text
+    answer = ops.get("/ops/events?object=cus_1&type=customer.created")
+    assert "evt_1" in answer.text
+
+
 def test_effects(ops: Browser) -> None:
     """What ``app.once`` recorded is there: a retry skips it."""
     deliver(ops)

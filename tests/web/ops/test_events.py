@@ -161,6 +161,7 @@ def test_actions(ops: Browser) -> None:
         ("acct_1", "/ops/events?context=acct_1"),
         ("acct_1/acct_2", "/ops/events?context=acct_1%2Facct_2"),
         (TYPE, f"/ops/events?type={TYPE}"),
+        ("customer.created", "/ops/events?type=customer.created"),
         ("0123456789ab", "/ops/groups/0123456789ab"),
         ("crashed.v1.invoice.paid", "/ops/groups/crashed.v1.invoice.paid"),
     ],
