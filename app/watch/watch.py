@@ -15,7 +15,7 @@ from app.inbox.findings import FAILING, OK, WARNING, Finding
 from app.processing.registry import Registry
 from app.settings import Settings
 from app.stripe_api.catalog import Kind
-from app.stripe_api.destinations import Expected, fetch_all, takes_thin
+from app.stripe_api.destinations import Expected, enabled, fetch_all, sent_kind
 from app.stripe_api.errors import StripeFailed, explained
 from app.watch import at_stripe, failing, gap
 from app.watch.at_stripe import Found
@@ -77,7 +77,8 @@ class Watch:
             dates.append(error.headers or {})
         else:
             here = at_stripe.pointing_here(found, self._settings.public_url)
-            expected = Expected(self._registry.types_of(Kind.THIN), self._settings.livemode)
+            types, kinds = self._registry.handled_types, self._registry.kinds
+            expected = Expected(types, self._settings.livemode, kinds=kinds)
             yield from at_stripe.destinations(here, expected, before)
         ahead = seconds_ahead(dates[0], begin, time.time())
         if ahead is not None:
@@ -90,13 +91,17 @@ class Watch:
 
     def _gap(self, here: list[EventDestination]) -> Iterator[Found]:
         """Yield the gap of the types that a destination sends here."""
-        sending = [each for each in here if each.status == "enabled" and takes_thin(each)]
-        sent = {type_ for each in sending for type_ in each.enabled_events}
-        types = sorted(self._registry.handled_types & sent)
-        if not types or self._inbox.reconciliation.has_leader(RECONCILER):
-            return
-        begin = min(datetime.fromisoformat(each.created).timestamp() for each in sending)
-        yield gap.find(self._client, self._inbox.reconciliation, types, not_before=begin)
+        sent = [each for kind in Kind if (each := self._sent(here, kind)).types]
+        if sent and not self._inbox.reconciliation.has_leader(RECONCILER):
+            yield gap.find(self._client, self._inbox.reconciliation, sent)
+
+    def _sent(self, here: list[EventDestination], kind: Kind) -> gap.Sent:
+        """Return the handled types of a kind that are sent here, and since when."""
+        sending = [each for each in here if each.status == "enabled" and sent_kind(each) is kind]
+        handled = self._registry.types_of(kind)
+        types = {type_ for each in sending for type_ in enabled(each, handled)}
+        begins = [datetime.fromisoformat(each.created).timestamp() for each in sending]
+        return gap.Sent(sorted(types), min(begins, default=0.0))
 
     def _remove_gone(self, before: Mapping[str, Finding], found: Mapping[str, Found]) -> None:
         """Remove the findings of destinations that are gone, and those that no longer apply."""
