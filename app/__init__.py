@@ -1,6 +1,7 @@
-"""A microservice that receives Stripe's event notifications.
+"""A microservice that receives Stripe's events.
 
-Handler modules need two names of this package at most: ``GiveUp`` and ``RetryLater``.
+Handler modules need four names of this package at most: ``GiveUp``, ``RetryLater``,
+``idempotency_key`` and ``once``.
 """
 
 from __future__ import annotations
@@ -8,13 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from app.errors import GiveUp, RetryLater
+from app.idempotency import idempotency_key, once
 
 if TYPE_CHECKING:
     from flask import Flask
 
     from app.settings import Settings
 
-__all__ = ["GiveUp", "RetryLater", "create_app"]
+__all__ = ["GiveUp", "RetryLater", "create_app", "idempotency_key", "once"]
 
 
 def create_app(settings: Settings | None = None) -> Flask:

@@ -81,7 +81,7 @@ class DeliveryError(Exception):
 
 
 class Refused(DeliveryError):
-    """The delivery is not authentic, or not an event notification. Nothing was recorded."""
+    """The delivery is not authentic, or no event. Nothing was recorded."""
 
     status = 400
     outcome = Outcome.REFUSED

@@ -49,6 +49,8 @@ from app.web.refusals import RefusalLog
 RELEASE_SECONDS = 5.0
 #: Seconds between two searches for due events of paused types.
 PARK_SECONDS = 1.0
+#: Seconds between two searches for missing indexes.
+INDEXES_SECONDS = 300.0
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -164,6 +166,7 @@ def _make_runner(  # noqa: PLR0913, PLR0917 - the services, in the order of thei
         handlers,
         client,
         inbox.claims,
+        inbox.effects,
         leases=parts.leases,
         deferred=parts.deferred,
         watchdog=parts.watchdog,
@@ -191,6 +194,8 @@ def _make_maintenance(  # noqa: PLR0913, PLR0917 - as above
         *retention.tasks(settings, inbox, stopping),
         *watch_tasks(settings, handlers, inbox, client),
     ]
+    if settings.migrate == "auto":
+        tasks.append(Task("indexes", INDEXES_SECONDS, inbox.indexes.build, at_start=True))
     if settings.is_queue:
         tasks.append(Task("paused_types", PARK_SECONDS, inbox.administration.park))
     return Maintenance(tasks, inbox.reconciliation, stopping)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Container
 from types import TracebackType
 from typing import Any
 
@@ -48,15 +50,22 @@ def _log_fields(line: str) -> dict[str, Any] | None:
     return fields if isinstance(fields, dict) else None
 
 
-def behind(traceback: TracebackType | None, file: str) -> TracebackType | None:
-    """Return the traceback from the frame on that the last frame of ``file`` has called.
+def behind(traceback: TracebackType | None, files: Container[str]) -> TracebackType | None:
+    """Return the traceback from the frame on that the last frame of these ``files`` has called.
 
-    Without such a frame it is the whole ``traceback``.
+    Frames of ``contextlib`` there are left out: they lead to a context manager. Without such a
+    frame it is the whole ``traceback``.
     """
     found = traceback
     each = traceback
     while each is not None:
-        if each.tb_frame.f_code.co_filename == file and each.tb_next is not None:
+        if _file(each) in files and each.tb_next is not None:
             found = each.tb_next
         each = each.tb_next
+    while found is not None and found.tb_next is not None and _file(found) == contextlib.__file__:
+        found = found.tb_next
     return found
+
+
+def _file(traceback: TracebackType) -> str:
+    return traceback.tb_frame.f_code.co_filename

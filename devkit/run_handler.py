@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from app.processing import registry
+from app import idempotency, log
+from app.processing import around, handler_module, registry
 from app.processing.registry import Callback, HandlerModule, Registry
 from app.settings import Settings
 from app.stripe_api.catalog import Kind, kind_of
@@ -14,6 +15,9 @@ from app.stripe_api.client import build_client
 from devkit import samples
 from devkit.failures import behind
 from devkit.stripe_api import StripeApi
+
+#: The files whose frames lead to the callback.
+LEADING = frozenset({__file__, handler_module.__file__, around.__file__})
 
 
 class RunHandler:
@@ -27,6 +31,7 @@ class RunHandler:
         self._settings = settings
         self._api = api
         self._full = full
+        self._effects = _Effects()
 
     def __call__(
         self,
@@ -39,11 +44,13 @@ class RunHandler:
     ) -> Any:
         """Call ``handle`` of ``module`` with a typed event, and return the event.
 
-        The event is a notification, or the ``stripe.Event`` of a snapshot module. An exception of
-        the callback is not caught. Only the two fallbacks need ``event_type``. For the other
-        arguments see ``Deliver``. Raises ``StartError`` for a module that would prevent the start
-        of the service.
+        The event is a notification, or the ``stripe.Event`` of a snapshot module. It runs within
+        ``around`` of its package, as in the service. This object keeps the effects that
+        ``app.once`` records. An exception is not caught. Only the two fallbacks need
+        ``event_type``. For the other arguments see ``Deliver``. Raises ``StartError`` for a module
+        that would prevent the start of the service.
         """
+        self._configure_log()
         checked = registry.check(module)
         asked = event_type or checked.event_type
         is_fallback = checked.event_type in registry.FALLBACKS
@@ -56,12 +63,18 @@ class RunHandler:
         )
         __tracebackhide__ = not self._full
         try:
-            router.route(asked, samples.encode(body))
+            with idempotency.recording(body["id"], self._effects):
+                router.route(asked, samples.encode(body))
         except Exception as error:
             if not self._full:
-                error.__traceback__ = behind(error.__traceback__, __file__)
+                error.__traceback__ = behind(error.__traceback__, LEADING)
             raise
         return seen[0]
+
+    def _configure_log(self) -> None:
+        """Set up the log as the service does. At each call, because capsys replaces the stream."""
+        given = self._settings
+        log.configure(given.log_level, given.log_format, package=given.handlers_package)
 
 
 def sample_body(
@@ -77,6 +90,19 @@ def _noting(module: HandlerModule, seen: list[Any]) -> Callback:
 
     def call(event: Any, *others: object) -> None:
         seen.append(event)
-        module.callback(event, *others)
+        module.run(event, *others)
 
     return call
+
+
+class _Effects:
+    """The effects of all calls of one ``RunHandler``, in memory."""
+
+    def __init__(self) -> None:
+        self._recorded: set[tuple[str, str]] = set()
+
+    def is_recorded(self, event_id: str, purpose: str) -> bool:
+        return (event_id, purpose) in self._recorded
+
+    def record(self, event_id: str, purpose: str) -> None:
+        self._recorded.add((event_id, purpose))

@@ -30,7 +30,9 @@ def handle(
     """Fetch {fetched}, and log a line.
 
     If this returns, the event is done. If it raises, the event is retried. If it raises
-    app.GiveUp("reason"), the event is dead.
+    app.GiveUp("reason"), the event is dead. A retry must not repeat what was done: send
+    app.idempotency_key(notif, "purpose") with each request that changes something at Stripe, and
+    do everything else in app.once(notif, "purpose").
     """
 {body}
     log.info(

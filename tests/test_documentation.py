@@ -16,7 +16,10 @@ from flask import Flask
 from stripe.params import _webhook_endpoint_create_params as endpoint_params
 
 from app.alerts import texts
+from app.setting_fields import table
+from app.settings import Settings
 from app.states import OF_DELIVERIES, SUCCESSES, Outcome
+from app.web.body_budget import FREE_BYTES, WAITING_BODIES, BodyBudget
 from app.web.bridge import NO_ROUTE
 from app.web.gunicorn_private import REASONS
 from benchmarks import chart
@@ -33,6 +36,7 @@ OPERATIONS = "docs/operations.md"
 #: Files that the pages show whole, for the reader to write.
 SHOWN = set(pages.files("README.md", "docs/handlers.md", "docs/tracing.md"))
 HANDLER = "def handle(notif, client): pass\n"
+SNAPSHOT = "customer.source.created"
 ARCHITECTURE = "docs/architecture.md"
 DECISIONS = "docs/adr/README.md"
 #: The rooms that the picture of the rooms shows. Many rooms use the three others.
@@ -360,12 +364,25 @@ class TestExamples:
         sentence = f"{len(lacking)} of the {len(types)} snapshot types have no thin form"
         assert sentence in PAGES["README.md"], stripe.VERSION
 
-    def test_refusal_of_a_snapshot_event(self, receiver: Receiver) -> None:
-        """The sentence in the documentation is the one of the answer."""
-        answer = receiver.deliver({"id": "evt_1", "object": "event", "type": "customer.created"})
-        assert answer.status_code == 400
-        assert answer.json is not None
-        assert answer.json["error"] in PAGES["docs/destinations-and-doctor.md"]
+    def test_both_kinds_are_taken(self, receiver: Receiver) -> None:
+        """The front page's first sentence names the kinds of events that the service takes."""
+        assert "receives **events from Stripe, thin and snapshot**" in PAGES["README.md"]
+        for body in (samples.notification("v1.customer.created"), samples.snapshot_event(SNAPSHOT)):
+            answer = receiver.deliver(body)
+            assert answer.json == {"success": True, "outcome": "fallback"}
+
+    def test_limits_of_bodies(self) -> None:
+        """The pages name the limit of a body and of all large ones. The shipped nginx has more."""
+        settings = {each.name: each.metadata["default"] for each in table(Settings)}
+        limit, threads = int(settings["max_body_bytes"]), int(settings["web_threads"])
+        together = BodyBudget(limit, threads).free
+        assert WAITING_BODIES == 32
+        assert f"| body | {limit:,} bytes, or" in PAGES["docs/deploy.md"]
+        assert f"of the largest size: {together // 1_000_000} MB |" in PAGES["docs/deploy.md"]
+        assert f"without the first {FREE_BYTES:,} bytes of each" in PAGES["docs/deploy.md"]
+        nginx = (ROOT / "deploy" / "compose" / "nginx.conf").read_text(encoding="utf-8")
+        assert "client_max_body_size 1m;" in nginx
+        assert limit < 2**20
 
     def test_operations(self, make_receiver: MakeReceiver) -> None:
         """The commands on the operations page show what the page shows."""

@@ -17,11 +17,13 @@ from app.inbox.alerts import Alerts
 from app.inbox.audit import Audit, AuditEntry
 from app.inbox.claims import Claims
 from app.inbox.deliveries import Deliveries
+from app.inbox.effects import Effect, Effects
 from app.inbox.engine.findings import Findings
 from app.inbox.erasure import Erasure
 from app.inbox.findings import WatchFindings
 from app.inbox.gauges import Gauges, read_gauges
 from app.inbox.groups import Groups
+from app.inbox.indexes import Indexes
 from app.inbox.migrate import Revisions
 from app.inbox.models import (
     Attempt,
@@ -48,6 +50,7 @@ __all__ = [
     "Attempt",
     "AuditEntry",
     "Claim",
+    "Effect",
     "Event",
     "Failure",
     "Gauges",
@@ -79,7 +82,9 @@ class Inbox:
         self._store = Store(url, **options)
         self.deliveries = Deliveries(self._store)
         self.groups = Groups(self._store)
+        self.indexes = Indexes(self._store)
         self.claims = Claims(self._store)
+        self.effects = Effects(self._store)
         self.rescue = Rescue(self._store)
         self.audit = Audit(self._store)
         self.administration = Administration(self._store)

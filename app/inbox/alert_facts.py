@@ -29,7 +29,7 @@ DAYS = 7
 #: What an attempt of the latest failure did, where its group has no place in the code.
 _CAUSES = {
     Outcome.GAVE_UP: "given up",
-    Outcome.UNREADABLE: "the SDK cannot read the notification",
+    Outcome.UNREADABLE: "the SDK cannot read the body",
     Outcome.EXHAUSTED: "the last attempt failed",
     Outcome.CRASHED: "the process crashed",
     Outcome.UNRECORDED: "the inbox cannot store the result",

@@ -8,6 +8,7 @@ from typing import Any
 
 from app.inbox.models import Attempt, Event
 from app.inbox.sql import administration
+from app.inbox.sql import effects as effect_statements
 from app.inbox.sql import erasure as statements
 from app.inbox.store import Store
 
@@ -25,8 +26,8 @@ class Erasure:
     def find(self, words: str) -> Iterator[Event]:
         """Yield the events whose content has the id ``words``, in any state.
 
-        It looks at bodies, related objects, accounts, reasons, tracebacks of all attempts, and the
-        reasons of retries. ``cus_1`` is not found in ``cus_12``.
+        It looks at bodies, related objects, accounts, reasons, tracebacks of all attempts, the
+        reasons of retries, and the purposes of effects. ``cus_1`` is not found in ``cus_12``.
         """
         whole = re.compile(rf"(?<![A-Za-z0-9]){re.escape(words)}(?![A-Za-z0-9])")
         seen: set[str] = set()
@@ -47,7 +48,11 @@ class Erasure:
         self._store.write(statements.ERASE_RETRIES, event_id=event.id)
         names: dict[str, Any] = {"seen_attempt": event.attempt, "empty": b"", "words": words}
         names["event_id"] = event.id
-        return self._store.write(statements.ERASE, durable=True, **names) is not None
+        if self._store.write(statements.ERASE, durable=True, **names) is None:
+            return False
+        # Now no attempt reads them any more. If this is interrupted, they are found again.
+        self._store.write(statements.ERASE_EFFECTS, durable=True, event_id=event.id, words=words)
+        return True
 
     def erase_audit(self, words: str) -> None:
         """Erase the targets and reasons in the audit log that have the ``words``."""
@@ -71,6 +76,7 @@ class Erasure:
             after_at, after_id = rows[-1].received_at, rows[-1].id
         yield from self._in_attempts(words)
         yield from (row.event_id for row in self._store.read(statements.RETRIES, words=words))
+        yield from self._in_effects(words)
 
     def _in_attempts(self, words: str) -> Iterator[str]:
         after_id, after_attempt = "", 0
@@ -87,6 +93,21 @@ class Erasure:
                 return
             after_id, after_attempt = rows[-1].event_id, rows[-1].attempt
 
+    def _in_effects(self, words: str) -> Iterator[str]:
+        after_id, after_purpose = "", ""
+        while True:
+            rows = self._store.read(
+                statements.NEXT_EFFECTS,
+                words=words,
+                after_id=after_id,
+                after_purpose=after_purpose,
+                rows=ROWS,
+            )
+            yield from (row.event_id for row in rows if row.is_found)
+            if len(rows) < ROWS:
+                return
+            after_id, after_purpose = rows[-1].event_id, rows[-1].purpose
+
     def _read(self, event_id: str) -> Event | None:
         rows = self._store.read(administration.FIND, event_id=event_id)
         return Event.of(rows[0]) if rows else None
@@ -102,3 +123,5 @@ class Erasure:
             yield from filter(None, (attempt.reason, attempt.traceback))
         for row in self._store.read(administration.RETRIES, event_id=event.id):
             yield row.why or ""
+        for row in self._store.read(effect_statements.OF_EVENT, event_id=event.id):
+            yield row.purpose

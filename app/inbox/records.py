@@ -1,4 +1,4 @@
-"""The JSON form of a whole event: its row, its attempts and its retries.
+"""The JSON form of a whole event: its row, its attempts, retries and effects.
 
 Times are ISO 8601 in UTC with microseconds. A body that is no UTF-8 is in ``body_base64``. Leases
 are left out: a claim holds in its own inbox only.
@@ -104,6 +104,7 @@ _ATTEMPT: Mapping[str, _Convert] = {
     "release": _name,
 }
 _RETRY: Mapping[str, _Convert] = {"at": _time, "by": _name, "why": _text}
+_EFFECT: Mapping[str, _Convert] = {"purpose": _name, "at": _time}
 
 #: The fields that can be null, and can be missing.
 _NULLABLE = frozenset(
@@ -114,17 +115,17 @@ _NULLABLE = frozenset(
 )
 _TIMES = frozenset(
     name
-    for fields in (_EVENT, _ATTEMPT, _RETRY)
+    for fields in (_EVENT, _ATTEMPT, _RETRY, _EFFECT)
     for name in fields
     if name == "at" or name.endswith("_at")
 )
 _BODIES = ("body", "body_base64")
-_HISTORY = ("attempts", "retries")
+_HISTORY = ("attempts", "retries", "effects")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An event with its attempts that ended before the latest one, and its retries by people.
+    """An event with its attempts before the latest one, its retries by people, and its effects.
 
     Each row has the columns of its table.
     """
@@ -132,6 +133,7 @@ class Record:
     event: Row
     attempts: list[Row]
     retries: list[Row]
+    effects: list[Row]
 
     @property
     def event_id(self) -> str:
@@ -139,13 +141,20 @@ class Record:
         return str(self.event["id"])
 
 
-def write_record(event: Row, attempts: Iterable[Row], retries: Iterable[Row]) -> Row:
-    """Return the JSON object of an event, from the columns of its rows."""
+def write_record(
+    event: Row, attempts: Iterable[Row], retries: Iterable[Row], effects: Iterable[Row]
+) -> Row:
+    """Return the JSON object of an event, from the columns of its rows.
+
+    Without effects, it is the one of the version before, which can import it.
+    """
+    done = [_written(each, _EFFECT) for each in effects]
     return {
         **_written(event, _EVENT),
         **_written_body(event["body"]),
         "attempts": [_written(each, _ATTEMPT) for each in attempts],
         "retries": [_written(each, _RETRY) for each in retries],
+        **({"effects": done} if done else {}),
     }
 
 
@@ -182,10 +191,14 @@ def read_record(line: bytes) -> Record:
     history = {name: _list(name, values.pop(name, [])) for name in _HISTORY}
     body = _read_body(values)
     values = {**_defaults(values), **values}
+    ended = [_read(each, _ATTEMPT) for each in history["attempts"]]
+    if len({each["attempt"] for each in ended}) < len(ended):
+        raise ValueError("has two attempts of one number")
     return Record(
         {**_read(values, _EVENT), "body": body},
-        [_read(each, _ATTEMPT) for each in history["attempts"]],
+        ended,
         [_read(each, _RETRY) for each in history["retries"]],
+        [_read(each, _EFFECT) for each in history["effects"]],
     )
 
 

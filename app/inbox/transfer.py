@@ -1,4 +1,4 @@
-"""The inbox for exports and imports: whole events, with their attempts and retries."""
+"""The inbox for exports and imports: whole events, with their attempts, retries and effects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.inbox.models import before_parking
 from app.inbox.records import Record, Row, write_record
 from app.inbox.sql import transfer as statements
 from app.inbox.sql.reconcile import KNOWN
-from app.inbox.sql.schema import attempts, retries
+from app.inbox.sql.schema import attempts, effects, retries
 from app.inbox.store import Store
 from app.states import Outcome, State
 
@@ -50,8 +50,9 @@ class Transfer:
         found = {row.id: _event(row) for row in self._store.read(statements.EVENTS, ids=ids)}
         ended = self._by_event(statements.ATTEMPTS, ids)
         asked = self._by_event(statements.RETRIES, ids)
+        done = self._by_event(statements.EFFECTS, ids)
         there = [each for each in ids if each in found]
-        return [write_record(found[each], ended[each], asked[each]) for each in there]
+        return [write_record(found[each], ended[each], asked[each], done[each]) for each in there]
 
     def _by_event(self, statement: sa.Executable, ids: list[str]) -> dict[str, list[Row]]:
         rows = defaultdict(list)
@@ -80,7 +81,10 @@ class Transfer:
                 schema_translate_map={None: self._store.engine.schema}
             )
             added = {row.id for row in target.execute(statements.ADD.values(rows))}
-            for table, name in ((attempts, "attempts"), (retries, "retries")):
+            for table, name in (
+                *((attempts, "attempts"), (retries, "retries")),
+                (effects, "effects"),
+            ):
                 history = [
                     {**row, "event_id": each.event_id}
                     for each in records

@@ -32,8 +32,10 @@ UNKNOWN = "unknown"
 _ROOT = re.compile(r"^.*/(?:(?:site|dist)-packages|python3\.[0-9]+)/")
 _SDK = "stripe/"
 
-#: The module that calls the SDK's handler, and that the SDK's handler calls.
-_RUNNER = "app.processing.runner"
+#: The modules that call the SDK's handler, and that lead from it to the callback.
+_CALLERS = frozenset(
+    f"app.processing.{each}" for each in ("runner", "router", "handler_module", "around")
+)
 
 
 class Cause(NamedTuple):
@@ -136,8 +138,8 @@ def _other_origin(error: BaseException, package: str) -> _Origin:
     lines = _lines(error, package)
     if not lines:
         return _Origin(_name(error), UNKNOWN, "", "", 0)
-    # The SDK's lines before the runner's last one only lead to the callback.
-    ours = [at for at, each in enumerate(lines) if each.module == _RUNNER]
+    # The SDK's lines before the last one of these only lead to the callback.
+    ours = [at for at, each in enumerate(lines) if each.module in _CALLERS]
     inside = lines[ours[-1] + 1 :] if ours else lines
     sdk = [each for each in inside if each.file.startswith(_SDK)]
     return (sdk or inside or lines)[-1].origin(_name(error))

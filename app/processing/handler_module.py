@@ -10,12 +10,14 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
 import stripe
 
+from app.processing.around import Around
 from app.stripe_api.catalog import (
     EVENT_TYPE_SHAPE,
     Kind,
@@ -40,17 +42,35 @@ _OF_FALLBACK = ("notif", "client", "details")
 
 @dataclass(frozen=True, slots=True)
 class HandlerModule:
-    """One handler module: its event type, file, first line of documentation, and callback."""
+    """One handler module: its event type, file, first line of documentation, and callback.
+
+    ``around`` is the hook that its callback runs in, None if the package has none.
+    """
 
     event_type: str
     file: str
     summary: str
     callback: Callback
+    around: Around | None = None
 
     @property
     def kind(self) -> Kind:
         """The kind of the events that it takes."""
         return kind_of(self.event_type)
+
+    def run(self, event: Any, client: Any, *details: Any) -> None:
+        """Run the callback, within the hook if there is one. Raises what one of them raises."""
+        call = partial(self._call, event, client, *details)
+        if self.around is None:
+            call()
+        else:
+            self.around.run(call, event, client)
+
+    def _call(self, *arguments: Any) -> None:
+        result = self.callback(*arguments)
+        if inspect.isawaitable(result):
+            getattr(result, "close", lambda: None)()
+            raise TypeError(f"{self.file}: handle returned an awaitable, which never ran")
 
 
 class ModuleProblem(Exception):
@@ -97,7 +117,7 @@ def callback(event_type: str, module: ModuleType) -> Callback:
     if not callable(handle):
         raise ModuleProblem(f"handle is not a function. Define {wanted}")
     _refuse_async(handle, wanted)
-    _check_parameters(handle, parameters, wanted)
+    check_parameters(handle, "handle", parameters, wanted)
     return cast("Callback", handle)
 
 
@@ -133,33 +153,36 @@ def _unknown_type(name: str) -> str:
 def _refuse_async(handle: Callback, wanted: str) -> None:
     """Raise ``ModuleProblem`` when a call of ``handle`` would return before any of its code ran."""
     if inspect.iscoroutinefunction(handle) or inspect.isasyncgenfunction(handle):
-        raise ModuleProblem(f"{_line_of(handle)}handle is async and would never run. Use {wanted}")
+        raise ModuleProblem(f"{line_of(handle)}handle is async and would never run. Use {wanted}")
     if inspect.isgeneratorfunction(handle):
         raise ModuleProblem(
-            f"{_line_of(handle)}handle has a yield and would never run. Remove the yield"
+            f"{line_of(handle)}handle has a yield and would never run. Remove the yield"
         )
 
 
-def _check_parameters(handle: Callback, parameters: tuple[str, ...], wanted: str) -> None:
-    signature = inspect.signature(handle)
+def check_parameters(
+    function: Callback, name: str, parameters: tuple[str, ...], wanted: str
+) -> None:
+    """Raise ``ModuleProblem`` unless ``function``, of this ``name``, takes the ``parameters``."""
+    signature = inspect.signature(function)
     try:
         bound = signature.bind(*parameters)
     except TypeError:
         raise ModuleProblem(
-            f"{_line_of(handle)}handle{signature} has the wrong parameters. Use {wanted}"
+            f"{line_of(function)}{name}{signature} has the wrong parameters. Use {wanted}"
         ) from None
     # Each position was bound to its own name, so another name shows that two are swapped.
     if any(
-        value in parameters and value != name
-        for name, value in bound.arguments.items()
-        if name in parameters
+        value in parameters and value != parameter
+        for parameter, value in bound.arguments.items()
+        if parameter in parameters
     ):
         raise ModuleProblem(
-            f"{_line_of(handle)}handle has its parameters in another order. Use {wanted}"
+            f"{line_of(function)}{name} has its parameters in another order. Use {wanted}"
         )
 
 
-def _line_of(function: Callback) -> str:
+def line_of(function: Callback) -> str:
     """Return the line of a definition, as ``line 3: ``, or nothing."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     return f"line {code.co_firstlineno}: " if code else ""

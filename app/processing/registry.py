@@ -16,7 +16,8 @@ import stripe
 
 from app import text
 from app.errors import StartError
-from app.processing import handler_module
+from app.processing import around_module, handler_module
+from app.processing.around import AROUND, Around
 from app.processing.handler_module import (
     FALLBACK,
     FALLBACKS,
@@ -55,6 +56,11 @@ class Registry:
     modules: tuple[HandlerModule, ...]
     fallback: HandlerModule
     snapshot_fallback: HandlerModule | None = None
+
+    @property
+    def around(self) -> Around | None:
+        """The hook that all callbacks run in, None if the package has none."""
+        return self.fallback.around
 
     @property
     def handled_types(self) -> frozenset[str]:
@@ -111,14 +117,15 @@ def load(package_name: str, redact: text.Redact = text.redact_shapes) -> Registr
 
 
 def check(module: ModuleType) -> HandlerModule:
-    """Check one imported handler module, as ``load`` does.
+    """Check one imported handler module, and the hook of its package, as ``load`` does.
 
     Raises ``StartError`` when the service would not start with it.
     """
     package_name, _, name = module.__name__.rpartition(".")
     loader = _Loader(package_name)
+    loader.load_hook()
     checked = loader.check(name, module)
-    if checked is None:
+    if checked is None or loader.problems:
         raise StartError("The handler module cannot be used:", loader.problems)
     return checked
 
@@ -129,12 +136,15 @@ class _Loader:
     def __init__(self, package_name: str, redact: text.Redact = text.redact_shapes) -> None:
         self._package_name = package_name
         self._redact = redact
+        self._around: Around | None = None
         self.problems: list[str] = []
 
     def load(self) -> Registry:
         """Return the registry. Raises ``StartError`` with all problems."""
         names = self._names()
-        modules = [module for name in names if (module := self.check(name))]
+        self.load_hook()
+        handlers = [name for name in names if name != AROUND]
+        modules = [module for name in handlers if (module := self.check(name))]
         self._refuse_two_for_one_type(modules)
         fallbacks = {each.event_type: each for each in modules if each.event_type in FALLBACKS}
         fallback = fallbacks.get(FALLBACK)
@@ -145,6 +155,16 @@ class _Loader:
         typed = [each for each in modules if each.event_type not in fallbacks]
         typed.sort(key=lambda module: module.event_type)
         return Registry(tuple(typed), fallback, fallbacks.get(SNAPSHOT_FALLBACK))
+
+    def load_hook(self) -> None:
+        """Load the hook of the package for its modules, or add its problem. It is optional."""
+        if AROUND not in self._names():
+            return
+        try:
+            module = handler_module.load(self._package_name, AROUND)
+            self._around = around_module.load(self._file(AROUND), module)
+        except ModuleProblem as problem:
+            self._add(AROUND, str(problem))
 
     def _add(self, name: str, problem: str) -> None:
         self.problems.append(f"{self._file(name)}: {self._safe(problem)}")
@@ -180,7 +200,8 @@ class _Loader:
         except ModuleProblem as problem:
             self._add(name, str(problem))
             return None
-        return HandlerModule(event_type, self._file(name), handler_module.summary(module), callback)
+        summary = handler_module.summary(module)
+        return HandlerModule(event_type, self._file(name), summary, callback, self._around)
 
     def _refuse_two_for_one_type(self, modules: list[HandlerModule]) -> None:
         files: dict[str, list[str]] = {}

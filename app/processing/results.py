@@ -90,7 +90,7 @@ class Classifier:
     def classify(self, claim: Claim, error: BaseException, *, entered: bool) -> Result:
         """Return the result for this ``error``, and log it. Raises nothing.
 
-        ``entered``: the callback raised it. Otherwise reading the notification did.
+        ``entered``: the callback raised it. Otherwise reading the body did.
         """
         try:
             return self._classify(claim, error, entered=entered)

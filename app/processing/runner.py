@@ -6,7 +6,6 @@ and one router per process, shared by all threads.
 
 from __future__ import annotations
 
-import inspect
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +16,9 @@ from typing import Any
 import stripe
 import structlog
 
+from app import idempotency
 from app.errors import CallbackFailed, InboxUnavailable
+from app.idempotency import EffectRecords
 from app.inbox import Claim, Failure
 from app.inbox.claims import Claims
 from app.processing.deferred_results import DeferredResults
@@ -57,6 +58,7 @@ class Runner:
         registry: Registry,
         client: stripe.StripeClient,
         claims: Claims,
+        effects: EffectRecords,
         *,
         leases: Leases,
         deferred: DeferredResults,
@@ -72,6 +74,7 @@ class Runner:
         """
         self._on_attempt = on_attempt
         self._claims = claims
+        self._effects = effects
         self._leases = leases
         self._deferred = deferred
         self._watchdog = watchdog
@@ -132,7 +135,8 @@ class Runner:
     def _handle(self, run: _Run) -> None:
         _current.set(run)
         fetch_cache.begin()
-        with forks.ending_in_the_block():
+        effects = idempotency.recording(run.claim.event_id, self._effects)
+        with effects, forks.ending_in_the_block():
             self._router.route(run.claim.type, run.claim.body)
 
     def _record_or_defer(self, claim: Claim, record: Callable[[], bool]) -> None:
@@ -177,22 +181,18 @@ def _is_main_thread() -> bool:
 def _wrap(module: HandlerModule) -> Callback:
     """Return the module's callback for the router.
 
-    It notes that the callback was entered. An error before that comes from reading the
-    notification, an error after it from the callback: their types do not tell them apart.
+    It notes that the callback or its hook was entered. An error before that comes from reading the
+    body, an error after it from one of them: their types do not tell them apart.
     """
-    callback = module.callback
     success = Outcome.FALLBACK if module.event_type in FALLBACKS else Outcome.HANDLED
 
-    def call(notif: Any, client: stripe.StripeClient, *details: Any) -> None:
+    def call(event: Any, client: stripe.StripeClient, *details: Any) -> None:
         run = _current.get()
-        # The SDK unwraps envelopes of other services, and reads the notification inside.
-        if (notif.id, notif.type) != (run.claim.event_id, run.claim.type):
+        # The SDK unwraps envelopes of other services, and reads the event inside.
+        if (event.id, event.type) != (run.claim.event_id, run.claim.type):
             raise ValueError("the body is of another event than the one recorded")
         run.entered = True
-        result = callback(notif, client, *details)
-        if inspect.isawaitable(result):
-            getattr(result, "close", lambda: None)()
-            raise TypeError(f"{module.file}: handle returned an awaitable, which never ran")
+        module.run(event, client, *details)
         run.success = success
 
     return call

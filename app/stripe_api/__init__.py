@@ -1,1 +1,1 @@
-"""All that the service needs of Stripe: signatures, notifications, event types, and the API."""
+"""All that the service needs of Stripe: signatures, bodies of events, event types, and the API."""

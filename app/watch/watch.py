@@ -90,18 +90,30 @@ class Watch:
         yield at_stripe.key(self._settings.key_kind, forbidden, before.get(at_stripe.KEY))
 
     def _gap(self, here: list[EventDestination]) -> Iterator[Found]:
-        """Yield the gap of the types that a destination sends here."""
-        sent = [each for kind in Kind if (each := self._sent(here, kind)).types]
-        if sent and not self._inbox.reconciliation.has_leader(RECONCILER):
-            yield gap.find(self._client, self._inbox.reconciliation, sent)
+        """Yield the gap of the types that a destination sends here, for each account."""
+        sources = [each for kind in Kind for each in self._sources(here, kind) if each.types]
+        if sources and not self._inbox.reconciliation.has_leader(RECONCILER):
+            yield gap.find(self._client, self._inbox.reconciliation, sources)
 
-    def _sent(self, here: list[EventDestination], kind: Kind) -> gap.Sent:
-        """Return the handled types of a kind that are sent here, and since when."""
+    def _sources(self, here: list[EventDestination], kind: Kind) -> Iterator[gap.Source]:
+        """Yield what is sent here of one kind: for the key's account, then for connected ones."""
         sending = [each for each in here if each.status == "enabled" and sent_kind(each) is kind]
+        own = [each for each in sending if {*(each.events_from or [])} != {"@accounts"}]
+        connected = [each for each in sending if {*(each.events_from or [])} - {"@self"}]
+        yield self._source("", kind, own)
+        if connected:
+            accounts = self._inbox.reconciliation.recent_accounts(
+                gap.ACCOUNTS, livemode=self._settings.livemode
+            )
+            for account in accounts:
+                yield self._source(account, kind, connected)
+
+    def _source(self, account: str, kind: Kind, sending: list[EventDestination]) -> gap.Source:
+        """Return the handled types that these destinations send for an account, and since when."""
         handled = self._registry.types_of(kind)
         types = {type_ for each in sending for type_ in enabled(each, handled)}
         begins = [datetime.fromisoformat(each.created).timestamp() for each in sending]
-        return gap.Sent(sorted(types), min(begins, default=0.0))
+        return gap.Source(account, tuple(sorted(types)), min(begins, default=0.0))
 
     def _remove_gone(self, before: Mapping[str, Finding], found: Mapping[str, Found]) -> None:
         """Remove the findings of destinations that are gone, and those that no longer apply."""

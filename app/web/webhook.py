@@ -34,7 +34,7 @@ blueprint = Blueprint("webhook", __name__)
     WEBHOOK_PATH, strict_slashes=False, merge_slashes=False, provide_automatic_options=False
 )
 def receive() -> Response:
-    """Take one delivery of an event notification (https://docs.stripe.com/webhooks)."""
+    """Take one delivery of an event (https://docs.stripe.com/webhooks)."""
     started = time.perf_counter()
     delivery = Delivery()
     parts = services()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from devkit.cli.events_fixture import export
 from devkit.cli.events_send import send
 from devkit.cli.handlers_new import new
+from devkit.cli.handlers_suggest import suggest
 from devkit.cli.handlers_types import types
 
 if TYPE_CHECKING:
@@ -18,4 +19,5 @@ def register(events: AppGroup, handlers: AppGroup) -> None:
     events.add_command(export)  # with one option more
     events.add_command(send)
     handlers.add_command(new)
+    handlers.add_command(suggest)
     handlers.add_command(types)

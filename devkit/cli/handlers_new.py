@@ -40,11 +40,9 @@ def new(event_type: str, *, untyped: bool) -> None:
     Existing files are never overwritten.
     """
     _check_type(event_type, untyped=untyped)
-    place = _place(services().settings.handlers_package, event_type)
-    _refuse_second(services().registry, event_type, place)
-    templates = scaffold if kind_of(event_type) is Kind.THIN else snapshot_scaffold
-    _write(place.module, templates.module_text(event_type))
-    _write(place.test, templates.test_text(event_type))
+    place = place_of(services().settings.handlers_package, event_type)
+    refuse_second(services().registry, event_type, place)
+    write_files(event_type, place)
     _say_what_is_next(event_type, place)
 
 
@@ -70,7 +68,7 @@ def _check_type(event_type: str, *, untyped: bool) -> None:
     )
 
 
-def _place(package_name: str, event_type: str) -> Place:
+def place_of(package_name: str, event_type: str) -> Place:
     """Return the paths. The package ``a.b`` has its tests in ``tests/a/b`` beside ``a``."""
     package = Path(importlib.import_module(package_name).__path__[0])
     names = package_name.split(".")
@@ -79,12 +77,19 @@ def _place(package_name: str, event_type: str) -> Place:
     return Place(package / name, tests / f"test_{name}")
 
 
-def _refuse_second(registry: Registry, event_type: str, place: Place) -> None:
+def refuse_second(registry: Registry, event_type: str, place: Place) -> None:
     """Refuse to overwrite a file, and to write a second module for one type."""
     files = [module.file for module in registry.modules if module.event_type == event_type]
-    existing = [*files, *(_shown(file) for file in (place.module, place.test) if file.exists())]
+    existing = [*files, *(shown(file) for file in (place.module, place.test) if file.exists())]
     if existing:
         raise click.ClickException(f"{existing[0]} already exists. Nothing was written")
+
+
+def write_files(event_type: str, place: Place) -> None:
+    """Write the module and its test, and print their paths."""
+    templates = scaffold if kind_of(event_type) is Kind.THIN else snapshot_scaffold
+    _write(place.module, templates.module_text(event_type))
+    _write(place.test, templates.test_text(event_type))
 
 
 def _write(file: Path, text: str) -> None:
@@ -95,12 +100,12 @@ def _write(file: Path, text: str) -> None:
             stream.write(text)
     except OSError as error:
         raise click.ClickException(
-            f"{_shown(file)} could not be written: {error.strerror}"
+            f"{shown(file)} could not be written: {error.strerror}"
         ) from None
-    say(f"Wrote {_shown(file)}")
+    say(f"Wrote {shown(file)}")
 
 
-def _shown(file: Path) -> str:
+def shown(file: Path) -> str:
     """Return the path, relative to the current folder if possible."""
     return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
 
@@ -109,7 +114,7 @@ def _say_what_is_next(event_type: str, place: Place) -> None:
     say_lines(
         f"""
 Next:
-  {program("python")} -m pytest {_shown(place.test)}
+  {program("python")} -m pytest {shown(place.test)}
   make dev    # in another terminal: the service, restarted after each change of a handler
   {program("flask")} events send {shlex.quote(event_type)}"""
     )

@@ -22,6 +22,7 @@ CHECKOUT = "v1.checkout.session.completed"
 LOST = "v2.core.health.event_generation_failure.resolved"
 UNHANDLED = "v1.customer.created"
 UNKNOWN = "v2.demo.newer_than_the_sdk"
+SNAPSHOT = "customer.source.created"
 FAILING = "v1.invoice.paid"
 
 #: State, attempts, deliveries and outcome of each event that must be in the inbox, and no other.
@@ -31,6 +32,7 @@ RECORDED = {
     "evt_demo_lost": ("done", 1, 1, "handled"),
     "evt_demo_unhandled": ("done", 1, 1, "fallback"),
     "evt_demo_unknown": ("done", 1, 1, "fallback"),
+    "evt_demo_snapshot": ("done", 1, 1, "fallback"),
     "evt_demo_live": ("done", 0, 1, "wrong_mode"),
     "evt_demo_failing": ("done", 2, 3, "handled"),
 }
@@ -90,9 +92,11 @@ def _unhandled() -> list[Delivery]:
     plain = _sample("unhandled", UNHANDLED)
     newer = _sample("unknown", UNKNOWN, unknown=True)
     live = _sample("live", METER, livemode=True)
+    snapshot = samples.snapshot_event(SNAPSHOT, event_id="evt_demo_snapshot")
     return [
         Delivery("a type without a module", plain, 200, "fallback", "the fallback logged it"),
         Delivery("a type newer than the SDK", newer, 200, "fallback", "the fallback logged it"),
+        Delivery("a snapshot event", snapshot, 200, "fallback", "it has no module either: logged"),
         Delivery("a live event", live, 200, "wrong_mode", "not run: the API key is a test key"),
     ]
 
@@ -101,13 +105,12 @@ def _refused() -> list[Delivery]:
     """Return deliveries that are refused and not recorded."""
     forged, other = _sample("forged", METER), "whsec_demo_of_another_sender"
     stale, then = _sample("stale", METER), int(time.time()) - STALE_SECONDS
-    snapshot = {"id": "evt_demo_snapshot", "object": "event", "type": "customer.created"}
     mismatch, old = "the signature does not match", "the signature is too old"
-    thin = "it has to come from a thin destination"
+    other_object = {"id": "cus_demo", "object": "customer"}
     return [
         Delivery("a forged one", forged, 400, mismatch, "signed with another secret", other),
         Delivery("a stale one", stale, 400, old, "signed ten minutes ago", timestamp=then),
-        Delivery("a snapshot event", snapshot, 400, "this is a snap", thin),
+        Delivery("no event", other_object, 400, "the body is neither", "it is a customer"),
     ]
 
 

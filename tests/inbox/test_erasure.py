@@ -46,8 +46,8 @@ def erase_all(inbox: Inbox) -> None:
 class TestFind:
     """All that names the object is found, and nothing else."""
 
-    def test_every_place_is_searched(self, inbox: Inbox) -> None:
-        """The body, the key, the account, and the texts of each attempt and each retry."""
+    def test_every_place_is_searched(self, inbox: Inbox, database_url: str) -> None:
+        """The body, the key, the account, and the texts of each attempt, retry and effect."""
         failure = Failure(f"no plan for {OBJECT}")
         traced = Failure("no", f"KeyError: '{OBJECT}'")
         inbox.claims.finish(claim(inbox, replace(ABOUT, id="evt_body")))
@@ -57,10 +57,13 @@ class TestFind:
         for each in (traced, Failure("other")):
             inbox.claims.fail(claim(inbox, replace(PLAIN, id="evt_attempt")), each)
         inbox.claims.finish(claim(inbox, replace(PLAIN, id="evt_retry")))
-        inbox.administration.note_retry("evt_retry", by="me", why=f"{OBJECT} asks", again=True)
+        raw_sql.note_retry(database_url, "evt_retry", why=f"{OBJECT} asks")
+        inbox.claims.finish(claim(inbox, replace(PLAIN, id="evt_effect")))
+        inbox.effects.record("evt_effect", f"greet {OBJECT}")
         inbox.claims.finish(claim(inbox, replace(PLAIN, id="evt_other")))
+        inbox.effects.record("evt_other", "greet")
         inbox.deliveries.enqueue(replace(ABOUT, id="evt_binary", body=f"\x00{OBJECT}".encode()))
-        names = {"body", "key", "account", "reason", "attempt", "retry", "binary"}
+        names = {"body", "key", "account", "reason", "attempt", "retry", "effect", "binary"}
         assert set(found(inbox)) == {f"evt_{name}" for name in names}
 
     @pytest.mark.parametrize("longer", [f"{OBJECT}5", f"x{OBJECT}", OBJECT.upper()])
@@ -79,6 +82,7 @@ class TestFind:
             event = replace(KEYED, id=f"evt_{number}")
             for _ in range(2):
                 inbox.claims.fail(claim(inbox, event), Failure(OBJECT))
+            inbox.effects.record(event.id, f"greet {OBJECT}")
         events = list(inbox.erasure.find(OBJECT))
         assert sorted(each.id for each in events) == [f"evt_{number}" for number in range(5)]
 
@@ -101,7 +105,9 @@ class TestErase:
         event = replace(ABOUT, context=f"acct_1/{OBJECT}", concurrency_key=f"- customer {OBJECT}")
         inbox.claims.fail(claim(inbox, event), Failure(OBJECT, f"at {OBJECT}"))
         inbox.claims.mark_dead(claim(inbox, event), "gave_up", Failure(OBJECT, f"at {OBJECT}"))
-        assert inbox.administration.note_retry("evt_1", by="me", why=OBJECT)
+        raw_sql.note_retry(database_url, "evt_1", why=OBJECT)
+        for purpose in ("mail", f"greet {OBJECT}"):
+            inbox.effects.record("evt_1", purpose)
         (before,) = found(inbox).values()
         erase_all(inbox)
         after = inbox.administration.find("evt_1")
@@ -121,7 +127,9 @@ class TestErase:
             "failed",
             "gave_up",
         ]
-        for table in ("events", "attempts", "retries"):
+        effects = [each.purpose for each in inbox.effects.of_event("evt_1")]
+        assert sorted(effects) == ["greet [erased]", "mail"]
+        for table in ("events", "attempts", "retries", "stripe_receiver_effects"):
             assert OBJECT not in str(raw_sql.select(database_url, table))
         assert found(inbox) == {}
 
@@ -139,13 +147,15 @@ class TestErase:
         claimed = claim(inbox, ABOUT)
         if state == "pending":
             inbox.claims.fail(claimed, Failure("no"))
+        inbox.effects.record("evt_1", OBJECT)
         (event,) = found(inbox).values()
         if state == "run again":
             inbox.claims.finish(claimed)
-            again = inbox.claims.claim_one("evt_1", again=True)
+            again = inbox.claims.claim_one("evt_1", by="me", again=True)
             assert again is not None
             inbox.claims.finish(again)
         assert inbox.erasure.erase(event, OBJECT) is False
+        assert inbox.effects.is_recorded("evt_1", OBJECT)
         assert set(found(inbox)) == {"evt_1"}
 
 
@@ -169,9 +179,8 @@ class TestErasedEvent:
         assert inbox.deliveries.enqueue(ABOUT).state == before.state
         assert inbox.reconciliation.backfill(ABOUT) is False
         assert inbox.reconciliation.known(["evt_1"]) == {"evt_1"}
-        assert inbox.administration.note_retry("evt_1", by="me", why=None, again=True) is False
-        assert inbox.administration.reopen("evt_1", again=True) is False
-        assert inbox.claims.claim_one("evt_1", again=True) is None
+        assert inbox.administration.reopen("evt_1", by="me", again=True) is False
+        assert inbox.claims.claim_one("evt_1", by="me", again=True) is None
         assert inbox.claims.claim_due(livemode=False) is None
         assert inbox.administration.find("evt_1") == replace(
             before, deliveries=before.deliveries + 2

@@ -46,12 +46,22 @@ def test_few_fields_are_needed() -> None:
 @pytest.mark.parametrize("body", [b'{"a": "\xc3\xbc"}', b"\xff\x00", b""])
 def test_written_event_reads_the_same(body: bytes) -> None:
     """That holds for any body, and for each time to the microsecond."""
-    record = read_record(line(attempts=[ATTEMPT], retries=[{"at": "2026-11-25T10:00Z", "by": "a"}]))
+    at = "2026-11-25T10:00Z"
+    effects = [{"purpose": "mail", "at": at}]
+    given = line(attempts=[ATTEMPT], retries=[{"at": at, "by": "a"}], effects=effects)
+    record = read_record(given)
     event = {**record.event, "body": body, "received_at": 1795600800.123457}
-    written = write_record(event, record.attempts, record.retries)
+    written = write_record(event, record.attempts, record.retries, record.effects)
     again = read_record(json.dumps(written).encode())
     assert (again.event, again.attempts, again.retries) == (event, record.attempts, record.retries)
+    assert again.effects == record.effects == [{"purpose": "mail", "at": 1795600800.0}]
     assert written["received_at"] == "2026-11-25T10:00:00.123457Z"
+
+
+def test_event_without_effects_can_be_read_by_the_version_before() -> None:
+    """It refuses a field that it does not know."""
+    record = read_record(line())
+    assert "effects" not in write_record(record.event, [], [], record.effects)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +77,9 @@ def test_written_event_reads_the_same(body: bytes) -> None:
         (line(body=..., body_base64="*"), "has a body_base64 that cannot be read"),
         (line(attempts={}), "has attempts that are no list of objects"),
         (line(retries=[1]), "has retries that are no list of objects"),
+        (line(effects=[{"purpose": "mail"}]), "has a wrong 'at': is no text"),
         (line(attempts=[{**ATTEMPT, "attempt": -1}]), "has a wrong 'attempt': is no whole number"),
+        (line(attempts=[ATTEMPT, ATTEMPT]), "has two attempts of one number"),
         (line(id=""), "has a wrong 'id': is empty or too long"),
         (line(id=...), "has a wrong 'id': is no text"),
         (line(type="a\x00"), "has a wrong 'type': is no text"),

@@ -103,17 +103,18 @@ def test_erased_event_is_removed(inbox: Inbox, age: Callable[..., None]) -> None
     assert remove(inbox, 45) == 1
 
 
-def test_attempts_and_retries_go_with_their_event(
+def test_attempts_retries_and_effects_go_with_their_event(
     inbox: Inbox, database_url: str, age: Callable[..., None]
 ) -> None:
     """Nothing is left of a removed event, and all of the others."""
     for event_id in ("evt_old", "evt_new"):
         inbox.claims.fail(claim(inbox, event_id), Failure("first", delay=0))
         done(inbox, event_id)
-        assert inbox.administration.note_retry(event_id, by="me", why=None, again=True)
+        raw_sql.note_retry(database_url, event_id)
+        inbox.effects.record(event_id, "mail")
     age("evt_old", 50)
     assert remove(inbox, 45) == 1
-    for table in ("attempts", "retries"):
+    for table in ("attempts", "retries", "stripe_receiver_effects"):
         rows = raw_sql.select(database_url, table)
         assert len(rows) == 1
         assert "evt_new" in rows[0]

@@ -11,8 +11,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
+import sqlalchemy as sa
 
 from app.settings import Settings
 from devkit import samples
@@ -24,12 +26,15 @@ from tests.support.pages import ROOT, columns, section
 from tests.support.waiting import wait_for
 
 FRONT, HANDLERS, TESTING = "README.md", "docs/handlers.md", "docs/testing.md"
+SNAPSHOT_MODULE = "handlers/reporting_report_run_succeeded.py"
+SNAPSHOT_TEST = "tests/handlers/test_reporting_report_run_succeeded.py"
 #: The type information of the SDK that `make check` has stored.
 CACHE = str(ROOT / ".mypy_cache")
-#: Files that a developer has in the folder of the project, and a clone has not.
+#: Files that a developer has in the folder of the project, and a clone has not. But bytecode is
+#: copied: to compile the clone takes longer than most of its commands.
 NOT_CLONED = shutil.ignore_patterns(
-    # Files of coverage come and go while other tests run.
-    *(".git", ".venv", "var", ".env", "__pycache__", ".*_cache", ".coverage*", ".hypothesis")
+    # Files of coverage and unfinished bytecode come and go while other tests run.
+    *(".git", ".venv", "var", ".env", "*.pyc.*", ".*_cache", ".coverage*", ".hypothesis")
 )
 
 
@@ -130,8 +135,9 @@ class TestNewAuthor:
     def test_page_is_followed(self, author: Author) -> None:
         """Each command succeeds, and each output that is shown is seen."""
         steps = pages.blocks(HANDLERS, "Write a handler")
-        module, _ = shown = pages.files(HANDLERS)
-        unsaved = iter(shown.items())
+        shown = pages.files(HANDLERS)
+        module = next(iter(shown))
+        unsaved = iter(list(shown.items())[:2])  # other sections show the others
         output, seen = "", 0
         for kind, text in steps:
             if kind == "python":
@@ -175,11 +181,16 @@ class TestFiles:
     """The files that the pages show are as good as the written ones."""
 
     def test_all_are_found(self) -> None:
-        """Two handlers and a test: with none found, the tests here would be idle."""
+        """With none found, the tests here would be idle."""
         assert list(pages.files(FRONT, HANDLERS)) == [
             "handlers/v1_invoice_paid.py",
             "handlers/v1_customer_created.py",
             "tests/handlers/test_v1_customer_created.py",
+            "handlers/around.py",
+            "handlers/v1_charge_refunded.py",
+            "handlers/v1_charge_dispute_created.py",
+            SNAPSHOT_MODULE,
+            SNAPSHOT_TEST,
         ]
 
     def test_they_pass_the_checks(self, tmp_path: Path) -> None:
@@ -218,6 +229,84 @@ class TestFiles:
         assert (dead.status, dead.outcome) == (200, "gave_up")
         assert dead.event is not None
         assert dead.event.reason == "the invoice has no customer"
+
+    def test_snapshot_module_passes_its_test(
+        self, make_deliver: MakeDeliver, make_handlers: Callable[..., str], logged: Logged
+    ) -> None:
+        """The test of the snapshot module is true for the module that the page shows."""
+        shown = pages.files(HANDLERS)
+        package = make_handlers(reporting_report_run_succeeded=shown[SNAPSHOT_MODULE])
+        deliver = make_deliver(handlers_package=package)
+        names: dict[str, Any] = {}
+        exec(shown[SNAPSHOT_TEST], names)  # noqa: S102 - the code of the page
+        names["test_file_is_logged"](deliver, logged)
+        names["test_report_without_a_file_is_dead"](deliver)
+
+    def test_session_of_the_hook_works(
+        self,
+        make_deliver: MakeDeliver,
+        make_handlers: Callable[..., str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """What a callback wrote is committed when it returns, and rolled back when it raises."""
+        url = f"sqlite:///{tmp_path}/orders.sqlite3"
+        monkeypatch.setenv("ORDERS_URL", url)
+        engine = sa.create_engine(url)
+        with engine.begin() as orders:
+            orders.execute(sa.text("CREATE TABLE refunds (event TEXT PRIMARY KEY, charge TEXT)"))
+        shown = pages.files(HANDLERS)
+        source = shown["handlers/v1_charge_refunded.py"]
+        source += "    if not attempts:\n        attempts.append(1)\n        raise ValueError\n"
+        source += "\nattempts = []\n"
+        package = make_handlers(around=shown["handlers/around.py"], v1_charge_refunded=source)
+        deliver = make_deliver(handlers_package=package)
+
+        def refunds() -> list[tuple[str, str]]:
+            with engine.connect() as orders:
+                rows = orders.execute(sa.text("SELECT event, charge FROM refunds")).all()
+            return [tuple(row) for row in rows]
+
+        failed = deliver("v1.charge.refunded", object_id="ch_1")
+        assert (failed.outcome, refunds()) == ("failed", [])
+        handled = failed.again()
+        assert (handled.outcome, refunds()) == ("handled", [(failed.notification["id"], "ch_1")])
+        for each in (engine, deliver.receiver.module("around").ENGINE):
+            each.dispose()
+
+    def test_mail_is_sent_once(
+        self,
+        make_deliver: MakeDeliver,
+        make_handlers: Callable[..., str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """The callback that fails after the mail sends no second one, and repeats its key."""
+        source = pages.files(HANDLERS)["handlers/v1_charge_dispute_created.py"]
+        source += "    if not attempts:\n        attempts.append(1)\n        raise ValueError\n"
+        source += "\nattempts = []\n"
+        package = make_handlers(v1_charge_dispute_created=source)
+        deliver = make_deliver(handlers_package=package)
+        mails: list[tuple[str, ...]] = []
+
+        class Smtp:
+            def __init__(self, _host: str) -> None:
+                """Connect to nothing."""
+
+            def __enter__(self) -> Self:
+                return self
+
+            def __exit__(self, *_error: object) -> None:
+                """Close nothing."""
+
+            def sendmail(self, *mail: str) -> None:
+                mails.append(mail)
+
+        # A mock: there is no mail server.
+        monkeypatch.setattr(deliver.receiver.module("v1_charge_dispute_created"), "SMTP", Smtp)
+        monkeypatch.setenv("SMTP_HOST", "mail.example.com")
+        failed = deliver("v1.charge.dispute.created", object_id="dp_1")
+        assert [failed.outcome, failed.again().outcome] == ["failed", "handled"]
+        assert mails == [("us@example.com", "support@example.com", "Dispute dp_1")]
 
 
 IDIOMS = [row[0].strip("`") for row in pages.table(TESTING, "What a test can do")]

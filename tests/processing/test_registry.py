@@ -184,7 +184,7 @@ def test_declared_type_that_the_sdk_knows_is_registered(make_handlers: MakeHandl
             " Use V1CustomerCreatedEventNotification",
         ),
         (CREATED, "from stripe import zzz", "stripe has no zzz. Remove it, or correct the name"),
-        ("new", "EVENT_TYPE = 'customer.created'", "EVENT_TYPE is 'customer.created'. Use the"),
+        ("new", "EVENT_TYPE = 'Customer created'", "EVENT_TYPE is 'Customer created'. Use the"),
         ("new", "EVENT_TYPE = ['v1.a']", "EVENT_TYPE is ['v1.a']. Use the type"),
         ("fallback", "def handle(notif, client): pass", "Use def handle(notif, client, details)"),
     ],

@@ -31,7 +31,7 @@ for name in ("evt_fails", "evt_waits"):
 receiver.close()
 """
 
-WAITING = """
+FAILING = """
 from app import RetryLater
 
 def handle(notif, client):
@@ -40,6 +40,7 @@ def handle(notif, client):
     fail(notif.related_object.id)
 
 def fail(invoice):
+    raise LookupError("the invoice has no customer")
 """
 
 
@@ -60,13 +61,8 @@ def test_recipe_reports_a_failed_callback(
 
     An attempt that asks for another one is none.
     """
-    files = pages.files("docs/tracing.md")
-    handler = files["handlers/v1_invoice_paid.py"]
-    assert handler.count("def handle(notif, client):\n") == 1
-    before, _, body = handler.partition("def handle(notif, client):\n")
-    before = before.replace("\n\n\n@reported\n", "\n")
-    steered = before + WAITING.replace("def handle", "@reported\ndef handle") + body
-    package = make_handlers(_sentry=files["handlers/_sentry.py"], v1_invoice_paid=steered)
+    hook = pages.files("docs/tracing.md")["handlers/around.py"]
+    package = make_handlers(around=hook, v1_invoice_paid=FAILING)
     sent: list[bytes] = []
 
     @Request.application

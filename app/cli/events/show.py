@@ -18,7 +18,7 @@ from app.text import printable
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from app.inbox import Attempt, Event, Inbox, Note
+    from app.inbox import Attempt, Effect, Event, Inbox, Note
     from app.operations.history import Entry
 
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 @json_option
 @with_appcontext
 def show(event_id: str, *, full: bool, as_json: bool) -> None:
-    """Show one event: its state, its body, its attempts, and its retries with their operators.
+    """Show one event: its state, body, attempts and effects, and its retries with their operators.
 
-    A traceback has the exception first, and then the frames of the handler package. Attempts that
-    ended in the same way are shown once.
+    An effect is one that app.once recorded. A traceback has the exception first, and then the
+    frames of the handler package. Attempts that ended in the same way are shown once.
     """
     inbox = services().inbox
     with explained():
@@ -40,9 +40,10 @@ def show(event_id: str, *, full: bool, as_json: bool) -> None:
             raise click.ClickException(f"The inbox has no event {printable(event_id)}.")
         attempts = inbox.administration.attempts(event_id)
         retries = inbox.administration.retries(event_id)
+        effects = inbox.effects.of_event(event_id)
         pauses = _pauses(inbox, event)
     if as_json:
-        say_json(_with_history(event, attempts, retries))
+        say_json(_with_history(event, attempts, retries, effects))
         return
     for sentence in pauses:
         say(sentence)
@@ -53,6 +54,10 @@ def show(event_id: str, *, full: bool, as_json: bool) -> None:
     say("body")
     say_lines(history.pretty_body(event.body))
     _say_attempts(attempts, services().settings.handlers_package, full=full)
+    if effects:
+        say()
+    for effect in effects:
+        say(f"effect {effect.purpose!r} recorded at {iso_time(effect.at)}")
     for retry in retries:
         say()
         say(f"retried by {retry.by} at {iso_time(retry.at)}: {retry.why or 'no reason given'}")
@@ -70,7 +75,9 @@ def _pauses(inbox: Inbox, event: Event) -> list[str]:
     ]
 
 
-def _with_history(event: Event, attempts: list[Attempt], retries: list[Note]) -> dict[str, Any]:
+def _with_history(
+    event: Event, attempts: list[Attempt], retries: list[Note], effects: list[Effect]
+) -> dict[str, Any]:
     return {
         **as_object(event),
         "trace": event.trace,
@@ -89,6 +96,7 @@ def _with_history(event: Event, attempts: list[Attempt], retries: list[Note]) ->
             for each in attempts
         ],
         "retries": [{"at": iso_time(each.at), "by": each.by, "why": each.why} for each in retries],
+        "effects": [{"purpose": each.purpose, "at": iso_time(each.at)} for each in effects],
         "body": history.body_text(event.body),
     }
 

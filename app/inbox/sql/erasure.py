@@ -10,7 +10,7 @@ from sqlalchemy.sql.expression import FunctionElement
 
 from app.inbox.sql.literals import word
 from app.inbox.sql.operations import audit
-from app.inbox.sql.schema import attempts, events, now, retries
+from app.inbox.sql.schema import attempts, effects, events, now, retries
 from app.states import State
 
 
@@ -90,6 +90,21 @@ NEXT_ATTEMPTS = (
 #: The events whose retries contain the words. People ask for few of them.
 RETRIES = sa.select(retries.c.event_id).where(_any_contains(retries.c.why)).distinct()
 
+#: The next effects after one of them, and which of them contain the words.
+NEXT_EFFECTS = (
+    sa.select(
+        effects.c.event_id, effects.c.purpose, _any_contains(effects.c.purpose).label("is_found")
+    )
+    .where(
+        sa.tuple_(effects.c.event_id, effects.c.purpose)
+        > sa.tuple_(
+            sa.bindparam("after_id", type_=sa.Text), sa.bindparam("after_purpose", type_=sa.Text)
+        )
+    )
+    .order_by(effects.c.event_id, effects.c.purpose)
+    .limit(_rows)
+)
+
 ERASE_ATTEMPTS = (
     sa.update(attempts)
     .where(attempts.c.event_id == _this_event)
@@ -116,6 +131,13 @@ ERASE = (
         erased_at=now(),
     )
     .returning(events.c.id)
+)
+
+#: Erases the words from the purposes of effects. The effects stay recorded.
+ERASE_EFFECTS = (
+    sa.update(effects)
+    .where(effects.c.event_id == _this_event, contains(effects.c.purpose, _words))
+    .values(purpose=sa.func.replace(effects.c.purpose, _words, word("[erased]")))
 )
 
 #: Erases the words from the audit log: a filter can name an object.

@@ -97,6 +97,17 @@ retries = sa.Table(
     info=since("0002"),
 )
 
+#: The effects of callbacks that ``app.once`` recorded. A trigger removes them with their event
+#: (``0007_policies_and_pairs.py``).
+effects = sa.Table(
+    "stripe_receiver_effects",
+    metadata,
+    sa.Column("event_id", sa.Text, primary_key=True),
+    sa.Column("purpose", sa.Text, primary_key=True),
+    sa.Column("at", sa.Double, nullable=False),
+    info=since("0007"),
+)
+
 #: One row while the workers are paused, none otherwise.
 pauses = sa.Table(
     "pauses",

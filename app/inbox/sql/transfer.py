@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from app.inbox.sql.schema import attempts, events, retries
+from app.inbox.sql.schema import attempts, effects, events, retries
 
 _ids: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
 
@@ -19,6 +19,11 @@ ATTEMPTS = (
     .order_by(attempts.c.event_id, attempts.c.attempt)
 )
 RETRIES = sa.select(retries).where(retries.c.event_id.in_(_ids)).order_by(retries.c.id)
+EFFECTS = (
+    sa.select(effects)
+    .where(effects.c.event_id.in_(_ids))
+    .order_by(effects.c.event_id, effects.c.purpose)
+)
 
 #: Adds events that are missing, and returns their ids. A known event stays unchanged.
 ADD = insert(events).on_conflict_do_nothing(index_elements=[events.c.id]).returning(events.c.id)

@@ -75,6 +75,7 @@ def show(event_id: str) -> str:
         others=_others(event, related),
         entries=list(_latest_first(history.entries(administration.attempts(event_id), package))),
         body=_body(event),
+        effects=services().inbox.effects.of_event(event_id),
         acts=_acts(event_id),
         queue=services().settings.is_queue,
         did=results.of_request(),

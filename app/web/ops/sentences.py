@@ -34,7 +34,7 @@ DEAD = {
     Outcome.GAVE_UP: ("Dead: given up", "."),
     Outcome.EXHAUSTED: ("Dead: the last attempt of the retry policy failed", ", after {}."),
     Outcome.UNREADABLE: (
-        "Dead: the SDK could not read the notification",
+        "Dead: the SDK could not read the body",
         ". A newer version of the SDK may read it.",
     ),
     Outcome.CRASHED: (

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
 
+from app.cli.output import iso_time
 from app.operations import history
 from devkit import samples
 from tests.conftest import Receiver
@@ -121,3 +123,14 @@ def test_long_body_is_not_indented() -> None:
     """A body over the limit of the indented text is not even parsed."""
     body = b"[" + b" " * history.PRETTY_LENGTH + b"]"
     assert history.pretty_body(body) == body.decode()
+
+
+def test_effects_are_shown(receiver: Receiver) -> None:
+    """What ``app.once`` recorded is shown with its time, also to programs."""
+    deliver(receiver, 1)
+    receiver.services.inbox.effects.record("evt_1", "send the mail")
+    (effect,) = receiver.services.inbox.effects.of_event("evt_1")
+    recorded = iso_time(effect.at)
+    assert show(receiver)[-1] == f"effect 'send the mail' recorded at {recorded}"
+    (value,) = json.loads("\n".join(show(receiver, "--json")))["effects"]
+    assert value == {"purpose": "send the mail", "at": recorded}

@@ -62,6 +62,16 @@ def test_facts(ops: Browser) -> None:
     assert "1 delivery" in text
 
 
+def test_effects(ops: Browser) -> None:
+    """What ``app.once`` recorded is there: a retry skips it."""
+    deliver(ops)
+    assert "<h2>Effects</h2>" not in shown(ops)
+    ops.receiver.services.inbox.effects.record("evt_1", "send <the> mail")
+    text = shown(ops)
+    assert "<h2>Effects</h2>" in text
+    assert "</time> send &lt;the&gt; mail</li>" in text
+
+
 def test_attempts(ops: Browser) -> None:
     """Attempts with the same end are one entry. The latest is open, and has the team's frames."""
     deliver(ops, times=4)
