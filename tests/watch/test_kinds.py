@@ -108,11 +108,24 @@ class TestGap:
         put_snapshot(both, "evt_new", 5)
         put_snapshot(both, "evt_old", 90)
         finding = both.look()["reconcile_gap"]
-        assert finding.details == {"number": 2, "types": [SNAPSHOT, TYPES[0]]}
+        assert (finding.details["number"], finding.details["types"]) == (2, [SNAPSHOT, TYPES[0]])
         assert both.alerts() == ["reconcile_gap"]
         for body in (thin, snapshot):
             both.service.deliver(body, secret=SECRET)
         assert both.levels() == {}
+
+    def test_connected_account(self, both: Watched) -> None:
+        """An account is compared in both lists, and named once."""
+        (thin,) = both.api.destinations.ids
+        both.api.destinations.change(thin, events_from=["@self", "@accounts"])
+        add_snapshot(both, events_from=["@accounts"])
+        known = both.put_event("evt_1", 90, "acct_1")
+        both.service.deliver(known, secret=SECRET)
+        both.put_event("evt_2", 30, "acct_1")
+        put_snapshot(both, "evt_3", 30, account="acct_1")
+        put_snapshot(both, "evt_own", 30)
+        details = both.look()["reconcile_gap"].details
+        assert (details["number"], details["accounts"]) == (2, ["acct_1"])
 
     def test_what_is_not_sent_here(self, both: Watched) -> None:
         """A kind is compared for its own enabled types, since its own destination is there."""

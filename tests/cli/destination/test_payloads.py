@@ -13,6 +13,7 @@ from click.testing import Result
 
 from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver
+from tests.support.pages import PAGES
 
 URL = "https://your.host/webhook"
 THIN, SNAPSHOT, OTHER = "v1.customer.created", "customer.created", "customer.source.created"
@@ -171,6 +172,13 @@ def test_thin_destination_without_a_thin_module(
     assert sentence in run("check", name).stdout
     result = run("sync", name, "--yes")
     assert (result.exit_code, result.stderr) == (1, f"Error: {sentence}\n")
+
+
+def test_docs_show_the_real_sentence(make_run: Callable[..., Run], add: Callable[..., str]) -> None:
+    """The documentation shows the problem of a snapshot destination without a module for it."""
+    result = make_run(THIN_MODULE)("sync", add(SNAPSHOT))
+    sentence = result.stderr.removeprefix("Error: ")
+    assert f"```text\n{sentence}```" in PAGES["docs/destinations-and-doctor.md"]
 
 
 def test_only_a_fallback_for_snapshot_events(
