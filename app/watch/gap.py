@@ -53,7 +53,7 @@ def find(
     ``stripe.StripeError`` and ``InboxUnavailable``.
     """
     missing: dict[str, str] = {}
-    accounts = []
+    accounts: list[str] = []
     for source in sources:
         try:
             found = _missing(client, reconciliation, source)
