@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from app.cli.output import duration, few
+from app.errors import StartError
 from app.inbox import NewEvent
+from app.processing.registry import broken
 from app.states import Outcome
 from devkit import samples
 from devkit.destinations import PATH, PING
@@ -301,6 +303,19 @@ class TestSnapshots:
         ((level, text),) = examine(both, "--no-ping").about("key")
         assert level == "WARN"
         assert text.startswith("a test key that may not read snapshot events (403)")
+
+    def test_broken_modules(self, both: Receiver, stripe_api: StripeApi) -> None:
+        """While a module is broken, destinations of both kinds are right, and have no types."""
+        error = StartError("The handler modules cannot be used:", ["handlers/x.py: is wrong"])
+        parts = replace(both.services, registry=broken(error))
+        both.app.extensions["services"] = parts
+        thin = stripe_api.destinations.add(URL, TYPES)
+        snapshot = stripe_api.destinations.add(URL, ["*"], event_payload="snapshot")
+        found = examine(both, "--no-ping")
+        assert found.about("destination") == [
+            ("OK", f"{name} sends events to {URL}") for name in (snapshot, thin)
+        ]
+        assert found.about("types") == []
 
     def test_no_request_without_snapshot_modules(
         self, ours: Receiver, stripe_api: StripeApi
