@@ -7,6 +7,8 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
+import stripe
+
 from devkit.api_answers import RefusedRequestError
 
 if TYPE_CHECKING:
@@ -56,15 +58,32 @@ def check_url(url: str | None, *, live: bool) -> None:
 
 
 def check_types(types: list[str], payload: str) -> None:
-    """Refuse an empty list, and for a thin payload a type of snapshot events."""
+    """Refuse an empty list, and types of the other payload style."""
     if not types:
         raise RefusedRequestError("enabled_events must not be empty")
-    if payload == "thin":
-        wrong = [name for name in types if not re.fullmatch(r"v[12]\.[a-z0-9_.\[\]]+", name)]
-        if wrong:
-            raise RefusedRequestError(
-                f"enabled_events of a thin destination cannot hold {wrong[0]}"
-            )
+    is_thin = payload == "thin"
+    wrong = [
+        name
+        for name in types
+        if (re.fullmatch(r"v[12]\.[a-z0-9_.\[\]]+", name) is not None) is not is_thin
+    ]
+    if wrong:
+        raise RefusedRequestError(
+            f"enabled_events of a {payload} destination cannot hold {wrong[0]}"
+        )
+
+
+def read_api_version(given: Mapping[str, Any]) -> str | None:
+    """Return the API version of a new destination. Refuses one for thin events.
+
+    The default is that of the account: the stand-in has that of the SDK.
+    """
+    version = given.get("snapshot_api_version")
+    if given["event_payload"] == "snapshot":
+        return version or stripe.api_version
+    if version:
+        raise RefusedRequestError("snapshot_api_version is for snapshot destinations only")
+    return None
 
 
 def visible(

@@ -29,6 +29,7 @@ from devkit.destination_requests import (
     check_url,
     included,
     page_url,
+    read_api_version,
     read_body,
     visible,
 )
@@ -67,7 +68,10 @@ class Destinations:
         """Called with each request before its answer: a test can change data in between."""
 
     def add(self, url: str, types: list[str], *, secret: str | None = None, **fields: Any) -> str:
-        """Add a thin webhook endpoint and return its id. ``fields`` replace the defaults."""
+        """Add a webhook endpoint, thin by default, and return its id.
+
+        ``fields`` replace the defaults, for example ``event_payload="snapshot"``.
+        """
         body = {
             "name": "A destination",
             "type": "webhook_endpoint",
@@ -196,7 +200,9 @@ class Destinations:
         check_types(given["enabled_events"], given["event_payload"])
         if len([one for one in self._all.values() if one["livemode"] == live]) >= MOST:
             raise RefusedRequestError(f"You have reached the maximum of {MOST} event destinations")
-        body = {"events_from": ["@self"], **given, "livemode": live}
+        version = read_api_version(given)
+        body = {"events_from": ["@self"], **given, "snapshot_api_version": version}
+        body["livemode"] = live
         return visible(self._all[self._insert(body, endpoint["url"], None)], include, self._secrets)
 
     def _insert(self, body: dict[str, Any], url: str, secret: str | None) -> str:

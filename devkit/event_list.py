@@ -1,49 +1,35 @@
-"""The event list of the stand-in: ``GET /v2/core/events`` as the SDK uses it.
+"""The event lists of the stand-in, for events of both kinds.
 
-It reads the queries that the SDK sends (``types[0]=...&created[gte]=...&limit=...``). It answers
-with a page of events, the newest first, and the address of the next page
-(https://docs.stripe.com/api/v2/core/events/list).
+That of thin events is here: ``GET /v2/core/events`` as the SDK uses it. It reads the queries that
+the SDK sends (``types[0]=...&created[gte]=...&limit=...``). It answers with a page of events, the
+newest first, and the address of the next page (https://docs.stripe.com/api/v2/core/events/list).
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import re
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from werkzeug import Request, Response
 
+from app.stripe_api.event_body import SNAPSHOT_EVENT
+from devkit import list_queries, snapshot_list
 from devkit.api_answers import RefusedRequestError, json_answer
+from devkit.list_queries import COMPARE, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 PATH = "/v2/core/events"
-#: The most types in one query.
-MOST_TYPES = 20
 PAGE = 20
-LARGEST_PAGE = 100
-#: How long Stripe keeps events.
-KEPT = timedelta(days=30)
-
-_COMPARE: dict[str, Callable[[datetime, datetime], bool]] = {
-    "gt": lambda one, other: one > other,
-    "gte": lambda one, other: one >= other,
-    "lt": lambda one, other: one < other,
-    "lte": lambda one, other: one <= other,
-}
-
-
-def _refusal(message: str) -> RefusedRequestError:
-    return RefusedRequestError(message, code="invalid_fields")
 
 
 class EventList:
-    """The events of the stand-in, listed by account (the context of an event)."""
+    """The events of the stand-in, listed by kind and by account."""
 
     def __init__(self) -> None:
         """Start with no events."""
@@ -54,7 +40,7 @@ class EventList:
         self._forgotten = 0
 
     def put(self, event: Mapping[str, Any]) -> None:
-        """List a full event (see ``samples.event``) from now on."""
+        """List an event (see ``samples.event`` and ``samples.snapshot_event``) from now on."""
         with self._lock:
             self._events[event["id"]] = dict(event)
 
@@ -68,27 +54,36 @@ class EventList:
         self._acts[self._pages + number] = act
 
     def forget_pages(self) -> None:
-        """Let all page tokens so far expire."""
+        """Let all page tokens of the list of thin events expire."""
         self._forgotten += 1
 
     def answer(self, request: Request) -> Response | None:
-        """Answer a request for the list. Returns ``None`` for any other request."""
-        if request.method != "GET" or request.path != PATH:
+        """Answer a request for a list. Returns ``None`` for any other request."""
+        if request.method != "GET" or request.path not in {PATH, snapshot_list.PATH}:
             return None
+        query = list(request.args.items(multi=True))
+        context = request.headers.get("Stripe-Context", "")
+        is_snapshot = request.path == snapshot_list.PATH
+        events = self._listed(context, is_snapshot=is_snapshot)
         try:
-            page = self._page(request)
+            page = snapshot_list.page(query, events) if is_snapshot else self._page(query, events)
         except RefusedRequestError as refused:
             return refused.answer
         self._pages += 1
         self._acts.pop(self._pages, lambda: None)()
         return json_answer(page)
 
-    def _page(self, request: Request) -> dict[str, Any]:
-        query = list(request.args.items(multi=True))
-        matches, limit, cursor = _read(query, self._forgotten)
-        context = request.headers.get("Stripe-Context", "")
+    def _listed(self, context: str, *, is_snapshot: bool) -> list[dict[str, Any]]:
         with self._lock:
-            events = [event for event in self._events.values() if _context(event) == context]
+            events = list(self._events.values())
+        return [
+            event
+            for event in events
+            if _context(event) == context and (event.get("object") == SNAPSHOT_EVENT) is is_snapshot
+        ]
+
+    def _page(self, query: list[tuple[str, str]], events: list[dict[str, Any]]) -> dict[str, Any]:
+        matches, limit, cursor = _read(query, self._forgotten)
         found = sorted((event for event in events if matches(event)), key=_place, reverse=True)
         rest = [event for event in found if cursor is None or _place(event) < cursor]
         page, more = rest[:limit], rest[limit:]
@@ -106,7 +101,7 @@ class EventList:
 
 
 def _context(event: Mapping[str, Any]) -> str:
-    return str(event.get("context") or "")
+    return str(event.get("context") or event.get("account") or "")
 
 
 def _place(event: Mapping[str, Any]) -> tuple[str, str]:
@@ -121,31 +116,30 @@ def _read(
     types, limit, cursor = [], PAGE, None
     tests: list[Callable[[Mapping[str, Any]], bool]] = [_is_kept]
     for name, value in query:
-        if re.fullmatch(r"types\[\d+\]", name):
+        if list_queries.TYPES.fullmatch(name):
             types.append(value)
-        elif bound := re.fullmatch(r"created\[(gt|gte|lt|lte)\]", name):
+        elif bound := list_queries.BOUND.fullmatch(name):
             tests.append(_compared(bound[1], value))
         elif name == "object_id":
             tests.append(_about(value))
         elif name == "limit":
-            limit = _limit(value)
+            limit = list_queries.read_limit(value)
         elif name == "page":
             cursor = _cursor(value, forgotten)
         else:
-            raise _refusal(f"Received unknown parameter: {name}")
-    if len(types) > MOST_TYPES:
-        raise _refusal(f"types: at most {MOST_TYPES} event types can be given")
+            raise refusal(f"Received unknown parameter: {name}")
+    list_queries.check_types(types)
     if types:
         tests.append(lambda event: event["type"] in types)
     return lambda event: all(test(event) for test in tests), limit, cursor
 
 
 def _is_kept(event: Mapping[str, Any]) -> bool:
-    return _moment(event["created"]) > datetime.now(UTC) - KEPT
+    return _moment(event["created"]) > datetime.now(UTC) - list_queries.KEPT
 
 
 def _compared(how: str, value: str) -> Callable[[Mapping[str, Any]], bool]:
-    bound, compare = _moment(value), _COMPARE[how]
+    bound, compare = _moment(value), COMPARE[how]
     return lambda event: compare(_moment(event["created"]), bound)
 
 
@@ -159,14 +153,8 @@ def _moment(value: str) -> datetime:
     except ValueError:
         moment = datetime.min  # noqa: DTZ901 - a time without a zone is refused below
     if moment.tzinfo is None:
-        raise _refusal(f"Not a valid RFC 3339 timestamp: {value}")
+        raise refusal(f"Not a valid RFC 3339 timestamp: {value}")
     return moment
-
-
-def _limit(value: str) -> int:
-    if not re.fullmatch(r"[1-9][0-9]{0,2}", value) or int(value) > LARGEST_PAGE:
-        raise _refusal(f"limit: must be between 1 and {LARGEST_PAGE}")
-    return int(value)
 
 
 def _cursor(token: str, forgotten: int) -> tuple[str, str]:
@@ -175,5 +163,5 @@ def _cursor(token: str, forgotten: int) -> tuple[str, str]:
     except ValueError:
         given, created, event_id = -1, "", ""
     if given != forgotten:
-        raise _refusal("page: the page token is not valid, or has expired")
+        raise refusal("page: the page token is not valid, or has expired")
     return created, event_id

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from werkzeug import Request, Response
 
-from devkit import placeholders, samples
+from devkit import event_list, placeholders, samples, snapshot_list
 from devkit.api_answers import error_answer, json_answer
 from devkit.destinations import Destinations
-from devkit.event_list import PATH, EventList
+from devkit.event_list import EventList
 from devkit.faults import Fault, reset_connection, wait_for
 from devkit.http_server import HOST, SilentHandler, serving
 
@@ -218,7 +218,7 @@ class StripeApi:
         body = request.get_json(force=True, silent=True)
         if not isinstance(body, dict):
             return error_answer(request, 404)
-        if request.path.startswith(f"{PATH}/"):
+        if request.path.startswith((f"{event_list.PATH}/", f"{snapshot_list.PATH}/")):
             self.events.put(body)
         self.put(request.path, body)
         return json_answer(body, 201)

@@ -71,6 +71,14 @@ class Registry:
         """The types of one ``kind`` with a handler module."""
         return frozenset(each.event_type for each in self.modules if each.kind is kind)
 
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """The kinds of events that Stripe is to send: of the modules, else of the fallbacks."""
+        found = {each.kind for each in self.modules}
+        if self.snapshot_fallback:
+            found.add(Kind.SNAPSHOT)
+        return frozenset(found or {Kind.THIN})
+
     def register(self, client: stripe.StripeClient, wrap: Wrap) -> Router:
         """Return the router of all callbacks. It calls what ``wrap`` returns for each module."""
         return Router(client, self.modules, self.fallback, self.snapshot_fallback, wrap)

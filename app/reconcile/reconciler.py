@@ -1,7 +1,11 @@
 """Finds the events that Stripe has and the inbox lacks, and backfills them.
 
-Stripe's list of events has no filter for undelivered ones, so the inbox decides which are missing.
-The list is read in windows, for each account. A missing event is recorded as if it had been
+Stripe has one list of thin events and one of snapshot events. The inbox decides which events are
+missing. Only the list of snapshot events has a filter for undelivered ones. It would hide events
+that Stripe never sent, because no enabled destination had their type. It would also hide those that
+were answered with 2xx and are not in the inbox, for example after a restore from a backup.
+
+The lists are read in windows, for each account. A missing event is recorded as if it had been
 delivered, and run as its mode demands.
 
 Each account and event type has a watermark: up to it, Stripe's list was read. A type that is
@@ -81,7 +85,7 @@ class Reconciler:
     @property
     def types(self) -> list[str]:
         """The event types that are reconciled: those with a module of their own."""
-        return sorted(self._registry.types_of(Kind.THIN))
+        return sorted(self._registry.handled_types)
 
     def find(
         self,
@@ -99,8 +103,7 @@ class Reconciler:
         gap = Gap()
         missing: dict[str, ListedEvent] = {}
         for context in dict.fromkeys(["", *accounts]):
-            watermarks = self._reconciliation.watermarks(livemode=self._livemode, context=context)
-            planned = windows.plan(context, self.types, watermarks, since)
+            planned = self._plan(context, since)
             try:
                 for window in planned:
                     self._read(window, gap, missing, keep_alive)
@@ -112,6 +115,17 @@ class Reconciler:
                 gap.windows += planned
         gap.missing = sorted(missing.values(), key=lambda each: (each.created, each.event.id))
         return gap
+
+    def _plan(self, context: str, since: float | None) -> list[Window]:
+        """Return the windows of both lists for one account."""
+        watermarks = self._reconciliation.watermarks(livemode=self._livemode, context=context)
+        return [
+            window
+            for kind in Kind
+            for window in windows.plan(
+                context, sorted(self._registry.types_of(kind)), watermarks, since
+            )
+        ]
 
     def _read(
         self,

@@ -1,12 +1,15 @@
-"""Plans which windows of Stripe's list are read."""
+"""Plans which windows of Stripe's lists are read."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-#: Event types that one call of Stripe's list takes.
+from app.stripe_api.catalog import Kind, kind_of
+
+#: Event types that one call of either of Stripe's lists takes.
 TYPES_AT_ONCE = 20
 
 #: The last seconds are not read: Stripe's list is complete only after some time.
@@ -24,8 +27,9 @@ STRIPE_KEEPS_SECONDS = 30 * 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A part of Stripe's list: some event types from ``begin`` to ``end``, seconds since the epoch.
+    """A part of one of Stripe's lists: some event types of one kind from ``begin`` to ``end``.
 
+    Both are whole seconds since the epoch, because the list of snapshot events takes no fractions.
     ``context`` is the account, empty for the account of the key. The watermarks of the types in
     ``advance`` move to ``end`` afterwards. For other types, events between their watermark and
     ``begin`` were not read.
@@ -33,23 +37,28 @@ class Window:
 
     context: str
     types: tuple[str, ...]
-    begin: float
-    end: float
+    begin: int
+    end: int
     advance: tuple[str, ...]
     late: tuple[str, ...]
     """Types whose watermark is older than Stripe's list."""
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of its events. Each kind has a list of its own."""
+        return kind_of(self.types[0])
 
 
 def plan(
     context: str, types: Sequence[str], watermarks: Mapping[str, float], since: float | None
 ) -> list[Window]:
-    """Return the windows to read for one account, with up to twenty types each.
+    """Return the windows to read for one account, with up to twenty ``types`` of one kind each.
 
     A type begins at its watermark, less the overlap. ``since`` replaces that for all types, in
     seconds since the epoch. Types with similar watermarks share a window.
     """
     now = time.time()
-    end, oldest = now - LIST_LAG_SECONDS, now - STRIPE_KEEPS_SECONDS
+    end, oldest = math.floor(now - LIST_LAG_SECONDS), now - STRIPE_KEEPS_SECONDS
     # Each type is complete up to this time. Events that Stripe no longer lists cannot be read.
     complete = {
         type_: max(oldest, watermarks.get(type_, now - FIRST_WINDOW_SECONDS)) for type_ in types
@@ -62,7 +71,7 @@ def plan(
     windows = []
     for first in range(0, len(ordered), TYPES_AT_ONCE):
         some = tuple(ordered[first : first + TYPES_AT_ONCE])
-        begin = min(end, max(oldest, begins[some[0]]))
+        begin = min(end, math.floor(max(oldest, begins[some[0]])))
         advance = tuple(type_ for type_ in some if begin <= complete[type_])
         late = tuple(type_ for type_ in some if watermarks.get(type_, now) < oldest)
         windows.append(Window(context, some, begin, end, advance, late))

@@ -1,19 +1,27 @@
-"""Enabling exactly the handled event types at a destination, in two steps: plan and change."""
+"""Creates a destination, and enables exactly the handled event types at one: plan and change."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import stripe
 
-from app.stripe_api.destinations import Comparison, Expected, fetch, takes_thin
+from app.stripe_api.catalog import Kind
+from app.stripe_api.destinations import (
+    WEBHOOK_ENDPOINT,
+    Comparison,
+    Expected,
+    fetch,
+    sent_kind,
+)
 from app.stripe_api.errors import checked
 
-NOTHING_HANDLED = (
-    "No event type has a handler module, and a destination needs at least one type. Write a"
-    " handler first"
-)
+if TYPE_CHECKING:
+    from stripe.params.v2.core import EventDestinationCreateParams
+
 ORDER_WHEN_ADDING = (
     "Adding: deploy the handlers first, then sync. Until then the running version passes these"
     " types to its fallback, and its handlers never get those events."
@@ -52,19 +60,60 @@ class Plan:
         return bool(self.add or self.remove)
 
 
+def new_destination(  # noqa: PLR0913 - one argument for each field
+    kind: Kind,
+    types: Collection[str],
+    url: str,
+    *,
+    events_from: Sequence[str],
+    name: str | None = None,
+    api_version: str | None = None,
+) -> EventDestinationCreateParams:
+    """Return the parameters of a new destination that sends ``types`` of one ``kind`` to ``url``.
+
+    Its default name is the host of the URL. The objects of snapshot events are of ``api_version``,
+    by default that of the SDK, whose classes describe them. The answer has URL and signing secret.
+    """
+    params: EventDestinationCreateParams = {
+        "name": name or urlsplit(url).netloc,
+        "type": WEBHOOK_ENDPOINT,
+        "event_payload": kind.value,
+        "enabled_events": sorted(types),
+        "events_from": list(events_from),
+        "webhook_endpoint": {"url": url},
+        "include": ["webhook_endpoint.signing_secret", "webhook_endpoint.url"],
+    }
+    if kind is Kind.SNAPSHOT:
+        params["snapshot_api_version"] = api_version or stripe.api_version
+    return params
+
+
+def nothing_handled(kind: Kind) -> str:
+    """Return why there are no types for a destination of this ``kind``."""
+    return (
+        f"No {kind} event type has a handler module, and a destination needs at least one type."
+        " Write a handler first"
+    )
+
+
 def refusal(comparison: Comparison, expected: Expected) -> str | None:
-    """Return why the types of a destination cannot be set: it is not thin, or there are none."""
-    if not takes_thin(comparison.destination):
+    """Return why the types of a destination cannot be set: wrong events, or no handled types."""
+    if comparison.kind is None:
         return comparison.problems[0].sentence
-    return None if expected.types else NOTHING_HANDLED
+    return None if expected.types_of(comparison.kind) else nothing_handled(comparison.kind)
 
 
 def make_plan(comparison: Comparison, *, prune: bool) -> Plan:
-    """Return the changes that enable the handled types. ``prune`` removes the other ones."""
+    """Return the changes that enable the handled types. ``prune`` removes the other ones.
+
+    A wildcard is removed with ``prune``. The types that it has enabled are added then.
+    """
+    named = frozenset(comparison.destination.enabled_events)
+    by_wildcard = tuple(each for each in comparison.matched if each not in named)
     return Plan(
-        add=comparison.missing,
+        add=(*comparison.missing, *(by_wildcard if prune else ())),
         remove=comparison.unhandled if prune else (),
-        keep=comparison.matched,
+        keep=tuple(each for each in comparison.matched if each in named),
         unhandled=() if prune else comparison.unhandled,
     )
 
@@ -78,7 +127,7 @@ def change(
     answer is compared after it. Raises ``TypesChanged``, ``TypesDiffer`` and the SDK's errors.
     """
     now = fetch(client, destination_id)
-    if set(now.enabled_events) != set(seen) or not takes_thin(now):
+    if set(now.enabled_events) != set(seen) or sent_kind(now) is None:
         raise TypesChanged
     update = client.v2.core.event_destinations.update
     after = checked(update(destination_id, {"enabled_events": plan.result}))

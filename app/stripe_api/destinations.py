@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from stripe.v2 import ListObject
 
-from app.formats import mode
+from app.stripe_api.catalog import Kind, kind_of
 from app.stripe_api.errors import checked
 
 if TYPE_CHECKING:
@@ -23,7 +23,11 @@ WEBHOOK_PATH = "/webhook"
 #: The URL of a service in a hint, if no other is known.
 ANY_URL = "https://your.host/webhook"
 
-#: The entry for all types in a snapshot destination. Thin destinations have no such entry.
+#: The type of a destination that sends to a URL.
+WEBHOOK_ENDPOINT = "webhook_endpoint"
+
+#: The entry for all types in a snapshot destination, except those that Stripe sends only if they
+#: are named. Thin destinations have no such entry.
 WILDCARD = "*"
 
 
@@ -36,9 +40,10 @@ def plain_hint(*arguments: str) -> str:
 class Expected:
     """The expected state of a destination, from the code and the options of a command.
 
-    Without ``url`` any URL that ends in ``/webhook`` is accepted. With ``connected_accounts`` the
-    destination must send the events of connected accounts. ``hint`` writes a command of ``flask``
-    for a sentence.
+    ``types`` are those with a handler module, of both kinds. Without ``url`` any URL that ends in
+    ``/webhook`` is accepted. With ``connected_accounts`` the destination must send the events of
+    connected accounts. ``hint`` writes a command of ``flask`` for a sentence. A destination must
+    send events of one of these ``kinds``.
     """
 
     types: frozenset[str]
@@ -46,6 +51,16 @@ class Expected:
     url: str | None = None
     connected_accounts: bool = False
     hint: Callable[..., str] = plain_hint
+    kinds: frozenset[Kind] = frozenset(Kind)
+
+    @property
+    def first_kind(self) -> Kind:
+        """The kind of a new destination, if any of the ``kinds`` will do: thin if possible."""
+        return Kind.THIN if Kind.THIN in self.kinds else Kind.SNAPSHOT
+
+    def types_of(self, kind: Kind) -> frozenset[str]:
+        """Return the types of one kind with a handler module."""
+        return frozenset(each for each in self.types if kind_of(each) is kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +75,16 @@ class Problem:
 class Comparison:
     """A destination at Stripe, and its differences from the expected state.
 
-    ``missing`` types have a handler and are not enabled. ``unhandled`` types are enabled and have
-    no handler. ``matched`` types are both. All three are empty for a destination that is not thin.
+    Its types are compared with the handled types of its own ``kind``. ``missing`` types have a
+    handler and are not enabled. ``unhandled`` types are enabled and have no handler. ``matched``
+    types are both. All three are empty, and ``kind`` is None, for a destination whose events are
+    not expected. ``warnings`` need no change.
     """
 
     destination: EventDestination
+    kind: Kind | None
     problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
     missing: tuple[str, ...]
     unhandled: tuple[str, ...]
     matched: tuple[str, ...]
@@ -103,25 +122,17 @@ def fetch_all(
     return list(found.values())
 
 
-def compare(destination: EventDestination, expected: Expected) -> Comparison:
-    """Compare ``destination`` with what is ``expected``."""
-    problems = tuple(_problems(destination, expected))
-    if not takes_thin(destination):
-        return Comparison(destination, problems, (), (), ())
-    enabled = frozenset(destination.enabled_events)
-    missing = frozenset() if WILDCARD in enabled else expected.types - enabled
-    return Comparison(
-        destination,
-        problems,
-        missing=tuple(sorted(missing)),
-        unhandled=tuple(sorted(enabled - expected.types)),
-        matched=tuple(sorted(enabled & expected.types)),
-    )
+def sent_kind(destination: EventDestination) -> Kind | None:
+    """Return the kind of the events that it sends to a URL, or None. It cannot be changed."""
+    if destination.type != WEBHOOK_ENDPOINT:
+        return None
+    return next((kind for kind in Kind if kind == destination.event_payload), None)
 
 
-def takes_thin(destination: EventDestination) -> bool:
-    """Return true if it sends thin notifications to a URL. Neither can be changed at Stripe."""
-    return destination.type == "webhook_endpoint" and destination.event_payload == "thin"
+def enabled(destination: EventDestination, types: frozenset[str]) -> frozenset[str]:
+    """Return which of these ``types`` of its kind a destination has enabled."""
+    found = frozenset(destination.enabled_events)
+    return types if WILDCARD in found else types & found
 
 
 def url_of(destination: EventDestination) -> str | None:
@@ -147,74 +158,8 @@ def status_of(destination: EventDestination) -> str:
     return f"{destination.status} ({disabled.reason})" if disabled else destination.status
 
 
-def _problems(destination: EventDestination, expected: Expected) -> Iterator[Problem]:
-    """Yield all problems except those of the event types."""
-    create = _create(destination, expected)
-    if destination.type != "webhook_endpoint":
-        yield Problem(
-            "type",
-            f"Its type is {destination.type}, which cannot be changed: it never sends to a URL."
-            f" Create a webhook endpoint with {create}",
-        )
-    if destination.event_payload != "thin":
-        yield Problem(
-            "payload",
-            f"Its payload is {destination.event_payload}, which the service refuses and which"
-            f" cannot be changed. Create a thin destination with {create}",
-        )
-    if destination.status != "enabled":
-        yield Problem(
-            "status",
-            f"It is {status_of(destination)}: Stripe sends nothing. Enable it in the dashboard",
-        )
-    if destination.livemode != expected.livemode:
-        yield Problem(
-            "mode",
-            f"It is in {mode(live=destination.livemode)} mode, and STRIPE_API_KEY is a"
-            f" {mode(live=expected.livemode)} key: its events are recorded and not run",
-        )
-    yield from _problems_of_events_from(destination, expected)
-    if destination.type == "webhook_endpoint":
-        yield from _problems_of_url(url_of(destination) or "", destination, expected)
-
-
-def _create(destination: EventDestination, expected: Expected) -> str:
-    """Return the command that creates the expected destination."""
-    url = expected.url or url_of(destination) or ANY_URL
-    accounts = ["--connected-accounts"] if expected.connected_accounts else []
-    return expected.hint("destination", "create", "--url", url, *accounts)
-
-
-def _problems_of_events_from(
-    destination: EventDestination, expected: Expected
-) -> Iterator[Problem]:
-    events_from, create = destination.events_from or [], _create(destination, expected)
-    if expected.connected_accounts and not any("accounts" in one for one in events_from):
-        yield Problem(
-            "events_from",
-            f"It sends events of {', '.join(events_from) or 'no account'}, which cannot be"
-            " changed, and not of connected accounts. Create a destination for them with"
-            f" {create}",
-        )
-    elif not events_from:
-        yield Problem(
-            "events_from",
-            f"It sends events of no account. Create another one with {create}",
-        )
-
-
-def _problems_of_url(
-    url: str, destination: EventDestination, expected: Expected
-) -> Iterator[Problem]:
-    if expected.url and not same_url(url, expected.url):
-        yield Problem(
-            "url", f"It sends to {url}, not to {expected.url}. Change it in the dashboard"
-        )
-    elif not expected.url and not urlsplit(url).path.endswith(WEBHOOK_PATH):
-        yield Problem(
-            "url",
-            f"It sends to {url}, and the service takes deliveries at {WEBHOOK_PATH}. Change it in"
-            " the dashboard. If a proxy rewrites the path, confirm the URL with --url",
-        )
-    if destination.livemode and not url.startswith("https:"):
-        yield Problem("url", f"It sends to {url}, which is not https. Change it in the dashboard")
+def payload_of(destination: EventDestination) -> str:
+    """Return its payload style, with the API version of snapshot events."""
+    version = destination.snapshot_api_version
+    payload = destination.event_payload
+    return f"{payload} ({version})" if version else payload

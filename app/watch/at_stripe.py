@@ -9,13 +9,16 @@ from urllib.parse import urlsplit
 
 from app.formats import few, plural
 from app.inbox.findings import DESTINATION, FAILING, OK, WARNING, Finding
+from app.stripe_api.catalog import Kind
+from app.stripe_api.destination_comparison import compare, create_arguments
 from app.stripe_api.destinations import (
     WEBHOOK_PATH,
     Comparison,
     Expected,
-    compare,
+    payload_of,
     plain_hint,
     same_url,
+    sent_kind,
     status_of,
     url_of,
 )
@@ -41,7 +44,7 @@ class Found:
 
 def never_called(types: frozenset[str], working: Sequence[Comparison]) -> list[str]:
     """Return the types with a handler that no ``working`` destination sends."""
-    return sorted(set(types).intersection(*(set(each.missing) for each in working)))
+    return sorted(types.difference(*(each.matched for each in working)))
 
 
 def key(kind: str, forbidden: Sequence[str], before: Finding | None) -> Found:
@@ -102,7 +105,7 @@ def destinations(
         yield _destination(each, is_sure=is_sure)
     working = [each for each in comparisons if not each.problems]
     if working:
-        yield _types(working, expected, before.get(TYPES))
+        yield _types(comparisons, expected, before.get(TYPES))
 
 
 def _none(before: Mapping[str, Finding]) -> Found:
@@ -118,44 +121,65 @@ def _none(before: Mapping[str, Finding]) -> Found:
 
 def _destination(comparison: Comparison, *, is_sure: bool) -> Found:
     one = comparison.destination
+    problems = [each.sentence for each in (*comparison.problems, *comparison.warnings)]
     details = {
         "id": one.id,
         "name": one.name,
         "url": url_of(one),
         "status": one.status,
-        "payload": one.event_payload,
+        "payload": payload_of(one),
         "enabled_events": len(one.enabled_events),
         "missing": list(comparison.missing),
         "unhandled": list(comparison.unhandled),
-        "problems": [each.sentence for each in comparison.problems],
+        "problems": problems,
     }
     name = f"{DESTINATION}{one.id}"
     if one.status != "enabled":
         text = f"event destination {one.id} is {status_of(one)}: Stripe sends nothing. Enable it"
         text += " in the dashboard"
         return Found(name, FAILING if is_sure else WARNING, text, details)
-    if comparison.problems:
-        problems = ". ".join(each.sentence for each in comparison.problems)
-        return Found(name, WARNING, f"event destination {one.id}: {problems}", details)
+    if problems:
+        text = f"event destination {one.id}: {'. '.join(problems)}"
+        return Found(name, WARNING, text, details)
     types = plural(len(comparison.matched), "handled type")
     return Found(name, OK, f"{one.id} sends {types} to {url_of(one)}", details)
 
 
-def _types(working: Sequence[Comparison], expected: Expected, before: Finding | None) -> Found:
+def _types(comparisons: Sequence[Comparison], expected: Expected, before: Finding | None) -> Found:
     """Return how the types of the handlers differ from those at Stripe.
 
     A deployment that adds a handler enables its type afterwards. So a type that is missing for the
     first time is a warning.
     """
-    missing = never_called(expected.types, working)
-    if missing:
-        text = f"not enabled at Stripe, so their handlers are never called: {few(missing)}"
-        sync = plain_hint("destination", "sync", working[0].destination.id)
+    working = [each for each in comparisons if not each.problems]
+    missing = {
+        kind: never_called(expected.types_of(kind), working)
+        for kind in Kind
+        if not _is_broken(kind, comparisons)
+    }
+    types = sorted(type_ for some in missing.values() for type_ in some)
+    if types:
+        text = f"not enabled at Stripe, so their handlers are never called: {few(types)}"
+        remedies = [_remedy(kind, working) for kind, some in missing.items() if some]
         known = before.details.get("types", ()) if before else ()
-        level = FAILING if set(known) & set(missing) else WARNING
-        return Found(TYPES, level, f"{text}. Run {sync}", {"types": missing})
+        level = FAILING if set(known) & set(types) else WARNING
+        return Found(TYPES, level, f"{text}. Run {' and '.join(remedies)}", {"types": types})
     unhandled = sorted({type_ for each in working for type_ in each.unhandled})
     if unhandled:
         text = f"types without a handler are sent, and go to the fallback: {few(unhandled)}"
         return Found(TYPES, WARNING, text)
     return Found(TYPES, OK, f"{plural(len(expected.types), 'handled type')} are enabled at Stripe")
+
+
+def _is_broken(kind: Kind, comparisons: Sequence[Comparison]) -> bool:
+    """Return true if each destination of a kind has problems, which have findings of their own."""
+    own = [each for each in comparisons if sent_kind(each.destination) is kind]
+    return bool(own) and all(each.problems for each in own)
+
+
+def _remedy(kind: Kind, working: Sequence[Comparison]) -> str:
+    """Return the command after which a destination sends the missing types of a kind."""
+    for each in working:
+        if each.kind is kind:
+            return plain_hint("destination", "sync", each.destination.id)
+    return plain_hint(*create_arguments(kind, str(url_of(working[0].destination))))

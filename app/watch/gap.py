@@ -1,7 +1,8 @@
-"""Compares the last hour of Stripe's list with the inbox. It reads few pages."""
+"""Compares the last hour of Stripe's lists with the inbox. It reads few pages."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ import stripe
 from app.formats import few, plural
 from app.inbox.findings import FAILING, OK
 from app.inbox.reconciliation import Reconciliation
-from app.reconcile.listing import PAGE, list_events
+from app.reconcile.listing import PAGE, ListedEvent, list_events
 from app.reconcile.reconciler import ACCOUNT_ERRORS
 from app.reconcile.windows import TYPES_AT_ONCE, Window
+from app.stripe_api.catalog import Kind
 from app.stripe_api.destinations import plain_hint
 from app.watch.at_stripe import Found
 
@@ -22,17 +24,17 @@ NAME = "reconcile_gap"
 
 #: The newest events are not compared: Stripe repeats a delivery that failed a moment ago.
 GRACE_SECONDS = 15 * 60
-#: The length of the compared part of the list.
+#: The length of the compared part of a list.
 SECONDS = 3600
 #: Connected accounts that one round compares at most: those of the latest events.
 ACCOUNTS = 3
-#: Pages of the list that one round reads at most, for each twenty types.
+#: Pages of a list that one round reads at most, for each twenty types.
 PAGES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The types that destinations send for one account. It is empty for that of the key.
+    """Types of one kind that destinations send for one account. It is empty for that of the key.
 
     Events from before ``begin``, in seconds since the epoch, are not compared.
     """
@@ -51,7 +53,7 @@ def find(
     ``stripe.StripeError`` and ``InboxUnavailable``.
     """
     missing: dict[str, str] = {}
-    accounts = []
+    accounts: list[str] = []
     for source in sources:
         try:
             found = _missing(client, reconciliation, source)
@@ -60,7 +62,7 @@ def find(
                 raise
             continue
         missing |= found
-        accounts += [source.account] if found and source.account else []
+        accounts += [source.account] if found and source.account not in {"", *accounts} else []
     if not missing:
         return Found(NAME, OK, "the inbox has the events that Stripe lists")
     kinds = sorted(set(missing.values()))
@@ -77,14 +79,26 @@ def find(
 def _missing(
     client: stripe.StripeClient, reconciliation: Reconciliation, source: Source
 ) -> dict[str, str]:
-    """Return the missing events of one account: the id and the type of each."""
-    end = time.time() - GRACE_SECONDS
-    begin, types = max(end - SECONDS, source.begin), source.types
+    """Return the missing events of one source: the id and the type of each."""
+    end = math.floor(time.time() - GRACE_SECONDS)
+    begin, types = max(end - SECONDS, math.ceil(source.begin)), source.types
     missing: dict[str, str] = {}
     for first in range(0, len(types) if begin < end else 0, TYPES_AT_ONCE):
         some = tuple(types[first : first + TYPES_AT_ONCE])
-        window = Window(source.account, some, begin, end, advance=(), late=())
-        listed = list(islice(list_events(client, window), PAGES * PAGE))
+        listed = _read(client, Window(source.account, some, begin, end, advance=(), late=()))
         known = reconciliation.known([each.event.id for each in listed])
         missing |= {each.event.id: each.event.type for each in listed if each.event.id not in known}
     return missing
+
+
+def _read(client: stripe.StripeClient, window: Window) -> list[ListedEvent]:
+    """Return the newest events of the window, and the undelivered ones of a window with more.
+
+    Only the list of snapshot events can be filtered. The filter alone would not find an event that
+    another server has answered with 2xx.
+    """
+    most = PAGES * PAGE
+    listed = list(islice(list_events(client, window), most))
+    if len(listed) == most and window.kind is Kind.SNAPSHOT:
+        listed += islice(list_events(client, window, only_undelivered=True), most)
+    return listed

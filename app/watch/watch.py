@@ -15,7 +15,7 @@ from app.inbox.findings import FAILING, OK, WARNING, Finding
 from app.processing.registry import Registry
 from app.settings import Settings
 from app.stripe_api.catalog import Kind
-from app.stripe_api.destinations import Expected, fetch_all, takes_thin
+from app.stripe_api.destinations import Expected, enabled, fetch_all, sent_kind
 from app.stripe_api.errors import StripeFailed, explained
 from app.watch import at_stripe, failing, gap
 from app.watch.at_stripe import Found
@@ -77,7 +77,8 @@ class Watch:
             dates.append(error.headers or {})
         else:
             here = at_stripe.pointing_here(found, self._settings.public_url)
-            expected = Expected(self._registry.types_of(Kind.THIN), self._settings.livemode)
+            types, kinds = self._registry.handled_types, self._registry.kinds
+            expected = Expected(types, self._settings.livemode, kinds=kinds)
             yield from at_stripe.destinations(here, expected, before)
         ahead = seconds_ahead(dates[0], begin, time.time())
         if ahead is not None:
@@ -90,25 +91,29 @@ class Watch:
 
     def _gap(self, here: list[EventDestination]) -> Iterator[Found]:
         """Yield the gap of the types that a destination sends here, for each account."""
-        reconciliation = self._inbox.reconciliation
-        sending = [each for each in here if each.status == "enabled" and takes_thin(each)]
+        sources = [each for kind in Kind for each in self._sources(here, kind) if each.types]
+        if sources and not self._inbox.reconciliation.has_leader(RECONCILER):
+            yield gap.find(self._client, self._inbox.reconciliation, sources)
+
+    def _sources(self, here: list[EventDestination], kind: Kind) -> Iterator[gap.Source]:
+        """Yield what is sent here of one kind: for the key's account, then for connected ones."""
+        sending = [each for each in here if each.status == "enabled" and sent_kind(each) is kind]
         own = [each for each in sending if {*(each.events_from or [])} != {"@accounts"}]
         connected = [each for each in sending if {*(each.events_from or [])} - {"@self"}]
-        sources = [self._source("", own)]
+        yield self._source("", kind, own)
         if connected:
-            livemode = self._settings.livemode
-            accounts = reconciliation.recent_accounts(gap.ACCOUNTS, livemode=livemode)
-            sources += [self._source(each, connected) for each in accounts]
-        sources = [each for each in sources if each.types]
-        if sources and not reconciliation.has_leader(RECONCILER):
-            yield gap.find(self._client, reconciliation, sources)
+            accounts = self._inbox.reconciliation.recent_accounts(
+                gap.ACCOUNTS, livemode=self._settings.livemode
+            )
+            for account in accounts:
+                yield self._source(account, kind, connected)
 
-    def _source(self, account: str, sending: list[EventDestination]) -> gap.Source:
+    def _source(self, account: str, kind: Kind, sending: list[EventDestination]) -> gap.Source:
         """Return the handled types that these destinations send for an account, and since when."""
-        sent = {type_ for each in sending for type_ in each.enabled_events}
+        handled = self._registry.types_of(kind)
+        types = {type_ for each in sending for type_ in enabled(each, handled)}
         begins = [datetime.fromisoformat(each.created).timestamp() for each in sending]
-        types = tuple(sorted(self._registry.handled_types & sent))
-        return gap.Source(account, types, min(begins, default=0.0))
+        return gap.Source(account, tuple(sorted(types)), min(begins, default=0.0))
 
     def _remove_gone(self, before: Mapping[str, Finding], found: Mapping[str, Found]) -> None:
         """Remove the findings of destinations that are gone, and those that no longer apply."""

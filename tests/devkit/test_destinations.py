@@ -88,6 +88,8 @@ class TestCreate:
             ({"enabled_events": []}, "Missing required parameter: enabled_events"),
             ({"enabled_events": ["*"]}, "cannot hold *"),
             ({"enabled_events": ["customer.created"]}, "cannot hold customer.created"),
+            ({"event_payload": "snapshot"}, "a snapshot destination cannot hold v1.customer.cre"),
+            ({"snapshot_api_version": "2024-06-20"}, "for snapshot destinations only"),
             ({"webhook_endpoint": {"url": "your.host"}}, "must be a URL"),
             ({"webhook_endpoint": {}}, "must be a URL"),
             ({"color": "red"}, "unknown parameter: color"),
@@ -102,6 +104,14 @@ class TestCreate:
         """Only snapshot destinations accept the wildcard."""
         wanted: Any = {**NEW, "event_payload": "snapshot", "enabled_events": ["*"]}
         assert client.v2.core.event_destinations.create(wanted).enabled_events == ["*"]
+
+    def test_api_version(self, client: stripe.StripeClient) -> None:
+        """A snapshot destination has the given API version, or that of the account."""
+        wanted: Any = {**NEW, "event_payload": "snapshot", "enabled_events": ["customer.created"]}
+        service = client.v2.core.event_destinations
+        older: Any = {**wanted, "snapshot_api_version": "2024-06-20"}
+        made = [service.create(each).snapshot_api_version for each in (wanted, older, NEW)]  # type: ignore[arg-type]  # a plain dict
+        assert made == [stripe.api_version, "2024-06-20", None]
 
     def test_live_needs_https(self, stripe_api: StripeApi, client: stripe.StripeClient) -> None:
         """In live mode the URL must be https, in test mode it may be http."""

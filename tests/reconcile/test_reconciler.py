@@ -6,116 +6,33 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import stripe
-from werkzeug import Request, Response
 
 from app.conversions import MIN_RETENTION_DAYS
 from app.errors import InboxUnavailable
-from app.factory import make_client
 from app.inbox import NewEvent
 from app.inbox.reconciliation import Reconciliation
 from app.reconcile import listing, reconciler
-from app.reconcile.gap import Gap, report
-from app.reconcile.reconciler import Reconciler
+from app.reconcile.gap import report
 from app.reconcile.windows import LIST_LAG_SECONDS, OVERLAP_SECONDS, STRIPE_KEEPS_SECONDS
 from app.states import Outcome, State
 from app.stripe_api.catalog import module_name
 from devkit import samples
-from devkit.event_list import EventList
-from devkit.stripe_api import StripeApi
-from tests.conftest import Receiver
+from tests.reconcile.conftest import CREATED, HANDLER, HOUR, TYPE, Lab, OddList
 from tests.support import raw_sql
 from tests.support.waiting import wait_for
 
-TYPE = "v1.customer.created"
-CREATED = "v1_customer_created"
 OTHER = "v1.invoice.paid"
-HANDLER = "calls = []\ndef handle(notif, client):\n    calls.append(notif)\n"
-HOUR = 3600.0
 FEW = 120.0
 """Tolerance in seconds between two readings of a clock."""
-
-Make = Callable[..., Receiver]
-
-
-class Lab:
-    """A service, the stand-in for Stripe's API, and a reconciler."""
-
-    def __init__(self, receiver: Receiver, api: StripeApi) -> None:
-        """Take service and stand-in."""
-        self.receiver = receiver
-        self.api = api
-        self.inbox = receiver.services.inbox
-
-    @property
-    def reconciler(self) -> Reconciler:
-        """A reconciler as in a new process."""
-        own = self.receiver.services
-        client = make_client(own.settings, own.inbox)
-        return Reconciler(own.settings, own.registry, own.inbox, client, own.runner)
-
-    def put(self, event_id: str, age: float = HOUR, **fields: Any) -> dict[str, Any]:
-        """Add an event that is ``age`` seconds old to Stripe's list. Returns its notification."""
-        created = datetime.now(UTC) - timedelta(seconds=age)
-        values = {"event_type": TYPE, "event_id": event_id, "created": created, **fields}
-        notification = samples.notification(**values)
-        self.api.put_event(samples.event(notification, {"secret": "not for the inbox"}))
-        return notification
-
-    def missing(self, *accounts: str, since: float | None = None) -> list[str]:
-        """Return the ids of the missing events."""
-        return [each.event.id for each in self.reconciler.find(accounts, since).missing]
-
-    def close(self, *accounts: str, since: float | None = None) -> Gap:
-        """Find and record the missing events."""
-        reconciler = self.reconciler
-        gap = reconciler.find(accounts, since)
-        reconciler.record(gap)
-        return gap
-
-    def reached(self, context: str = "") -> dict[str, float]:
-        """Return the age of each watermark in seconds."""
-        reached = self.inbox.reconciliation.watermarks(livemode=False, context=context)
-        return {type_: time.time() - at for type_, at in reached.items()}
 
 
 def set_back(url: str, seconds: float) -> None:
     """Move all watermarks back."""
     raw_sql.execute(url, f"UPDATE watermarks SET reached = reached - {seconds}")  # noqa: S608 - a number
-
-
-@pytest.fixture
-def make_lab(make_receiver: Make, stripe_api: StripeApi) -> Callable[..., Lab]:
-    """A function that makes one, by default with a handler for customers."""
-
-    def make(modules: dict[str, str] | None = None, **changes: Any) -> Lab:
-        chosen = {CREATED: HANDLER} if modules is None else modules
-        return Lab(make_receiver(chosen, stripe_api_base=stripe_api.url, **changes), stripe_api)
-
-    return make
-
-
-@pytest.fixture
-def lab(make_lab: Callable[..., Lab], database_url: str) -> Lab:
-    """One in inline mode, on each database."""
-    return make_lab(database_url=database_url)
-
-
-class OddList(EventList):
-    """A list that returns one page as Stripe's API never would."""
-
-    def __init__(self, data: list[Any]) -> None:
-        """Take the items of the first page."""
-        super().__init__()
-        self._odd = [json.dumps({"data": data, "next_page_url": None})]
-
-    def answer(self, request: Request) -> Response | None:
-        """Return the odd page first, then the real ones."""
-        return Response(self._odd.pop()) if self._odd else super().answer(request)
 
 
 class TestFind:

@@ -113,7 +113,7 @@ class TestDestinations:
         found = watched.add_destination(event_payload="snapshot")
         finding = watched.look()[f"destination_disabled:{found}"]
         assert finding.level == "warn"
-        assert "Its payload is snapshot, which the service refuses" in finding.text
+        assert "no handler module takes snapshot events" in finding.text
         assert watched.alerts() == []
 
     def test_other_service(self, watched: Watched) -> None:

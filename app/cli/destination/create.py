@@ -16,8 +16,8 @@ from app.cli.stripe_errors import StripeFailedError, checked, explained
 from app.factory import make_client
 from app.services import services
 from app.stripe_api.catalog import Kind
-from app.stripe_api.destination_sync import NOTHING_HANDLED
-from app.stripe_api.destinations import WEBHOOK_PATH
+from app.stripe_api.destination_sync import new_destination, nothing_handled
+from app.stripe_api.destinations import WEBHOOK_PATH, payload_of
 
 if TYPE_CHECKING:
     from stripe.params.v2.core import EventDestinationCreateParams
@@ -45,26 +45,38 @@ def _url(_context: click.Context, _parameter: click.Parameter, value: str) -> st
     is_flag=True,
     help="Send the events of connected accounts. [default: of the account of the key]",
 )
+@click.option(
+    "--payload",
+    type=click.Choice([kind.value for kind in Kind]),
+    default=Kind.THIN.value,
+    show_default=True,
+    help="Its payload style. It gets the handled types of this style.",
+)
+@click.option(
+    "--api-version",
+    metavar="VERSION",
+    help="The API version of snapshot events. [default: that of the SDK]",
+)
 @with_appcontext
-def create(url: str, name: str | None, *, connected_accounts: bool) -> None:
-    """Create a thin destination with the handled event types, and show its signing secret.
+def create(
+    url: str, name: str | None, payload: str, api_version: str | None, *, connected_accounts: bool
+) -> None:
+    """Create a destination with the handled event types, and show its signing secret.
 
-    Stripe shows the secret only once.
+    Stripe shows the secret only once. The payload style and the API version cannot be changed.
     """
-    settings, types = services().settings, sorted(services().registry.types_of(Kind.THIN))
+    settings, kind = services().settings, Kind(payload)
+    types = services().registry.types_of(kind)
+    if api_version and kind is Kind.THIN:
+        raise click.UsageError("Thin events have no API version: --api-version needs snapshot.")
     if not types:
-        raise click.ClickException(f"{NOTHING_HANDLED}.")
+        raise click.ClickException(f"{nothing_handled(kind)}.")
     if settings.livemode and not url.startswith("https:"):
         raise click.ClickException("STRIPE_API_KEY is a live key, and live mode needs https.")
-    params: EventDestinationCreateParams = {
-        "name": name or urlsplit(url).netloc,
-        "type": "webhook_endpoint",
-        "event_payload": "thin",
-        "enabled_events": types,
-        "events_from": ["@accounts" if connected_accounts else "@self"],
-        "webhook_endpoint": {"url": url},
-        "include": ["webhook_endpoint.signing_secret", "webhook_endpoint.url"],
-    }
+    events_from = ["@accounts" if connected_accounts else "@self"]
+    params = new_destination(
+        kind, types, url, name=name, events_from=events_from, api_version=api_version
+    )
     _show(_create(settings, params), url)
 
 
@@ -89,6 +101,7 @@ def _show(created: EventDestination, url: str) -> None:
         events_from, types = ", ".join(created.events_from or []), created.enabled_events
         note("create_destination", created.id)
         say(f"Created {created.id} in {mode(live=created.livemode)} mode.")
+        say(f"  payload      {payload_of(created)}")
         say(f"  sends to     {url}")
         say(f"  events from  {events_from}")
         say(f"  event types  {', '.join(types)}")

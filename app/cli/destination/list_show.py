@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,14 +13,14 @@ from app.cli.output import json_option, mode, say, say_json, say_table
 from app.cli.stripe_errors import explained
 from app.factory import make_client
 from app.services import services
-from app.stripe_api.catalog import Kind
+from app.stripe_api.destination_comparison import compare
 from app.stripe_api.destinations import (
     ANY_URL,
     Comparison,
     Expected,
-    compare,
     fetch,
     fetch_all,
+    payload_of,
     status_of,
     url_of,
 )
@@ -73,8 +74,9 @@ def check(
 ) -> None:
     """Compare the destination ID with the code. Exit status 1 if they differ.
 
-    The handler of a type that is not enabled at Stripe is never called. Events of a type that is
-    enabled and has no handler go to the fallback.
+    A thin destination is compared with the handled thin types, and a snapshot destination with the
+    handled snapshot types. The handler of a type that is not enabled at Stripe is never called.
+    Events of a type that is enabled and has no handler go to the fallback.
     """
     wanted = expected(url, connected_accounts=connected_accounts)
     with explained():
@@ -85,8 +87,9 @@ def check(
 
 def expected(url: str | None = None, *, connected_accounts: bool = False) -> Expected:
     """Return the expected state of a destination, for the handlers and settings of this process."""
-    types, livemode = services().registry.types_of(Kind.THIN), services().settings.livemode
-    return Expected(types, livemode, url, connected_accounts, hint)
+    registry, livemode = services().registry, services().settings.livemode
+    types = registry.handled_types
+    return Expected(types, livemode, url, connected_accounts, hint, registry.kinds)
 
 
 def show_comparison(comparison: Comparison, *, as_json: bool = False) -> None:
@@ -98,7 +101,7 @@ def show_comparison(comparison: Comparison, *, as_json: bool = False) -> None:
     _show_types("enabled and handled", comparison.matched)
     _show_types("missing at Stripe", comparison.missing, "its handler is never called")
     _show_types("without a handler", comparison.unhandled, "goes to the fallback")
-    for problem in comparison.problems:
+    for problem in (*comparison.problems, *comparison.warnings):
         say()
         say(f"{problem.sentence}.")
     if comparison.missing or comparison.unhandled:
@@ -115,7 +118,7 @@ def _show_destination(destination: EventDestination) -> None:
     say(f"{destination.id}  {destination.name}")
     fields = {
         "type": destination.type,
-        "payload": destination.event_payload,
+        "payload": payload_of(destination),
         "status": status_of(destination),
         "mode": mode(live=destination.livemode),
         "events from": ", ".join(destination.events_from or []) or "no account",
@@ -141,6 +144,7 @@ def as_object(destination: EventDestination) -> dict[str, Any]:
         "name": destination.name,
         "type": destination.type,
         "event_payload": destination.event_payload,
+        "snapshot_api_version": destination.snapshot_api_version,
         "status": destination.status,
         "livemode": destination.livemode,
         "events_from": destination.events_from,
@@ -153,7 +157,8 @@ def _comparison_as_object(comparison: Comparison) -> dict[str, Any]:
     return {
         **as_object(comparison.destination),
         "differs": comparison.differs,
-        "problems": [{"what": one.what, "sentence": one.sentence} for one in comparison.problems],
+        "problems": [asdict(one) for one in comparison.problems],
+        "warnings": [asdict(one) for one in comparison.warnings],
         "missing_at_stripe": list(comparison.missing),
         "without_a_handler": list(comparison.unhandled),
     }
@@ -164,7 +169,7 @@ def _cells(destination: EventDestination) -> tuple[str, ...]:
         destination.id,
         destination.name,
         status_of(destination),
-        destination.event_payload,
+        payload_of(destination),
         ", ".join(destination.events_from or []),
         str(len(destination.enabled_events)),
         url_of(destination) or destination.type,

@@ -14,6 +14,7 @@ from app.cli.output import confirm, plural, say
 from app.cli.stripe_errors import explained
 from app.factory import make_client
 from app.services import services
+from app.stripe_api.destination_comparison import compare
 from app.stripe_api.destination_sync import (
     ORDER_WHEN_ADDING,
     ORDER_WHEN_REMOVING,
@@ -24,7 +25,7 @@ from app.stripe_api.destination_sync import (
     make_plan,
     refusal,
 )
-from app.stripe_api.destinations import compare, fetch
+from app.stripe_api.destinations import fetch
 from app.text import printable
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 def sync(
     context: click.Context, /, destination_id: str, *, prune: bool, check: bool, yes: bool
 ) -> None:
-    """Enable the handled event types at the destination ID.
+    """Enable the handled event types of its payload style at the destination ID.
 
     This shows the changes and asks for confirmation. Types without a handler are removed only with
     --prune. To add types, deploy first, then sync. To remove types, sync first, then deploy.

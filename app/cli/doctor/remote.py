@@ -16,15 +16,16 @@ from app.cli.stripe_errors import StripeFailedError, checked, explained
 from app.errors import InboxUnavailable
 from app.states import SUCCESSES
 from app.stripe_api.catalog import Kind
+from app.stripe_api.destination_comparison import compare, create_arguments
 from app.stripe_api.destinations import (
     ANY_URL,
     WEBHOOK_PATH,
+    WILDCARD,
     Comparison,
     Expected,
-    compare,
     fetch_all,
     same_url,
-    takes_thin,
+    sent_kind,
     url_of,
 )
 from app.watch import clock
@@ -74,6 +75,8 @@ class Account:
         try:
             with explained():
                 self._try("events", self._list_events)
+                if self.registry and self.registry.types_of(Kind.SNAPSHOT):
+                    self._try("snapshot events", self._list_snapshots)
                 found = self._try("event destinations", lambda: fetch_all(self.client))
                 here = None if found is None else list(self._pointing_here(found))
         except StripeFailedError as error:
@@ -97,6 +100,9 @@ class Account:
         before = time.time()
         listing: Any = checked(self.client.v2.core.events.list({"limit": 1}), ListObject)
         self._note_clock(listing.last_response.headers, before, time.time())
+
+    def _list_snapshots(self) -> None:
+        checked(self.client.v1.events.list({"limit": 1}), stripe.ListObject)
 
     def _note_clock(self, headers: Any, before: float, after: float) -> None:
         """Note by how many seconds, at least, Stripe's clock is ahead, from the ``Date`` header."""
@@ -133,7 +139,8 @@ class Account:
         """Compare and ping the destinations that point here."""
         target = self.options.url or f"a URL that ends in {WEBHOOK_PATH}"
         if not here:
-            create = hint("destination", "create", "--url", self.options.url or ANY_URL)
+            kind = self._expected().first_kind
+            create = hint(*create_arguments(kind, self.options.url or ANY_URL))
             level = Level.FAIL if self.options.url else Level.WARN
             yield Line(level, "destination", f"none sends to {target}", f"Create one: {create}")
             return
@@ -145,33 +152,38 @@ class Account:
         yield from self._compared(here)
         if self.options.ping:
             for one in here:
-                if takes_thin(one) and one.status == "enabled":
+                # Stripe's ping is a thin event.
+                if sent_kind(one) is Kind.THIN and one.status == "enabled":
                     yield self._ping(one)
 
+    def _expected(self) -> Expected:
+        """Return the expected state of the destinations. Without a registry no type is expected."""
+        livemode, url = self.settings.livemode, self.options.url
+        if self.registry is None:
+            return Expected(frozenset(), livemode, url, hint=hint)
+        types, kinds = self.registry.handled_types, self.registry.kinds
+        return Expected(types, livemode, url, hint=hint, kinds=kinds)
+
     def _compared(self, here: list[EventDestination]) -> Iterator[Line]:
-        types = self.registry.types_of(Kind.THIN) if self.registry else frozenset()
-        expected = Expected(types, self.settings.livemode, self.options.url, hint=hint)
+        expected = self._expected()
         comparisons = [compare(one, expected) for one in here]
         for comparison in comparisons:
             yield from self._destination(comparison)
         working = [one for one in comparisons if not one.problems]
-        dead = never_called(types, working)
-        if dead:
-            yield Line(
-                Level.FAIL,
-                "types",
-                f"not enabled at Stripe, so their handlers are never called: {few(dead)}",
-                hint("destination", "sync", working[0].destination.id)
-                if working
-                else "Correct the destinations first, see above",
-            )
+        for kind in Kind:
+            if dead := never_called(expected.types_of(kind), working):
+                text = f"not enabled at Stripe, so their handlers are never called: {few(dead)}"
+                yield Line(Level.FAIL, "types", text, _remedy(kind, comparisons))
 
     def _destination(self, comparison: Comparison) -> Iterator[Line]:
         one, what = comparison.destination, "destination"
         for problem in comparison.problems:
             yield Line(Level.FAIL, what, f"{one.id}: {problem.sentence}")
-        if comparison.unhandled and self.registry:
-            text = f"{one.id} sends types without a handler: {few(comparison.unhandled)}"
+        for warning in comparison.warnings:
+            yield Line(Level.WARN, what, f"{one.id}: {warning.sentence}")
+        unhandled = [each for each in comparison.unhandled if each != WILDCARD]
+        if unhandled and self.registry:
+            text = f"{one.id} sends types without a handler: {few(unhandled)}"
             remedy = f"They go to the fallback, or {hint('destination', 'sync', one.id, '--prune')}"
             yield Line(Level.WARN, what, text, remedy)
         elif not comparison.problems:
@@ -223,3 +235,15 @@ class Account:
             text = f"{one.id}: a ping arrived, with the outcome {event.outcome}"
             return Line(Level.WARN, "ping", text, f"See the log of the service for {event.id}")
         return Line(Level.OK, "ping", f"{one.id}: a ping came and was handled in {seconds:.1f} s")
+
+
+def _remedy(kind: Kind, comparisons: list[Comparison]) -> str:
+    """Return how the types of a kind get enabled at one of the destinations that point here."""
+    own = [one for one in comparisons if sent_kind(one.destination) is kind]
+    for comparison in own:
+        if not comparison.problems:
+            return hint("destination", "sync", comparison.destination.id)
+    if own:
+        return "Correct the destinations first, see above"
+    create = hint(*create_arguments(kind, str(url_of(comparisons[0].destination))))
+    return f"Create a {kind} destination: {create}"

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, render_template, request, url_for
 from werkzeug.exceptions import Conflict, Forbidden
 
 from app.services import services
-from app.stripe_api.catalog import Kind
+from app.stripe_api.destination_comparison import compare
 from app.stripe_api.destination_sync import (
     ORDER_WHEN_ADDING,
     ORDER_WHEN_REMOVING,
@@ -23,9 +23,9 @@ from app.stripe_api.destination_sync import (
 from app.stripe_api.destinations import (
     Comparison,
     Expected,
-    compare,
     fetch,
     fetch_all,
+    payload_of,
     status_of,
     url_of,
 )
@@ -76,7 +76,11 @@ def show_now() -> str:
     with explained():
         found = [compare(each, _expected()) for each in fetch_all(services().client)]
         return render_template(
-            "ops/destinations_now.html", found=found, status_of=status_of, url_of=url_of
+            "ops/destinations_now.html",
+            found=found,
+            payload_of=payload_of,
+            status_of=status_of,
+            url_of=url_of,
         )
 
 
@@ -121,7 +125,8 @@ def _require_right() -> None:
 
 
 def _expected() -> Expected:
-    return Expected(services().registry.types_of(Kind.THIN), services().settings.livemode)
+    registry = services().registry
+    return Expected(registry.handled_types, services().settings.livemode, kinds=registry.kinds)
 
 
 def _plan(destination_id: str, *, prune: bool) -> Planned:

@@ -108,7 +108,12 @@ def test_without_a_handler(
 @pytest.mark.parametrize(
     "case",
     [
-        ({"event_payload": "snapshot"}, ["payload"], "which the service refuses"),
+        (
+            {"event_payload": "snapshot"},
+            ["payload"],
+            "no handler module takes snapshot events. Create a thin destination",
+        ),
+        ({"event_payload": "other"}, ["payload"], "Its payload is other, which cannot be changed"),
         (
             {"type": "amazon_eventbridge", "webhook_endpoint": None},
             ["type"],

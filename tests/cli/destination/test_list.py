@@ -105,6 +105,7 @@ def test_json(run: Callable[..., Result], stripe_api: StripeApi) -> None:
             "name": "Ours",
             "type": "webhook_endpoint",
             "event_payload": "thin",
+            "snapshot_api_version": None,
             "status": "enabled",
             "livemode": False,
             "events_from": ["@self"],

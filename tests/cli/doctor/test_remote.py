@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from app.cli.output import duration, few
+from app.errors import StartError
 from app.inbox import NewEvent
+from app.processing.registry import broken
 from app.states import Outcome
 from devkit import samples
 from devkit.destinations import PATH, PING
@@ -25,6 +27,7 @@ from tests.support.serving import serving
 URL = "https://your.host/webhook"
 CLOSED_PORT = "http://127.0.0.1:9/webhook"
 EVENTS = "/v2/core/events"
+SNAPSHOT = "customer.source.created"
 
 
 class TestKey:
@@ -206,7 +209,7 @@ class TestDestinations:
         stripe_api.destinations.add(URL, TYPES, event_payload="snapshot")
         found = examine(ours)
         assert [level for level, _ in found.about("destination")] == ["FAIL", "FAIL"]
-        assert "which the service refuses" in found.about("destination")[0][1]
+        assert "no handler module takes snapshot events" in found.about("destination")[0][1]
         assert "It is disabled" in found.about("destination")[1][1]
         ((level, text),) = found.about("types")
         assert level == "FAIL"
@@ -232,6 +235,94 @@ class TestDestinations:
         found = examine(make_ours({}), "--no-ping")
         assert found.about("types") == []
         assert [level for level, _ in found.about("destination")] == ["WARN"]
+
+
+class TestSnapshots:
+    """A service with snapshot modules needs a snapshot destination, too."""
+
+    @pytest.fixture
+    def both(self, make_ours: Callable[..., Receiver]) -> Receiver:
+        """An application with handlers of both kinds."""
+        return make_ours({**MODULES, SNAPSHOT.replace(".", "_"): "def handle(event, client): pass"})
+
+    def test_both(self, both: Receiver, url: str, stripe_api: StripeApi) -> None:
+        """Each destination has a line. Only the thin one is pinged: Stripe's ping is thin."""
+        thin = stripe_api.destinations.add(url, TYPES, secret=SECRET)
+        snapshot = stripe_api.destinations.add(url, [SNAPSHOT], event_payload="snapshot")
+        found = examine(both)
+        assert sorted(found.about("destination")) == sorted(
+            [
+                ("OK", f"{thin} sends 2 handled types to {url}"),
+                ("OK", f"{snapshot} sends 1 handled type to {url}"),
+            ]
+        )
+        assert found.about("types") == []
+        ((_, text),) = found.about("ping")
+        assert text.startswith(f"{thin}: a ping ")
+
+    def test_kind_without_a_destination(self, both: Receiver, stripe_api: StripeApi) -> None:
+        """The types of each kind have a line of their own, with the remedy for this kind."""
+        thin = stripe_api.destinations.add(URL, TYPES[:1])
+        dead = "not enabled at Stripe, so their handlers are never called:"
+        create = f"`flask destination create --url {URL} --payload snapshot`"
+        found = examine(both, "--no-ping")
+        assert found.about("types") == [
+            ("FAIL", f"{dead} {TYPES[1]} -> `flask destination sync {thin}`"),
+            ("FAIL", f"{dead} {SNAPSHOT} -> Create a snapshot destination: {create}"),
+        ]
+
+    def test_only_snapshot_modules(
+        self, make_ours: Callable[..., Receiver], stripe_api: StripeApi
+    ) -> None:
+        """Without any destination, the remedy is a snapshot one. A thin one is a FAIL."""
+        ours = make_ours({"customer_source_created": "def handle(event, client): pass"})
+        ((_, text),) = examine(ours, "--no-ping").about("destination")
+        assert text.endswith("--payload snapshot`")
+        stripe_api.destinations.add(URL, TYPES)
+        ((level, text),) = examine(ours, "--no-ping").about("destination")
+        assert level == "FAIL"
+        assert "no handler module takes thin events" in text
+
+    def test_wildcard_and_api_version(self, both: Receiver, stripe_api: StripeApi) -> None:
+        """Both are a WARN, and no type is missing."""
+        stripe_api.destinations.add(URL, TYPES)
+        name = stripe_api.destinations.add(
+            URL, ["*"], event_payload="snapshot", snapshot_api_version="2024-06-20"
+        )
+        found = examine(both, "--no-ping")
+        about = [(level, text) for level, text in found.about("destination") if name in text]
+        assert [level for level, _ in about] == ["WARN", "WARN", "OK"]
+        assert "Its objects are of API version 2024-06-20" in about[0][1]
+        assert "Its event types are *" in about[1][1]
+        assert about[2][1] == f"{name} sends 1 handled type to {URL}"
+        assert (found.about("types"), found.status) == ([], 0)
+
+    def test_permission_for_the_list(self, both: Receiver, stripe_api: StripeApi) -> None:
+        """The list of snapshot events is a permission of its own, and is read only if needed."""
+        stripe_api.fail("/v1/events", status=403)
+        ((level, text),) = examine(both, "--no-ping").about("key")
+        assert level == "WARN"
+        assert text.startswith("a test key that may not read snapshot events (403)")
+
+    def test_broken_modules(self, both: Receiver, stripe_api: StripeApi) -> None:
+        """While a module is broken, destinations of both kinds are right, and have no types."""
+        error = StartError("The handler modules cannot be used:", ["handlers/x.py: is wrong"])
+        parts = replace(both.services, registry=broken(error))
+        both.app.extensions["services"] = parts
+        thin = stripe_api.destinations.add(URL, TYPES)
+        snapshot = stripe_api.destinations.add(URL, ["*"], event_payload="snapshot")
+        found = examine(both, "--no-ping")
+        assert found.about("destination") == [
+            ("OK", f"{name} sends events to {URL}") for name in (snapshot, thin)
+        ]
+        assert found.about("types") == []
+
+    def test_no_request_without_snapshot_modules(
+        self, ours: Receiver, stripe_api: StripeApi
+    ) -> None:
+        """A service for thin events reads one list."""
+        examine(ours, "--no-ping")
+        assert [asked.path for asked in stripe_api.asked] == [EVENTS, PATH]
 
 
 class TestPing:

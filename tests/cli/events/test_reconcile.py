@@ -103,6 +103,26 @@ class TestGap:
         }
         assert run(receiver, "--account", "acct_1").stdout.endswith("None is missing.\n")
 
+    def test_events_of_both_kinds(self, make_receiver: Make, stripe_api: StripeApi) -> None:
+        """They are one table, sorted by time, and one number of types."""
+        modules = {"v1_customer_created": HANDLER, "customer_created": HANDLER}
+        receiver = make_receiver(modules, stripe_api_base=stripe_api.url)
+        thin = put(stripe_api, "evt_1")
+        created = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=50)
+        snapshot = samples.snapshot_event("customer.created", event_id="evt_2", created=created)
+        stripe_api.put_event(snapshot)
+        done = run(receiver, "--yes")
+        assert done.exit_code == 0, done.output
+        lines = done.stdout.splitlines()
+        assert lines[0].startswith("Stripe lists 2 events of 2 handled types")
+        assert lines[3:] == [
+            f"{thin['created']}  evt_1     {TYPE}  -",
+            f"{created:%Y-%m-%dT%H:%M:%S}.000Z  evt_2     customer.created     -",
+            "Recorded 2 events.",
+            f"evt_1  {TYPE}  handled",
+            "evt_2  customer.created  handled",
+        ]
+
     def test_many_are_counted(self, make: Make, stripe_api: StripeApi) -> None:
         """Twenty events are shown, and the number of the others."""
         for number in range(22):

@@ -279,6 +279,20 @@ class TestStandIn:
         seen = fetching.module("v1_customer_created").seen
         assert [each.email for each in seen] == ["1@example.com", "2@example.com"]
 
+    def test_lost_snapshot_event(
+        self, make_receiver: Callable[..., Receiver], stripe_api: StripeApi
+    ) -> None:
+        """It is in the list of snapshot events."""
+        modules = {"customer_created": "def handle(event, client): pass\n"}
+        receiver = make_receiver(modules, stripe_api_base=stripe_api.url)
+        lost = run(receiver, "customer.created", "--lost", "--context", "acct_1")
+        assert lost.exit_code == 0, lost.stderr
+        runner = receiver.app.test_cli_runner()
+        options = ["--account", "acct_1", "--yes"]
+        assert runner.invoke(args=["events", "reconcile", *options]).exit_code == 0
+        event = receiver.event(lost.stdout.split()[0])
+        assert (event.outcome, event.context) == ("handled", "acct_1")
+
     def test_lost_event_of_an_account(self, fetching: Receiver) -> None:
         """The command to find the event names its account."""
         result = run(fetching, TYPE, "--lost", "--context", "acct_1", "--times", "2")

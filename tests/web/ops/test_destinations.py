@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 import pytest
+import stripe
 
 from devkit.stripe_api import StripeApi
 from tests.web.ops.conftest import Browser
@@ -100,7 +101,7 @@ def test_destinations_are_compared(ops: Browser, stripe_api: StripeApi, name: st
     assert f"their handlers are never called: {INVOICE}." in text
     assert f"they go to the fallback: {CHARGE}." in text
     assert text.count("It matches the handlers.") == 1
-    assert "Its payload is snapshot, which the service refuses" in text
+    assert "Its payload is snapshot, which cannot be changed, and no handler module takes" in text
     assert "`flask destination create --url https://your.host/webhook`" in text
 
 
@@ -191,6 +192,23 @@ def test_snapshot_destination_has_no_plan(ops: Browser, stripe_api: StripeApi) -
     answer = ops.get(f"/ops/destinations/{name}/sync")
     assert answer.status_code == 409
     assert "cannot be changed" in answer.text
+
+
+def test_snapshot_destination(make_ops: Callable[..., Browser], stripe_api: StripeApi) -> None:
+    """With a snapshot module, its types are compared and changed. A wildcard has a warning."""
+    modules = {**MODULES, "customer_created": "def handle(event, client): pass\n"}
+    ops = make_ops(modules, stripe_api_base=stripe_api.url)
+    name = stripe_api.destinations.add(
+        URL, ["*"], event_payload="snapshot", snapshot_api_version=stripe.api_version
+    )
+    text = ops.get("/ops/destinations/now").text
+    assert f"<dd>snapshot ({stripe.api_version})</dd>" in text
+    assert "Its event types are *: Stripe sends all types to it" in text
+    path = f"/ops/destinations/{name}/sync"
+    plan = ops.get(f"{path}?prune=yes").text
+    assert "adds 1 event type to this destination and removes 1 event type." in plan
+    assert ops.post(path, {"seen": seen(plan), "prune": "yes"}).status_code == 303
+    assert enabled(stripe_api, name) == ["customer.created"]
 
 
 def test_failure_of_stripe(ops: Browser, stripe_api: StripeApi) -> None:
