@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import click
 import stripe
-import structlog
 from flask import Flask
 
 from app import log, text
@@ -105,12 +104,6 @@ def _make_app(settings: Settings, handlers: Registry | None = None) -> Flask:
     return app
 
 
-def warn_of_misspelt(settings: Settings) -> None:
-    """Log each variable that looks like a misspelt setting: it has no effect."""
-    for name, nearest in settings.origin.misspelt:
-        structlog.get_logger(__name__).warning("setting_unknown", variable=name, nearest=nearest)
-
-
 def make_services(settings: Settings, handlers: Registry) -> Services:
     """Return all services of one process, for these handler modules."""
     inbox = make_inbox(settings)
@@ -167,7 +160,7 @@ def _make_runner(  # noqa: PLR0913, PLR0917 - the services, in the order of thei
         leases=parts.leases,
         deferred=parts.deferred,
         watchdog=parts.watchdog,
-        classifier=_make_classifier(settings),
+        classifier=_make_classifier(settings, handlers),
         tracing=tracing,
         on_attempt=meter.attempt,
     )
@@ -275,18 +268,17 @@ def _ignore(_measured: object) -> None:
     """Count nothing."""
 
 
-def _make_classifier(settings: Settings) -> Classifier:
-    return Classifier(
-        _retry_policy(settings) if settings.is_queue else None,
-        text.redactor(secret_texts(settings)),
-        package=settings.handlers_package,
-        release=settings.release or None,
-    )
-
-
-def _retry_policy(settings: Settings) -> RetryPolicy:
-    return RetryPolicy(
+def _make_classifier(settings: Settings, handlers: Registry) -> Classifier:
+    defaults = RetryPolicy(
         base_seconds=settings.retry_base_seconds,
         cap_seconds=settings.retry_cap_seconds,
         max_attempts=settings.max_attempts,
+    )
+    return Classifier(
+        (lambda event_type: defaults.of(handlers.policy(event_type)))
+        if settings.is_queue
+        else None,
+        text.redactor(secret_texts(settings)),
+        package=settings.handlers_package,
+        release=settings.release or None,
     )

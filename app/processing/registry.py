@@ -17,8 +17,9 @@ import stripe
 
 from app import text
 from app.errors import StartError
-from app.processing import handler_module
+from app.processing import handler_module, policies
 from app.processing.handler_module import FALLBACK, Callback, ModuleProblem
+from app.processing.policies import NO_POLICY, Policy
 from app.stripe_api.catalog import event_types, load_classes, method_name
 
 #: The maximum length of one problem in characters. It can quote an exception of the team's code.
@@ -29,12 +30,13 @@ __all__ = ["FALLBACK", "Callback", "HandlerModule", "Registry", "broken", "check
 
 @dataclass(frozen=True, slots=True)
 class HandlerModule:
-    """One handler module: its event type, file, first line of documentation, and callback."""
+    """One handler module: its event type, file, first docstring line, callback and policies."""
 
     event_type: str
     file: str
     summary: str
     callback: Callback
+    policy: Policy = NO_POLICY
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,15 @@ class Registry:
     def handled_types(self) -> frozenset[str]:
         """The types with a handler module, including those that ``EVENT_TYPE`` declares."""
         return frozenset(module.event_type for module in self.modules)
+
+    @property
+    def policies(self) -> dict[str, Policy]:
+        """The policies of the types whose module declares some."""
+        return {each.event_type: each.policy for each in self.modules if each.policy != NO_POLICY}
+
+    def policy(self, event_type: str) -> Policy:
+        """Return the policies of this type."""
+        return self.policies.get(event_type, NO_POLICY)
 
     def register(
         self,
@@ -187,7 +198,18 @@ class _Loader:
         except ModuleProblem as problem:
             self._add(name, str(problem))
             return None
-        return HandlerModule(event_type, self._file(name), handler_module.summary(module), callback)
+        wrong = policies.problems(module, is_fallback=name == FALLBACK)
+        for each in wrong:
+            self._add(name, each)
+        if wrong:
+            return None
+        return HandlerModule(
+            event_type,
+            self._file(name),
+            handler_module.summary(module),
+            callback,
+            policies.read(module),
+        )
 
     def _refuse_two_for_one_type(self, modules: list[HandlerModule]) -> None:
         files: dict[str, list[str]] = {}
