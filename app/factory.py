@@ -24,6 +24,7 @@ from app.processing.deferred_results import DeferredResults
 from app.processing.held_claims import HeldClaims
 from app.processing.leases import Leases, tick_seconds_of
 from app.processing.outages import Outages
+from app.processing.policies import claim_rules
 from app.processing.receiver import Receiver
 from app.processing.registry import Registry
 from app.processing.rescuer import Rescuer
@@ -46,7 +47,7 @@ from app.web.refusals import RefusalLog
 
 #: Seconds between two tries to record the release of this process.
 RELEASE_SECONDS = 5.0
-#: Seconds between two searches for due events of paused types.
+#: Seconds between two searches for due events of paused types, and for those in a wrong lane.
 PARK_SECONDS = 1.0
 
 
@@ -106,7 +107,7 @@ def _make_app(settings: Settings, handlers: Registry | None = None) -> Flask:
 
 def make_services(settings: Settings, handlers: Registry) -> Services:
     """Return all services of one process, for these handler modules."""
-    inbox = make_inbox(settings)
+    inbox = make_inbox(settings, handlers)
     meter = _make_meter(settings, handlers, inbox)
     tracing = make_tracing(environment())
     client = make_client(settings, inbox, meter, tracing)
@@ -186,6 +187,7 @@ def _make_maintenance(  # noqa: PLR0913, PLR0917 - as above
     ]
     if settings.is_queue:
         tasks.append(Task("paused_types", PARK_SECONDS, inbox.administration.park))
+        tasks.append(Task("lanes", PARK_SECONDS, inbox.lanes.place))
     return Maintenance(tasks, inbox.reconciliation, stopping)
 
 
@@ -233,8 +235,12 @@ def _make_worker(
     return worker
 
 
-def make_inbox(settings: Settings) -> Inbox:
-    """Return the inbox of these ``settings``. It does not connect."""
+def make_inbox(settings: Settings, handlers: Registry | None = None) -> Inbox:
+    """Return the inbox of these ``settings``. It does not connect.
+
+    The policies of the ``handlers`` hold in queue mode only.
+    """
+    policies = handlers if settings.is_queue else None
     return Inbox(
         settings.database_url,
         lease_seconds=settings.lease_seconds,
@@ -242,6 +248,7 @@ def make_inbox(settings: Settings) -> Inbox:
         schema=settings.database_schema,
         migrates=settings.migrate == "auto",
         listen_url=settings.database_listen_url,
+        rules=lambda: claim_rules(policies.policies if policies else {}),
     )
 
 

@@ -22,6 +22,7 @@ from app.inbox.erasure import Erasure
 from app.inbox.findings import WatchFindings
 from app.inbox.gauges import Gauges, read_gauges
 from app.inbox.groups import Groups
+from app.inbox.lanes import Lanes
 from app.inbox.migrate import Revisions
 from app.inbox.models import (
     Attempt,
@@ -74,7 +75,8 @@ class Inbox:
         PostgreSQL with the tables, or None for the one that ``search_path`` finds. If not
         ``migrates``, every method raises ``MigrationPending`` while the tables are older than this
         version. ``listen_url`` is a URL of the same PostgreSQL database without a pooler, for
-        notifications.
+        notifications. ``rules`` returns the rules by which workers claim; it is called when they
+        are needed first.
         """
         self._store = Store(url, **options)
         self.deliveries = Deliveries(self._store)
@@ -93,6 +95,7 @@ class Inbox:
         self.overview = Overview(self._store)
         self.erasure = Erasure(self._store)
         self.transfer = Transfer(self._store)
+        self.lanes = Lanes(self._store)
 
     @property
     def address(self) -> str:

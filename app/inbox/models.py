@@ -125,6 +125,10 @@ class Event:
     """The ``traceparent`` of the delivery."""
     erased_at: float | None
     """When the body was erased on request. Such an event is never run."""
+    lane: str
+    """Where it waits for a worker (``app/inbox/sql/lanes.py``)."""
+    slot: int | None
+    """Its number among the running events of a type with a limit."""
     is_orphan: bool
     """True if its process is dead or no longer renews its lease: it can be run again."""
 

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from app.inbox.audit import Audit
 from app.inbox.engine import limits
+from app.inbox.lanes import Lanes
 from app.inbox.models import Note
 from app.inbox.sql import pauses as statements
 from app.inbox.steps import numbered_ids
@@ -17,7 +18,7 @@ from app.inbox.store import Store
 
 #: Events that one statement parks. It holds the write lock of SQLite for some milliseconds.
 STEP = 100
-#: The due events among which those of paused types are searched, the first due first.
+#: The due events of a lane among which those of paused types are searched, the first due first.
 SEARCHED = 2_000
 #: Seconds after which parked events are searched though no pause has changed.
 SEARCH_SECONDS = 60.0
@@ -30,6 +31,7 @@ class Pauses:
         """Take the ``store`` of the pauses."""
         self._store = store
         self._log = Audit(store)
+        self._lanes = Lanes(store)
         self._types: frozenset[str] | None = None
         self._searched_at = 0.0
 
@@ -79,16 +81,26 @@ class Pauses:
         of processes may call it at once.
         """
         types = frozenset(self.paused_types())
-        changed = self._move(statements.DUE_AND_PAUSED, statements.park) if types else 0
+        changed = 0
+        for lane in self._lanes.lanes() if types else ():
+            changed += self._move(
+                statements.DUE_AND_PAUSED,
+                statements.park,
+                lane=lane,
+                overdue=0.0,
+                searched=SEARCHED,
+            )
         # A search for parked events walks over those of the types that are still paused.
         if types != self._types or time.monotonic() > self._searched_at + SEARCH_SECONDS:
             changed += self._move(statements.PARKED_AND_RESUMED, statements.unpark)
             self._types, self._searched_at = types, time.monotonic()
         return changed
 
-    def _move(self, select: sa.Select[Any], change: Callable[[int], sa.Executable]) -> int:
+    def _move(
+        self, select: sa.Select[Any], change: Callable[[int], sa.Executable], **given: Any
+    ) -> int:
         total = 0
-        while rows := self._store.read(select, limit=STEP, searched=SEARCHED):
+        while rows := self._store.read(select, limit=STEP, **given):
             names = numbered_ids([row.id for row in rows], STEP)
             moved = len(self._store.change(change(STEP), names, durable=False))
             total += moved

@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Required, TypedDict
 
 import sqlalchemy as sa
 
 from app.errors import InboxUnavailable, MigrationPending, StartError
 from app.inbox import migrate
+from app.inbox.claim_rules import ClaimRules
 from app.inbox.engine.choice import engine_for
 from app.inbox.migrate import Revisions
 from app.inbox.models import Claim, NewEvent, RecordedEvent
@@ -32,6 +35,7 @@ class StoreOptions(TypedDict, total=False):
     schema: str | None
     migrates: bool
     listen_url: str | None
+    rules: Callable[[], ClaimRules]
 
 
 class Store:
@@ -46,15 +50,22 @@ class Store:
         schema: str | None = None,
         migrates: bool = True,
         listen_url: str | None = None,
+        rules: Callable[[], ClaimRules] = ClaimRules,
     ) -> None:
         """Take the database's ``url``, and the settings of ``Inbox``."""
         self.engine = engine_for(url, batch.FORMS, schema=schema, listen_url=listen_url)
         self.schema = schema
         self._migrates = migrates
+        self._make_rules = rules
         self.lease_seconds = lease_seconds
         self.max_crashes = max_crashes
         self._tokens = _Tokens()
         self._migrating = threading.Lock()
+
+    @cached_property
+    def rules(self) -> ClaimRules:
+        """The rules of the handler modules. Commands that read need no sound modules."""
+        return self._make_rules()
 
     @property
     def channel(self) -> str:
@@ -187,8 +198,8 @@ class _Tokens:
         return f"{self._prefix}.{next(self._numbers)}"
 
 
-def row_values(event: NewEvent) -> dict[str, Any]:
-    """Return the parameters that record a new event."""
+def row_values(event: NewEvent, rules: ClaimRules) -> dict[str, Any]:
+    """Return the parameters that record a new event, in its lane by these ``rules``."""
     return {
         "id": event.id,
         "type": event.type,
@@ -197,6 +208,7 @@ def row_values(event: NewEvent) -> dict[str, Any]:
         "body": event.body,
         "concurrency_key": event.concurrency_key or f"event {event.id}",
         "trace": event.trace,
+        "lane": rules.lane(event.type),
     }
 
 

@@ -12,9 +12,14 @@ from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
 
+from app.inbox.claim_rules import ClaimRules
+
 #: A constant whose name is at least this similar to the name of a policy counts as misspelt. A
 #: constant of the team's own, such as ``RETRY_MAX_SECONDS``, is less similar.
 SIMILARITY = 0.9
+
+#: The values of ``PRIORITY``.
+NORMAL, LOW = "normal", "low"
 
 #: The constant that names an event type (``handler_module.py``).
 EVENT_TYPE = "EVENT_TYPE"
@@ -26,6 +31,10 @@ class Policy:
 
     max_attempts: int | None = None
     retry_base_seconds: float | None = None
+    concurrency: int | None = None
+    """How many of its events may run at once, in all processes."""
+    priority: str = NORMAL
+    """``low``: its events wait for those of types with normal priority."""
 
     def constants(self) -> dict[str, Any]:
         """Return the constants that differ from the default, as the module has them."""
@@ -36,7 +45,7 @@ class Policy:
         }
 
     def __str__(self) -> str:
-        """Return the constants for a person: ``MAX_ATTEMPTS=3, RETRY_BASE_SECONDS=60``."""
+        """Return the constants for a person: ``MAX_ATTEMPTS=3, PRIORITY=low``."""
         return ", ".join(f"{name}={value}" for name, value in self.constants().items())
 
 
@@ -66,10 +75,17 @@ def _seconds(least: float, most: float) -> _Constant:
     )
 
 
+def _one_of(*words: str) -> _Constant:
+    values = " or ".join(map(repr, words))
+    return _Constant(lambda value: isinstance(value, str) and value in words, values)
+
+
 #: The limits of the settings with these names hold here too.
 _CONSTANTS: Mapping[str, _Constant] = {
     "MAX_ATTEMPTS": _whole_number(1, 10000),
     "RETRY_BASE_SECONDS": _seconds(0.01, 86400),
+    "CONCURRENCY": _whole_number(1, 1024),
+    "PRIORITY": _one_of(NORMAL, LOW),
 }
 
 
@@ -77,6 +93,16 @@ def read(module: ModuleType) -> Policy:
     """Return the policies of a ``module`` without problems."""
     given = {name.lower(): getattr(module, name) for name in _CONSTANTS if hasattr(module, name)}
     return Policy(**given)
+
+
+def claim_rules(policies: Mapping[str, Policy]) -> ClaimRules:
+    """Return the rules by which workers claim events of types with these ``policies``."""
+    return ClaimRules(
+        low=frozenset(name for name, each in policies.items() if each.priority == LOW),
+        limits=frozenset(
+            (name, each.concurrency) for name, each in policies.items() if each.concurrency
+        ),
+    )
 
 
 def problems(module: ModuleType, *, is_fallback: bool) -> list[str]:

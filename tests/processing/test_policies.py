@@ -52,6 +52,9 @@ def test_policies_are_read_from_the_constants(make_handlers: MakeHandlers) -> No
             "RETRY_BASE_SECONDS = float('nan')",
             "RETRY_BASE_SECONDS is nan. Use a number of seconds from 0.01 to 86400",
         ),
+        ("CONCURRENCY = 0", "CONCURRENCY is 0. Use a whole number from 1 to 1024"),
+        ("PRIORITY = 'high'", "PRIORITY is 'high'. Use 'normal' or 'low'"),
+        ("PRIORITY = 1", "PRIORITY is 1. Use 'normal' or 'low'"),
         (
             "MAX_ATEMPTS = 3",
             "MAX_ATEMPTS has no effect; nearest: MAX_ATTEMPTS. Correct or rename it",
@@ -135,3 +138,30 @@ def test_start_in_queue_mode_says_nothing(
     start_warnings.warn(services.settings, services.registry)
 
     assert "policies_without_effect" not in capsys.readouterr().err
+
+
+def test_priority_and_limit_reach_the_workers(make_receiver: Callable[..., Receiver]) -> None:
+    """An event of low priority waits for the others, and no more of a type run than its limit."""
+    modules = {
+        MODULE: f"PRIORITY = 'low'\n{HANDLE}",
+        "v1_invoice_paid": f"CONCURRENCY = 1\nPRIORITY = 'normal'\n{HANDLE}",
+    }
+    receiver = make_receiver(modules, processing="queue")
+    for number in range(2):
+        for each in (TYPE, "v1.invoice.paid"):
+            receiver.deliver(samples.notification(each, event_id=f"evt_{each}_{number}"))
+    claims = receiver.services.inbox.claims
+
+    found = [claims.claim_due(livemode=False) for _ in range(4)]
+
+    assert [each and each.type for each in found] == ["v1.invoice.paid", TYPE, TYPE, None]
+
+
+def test_policies_hold_in_queue_mode_only(make_receiver: Callable[..., Receiver]) -> None:
+    """In inline mode Stripe decides when an event runs, so events wait in no lane of their own."""
+    receiver = make_receiver({MODULE: f"CONCURRENCY = 1\n{FAILING}"})
+
+    receiver.deliver(samples.notification(TYPE, event_id="evt_1"))
+
+    event = receiver.event("evt_1")
+    assert (event.state, event.lane) == (State.PENDING, "")

@@ -25,6 +25,8 @@ and runs it once more. Execution options say what else to do:
   the statement only if there is no such row. A repeated claim would take a second event, and the
   first would become an orphan without a crash.
 - ``all_rows``: the rows of the statement are wanted, not only the first one.
+- ``races=True``: a violation of a unique index shows that another claim was faster. The statement
+  runs again, and chooses anew. On SQLite writers take turns, so it does not happen.
 - ``repeatable=False``: the statement fails. A second run would report that it changed nothing, or
   record a person's command twice.
 """

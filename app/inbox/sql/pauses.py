@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from app.inbox.sql import parking
+from app.inbox.sql.lanes import first_due
 from app.inbox.sql.literals import word
 from app.inbox.sql.operations import type_pauses
 from app.inbox.sql.rows import ONE
@@ -51,15 +52,9 @@ def _is_paused(event: Any) -> sa.ColumnElement[bool]:
     return paused
 
 
-_due = (
-    sa.select(events.c.id, events.c.type)
-    .where(events.c.state == word(State.PENDING), events.c.due_at <= now())
-    .order_by(events.c.due_at, events.c.id)
-    .limit(sa.bindparam("searched", type_=sa.Integer))
-    .subquery("due")
-)
+_due = first_due(events.c.id, events.c.type)
 
-#: Of the events that have been due for longest, some of paused types.
+#: Of the events of a lane that have been due for longest, some of paused types.
 DUE_AND_PAUSED = (
     sa.select(_due.c.id).where(_is_paused(_due)).limit(sa.bindparam("limit", type_=sa.Integer))
 )
