@@ -17,16 +17,23 @@ class ClaimRules:
     """The rules of one process. Types that no field names have none.
 
     ``low``: types whose events wait for those of others. ``limits``: pairs of a type and the number
-    of its events that may run at once, in all processes.
+    of its events that may run at once, in all processes. ``coalesced``: types with
+    one run for all due events of an object.
     """
 
     low: frozenset[str] = frozenset()
     limits: frozenset[tuple[str, int]] = frozenset()
+    coalesced: frozenset[str] = frozenset()
 
     @property
     def limited(self) -> Mapping[str, int]:
         """The limits by type."""
         return dict(sorted(self.limits))
+
+    @property
+    def is_plain(self) -> bool:
+        """True if no type has a rule."""
+        return not (self.has_lanes or self.coalesced)
 
     @property
     def has_lanes(self) -> bool:

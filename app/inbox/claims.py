@@ -45,9 +45,10 @@ class Claims:
     def claim_due(self, *, livemode: bool) -> Claim | None:
         """Claim the event of this mode that has been due for longest and whose key is free.
 
-        An event of low priority is claimed if no other is due, and at one claim in ten.
+        An event of low priority is claimed if no other is due, and at one claim in ten. If its type
+        coalesces, the newest event of its object is claimed, and the others become done.
         """
-        if not self._rules.has_lanes:
+        if self._rules.is_plain:
             return self._claim(claims.CLAIM_DUE, livemode=livemode)
         low_rank = 1 if next(self._turns) % LOW_SHARE else -1
         return self._claim(lanes.claims_with(self._rules).due, livemode=livemode, low_rank=low_rank)

@@ -54,6 +54,8 @@ class Claim:
     """The W3C traceparent of the first delivery, if it was traced."""
     asked_at: float = field(default_factory=since_boot, compare=False)
     """When it was asked for, by ``since_boot``. Its lease began later."""
+    superseded: int = 0
+    """How many events of its object became done with this claim, because it is newer."""
 
     def log_fields(self) -> dict[str, Any]:
         """Return the fields that identify this claim in a log line."""

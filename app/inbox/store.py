@@ -179,6 +179,10 @@ class Store:
             lease_seconds=self.lease_seconds,
             **parameters,
         )
+        if row and statement.get_execution_options().get("all_rows"):
+            rows = [RecordedRow(*each) for each in row]
+            (row,) = [each for each in rows if each.claimed_by == token]
+            return event_from_row(row, token, asked_at, superseded=len(rows) - 1)
         return event_from_row(row, token, asked_at) if row else None
 
 
@@ -213,9 +217,15 @@ def row_values(event: NewEvent, rules: ClaimRules) -> dict[str, Any]:
 
 
 def event_from_row(
-    row: tuple[Any, ...] | None, token: str | None = None, asked_at: float = 0.0
+    row: tuple[Any, ...] | None,
+    token: str | None = None,
+    asked_at: float = 0.0,
+    superseded: int = 0,
 ) -> RecordedEvent:
-    """Return the event of a ``row``, with its claim if the claim has this ``token``."""
+    """Return the event of a ``row``, with its claim if the claim has this ``token``.
+
+    ``superseded`` is the number of events that the claim made done.
+    """
     assert row is not None  # noqa: S101 - an upsert without a WHERE always returns its row
     event = RecordedRow(*row)
     claim = None
@@ -230,5 +240,6 @@ def event_from_row(
             context=event.context,
             trace=event.trace,
             asked_at=asked_at,
+            superseded=superseded,
         )
     return RecordedEvent(event.state, event.outcome, event.attempt, claim)

@@ -36,6 +36,9 @@ class Policy:
     priority: str = NORMAL
     """``low``: its events wait for those of types with normal priority."""
 
+    coalesce: bool = False
+    """Of several due events of one object only the newest runs."""
+
     def constants(self) -> dict[str, Any]:
         """Return the constants that differ from the default, as the module has them."""
         return {
@@ -86,6 +89,7 @@ _CONSTANTS: Mapping[str, _Constant] = {
     "RETRY_BASE_SECONDS": _seconds(0.01, 86400),
     "CONCURRENCY": _whole_number(1, 1024),
     "PRIORITY": _one_of(NORMAL, LOW),
+    "COALESCE": _Constant(lambda value: isinstance(value, bool), "True or False"),
 }
 
 
@@ -102,6 +106,7 @@ def claim_rules(policies: Mapping[str, Policy]) -> ClaimRules:
         limits=frozenset(
             (name, each.concurrency) for name, each in policies.items() if each.concurrency
         ),
+        coalesced=frozenset(name for name, each in policies.items() if each.coalesce),
     )
 
 

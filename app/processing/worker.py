@@ -245,7 +245,8 @@ class Worker:
                 self._rescued_at = float("-inf")  # there may be more orphans
         duration = round((time.perf_counter() - started) * 1000, 2)
         write = log.info if outcome in SUCCESSES else log.warning
-        write("attempt", **claim.log_fields(), outcome=outcome, duration_ms=duration)
+        more = {"superseded": claim.superseded} if claim.superseded else {}
+        write("attempt", **claim.log_fields(), outcome=outcome, duration_ms=duration, **more)
 
     def _listen(self) -> None:
         while not self._stopping.is_set():

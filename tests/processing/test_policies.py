@@ -15,10 +15,12 @@ from app.states import Outcome, State
 from devkit import samples
 from devkit.deliver import Logged
 from tests.conftest import MakeHandlers, Receiver
+from tests.support.waiting import wait_for
 
 TYPE = "v1.customer.created"
 MODULE = "v1_customer_created"
 HANDLE = "def handle(notif, client): pass\n"
+COUNTING = "calls = []\ndef handle(notif, client): calls.append(notif.id)\n"
 FAILING = "def handle(notif, client): raise OSError\n"
 
 
@@ -52,6 +54,7 @@ def test_policies_are_read_from_the_constants(make_handlers: MakeHandlers) -> No
             "RETRY_BASE_SECONDS = float('nan')",
             "RETRY_BASE_SECONDS is nan. Use a number of seconds from 0.01 to 86400",
         ),
+        ("COALESCE = 1", "COALESCE is 1. Use True or False"),
         ("CONCURRENCY = 0", "CONCURRENCY is 0. Use a whole number from 1 to 1024"),
         ("PRIORITY = 'high'", "PRIORITY is 'high'. Use 'normal' or 'low'"),
         ("PRIORITY = 1", "PRIORITY is 1. Use 'normal' or 'low'"),
@@ -165,3 +168,25 @@ def test_policies_hold_in_queue_mode_only(make_receiver: Callable[..., Receiver]
 
     event = receiver.event("evt_1")
     assert (event.state, event.lane) == (State.PENDING, "")
+
+
+def test_one_run_serves_all_due_events_of_an_object(
+    make_receiver: Callable[..., Receiver], logged: Logged
+) -> None:
+    """The attempt's line counts the superseded events. To run one of them too is asked for."""
+    receiver = make_receiver(
+        {MODULE: f"COALESCE = True\n{COUNTING}"},
+        processing="queue",
+    )
+    for number in range(3):
+        event = samples.notification(TYPE, event_id=f"evt_{number}", object_id="cus_1")
+        receiver.deliver(event)
+    receiver.services.worker.start(1)
+    wait_for(lambda: receiver.event("evt_2").state == State.DONE)
+    receiver.services.worker.join()
+
+    assert receiver.module(MODULE).calls == ["evt_2"]
+    assert receiver.event("evt_0").outcome == Outcome.SUPERSEDED
+    assert logged("attempt")["superseded"] == 2
+    retried = receiver.app.test_cli_runner().invoke(args=["events", "retry", "evt_0", "--yes"])
+    assert "evt_0: was superseded by a newer event; to run it too add --again" in retried.stderr

@@ -48,7 +48,7 @@ def is_chosen(selected: sa.Select[Any]) -> sa.ColumnElement[bool]:
 
 
 #: Finds the claim with this token. No other claim ever has the same one.
-_OF_TOKEN = sa.select(*returned_columns).where(
+OF_TOKEN = sa.select(*returned_columns).where(
     events.c.claimed_by == sa.bindparam("token"), events.c.state == word(State.RUNNING)
 )
 
@@ -60,7 +60,7 @@ def claim(*which: sa.ColumnElement[bool], **values: Any) -> sa.Update:
         .where(*which)
         .values(**reclaimed, **values)
         .returning(*returned_columns)
-        .execution_options(result=_OF_TOKEN)
+        .execution_options(result=OF_TOKEN)
     )
 
 
@@ -95,17 +95,15 @@ has_elder_in_lane = sa.exists(
     elder.where(sa.func.coalesce(_other.c.lane, word("")) == candidate.c.lane)
 )
 
-#: Claims the event that has been due for longest and whose concurrency key is free.
-CLAIM_DUE = claim(
-    is_chosen(
-        first_unlocked(
-            sa.select(candidate.c.id)
-            .where(_is_due, ~is_locked, ~has_elder, for_workers)
-            .order_by(candidate.c.due_at, candidate.c.id)
-        )
-    ),
-    locked_key=events.c.concurrency_key,
+#: Selects the event that has been due for longest and whose concurrency key is free.
+DUE = first_unlocked(
+    sa.select(candidate.c.id)
+    .where(_is_due, ~is_locked, ~has_elder, for_workers)
+    .order_by(candidate.c.due_at, candidate.c.id)
 )
+
+#: Claims this event.
+CLAIM_DUE = claim(is_chosen(DUE), locked_key=events.c.concurrency_key)
 
 #: Claims an orphan.
 CLAIM_ORPHAN = claim(

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from app.inbox.claim_rules import LOW, NORMAL, ClaimRules
 from app.inbox.sql import claims
 from app.inbox.sql.claims import candidate
+from app.inbox.sql.coalescing import claim_newest
 from app.inbox.sql.literals import number, word
 from app.inbox.sql.operations import type_pauses
 from app.inbox.sql.rows import ONE, ZERO, rescuable
@@ -41,11 +42,13 @@ class LaneClaims(NamedTuple):
 def claims_with(rules: ClaimRules) -> LaneClaims:
     """Return the claims of a process with these ``rules``."""
     slot = _slot(rules)
-    due = claims.claim(
-        claims.is_chosen(_first_of_lanes(rules)),
-        locked_key=events.c.concurrency_key,
-        slot=slot,
-    )
+    selected = _first_of_lanes(rules) if rules.has_lanes else claims.DUE
+    if rules.coalesced:
+        due = claim_newest(selected, rules, slot)
+    else:
+        due = claims.claim(
+            claims.is_chosen(selected), locked_key=events.c.concurrency_key, slot=slot
+        )
     orphan = claims.claim(
         claims.is_chosen(claims.first_unlocked(_orphans(rules))),
         locked_key=events.c.concurrency_key,
@@ -54,7 +57,7 @@ def claims_with(rules: ClaimRules) -> LaneClaims:
     )
     return LaneClaims(
         # In order: without statistics PostgreSQL expects few events in a lane, and would sort all.
-        due.execution_options(races=True, in_order=True),
+        due.execution_options(races=True, in_order=rules.has_lanes),
         orphan.execution_options(races=True),
     )
 
@@ -139,7 +142,8 @@ def _slot(rules: ClaimRules) -> sa.ColumnElement[Any]:
         (events.c.type == word(each), _free_slot(each, limit))
         for each, limit in rules.limited.items()
     ]
-    return sa.case(*cases, else_=sa.null()) if cases else sa.null()
+    none = sa.cast(sa.null(), sa.Integer)
+    return sa.case(*cases, else_=none) if cases else none
 
 
 def _free_slot(event_type: str, limit: int) -> sa.ColumnElement[Any]:
