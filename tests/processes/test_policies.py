@@ -83,3 +83,25 @@ def test_limit_holds_over_replicas_one_of_which_is_killed(lab: Lab, database_url
     wait_for(lambda: all_are_done(database_url, EVENTS), DEADLINE)
     assert most_at_once(lab.journal(), killed_at) == LIMIT
     assert {each.event_id for each in lab.journal() if each.what == "end"} == set(EVENTS)
+
+
+def test_newest_event_of_each_object_runs_though_a_worker_is_killed(
+    lab: Lab, database_url: str
+) -> None:
+    """Superseded events need no run of their own: a later one of their object succeeds."""
+    declare(lab, SLOW.replace(f"CONCURRENCY = {LIMIT}", "COALESCE = True"))
+    updates = [f"evt_{number}@{number % 6}" for number in range(90)]
+    workers = [lab.start_worker(database_url, "--threads", "4", LEASE_SECONDS=2) for _ in range(2)]
+    wait_for(lambda: all("worker_started" in each.log for each in workers), DEADLINE)
+    for first in range(0, 90, 30):
+        enqueue(database_url, updates[first : first + 30])
+        wait_for(lambda: bool(lab.journal()), DEADLINE)
+        if first == 30:
+            os.kill(lab.journal()[-1].pid, signal.SIGKILL)
+
+    wait_for(lambda: all_are_done(database_url, updates), DEADLINE)
+    ended = {each.event_id for each in lab.journal() if each.what == "end"}
+    assert set(updates[-6:]) <= ended
+    outcomes = {each: state(database_url, each)[1] for each in updates}
+    assert set(outcomes.values()) == {"handled", "superseded"}
+    assert {each for each in updates if outcomes[each] == "handled"} <= ended
