@@ -31,6 +31,7 @@ from app.processing.rescuer import Rescuer
 from app.processing.results import Classifier
 from app.processing.retry_policy import RetryPolicy
 from app.processing.runner import Runner
+from app.processing.type_breaker import OnAttempt, TypeBreaker
 from app.processing.worker import Worker
 from app.reconcile.reconciler import Reconciler
 from app.runtime.watchdog import Watchdog
@@ -112,10 +113,14 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
     tracing = make_tracing(environment())
     client = make_client(settings, inbox, meter, tracing)
     parts = make_leases(inbox, settings.lease_seconds, meter.lease_lost)
-    runner = _make_runner(settings, handlers, inbox, client, parts, tracing, meter)
+    breaker = TypeBreaker(inbox.type_breakers, settings.type_breaker_failures)
+    on_attempt = breaker.after(meter.attempt)
+    runner = _make_runner(settings, handlers, inbox, client, parts, tracing, on_attempt)
     stopping = threading.Event()
     worker = _make_worker(settings, inbox, runner, parts, stopping)
     meter.busy_and_idle = worker.busy_and_idle
+    breaker.has_threads = lambda: sum(worker.busy_and_idle()) > 0
+    breaker.probe = worker.probe
     reconciler = Reconciler(settings, handlers, inbox, client, runner)
     reconciler.on_missing = meter.reconcile_missing
     return Services(
@@ -135,7 +140,7 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         refusals=RefusalLog(meter.rejection),
         meter=meter,
         tracing=tracing,
-        maintenance=_make_maintenance(settings, handlers, inbox, client, meter, stopping),
+        maintenance=_make_maintenance(settings, handlers, inbox, client, meter, breaker, stopping),
         stopping=stopping,
     )
 
@@ -152,7 +157,7 @@ def _make_runner(  # noqa: PLR0913, PLR0917 - the services, in the order of thei
     client: stripe.StripeClient,
     parts: LeaseParts,
     tracing: Tracing,
-    meter: Meter,
+    on_attempt: OnAttempt,
 ) -> Runner:
     return Runner(
         handlers,
@@ -163,7 +168,7 @@ def _make_runner(  # noqa: PLR0913, PLR0917 - the services, in the order of thei
         watchdog=parts.watchdog,
         classifier=_make_classifier(settings, handlers),
         tracing=tracing,
-        on_attempt=meter.attempt,
+        on_attempt=on_attempt,
     )
 
 
@@ -173,6 +178,7 @@ def _make_maintenance(  # noqa: PLR0913, PLR0917 - as above
     inbox: Inbox,
     client: stripe.StripeClient,
     meter: Meter,
+    breaker: TypeBreaker,
     stopping: threading.Event,
 ) -> Maintenance:
     """Return the regular work of a serving process."""
@@ -188,6 +194,7 @@ def _make_maintenance(  # noqa: PLR0913, PLR0917 - as above
     if settings.is_queue:
         tasks.append(Task("paused_types", PARK_SECONDS, inbox.administration.park))
         tasks.append(Task("lanes", PARK_SECONDS, inbox.lanes.place))
+        tasks += breaker.tasks()
     return Maintenance(tasks, inbox.reconciliation, stopping)
 
 

@@ -42,6 +42,7 @@ from app.inbox.retention import Retention
 from app.inbox.sql.administration import TEST_WRITE
 from app.inbox.store import Store, StoreOptions
 from app.inbox.transfer import Transfer
+from app.inbox.type_breakers import TypeBreakers
 from app.states import Outcome, State
 
 __all__ = [
@@ -96,6 +97,7 @@ class Inbox:
         self.erasure = Erasure(self._store)
         self.transfer = Transfer(self._store)
         self.lanes = Lanes(self._store)
+        self.type_breakers = TypeBreakers(self._store)
 
     @property
     def address(self) -> str:

@@ -64,6 +64,10 @@ class Claims:
     def _rules(self) -> ClaimRules:
         return self._store.rules
 
+    def claim_parked(self, event_type: str, *, livemode: bool) -> Claim | None:
+        """Claim a parked event of a paused type: a probe."""
+        return self._claim(claims.CLAIM_PARKED, parked_type=event_type, livemode=livemode)
+
     def claim_one(
         self, event_id: str, *, again: bool = False, seen_attempt: int | None = None
     ) -> Claim | None:

@@ -14,6 +14,9 @@ from app.runtime.clocks import since_boot
 #: (``app/inbox/sql/pauses.py``). A power of two, so that the sum loses few digits.
 PARKED = 2.0**36
 
+#: Who has paused a type that fails again and again (``app/processing/type_breaker.py``).
+BREAKER = "circuit breaker"
+
 #: What the stored outcome of a parked event begins with if it failed or was released
 #: (``app/inbox/sql/parking.py``).
 PARKED_PREFIX = "paused_"

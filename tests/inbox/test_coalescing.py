@@ -47,7 +47,7 @@ def inbox(make_inbox: MakeInbox) -> Inbox:
 def enqueue(inbox: Inbox, *ids: str, **changes: object) -> None:
     """Record events of the object, in this order."""
     for each in ids:
-        inbox.deliveries.enqueue(replace(EVENT, id=each, **changes))  # type: ignore[arg-type]
+        inbox.deliveries.enqueue(replace(EVENT, id=each, **changes))  # type: ignore[arg-type]  # each test changes fields
 
 
 def claim(inbox: Inbox) -> Claim:

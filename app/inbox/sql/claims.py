@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app.inbox.sql import parking
 from app.inbox.sql.literals import word
 from app.inbox.sql.operations import type_pauses
 from app.inbox.sql.rescue import orphaned
@@ -117,6 +118,25 @@ CLAIM_ORPHAN = claim(
     locked_key=events.c.concurrency_key,
     crashes=events.c.crashes + ONE,
 )
+
+#: Claims a parked event of a type, though the type is paused: a probe of its circuit breaker.
+CLAIM_PARKED = claim(
+    is_chosen(
+        first_unlocked(
+            sa.select(candidate.c.id)
+            .where(
+                candidate.c.state == word(State.PENDING),
+                candidate.c.due_at >= parking.parked,
+                candidate.c.type == sa.bindparam("parked_type"),
+                of_mode,
+                ~sa.exists(sa.select(pauses.c.id)),
+                ~is_locked,
+            )
+            .order_by(candidate.c.due_at, candidate.c.id)
+        )
+    ),
+    locked_key=events.c.concurrency_key,
+).execution_options(races=True)
 
 _seen = sa.bindparam("seen_attempt", type_=sa.Integer)
 

@@ -1,4 +1,4 @@
-"""Adds the lane of an event, and its slot while it runs: policies of event types."""
+"""Adds the lane of an event, its slot while it runs, and the failures in a row by event type."""
 
 from __future__ import annotations
 
@@ -17,7 +17,17 @@ _PREFIX = "stripe_receiver_"
 
 
 def upgrade() -> None:
-    """Add columns and indexes. A replica of the release before takes events of all lanes."""
+    """Add a table, columns and indexes.
+
+    A replica of the release before takes events of all lanes.
+    """
+    op.create_table(
+        f"{_PREFIX}type_failures",
+        sa.Column("type", sa.Text, primary_key=True),
+        sa.Column("failures", sa.Integer, nullable=False),
+        sa.Column("reached_at", sa.Double),
+        sa.Column("probe_at", sa.Double),
+    )
     op.add_column("events", sa.Column("lane", sa.Text, nullable=False, server_default=""))
     op.add_column("events", sa.Column("slot", sa.Integer))
     op.execute(f"CREATE INDEX {_PREFIX}lane ON events (lane, due_at, id) WHERE state = 'pending'")
