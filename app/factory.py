@@ -50,6 +50,8 @@ from app.web.refusals import RefusalLog
 RELEASE_SECONDS = 5.0
 #: Seconds between two searches for due events of paused types, and for those in a wrong lane.
 PARK_SECONDS = 1.0
+#: Seconds between two searches for missing indexes.
+INDEXES_SECONDS = 300.0
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -114,13 +116,12 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
     client = make_client(settings, inbox, meter, tracing)
     parts = make_leases(inbox, settings.lease_seconds, meter.lease_lost)
     breaker = TypeBreaker(inbox.type_breakers, settings.type_breaker_failures)
-    on_attempt = breaker.after(meter.attempt)
-    runner = _make_runner(settings, handlers, inbox, client, parts, tracing, on_attempt)
+    counted = breaker.after(meter.attempt)
+    runner = _make_runner(settings, handlers, inbox, client, parts, tracing, counted)
     stopping = threading.Event()
     worker = _make_worker(settings, inbox, runner, parts, stopping)
     meter.busy_and_idle = worker.busy_and_idle
-    breaker.has_threads = lambda: sum(worker.busy_and_idle()) > 0
-    breaker.probe = worker.probe
+    breaker.busy_and_idle, breaker.probe = worker.busy_and_idle, worker.probe
     reconciler = Reconciler(settings, handlers, inbox, client, runner)
     reconciler.on_missing = meter.reconcile_missing
     return Services(
@@ -191,9 +192,11 @@ def _make_maintenance(  # noqa: PLR0913, PLR0917 - as above
         *retention.tasks(settings, inbox, stopping),
         *watch_tasks(settings, handlers, inbox, client),
     ]
+    if settings.migrate == "auto":
+        tasks.append(Task("indexes", INDEXES_SECONDS, inbox.indexes.build, at_start=True))
     if settings.is_queue:
-        tasks.append(Task("paused_types", PARK_SECONDS, inbox.administration.park))
-        tasks.append(Task("lanes", PARK_SECONDS, inbox.lanes.place))
+        moves = {"paused_types": inbox.administration.park, "lanes": inbox.lanes.place}
+        tasks += [Task(name, PARK_SECONDS, move) for name, move in moves.items()]
         tasks += breaker.tasks()
     return Maintenance(tasks, inbox.reconciliation, stopping)
 
@@ -243,11 +246,8 @@ def _make_worker(
 
 
 def make_inbox(settings: Settings, handlers: Registry | None = None) -> Inbox:
-    """Return the inbox of these ``settings``. It does not connect.
-
-    The policies of the ``handlers`` hold in queue mode only.
-    """
-    policies = handlers if settings.is_queue else None
+    """Return the inbox of these ``settings``, for these modules. It does not connect."""
+    policies = handlers if settings.is_queue else None  # they hold in queue mode only
     return Inbox(
         settings.database_url,
         lease_seconds=settings.lease_seconds,

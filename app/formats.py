@@ -16,6 +16,15 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def counted(number: object, singular: str, plural: str = "") -> str:
+    """Return a number, or a ``Count``, with its noun: ``1 event``, ``1,204 events``.
+
+    A ``Count`` can be bounded: ``10,000+ events``.
+    """
+    shown = f"{number:,}" if isinstance(number, int) else str(number)
+    return f"{shown} {singular if shown == '1' else plural or f'{singular}s'}"
+
+
 def few(names: Sequence[str], most: int = 5) -> str:
     """Return the first ``most`` names, separated by commas, and the number of the others."""
     more = len(names) - most

@@ -1,4 +1,4 @@
-"""How soon an idle worker begins an event: it is recorded, and nobody is busy."""
+"""How soon an idle worker begins an event after it was recorded."""
 
 from __future__ import annotations
 

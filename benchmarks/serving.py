@@ -112,7 +112,7 @@ def work(subject: Subject, folder: Path) -> Iterator[None]:
         process = subprocess.Popen(
             [sys.executable, "-m", "flask", "worker", "--threads", "4"],
             cwd=ROOT,
-            env=environ(subject, folder, 4242),  # where nobody listens
+            env=environ(subject, folder, 4242),  # a port without a listener
             stdout=log,
             stderr=log,
         )

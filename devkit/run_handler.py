@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+from app import log
 from app.processing import registry
 from app.processing.registry import Callback, HandlerModule, Registry
 from app.settings import Settings
@@ -42,6 +43,12 @@ class RunHandler:
         other arguments see ``Deliver``. Raises ``StartError`` for a module that would prevent the
         start of the service.
         """
+        # At each call, as the service does at its start: capsys replaces standard error.
+        log.configure(
+            self._settings.log_level,
+            self._settings.log_format,
+            package=self._settings.handlers_package,
+        )
         checked = registry.check(module)
         asked = event_type or checked.event_type
         sample.setdefault("unknown", checked.event_type != registry.FALLBACK)

@@ -471,6 +471,7 @@ class TestCode:
             ("# pragma: no cover", ""),
         ],
     )
+    # The comments above are data of this test. They silence nothing here.
     def test_what_counts_as_a_reason(self, comment: str, reason: str) -> None:
         """The codes that a tool wants are no reason; what stands beside them is."""
         assert NO_REASON.sub("", comment) == reason
@@ -611,7 +612,7 @@ class TestMakefile:
 
 
 class TestEnvFile:
-    """`make run` starts on a fresh machine: it makes a .env whose secret nobody else has."""
+    """`make run` starts on a fresh machine: it makes a .env with a random secret."""
 
     @staticmethod
     def make_env(folder: Path) -> subprocess.CompletedProcess[str]:

@@ -65,7 +65,9 @@ class Evaluation:
     def _hold(self, condition: Condition, alert: Alert | None, now: float) -> None:
         """Raise the alert of a condition that holds, or record that it has grown."""
         said = _last_message(alert)
-        is_quiet = now >= said.get("at", 0.0) + self._rules.window_seconds
+        said_at = said.get("at", 0.0)
+        # A time in the future was written before the clock stepped back.
+        is_quiet = not said_at <= now < said_at + self._rules.window_seconds
         if alert is not None and alert.is_raised:
             if is_quiet and condition.number >= GROWTH * said.get("number", 1):
                 details = self._details(replace(condition, since=alert.since), "continues", now)
@@ -103,7 +105,7 @@ class Evaluation:
 
     def _end(self, alert: Alert, facts: Facts) -> None:
         """End an alert whose condition is gone, unless it was seen a moment ago."""
-        if alert.seen_at > facts.now - CALM_SECONDS:
+        if facts.now - CALM_SECONDS < alert.seen_at <= facts.now:
             return
         details = alert.details
         dead = next((each for each in facts.dead if each.key == alert.group), None)

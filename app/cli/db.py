@@ -63,7 +63,7 @@ def check(context: click.Context, /) -> None:
 @db.command("upgrade")
 @with_appcontext
 def upgrade() -> None:
-    """Bring the tables to this version, whatever MIGRATE is.
+    """Bring the tables to this version, whatever MIGRATE is, and build missing indexes.
 
     Any number of processes may run it at once. Replicas of the version before can go on beside it.
     """
@@ -76,6 +76,11 @@ def upgrade() -> None:
         say(f"The tables were migrated {since}to revision {before.newest}.")
     else:
         say(_ready(before))
+    with explained():
+        if missing := inbox.indexes.missing():
+            say(f"Building the indexes {', '.join(missing)}. Deliveries go on.")
+            inbox.indexes.build(waits=True)
+            say("The indexes are built.")
 
 
 @db.command("backup")

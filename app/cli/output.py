@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 import click
 
-from app.formats import duration, few, iso_time, mode, plural, sentence, shortened
-from app.inbox.models import Count
+from app.formats import counted, duration, few, iso_time, mode, plural, sentence, shortened
 from app.text import LINES, as_json, printable
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "OutputError",
     "confirm",
+    "counted",
     "duration",
     "few",
     "iso_time",
@@ -166,8 +166,3 @@ class _BarStream:
 
     def flush(self) -> None:
         sys.stderr.flush()
-
-
-def counted(count: Count, noun: str) -> str:
-    """Return a ``count`` that can be bounded with its noun: ``10,000+ events``."""
-    return f"{count} {noun}" if count == Count(1) else f"{count} {noun}s"

@@ -22,6 +22,7 @@ from app.inbox.erasure import Erasure
 from app.inbox.findings import WatchFindings
 from app.inbox.gauges import Gauges, read_gauges
 from app.inbox.groups import Groups
+from app.inbox.indexes import Indexes
 from app.inbox.lanes import Lanes
 from app.inbox.migrate import Revisions
 from app.inbox.models import (
@@ -82,6 +83,7 @@ class Inbox:
         self._store = Store(url, **options)
         self.deliveries = Deliveries(self._store)
         self.groups = Groups(self._store)
+        self.indexes = Indexes(self._store)
         self.claims = Claims(self._store)
         self.rescue = Rescue(self._store)
         self.audit = Audit(self._store)

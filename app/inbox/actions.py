@@ -7,16 +7,15 @@ from dataclasses import replace
 from heapq import merge
 from itertools import islice
 from operator import attrgetter
-from typing import Any
 
 from app.inbox.audit import Audit
 from app.inbox.filters import EventFilter, to_query
-from app.inbox.models import EventRow
+from app.inbox.models import Event, EventRow
 from app.inbox.selection import Selection
 from app.inbox.sql import actions as many
 from app.inbox.sql import administration as statements
 from app.inbox.steps import in_steps, numbered_ids
-from app.inbox.store import Store
+from app.inbox.store import Store, seen_values
 from app.states import State
 
 #: Events that one statement changes. It holds the write lock of SQLite for some milliseconds.
@@ -32,32 +31,23 @@ class Actions:
         self._audit = Audit(store)
         self._selection = Selection(store)
 
-    def note_retry(
+    def reopen(
         self,
         event_id: str,
         *,
         by: str,
-        why: str | None,
+        why: str | None = None,
         again: bool = False,
-        seen_attempt: int | None = None,
+        seen: Event | EventRow | None = None,
     ) -> bool:
-        """Record the retry of an event by a person. False when ``claim_one`` would not claim it.
+        """Make the event due for the workers now, and record the retry with it.
 
-        It writes no entry of the audit log.
+        False when it runs, or is handled. ``again`` and ``seen`` are those of ``claim_one``. It
+        writes no entry of the audit log.
         """
-        names: dict[str, Any] = {"event_id": event_id, "by": by, "why": why}
-        names |= {"again": again, "seen_attempt": seen_attempt}
-        return self._store.write(statements.NOTE_RETRY, durable=True, **names) is not None
-
-    def reopen(
-        self, event_id: str, *, again: bool = False, seen_attempt: int | None = None
-    ) -> bool:
-        """Make the event due for the workers now. False when it runs, or is handled.
-
-        ``again`` and ``seen_attempt`` are those of ``claim_one``.
-        """
-        names: dict[str, Any] = {"again": again, "seen_attempt": seen_attempt}
-        return self._store.write(statements.REOPEN, event_id=event_id, **names) is not None
+        names = {"by": by, "why": why, "again": again, **seen_values(seen)}
+        row = self._store.write(statements.REOPEN, durable=True, event_id=event_id, **names)
+        return row is not None
 
     def retry_many(self, matching: EventFilter, *, by: str, why: str | None, limit: int) -> int:
         """Make up to ``limit`` matching events due for the workers, the oldest first.
@@ -71,10 +61,10 @@ class Actions:
             is_open = [each.id for each in step if each.state != State.DONE]
             if is_open:
                 ids = numbered_ids(is_open, STEP)
-                self._store.change(many.note_retries(STEP), {**ids, "by": by, "why": why})
-                done += len(self._store.change(many.reopen(STEP), ids))
+                done += len(self._store.change(many.reopen(STEP), {**ids, "by": by, "why": why}))
             for each in step:
-                done += each.state == State.DONE and self._rerun(each, by=by, why=why)
+                is_done = each.state == State.DONE
+                done += is_done and self.reopen(each.id, by=by, why=why, seen=each)
         self._audit.complete(audit_id, done)
         return done
 
@@ -85,11 +75,6 @@ class Actions:
         walks = [self._selection.walk(replace(matching, state=each)) for each in states]
         # A dead event is pending after its retry. It is then behind the place of both walks.
         return merge(*walks, key=attrgetter("received_at", "id"))
-
-    def _rerun(self, event: EventRow, *, by: str, why: str | None) -> bool:
-        """Make a done event due that no handler module has run."""
-        noted = self.note_retry(event.id, by=by, why=why, seen_attempt=event.attempt)
-        return noted and self.reopen(event.id, seen_attempt=event.attempt)
 
     def give_up(self, event_id: str, *, by: str, why: str, seen_attempt: int | None = None) -> bool:
         """Make a pending event dead, with the outcome ``gave_up`` and the reason ``why``.

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
+from typing import Any
 
 from app.inbox.engine import limits
 from app.inbox.sql import activity as statements
 from app.inbox.store import Store
 
-__all__ = ["PERIOD_SECONDS", "Activities", "Activity", "period_of"]
+__all__ = ["PERIOD_SECONDS", "Activities", "Activity", "WorkerThreads", "period_of"]
 
 #: Seconds of a period. One counter counts one thing in one period.
 PERIOD_SECONDS = statements.PERIOD_SECONDS
@@ -36,6 +37,19 @@ class Activity:
     bucket: int
     number: int
     last_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerThreads:
+    """How many threads run an event, and how many wait for one."""
+
+    busy: int
+    idle: int
+
+    @property
+    def all(self) -> int:
+        """The number of all threads."""
+        return self.busy + self.idle
 
 
 def period_of(at: float) -> int:
@@ -71,6 +85,19 @@ class Activities:
         """Return the time of the last delivery under each signing secret, by its position."""
         rows = self._store.read(statements.LAST_DELIVERIES, seconds=limits.SECONDS)
         return {row.name: row.last_at for row in rows}
+
+    def show_threads(self, process: str, busy: int, idle: int) -> None:
+        """Record how many worker threads of a process run an event, and how many wait for one.
+
+        Call it every few seconds: after 15 seconds the process counts as ended.
+        """
+        threads: dict[str, Any] = {statements.BUSY: busy, statements.IDLE: idle}
+        self._store.write(statements.SHOW_THREADS, process=process, **threads)
+
+    def threads(self) -> WorkerThreads:
+        """Return the number of worker threads of all processes, on all hosts."""
+        numbers = {row.kind: int(row.number) for row in self._store.read(statements.THREADS)}
+        return WorkerThreads(numbers.get(statements.BUSY, 0), numbers.get(statements.IDLE, 0))
 
     def prune(self) -> None:
         """Remove the counters of more than eight days ago.

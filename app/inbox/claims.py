@@ -13,9 +13,9 @@ import sqlalchemy as sa
 from app.errors import InboxUnavailable
 from app.inbox.claim_rules import ClaimRules
 from app.inbox.groups import Groups
-from app.inbox.models import Claim, Failure
+from app.inbox.models import Claim, Event, EventRow, Failure
 from app.inbox.sql import claims, lanes, settling
-from app.inbox.store import Store
+from app.inbox.store import Store, seen_values
 from app.states import Outcome, State
 
 #: One claim in so many takes an event of low priority first. So these events do not wait for ever
@@ -69,15 +69,21 @@ class Claims:
         return self._claim(claims.CLAIM_PARKED, parked_type=event_type, livemode=livemode)
 
     def claim_one(
-        self, event_id: str, *, again: bool = False, seen_attempt: int | None = None
+        self,
+        event_id: str,
+        *,
+        by: str,
+        why: str | None = None,
+        again: bool = False,
+        seen: Event | EventRow | None = None,
     ) -> Claim | None:
-        """Claim this event unless it runs. An event that is handled is claimed only ``again``.
+        """Claim this event unless it runs, and record the retry with it.
 
-        With ``seen_attempt``, a done event is claimed only if that is still its last attempt.
+        An event that is handled is claimed only ``again``. With ``seen``, it is claimed only if its
+        state, its latest attempt and the time at which it is due are still those.
         """
-        return self._claim(
-            claims.CLAIM_ONE, event_id=event_id, again=again, seen_attempt=seen_attempt
-        )
+        names = {"by": by, "why": why, "again": again, **seen_values(seen)}
+        return self._claim(claims.CLAIM_ONE, event_id=event_id, **names)
 
     def claim_unfinished(self, event_id: str, *, livemode: bool) -> Claim | None:
         """Claim a backfilled event that is not settled yet."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from app.inbox.sql import groups as statements
 from app.inbox.store import Store
 
 HOUR = 3600
+#: The most releases of a group that are listed.
+MOST_RELEASES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,10 @@ class GroupRelease:
     last_hour: int
 
 
+#: A list in ``Groups`` is its method.
+Releases = list[GroupRelease]
+
+
 class Groups:
     """Lists error groups, names them, and records releases."""
 
@@ -83,10 +90,15 @@ class Groups:
         rows = self._store.read(statements.HOURS, fingerprint=fingerprint, hour_=hour)
         return [GroupHour(*tuple(row)) for row in rows]
 
-    def releases(self, fingerprint: str) -> list[GroupRelease]:
-        """Return the releases of the failed attempts, the latest failure first."""
-        rows = self._store.read(statements.RELEASES, fingerprint=fingerprint)
-        return [GroupRelease(*tuple(row)) for row in rows]
+    def releases(self, fingerprints: Iterable[str]) -> dict[str, Releases]:
+        """Return the releases of the failed attempts of each group, the latest failure first.
+
+        Of each group there are 100 at most.
+        """
+        found: dict[str, Releases] = {each: [] for each in fingerprints}
+        for row in self._store.read(statements.RELEASES, fingerprints=[*found]):
+            found[row.fingerprint].append(GroupRelease(*tuple(row)[1:]))
+        return {each: releases[:MOST_RELEASES] for each, releases in found.items()}
 
     def begin_release(self, release: str) -> None:
         """Record the first start of a ``release``. Does nothing after it was recorded once."""

@@ -10,7 +10,6 @@ import sqlalchemy as sa
 
 from app.inbox.audit import Audit
 from app.inbox.engine import limits
-from app.inbox.lanes import Lanes
 from app.inbox.models import Note
 from app.inbox.sql import pauses as statements
 from app.inbox.sql.type_breakers import FORGET
@@ -19,10 +18,12 @@ from app.inbox.store import Store
 
 #: Events that one statement parks. It holds the write lock of SQLite for some milliseconds.
 STEP = 100
-#: The due events of a lane among which those of paused types are searched, the first due first.
+#: Events that one search reads, in the order of ``due_at``. The next search begins after them.
 SEARCHED = 2_000
 #: Seconds after which parked events are searched though no pause has changed.
 SEARCH_SECONDS = 60.0
+#: The place before all events: a ``due_at`` and an id.
+START = (0.0, "")
 
 
 class Pauses:
@@ -32,9 +33,9 @@ class Pauses:
         """Take the ``store`` of the pauses."""
         self._store = store
         self._log = Audit(store)
-        self._lanes = Lanes(store)
         self._types: frozenset[str] | None = None
         self._searched_at = 0.0
+        self._place = START
 
     def pause(self, *, by: str, why: str | None, type_: str | None = None) -> bool:
         """Let no worker claim an event, or none of this type, until ``resume``.
@@ -80,33 +81,52 @@ class Pauses:
     def park(self) -> int:
         """Park the due events of paused types, and make parked events of other types due.
 
-        It does so in small steps until there is none, and returns how many it changed. Any number
-        of processes may call it at once.
+        It does so in small steps, and returns how many it changed. It stops at ``SEARCHED`` due
+        events of which it parks none: the next call goes on behind them, and at the end begins
+        again. Any number of processes may call it at once.
         """
         types = frozenset(self.paused_types())
-        changed = 0
-        for lane in self._lanes.lanes() if types else ():
-            changed += self._move(
-                statements.DUE_AND_PAUSED,
-                statements.park,
-                lane=lane,
-                overdue=0.0,
-                searched=SEARCHED,
-            )
+        has_changed, changed = types != self._types, 0
+        if has_changed:
+            self._place = START
         # A search for parked events walks over those of the types that are still paused.
-        if types != self._types or time.monotonic() > self._searched_at + SEARCH_SECONDS:
-            changed += self._move(statements.PARKED_AND_RESUMED, statements.unpark)
+        if has_changed or time.monotonic() > self._searched_at + SEARCH_SECONDS:
+            changed = self._unpark()
             self._types, self._searched_at = types, time.monotonic()
-        return changed
+        return changed + self._park() if types else changed
+
+    def _park(self) -> int:
+        total = 0
+        while True:
+            moved, self._place = self._move(statements.DUE_AND_PAUSED, statements.park, self._place)
+            total += moved
+            if not moved or self._place == START:
+                return total
+
+    def _unpark(self) -> int:
+        total, place = self._move(statements.PARKED_AND_RESUMED, statements.unpark, START)
+        while place != START:
+            moved, place = self._move(statements.PARKED_AND_RESUMED, statements.unpark, place)
+            total += moved
+        return total
 
     def _move(
-        self, select: sa.Select[Any], change: Callable[[int], sa.Executable], **given: Any
-    ) -> int:
-        total = 0
-        while rows := self._store.read(select, limit=STEP, **given):
+        self,
+        search: statements.Search,
+        change: Callable[[int], sa.Executable],
+        place: tuple[float, str],
+    ) -> tuple[int, tuple[float, str]]:
+        """Change up to ``STEP`` events after the ``place``. Return their number and the next place.
+
+        Events that others hold are skipped. The next place is ``START`` after the last event.
+        """
+        after: dict[str, Any] = {"due_at": place[0], "after_id": place[1], "searched": SEARCHED}
+        # Read first: an event that is claimed later only makes the next search overlap this one.
+        ends = self._store.read(search.end, **after)
+        rows = self._store.read(search.which, limit=STEP, **after)
+        moved = 0
+        if rows:
             names = numbered_ids([row.id for row in rows], STEP)
             moved = len(self._store.change(change(STEP), names, durable=False))
-            total += moved
-            if not moved:  # others hold all of them
-                break
-        return total
+        last = rows[-1:] if len(rows) == STEP else ends[:1]
+        return moved, (last[0].due_at, last[0].id) if last else START

@@ -6,6 +6,9 @@ from app.inbox.models import NewEvent
 from app.inbox.sql import reconcile
 from app.inbox.store import Store, row_values
 
+#: The latest events, among which ``recent_accounts`` searches.
+SEARCHED = 1_000
+
 
 class Reconciliation:
     """Records events that no delivery brought, and how far Stripe's list was read."""
@@ -40,6 +43,11 @@ class Reconciliation:
         """Return the backfilled events that are due and not settled, the first due first."""
         names = {"livemode": livemode, "max_crashes": self._store.max_crashes}
         return [row[0] for row in self._store.read(reconcile.UNFINISHED, **names)]
+
+    def recent_accounts(self, limit: int, *, livemode: bool) -> list[str]:
+        """Return up to ``limit`` accounts of the latest 1,000 events, without that of the key."""
+        names = {"searched": SEARCHED, "limit": limit, "livemode": livemode}
+        return [row.context for row in self._store.read(reconcile.RECENT_ACCOUNTS, **names)]
 
     def watermarks(self, *, livemode: bool, context: str) -> dict[str, float]:
         """Return the watermark of each event type, for one account."""

@@ -182,9 +182,12 @@ def read_record(line: bytes) -> Record:
     history = {name: _list(name, values.pop(name, [])) for name in _HISTORY}
     body = _read_body(values)
     values = {**_defaults(values), **values}
+    ended = [_read(each, _ATTEMPT) for each in history["attempts"]]
+    if len({each["attempt"] for each in ended}) < len(ended):
+        raise ValueError("has two attempts of one number")
     return Record(
         {**_read(values, _EVENT), "body": body},
-        [_read(each, _ATTEMPT) for each in history["attempts"]],
+        ended,
         [_read(each, _RETRY) for each in history["retries"]],
     )
 

@@ -50,8 +50,8 @@ class Retention:
         """Return the time ``days`` before now, by the clock that is furthest behind.
 
         The clocks are that of the database, that of this process, and the time of the latest
-        receipt. So a clock that steps ahead removes nothing: a delivery is refused if its signature
-        is from another time, so no event is received by a wrong clock of this process.
+        delivery. So a clock that steps ahead removes nothing: a delivery is refused if its
+        signature is from another time, so none is received by a wrong clock of this process.
         """
         (clock,) = self._store.read(statements.CLOCK)
         latest = clock.now if clock.latest is None else clock.latest

@@ -105,33 +105,27 @@ class Selection:
         self, matching: EventFilter, window: Window, limit: int, bound: int | None
     ) -> tuple[list[Cursor], Cursor | None]:
         """Return the first matching events, and the cursor at which the search ended, if so."""
-        found: list[Cursor] = []
-        horizons: list[float] = []
-        for source in statements.sources(matching):
-            part, horizon = self._search_one(source, window, limit, bound)
-            found += part
-            horizons += [] if horizon is None else [horizon]
+        parts = statements.sources(matching)
+        ends = self._horizons(parts, window, bound)
+        windows = [window.until(ends.get(place)) for place in range(len(parts))]
+        rows = self._store.read(statements.keys(list(zip(parts, windows, strict=True)), limit))
+        found = [Cursor(row.received_at, row.id) for row in rows]
         found.sort(key=attrgetter("received_at", "id"), reverse=not window.oldest_first)
-        if not horizons:
+        if not ends:
             return found[:limit], None
-        nearest = min(horizons) if window.oldest_first else max(horizons)
+        nearest = (min if window.oldest_first else max)(ends.values())
         return [each for each in found if _reaches(nearest, each, window)][:limit], (
             Cursor(math.nextafter(nearest, math.inf)) if window.oldest_first else Cursor(nearest)
         )
 
-    def _search_one(
-        self, source: Source, window: Window, limit: int, bound: int | None
-    ) -> tuple[list[Cursor], float | None]:
-        """Return the first matching events of one index, and the time at which it ended, if so."""
-        horizon = None
-        if bound is not None and source.rest and source.is_ordered:
-            rows = self._store.read(source.horizon(window, bound))
-            horizon = rows[0][0] if rows else None
-        if horizon is not None:
-            name = "last" if window.oldest_first else "first"
-            window = replace(window, **{name: horizon})
-        rows = self._store.read(source.keys(window, limit))
-        return [Cursor(row.received_at, row.id) for row in rows], horizon
+    def _horizons(self, parts: list[Source], window: Window, bound: int | None) -> dict[int, float]:
+        """Return the times at which searches have to end, by the number of the search."""
+        places = [place for place, each in enumerate(parts) if each.rest and each.is_ordered]
+        if bound is None or not places:
+            return {}
+        bounded = [parts[place] for place in places]
+        rows = self._store.read(statements.horizons(bounded, window, bound))
+        return {places[row.number]: row.received_at for row in rows}
 
     def _rows(
         self, keys: list[Cursor], statement: sa.Select[Any], make: Callable[[sa.Row[Any]], T]

@@ -16,7 +16,7 @@ from app.inbox import migrate
 from app.inbox.claim_rules import ClaimRules
 from app.inbox.engine.choice import engine_for
 from app.inbox.migrate import Revisions
-from app.inbox.models import Claim, NewEvent, RecordedEvent
+from app.inbox.models import Claim, Event, EventRow, NewEvent, RecordedEvent
 from app.inbox.sql import batch, catalog
 from app.inbox.sql.administration import TEST_WRITE
 from app.inbox.sql.rows import RecordedRow
@@ -123,7 +123,10 @@ class Store:
     def upgrade(self) -> Revisions:
         """Run the migrations that are missing. Returns the revisions from before."""
         with self.engine.migration() as connection:
-            return migrate.upgrade(connection, self._known_schema, may_create=True)
+            before = migrate.upgrade(connection, self._known_schema, may_create=True)
+            schema = self._schema_of(connection)
+        self.engine.schema = schema
+        return before
 
     def revisions(self) -> Revisions:
         """Return the revision of the tables and the newest one. It changes nothing."""
@@ -213,6 +216,15 @@ def row_values(event: NewEvent, rules: ClaimRules) -> dict[str, Any]:
         "concurrency_key": event.concurrency_key or f"event {event.id}",
         "trace": event.trace,
         "lane": rules.lane(event.type),
+    }
+
+
+def seen_values(event: Event | EventRow | None) -> dict[str, Any]:
+    """Return the parameters that ask for an event to be as a person has seen it. None: as it is."""
+    return {
+        "seen_attempt": event and event.attempt,
+        "seen_state": event and event.state,
+        "seen_due_at": event and event.due_at,
     }
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from app.errors import InboxUnavailable
 from app.inbox import Inbox
 from app.metrics.counts import Counts
+from app.runtime.process_name import new_process_name
 from app.states import Outcome
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ class Meter:
         self._handled = handled
         self.busy_and_idle: Callable[[], tuple[int, int]] = lambda: (0, 0)
         """Returns the numbers of worker threads that run an event, and that wait for one."""
+        self._process = ""
+        self._has_threads = False
+        """True if the inbox has worker threads of this process."""
         self._types: frozenset[str] = frozenset()
         self._counts = Counts()
         self._lock = threading.Lock()
@@ -110,7 +114,7 @@ class Meter:
             self._series.reconcile_missing(number)
 
     def flush(self) -> None:
-        """Add the counts since the last flush to those of the inbox.
+        """Add the counts since the last flush to those of the inbox, with the worker threads.
 
         Call it every few seconds, and before the process ends. During an outage of the inbox, the
         counts wait for the next flush.
@@ -118,9 +122,18 @@ class Meter:
         self._show_threads()
         rows = self._counts.take()
         try:
+            self._record_threads()
             self._inbox.activity.add(rows)
         except InboxUnavailable:  # another thread logs the outage, once
             self._counts.put_back(rows)
+
+    def _record_threads(self) -> None:
+        threads = self.busy_and_idle()
+        if any(threads) or self._has_threads:
+            # Not before: no name survives a fork.
+            self._process = self._process or new_process_name()
+            self._inbox.activity.show_threads(self._process, *threads)
+            self._has_threads = any(threads)
 
     def _show_threads(self) -> None:
         if self._series is not None:

@@ -80,21 +80,19 @@ class Retrier:
         self._is_queue = is_queue
 
     def retry(
-        self, event_id: str, *, by: str, why: str | None, again: bool, seen_attempt: int
+        self, event: Event | EventRow, *, by: str, why: str | None, again: bool
     ) -> Outcome | None:
         """Run the event again, and return the outcome: ``accepted`` if it waits for a worker.
 
-        None if it has changed since its attempt ``seen_attempt`` was seen, so that it is not run.
-        A record of the person and the reason is kept with the event. Raises ``DeliveryError`` as
+        None if it has changed since ``event`` was read, so that it is not run. A record of the
+        person and the reason is kept with an event that is run. Raises ``DeliveryError`` as
         ``Runner.run``, ``ResultDelayed``, and ``InboxUnavailable`` if the event was not run.
         """
-        conditions: dict[str, Any] = {"again": again, "seen_attempt": seen_attempt}
-        administration = self._inbox.administration
-        if not administration.note_retry(event_id, by=by, why=why, **conditions):
-            return None
+        names: dict[str, Any] = {"by": by, "why": why, "again": again, "seen": event}
         if self._is_queue:
-            return Outcome.ACCEPTED if administration.reopen(event_id, **conditions) else None
-        claim = self._inbox.claims.claim_one(event_id, **conditions)
+            is_due = self._inbox.administration.reopen(event.id, **names)
+            return Outcome.ACCEPTED if is_due else None
+        claim = self._inbox.claims.claim_one(event.id, **names)
         if claim is None:
             return None
         try:

@@ -50,8 +50,8 @@ class TypeBreaker:
         self._failed: Counter[str] = Counter()
         self._succeeded: set[str] = set()
         self._succeeded_before: set[str] = set()
-        self.has_threads: Callable[[], bool] = lambda: False
-        """Returns whether this process can run a probe."""
+        self.busy_and_idle: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        """Returns the numbers of threads that run an event, and that wait for one."""
         self.probe: Callable[[str], object] = lambda _type: None
         """Tries one event of a type."""
 
@@ -98,7 +98,7 @@ class TypeBreaker:
     def _act(self, failing: FailingType) -> None:
         """Open the breaker of a type, or probe it."""
         if failing.is_open:
-            if self.has_threads() and self._breakers.take_probe(failing.type, PROBE_SECONDS):
+            if any(self.busy_and_idle()) and self._breakers.take_probe(failing.type, PROBE_SECONDS):
                 self.probe(failing.type)
         elif failing.is_full and failing.paused_by is None:
             why = f"{failing.failures} failures in a row"

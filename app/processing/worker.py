@@ -113,9 +113,12 @@ class Worker:
         return len(self._claiming) + len(self._running)
 
     def busy_and_idle(self) -> tuple[int, int]:
-        """Return how many threads run an event, and how many wait for one."""
+        """Return how many threads run an event, and how many wait for one.
+
+        A stop ends those that wait.
+        """
         busy = min(len(self._running), self._count)
-        return busy, self._count - busy
+        return busy, 0 if self._stopping.is_set() else self._count - busy
 
     def stop(self) -> None:
         """End idle threads now, and the others after their event."""

@@ -88,14 +88,26 @@ class Watch:
         yield at_stripe.key(self._settings.key_kind, forbidden, before.get(at_stripe.KEY))
 
     def _gap(self, here: list[EventDestination]) -> Iterator[Found]:
-        """Yield the gap of the types that a destination sends here."""
+        """Yield the gap of the types that a destination sends here, for each account."""
+        reconciliation = self._inbox.reconciliation
         sending = [each for each in here if each.status == "enabled" and takes_thin(each)]
+        own = [each for each in sending if {*(each.events_from or [])} != {"@accounts"}]
+        connected = [each for each in sending if {*(each.events_from or [])} - {"@self"}]
+        sources = [self._source("", own)]
+        if connected:
+            livemode = self._settings.livemode
+            accounts = reconciliation.recent_accounts(gap.ACCOUNTS, livemode=livemode)
+            sources += [self._source(each, connected) for each in accounts]
+        sources = [each for each in sources if each.types]
+        if sources and not reconciliation.has_leader(RECONCILER):
+            yield gap.find(self._client, reconciliation, sources)
+
+    def _source(self, account: str, sending: list[EventDestination]) -> gap.Source:
+        """Return the handled types that these destinations send for an account, and since when."""
         sent = {type_ for each in sending for type_ in each.enabled_events}
-        types = sorted(self._registry.handled_types & sent)
-        if not types or self._inbox.reconciliation.has_leader(RECONCILER):
-            return
-        begin = min(datetime.fromisoformat(each.created).timestamp() for each in sending)
-        yield gap.find(self._client, self._inbox.reconciliation, types, not_before=begin)
+        begins = [datetime.fromisoformat(each.created).timestamp() for each in sending]
+        types = tuple(sorted(self._registry.handled_types & sent))
+        return gap.Source(account, types, min(begins, default=0.0))
 
     def _remove_gone(self, before: Mapping[str, Finding], found: Mapping[str, Found]) -> None:
         """Remove the findings of destinations that are gone, and those that no longer apply."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -127,6 +128,25 @@ class TestDeadEvents:
         add_group(lab, "9f2c", exception, None)
         lab.round()
         assert f"1 event is dead: {cause}. See" in lab.receiver.texts[0]
+
+    def test_releases_of_a_group(self, lab: Lab) -> None:
+        """Events of one error count together, whatever the release and the type."""
+        lab.inbox.migrate()
+        for release in ("41c9", "52da"):
+            add_dead(lab, 2, "9f2c", release)
+        lab.execute("UPDATE events SET type = 'v1.a' WHERE id = 'evt_0'")
+        assert lab.round() == [RAISED]
+        (body,) = lab.receiver.bodies
+        assert (body["count"], body["types"]) == (4, ["v1.a", TYPE])
+
+    def test_mention_is_plain_text(self, make_lab: MakeLab, sqlite_url: str) -> None:
+        """No name in an error can ping a channel, or look like a link."""
+        lab = make_lab(database_url=sqlite_url)
+        lab.inbox.migrate()
+        add_dead(lab, 1, "9f2c")
+        add_group(lab, "9f2c", "<!channel>Error", "handlers/@here.py:1")
+        lab.round()
+        assert "[!channel]Error in handlers/(at)here.py:1." in lab.receiver.texts[0]
 
     def test_given_up_by_an_operator(self, make_lab: MakeLab, database_url: str) -> None:
         """An operator who gives an event up needs no alert about it. Another event still does."""
@@ -332,7 +352,7 @@ class TestSilence:
             {},
             {1: 40},
             {1: 40, 2: 40},
-            {1: 40, 2: 40, 3: 40, 7: 0, 8: 40},
+            {1: 40, 2: 40, 3: 40, 4: 40, 5: 40, 8: 40},
             {1: 5, 2: 5, 3: 5, 4: 5, 5: 5, 6: 5, 7: 5},
             {4: 40, 5: 40, 6: 40},
             {3: 40, 5: 40, 7: 40, 8: 1},
@@ -467,7 +487,7 @@ class TestFailures:
         lab.round()
         assert "Most of them: OftenError in handlers/a.py:1. " in lab.receiver.texts[0]
 
-    @pytest.mark.parametrize(("good", "bad"), [(0, 4), (4, 5), (100, 20)])
+    @pytest.mark.parametrize(("good", "bad"), [(0, 4), (7, 4), (4, 5), (100, 20)])
     def test_few_say_nothing(self, make_lab: MakeLab, sqlite_url: str, good: int, bad: int) -> None:
         """Few attempts, few failures, or a share up to the limit raise nothing."""
         lab = make_lab(WORKS, database_url=sqlite_url)
@@ -593,6 +613,34 @@ class TestLeaders:
         each_lab.outbox().run()
         assert [each.id for each in each_lab.receiver.received] == 2 * [message["id"]]
 
+    def test_leader_that_has_missed_an_end(self, each_lab: Lab) -> None:
+        """An alert that another leader has raised and ended is not raised with older facts."""
+        each_lab.inbox.migrate()
+        alerts = each_lab.inbox.alerts
+        raise_ = partial(alerts.raise_, "backlog", alert="backlog", group=None, since=1.0, number=1)
+        for before, details in (("", {"round": 1}), ('{"round": 1}', {"round": 2})):
+            assert raise_(before=before, details=details) is True
+            assert alerts.resolve(each_lab.alert(), details) is True
+        assert raise_(before='{"round": 1}', details={}) is False
+        assert raise_(before='{"round": 2}', details={}) is True
+        seen = each_lab.alert()
+        assert alerts.continue_(seen, 10, {"round": 3}) is True
+        assert alerts.resolve(seen, {}) is False
+
+    def test_condition_ends_before_the_outbox(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The next leader finds an end, and sends the begin before it."""
+        lab.deliver("evt_1")
+        with monkeypatch.context() as patch:
+            # No mock: the process ends at this point.
+            patch.setattr(lab.inbox.alerts, "hand_over", lambda: None)
+            lab.evaluation().run()
+        repair(lab)
+        lab.calm_round()
+        lab.outbox().run()
+        assert lab.receiver.states == [RAISED, RESOLVED]
+
 
 def freeze_first_round(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let another leader run a whole round after the next one has read the alerts."""
@@ -657,3 +705,27 @@ class TestTypePaused:
         assert each_lab.inbox.type_breakers.close(TYPE, "an event succeeded")
         assert each_lab.round() == []
         assert each_lab.calm_round() == [("type_paused", "resolved")]
+
+
+class TestStepBackOfTheClock:
+    """Times from before a step back of the database's clock delay no message."""
+
+    def test_alert_ends(self, lab: Lab) -> None:
+        """The condition was seen last at a time that is in the future now."""
+        lab.deliver("evt_1")
+        lab.round()
+        repair(lab)
+        lab.execute("UPDATE stripe_receiver_alerts SET seen_at = seen_at + 86400")
+        assert lab.round() == [RESOLVED]
+
+    def test_alert_is_raised_again(self, lab: Lab) -> None:
+        """The window of the last message was counted from a time that is in the future now."""
+        lab.deliver("evt_1")
+        lab.round()
+        repair(lab)
+        lab.calm_round()
+        details = lab.alert().details
+        details["said"]["at"] += DAY
+        lab.execute("UPDATE stripe_receiver_alerts SET details = :it", {"it": json.dumps(details)})
+        lab.deliver("evt_2")
+        assert lab.round() == [RAISED]

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,8 +94,24 @@ def test_short_outage(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     assert host.lab.receiver.received == []
 
 
-def test_receiver_is_away_too(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
-    """The message is repeated with its id after a pause, by any process."""
+def test_two_short_outages(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of an outage begins anew with each one."""
+    monkeypatch.setattr(outage, "OUTAGE_SECONDS", 30.0)
+    process, monotonic = host.process(), time.monotonic
+    host.away()
+    process.run()
+    host.back()
+    process.run()
+    host.away()
+    # A mock: no test waits for half a minute.
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + 31)
+    process.run()
+    assert host.lab.receiver.received == []
+
+
+@pytest.mark.parametrize("step", [-3600.0, 86400.0])
+def test_receiver_is_away_too(host: Host, capsys: pytest.CaptureFixture[str], step: float) -> None:
+    """The message is repeated with its id after a pause, or a step back, by any process."""
     host.away()
     host.lab.receiver.answers.append(Response("down", 503))
     host.process().run()
@@ -102,7 +119,7 @@ def test_receiver_is_away_too(host: Host, capsys: pytest.CaptureFixture[str]) ->
     assert len(host.lab.receiver.received) == 1
     note = next(Path(tempfile.gettempdir()).iterdir())
     values = json.loads(note.read_text())
-    note.write_text(json.dumps({**values, "due_at": 0}))
+    note.write_text(json.dumps({**values, "due_at": values["due_at"] + step}))
     host.process().run()
     host.process().run()
     ids = [each.id for each in host.lab.receiver.received]

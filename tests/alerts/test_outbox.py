@@ -60,6 +60,15 @@ def test_failure_is_repeated_with_the_same_id(
     assert each_lab.inbox.alerts.unsent() == (0, 0)
 
 
+def test_pause_grows_in_the_inbox(lab: Lab) -> None:
+    """After many tries, the next one is minutes away, longer than a message is taken for."""
+    lab.execute("UPDATE stripe_receiver_alert_messages SET tries = 9")
+    lab.receiver.answers.append(Response("down", 503))
+    lab.outbox().run()
+    ((pause_seconds,),) = lab.rows("SELECT due_at - at FROM stripe_receiver_alert_messages")
+    assert pause_seconds >= MAX_PAUSE
+
+
 def test_end_waits_for_the_begin(each_lab: Lab) -> None:
     """The messages of one alert stay in order. Those of another alert do not wait."""
     each_lab.receiver.answers.append(Response("down", 503))
@@ -105,6 +114,17 @@ def test_old_message_is_not_sent(lab: Lab) -> None:
     lab.outbox().run()
     assert lab.receiver.received == []
     assert lab.inbox.alerts.unsent() == (0, 0)
+
+
+def test_message_is_sent_after_a_step_back_of_the_clock(each_lab: Lab) -> None:
+    """The pause before the next try was counted from a time that is in the future now."""
+    each_lab.receiver.answers.append(Response("down", 503))
+    each_lab.outbox().run()
+    assert each_lab.inbox.alerts.due() == []
+    each_lab.execute("UPDATE stripe_receiver_alert_messages SET due_at = due_at + 86400")
+    each_lab.outbox().run()
+    assert each_lab.receiver.states == 2 * [("dead_events", "raised")]
+    assert each_lab.inbox.alerts.unsent() == (0, 0)
 
 
 def test_pauses_double() -> None:

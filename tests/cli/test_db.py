@@ -22,6 +22,8 @@ from devkit import samples
 from tests.conftest import Receiver
 from tests.support import raw_sql
 
+pytestmark = pytest.mark.no_tables
+
 HEAD = migrations().head
 NOTHING = f"There are no tables, and this version needs revision {HEAD}. Run `flask db upgrade`.\n"
 READY = f"The tables are at revision {HEAD}, which this version needs.\n"

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
+from threading import Barrier
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from app.errors import InboxUnavailable
 from app.inbox import Claim, Failure, Inbox, NewEvent, Outcome
 from app.inbox import actions as actions_module
 from app.inbox import pauses as pauses_module
 from app.inbox import selection as selection_module
+from app.inbox.engine import postgresql_session
+from app.inbox.engine.deadline import Connector
 from app.inbox.filters import EventFilter
 from app.inbox.models import PARKED, Count
 from app.inbox.selection import Selection
@@ -68,6 +75,19 @@ def end(inbox: Inbox, count: int, outcome: Outcome) -> None:
             inbox.claims.mark_dead(claim, outcome, FAILURE)
         else:
             inbox.claims.finish(claim, outcome)
+
+
+def plan(url: str, statement: Any) -> str:
+    """Return PostgreSQL's plan of a claim, under the settings with which the service runs it."""
+    sql = str(statement.compile(dialect=sa.make_url(url).get_dialect()()))
+    values = {"token": "host:1:a.1", "lease_seconds": 1.0, "livemode": False}
+    is_in_order = statement.get_execution_options().get("in_order", False)
+    arguments = postgresql_session.arguments(sa.make_url(url))
+    with postgresql_session.connect(Connector(), arguments) as connection:
+        rows = postgresql_session.execute(
+            connection, f"EXPLAIN {sql}", values, 5000, in_order=is_in_order
+        )
+        return " ".join(row[0] for row in rows)
 
 
 def states(inbox: Inbox) -> dict[str, tuple[str, str | None]]:
@@ -163,6 +183,74 @@ class TestRetryMany:
         assert states(inbox)["evt_1"] == ("done", "fallback")
 
 
+class TestRetryOfOne:
+    """``reopen`` and ``claim_one``: one event, as a person has seen it."""
+
+    @pytest.mark.parametrize("act", ["reopen", "claim_one", "give_up", "pause"])
+    def test_second_of_two_changes_nothing(
+        self, make_inbox: Callable[[], Inbox], inbox: Inbox, act: str
+    ) -> None:
+        """Two people answer one question at once: one of them acts, and only that is recorded."""
+        count = 6
+        enqueue(inbox, *range(count))
+        end(inbox, count, Outcome.FAILED)
+        if act in {"reopen", "claim_one"}:
+            enqueue(inbox, *range(count, 2 * count))
+            end(inbox, count, Outcome.EXHAUSTED)
+        seen = inbox.administration.latest(99)
+        barrier = Barrier(2)
+
+        def person(own: Inbox) -> list[bool]:
+            administration = own.administration
+            acts: dict[str, Callable[[Any], object]] = {
+                "reopen": lambda each: administration.reopen(each.id, by="me", seen=each),
+                "claim_one": lambda each: own.claims.claim_one(each.id, by="me", seen=each),
+                "give_up": lambda each: administration.give_up(
+                    each.id, by="me", why="x", seen_attempt=each.attempt
+                ),
+                "pause": lambda each: administration.pause(by="me", why=None, type_=each.id),
+            }
+            done = []
+            for each in seen:
+                barrier.wait(60)
+                done.append(bool(acts[act](each)))
+            return done
+
+        with ThreadPoolExecutor(2) as pool:
+            first, second = pool.map(person, (inbox, make_inbox()))
+        assert [one + other for one, other in zip(first, second, strict=True)] == [1] * len(seen)
+        notes = [len(inbox.administration.retries(each.id)) for each in seen]
+        assert notes == [act in {"reopen", "claim_one"}] * len(seen)
+        affected = [each.affected for each in inbox.administration.audit(99)]
+        assert affected.count(0) == (len(seen) if act in {"give_up", "pause"} else 0)
+
+    def test_parked_event_is_as_seen(self, inbox: Inbox) -> None:
+        """Parking rounds the time at which an event is due. A person sees no change."""
+        enqueue(inbox, 1)
+        seen = inbox.administration.find("evt_1")
+        inbox.administration.pause(by="me", why=None, type_=CREATED)
+        assert inbox.administration.park() == 1
+        assert inbox.administration.reopen("evt_1", by="me", seen=seen) is True
+
+    def test_retry_and_its_record_are_one(self, database_url: str, inbox: Inbox) -> None:
+        """If the record cannot be written, the event is not run."""
+        enqueue(inbox, 1)
+        end(inbox, 1, Outcome.EXHAUSTED)
+        raw_sql.execute(database_url, "ALTER TABLE retries RENAME COLUMN why TO reason")
+        retry_many = inbox.administration.retry_many
+        for act in (
+            partial(inbox.administration.reopen, "evt_1", by="me"),
+            partial(inbox.claims.claim_one, "evt_1", by="me"),
+            partial(retry_many, EventFilter(), by="me", why=None, limit=9),
+        ):
+            with pytest.raises(InboxUnavailable):
+                act()
+        raw_sql.execute(database_url, "ALTER TABLE retries RENAME COLUMN reason TO why")
+        assert states(inbox) == {"evt_1": ("dead", "exhausted")}
+        assert inbox.administration.reopen("evt_1", by="me", why="mended") is True
+        assert [each.why for each in inbox.administration.retries("evt_1")] == ["mended"]
+
+
 class TestGiveUp:
     """``give_up`` and ``give_up_many``: pending events are dead."""
 
@@ -187,7 +275,7 @@ class TestGiveUp:
             ("give_up", "evt_1", "again", 0),
         ]
         assert inbox.alert_facts.dead(event.received_at) == []
-        assert inbox.administration.reopen("evt_1") is True
+        assert inbox.administration.reopen("evt_1", by="me") is True
 
     def test_event_that_never_ran_is_given_up(self, inbox: Inbox) -> None:
         """The only entry of its history is that of the operator."""
@@ -295,32 +383,83 @@ class TestPausedType:
         enqueue(inbox, 1)
         inbox.administration.pause(by="me", why=None, type_=CREATED)
         assert inbox.administration.park() == 1
-        assert inbox.administration.reopen("evt_1") is True
+        assert inbox.administration.reopen("evt_1", by="me") is True
         assert due(inbox) is None
         assert inbox.administration.park() == 1
 
-    def test_claim_reads_due_events_in_order(self, postgresql_url: str) -> None:
-        """On PostgreSQL a claim reads the first due event, not all, also without statistics."""
+    def test_unclaimed_events_hide_no_paused_one(
+        self, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Paused events are parked behind due events that no worker claims, step by step."""
+        monkeypatch.setattr(pauses_module, "SEARCHED", 3)
+        administration = inbox.administration
+        for number in range(7):
+            # The clock of SQLite is coarse: events with one ``due_at`` are in the order of the ids.
+            live = replace(EVENT, id=f"evt_0_live_{number}", type=PAID, livemode=True)
+            inbox.deliveries.enqueue(live)
+        enqueue(inbox, 1, 2, 3)
+        administration.pause(by="me", why=None, type_=CREATED)
+        assert [administration.park() for _ in range(4)] == [0, 0, 3, 0]
+        # An event behind the place of the search is found when it begins again.
+        assert administration.reopen("evt_2", by="me") is True
+        assert sum(administration.park() for _ in range(4)) == 1
+
+    def test_parked_events_are_read_once(
+        self, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Resumed events are found among more parked events than one search reads."""
+        monkeypatch.setattr(pauses_module, "SEARCHED", 3)
+        administration = inbox.administration
+        enqueue(inbox, *range(7))
+        enqueue(inbox, 7, 8, 9, type_=PAID)
+        for type_ in (CREATED, PAID):
+            administration.pause(by="me", why=None, type_=type_)
+        assert administration.park() == 10
+        administration.resume(by="me", type_=PAID)
+        assert administration.park() == 3
+        assert [due(inbox) is not None for _ in range(4)] == [True, True, True, False]
+
+    def test_paused_event_does_not_block_its_key(self, inbox: Inbox) -> None:
+        """A later event of the same concurrency key and another type is claimed."""
+        for number, type_ in enumerate((CREATED, PAID)):
+            event = replace(EVENT, id=f"evt_{number}", type=type_, concurrency_key="cus_1")
+            inbox.deliveries.enqueue(event)
+        inbox.administration.pause(by="me", why=None, type_=CREATED)
+        claim = due(inbox)
+        assert claim is not None
+        assert claim.event_id == "evt_1"
+        inbox.administration.resume(by="me", type_=CREATED)
+        assert due(inbox) is None
+        inbox.claims.finish(claim)
+        assert due(inbox) is not None
+
+    @pytest.mark.parametrize("statistics", ["none", "of the empty table", "current"])
+    def test_claim_reads_due_events_in_order(self, postgresql_url: str, statistics: str) -> None:
+        """On PostgreSQL a claim reads the first due event, and the earlier events of its key.
+
+        Without statistics it sorts the due events, and compares each with those of its key alone.
+        """
         inbox = Inbox(postgresql_url, lease_seconds=600)
+        inbox.migrate()
+        raw_sql.execute(postgresql_url, "ALTER TABLE events SET (autovacuum_enabled = off)")
+        if statistics == "of the empty table":
+            raw_sql.execute(postgresql_url, "ANALYZE events")
         enqueue(inbox, 0)
         columns = "type, livemode, body, state, attempt, deliveries, received_at, due_at"
         raw_sql.execute(
             postgresql_url,
             f"INSERT INTO events (id, subject, {columns})"  # noqa: S608 - the test's own words
-            f" SELECT 'evt_' || n, 'key ' || n, {columns} FROM events, generate_series(1, 5000) n",
+            f" SELECT 'evt_' || n, 'key ' || n % 500, {columns}"
+            " FROM events, generate_series(1, 5000) n",
         )
-        raw_sql.execute(postgresql_url, "ANALYZE events")
+        if statistics == "current":
+            raw_sql.execute(postgresql_url, "ANALYZE events")
         inbox.close()
-        engine = raw_sql.make_engine(postgresql_url)
-        with engine.connect() as connection:
-            statement: Any = claims.CLAIM_DUE
-            sql = str(statement.compile(connection))
-            values = {"token": "host:1:a.1", "lease_seconds": 1.0, "livemode": False}
-            plan = connection.exec_driver_sql(f"EXPLAIN {sql}", values)
-            text = " ".join(row[0] for row in plan)
-        engine.dispose()
-        assert "Index Scan using events_due" in text
-        assert "Sort" not in text
+        text = plan(postgresql_url, claims.CLAIM_DUE)
+        assert "Index Scan using events_waiting on events other" in text
+        if statistics == "current":
+            assert "Index Scan using events_due on events candidate" in text
+            assert "Sort" not in text
 
     def test_locked_event_is_parked_later(self, postgresql_url: str) -> None:
         """On PostgreSQL no claim waits for the parking, and the reverse."""
@@ -360,7 +499,7 @@ class TestOutcomeOfAParkedEvent:
         inbox.claims.fail(failed, replace(FAILURE, delay=-1.0, fingerprint="group"))
         inbox.claims.release(released, -1.0)
         inbox.claims.finish(fallback, Outcome.FALLBACK)
-        assert inbox.administration.reopen("evt_4") is True
+        assert inbox.administration.reopen("evt_4", by="me") is True
         enqueue(inbox, 5)
         inbox.administration.pause(by="me", why=None, type_=CREATED)
         assert inbox.administration.park() == 5
@@ -402,7 +541,7 @@ class TestOutcomeOfAParkedEvent:
 
     def test_history_has_the_former_outcome(self, parked: Inbox) -> None:
         """A person's run, a retry of many and giving up keep the attempt with its outcome."""
-        claim = parked.claims.claim_one("evt_2")
+        claim = parked.claims.claim_one("evt_2", by="me")
         assert claim is not None
         assert parked.claims.finish(claim)
         assert parked.administration.give_up("evt_3", by="me", why="obsolete") is True
@@ -458,3 +597,21 @@ def test_counts_add_up() -> None:
     """The sum of two numbers is bounded if one of them is."""
     assert Count(1) + Count(2) == Count(3)
     assert Count(1) + Count(2, is_bounded=True) == Count(3, is_bounded=True)
+
+
+def test_released_event_waits_for_the_end_of_its_process(inbox: Inbox) -> None:
+    """Its callback may still run for a moment, so no action of a person makes it due earlier.
+
+    A success of that callback still counts.
+    """
+    enqueue(inbox, 1)
+    claim = due(inbox)
+    assert claim is not None
+    inbox.claims.release(claim, HOUR)
+
+    assert inbox.administration.reopen("evt_1", by="me") is True
+    assert inbox.administration.retry_many(EventFilter(), by="me", why=None, limit=10) == 1
+    assert due(inbox) is None
+    assert inbox.administration.give_up("evt_1", by="me", why="no") is False
+    assert inbox.claims.finish(claim) is True
+    assert states(inbox) == {"evt_1": ("done", "handled")}

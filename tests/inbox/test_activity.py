@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from app.inbox import Activity, Inbox
-from app.inbox.activity import PERIOD_SECONDS, ROWS, period_of
+from app.inbox.activity import PERIOD_SECONDS, ROWS, WorkerThreads, period_of
+from tests.support import raw_sql
 
 DAY = 86400
 
@@ -90,3 +91,29 @@ def test_prune(inbox: Inbox) -> None:
         activity("handled", 1, recent),
     ]
     assert inbox.activity.last_deliveries() == {"1": old}
+
+
+class TestWorkerThreads:
+    """The worker threads of all processes."""
+
+    def test_processes_add_up(self, inbox: Inbox, database_url: str) -> None:
+        """Each process has its latest numbers. A process that records none any more has ended."""
+        for process, busy, idle in (("a:1", 0, 8), ("b:1", 1, 3), ("a:1", 2, 6)):
+            inbox.activity.show_threads(process, busy, idle)
+        assert inbox.activity.threads() == WorkerThreads(busy=3, idle=9)
+        for late in ("- 20", "+ 20"):  # it has died; or it has, and the clock stepped back
+            sql = f"UPDATE stripe_receiver_activity SET last_at = last_at {late} WHERE name = 'a:1'"  # noqa: S608 - the test's own words
+            raw_sql.execute(database_url, sql)
+            assert inbox.activity.threads() == WorkerThreads(busy=1, idle=3)
+            inbox.activity.show_threads("a:1", 2, 6)
+        assert inbox.activity.threads().all == 12
+
+    def test_ended_processes_are_forgotten(self, inbox: Inbox, database_url: str) -> None:
+        """Pruning removes the rows of processes that ended, and no others."""
+        inbox.activity.show_threads("a:1", 0, 8)
+        raw_sql.execute(database_url, "UPDATE stripe_receiver_activity SET last_at = 1000")
+        inbox.activity.show_threads("b:1", 0, 8)
+        inbox.activity.prune()
+        names = raw_sql.select(database_url, "stripe_receiver_activity")
+        assert {row[1] for row in names} == {"b:1"}
+        assert inbox.activity.since(0) == []

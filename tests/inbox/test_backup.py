@@ -20,6 +20,8 @@ from app.inbox.sql.operations import audit, error_groups, error_hours, releases,
 from app.inbox.sql.schema import now
 from tests.support import raw_sql
 
+pytestmark = pytest.mark.no_tables
+
 EVENT = NewEvent(
     "evt_1", "v1.customer.created", livemode=True, context="acct_ü", body=b'{"a": "\x00\xff"}'
 )
@@ -65,7 +67,7 @@ def inbox(make_inbox: MakeInbox, database_url: str) -> Inbox:
     inbox.claims.fail(claim(inbox), Failure("broken", delay=0.0, traceback="at line 1"))
     inbox.claims.finish(claim(inbox))
     for name in ("first", "second"):
-        assert inbox.administration.note_retry("evt_1", by=name, why=None, again=True)
+        raw_sql.note_retry(database_url, "evt_1", by=name)
     for number in range(MANY):
         inbox.deliveries.enqueue(replace(EVENT, id=f"evt_many_{number}", livemode=False))
     assert claim(inbox, replace(EVENT, id="evt_running")).attempt == 1
@@ -131,7 +133,7 @@ def test_backup_restores_into_both_databases(
     assert of_operators(restored) == of_operators(inbox)
     assert all(of_operators(inbox).values())
     assert restored.deliveries.record_and_claim(EVENT).state == "done"
-    assert restored.administration.note_retry("evt_1", by="third", why=None, again=True)
+    assert restored.administration.reopen("evt_1", by="third", why=None, again=True)
     assert [each.by for each in restored.administration.retries("evt_1")] == [
         "first",
         "second",

@@ -6,6 +6,7 @@ server's clock functions. SQLite uses the clock of this process.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from app.inbox import Failure, Inbox, NewEvent
+from app.inbox.activity import Activity, period_of
 from app.processing.rescuer import Rescuer
 from tests.support.clock import Clock
 
@@ -106,7 +108,7 @@ def test_worker_claims_no_running_event_after_a_step(
         for each in (first, second):
             assert each.claims.claim_orphan(livemode=False) is None
             assert each.claims.claim_due(livemode=False) is None
-            assert each.claims.claim_one("evt_1") is None
+            assert each.claims.claim_one("evt_1", by="me") is None
             assert each.claims.mark_poison_dead() is None
 
     assert second.claims.renew(claim)
@@ -180,3 +182,74 @@ def test_parked_event_is_due_after_its_type_is_resumed(
     found = inbox.claims.claim_due(livemode=False)
     assert found is not None
     assert found.event_id == "evt_1"
+
+
+def test_leadership_is_free_after_a_step_back(
+    make_inbox: Callable[[], Inbox], clock: Clock
+) -> None:
+    """A term from before the step ends no later than one term from now, also if no process saw it.
+
+    Otherwise a task of leaders would not run again until the clock has caught up.
+    """
+    first, second = make_inbox(), make_inbox()
+    assert first.reconciliation.acquire_leadership("retention", "first", HOUR)
+    assert not second.reconciliation.acquire_leadership("retention", "second", HOUR)
+    clock.step(-2 * HOUR)
+    assert second.reconciliation.acquire_leadership("retention", "second", HOUR)
+    assert not first.reconciliation.acquire_leadership("retention", "first", HOUR)
+
+
+def test_wrong_clock_and_reconciliation_remove_no_event(
+    inbox: Inbox, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that is ahead refuses deliveries, and reconciliation records their events.
+
+    The time at which it does so shows no right clock. Stripe would resend a removed event.
+    """
+    claim = inbox.deliveries.record_and_claim(EVENT).claim
+    assert claim is not None
+    inbox.claims.finish(claim)
+    clock.step(100 * 24 * HOUR)
+    ahead = clock.now()
+    # A mock: no test may set the clock of the machine.
+    monkeypatch.setattr(time, "time", lambda: ahead)
+    assert inbox.reconciliation.backfill(replace(EVENT, id="evt_2"))
+    before = inbox.retention.days_ago(31)
+    assert inbox.retention.count(before) == 0
+
+
+def test_database_clock_that_is_behind_removes_no_event(inbox: Inbox, clock: Clock) -> None:
+    """An age counts from the clock that is furthest behind, which can be the database's alone."""
+    inbox.deliveries.enqueue(EVENT)
+    clock.step(-100 * 24 * HOUR)
+    assert inbox.retention.days_ago(0) == pytest.approx(clock.now(), abs=60)
+
+
+def test_silence_is_seen_after_a_step_back(inbox: Inbox, clock: Clock) -> None:
+    """A delivery that was counted before the step hides no silence, and no failing deliveries."""
+    clock.step(10 * HOUR)
+    count(inbox, "failed", clock.now() - 60)
+    count(inbox, "handled", clock.now())
+    clock.step(-10 * HOUR)
+    count(inbox, "failed", clock.now() - 2 * HOUR)
+    facts = inbox.alert_facts
+    silence = facts.silence(facts.now(), HOUR)
+    assert silence is not None
+    assert silence.seconds == pytest.approx(2 * HOUR, abs=60)
+    assert facts.answers().failures == 1
+
+
+def test_finding_has_the_time_of_its_level(inbox: Inbox, clock: Clock) -> None:
+    """``since`` stays while the level stays, and begins anew with another level."""
+    since = []
+    for level in ("ok", "warn", "warn", "ok"):
+        inbox.findings.record("clock_off", level, "the clock")
+        since += [each.since for each in inbox.findings.list()]
+        clock.step(HOUR)
+    passed = [each - since[0] for each in since]
+    assert passed == [pytest.approx(hours * HOUR, abs=60) for hours in (0, 1, 1, 3)]
+
+
+def count(inbox: Inbox, outcome: str, at: float) -> None:
+    """Count a delivery, as the process that took it at this time does."""
+    inbox.activity.add([Activity("delivery", outcome, period_of(at), 1, at)])

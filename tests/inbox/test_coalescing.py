@@ -166,8 +166,7 @@ def test_types_without_the_policy_all_run(inbox: Inbox) -> None:
 def test_event_that_a_person_retried_is_not_superseded(inbox: Inbox) -> None:
     """It runs itself, and neither supersedes the others."""
     enqueue(inbox, "evt_1", "evt_2", "evt_3")
-    assert inbox.administration.note_retry("evt_2", by="jenny", why=None)
-    assert inbox.administration.reopen("evt_2")
+    assert inbox.administration.reopen("evt_2", by="jenny")
 
     first = claim(inbox)
     assert (first.event_id, first.superseded) == ("evt_3", 1)
@@ -183,9 +182,8 @@ def test_superseded_event_can_be_run_by_a_person(inbox: Inbox) -> None:
     enqueue(inbox, "evt_1", "evt_2")
     assert inbox.claims.finish(claim(inbox))
 
-    assert not inbox.administration.reopen("evt_1")
-    assert inbox.administration.note_retry("evt_1", by="jenny", why="test", again=True)
-    assert inbox.administration.reopen("evt_1", again=True)
+    assert not inbox.administration.reopen("evt_1", by="jenny")
+    assert inbox.administration.reopen("evt_1", by="jenny", why="test", again=True)
     assert claim(inbox).event_id == "evt_1"
 
 

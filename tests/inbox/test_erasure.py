@@ -46,7 +46,7 @@ def erase_all(inbox: Inbox) -> None:
 class TestFind:
     """All that names the object is found, and nothing else."""
 
-    def test_every_place_is_searched(self, inbox: Inbox) -> None:
+    def test_every_place_is_searched(self, inbox: Inbox, database_url: str) -> None:
         """The body, the key, the account, and the texts of each attempt and each retry."""
         failure = Failure(f"no plan for {OBJECT}")
         traced = Failure("no", f"KeyError: '{OBJECT}'")
@@ -57,7 +57,7 @@ class TestFind:
         for each in (traced, Failure("other")):
             inbox.claims.fail(claim(inbox, replace(PLAIN, id="evt_attempt")), each)
         inbox.claims.finish(claim(inbox, replace(PLAIN, id="evt_retry")))
-        inbox.administration.note_retry("evt_retry", by="me", why=f"{OBJECT} asks", again=True)
+        raw_sql.note_retry(database_url, "evt_retry", why=f"{OBJECT} asks")
         inbox.claims.finish(claim(inbox, replace(PLAIN, id="evt_other")))
         inbox.deliveries.enqueue(replace(ABOUT, id="evt_binary", body=f"\x00{OBJECT}".encode()))
         names = {"body", "key", "account", "reason", "attempt", "retry", "binary"}
@@ -101,7 +101,7 @@ class TestErase:
         event = replace(ABOUT, context=f"acct_1/{OBJECT}", concurrency_key=f"- customer {OBJECT}")
         inbox.claims.fail(claim(inbox, event), Failure(OBJECT, f"at {OBJECT}"))
         inbox.claims.mark_dead(claim(inbox, event), "gave_up", Failure(OBJECT, f"at {OBJECT}"))
-        assert inbox.administration.note_retry("evt_1", by="me", why=OBJECT)
+        raw_sql.note_retry(database_url, "evt_1", why=OBJECT)
         (before,) = found(inbox).values()
         erase_all(inbox)
         after = inbox.administration.find("evt_1")
@@ -142,7 +142,7 @@ class TestErase:
         (event,) = found(inbox).values()
         if state == "run again":
             inbox.claims.finish(claimed)
-            again = inbox.claims.claim_one("evt_1", again=True)
+            again = inbox.claims.claim_one("evt_1", by="me", again=True)
             assert again is not None
             inbox.claims.finish(again)
         assert inbox.erasure.erase(event, OBJECT) is False
@@ -169,9 +169,8 @@ class TestErasedEvent:
         assert inbox.deliveries.enqueue(ABOUT).state == before.state
         assert inbox.reconciliation.backfill(ABOUT) is False
         assert inbox.reconciliation.known(["evt_1"]) == {"evt_1"}
-        assert inbox.administration.note_retry("evt_1", by="me", why=None, again=True) is False
-        assert inbox.administration.reopen("evt_1", again=True) is False
-        assert inbox.claims.claim_one("evt_1", again=True) is None
+        assert inbox.administration.reopen("evt_1", by="me", again=True) is False
+        assert inbox.claims.claim_one("evt_1", by="me", again=True) is None
         assert inbox.claims.claim_due(livemode=False) is None
         assert inbox.administration.find("evt_1") == replace(
             before, deliveries=before.deliveries + 2

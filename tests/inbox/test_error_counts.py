@@ -47,7 +47,7 @@ def test_each_failed_attempt_is_counted_once(inbox: Inbox, database_url: str) ->
     for _ in range(2):
         assert inbox.claims.fail(first, FAILURE)
     assert inbox.claims.mark_dead(claim(inbox), Outcome.GAVE_UP, FAILURE)
-    again = inbox.claims.claim_one("evt_1")
+    again = inbox.claims.claim_one("evt_1", by="me")
     assert again is not None
     assert inbox.claims.finish(again)
 

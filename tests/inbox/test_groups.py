@@ -110,10 +110,10 @@ class TestCounts:
     def test_dead_event_that_a_person_retries_stays_open(self, inbox: Inbox) -> None:
         """It leaves the group when its next attempt begins, and is counted again if that fails."""
         inbox.claims.mark_dead(claim(inbox), Outcome.GAVE_UP, FAILURE)
-        assert inbox.administration.reopen("evt_1")
+        assert inbox.administration.reopen("evt_1", by="me")
         assert counts(inbox) == {"f00d": (1, 1)}
 
-        claimed = inbox.claims.claim_one("evt_1")
+        claimed = inbox.claims.claim_one("evt_1", by="me")
         assert claimed is not None
         assert counts(inbox) == {"f00d": (1, 0)}
         inbox.claims.mark_dead(claimed, Outcome.GAVE_UP, FAILURE)
@@ -123,10 +123,10 @@ class TestCounts:
         """Each way to claim an orphan counts the crash before it."""
         fail(inbox)
         for _ in range(2):
-            claimed = inbox.claims.claim_one("evt_1")
+            claimed = inbox.claims.claim_one("evt_1", by="me")
             assert claimed is not None
             raw_sql.orphan(database_url)
-        assert inbox.claims.claim_one("evt_1") is not None
+        assert inbox.claims.claim_one("evt_1", by="me") is not None
 
         assert counts(inbox) == {"f00d": (1, 0), "crashed.v1.customer.created": (2, 0)}
 
@@ -141,7 +141,7 @@ class TestCounts:
             assert inbox.deliveries.record_and_claim(EVENT).outcome == Outcome.CRASHED
 
         assert counts(inbox) == {"crashed.v1.customer.created": (5, 1)}
-        again = inbox.claims.claim_one("evt_1")
+        again = inbox.claims.claim_one("evt_1", by="me")
         assert again is not None
         assert inbox.claims.finish(again)
         assert counts(inbox) == {"crashed.v1.customer.created": (5, 0)}
@@ -176,7 +176,7 @@ class TestOlderReplicas:
         fail(inbox)
         raw_sql.execute(database_url, CLAIM_0005)
         raw_sql.orphan(database_url)
-        assert inbox.claims.claim_one("evt_1") is not None
+        assert inbox.claims.claim_one("evt_1", by="me") is not None
 
         assert counts(inbox) == {"f00d": (1, 0), "crashed.v1.customer.created": (1, 0)}
 
@@ -274,7 +274,7 @@ class TestLists:
         assert inbox.groups.hours("beef", 0.0) == []
         releases = [
             (each.release, each.attempts, each.first_hour, each.last_hour)
-            for each in inbox.groups.releases("f00d")
+            for each in inbox.groups.releases(["f00d"])["f00d"]
         ]
         assert releases == [("", 1, hour, hour), ("1.4.2", 2, hour, hour), ("1.5.0", 1, 7, 7)]
 

@@ -314,6 +314,7 @@ def test_check_writes(inbox: Inbox, database_url: str) -> None:
     assert len(rows) == 1
 
 
+@pytest.mark.no_tables
 def test_many_replicas_can_migrate_at_once(make_inbox: Callable[[], Inbox]) -> None:
     """Ten that start together create the tables once, and all can use them."""
     inboxes = [make_inbox() for _ in range(10)]

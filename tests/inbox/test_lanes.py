@@ -328,14 +328,14 @@ class TestPauses:
     def test_backlog_of_one_lane_hides_no_paused_event_of_another(
         self, make_inbox: MakeInbox, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The search for paused events is bounded in each lane, not over all of them."""
+        """The search for paused events is bounded, and goes on behind the events of other lanes."""
         monkeypatch.setattr(pauses, "SEARCHED", 2)
         inbox = make_inbox()
         enqueue(inbox, BULK, *range(5))
         inbox.administration.pause(by="jenny", why=None, type_=OTHER)
         enqueue(inbox, OTHER, 1)
 
-        assert inbox.administration.park() == 1
+        assert sum(inbox.administration.park() for _ in range(4)) == 1
 
 
 #: How many rows a claim may read. One of a lane and those that it decides by.

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -396,7 +395,7 @@ class TestHistory:
         """Deleting an event deletes its attempts and retries."""
         inbox.deliveries.enqueue(EVENT)
         inbox.claims.finish(take(inbox))
-        inbox.administration.note_retry("evt_1", by="me", why=None, again=True)
+        inbox.administration.reopen("evt_1", by="me", why=None, again=True)
         raw_sql.execute(database_url, "DELETE FROM events")
 
         assert inbox.administration.attempts("evt_1") == []
@@ -412,8 +411,7 @@ class TestRetries:
         inbox.claims.mark_dead(take(inbox), "exhausted", Failure("no", attempts_used=9))
         assert due(inbox) is None
 
-        assert inbox.administration.note_retry("evt_1", by="me", why="mended") is True
-        assert inbox.administration.reopen("evt_1") is True
+        assert inbox.administration.reopen("evt_1", by="me", why="mended") is True
         claim = take(inbox)
         assert (claim.attempt, claim.attempts_used) == (2, 0)
         (note,) = inbox.administration.retries("evt_1")
@@ -424,53 +422,52 @@ class TestRetries:
         inbox.deliveries.enqueue(EVENT)
         inbox.claims.finish(take(inbox))
 
-        assert inbox.administration.note_retry("evt_1", by="me", why=None) is False
-        assert inbox.administration.reopen("evt_1") is False
-        assert inbox.claims.claim_one("evt_1") is None
-        assert inbox.administration.reopen("evt_1", again=True) is True
+        assert inbox.administration.reopen("evt_1", by="me") is False
+        assert inbox.claims.claim_one("evt_1", by="me") is None
+        assert inbox.administration.reopen("evt_1", by="me", again=True) is True
         assert take(inbox).attempt == 2
 
-    def test_seen_attempt(self, inbox: Inbox) -> None:
-        """With ``seen_attempt``, a done event is run again only if no attempt came after."""
+    def test_seen_event(self, inbox: Inbox) -> None:
+        """With ``seen``, a done event is run again only if no attempt came after."""
         inbox.deliveries.enqueue(EVENT)
         inbox.claims.finish(take(inbox))
-        inbox.administration.reopen("evt_1", again=True, seen_attempt=1)
+        seen = inbox.administration.find("evt_1")
+        assert inbox.administration.reopen("evt_1", by="me", again=True, seen=seen) is True
         inbox.claims.finish(take(inbox))
 
-        old: Any = {"again": True, "seen_attempt": 1}
-        assert inbox.administration.note_retry("evt_1", by="me", why=None, **old) is False
-        assert inbox.administration.reopen("evt_1", **old) is False
-        assert inbox.claims.claim_one("evt_1", **old) is None
-        assert inbox.claims.claim_one("evt_1", again=True, seen_attempt=2) is not None
+        assert inbox.administration.reopen("evt_1", by="me", again=True, seen=seen) is False
+        assert inbox.claims.claim_one("evt_1", by="me", again=True, seen=seen) is None
+        assert len(inbox.administration.retries("evt_1")) == 1
+        seen = inbox.administration.find("evt_1")
+        assert inbox.claims.claim_one("evt_1", by="me", again=True, seen=seen) is not None
 
     def test_event_that_no_module_ran(self, inbox: Inbox) -> None:
         """An event that the fallback took is run without ``again``, a handled one is not."""
         inbox.deliveries.enqueue(EVENT)
         inbox.claims.finish(take(inbox), Outcome.FALLBACK)
 
-        claim = inbox.claims.claim_one("evt_1", seen_attempt=1)
+        claim = inbox.claims.claim_one("evt_1", by="me")
         assert claim is not None
         inbox.claims.finish(claim)
-        assert inbox.claims.claim_one("evt_1", seen_attempt=2) is None
+        assert inbox.claims.claim_one("evt_1", by="me") is None
 
     def test_running_event_cannot_be_retried(self, inbox: Inbox) -> None:
         """An event never runs twice at once."""
         inbox.deliveries.enqueue(EVENT)
         take(inbox)
 
-        assert inbox.administration.note_retry("evt_1", by="me", why=None, again=True) is False
-        assert inbox.administration.reopen("evt_1", again=True) is False
-        assert inbox.claims.claim_one("evt_1", again=True) is None
+        assert inbox.administration.reopen("evt_1", by="me", again=True) is False
+        assert inbox.claims.claim_one("evt_1", by="me", again=True) is None
 
     def test_one_event_can_be_claimed_by_its_id(self, inbox: Inbox) -> None:
         """A command can claim it whether it is due or not."""
         inbox.deliveries.enqueue(EVENT)
         inbox.claims.fail(take(inbox), Failure("no", delay=LONG))
 
-        claim = inbox.claims.claim_one("evt_1")
+        claim = inbox.claims.claim_one("evt_1", by="me")
         assert claim is not None
         assert inbox.claims.finish(claim) is True
-        again = inbox.claims.claim_one("evt_1", again=True)
+        again = inbox.claims.claim_one("evt_1", by="me", again=True)
         assert again is not None
         assert inbox.claims.finish(again) is True
         assert outcomes(inbox) == [(1, "failed"), (2, "handled"), (3, "handled")]

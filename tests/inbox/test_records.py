@@ -68,6 +68,7 @@ def test_written_event_reads_the_same(body: bytes) -> None:
         (line(attempts={}), "has attempts that are no list of objects"),
         (line(retries=[1]), "has retries that are no list of objects"),
         (line(attempts=[{**ATTEMPT, "attempt": -1}]), "has a wrong 'attempt': is no whole number"),
+        (line(attempts=[ATTEMPT, ATTEMPT]), "has two attempts of one number"),
         (line(id=""), "has a wrong 'id': is empty or too long"),
         (line(id=...), "has a wrong 'id': is no text"),
         (line(type="a\x00"), "has a wrong 'type': is no text"),

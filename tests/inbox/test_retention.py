@@ -110,7 +110,7 @@ def test_attempts_and_retries_go_with_their_event(
     for event_id in ("evt_old", "evt_new"):
         inbox.claims.fail(claim(inbox, event_id), Failure("first", delay=0))
         done(inbox, event_id)
-        assert inbox.administration.note_retry(event_id, by="me", why=None, again=True)
+        raw_sql.note_retry(database_url, event_id)
     age("evt_old", 50)
     assert remove(inbox, 45) == 1
     for table in ("attempts", "retries"):

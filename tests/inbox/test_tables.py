@@ -23,6 +23,8 @@ from tests.support import raw_sql
 from tests.support.pages import PAGES
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.no_tables
+
 EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")
 HEAD = migrations().head
 #: The relations of a database, with their columns in order.
@@ -347,7 +349,7 @@ class TestSchema:
         inbox.migrate()
         inbox.claims.fail(claim(inbox), Failure("broken", delay=0.0))
         inbox.claims.finish(claim(inbox))
-        assert inbox.administration.note_retry("evt_1", by="me", why=None, again=True)
+        assert inbox.administration.reopen("evt_1", by="me", why=None, again=True)
         inbox.check()
         inbox.administration.report()
 
@@ -618,7 +620,7 @@ class TestSchema:
             inbox.migrate()
             inbox.claims.fail(claim(inbox), Failure("broken", delay=0.0))
             inbox.claims.finish(claim(inbox))
-            assert inbox.administration.note_retry("evt_1", by="me", why=None, again=True)
+            assert inbox.administration.reopen("evt_1", by="me", why=None, again=True)
             inbox.check()
             inbox.close()
             raw_sql.make_older(f"{postgresql_url}&options=-csearch_path%3Down", "0005")

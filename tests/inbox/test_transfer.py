@@ -12,6 +12,7 @@ import pytest
 from app.inbox import Claim, Event, Failure, Inbox, NewEvent
 from app.inbox.records import Record, read_record
 from app.inbox.transfer import Added
+from tests.support import raw_sql
 
 EVENT = NewEvent(
     "evt_done", "v1.customer.created", livemode=False, context="acct_1", body=b'{"a": "\xc3\xbc"}'
@@ -41,7 +42,7 @@ def inbox(make_inbox: Callable[..., Inbox], database_url: str) -> Inbox:
     inbox.claims.fail(claim(inbox, "evt_done"), failure)
     inbox.claims.finish(claim(inbox, "evt_done"))
     for why in (None, "plan added"):
-        assert inbox.administration.note_retry("evt_done", by="me", why=why, again=True)
+        raw_sql.note_retry(database_url, "evt_done", why=why)
     inbox.claims.mark_dead(claim(inbox, "evt_dead"), "gave_up", failure)
     inbox.claims.fail(claim(inbox, "evt_pending"), failure)
     claim(inbox, "evt_running")
@@ -100,7 +101,7 @@ def test_events_reach_the_other_inbox_whole(inbox: Inbox, target: Inbox) -> None
     before = target.transfer.read(IDS)
     assert target.transfer.add(given, runnable=True) == Added(0, 5, 0)
     assert target.transfer.read(IDS) == before
-    assert target.administration.note_retry("evt_done", by="me", why=None, again=True)
+    assert target.administration.reopen("evt_done", by="me", why=None, again=True)
 
 
 @pytest.mark.parametrize("target", ["sqlite"], indirect=True)
@@ -112,7 +113,7 @@ def test_open_events_are_dead_where_they_are_imported(inbox: Inbox, target: Inbo
         assert (event.state, event.outcome) == ("dead", "gave_up")
         assert str(event.reason).startswith(f"imported while it was {state}.")
     assert target.claims.claim_due(livemode=False) is None
-    assert target.claims.claim_one("evt_pending") is not None
+    assert target.claims.claim_one("evt_pending", by="me") is not None
 
 
 @pytest.mark.parametrize("target", ["sqlite"], indirect=True)
@@ -137,3 +138,16 @@ def test_known_event_is_never_changed(inbox: Inbox) -> None:
 def test_removed_events_are_left_out(inbox: Inbox) -> None:
     """An event can be removed while an export is under way."""
     assert [each["id"] for each in inbox.transfer.read(["evt_gone", "evt_done"])] == ["evt_done"]
+
+
+@pytest.mark.parametrize("target", ["sqlite"], indirect=True)
+def test_erased_event_stays_erased(inbox: Inbox, target: Inbox) -> None:
+    """It has no body, so no person can have it run where it is imported."""
+    event = inbox.administration.find("evt_dead")
+    assert event is not None
+    assert inbox.erasure.erase(event, "cus_1") is True
+    assert target.transfer.add(records(inbox, "evt_dead"), runnable=True) == Added(1, 0)
+    imported = target.administration.find("evt_dead")
+    assert imported is not None
+    assert imported.erased_at == pytest.approx(inbox.rescue.clock(), abs=60)
+    assert target.claims.claim_one("evt_dead", by="me", again=True) is None

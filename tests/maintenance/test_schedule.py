@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -11,6 +12,7 @@ from app.errors import InboxUnavailable
 from app.inbox import Inbox
 from app.maintenance import schedule
 from app.maintenance.schedule import Maintenance, Task
+from tests.conftest import Receiver
 from tests.support import raw_sql
 from tests.support.waiting import wait_for
 
@@ -53,6 +55,19 @@ def test_one_process_leads(database_url: str) -> None:
     assert runs == ["first", "first"]
     for inbox in inboxes:
         inbox.close()
+
+
+def test_leader_of_short_rounds_stays(database_url: str) -> None:
+    """Its term is longer than three rounds, and than 30 s: a slow round does not end it."""
+    inbox = Inbox(database_url, lease_seconds=30)
+    maintenance = Maintenance([], inbox.reconciliation, threading.Event())
+    for name, seconds in (("short", 1.0), ("long", 50.0)):
+        maintenance.run_once(Task(name, seconds, lambda: None, by_leader=True), "me")
+    begin = inbox.rescue.clock()
+    terms = {name: until - begin for name, _, until in raw_sql.select(database_url, "leaders")}
+    assert 20 < terms["short"] <= 30
+    assert 140 < terms["long"] <= 150
+    inbox.close()
 
 
 def test_long_interval_counts_for_all_processes(database_url: str) -> None:
@@ -111,3 +126,15 @@ def test_error_is_logged(
     for word in ("maintenance_failed", "broken", shown):
         assert word in printed.out + printed.err
     inbox.close()
+
+
+def test_tasks_of_a_service(make_receiver: Callable[..., Receiver]) -> None:
+    """One process of an inbox does what changes it for all. Each process does what is its own."""
+    service = make_receiver(processing="queue", alert_url="http://127.0.0.1:9/", retention_days=31)
+    tasks = service.services.maintenance._tasks  # noqa: SLF001 - no other way
+    assert {each.name for each in tasks if each.by_leader} == {
+        *("alerts", "alerts_prune", "alert_messages", "old_records", "retention", "watch")
+    }
+    assert {each.name for each in tasks if not each.by_leader} == {
+        *("activity", "inbox_outage", "paused_types", "release")
+    }

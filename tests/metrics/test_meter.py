@@ -12,10 +12,11 @@ import stripe
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.inbox import Activity
-from app.inbox.activity import period_of
+from app.inbox.activity import WorkerThreads, period_of
 from app.metrics import counts
 from app.metrics.meter import OTHER
 from app.states import Outcome
+from app.web import startup
 from devkit import samples
 from devkit.deliver import Receiver
 from devkit.stripe_api import StripeApi
@@ -56,6 +57,20 @@ def activities(receiver: Receiver) -> dict[tuple[str, str], int]:
     }
 
 
+def test_end_of_a_process_keeps_its_counts(receiver: Receiver) -> None:
+    """A stop writes the counts since the last flush."""
+    receiver.deliver(samples.notification(HANDLED))
+    startup._background(receiver.services, None).end()  # noqa: SLF001 - no other way without a server
+    counted = receiver.services.inbox.activity.since(0)
+    assert {each.kind for each in counted} == {"attempt", "delivery", "secret"}
+
+
+def test_release_is_the_setting(make_receiver: MakeReceiver) -> None:
+    """The build is that of the release which the service runs."""
+    receiver = make_receiver(MODULES, release="41c9")
+    assert [value for name, value in series(receiver).items() if "41c9" in name] == [1]
+
+
 class TestDeliveries:
     """Each delivery is counted, with its outcome and its type."""
 
@@ -67,11 +82,22 @@ class TestDeliveries:
         assert found[("delivery_duration_seconds_count",)] == 1
         assert found["attempts_total", "handled", HANDLED] == 1
         assert found[("attempt_duration_seconds_count",)] == 1
+        attempt, delivery = (
+            found[(f"{name}_duration_seconds_sum",)] for name in ("attempt", "delivery")
+        )
+        assert 0 < attempt < delivery
         assert activities(receiver) == {
             ("attempt", "handled"): 1,
             ("delivery", "handled"): 1,
             ("secret", "1"): 1,
         }
+
+    def test_second_secret(self, make_receiver: MakeReceiver) -> None:
+        """A delivery counts under the position of the secret that signed it."""
+        secrets = ("whsec_fake_first", "whsec_fake_second")
+        receiver = make_receiver(MODULES, stripe_webhook_secrets=secrets)
+        receiver.deliver(samples.notification(HANDLED), secret=secrets[1])
+        assert activities(receiver)["secret", "2"] == 1
 
     def test_other_types_share_a_label(self, receiver: Receiver) -> None:
         """Types without a handler module count as one: Stripe has hundreds."""
@@ -166,6 +192,7 @@ class TestOthers:
 
         receiver.module("v1_customer_created").hook = lose_the_claim
         assert receiver.deliver(samples.notification(HANDLED)).status_code == 409
+        assert series(receiver)[("lease_losses_total",)] == 1
 
     def test_missing_event(self, make_receiver: MakeReceiver, stripe_api: StripeApi) -> None:
         """An event that reconciliation backfills counts."""
@@ -204,6 +231,21 @@ class TestFlush:
         meter.flush()
         (tmp_path / "file").unlink()
         assert activities(receiver) == {("rejection", "signature_missing"): 1}
+
+    def test_worker_threads(self, make_receiver: MakeReceiver) -> None:
+        """The inbox has the worker threads of each process until they end."""
+        receiver = make_receiver(MODULES, processing="queue")
+        services = receiver.services
+        services.meter.flush()
+        assert services.inbox.activity.threads().all == 0
+        services.worker.start(3)
+        services.meter.flush()
+        services.meter.flush()
+        assert services.inbox.activity.threads() == WorkerThreads(busy=0, idle=3)
+        services.worker.join()
+        services.meter.flush()
+        assert services.inbox.activity.threads().all == 0
+        services.meter.flush()
 
     def test_periods(self) -> None:
         """Counts of two periods stay apart, however late they are flushed."""

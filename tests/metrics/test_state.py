@@ -49,6 +49,13 @@ def test_events(inbox: Inbox, database_url: str) -> None:
     assert 60 <= found["stripe_receiver_oldest_due_age_seconds"] < 120
 
 
+def test_release(inbox: Inbox) -> None:
+    """The build has the release of the code."""
+    found = InboxState(inbox.gauges, "41c9").collect()
+    (build,) = [each for each in found if each.name == "stripe_receiver_build_info"]
+    assert [(each.labels["release"], each.value) for each in build.samples] == [("41c9", 1)]
+
+
 def test_counts_use_indexes(sqlite_url: str) -> None:
     """Counting the events of a state never walks through the table."""
     with contextlib.closing(Inbox(sqlite_url, lease_seconds=600)) as inbox:

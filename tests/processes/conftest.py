@@ -10,13 +10,24 @@ from pathlib import Path
 import pytest
 
 from tests.support.gunicorn_server import Serve, Server, running
-from tests.support.services import HANDLER, MODULE, Lab
+from tests.support.services import HANDLER, MODULE, Lab, make_tables
 
 
 @pytest.fixture
 def modules() -> dict[str, str]:
     """The source of each handler module. A test module may override this."""
     return {MODULE: HANDLER}
+
+
+@pytest.fixture
+def sqlite_url(request: pytest.FixtureRequest, sqlite_url: str) -> str:
+    """The URL of a SQLite file with the tables of an empty inbox.
+
+    With the mark ``no_tables``, neither the file nor its folder exists.
+    """
+    if request.node.get_closest_marker("no_tables") is None:
+        make_tables(sqlite_url)
+    return sqlite_url
 
 
 @pytest.fixture

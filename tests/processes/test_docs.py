@@ -26,10 +26,11 @@ from tests.support.waiting import wait_for
 FRONT, HANDLERS, TESTING = "README.md", "docs/handlers.md", "docs/testing.md"
 #: The type information of the SDK that `make check` has stored.
 CACHE = str(ROOT / ".mypy_cache")
-#: Files that a developer has in the folder of the project, and a clone has not.
+#: Files that a developer has in the folder of the project, and a clone has not. But bytecode is
+#: copied: to compile the clone takes longer than most of its commands.
 NOT_CLONED = shutil.ignore_patterns(
-    # Files of coverage come and go while other tests run.
-    *(".git", ".venv", "var", ".env", "__pycache__", ".*_cache", ".coverage*", ".hypothesis")
+    # Files of coverage and unfinished bytecode come and go while other tests run.
+    *(".git", ".venv", "var", ".env", "*.pyc.*", ".*_cache", ".coverage*", ".hypothesis")
 )
 
 

@@ -157,9 +157,14 @@ def test_child_ends_with_its_callback(lab: Lab, sqlite_url: str, processing: str
         run(service, sqlite_url, event_id, processing)
         assert lab.account(event_id) == [("start", 1), (f"child {status}", 1), ("end", 1)]
         assert len({entry.pid for entry in lab.journal(event_id)}) == 1
+    # A worker writes the line of an attempt after its result is recorded.
+    handled = '"outcome": "handled"'
+    wait_for(lambda: service.log.count(handled) >= len(ENDS), DEADLINE)
+    service.terminate()
+    assert service.wait() == 0
+    assert service.log.count(handled) == len(ENDS)
     assert service.log.count("RuntimeError: in the child") == 1
     assert "claim_lost" not in service.log
-    assert service.log.count('"outcome": "handled"') == len(ENDS)
 
 
 def test_child_of_a_worker_ends_with_its_callback(lab: Lab, sqlite_url: str) -> None:

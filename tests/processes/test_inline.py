@@ -138,6 +138,7 @@ START_TOGETHER = """
 """
 
 
+@pytest.mark.no_tables
 def test_ten_replicas_start_at_once(lab: Lab, database_url: str) -> None:
     """Ten replicas that start with one empty database become ready, and one creates the tables."""
     (lab.package / "__init__.py").write_text(textwrap.dedent(START_TOGETHER))
@@ -473,9 +474,6 @@ def test_sqlite_without_permission_is_waited_for(
 ) -> None:
     """While a file of SQLite cannot be written: 503. No restart is needed after that."""
     file = Path(str(sa.make_url(sqlite_url).database))
-    file.parent.mkdir()
-    with contextlib.closing(Inbox(sqlite_url, lease_seconds=1)) as inbox:
-        inbox.migrate()
     protected = {"folder": file.parent, "file": file, "lock file": Path(f"{file}.lock")}[which]
 
     if when == "before the start":
@@ -498,6 +496,7 @@ def test_sqlite_without_permission_is_waited_for(
     assert lab.account(EVENT) == ONCE
 
 
+@pytest.mark.no_tables
 def test_sqlite_without_its_folder_is_waited_for(lab: Lab, sqlite_url: str) -> None:
     """While SQLite's folder cannot be created: 503. No restart is needed after that."""
     folder = Path(str(sa.make_url(sqlite_url).database)).parent

@@ -272,7 +272,6 @@ def test_nothing_is_given_back_that_still_runs(lab: Lab, postgresql_url: str, ki
     The server is slow, and after the first event its answers are lost.
 
     """
-    lab.measured = True
     held = [f"evt_{number}" for number in range(4)]
     settings: dict[str, Any] = {"WEB_CONCURRENCY": 1, "LEASE_SECONDS": 3}
     path = network.Path(postgresql_url)
@@ -300,8 +299,8 @@ def test_nothing_is_given_back_that_still_runs(lab: Lab, postgresql_url: str, ki
         comes_to(postgresql_url, ("done", "handled", 2), event_id)
     path.close()
 
-    # 1: on a busy machine the watchdog ends it, before the thread that would end it with 0.
-    assert stopped.wait() in {0, 1}
+    # A thread ends it with 0. If none ran for 0.4 s, as on a busy machine, the timer ends it.
+    assert stopped.wait() == 0 or "Timeout (0:00:01)!" in stopped.log, stopped.log
     early = [each for each in held if lab.started(each, 2)[0].at <= end.result(DEADLINE)]
     assert early == []
 

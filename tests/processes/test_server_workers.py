@@ -47,6 +47,21 @@ def test_workers_use_uvloop(serve: Serve) -> None:
     assert "/uvloop/" in Path(f"/proc/{server.pid()}/maps").read_text(encoding="utf-8")
 
 
+def test_workers_collect_garbage(serve: Serve) -> None:
+    """A start collects none while it imports the service. Workers do, also after a reload."""
+    server = serve("--workers", "1")
+
+    def collecting() -> int:
+        with contextlib.suppress(ConnectionError):  # the old worker may still accept
+            return int(server.ask("GET", "/collects").body)
+        return 0
+
+    pid = server.pid()
+    assert collecting() == pid
+    server.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: pid not in server.workers and collecting() in server.workers, DEADLINE)
+
+
 def test_burst_of_connections_is_shared(serve: Serve) -> None:
     """No worker accepts all connections of a burst, because each has its own threads."""
     server = serve()

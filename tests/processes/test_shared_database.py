@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from app.inbox import Inbox
 from tests.support import raw_sql
 from tests.support.services import ACCEPTED, DEADLINE, HANDLED, Lab
@@ -12,6 +14,7 @@ from tests.support.waiting import wait_for
 FOREIGN = [("1", "a title")]
 
 
+@pytest.mark.no_tables
 def test_inboxes_beside_another_application(lab: Lab, postgresql_url: str) -> None:
     """Without a schema of its own a start is refused. With one it works, and others do not notice.
 

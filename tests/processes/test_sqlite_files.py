@@ -37,6 +37,8 @@ from tests.support.services import (
 )
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.no_tables
+
 MODULE = EVENT_TYPE.replace(".", "_")
 MISSING = (503, "the inbox's file is missing")
 REPLACED = (503, "the inbox's file was replaced")

@@ -30,6 +30,8 @@ from tests.support.services import (
 )
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.no_tables
+
 HEAD = migrations().head
 
 
@@ -71,7 +73,7 @@ class Load:
             event_id = f"{prefix}_{number}"
             self.answers[event_id] = service.deliver(event_id)
             number += 1
-            self._stopping.wait(0.02)
+            self._stopping.wait(0.1)
 
     def proceeds(self, count: int = 20) -> None:
         """Wait for ``count`` more answers."""

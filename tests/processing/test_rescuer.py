@@ -227,8 +227,8 @@ def test_start_repairs_due_times(make_inbox: Callable[..., Inbox], database_url:
         inbox.deliveries.enqueue(
             NewEvent(f"evt_{number}", "v1.x", livemode=False, context=None, body=b"{}")
         )
-    inbox.claims.claim_one("evt_3")
-    failed = inbox.claims.claim_one("evt_2")
+    inbox.claims.claim_one("evt_3", by="me")
+    failed = inbox.claims.claim_one("evt_2", by="me")
     assert failed is not None
     inbox.claims.fail(failed, Failure("no", delay=500))
     inbox.rate_limits.reserve("live all", 1, 1.0)

@@ -46,7 +46,7 @@ def inbox(database_url: str) -> Inbox:
 def make(inbox: Inbox, *, threads: bool = False) -> tuple[TypeBreaker, list[str]]:
     """Return the circuit breakers of a process, and the list of the types that it probes."""
     breaker, probed = TypeBreaker(inbox.type_breakers, LIMIT), list[str]()
-    breaker.has_threads = lambda: threads
+    breaker.busy_and_idle = lambda: (0, int(threads))
     breaker.probe = probed.append
     return breaker, probed
 

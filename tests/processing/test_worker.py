@@ -531,7 +531,8 @@ class TestFaults:
         inbox = receiver.services.inbox
         for name in ("evt_mine", "evt_other"):
             inbox.deliveries.enqueue(NewEvent(name, TYPE, livemode=False, context=None, body=b"{}"))
-        claim, other = inbox.claims.claim_one("evt_mine"), inbox.claims.claim_one("evt_other")
+        claim = inbox.claims.claim_one("evt_mine", by="me")
+        other = inbox.claims.claim_one("evt_other", by="me")
         assert claim is not None
         assert other is not None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -39,6 +40,13 @@ def execute(url: str, sql: str, *rows: dict[str, Any]) -> None:
     with engine.begin() as connection:
         connection.execute(sa.text(sql), list(rows) or None)
     engine.dispose()
+
+
+def note_retry(url: str, event_id: str, *, by: str = "me", why: str | None = None) -> None:
+    """Record a retry of an event that has ended since."""
+    at = time.time()
+    sql = 'INSERT INTO retries (event_id, at, "by", why) VALUES (:event_id, :at, :by, :why)'
+    execute(url, sql, {"event_id": event_id, "at": at, "by": by, "why": why})
 
 
 def state(url: str, event_id: str) -> tuple[str, str | None, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -96,6 +97,12 @@ def large() -> bytes:
 def pid() -> str:
     """Return the process id of the worker."""
     return str(os.getpid())
+
+
+@app.get("/collects")
+def collects() -> str:
+    """Return the process id of the worker if it collects garbage."""
+    return str(os.getpid() if gc.isenabled() else 0)
 
 
 @app.post("/start/<how>")

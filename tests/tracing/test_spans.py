@@ -91,6 +91,13 @@ class TestInline:
         assert (parent(attempt), linked(attempt)) == (ids(delivery), [])
         assert delivery.status.status_code == attempt.status.status_code == StatusCode.UNSET
 
+    def test_delivery_begins_a_trace(self, traced: Traced, spans: Spans) -> None:
+        """A span around the request, which any client can choose, is not its parent."""
+        receiver = traced({MODULE: HANDLER})
+        with trace.get_tracer(__name__).start_as_current_span("around"):
+            receiver.deliver(notification())
+        assert parent(spans()[DELIVERY]) is None
+
     def test_requests_are_children_of_the_attempt(
         self, traced: Traced, spans: Spans, stripe_api: StripeApi
     ) -> None:

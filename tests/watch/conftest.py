@@ -57,10 +57,14 @@ class Watched:
         self.api.destinations.change(found, created="2026-01-01T00:00:00.000Z", **fields)
         return found
 
-    def put_event(self, event_id: str, minutes: float) -> dict[str, Any]:
+    def put_event(
+        self, event_id: str, minutes: float, account: str | None = None
+    ) -> dict[str, Any]:
         """Add an event that is so many minutes old to Stripe's list. Returns its notification."""
         created = datetime.now(UTC) - timedelta(minutes=minutes)
-        notification = samples.notification(TYPES[0], event_id=event_id, created=created)
+        notification = samples.notification(
+            TYPES[0], event_id=event_id, created=created, context=account
+        )
         self.api.put_event(samples.event(notification, {}))
         return notification
 

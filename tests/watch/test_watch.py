@@ -258,6 +258,35 @@ class TestGap:
         watched.execute("UPDATE leaders SET until = 0")
         assert watched.look()["reconcile_gap"].level == "fail"
 
+    def test_connected_accounts(self, watched: Watched) -> None:
+        """The accounts of the latest events are compared, if a destination sends their events."""
+        destination = watched.add_destination(events_from=["@accounts"])
+        for number, account in enumerate(("acct_1", "acct_2", "acct_3", "acct_4")):
+            known = watched.put_event(f"evt_{number}", 90, account)
+            watched.service.deliver(known, secret=SECRET)
+            watched.execute("UPDATE events SET received_at = received_at - 9")
+            watched.put_event(f"evt_lost_{number}", 30, account)
+        watched.put_event("evt_own", 30)
+        finding = watched.look()["reconcile_gap"]
+        accounts = ["acct_4", "acct_3", "acct_2"]
+        assert (finding.details["number"], finding.details["accounts"]) == (3, accounts)
+        options = " ".join(f"--account {each}" for each in accounts)
+        assert finding.text.endswith(f"Run `flask events reconcile {options}`")
+        watched.api.destinations.change(destination, events_from=["@self"])
+        finding = watched.look()["reconcile_gap"]
+        assert (finding.details["number"], finding.details["accounts"]) == (1, [])
+
+    def test_account_that_may_not_be_read(self, watched: Watched) -> None:
+        """It is left out, and the others are compared."""
+        watched.add_destination(events_from=["@accounts"])
+        for account in ("acct_1", "acct_2"):
+            known = watched.put_event(f"evt_{account}", 90, account)
+            watched.service.deliver(known, secret=SECRET)
+            watched.put_event(f"evt_lost_{account}", 30, account)
+        watched.execute("UPDATE events SET received_at = received_at - 9 WHERE id = 'evt_acct_1'")
+        watched.api.fail(EVENTS, status=403)
+        assert watched.look()["reconcile_gap"].details["accounts"] == ["acct_1"]
+
     def test_what_is_not_sent_here(self, watched: Watched) -> None:
         """Types that are not enabled, and the time before the destination, are no gap."""
         found = watched.add_destination(types=TYPES[1:])

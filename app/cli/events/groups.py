@@ -10,7 +10,7 @@ from flask.cli import with_appcontext
 from app.cli.events.filters import MAX_LIMIT, since_option
 from app.cli.hints import hint
 from app.cli.inbox_errors import explained
-from app.cli.output import iso_time, json_option, plural, say, say_json, say_table, shortened
+from app.cli.output import few, iso_time, json_option, plural, say, say_json, say_table, shortened
 from app.inbox.groups import HOUR
 from app.services import services
 from app.text import printable
@@ -18,7 +18,12 @@ from app.text import printable
 if TYPE_CHECKING:
     from app.inbox.groups import Group, GroupHour, GroupRelease
 
-HEADINGS = ("group", "exception", "place", "open events", "attempts", "first", "last", "release")
+HEADINGS = (
+    *("group", "exception", "place", "open events", "attempts"),
+    *("first", "last", "releases", "example"),
+)
+#: Releases of a group in the list. JSON has all of them.
+MOST_RELEASES = 3
 #: Hours in the detail of a group. JSON has all of them.
 MOST_HOURS = 24
 #: Characters of an exception in the list.
@@ -54,13 +59,16 @@ def groups(fingerprint: str | None, since: float | None, limit: int, *, as_json:
 def _list(since: float | None, limit: int, *, as_json: bool) -> None:
     with explained():
         found = services().inbox.groups.list(limit, since=since)
+        releases = services().inbox.groups.releases(each.fingerprint for each in found)
     if as_json:
-        say_json([_as_object(each) for each in found])
+        rows = [(_as_object(each), releases[each.fingerprint]) for each in found]
+        say_json([{**group, "releases": _releases_as_objects(own)} for group, own in rows])
         return
     if not found:
         say("No attempt has failed." if since is None else "No attempt has failed since then.")
         return
-    say_table([_cells(each) for each in found], headings=HEADINGS)
+    cells = [_cells(each, releases[each.fingerprint]) for each in found]
+    say_table(cells, headings=HEADINGS)
     if len(found) == limit:
         say(f"There may be more than {'this one' if limit == 1 else f'these {limit}'} (--limit).")
     say(f"Show one with {hint('events', 'groups', 'GROUP')}.")
@@ -72,7 +80,7 @@ def _show(fingerprint: str, since: float, *, as_json: bool) -> None:
         group = inbox_groups.find(fingerprint)
         if group is None:
             raise click.ClickException(f"There is no error group {printable(fingerprint)}.")
-        releases = inbox_groups.releases(fingerprint)
+        releases = inbox_groups.releases([fingerprint])[fingerprint]
         hours = inbox_groups.hours(fingerprint, since)
     if as_json:
         say_json({**_as_object(group), **_history_as_object(releases, hours)})
@@ -123,7 +131,7 @@ def _say_hours(hours: list[GroupHour]) -> None:
         say(f"Left out: {left_out} (--json).")
 
 
-def _cells(group: Group) -> tuple[str, ...]:
+def _cells(group: Group, releases: list[GroupRelease]) -> tuple[str, ...]:
     return (
         group.fingerprint,
         shortened(group.exception or UNKNOWN, NAME_LENGTH),
@@ -132,7 +140,8 @@ def _cells(group: Group) -> tuple[str, ...]:
         f"{group.attempts:,}",
         iso_time(group.first_at, "seconds"),
         iso_time(group.last_at, "seconds"),
-        group.release or UNKNOWN,
+        few([each.release or UNKNOWN for each in releases], MOST_RELEASES) or UNKNOWN,
+        group.event_id,
     )
 
 
@@ -154,20 +163,24 @@ def _as_object(group: Group) -> dict[str, Any]:
 
 def _history_as_object(releases: list[GroupRelease], hours: list[GroupHour]) -> dict[str, Any]:
     return {
-        "releases": [
-            {
-                "release": each.release or None,
-                "attempts": each.attempts,
-                "first_hour": _hour(each.first_hour),
-                "last_hour": _hour(each.last_hour),
-            }
-            for each in releases
-        ],
+        "releases": _releases_as_objects(releases),
         "hours": [
             {"hour": _hour(each.hour), "release": each.release or None, "attempts": each.attempts}
             for each in hours
         ],
     }
+
+
+def _releases_as_objects(releases: list[GroupRelease]) -> list[dict[str, Any]]:
+    return [
+        {
+            "release": each.release or None,
+            "attempts": each.attempts,
+            "first_hour": _hour(each.first_hour),
+            "last_hour": _hour(each.last_hour),
+        }
+        for each in releases
+    ]
 
 
 def _hour(hour: int) -> str:

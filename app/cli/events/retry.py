@@ -203,13 +203,7 @@ def _run(retrier: Retrier, event: Selected, options: Options) -> str:
     """Run the event again, and return the outcome in words."""
     try:
         # The inbox decides by the event as it is now: the question may have been open for hours.
-        outcome = retrier.retry(
-            event.id,
-            by=operator(),
-            why=options["why"],
-            again=options["again"],
-            seen_attempt=event.attempt,
-        )
+        outcome = retrier.retry(event, by=operator(), why=options["why"], again=options["again"])
     except CallbackFailed:
         return f"failed: run {hint('events', 'show', event.id)} for the traceback"
     except (DeliveryError, ResultDelayed) as error:

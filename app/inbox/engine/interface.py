@@ -15,6 +15,17 @@ from app.inbox.engine.findings import Findings
 MIGRATION_TIMEOUT = 60
 
 
+class Unlimited(Protocol):
+    """Connections for statements that take long and cannot run in a transaction."""
+
+    def connect(self, purpose: str, *, waits: bool) -> AbstractContextManager[sa.Connection | None]:
+        """Return a block with a connection that commits each statement, however long it takes.
+
+        One process at a time has it for one ``purpose``. Another one waits for it, or gets None if
+        not ``waits``.
+        """
+
+
 class Engine(Protocol):
     """Runs statements on one database. Nothing connects before the first statement.
 
@@ -35,6 +46,10 @@ class Engine(Protocol):
     """The schema that qualifies the tables of every statement. None on SQLite.
 
     The ``Store`` sets it when it has found the tables: ``search_path`` can lead elsewhere later."""
+
+    @property
+    def unlimited(self) -> Unlimited | None:
+        """Connections without a time limit. None on SQLite: a statement excludes all writers."""
 
     @property
     def address(self) -> str:

@@ -15,6 +15,7 @@ from app.inbox.engine import postgresql_session as session
 from app.inbox.engine.circuit_breaker import CircuitBreaker
 from app.inbox.engine.connection_pool import ConnectionPool
 from app.inbox.engine.deadline import Connection, Connector
+from app.inbox.row_for_each import RowForEach
 
 T = TypeVar("T")
 
@@ -62,7 +63,8 @@ class PostgresqlStatements:
         """Run one writing statement, commit it, and return its first row.
 
         It ends after ``limits.SECONDS`` at the latest, or ``deadline.SLOW_SECONDS`` if
-        ``slow_ok``. When its connection is lost it runs once more on another one, as its execution
+        ``slow_ok``. With the execution option ``in_order``, the planner reads rows in the order of
+        an index. When its connection is lost it runs once more on another one, as its execution
         options allow (``app.inbox.sql``). A statement that timed out does not run again here, but
         the server may still run it at any time later. Raises the driver's error.
         """
@@ -106,6 +108,9 @@ class PostgresqlStatements:
             "schema_translate_map": {None: self._schema},
             "render_schema_translate": True,
         }
+        also: RowForEach | None = statement.get_execution_options().get("also")
+        if also is not None:
+            statement = also.with_change(statement)
         return statement.compile(dialect=self._dialect, **(names if self._schema else {}))
 
     def _run(  # noqa: PLR0913 - a writing statement has options

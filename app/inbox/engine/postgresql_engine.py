@@ -25,6 +25,7 @@ from app.inbox.engine.errors import unavailable
 from app.inbox.engine.interface import MIGRATION_TIMEOUT
 from app.inbox.engine.keep import keep_for_ever
 from app.inbox.engine.postgresql_listener import PostgresqlListener
+from app.inbox.engine.postgresql_unlimited import UnlimitedConnections
 from app.text import in_one_line
 
 #: A later try may succeed after a shortage of memory too. The result must not be lost to it.
@@ -66,6 +67,7 @@ class PostgresqlEngine:
         self._schema = self._set_schema = schema
         self._listen_url = sa.make_url(listen_url) if listen_url else None
         self.migrated = False
+        self.unlimited = UnlimitedConnections(self._url)
         self._reset()
         os.register_at_fork(after_in_child=self._leave_to_the_parent)
 

@@ -42,6 +42,7 @@ class SqliteEngine:
 
     single_host = True
     schema: str | None = None
+    unlimited = None
 
     def __init__(self, url: sa.URL, batch_forms: Mapping[Any, BatchForm]) -> None:
         """Take the ``url`` of the file, and the statements that can run as a batch."""

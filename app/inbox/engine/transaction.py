@@ -17,6 +17,7 @@ from app.inbox.engine import sqlite
 from app.inbox.engine.file_lock import FileLock
 from app.inbox.engine.sqlite import driver
 from app.inbox.engine.sqlite_file import Connection, SqliteFile
+from app.inbox.row_for_each import CHANGED, RowForEach
 
 
 class Write:
@@ -39,6 +40,8 @@ class Write:
 #: The SQL of a statement, and for each of its placeholders the name of the parameter and the
 #: number of the execution that it belongs to.
 _Compiled = tuple[str, list[tuple[str, int]]]
+
+_Rows = list[tuple[Any, ...]]
 
 
 class _BatchFailedError(Exception):
@@ -139,14 +142,38 @@ class Transactions:
             write.row = form.row(write.parameters)
 
     def _run_one(self, connection: Connection, write: Write) -> None:
-        sql, names = self._compile(write.statement)
-        values = tuple([write.parameters[name] for name, _ in names])
-        # All rows are fetched, because a statement that is not at its end cannot be committed.
-        rows: list[tuple[Any, ...]] = connection.execute(sql, values).fetchall()
-        if write.statement.get_execution_options().get("all_rows"):
+        options = write.statement.get_execution_options()
+        also: RowForEach | None = options.get("also")
+        if also is None:
+            rows = self._fetch(connection, write.statement, write.parameters)
+        else:
+            rows = self._change(connection, write, also)
+        if options.get("all_rows"):
             write.row = tuple(rows)
         else:
             write.row = rows[0] if rows else None
+
+    def _change(self, connection: Connection, write: Write, also: RowForEach) -> _Rows:
+        """Run a statement that writes further rows. All of them are written, or none."""
+        connection.execute("SAVEPOINT change")
+        try:
+            rows = self._fetch(connection, write.statement, write.parameters)
+            for row in rows:
+                self._fetch(connection, also.insert, {**write.parameters, CHANGED: row[0]})
+            connection.execute("RELEASE change")
+        except driver.Error:
+            connection.rollback()
+            raise
+        return rows
+
+    def _fetch(
+        self, connection: Connection, statement: Any, parameters: Mapping[str, Any]
+    ) -> _Rows:
+        sql, names = self._compile(statement)
+        values = tuple([parameters[name] for name, _ in names])
+        # All rows are fetched, because a statement that is not at its end cannot be committed.
+        rows: _Rows = connection.execute(sql, values).fetchall()
+        return rows
 
     def _compile(
         self, statement: Any, count: int = 0, make: Callable[[int], sa.Executable] | None = None

@@ -8,12 +8,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.inbox.sql import parking
+from app.inbox.sql.claims import retry_note
 from app.inbox.sql.literals import word
 from app.inbox.sql.rows import ONE, ZERO
-from app.inbox.sql.schema import events, now, retries
+from app.inbox.sql.schema import events, now
 from app.states import Outcome, State
-
-_by, _why = (sa.cast(sa.bindparam(name), sa.Text) for name in ("by", "why"))
 
 
 def _these(count: int) -> sa.ColumnElement[bool]:
@@ -26,37 +25,36 @@ _is_open = sa.and_(
     events.c.state.in_([word(State.PENDING), word(State.DEAD)]), events.c.erased_at.is_(None)
 )
 
+#: True for an event whose process released it a moment ago: its callback may still run. A parked
+#: event was due, so its process has ended.
+_ends_now = sa.and_(
+    events.c.state == word(State.PENDING),
+    sa.func.coalesce(events.c.outcome, word("")) == word(Outcome.RELEASED),
+    events.c.due_at > now(),
+)
+
 #: The columns of an event that a person makes due. A parked one is parked again.
 reopened: dict[str, Any] = {
     "state": word(State.PENDING),
     "outcome": parking.outcome,
-    "due_at": now(),
+    "due_at": sa.case((_ends_now, events.c.due_at), else_=now()),
     "attempts_used": ZERO,
     "crashes": ZERO,
 }
 
 
 @cache
-def note_retries(count: int) -> sa.Executable:
-    """Return the statement that records the retry of those of ``count`` events that are open."""
-    selected = sa.select(events.c.id, now(), _by, _why).where(_these(count), _is_open)
-    return (
-        sa.insert(retries)
-        .from_select(["event_id", "at", "by", "why"], selected)
-        .returning(retries.c.event_id)
-        .execution_options(repeatable=False, all_rows=True)
-    )
-
-
-@cache
 def reopen(count: int) -> sa.Executable:
-    """Return the statement that makes those of ``count`` events due that are open."""
+    """Return the statement that makes those of ``count`` events due that are open.
+
+    It records the retry of each.
+    """
     return (
         sa.update(events)
         .where(_these(count), _is_open)
         .values(**reopened)
         .returning(events.c.id)
-        .execution_options(repeatable=False, all_rows=True)
+        .execution_options(repeatable=False, all_rows=True, also=retry_note)
     )
 
 
@@ -73,6 +71,7 @@ def give_up(count: int) -> sa.Executable:
         .where(
             _these(count),
             events.c.state == word(State.PENDING),
+            ~_ends_now,
             sa.or_(seen.is_(None), events.c.attempt == seen),
         )
         .values(

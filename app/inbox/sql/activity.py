@@ -47,6 +47,46 @@ def _row(each: int) -> dict[str, sa.ColumnElement[object]]:
     }
 
 
+#: The period of rows about the present: how many worker threads a process has.
+PRESENT = -1
+
+#: Seconds after which the threads of a process are not counted. It shows them every five.
+THREADS_SECONDS = 15
+
+#: The kinds of worker threads. The name of such a row is the name of the process.
+BUSY, IDLE = "busy_threads", "idle_threads"
+
+_threads = insert(activity).values(
+    [
+        {
+            "kind": word(kind),
+            "name": sa.bindparam("process", type_=sa.Text),
+            "bucket": number(PRESENT),
+            "number": sa.bindparam(kind, type_=sa.Integer),
+            "last_at": now(),
+        }
+        for kind in (BUSY, IDLE)
+    ]
+)
+
+#: Records how many worker threads of a process run an event, and how many wait for one.
+SHOW_THREADS = _threads.on_conflict_do_update(
+    index_elements=[activity.c.kind, activity.c.name, activity.c.bucket],
+    set_={"number": _threads.excluded.number, "last_at": _threads.excluded.last_at},
+).returning(activity.c.kind)
+
+#: The worker threads of all live processes, by kind. A ``last_at`` in the future is from before the
+#: clock stepped back.
+THREADS = (
+    sa.select(activity.c.kind, sa.func.sum(activity.c.number).label("number"))
+    .where(
+        activity.c.kind.in_([word(BUSY), word(IDLE)]),
+        activity.c.last_at > now() - number(float(THREADS_SECONDS)),
+        activity.c.last_at <= now(),
+    )
+    .group_by(activity.c.kind)
+)
+
 #: The counters from one period on, in the order of time.
 SINCE = (
     sa.select(activity)
@@ -69,6 +109,10 @@ PRUNE = (
     .where(
         activity.c.bucket
         < (now() - number(KEPT_SECONDS)) / number(float(PERIOD_SECONDS)) - number(1.0),
+        sa.or_(
+            activity.c.bucket != number(PRESENT),
+            sa.func.abs(now() - activity.c.last_at) > number(float(PERIOD_SECONDS)),
+        ),
         sa.or_(
             activity.c.kind != word(SECRET),
             sa.exists().where(

@@ -6,30 +6,20 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from app.inbox.sql.actions import reopened
-from app.inbox.sql.claims import retriable
-from app.inbox.sql.rescue import orphaned, shown
+from app.inbox.sql.claims import retriable, retry_note
+from app.inbox.sql.rescue import shown
 from app.inbox.sql.rows import ONE
 from app.inbox.sql.schema import attempts, events, now, readiness, retries
 
 _this_event = events.c.id == sa.bindparam("event_id")
 
-#: Makes an event due for the workers now, as if it had never failed.
-REOPEN = sa.update(events).where(_this_event, retriable).values(**reopened).returning(events.c.id)
-
-#: Records that a person has an event run again, if it may be run.
-NOTE_RETRY = (
-    sa.insert(retries)
-    .from_select(
-        ["event_id", "at", "by", "why"],
-        sa.select(
-            events.c.id,
-            now(),
-            sa.cast(sa.bindparam("by"), sa.Text),
-            sa.cast(sa.bindparam("why"), sa.Text),
-        ).where(_this_event, sa.or_(retriable, orphaned(events))),
-    )
-    .returning(retries.c.event_id)
-    .execution_options(repeatable=False)
+#: Makes an event due for the workers now, as if it had never failed, and records the retry.
+REOPEN = (
+    sa.update(events)
+    .where(_this_event, retriable)
+    .values(**reopened)
+    .returning(events.c.id)
+    .execution_options(repeatable=False, also=retry_note)
 )
 
 FIND = sa.select(*shown).where(_this_event)

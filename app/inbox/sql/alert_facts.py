@@ -91,11 +91,19 @@ PENDING = sa.select(
 ).execution_options(in_order=True)
 
 
+#: Seconds by which a counter may be in the future: the clocks of processes differ a little.
+AHEAD_SECONDS = 60.0
+
+#: False for a counter that was written before the clock stepped back.
+_is_past = activity.c.last_at <= now() + number(AHEAD_SECONDS)
+
+
 def _of_kind(kind: str) -> sa.ColumnElement[bool]:
     """Return the rows of a kind and of the given names. The index begins with both."""
     return sa.and_(
         activity.c.kind == word(kind),
         activity.c.name.in_(sa.bindparam("names", expanding=True)),
+        _is_past,
     )
 
 
@@ -152,7 +160,9 @@ WORST = (
 )
 
 _good = activity.c.name.not_in([str(each) for each in (Outcome.FAILED, Outcome.UNAVAILABLE)])
-_of_stripe = sa.and_(activity.c.kind == word("delivery"), activity.c.name != word(Outcome.REFUSED))
+_of_stripe = sa.and_(
+    activity.c.kind == word("delivery"), activity.c.name != word(Outcome.REFUSED), _is_past
+)
 #: The time of the last delivery that was answered with 2xx.
 LAST_SUCCESS = sa.select(sa.func.max(activity.c.last_at).label("at")).where(_of_stripe, _good)
 

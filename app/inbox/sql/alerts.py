@@ -21,6 +21,9 @@ MESSAGE_SECONDS = 86400.0
 LISTED_SECONDS = 7 * 86400.0
 #: Alerts that have ended, and messages, are kept for so many seconds.
 KEPT_SECONDS = 30 * 86400.0
+#: A message is due at most so many seconds from now. A later time was written before the clock
+#: stepped back.
+MAX_DELAY_SECONDS = 600.0
 #: Messages that one call returns.
 MOST = 20
 
@@ -129,12 +132,14 @@ def _is_open(table: sa.FromClause) -> sa.ColumnElement[bool]:
     return sa.and_(table.c.sent_at.is_(sa.null()), table.c.at > now() - number(MESSAGE_SECONDS))
 
 
+_is_due = sa.or_(messages.c.due_at <= now(), messages.c.due_at > now() + number(MAX_DELAY_SECONDS))
+
 #: The first message of each alert that is not sent, if it is due.
 DUE = (
     sa.select(messages.c.id, messages.c.alert_id, messages.c.body)
     .where(
         _is_open(messages),
-        messages.c.due_at <= now(),
+        _is_due,
         ~sa.exists().where(
             _is_open(_earlier),
             _earlier.c.alert_id == messages.c.alert_id,
@@ -152,7 +157,7 @@ _later = now() + sa.bindparam("seconds", type_=sa.Double)
 #: Takes a message for one try. No other process takes it for so many seconds.
 TAKE = (
     sa.update(messages)
-    .where(_message, _not_sent, messages.c.due_at <= now())
+    .where(_message, _not_sent, _is_due)
     .values(due_at=_later, tries=messages.c.tries + number(1))
     .returning(messages.c.tries)
     .execution_options(repeatable=False)

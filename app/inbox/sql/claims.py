@@ -9,8 +9,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app.inbox.row_for_each import RowForEach
 from app.inbox.sql import parking
-from app.inbox.sql.literals import word
+from app.inbox.sql.literals import number, word
 from app.inbox.sql.operations import type_pauses
 from app.inbox.sql.rescue import orphaned
 from app.inbox.sql.rows import (
@@ -23,8 +24,14 @@ from app.inbox.sql.rows import (
     rescuable,
     returned_columns,
 )
-from app.inbox.sql.schema import events, now, pauses
+from app.inbox.sql.schema import events, now, pauses, retries
 from app.states import WITHOUT_MODULE, State
+
+#: Seconds within which two times of one event are the same: parking rounds them.
+SAME_SECONDS = 0.001
+
+#: Earlier than every ``due_at``.
+EARLIEST = -1e18
 
 #: The event that a claim of a worker considers.
 candidate = events.alias("candidate")
@@ -65,13 +72,19 @@ def claim(*which: sa.ColumnElement[bool], **values: Any) -> sa.Update:
     )
 
 
-#: Not with ``EXISTS``: PostgreSQL joins such a table, and expects hundreds of rows in one without
-#: statistics. It would then read and sort all due events at each claim.
-is_type_paused = candidate.c.type.in_(sa.select(type_pauses.c.type))
+def is_type_paused(event: Any) -> sa.ColumnElement[bool]:
+    """True for an event of a paused type.
+
+    Not with ``EXISTS``: PostgreSQL joins such a table, and expects hundreds of rows in one without
+    statistics. It would then read and sort all due events at each claim.
+    """
+    paused: sa.ColumnElement[bool] = event.c.type.in_(sa.select(type_pauses.c.type))
+    return paused
+
 
 #: A worker claims only events of its API key's mode, and none while all or their type are paused.
 of_mode = candidate.c.livemode == sa.bindparam("livemode")
-for_workers = sa.and_(of_mode, ~sa.exists(sa.select(pauses.c.id)), ~is_type_paused)
+for_workers = sa.and_(of_mode, ~sa.exists(sa.select(pauses.c.id)), ~is_type_paused(candidate))
 _is_due = sa.and_(candidate.c.state == word(State.PENDING), candidate.c.due_at <= now())
 
 #: True if another event holds the concurrency key.
@@ -82,12 +95,17 @@ is_locked = sa.exists(
 )
 #: True if another event of the same key is due before. It keeps two workers from choosing two
 #: events of one key at the same moment: both choose the first event, and one of them gets it.
+#: No worker claims an event of a paused type, so such an event does not count.
+#: The ranges leave only the index ``events_waiting``. For ``concurrency_key = ...``, PostgreSQL
+#: without statistics reads ``events_due`` from its begin.
+_place = sa.tuple_(_other.c.concurrency_key, _other.c.due_at, _other.c.id)
 elder = sa.select(_other.c.id).where(
     _other.c.state == word(State.PENDING),
-    _other.c.concurrency_key == candidate.c.concurrency_key,
     _other.c.livemode == candidate.c.livemode,
-    _other.c.due_at <= now(),
-    sa.tuple_(_other.c.due_at, _other.c.id) < sa.tuple_(candidate.c.due_at, candidate.c.id),
+    _place >= sa.tuple_(candidate.c.concurrency_key, number(EARLIEST), word("")),
+    _place
+    < sa.tuple_(candidate.c.concurrency_key, candidate.c.due_at + number(0.0), candidate.c.id),
+    ~is_type_paused(_other),
 )
 has_elder = sa.exists(elder)
 #: The same among the events of one lane. The function keeps the databases from using the index of
@@ -138,12 +156,24 @@ CLAIM_PARKED = claim(
     locked_key=events.c.concurrency_key,
 ).execution_options(races=True)
 
-_seen = sa.bindparam("seen_attempt", type_=sa.Integer)
+_seen_attempt = sa.bindparam("seen_attempt", type_=sa.Integer)
+
+#: True for an event that is as the person has seen it, or if that is not given. Two people can have
+#: the same question open. A retry changes the ``due_at`` of a pending event, and only that.
+_is_as_seen = sa.or_(
+    _seen_attempt.is_(None),
+    sa.and_(
+        events.c.attempt == _seen_attempt,
+        events.c.state == sa.bindparam("seen_state", type_=sa.Text),
+        sa.func.abs(parking.due_at - sa.bindparam("seen_due_at", type_=sa.Double))
+        < number(SAME_SECONDS),
+    ),
+)
 
 #: True for an event that a person can have run. A done event that a handler module ran is run only
-#: ``again``, and an erased one never. With ``seen_attempt``, a done event is run only if that is
-#: still its last attempt: two people can have the same question open.
+#: ``again``, and an erased one never.
 retriable = sa.and_(
+    _is_as_seen,
     events.c.erased_at.is_(None),
     sa.or_(
         events.c.state.in_([word(State.PENDING), word(State.DEAD)]),
@@ -153,16 +183,26 @@ retriable = sa.and_(
                 sa.bindparam("again", type_=sa.Boolean),
                 events.c.outcome.in_([word(each) for each in sorted(WITHOUT_MODULE)]),
             ),
-            sa.or_(_seen.is_(None), events.c.attempt == _seen),
         ),
     ),
 )
 
-#: Claims one event by its id, for a person.
+#: The record of a retry by a person.
+retry_note = RowForEach(
+    retries,
+    "event_id",
+    {
+        "at": now(),
+        "by": sa.cast(sa.bindparam("by"), sa.Text),
+        "why": sa.cast(sa.bindparam("why"), sa.Text),
+    },
+)
+
+#: Claims one event by its id, for a person, and records the retry.
 CLAIM_ONE = claim(
     events.c.id == sa.bindparam("event_id"),
-    sa.or_(retriable, orphaned(events)),
-)
+    sa.or_(retriable, sa.and_(_is_as_seen, orphaned(events))),
+).execution_options(also=retry_note)
 
 #: True for a backfilled event that is due and not settled.
 unfinished = sa.and_(

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.inbox.claim_rules import ClaimRules
-from app.inbox.sql.claims import OF_TOKEN, first
+from app.inbox.sql.claims import EARLIEST, OF_TOKEN, first
 from app.inbox.sql.literals import number, word
 from app.inbox.sql.rows import ZERO, reclaimed, returned_columns
 from app.inbox.sql.schema import events, now, retries
@@ -91,17 +91,20 @@ def _same(chosen_id: Any, rules: ClaimRules) -> sa.CTE:
         .cte("head")
     )
     each = events.alias("each")
+    key = sa.select(head.c.concurrency_key).scalar_subquery()
+    # Ranges and not equations, as for the elder events of a key (``claims``).
+    place = sa.tuple_(each.c.concurrency_key, each.c.due_at)
     return (
         sa.select(each.c.id, each.c.received_at)
         .where(
             each.c.state == word(State.PENDING),
-            each.c.concurrency_key == sa.select(head.c.concurrency_key).scalar_subquery(),
-            each.c.due_at <= now(),
+            place >= sa.tuple_(key, number(EARLIEST)),
+            place <= sa.tuple_(key, now() + number(0.0)),
             each.c.type == sa.select(head.c.type).scalar_subquery(),
             each.c.livemode == sa.select(head.c.livemode).scalar_subquery(),
             _is_not_retried(each),
         )
-        .order_by(each.c.due_at, each.c.id)
+        .order_by(each.c.concurrency_key, each.c.due_at, each.c.id)
         .limit(number(MOST))
         .offset(ZERO)
         .with_for_update(skip_locked=True)
@@ -110,7 +113,7 @@ def _same(chosen_id: Any, rules: ClaimRules) -> sa.CTE:
 
 
 def _is_not_retried(event: Any) -> sa.ColumnElement[bool]:
-    """True if no person had the event run again. The retry is recorded before the event is due."""
+    """True if no person had the event run again. The retry is recorded with its due time."""
     return ~sa.exists(sa.select(retries.c.id).where(retries.c.event_id == event.c.id))
 
 

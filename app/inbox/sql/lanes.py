@@ -83,9 +83,11 @@ def _first_of_lanes(rules: ClaimRules) -> sa.Select[Any]:
     """Select the event to claim: of the first events of all lanes, the one that is due first."""
     low_rank = sa.bindparam("low_rank", type_=sa.Integer)
     special = {*rules.limited, *rules.low}
-    arms = [_arm(NORMAL, ZERO, ~claims.is_type_paused, _is_none_of(special))]
+    arms = [_arm(NORMAL, ZERO, ~claims.is_type_paused(candidate), _is_none_of(special))]
     if rules.low:
-        arms.append(_arm(LOW, low_rank, ~claims.is_type_paused, _is_none_of(rules.limited)))
+        arms.append(
+            _arm(LOW, low_rank, ~claims.is_type_paused(candidate), _is_none_of(rules.limited))
+        )
     for each, limit in rules.limited.items():
         # The lane has events of this type only.
         is_paused = sa.exists(sa.select(ONE).where(type_pauses.c.type == word(each)))

@@ -22,6 +22,11 @@ _DELAYED = (Outcome.FAILED, Outcome.RELEASED)
 #: What is added to ``due_at``.
 parked = number(PARKED)
 
+#: When an event was or is due, also while it is parked.
+due_at: sa.ColumnElement[Any] = sa.case(
+    (events.c.due_at >= parked, events.c.due_at - parked), else_=events.c.due_at
+)
+
 #: The outcome of an event, also while it is parked. The trigger ``attempt_begins`` does the same.
 outcome: sa.ColumnElement[Any] = sa.func.replace(
     events.c.outcome, word(PARKED_PREFIX), word(""), type_=sa.Text

@@ -8,14 +8,14 @@ and back at the end of the pause. Until an event is parked, the claims skip it b
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from app.inbox.models import BREAKER
 from app.inbox.sql import parking
-from app.inbox.sql.lanes import first_due
+from app.inbox.sql.claims import is_type_paused
 from app.inbox.sql.literals import word
 from app.inbox.sql.operations import type_pauses
 from app.inbox.sql.rows import ONE
@@ -53,29 +53,50 @@ RESUME_TYPE = (
 PAUSED_TYPES = sa.select(type_pauses).order_by(type_pauses.c.type)
 
 
-def _is_paused(event: Any) -> sa.ColumnElement[bool]:
-    paused: sa.ColumnElement[bool] = event.c.type.in_(sa.select(type_pauses.c.type))
-    return paused
+_limit = sa.bindparam("limit", type_=sa.Integer)
+_searched = sa.bindparam("searched", type_=sa.Integer)
 
 
-_due = first_due(events.c.id, events.c.type)
+class Search(NamedTuple):
+    """Searches the pending events in the order of ``due_at``, some at a time."""
 
-#: Of the events of a lane that have been due for longest, some of paused types.
-DUE_AND_PAUSED = (
-    sa.select(_due.c.id).where(_is_paused(_due)).limit(sa.bindparam("limit", type_=sa.Integer))
-)
+    which: sa.Select[Any]
+    """Up to ``limit`` of the ``searched`` events after a place that are to be changed."""
+    end: sa.Select[Any]
+    """The last one of the ``searched`` events. None if there are fewer."""
 
-#: Some parked events whose type is not paused.
-PARKED_AND_RESUMED = (
-    sa.select(events.c.id)
-    .where(
-        events.c.state == word(State.PENDING),
-        events.c.due_at >= parking.parked,
-        ~_is_paused(events),
+
+def _search(within: sa.ColumnElement[bool], *, paused: bool) -> Search:
+    """Return the search ``within`` a range of ``due_at``, for events of ``paused`` types or not.
+
+    The parameters ``due_at`` and ``after_id`` are the place: the event after which it begins.
+    """
+    place = sa.tuple_(sa.bindparam("due_at", type_=sa.Double), sa.bindparam("after_id"))
+    in_order = (
+        sa.select(events.c.due_at, events.c.id, events.c.type)
+        .where(
+            events.c.state == word(State.PENDING),
+            within,
+            sa.tuple_(events.c.due_at, events.c.id) > place,
+        )
+        .order_by(events.c.due_at, events.c.id)
     )
-    .order_by(events.c.due_at, events.c.id)
-    .limit(sa.bindparam("limit", type_=sa.Integer))
-)
+    some = in_order.limit(_searched).subquery("some")
+    is_paused = is_type_paused(some)
+    return Search(
+        sa.select(some.c.due_at, some.c.id)
+        .where(is_paused if paused else ~is_paused)
+        .order_by(some.c.due_at, some.c.id)
+        .limit(_limit),
+        in_order.limit(ONE).offset(_searched - ONE),
+    )
+
+
+#: Finds due events of paused types.
+DUE_AND_PAUSED = _search(events.c.due_at <= now(), paused=True)
+
+#: Finds parked events whose type is not paused.
+PARKED_AND_RESUMED = _search(events.c.due_at >= parking.parked, paused=False)
 
 
 def _move(count: int, *which: sa.ColumnElement[bool], **values: Any) -> sa.Executable:
@@ -98,7 +119,7 @@ def _move(count: int, *which: sa.ColumnElement[bool], **values: Any) -> sa.Execu
 @cache
 def park(count: int) -> sa.Executable:
     """Return the statement that parks those of ``count`` events that are due and paused."""
-    which = (events.c.due_at <= now(), _is_paused(events))
+    which = (events.c.due_at <= now(), is_type_paused(events))
     return _move(
         count, *which, due_at=events.c.due_at + parking.parked, outcome=parking.parked_outcome
     )
@@ -107,5 +128,5 @@ def park(count: int) -> sa.Executable:
 @cache
 def unpark(count: int) -> sa.Executable:
     """Return the statement that makes those of ``count`` events due that are parked."""
-    which = (events.c.due_at >= parking.parked, ~_is_paused(events))
+    which = (events.c.due_at >= parking.parked, ~is_type_paused(events))
     return _move(count, *which, due_at=events.c.due_at - parking.parked, outcome=parking.outcome)

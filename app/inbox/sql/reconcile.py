@@ -8,7 +8,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from app.inbox.sql.claims import unfinished
-from app.inbox.sql.literals import word
+from app.inbox.sql.literals import number, word
+from app.inbox.sql.rescue import ROUNDING
 from app.inbox.sql.rows import ZERO, new_row
 from app.inbox.sql.schema import events, leaders, now, watermarks
 from app.states import Outcome, State
@@ -49,6 +50,22 @@ BACKFILL_SKIPPED = _backfill(
 #: The backfilled events that are due and not settled, the first due first.
 UNFINISHED = sa.select(events.c.id).where(unfinished).order_by(events.c.due_at, events.c.id)
 
+_latest = (
+    sa.select(events.c.context, events.c.livemode, events.c.received_at)
+    .order_by(events.c.received_at.desc(), events.c.id.desc())
+    .limit(sa.bindparam("searched", type_=sa.Integer))
+    .subquery("latest")
+)
+
+#: The connected accounts of the latest events, the one with the latest event first.
+RECENT_ACCOUNTS = (
+    sa.select(_latest.c.context)
+    .where(_latest.c.context.is_not(None), _latest.c.livemode == sa.bindparam("livemode"))
+    .group_by(_latest.c.context)
+    .order_by(sa.func.max(_latest.c.received_at).desc(), _latest.c.context)
+    .limit(sa.bindparam("limit", type_=sa.Integer))
+)
+
 WATERMARKS = sa.select(watermarks.c.type, watermarks.c.reached).where(
     watermarks.c.livemode == sa.bindparam("livemode"),
     watermarks.c.context == sa.bindparam("context"),
@@ -76,11 +93,16 @@ _candidate = insert(leaders).values(
     name=sa.bindparam("name"), leader_id=sa.bindparam("leader_id"), until=_term_end
 )
 
-#: Makes a process the leader, or prolongs its term, unless another process is the leader.
+#: Makes a process the leader, or prolongs its term, unless another process is the leader. A term
+#: that ends later than one term from now was begun before the clock stepped back, and has ended.
 ACQUIRE_LEADERSHIP = _candidate.on_conflict_do_update(
     index_elements=[leaders.c.name],
     set_={"leader_id": _candidate.excluded.leader_id, "until": _term_end},
-    where=sa.or_(leaders.c.until < now(), leaders.c.leader_id == _candidate.excluded.leader_id),
+    where=sa.or_(
+        leaders.c.until < now(),
+        leaders.c.until > _term_end + number(ROUNDING),
+        leaders.c.leader_id == _candidate.excluded.leader_id,
+    ),
 ).returning(leaders.c.name)
 
 #: Finds the leader of a task, if its term has not ended.

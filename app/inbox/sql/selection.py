@@ -21,17 +21,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.expression import FunctionElement
 
 from app.inbox.filters import EventFilter
 from app.inbox.models import EventRow
 from app.inbox.sql import parking
+from app.inbox.sql.conditions import failed_before, unchanged_since
+from app.inbox.sql.indexes import object_id
 from app.inbox.sql.literals import number, word
-from app.inbox.sql.operations import releases
 from app.inbox.sql.rescue import orphaned, shown
 from app.inbox.sql.rows import ONE, ZERO
-from app.inbox.sql.schema import events, now, retries
+from app.inbox.sql.schema import events
 from app.states import WITHOUT_MODULE, Outcome, State
 
 Condition = sa.ColumnElement[bool]
@@ -40,33 +39,13 @@ Condition = sa.ColumnElement[bool]
 FIRST, LAST = 0.0, 1e12
 
 _OPEN = (State.PENDING.value, State.DEAD.value)
+_SETTLED = (State.DONE.value, State.DEAD.value)
 #: The outcomes of dead events. They are pending with the same outcome after a retry.
 _DEADLY = {
-    Outcome.GAVE_UP,
-    Outcome.EXHAUSTED,
-    Outcome.UNREADABLE,
-    Outcome.CRASHED,
-    Outcome.UNRECORDED,
+    *(Outcome.GAVE_UP, Outcome.EXHAUSTED, Outcome.UNREADABLE),
+    *(Outcome.CRASHED, Outcome.UNRECORDED),
 }
 _WAITING = {Outcome.FAILED, Outcome.RELEASED}
-
-
-class object_id(FunctionElement[str]):  # noqa: N801 - a function in SQL
-    """The id of the related object, as the index ``stripe_receiver_object`` has it."""
-
-    inherit_cache = True
-    type = sa.Text()
-
-
-@compiles(object_id, "postgresql")
-def _object_id_on_postgresql(_element: object_id, _compiler: Any, **_kw: Any) -> str:
-    return "NULLIF(split_part(subject, ' ', 3), '')"
-
-
-@compiles(object_id, "sqlite")
-def _object_id_on_sqlite(_element: object_id, _compiler: Any, **_kw: Any) -> str:
-    rest = "substr(subject, instr(subject, ' ') + 1)"
-    return f"CASE WHEN instr({rest}, ' ') > 0 THEN substr({rest}, instr({rest}, ' ') + 1) END"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +60,12 @@ class Window:
     last: float
     edge: str | None = None
     oldest_first: bool = False
+
+    def until(self, end: float | None) -> Window:
+        """Return the part before the time ``end`` in its direction. All of it if that is None."""
+        if end is None:
+            return self
+        return replace(self, last=end) if self.oldest_first else replace(self, first=end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,35 +153,78 @@ def _beyond(window: Window) -> Condition:
     return sa.or_(time < window.last, events.c.id < edge)
 
 
+def keys(parts: Sequence[tuple[Source, Window]], limit: int) -> sa.CompoundSelect[Any]:
+    """Return the statement that selects the first matching events of each search.
+
+    It is one statement, so that an event whose state changes is found once.
+    """
+    found = [source.keys(window, limit).subquery() for source, window in parts]
+    return sa.union_all(*map(sa.select, found)).execution_options(in_order=True)
+
+
+def horizons(parts: Sequence[Source], window: Window, bound: int) -> sa.CompoundSelect[Any]:
+    """Return the statement that selects the ``horizon`` of each search, with its ``number``."""
+    found = [source.horizon(window, bound).subquery() for source in parts]
+    numbered = [
+        sa.select(number(place).label("number"), each.c.received_at)
+        for place, each in enumerate(found)
+    ]
+    return sa.union_all(*numbered).execution_options(in_order=True)
+
+
+#: The condition of the indexes of objects and accounts on PostgreSQL.
+_is_idle = events.c.state != word(State.RUNNING)
+
+
 def sources(matching: EventFilter) -> list[Source]:
     """Return the searches that together find the events of a filter.
 
     No two of them find the same event.
     """
+    if matching.state == State.RUNNING:
+        return [_running(matching)]
     if matching.object_id is not None:
         this = object_id() == matching.object_id
-        return [Source((), (this,), _rest(matching, "object_id"))]
+        return [Source((), (this, _is_idle), _rest(matching, "object_id")), *_moving(matching)]
     if matching.group is not None:
         group = (events.c.fingerprint, matching.group)
         where, rest = (events.c.fingerprint.is_not(None),), _rest(matching, "group", "state")
         return [Source((group, (events.c.state, each)), where, rest) for each in _states(matching)]
     if matching.context is not None:
         context = (events.c.context, matching.context)
-        return [Source((context,), (events.c.context.is_not(None),), _rest(matching, "context"))]
+        has_context = events.c.context.is_not(None)
+        idle = Source((context,), (has_context, _is_idle), _rest(matching, "context"))
+        return [idle, *_moving(matching)]
     return _by_state(matching)
+
+
+def _moving(matching: EventFilter, *states: State) -> list[Source]:
+    """Return the searches for running events, and for those in other ``states``.
+
+    The indexes with an entry for each event leave out states through which every event goes.
+    """
+    if matching.state is not None:
+        return []
+    # A running event has no outcome.
+    running = [_running(matching)] if matching.outcome is None else []
+    return [*(_open(each, matching) for each in states), *running]
+
+
+def _running(matching: EventFilter) -> Source:
+    running = events.c.state == word(State.RUNNING)
+    return Source((), (running,), _rest(matching, "state"), is_ordered=False)
 
 
 def _by_state(matching: EventFilter) -> list[Source]:
     """Return the searches for a filter without object, group and account."""
-    if matching.state == State.RUNNING:
-        running = events.c.state == word(State.RUNNING)
-        return [Source((), (running,), _rest(matching, "state"), is_ordered=False)]
     if matching.state in _OPEN or _is_open(matching):
         return [_open(each, matching) for each in _states(matching)]
     if matching.outcome in WITHOUT_MODULE:
         return _without_module(matching)
     if matching.type is not None:
-        return [Source(((events.c.type, matching.type),), (), _rest(matching, "type"))]
+        type_ = (events.c.type, matching.type)
+        settled = Source((type_,), (_is_one_of("state", _SETTLED),), _rest(matching, "type"))
+        return [settled, *_moving(matching, State.PENDING)]
     return [Source(rest=_rest(matching))]
 
 
@@ -247,36 +275,10 @@ def _rest(matching: EventFilter, *but: str) -> tuple[Condition, ...]:
     if matching.group is not None:
         conditions.append(events.c.fingerprint + word("") == matching.group)
     if matching.failed_before is not None:
-        conditions.append(_failed_before(matching.failed_before))
+        conditions.append(failed_before(matching.failed_before))
     if matching.unchanged_since is not None:
-        conditions.append(_unchanged_since(matching.unchanged_since))
+        conditions.append(unchanged_since(matching.unchanged_since))
     return tuple(conditions)
-
-
-def _failed_before(release: str) -> Condition:
-    """True if the latest attempt failed under a release that began before this one.
-
-    With an unknown release, an attempt counts if it ended before this one began: attempts of older
-    versions and crashes have none.
-    """
-    begin = sa.select(releases.c.first_at).where(releases.c.release == release).scalar_subquery()
-    earlier = sa.select(releases.c.release).where(releases.c.first_at < begin)
-    unknown = sa.and_(events.c.release.is_(None), events.c.settled_at < begin)
-    return sa.and_(
-        (events.c.state + word("")).in_([word(each) for each in _OPEN]),
-        parking.outcome != word(Outcome.RELEASED),
-        sa.or_(events.c.release.in_(earlier), unknown),
-    )
-
-
-def _unchanged_since(at: float) -> Condition:
-    """True if no attempt ended since then, and no person retried the event.
-
-    A time in the future was written before the clock stepped back, so it does not count.
-    """
-    settled_at = sa.func.coalesce(events.c.settled_at, ZERO)
-    retried = sa.exists().where(retries.c.event_id == events.c.id, retries.c.at.between(at, now()))
-    return sa.and_(sa.or_(settled_at <= at, settled_at > now()), ~retried)
 
 
 _ids: sa.BindParameter[list[str]] = sa.bindparam("ids", expanding=True)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from app.inbox.sql.indexes import indexes_of_events
+
 revision = "0006"
 down_revision = "0005"
 branch_labels = None
@@ -23,14 +25,6 @@ _PREFIX = "stripe_receiver_"
 _NOW = {
     "sqlite": "((julianday('now') - 2440587.5) * 86400.0)",
     "postgresql": "EXTRACT(EPOCH FROM statement_timestamp())::double precision",
-}
-
-#: The id of the related object: the third word of the concurrency key, if it has three.
-_AFTER_FIRST = "substr(subject, instr(subject, ' ') + 1)"
-_OBJECT_ID = {
-    "sqlite": f"CASE WHEN instr({_AFTER_FIRST}, ' ') > 0"
-    f" THEN substr({_AFTER_FIRST}, instr({_AFTER_FIRST}, ' ') + 1) END",
-    "postgresql": "NULLIF(split_part(subject, ' ', 3), '')",
 }
 
 #: Writes an attempt into its table when the next one begins, as ``0002_queue.py`` describes. A
@@ -101,7 +95,7 @@ def upgrade() -> None:
     _make_tables_of_operators()
     _make_tables_of_watch()
     dialect = op.get_bind().dialect.name
-    _make_indexes(_OBJECT_ID[dialect])
+    _make_indexes(dialect)
     if dialect == "sqlite":
         _make_triggers_on_sqlite()
     else:
@@ -196,18 +190,12 @@ def _make_tables_of_watch() -> None:
     )
 
 
-def _make_indexes(object_id: str) -> None:
-    rare = "state = 'done' AND outcome IN ('fallback', 'wrong_mode')"
-    for name, columns, condition in (
-        ("type", "type, received_at", ""),
-        ("context", "context, received_at, type", "context IS NOT NULL"),
-        ("object", f"({object_id}), received_at", f"({object_id}) IS NOT NULL"),
-        ("open", "state, received_at, id", "state IN ('pending', 'dead')"),
-        ("outcome", "outcome, received_at", rare),
-        ("group", "fingerprint, state, received_at", "fingerprint IS NOT NULL"),
-    ):
-        where = f" WHERE {condition}" if condition else ""
-        op.execute(f"CREATE INDEX {_PREFIX}{name} ON events ({columns}){where}")
+def _make_indexes(dialect: str) -> None:
+    # In a transaction, an index of a large table blocks all deliveries. The service builds the
+    # missing ones afterwards, beside the deliveries (``app/inbox/indexes.py``). SQLite cannot.
+    is_empty = op.get_bind().execute(sa.text("SELECT 1 FROM events LIMIT 1")).first() is None
+    for each in indexes_of_events(dialect) if is_empty or dialect == "sqlite" else ():
+        op.execute(each.create())
     op.create_index(f"{_PREFIX}audit_target", f"{_PREFIX}audit", ["target"])
     op.create_index(f"{_PREFIX}error_groups_last", f"{_PREFIX}error_groups", ["last_at"])
     op.create_index(f"{_PREFIX}alert_messages_due", f"{_PREFIX}alert_messages", ["sent_at"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 from flask import Blueprint, Response, request, url_for
@@ -42,9 +43,7 @@ blueprint = Blueprint("actions", __name__)
 @blueprint.get("/events/<path:event_id>/retry")
 def ask_retry(event_id: str) -> Response:
     """Say what a retry does."""
-    require_right_to_act()
-    event = find(event_id)
-    return _impossible_retry(event) or ask(_retry_question(event))
+    return _ask(event_id, _impossible_retry, _retry_question)
 
 
 @blueprint.post("/events/<path:event_id>/retry")
@@ -66,9 +65,7 @@ def retry(event_id: str) -> Response:
 @blueprint.get("/events/<path:event_id>/give-up")
 def ask_give_up(event_id: str) -> Response:
     """Say what giving up does."""
-    require_right_to_act()
-    event = find(event_id)
-    return _impossible_give_up(event) or ask(_give_up_question(event))
+    return _ask(event_id, _impossible_give_up, _give_up_question)
 
 
 @blueprint.post("/events/<path:event_id>/give-up")
@@ -101,11 +98,21 @@ def retrier() -> Retrier:
     return Retrier(parts.inbox, parts.runner, is_queue=parts.settings.is_queue)
 
 
+def _ask(
+    event_id: str,
+    impossible: Callable[[Event], Response | None],
+    question: Callable[[Event], Confirmation],
+) -> Response:
+    require_right_to_act()
+    event = find(event_id)
+    return impossible(event) or ask(question(event))
+
+
 def _retry(event: Event, *, again: bool) -> Response:
     audit, by, why = services().inbox.audit, viewer().name, reason()
     audit_id = audit.record(by, "retry", event.id, why)
     try:
-        outcome = retrier().retry(event.id, by=by, why=why, again=again, seen_attempt=event.attempt)
+        outcome = retrier().retry(event, by=by, why=why, again=again)
     except (DeliveryError, ResultDelayed) as error:  # it ran, and its page has the result
         outcome = error.outcome
     audit.complete(audit_id, int(outcome is not None))
@@ -117,8 +124,7 @@ def _retry(event: Event, *, again: bool) -> Response:
 
 def _is_unchanged(event: Event) -> bool:
     """Return whether the event is as the form has shown it."""
-    given = (request.form.get("seen_attempt"), request.form.get("seen_state"))
-    return given == (str(event.attempt), event.state)
+    return all(request.form.get(name) == value for name, value in _about(event).items())
 
 
 def _changed(event: Event) -> Response:
@@ -148,7 +154,12 @@ def _impossible_give_up(event: Event) -> Response | None:
 
 def _about(event: Event) -> dict[str, str]:
     """Return the state that the question shows, as fields of the form."""
-    return {"seen_attempt": str(event.attempt), "seen_state": event.state}
+    return {
+        "seen_attempt": str(event.attempt),
+        "seen_state": event.state,
+        # A retry of a pending event changes nothing else. Parking rounds it.
+        "seen_due": f"{event.due_at:.3f}",
+    }
 
 
 def _sentence(event: Event) -> sentences.Sentence:

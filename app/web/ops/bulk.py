@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 from flask import Blueprint, Response, make_response, render_template, request, url_for
 from werkzeug.exceptions import BadRequest
 
+from app.formats import counted, mode
 from app.inbox.filters import EventFilter, from_query, to_query
 from app.inbox.models import Count, EventRow
 from app.operations.bulk_run import BulkRun
@@ -27,7 +28,6 @@ from app.web.ops.confirmation import (
     refuse,
     require_right_to_act,
 )
-from app.web.ops.view import counted
 
 #: The maximum number of events of one action.
 MOST = 10_000
@@ -74,7 +74,9 @@ def retry() -> Response:
     matching = _filter(request.form)
     if not services().settings.is_queue:
         return _run(matching)
-    services().inbox.administration.retry_many(matching, by=viewer().name, why=reason(), limit=MOST)
+    services().inbox.administration.retry_many(
+        _of_key(matching), by=viewer().name, why=reason(), limit=MOST
+    )
     wake_workers()
     return results.lead_to_latest(_list_address(matching), "retry_many")
 
@@ -92,17 +94,29 @@ def give_up() -> Response:
     matching, why = _filter(request.form), reason()
     if not why:
         return _ask_give_up(matching, problem=REASON_NEEDED)
-    services().inbox.administration.give_up_many(matching, by=viewer().name, why=why, limit=MOST)
+    services().inbox.administration.give_up_many(
+        _of_key(matching), by=viewer().name, why=why, limit=MOST
+    )
     return results.lead_to_latest(_list_address(matching), "give_up_many")
 
 
 def _filter(values: Mapping[str, str]) -> EventFilter:
-    """Return the filter of an address or a form, for the mode of the key. Raises 400."""
+    """Return the filter of an address or a form. Raises 400."""
     try:
         matching = from_query(values)
         require_known(services().inbox, matching)
     except ValueError as error:
         raise BadRequest(f"{error}.") from None
+    if matching.livemode not in {None, services().settings.livemode}:
+        raise BadRequest(
+            f"STRIPE_API_KEY is not of {mode(live=bool(matching.livemode))} mode, so these events"
+            " cannot be changed here."
+        )
+    return matching
+
+
+def _of_key(matching: EventFilter) -> EventFilter:
+    """Return the filter for the mode of the key: no other event is changed here."""
     return replace(matching, livemode=services().settings.livemode)
 
 
@@ -161,15 +175,12 @@ def _ask(
 ) -> Response:
     """Return the question about all events of these states, or the page that there is none."""
     administration = services().inbox.administration
-    counts = [administration.count(replace(matching, state=each.value), MOST) for each in states]
+    own = _of_key(matching)
+    counts = [administration.count(replace(own, state=each.value), MOST) for each in states]
     count = sum(counts, Count(0))
-    conditions = words(replace(matching, livemode=None))
+    conditions = words(matching)
     if not count.number and not count.is_bounded:
-        # The time at which the question is shown is no condition of the viewer.
-        given = replace(matching, livemode=None, unchanged_since=None)
-        if given.until == matching.unchanged_since:
-            given = replace(given, until=None)
-        sentence = f"None of the events{words(given)} can be taken. {question.takes}"
+        sentence = f"None of the events{words(_as_given(matching))} can be taken. {question.takes}"
         return refuse("There is nothing to do", sentence, _list_address(matching))
     events = counted(count, "event")
     sentences = [f"This takes {events}{conditions}.", question.takes, question.how]
@@ -193,9 +204,15 @@ def _fields(matching: EventFilter) -> dict[str, str]:
     return dict(parse_qsl(to_query(matching)))
 
 
+def _as_given(matching: EventFilter) -> EventFilter:
+    """Return the conditions of the viewer, without the time at which the question was shown."""
+    is_added = matching.until == matching.unchanged_since
+    return replace(matching, until=None if is_added else matching.until, unchanged_since=None)
+
+
 def _list_address(matching: EventFilter) -> str:
-    """Return the address of the list of these events."""
-    query = to_query(replace(matching, livemode=None, until=None, unchanged_since=None))
+    """Return the address of the list that the viewer has come from."""
+    query = to_query(_as_given(matching))
     return f"{url_for('ops.events.show')}?{query}".removesuffix("?")
 
 
@@ -204,17 +221,16 @@ def _run(matching: EventFilter) -> Response:
     why, parts = reason(), services()
     place = request.form.get("place")
     try:
-        run = BulkRun(parts.inbox.administration, matching, retried_states(matching), place)
+        own = _of_key(matching)
+        run = BulkRun(parts.inbox.administration, own, retried_states(matching), place)
     except ValueError:
         raise BadRequest("The form is damaged. Go back to the list, and begin again.") from None
-    audit_id = parts.inbox.audit.record(viewer().name, "retry_many", to_query(matching), why, None)
+    audit_id = parts.inbox.audit.record(viewer().name, "retry_many", to_query(own), why, None)
     end = time.monotonic() + SECONDS
     again = retrier()
 
     def retry_one(event: EventRow) -> Outcome | None:
-        return again.retry(
-            event.id, by=viewer().name, why=why, again=False, seen_attempt=event.attempt
-        )
+        return again.retry(event, by=viewer().name, why=why, again=False)
 
     try:
         run.run(retry_one, until=lambda: time.monotonic() > end or parts.stopping.is_set())

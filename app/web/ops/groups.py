@@ -43,6 +43,7 @@ def show_all() -> Response:
     html = render_template(
         "ops/groups.html",
         groups=groups,
+        releases=services().inbox.groups.releases(each.fingerprint for each in groups),
         periods=PERIODS,
         chosen=chosen,
         is_cut=len(groups) == MOST,
@@ -57,7 +58,7 @@ def show(fingerprint: str) -> Response:
     group = inbox.groups.find(fingerprint)
     if group is None:
         raise NotFound(f"There is no error group {printable(fingerprint[:255])}.")
-    releases = inbox.groups.releases(fingerprint)
+    releases = inbox.groups.releases([fingerprint])[fingerprint]
     own_release = services().settings.release
     begun = {own_release, *(each.release for each in releases[:SEARCHED_RELEASES])} - {None, ""}
     now_hour = int(time.time() // 3600)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from flask import Blueprint, render_template
 
 from app.inbox import Note
+from app.inbox.activity import WorkerThreads
 from app.inbox.filters import EventFilter
 from app.inbox.groups import Group
 from app.inbox.models import Count
@@ -28,7 +29,8 @@ class Facts:
     """What the overview shows. Times are in seconds since the epoch.
 
     ``oldest_due``: the seconds that the oldest due event has waited. ``deliveries``: the time of
-    the last delivery under each signing secret, by its position.
+    the last delivery under each signing secret, by its position. ``threads`` are the worker threads
+    of all processes.
     """
 
     dead: Count
@@ -39,6 +41,7 @@ class Facts:
     paused_types: dict[str, Note]
     groups: list[Group]
     deliveries: dict[str, float]
+    threads: WorkerThreads
     extent: Extent
     chart: Chart
 
@@ -73,6 +76,7 @@ def read_facts(now: float) -> Facts:
         paused_types=administration.paused_types(),
         groups=[each for each in groups if each.open.number][:SHOWN_GROUPS],
         deliveries=inbox.activity.last_deliveries(),
+        threads=inbox.activity.threads(),
         extent=inbox.overview.extent(),
         chart=timeline.chart(inbox.activity.since(begin), inbox.overview.open_by_hour(begin), now),
     )

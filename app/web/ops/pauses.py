@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, request, url_for
 from werkzeug.exceptions import BadRequest
 
+from app.formats import counted
 from app.inbox import Note
 from app.inbox.filters import EventFilter, from_query
 from app.operations.pausing import type_warnings
@@ -14,7 +15,6 @@ from app.web.ops import results
 from app.web.ops.actions import wake_workers
 from app.web.ops.auth import viewer
 from app.web.ops.confirmation import Confirmation, ask, reason, refuse, require_right_to_act
-from app.web.ops.view import counted
 
 INLINE = "PROCESSING is inline: callbacks run in the requests, so there are no workers to pause."
 

@@ -9,13 +9,13 @@ from urllib.parse import urlencode
 
 from markupsafe import Markup
 
-from app.formats import duration, sentence
+from app.formats import counted, duration, sentence
 from app.inbox import Note
 from app.inbox.alerts import Alert
 from app.inbox.findings import FAILING, OK, Finding
 from app.inbox.groups import Group
 from app.services import services
-from app.web.ops.view import counted, when
+from app.web.ops.view import when
 
 if TYPE_CHECKING:
     from app.web.ops.overview import Facts

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from flask import Response, redirect, request
 
+from app.formats import counted
 from app.inbox import AuditEntry
 from app.services import services
 from app.web.ops.auth import viewer
-from app.web.ops.view import counted
 
 #: Entries of the audit log among which the viewer's latest action is.
 RECENT = 50

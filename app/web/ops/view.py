@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flask import url_for
 from markupsafe import Markup
 
-from app.formats import duration, iso_time, sentence, shortened
+from app.formats import counted, duration, few, iso_time, sentence, shortened
+from app.inbox.groups import GroupRelease
 from app.services import services
 from app.text import LINES, printable
 from app.web.ops import auth, security, static
+
+#: Releases of an error group in a list.
+SHOWN_RELEASES = 3
 
 
 def context() -> dict[str, Any]:
@@ -49,12 +53,6 @@ def number(value: int) -> str:
     return f"{value:,}"
 
 
-def counted(value: Any, singular: str, plural: str = "") -> str:
-    """Return a number with its noun: ``1 event``, ``1,204 events``, ``10,000+ events``."""
-    shown = number(value) if isinstance(value, int) else str(value)
-    return f"{shown} {singular if shown == '1' else plural or f'{singular}s'}"
-
-
 def clean(text: str) -> str:
     """Return a text from outside as one line, without characters that are not seen."""
     return printable(text)
@@ -70,6 +68,11 @@ def line(text: str, most: int) -> str:
     return shortened(printable(text[: 4 * most]), most)
 
 
+def releases(found: Sequence[GroupRelease]) -> str:
+    """Return the latest releases of an error group, and the number of the others."""
+    return few([each.release or "unknown" for each in found], SHOWN_RELEASES) or "-"
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
     "clean": clean,
     "clean_lines": clean_lines,
@@ -77,6 +80,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "duration": duration,
     "line": line,
     "number": number,
+    "releases": releases,
     "sentence": sentence,
     "when": when,
 }

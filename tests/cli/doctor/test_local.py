@@ -131,6 +131,7 @@ class TestInbox:
         assert level == "FAIL"
         assert "an inbox of revision 9999, made by a newer version" in text
 
+    @pytest.mark.no_tables
     def test_beside_another_application(
         self, make_ours: Callable[..., Receiver], postgresql_url: str
     ) -> None:

@@ -115,7 +115,7 @@ def test_event_that_can_still_run(make_receiver: Make) -> None:
     status, said = erase(queue, *WHY, "--yes")
     assert status == 1
     assert "evt_1 is pending. Give up on it first: `flask events give-up evt_1" in said
-    assert queue.services.inbox.claims.claim_one("evt_1") is not None
+    assert queue.services.inbox.claims.claim_one("evt_1", by="me") is not None
     status, said = erase(queue, *WHY, "--yes")
     assert status == 1
     assert "evt_1 is running. Call this again when it has ended." in said

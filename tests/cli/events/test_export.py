@@ -122,8 +122,15 @@ class TestImport:
         assert target.event("evt_1").state == "dead"
         assert target.event("evt_2").state == "pending"
 
-    def test_wrong_line(self, receiver: Receiver, target: Receiver, tmp_path: Path) -> None:
-        """Its number is named. Nothing is imported, not even the lines before it."""
+    def test_wrong_line(
+        self,
+        receiver: Receiver,
+        target: Receiver,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Its number is named. Nothing is imported, not even the steps before it."""
+        monkeypatch.setattr("app.cli.events.transfer.ROWS", 2)
         file = tmp_path / "events.jsonl"
         file.write_text(run(receiver, "export")[1] + '{"id": 7}\n')
         status, _, said = run(target, "import", str(file))

@@ -60,14 +60,33 @@ def test_groups_are_a_table(receiver: Receiver) -> None:
     assert shown.exit_code == 0
     head, *rows, last = (re.split(r" {2,}", line) for line in shown.stdout.splitlines())
     assert head == [
-        *("group", "exception", "place", "open events", "attempts", "first", "last", "release")
+        *("group", "exception", "place", "open events", "attempts"),
+        *("first", "last", "releases", "example"),
     ]
-    assert [(row[1], row[3], row[4], row[7]) for row in rows] == [
-        ("ValueError", "2", "3", "1.4.2"),
-        ("KeyError", "1", "1", "1.4.2"),
+    assert [(row[1], row[3], row[4], row[7], row[8]) for row in rows] == [
+        ("ValueError", "2", "3", "1.4.2", "evt_3"),
+        ("KeyError", "1", "1", "1.4.2", "evt_1"),
     ]
     assert rows[0][2].endswith(f"/{MODULE}.py:5")
     assert last == ["Show one with `flask events groups GROUP`."]
+
+
+def test_list_has_all_releases(receiver: Receiver) -> None:
+    """A row has the latest releases, and the number of the others. JSON has all of them."""
+    deliver(receiver, "evt_1")
+    deliver(receiver, "evt_2")
+    first, second = (each["group"] for each in as_json(receiver))
+    for number in range(4):
+        raw_sql.execute(
+            receiver.services.settings.database_url,
+            f"INSERT INTO stripe_receiver_error_hours VALUES ('{first}', {number}, 'r{number}', 2)",  # noqa: S608 - the test's own
+        )
+
+    assert "  1.4.2, r3, r2 and 2 more  evt_" in run(receiver).stdout
+    releases = {each["group"]: each["releases"] for each in as_json(receiver)}
+    assert [each["release"] for each in releases[first]] == ["1.4.2", "r3", "r2", "r1", "r0"]
+    assert [each["release"] for each in releases[second]] == ["1.4.2"]
+    assert as_json(receiver, first)["releases"] == releases[first]
 
 
 def test_list_is_cut(receiver: Receiver) -> None:
@@ -152,7 +171,9 @@ def test_group_without_open_events_and_words(receiver: Receiver) -> None:
     assert re.search(r"^exception +unknown$", shown, re.MULTILINE)
     assert re.search(r"^unknown +1 ", shown, re.MULTILINE)
     assert "retry" not in shown
-    assert re.search(r"  unknown +unknown +0 .* unknown$", run(receiver).stdout, re.MULTILINE)
+    assert re.search(
+        r"  unknown +unknown +0 .* unknown +evt_1$", run(receiver).stdout, re.MULTILINE
+    )
 
 
 def test_old_hours_are_left_out(receiver: Receiver) -> None:

@@ -301,6 +301,7 @@ def test_statement_without_a_deadline_has_the_longest_limit(
     assert connection.closed
 
 
+@pytest.mark.no_tables
 def test_frozen_server_is_noticed_before_the_migration(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,7 +92,7 @@ def test_claim_whose_answer_is_lost_is_found(losing: tuple[Inbox, Path], which: 
         inbox.claims.claim_orphan(livemode=False)
     claims: dict[str, Callable[[], Claim | None]] = {
         "due": partial(inbox.claims.claim_due, livemode=False),
-        "one": partial(inbox.claims.claim_one, "evt_0"),
+        "one": partial(inbox.claims.claim_one, "evt_0", by="me"),
         "unfinished": partial(inbox.claims.claim_unfinished, EVENT_BEFORE.id, livemode=False),
     }
 
@@ -147,7 +147,7 @@ def test_command_whose_answer_is_lost_fails(losing: tuple[Inbox, Path]) -> None:
     administration = inbox.administration
 
     for act in (
-        partial(administration.note_retry, "evt_0", by="me", why=None),
+        partial(administration.reopen, "evt_0", by="me"),
         partial(administration.pause, by="me", why=None),
         partial(administration.resume, by="me"),
     ):

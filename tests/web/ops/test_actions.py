@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from werkzeug.test import TestResponse
 
-from app.errors import InboxUnavailable
+from app.errors import DeliveryError, InboxUnavailable
 from app.inbox.claims import Claims
 from devkit import samples
 from tests.support import raw_sql
@@ -111,6 +112,32 @@ class TestRetry:
         assert calls(ops) == 2
         assert [by for by, *_ in actions(ops)] == ["anna"]
 
+    def test_form_works_once_in_queue_mode(self, make_ops: Make) -> None:
+        """The event has made no attempt since the first form. Its state has changed."""
+        ops = make_ops({CREATED: GIVING_UP}, processing="queue")
+        deliver(ops)
+        claim = ops.receiver.services.inbox.claims.claim_due(livemode=False)
+        assert claim is not None
+        ops.receiver.services.runner.run(claim)
+        fields = ask(ops)
+        assert ops.post("/ops/events/evt_1/retry", fields).status_code == 303
+        assert ops.post("/ops/events/evt_1/retry", fields).status_code == 409
+        assert [affected for *_, affected in actions(ops)] == [1]
+
+    def test_form_of_a_waiting_event_works_once(self, make_ops: Make) -> None:
+        """In queue mode a retried event is pending as before. The second form changes nothing."""
+        ops = make_ops({CREATED: FAILING}, processing="queue")
+        deliver(ops)
+        claim = ops.receiver.services.inbox.claims.claim_due(livemode=False)
+        assert claim is not None
+        with suppress(DeliveryError):
+            ops.receiver.services.runner.run(claim)
+        fields = ask(ops)
+        assert ops.post("/ops/events/evt_1/retry", fields).status_code == 303
+        assert ops.post("/ops/events/evt_1/retry", fields).status_code == 409
+        assert len(ops.receiver.services.inbox.administration.retries("evt_1")) == 1
+        assert ops.post("/ops/events/evt_1/retry", ask(ops)).status_code == 303
+
     def test_event_that_a_delivery_takes_first(
         self, make_ops: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -170,7 +197,7 @@ class TestRetry:
         assert calls(ops) == 1
 
     def test_orphan_in_queue_mode(self, make_ops: Make, sqlite_url: str) -> None:
-        """A worker rescues an orphan, so nobody has to retry it."""
+        """A worker rescues an orphan, so a retry is refused with that sentence."""
         ops = make_ops(processing="queue")
         deliver(ops)
         assert ops.receiver.services.inbox.claims.claim_due(livemode=False)

@@ -201,7 +201,7 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("changes", "problem"),
         [
-            ({"OPS_TOKEN": "short"}, "OPS_TOKEN is too easy to guess"),
+            ({"OPS_TOKEN": TOKEN[:31]}, "OPS_TOKEN is too easy to guess"),
             ({"OPS_TOKEN": "ab" * 20}, "OPS_TOKEN is too easy to guess"),
             ({"OPS_TOKEN": f"{TOKEN}\u00e4"}, "OPS_TOKEN has a space, or a character"),
             ({"OPS_TOKEN": f"{TOKEN} x"}, "OPS_TOKEN has a space, or a character"),

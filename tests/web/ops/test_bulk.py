@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from urllib.parse import parse_qs, urlsplit
+from html import escape
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 import pytest
 
+from app.inbox import Failure
+from app.inbox.claims import Claims
+from app.inbox.filters import EventFilter
 from app.operations import bulk_run
 from app.states import Outcome
 from app.web.ops import bulk
 from devkit import samples
+from tests.support import raw_sql
 from tests.web.ops.conftest import Browser
 from tests.web.ops.test_actions import (
     COUNTING,
@@ -91,6 +96,43 @@ class TestQueue:
         assert "until" in fields
         assert fields_of(ops.get("/ops/retry?until=2999-01-01"))["until"].startswith("2999-01-01")
 
+    @pytest.mark.parametrize("action", ["retry", "give-up"])
+    def test_list_keeps_all_filters(self, ops: Browser, action: str) -> None:
+        """The list after an action, and the way back from its question, have each condition."""
+        parts = ops.receiver.services
+        for release in ("1.0.0", "2.0.0"):
+            parts.inbox.groups.begin_release(release)
+        sql = "UPDATE stripe_receiver_releases SET first_at = 1000 WHERE release = '1.0.0'"
+        raw_sql.execute(parts.settings.database_url, sql)
+        deliver(ops, "evt_4")
+        claim = parts.inbox.claims.claim_due(livemode=False)
+        assert claim is not None
+        failure = Failure("no", fingerprint="g1", release="1.0.0", exception="E", place="p:1")
+        parts.inbox.claims.fail(claim, failure)
+        (row,) = parts.inbox.administration.page(EventFilter(group="g1"), limit=1).events
+        assert row.object_id is not None
+        given = {
+            "state": "pending",
+            "type": TYPE,
+            "since": "2020-01-01T00:00:00Z",
+            "outcome": "failed",
+            "mode": "test",
+            "object": row.object_id,
+            "group": "g1",
+            "until": "2999-01-01T00:00:00Z",
+            "failed-before": "2.0.0",
+        }
+        question = ops.get(f"/ops/{action}?{urlencode(given)}")
+        assert question.status_code == 200, question.text
+        assert f'href="/ops/events?{escape(urlencode(given))}"' in question.text
+        answer = ops.post(f"/ops/{action}", {"why": "x", **fields_of(question)})
+        assert answer.status_code == 303
+        shown = dict(parse_qsl(urlsplit(answer.headers["Location"]).query))
+        assert shown.pop("did").isdigit()
+        assert shown == given
+        without = ops.post(f"/ops/{action}", {"why": "x", **fields_of(ops.get(f"/ops/{action}"))})
+        assert {*parse_qs(urlsplit(without.headers["Location"]).query)} == {"did"}
+
     def test_form_works_once(self, ops: Browser) -> None:
         """A second form retries nothing that is pending already."""
         fields = fields_of(ops.get("/ops/retry?state=dead"))
@@ -134,6 +176,34 @@ class TestQueue:
         assert "anna gave up 2 events." in answer.text
         assert states(ops, "evt_4", "evt_5") == ["dead", "dead"]
         assert actions(ops) == [("anna", "give_up_many", "test data", 2)]
+
+    @pytest.mark.parametrize(
+        ("action", "count"), [("retry?state=dead", 2), ("give-up?state=pending", 1)]
+    )
+    def test_events_of_the_other_mode_stay(self, ops: Browser, action: str, count: int) -> None:
+        """They need the key of the other mode, also if the address or the form names it."""
+        deliver(ops, "evt_4", "evt_5")
+        url = ops.receiver.services.settings.database_url
+        raw_sql.execute(url, "UPDATE events SET livemode = true WHERE id IN ('evt_1', 'evt_5')")
+        path = action.partition("?")[0]
+        form = {"why": "x", **fields_of(ops.get(f"/ops/{action}"))}
+        for answer in (
+            ops.get(f"/ops/{action}&mode=live"),
+            ops.post(f"/ops/{path}", {**form, "mode": "live"}),
+        ):
+            assert answer.status_code == 400
+            assert "STRIPE_API_KEY is not of live mode" in answer.text
+        assert actions(ops) == []
+        assert ops.post(f"/ops/{path}", form).status_code == 303
+        assert [affected for *_, affected in actions(ops)] == [count]
+        assert states(ops, "evt_1", "evt_5") == ["dead", "pending"]
+
+    def test_limit_of_giving_up(self, ops: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One action gives up a limited number of events, the oldest first."""
+        monkeypatch.setattr(bulk, "MOST", 1)  # a lower limit, for fewer events in the test
+        deliver(ops, "evt_4", "evt_5")
+        ops.post("/ops/give-up", {"why": "test data", **fields_of(ops.get("/ops/give-up"))})
+        assert states(ops, "evt_4", "evt_5") == ["dead", "pending"]
 
     def test_limit(self, ops: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
         """One action takes a limited number of events, and the question says so."""
@@ -234,9 +304,8 @@ class TestInline:
         ops = make_ops({CREATED: FAILING})
         deliver(ops, "evt_1")
         fields = fields_of(ops.get("/ops/retry"))
-        administration = type(ops.receiver.services.inbox.administration)
         # The other process acts between two statements of one request.
-        monkeypatch.setattr(administration, "note_retry", lambda *_, **__: False)
+        monkeypatch.setattr(Claims, "claim_one", lambda *_, **__: None)
         assert "1 event was not run" in ops.post("/ops/retry", fields).text
 
     @pytest.mark.parametrize("place", ["dead:x", "lost:1.0", "done:1.0", "x"])

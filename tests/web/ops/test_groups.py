@@ -41,7 +41,7 @@ def test_list(ops: Browser, group: str) -> None:
     cells = re.findall(r'data-label="([^"]+)"[^>]*>([^<]*)<', text)
     assert ("Open events", "2") in cells
     assert ("Failed attempts", "3") in cells
-    assert ("Release", "r2") in cells
+    assert ("Releases", "r2") in cells
     assert "v1_customer_created.py:2" in dict(cells)["Place"]
 
 

@@ -54,6 +54,15 @@ def test_queue_mode_says_how_long_events_wait(make_ops: Callable[..., Browser]) 
     assert 'href="/ops/pause"' not in overview(ops.reader())
 
 
+def test_worker_threads_of_all_processes(make_ops: Callable[..., Browser]) -> None:
+    """In queue mode the page says how many worker threads are idle, or that none is alive."""
+    ops = make_ops(processing="queue")
+    assert "<dd>none is alive, not paused" in overview(ops)
+    for process, busy, idle in (("host:1:a", 3, 1), ("other:1:a", 0, 4)):
+        ops.receiver.services.inbox.activity.show_threads(process, busy, idle)
+    assert "<dd>5 of 8 idle, not paused" in overview(ops)
+
+
 def test_dead_events_with_one_cause(make_ops: Callable[..., Browser]) -> None:
     """Dead events of one error group are named with its exception and place."""
     ops = make_ops({"v1_invoice_paid": GIVES_UP})
@@ -82,7 +91,7 @@ def test_dead_event_without_a_group(ops: Browser) -> None:
     """An event that died without an error group is in the list of dead events."""
     (event_id,) = enqueue(ops, 1)
     claims = ops.receiver.services.inbox.claims
-    claim = claims.claim_one(event_id)
+    claim = claims.claim_one(event_id, by="me")
     assert claim is not None
     assert claims.mark_dead(claim, Outcome.EXHAUSTED, Failure("no price"))
     assert sentences(overview(ops)) == ["fail: 1 event is dead. List them"]
@@ -186,5 +195,5 @@ def test_the_day(ops: Browser, scheme: str) -> None:
     else:
         cells = "".join(f'<td class="number">{each}</td>' for each in ("1,204", "1", "17", "0"))
         assert cells in page
-    assert re.search(r"0 s ago</time> \(secret 1\), .*2 hours ago</time> \(secret 2\)", page)
+    assert re.search(r"\d+ s ago</time> \(secret 1\), .*2 hours ago</time> \(secret 2\)", page)
     assert "All well: 1,204 events in the last 24 hours" in page

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from app import formats
 from app.web.ops import overview, view
 from tests.web.ops.conftest import Browser
 
@@ -94,6 +95,6 @@ def test_times_are_relative(passed: float, shown: str) -> None:
 def test_numbers_and_nouns_agree() -> None:
     """Numbers have commas, and plurals agree."""
     assert view.when(None) == "never"
-    assert view.counted(1, "event") == "1 event"
-    assert view.counted(1204, "event") == "1,204 events"
-    assert view.counted("10,000+", "entry", "entries") == "10,000+ entries"
+    assert formats.counted(1, "event") == "1 event"
+    assert formats.counted(1204, "event") == "1,204 events"
+    assert formats.counted("10,000+", "entry", "entries") == "10,000+ entries"
