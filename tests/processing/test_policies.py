@@ -8,6 +8,7 @@ from contextlib import suppress
 import pytest
 
 from app import start_warnings
+from app.environment import Misspelt, Origin
 from app.errors import CallbackFailed, StartError
 from app.processing import registry
 from app.processing.policies import Policy
@@ -190,3 +191,15 @@ def test_one_run_serves_all_due_events_of_an_object(
     assert logged("attempt")["superseded"] == 2
     retried = receiver.app.test_cli_runner().invoke(args=["events", "retry", "evt_0", "--yes"])
     assert "evt_0: was superseded by a newer event; to run it too add --again" in retried.stderr
+
+
+def test_start_names_misspelt_settings(
+    make_receiver: Callable[..., Receiver], logged: Logged
+) -> None:
+    """Each with the setting that it resembles: it has no effect."""
+    origin = Origin(misspelt=(Misspelt("WEB_CONCURENCY", "WEB_CONCURRENCY"),))
+    services = make_receiver({}, origin=origin).services
+
+    start_warnings.warn(services.settings, services.registry)
+
+    assert logged("setting_unknown")["variable"] == "WEB_CONCURENCY"
