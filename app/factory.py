@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import click
 import stripe
-import structlog
 from flask import Flask
 
 from app import log, text
@@ -25,12 +24,14 @@ from app.processing.deferred_results import DeferredResults
 from app.processing.held_claims import HeldClaims
 from app.processing.leases import Leases, tick_seconds_of
 from app.processing.outages import Outages
+from app.processing.policies import claim_rules
 from app.processing.receiver import Receiver
 from app.processing.registry import Registry
 from app.processing.rescuer import Rescuer
 from app.processing.results import Classifier
 from app.processing.retry_policy import RetryPolicy
 from app.processing.runner import Runner
+from app.processing.type_breaker import OnAttempt, TypeBreaker
 from app.processing.worker import Worker
 from app.reconcile.reconciler import Reconciler
 from app.runtime.watchdog import Watchdog
@@ -47,7 +48,7 @@ from app.web.refusals import RefusalLog
 
 #: Seconds between two tries to record the release of this process.
 RELEASE_SECONDS = 5.0
-#: Seconds between two searches for due events of paused types.
+#: Seconds between two searches for due events of paused types, and for those in a wrong lane.
 PARK_SECONDS = 1.0
 #: Seconds between two searches for missing indexes.
 INDEXES_SECONDS = 300.0
@@ -107,23 +108,20 @@ def _make_app(settings: Settings, handlers: Registry | None = None) -> Flask:
     return app
 
 
-def warn_of_misspelt(settings: Settings) -> None:
-    """Log each variable that looks like a misspelt setting: it has no effect."""
-    for name, nearest in settings.origin.misspelt:
-        structlog.get_logger(__name__).warning("setting_unknown", variable=name, nearest=nearest)
-
-
 def make_services(settings: Settings, handlers: Registry) -> Services:
     """Return all services of one process, for these handler modules."""
-    inbox = make_inbox(settings)
+    inbox = make_inbox(settings, handlers)
     meter = _make_meter(settings, handlers, inbox)
     tracing = make_tracing(environment())
     client = make_client(settings, inbox, meter, tracing)
     parts = make_leases(inbox, settings.lease_seconds, meter.lease_lost)
-    runner = _make_runner(settings, handlers, inbox, client, parts, tracing, meter)
+    breaker = TypeBreaker(inbox.type_breakers, settings.type_breaker_failures)
+    counted = breaker.after(meter.attempt)
+    runner = _make_runner(settings, handlers, inbox, client, parts, tracing, counted)
     stopping = threading.Event()
     worker = _make_worker(settings, inbox, runner, parts, stopping)
     meter.busy_and_idle = worker.busy_and_idle
+    breaker.busy_and_idle, breaker.probe = worker.busy_and_idle, worker.probe
     reconciler = Reconciler(settings, handlers, inbox, client, runner)
     reconciler.on_missing = meter.reconcile_missing
     return Services(
@@ -143,7 +141,7 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
         refusals=RefusalLog(meter.rejection),
         meter=meter,
         tracing=tracing,
-        maintenance=_make_maintenance(settings, handlers, inbox, client, meter, stopping),
+        maintenance=_make_maintenance(settings, handlers, inbox, client, meter, breaker, stopping),
         stopping=stopping,
     )
 
@@ -160,7 +158,7 @@ def _make_runner(  # noqa: PLR0913, PLR0917 - the services, in the order of thei
     client: stripe.StripeClient,
     parts: LeaseParts,
     tracing: Tracing,
-    meter: Meter,
+    on_attempt: OnAttempt,
 ) -> Runner:
     return Runner(
         handlers,
@@ -170,9 +168,9 @@ def _make_runner(  # noqa: PLR0913, PLR0917 - the services, in the order of thei
         leases=parts.leases,
         deferred=parts.deferred,
         watchdog=parts.watchdog,
-        classifier=_make_classifier(settings),
+        classifier=_make_classifier(settings, handlers),
         tracing=tracing,
-        on_attempt=meter.attempt,
+        on_attempt=on_attempt,
     )
 
 
@@ -182,6 +180,7 @@ def _make_maintenance(  # noqa: PLR0913, PLR0917 - as above
     inbox: Inbox,
     client: stripe.StripeClient,
     meter: Meter,
+    breaker: TypeBreaker,
     stopping: threading.Event,
 ) -> Maintenance:
     """Return the regular work of a serving process."""
@@ -197,7 +196,9 @@ def _make_maintenance(  # noqa: PLR0913, PLR0917 - as above
     if settings.migrate == "auto":
         tasks.append(Task("indexes", INDEXES_SECONDS, inbox.indexes.build, at_start=True))
     if settings.is_queue:
-        tasks.append(Task("paused_types", PARK_SECONDS, inbox.administration.park))
+        moves = {"paused_types": inbox.administration.park, "lanes": inbox.lanes.place}
+        tasks += [Task(name, PARK_SECONDS, move) for name, move in moves.items()]
+        tasks += breaker.tasks()
     return Maintenance(tasks, inbox.reconciliation, stopping)
 
 
@@ -245,8 +246,9 @@ def _make_worker(
     return worker
 
 
-def make_inbox(settings: Settings) -> Inbox:
-    """Return the inbox of these ``settings``. It does not connect."""
+def make_inbox(settings: Settings, handlers: Registry | None = None) -> Inbox:
+    """Return the inbox of these ``settings``, for these modules. It does not connect."""
+    policies = handlers if settings.is_queue else None  # they hold in queue mode only
     return Inbox(
         settings.database_url,
         lease_seconds=settings.lease_seconds,
@@ -254,6 +256,7 @@ def make_inbox(settings: Settings) -> Inbox:
         schema=settings.database_schema,
         migrates=settings.migrate == "auto",
         listen_url=settings.database_listen_url,
+        rules=lambda: claim_rules(policies.policies if policies else {}),
     )
 
 
@@ -280,18 +283,17 @@ def _ignore(_measured: object) -> None:
     """Count nothing."""
 
 
-def _make_classifier(settings: Settings) -> Classifier:
-    return Classifier(
-        _retry_policy(settings) if settings.is_queue else None,
-        text.redactor(secret_texts(settings)),
-        package=settings.handlers_package,
-        release=settings.release or None,
-    )
-
-
-def _retry_policy(settings: Settings) -> RetryPolicy:
-    return RetryPolicy(
+def _make_classifier(settings: Settings, handlers: Registry) -> Classifier:
+    defaults = RetryPolicy(
         base_seconds=settings.retry_base_seconds,
         cap_seconds=settings.retry_cap_seconds,
         max_attempts=settings.max_attempts,
+    )
+    return Classifier(
+        (lambda event_type: defaults.of(handlers.policy(event_type)))
+        if settings.is_queue
+        else None,
+        text.redactor(secret_texts(settings)),
+        package=settings.handlers_package,
+        release=settings.release or None,
     )

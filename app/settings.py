@@ -175,6 +175,12 @@ class Settings(OperatorSettings):
         whole_number(1, 1000000),
         "Consecutive crashes after which an event is dead: its process ended while the event ran.",
     )
+    type_breaker_failures: int = setting(
+        "10",
+        whole_number(0, 1000000),
+        "Queue mode: failures in a row after which an event type is paused until an event of it"
+        " succeeds; 0 for never.",
+    )
     retention_days: int = setting(
         "90",
         conversions.retention_days,

@@ -32,6 +32,8 @@ class Outcome(StrEnum):
     """The inbox could not be reached, or the process is shutting down."""
     WRONG_MODE = "wrong_mode"
     """A live event in a test deployment, or the reverse. It is not run."""
+    SUPERSEDED = "superseded"
+    """A newer event of the same type and object runs instead."""
     HANDLED = "handled"
     """The callback of the type's handler module returned."""
     FALLBACK = "fallback"
@@ -57,6 +59,9 @@ SUCCESSES = frozenset({Outcome.HANDLED, Outcome.FALLBACK})
 
 #: The outcomes of a done event that no handler module has run.
 WITHOUT_MODULE = frozenset({Outcome.FALLBACK, Outcome.WRONG_MODE})
+
+#: The outcomes of a done event that was not run. None is a failure.
+NOT_RUN = frozenset({Outcome.WRONG_MODE, Outcome.SUPERSEDED})
 
 #: The outcomes that only a delivery has. The inbox stores the others.
 OF_DELIVERIES = frozenset(

@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import burst, frozen, idle, mixed
+from benchmarks import burst, frozen, idle, mixed, priority
 from benchmarks.serving import Subject, load, serve
 
 #: As it would be served without the service, and as it is by the service's own worker, which is
@@ -65,6 +65,7 @@ def main() -> None:
     burst.run(options.burst)
     mixed.run(options.mixed)
     idle.run(options.idle)
+    priority.run(options.priority)
 
 
 def _options() -> argparse.Namespace:
@@ -75,6 +76,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--burst", type=int, default=5000, help="deliveries at once; 0 for none")
     parser.add_argument("--mixed", type=int, default=5, help="seconds beside slow ones; 0 for none")
     parser.add_argument("--idle", type=int, default=20, help="events for idle workers; 0 for none")
+    parser.add_argument("--priority", type=int, default=3000, help="events of a burst; 0 for none")
     parser.add_argument("--frozen", action="store_true", help="only freeze a PostgreSQL of its own")
     parser.add_argument("--postgresql", metavar="URL", help="measure the service on it as well")
     return parser.parse_args()

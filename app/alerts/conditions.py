@@ -77,6 +77,7 @@ def conditions(facts: Facts, rules: Rules, raised: Collection[str]) -> list[Cond
         *_backlog(facts, rules, is_raised="backlog" in raised),
         *_silence(facts, rules),
         *_failures(facts, rules, is_raised="failures" in raised),
+        *_breakers(facts),
         *(_of_finding(each) for each in facts.findings if _is_alert(each)),
     ]
     return list({each.id: each for each in found}.values())
@@ -216,6 +217,22 @@ def _failures(facts: Facts, rules: Rules, *, is_raised: bool) -> Iterator[Condit
         page="/ops/groups",
         command=("events", "groups"),
     )
+
+
+def _breakers(facts: Facts) -> Iterator[Condition]:
+    """Yield each event type that its circuit breaker has paused."""
+    for event_type, note in facts.open_breakers.items():
+        yield Condition(
+            "type_paused",
+            since=note.at,
+            number=1,
+            text=f"{event_type} is paused by its circuit breaker: {note.why}",
+            page=f"/ops/events?state=pending&type={event_type}",
+            command=("events", "list", "--state", "pending", "--type", event_type),
+            group=event_type,
+            types=(event_type,),
+            subject=event_type,
+        )
 
 
 def _is_alert(finding: Finding) -> bool:

@@ -59,6 +59,7 @@ class Evaluation:
             silence=self._facts.silence(now, rules.silence_seconds),
             failures=self._facts.failures(now, rules.window_seconds),
             findings=self._findings.list(),
+            open_breakers=self._facts.open_breakers(),
         )
 
     def _hold(self, condition: Condition, alert: Alert | None, now: float) -> None:

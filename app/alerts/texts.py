@@ -29,6 +29,7 @@ ENDS = {
     "backlog": "events no longer wait too long",
     "silence": "deliveries arrive again",
     "failures": "attempts succeed again",
+    "type_paused": "{} is no longer paused by its circuit breaker",
     "inbox_not_writable": "the inbox can be written on {}",
     "destination_disabled": "destination {} is enabled, or gone",
     "destination_failing": "deliveries are answered with 2xx",

@@ -14,9 +14,9 @@ import click
 import structlog
 from flask.cli import with_appcontext
 
+from app import start_warnings
 from app.cli.events.filters import accounts_option, read_interval
 from app.errors import InboxUnavailable
-from app.factory import warn_of_misspelt
 from app.log import output
 from app.runtime import forks, shutdown
 from app.runtime.threads import start as start_thread
@@ -81,7 +81,7 @@ def worker(
     count = threads or settings.worker_threads
     if count == 0:
         raise click.UsageError("WORKER_THREADS is 0. Set the number of threads with --threads.")
-    warn_of_misspelt(settings)
+    start_warnings.warn(settings, services().registry)
     _ = services().registry.modules  # raises the problems of a broken handler module
     listeners = [_serve_metrics(services(), metrics_port)] if metrics_port else []
     stop_signals = _open_stop_signals(listeners)

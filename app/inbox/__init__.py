@@ -24,6 +24,7 @@ from app.inbox.findings import WatchFindings
 from app.inbox.gauges import Gauges, read_gauges
 from app.inbox.groups import Groups
 from app.inbox.indexes import Indexes
+from app.inbox.lanes import Lanes
 from app.inbox.migrate import Revisions
 from app.inbox.models import (
     Attempt,
@@ -43,6 +44,7 @@ from app.inbox.retention import Retention
 from app.inbox.sql.administration import TEST_WRITE
 from app.inbox.store import Store, StoreOptions
 from app.inbox.transfer import Transfer
+from app.inbox.type_breakers import TypeBreakers
 from app.states import Outcome, State
 
 __all__ = [
@@ -77,7 +79,8 @@ class Inbox:
         PostgreSQL with the tables, or None for the one that ``search_path`` finds. If not
         ``migrates``, every method raises ``MigrationPending`` while the tables are older than this
         version. ``listen_url`` is a URL of the same PostgreSQL database without a pooler, for
-        notifications.
+        notifications. ``rules`` returns the rules by which workers claim; it is called when they
+        are needed first.
         """
         self._store = Store(url, **options)
         self.deliveries = Deliveries(self._store)
@@ -98,6 +101,8 @@ class Inbox:
         self.overview = Overview(self._store)
         self.erasure = Erasure(self._store)
         self.transfer = Transfer(self._store)
+        self.lanes = Lanes(self._store)
+        self.type_breakers = TypeBreakers(self._store)
 
     @property
     def address(self) -> str:

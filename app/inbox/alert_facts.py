@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.inbox.findings import Finding
+from app.inbox.models import BREAKER, Note
 from app.inbox.sql import alert_facts as statements
 from app.inbox.sql import pauses, report
 from app.inbox.sql.alert_facts import (
@@ -129,6 +130,7 @@ class Facts:
     silence: Silence | None = None
     failures: Failures = Failures()
     findings: list[Finding] = field(default_factory=list)
+    open_breakers: dict[str, Note] = field(default_factory=dict)
 
 
 class AlertFacts:
@@ -165,6 +167,11 @@ class AlertFacts:
             paused_at=paused[0].at if paused else None,
             paused_types=tuple(each.type for each in self._store.read(pauses.PAUSED_TYPES)),
         )
+
+    def open_breakers(self) -> dict[str, Note]:
+        """Return the types that the circuit breaker has paused, each with the note about it."""
+        rows = self._store.read(pauses.PAUSED_TYPES)
+        return {each.type: Note(each.at, each.by, each.why) for each in rows if each.by == BREAKER}
 
     def silence(self, now: float, seconds: float) -> Silence | None:
         """Return how long no delivery came, if for ``seconds``. None in an inbox without any."""

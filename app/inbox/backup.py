@@ -19,7 +19,14 @@ import sqlalchemy as sa
 from app.errors import StartError
 from app.inbox import migrate
 from app.inbox.engine import sqlite
-from app.inbox.sql.operations import audit, error_groups, error_hours, releases, type_pauses
+from app.inbox.sql.operations import (
+    audit,
+    error_groups,
+    error_hours,
+    releases,
+    type_failures,
+    type_pauses,
+)
 from app.inbox.sql.revisions import columns_at
 from app.inbox.sql.schema import attempts, effects, events, pauses, retries, watermarks
 from app.inbox.store import Store
@@ -28,7 +35,7 @@ from app.text import in_one_line
 #: The tables of a backup. The others hold the state of running processes.
 TABLES = (
     *(events, attempts, retries, effects, pauses, watermarks),
-    *(error_groups, error_hours, releases, audit, type_pauses),
+    *(error_groups, error_hours, releases, audit, type_pauses, type_failures),
 )
 
 #: Tables whose numbers the database gives. PostgreSQL would give one that it did not give itself

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,11 +11,16 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.errors import InboxUnavailable
+from app.inbox.claim_rules import ClaimRules
 from app.inbox.groups import Groups
 from app.inbox.models import Claim, Event, EventRow, Failure
-from app.inbox.sql import claims, settling
+from app.inbox.sql import claims, lanes, settling
 from app.inbox.store import Store, seen_values
 from app.states import Outcome, State
+
+#: One claim in so many takes an event of low priority first. So these events do not wait for ever
+#: while others are due.
+LOW_SHARE = 10
 
 
 class Claims:
@@ -27,6 +33,7 @@ class Claims:
         """Take the ``store`` of the events."""
         self._store = store
         self._groups = Groups(store)
+        self._turns = itertools.count(1)
 
     def listen(self, act: Callable[[], object], stopping: threading.Event) -> None:
         """Call ``act`` at each notification of another process, until ``stopping``.
@@ -36,14 +43,30 @@ class Claims:
         self._store.engine.listen(self._store.channel, act, stopping)
 
     def claim_due(self, *, livemode: bool) -> Claim | None:
-        """Claim the event of this mode that has been due for longest and whose key is free."""
-        return self._claim(claims.CLAIM_DUE, livemode=livemode)
+        """Claim the event of this mode that has been due for longest and whose key is free.
+
+        An event of low priority is claimed if no other is due, and at one claim in ten. If its type
+        coalesces, the newest event of its object is claimed, and the others become done.
+        """
+        if self._rules.is_plain:
+            return self._claim(claims.CLAIM_DUE, livemode=livemode)
+        low_rank = 1 if next(self._turns) % LOW_SHARE else -1
+        return self._claim(lanes.claims_with(self._rules).due, livemode=livemode, low_rank=low_rank)
 
     def claim_orphan(self, *, livemode: bool) -> Claim | None:
         """Claim an orphan of this mode."""
-        return self._claim(
-            claims.CLAIM_ORPHAN, livemode=livemode, max_crashes=self._store.max_crashes
-        )
+        statement: sa.Executable = claims.CLAIM_ORPHAN
+        if self._rules.has_lanes:
+            statement = lanes.claims_with(self._rules).orphan
+        return self._claim(statement, livemode=livemode, max_crashes=self._store.max_crashes)
+
+    @property
+    def _rules(self) -> ClaimRules:
+        return self._store.rules
+
+    def claim_parked(self, event_type: str, *, livemode: bool) -> Claim | None:
+        """Claim a parked event of a paused type: a probe."""
+        return self._claim(claims.CLAIM_PARKED, parked_type=event_type, livemode=livemode)
 
     def claim_one(
         self,

@@ -31,7 +31,7 @@ class Deliveries:
         found = self._store.claim(
             statements.RECORD_AND_CLAIM,
             slow_ok=False,
-            **row_values(event),
+            **row_values(event, self._store.rules),
             max_crashes=self._store.max_crashes,
         )
         assert found is not None  # noqa: S101 - an upsert without a WHERE always returns its row
@@ -46,7 +46,9 @@ class Deliveries:
         When this returns, the event is on the disk. A known event keeps its state.
         """
         return event_from_row(
-            self._store.write(statements.ENQUEUE, durable=True, **row_values(event))
+            self._store.write(
+                statements.ENQUEUE, durable=True, **row_values(event, self._store.rules)
+            )
         )
 
     def record_skipped(self, event: NewEvent, outcome: Outcome) -> RecordedEvent:
@@ -56,7 +58,10 @@ class Deliveries:
         delivered again.
         """
         row = self._store.write(
-            statements.RECORD_SKIPPED, durable=True, **row_values(event), outcome=outcome.value
+            statements.RECORD_SKIPPED,
+            durable=True,
+            **row_values(event, self._store.rules),
+            outcome=outcome.value,
         )
         return event_from_row(row)
 

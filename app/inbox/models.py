@@ -14,6 +14,9 @@ from app.runtime.clocks import since_boot
 #: (``app/inbox/sql/pauses.py``). A power of two, so that the sum loses few digits.
 PARKED = 2.0**36
 
+#: Who has paused a type that fails again and again (``app/processing/type_breaker.py``).
+BREAKER = "circuit breaker"
+
 #: What the stored outcome of a parked event begins with if it failed or was released
 #: (``app/inbox/sql/parking.py``).
 PARKED_PREFIX = "paused_"
@@ -54,6 +57,8 @@ class Claim:
     """The W3C traceparent of the first delivery, if it was traced."""
     asked_at: float = field(default_factory=since_boot, compare=False)
     """When it was asked for, by ``since_boot``. Its lease began later."""
+    superseded: int = 0
+    """How many events of its object became done with this claim, because it is newer."""
 
     def log_fields(self) -> dict[str, Any]:
         """Return the fields that identify this claim in a log line."""
@@ -125,6 +130,10 @@ class Event:
     """The ``traceparent`` of the delivery."""
     erased_at: float | None
     """When the body was erased on request. Such an event is never run."""
+    lane: str
+    """Where it waits for a worker (``app/inbox/sql/lanes.py``)."""
+    slot: int | None
+    """Its number among the running events of a type with a limit."""
     is_orphan: bool
     """True if its process is dead or no longer renews its lease: it can be run again."""
 

@@ -12,6 +12,7 @@ from app.inbox.audit import Audit
 from app.inbox.engine import limits
 from app.inbox.models import Note
 from app.inbox.sql import pauses as statements
+from app.inbox.sql.type_breakers import FORGET
 from app.inbox.steps import numbered_ids
 from app.inbox.store import Store
 
@@ -39,7 +40,7 @@ class Pauses:
     def pause(self, *, by: str, why: str | None, type_: str | None = None) -> bool:
         """Let no worker claim an event, or none of this type, until ``resume``.
 
-        False when they are paused already.
+        False when they are paused already. The pause of a circuit breaker becomes one of ``by``.
         """
         audit_id = self._log.record(by, "pause", type_, why)
         if type_ is None:
@@ -59,6 +60,8 @@ class Pauses:
         if type_ is None:
             row = self._store.write(statements.RESUME, durable=True)
         else:
+            # First: with the failures of before, the circuit breaker would pause it again.
+            self._store.write(FORGET, failed_type=type_)
             row = self._store.write(statements.RESUME_TYPE, durable=True, paused_type=type_)
         if row is None:
             self._log.complete(audit_id, 0)

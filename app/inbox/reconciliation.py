@@ -32,7 +32,10 @@ class Reconciliation:
         """
         statement = reconcile.BACKFILL_SKIPPED if skipped else reconcile.BACKFILL
         row = self._store.write(
-            statement, durable=True, **row_values(event), backdate_seconds=backdate_seconds
+            statement,
+            durable=True,
+            **row_values(event, self._store.rules),
+            backdate_seconds=backdate_seconds,
         )
         return row is not None
 

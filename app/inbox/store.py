@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Required, TypedDict
 
 import sqlalchemy as sa
 
 from app.errors import InboxUnavailable, MigrationPending, StartError
 from app.inbox import migrate
+from app.inbox.claim_rules import ClaimRules
 from app.inbox.engine.choice import engine_for
 from app.inbox.migrate import Revisions
 from app.inbox.models import Claim, Event, EventRow, NewEvent, RecordedEvent
@@ -32,6 +35,7 @@ class StoreOptions(TypedDict, total=False):
     schema: str | None
     migrates: bool
     listen_url: str | None
+    rules: Callable[[], ClaimRules]
 
 
 class Store:
@@ -46,15 +50,22 @@ class Store:
         schema: str | None = None,
         migrates: bool = True,
         listen_url: str | None = None,
+        rules: Callable[[], ClaimRules] = ClaimRules,
     ) -> None:
         """Take the database's ``url``, and the settings of ``Inbox``."""
         self.engine = engine_for(url, batch.FORMS, schema=schema, listen_url=listen_url)
         self.schema = schema
         self._migrates = migrates
+        self._make_rules = rules
         self.lease_seconds = lease_seconds
         self.max_crashes = max_crashes
         self._tokens = _Tokens()
         self._migrating = threading.Lock()
+
+    @cached_property
+    def rules(self) -> ClaimRules:
+        """The rules of the handler modules. Commands that read need no sound modules."""
+        return self._make_rules()
 
     @property
     def channel(self) -> str:
@@ -171,6 +182,10 @@ class Store:
             lease_seconds=self.lease_seconds,
             **parameters,
         )
+        if row and statement.get_execution_options().get("all_rows"):
+            rows = [RecordedRow(*each) for each in row]
+            (row,) = [each for each in rows if each.claimed_by == token]
+            return event_from_row(row, token, asked_at, superseded=len(rows) - 1)
         return event_from_row(row, token, asked_at) if row else None
 
 
@@ -190,8 +205,8 @@ class _Tokens:
         return f"{self._prefix}.{next(self._numbers)}"
 
 
-def row_values(event: NewEvent) -> dict[str, Any]:
-    """Return the parameters that record a new event."""
+def row_values(event: NewEvent, rules: ClaimRules) -> dict[str, Any]:
+    """Return the parameters that record a new event, in its lane by these ``rules``."""
     return {
         "id": event.id,
         "type": event.type,
@@ -200,6 +215,7 @@ def row_values(event: NewEvent) -> dict[str, Any]:
         "body": event.body,
         "concurrency_key": event.concurrency_key or f"event {event.id}",
         "trace": event.trace,
+        "lane": rules.lane(event.type),
     }
 
 
@@ -213,9 +229,15 @@ def seen_values(event: Event | EventRow | None) -> dict[str, Any]:
 
 
 def event_from_row(
-    row: tuple[Any, ...] | None, token: str | None = None, asked_at: float = 0.0
+    row: tuple[Any, ...] | None,
+    token: str | None = None,
+    asked_at: float = 0.0,
+    superseded: int = 0,
 ) -> RecordedEvent:
-    """Return the event of a ``row``, with its claim if the claim has this ``token``."""
+    """Return the event of a ``row``, with its claim if the claim has this ``token``.
+
+    ``superseded`` is the number of events that the claim made done.
+    """
     assert row is not None  # noqa: S101 - an upsert without a WHERE always returns its row
     event = RecordedRow(*row)
     claim = None
@@ -230,5 +252,6 @@ def event_from_row(
             context=event.context,
             trace=event.trace,
             asked_at=asked_at,
+            superseded=superseded,
         )
     return RecordedEvent(event.state, event.outcome, event.attempt, claim)

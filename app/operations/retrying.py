@@ -23,11 +23,17 @@ class Refusal(Enum):
     """It is live and ``STRIPE_API_KEY`` is of test mode, or the reverse."""
     SUCCEEDED = auto()
     """Its callback has returned. It can be run ``again``."""
+    SUPERSEDED = auto()
+    """A newer event of its object ran instead. It can be run ``again``."""
     NO_MODULE = auto()
     """The fallback took it, and its type still has no handler module. It can be run ``again``."""
     RUNNING = auto()
     RESCUED_SOON = auto()
     """It is an orphan, and a worker rescues it."""
+
+
+#: The refusals of events that a person can have run ``again``.
+AGAIN = frozenset({Refusal.SUCCEEDED, Refusal.SUPERSEDED, Refusal.NO_MODULE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,7 @@ class Rules:
 
     def _refusal_of_done(self, event: Event | EventRow) -> Refusal | None:
         if event.outcome not in WITHOUT_MODULE:
-            return Refusal.SUCCEEDED
+            return Refusal.SUPERSEDED if event.outcome == Outcome.SUPERSEDED else Refusal.SUCCEEDED
         has_module = event.outcome != Outcome.FALLBACK or event.type in self.handled_types()
         return None if has_module else Refusal.NO_MODULE
 

@@ -18,6 +18,7 @@ from typing import Any, cast
 import stripe
 
 from app.processing.around import Around
+from app.processing.policies import NO_POLICY, Policy
 from app.stripe_api.catalog import (
     EVENT_TYPE_SHAPE,
     Kind,
@@ -42,7 +43,7 @@ _OF_FALLBACK = ("notif", "client", "details")
 
 @dataclass(frozen=True, slots=True)
 class HandlerModule:
-    """One handler module: its event type, file, first line of documentation, and callback.
+    """One handler module: its event type, file, first docstring line, callback and policies.
 
     ``around`` is the hook that its callback runs in, None if the package has none.
     """
@@ -52,6 +53,7 @@ class HandlerModule:
     summary: str
     callback: Callback
     around: Around | None = None
+    policy: Policy = NO_POLICY
 
     @property
     def kind(self) -> Kind:

@@ -16,7 +16,7 @@ import stripe
 
 from app import text
 from app.errors import StartError
-from app.processing import around_module, handler_module
+from app.processing import around_module, handler_module, policies
 from app.processing.around import AROUND, Around
 from app.processing.handler_module import (
     FALLBACK,
@@ -26,8 +26,9 @@ from app.processing.handler_module import (
     HandlerModule,
     ModuleProblem,
 )
+from app.processing.policies import NO_POLICY, Policy
 from app.processing.router import Router, Wrap
-from app.stripe_api.catalog import Kind
+from app.stripe_api.catalog import Kind, kind_of
 
 #: The maximum length of one problem in characters. It can quote an exception of the team's code.
 PROBLEM_LENGTH = 2000
@@ -70,6 +71,15 @@ class Registry:
     def types_of(self, kind: Kind) -> frozenset[str]:
         """The types of one ``kind`` with a handler module."""
         return frozenset(each.event_type for each in self.modules if each.kind is kind)
+
+    @property
+    def policies(self) -> dict[str, Policy]:
+        """The policies of the types whose module declares some."""
+        return {each.event_type: each.policy for each in self.modules if each.policy != NO_POLICY}
+
+    def policy(self, event_type: str) -> Policy:
+        """Return the policies of this type."""
+        return self.policies.get(event_type, NO_POLICY)
 
     @property
     def kinds(self) -> frozenset[Kind]:
@@ -200,8 +210,20 @@ class _Loader:
         except ModuleProblem as problem:
             self._add(name, str(problem))
             return None
-        summary = handler_module.summary(module)
-        return HandlerModule(event_type, self._file(name), summary, callback, self._around)
+        kind = None if event_type in FALLBACKS else kind_of(event_type)
+        wrong = policies.problems(module, kind)
+        for each in wrong:
+            self._add(name, each)
+        if wrong:
+            return None
+        return HandlerModule(
+            event_type,
+            self._file(name),
+            handler_module.summary(module),
+            callback,
+            self._around,
+            policies.read(module),
+        )
 
     def _refuse_two_for_one_type(self, modules: list[HandlerModule]) -> None:
         files: dict[str, list[str]] = {}

@@ -71,18 +71,18 @@ class Classifier:
 
     def __init__(
         self,
-        retry_policy: RetryPolicy | None,
+        retry_policy_of: Callable[[str], RetryPolicy] | None,
         redact: Callable[[str], str],
         *,
         package: str,
         release: str | None,
     ) -> None:
-        """Take the ``retry_policy``, and a function that redacts secrets.
+        """Take the function that returns the policy of a type, and one that redacts secrets.
 
-        Without a policy, Stripe decides when it delivers the event again. ``package`` is the one of
-        the handler modules, and ``release`` that of this process.
+        Without the former, Stripe decides when it delivers the event again. ``package`` is the one
+        of the handler modules, and ``release`` that of this process.
         """
-        self._retry_policy = retry_policy
+        self._retry_policy_of = retry_policy_of
         self._redact = redact
         self._package = package
         self._release = release
@@ -133,13 +133,14 @@ class Classifier:
         at_least: float = 0.0,
     ) -> Result:
         """Return the result of a failure: a retry, or dead when no attempt is left."""
-        if self._retry_policy is None:
+        if self._retry_policy_of is None:
             return Result(Outcome.FAILED, replace(failure, delay=asked or 0.0))
-        delay, used = self._retry_policy.plan(
+        policy = self._retry_policy_of(claim.type)
+        delay, used = policy.plan(
             claim.attempts_used, asked=asked, rate_limited=rate_limited, at_least=at_least
         )
         failure = replace(failure, delay=delay, attempts_used=used)
-        if self._retry_policy.is_exhausted(used):
+        if policy.is_exhausted(used):
             log.error("attempts_exhausted")
             return Result(Outcome.EXHAUSTED, failure)
         log.info("retry_planned", delay_seconds=round(delay, 3))

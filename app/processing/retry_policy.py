@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from app.processing.policies import Policy
 
 #: The share of an attempt that a 429 of Stripe's API uses up. It is not an error of the callback,
 #: but retries must end.
@@ -22,6 +24,14 @@ class RetryPolicy:
     base_seconds: float
     cap_seconds: float
     max_attempts: int
+
+    def of(self, policy: Policy) -> RetryPolicy:
+        """Return the retry policy of a type with this ``policy``."""
+        return replace(
+            self,
+            base_seconds=policy.retry_base_seconds or self.base_seconds,
+            max_attempts=policy.max_attempts or self.max_attempts,
+        )
 
     def plan(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from contextlib import suppress
 
 import structlog
@@ -74,6 +75,7 @@ class Worker:
         self._claiming: set[int] = set()
         self._running: set[Claim] = set()
         self._rescued: set[Claim] = set()
+        self._probes: deque[str] = deque()
         self._threads: list[threading.Thread] = []
         self._count = 0
         self._rescued_at = float("-inf")
@@ -98,6 +100,11 @@ class Worker:
     def rescue_now(self) -> None:
         """Claim an orphan as soon as a thread is idle: one has just been found."""
         self._rescued_at = float("-inf")
+        self.wake()
+
+    def probe(self, event_type: str) -> None:
+        """Run one parked event of this paused type as soon as a thread is idle."""
+        self._probes.append(event_type)
         self.wake()
 
     @property
@@ -194,7 +201,9 @@ class Worker:
     def _claim(self) -> Claim | None:
         self._watchdog.check()
         try:
-            claim = self._rescue() or self._claims.claim_due(livemode=self._livemode)
+            claim = (
+                self._rescue() or self._probe() or self._claims.claim_due(livemode=self._livemode)
+            )
         except InboxUnavailable as error:
             if not self._outage_reported:  # once for each outage, not at every poll
                 self._outage_reported = True
@@ -204,6 +213,17 @@ class Worker:
             log.exception("claim_failed")
             return None
         self._outage_reported = False
+        return claim
+
+    def _probe(self) -> Claim | None:
+        """Claim an event of a paused type whose circuit breaker is to be probed."""
+        try:
+            event_type = self._probes.popleft()
+        except IndexError:
+            return None
+        claim = self._claims.claim_parked(event_type, livemode=self._livemode)
+        if claim is not None:
+            log.info("type_probed", **claim.log_fields())
         return claim
 
     def _rescue(self) -> Claim | None:
@@ -248,7 +268,8 @@ class Worker:
                 self._rescued_at = float("-inf")  # there may be more orphans
         duration = round((time.perf_counter() - started) * 1000, 2)
         write = log.info if outcome in SUCCESSES else log.warning
-        write("attempt", **claim.log_fields(), outcome=outcome, duration_ms=duration)
+        more = {"superseded": claim.superseded} if claim.superseded else {}
+        write("attempt", **claim.log_fields(), outcome=outcome, duration_ms=duration, **more)
 
     def _listen(self) -> None:
         while not self._stopping.is_set():

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import structlog
 
-from app import create_app
+from app import create_app, start_warnings
 from app.errors import InboxUnavailable
-from app.factory import warn_of_misspelt
 from app.metrics import folder
 from app.services import Services, services
 from app.settings import Settings
@@ -40,7 +39,7 @@ def load() -> Bridge:
         webhook=f"{listen.local_url(parts.settings)}{WEBHOOK_PATH}",
         cpu_affinity=parts.settings.worker_cpu_affinity,
     )
-    warn_of_misspelt(parts.settings)
+    start_warnings.warn(parts.settings, parts.registry)
     try:
         parts.inbox.migrate()
     except InboxUnavailable as error:  # the first delivery migrates; until then it gets 503

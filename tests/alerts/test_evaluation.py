@@ -687,6 +687,26 @@ def test_forgotten_alert_is_raised_again(each_lab: Lab) -> None:
     assert each_lab.round() == [RAISED]
 
 
+class TestTypePaused:
+    """A type that its circuit breaker pauses wakes a person."""
+
+    def test_raised_until_it_is_resumed(self, each_lab: Lab) -> None:
+        """It names the type and the reason. A pause by a person is no alert."""
+        administration = each_lab.inbox.administration
+        administration.pause(by="jenny", why=None, type_="v1.invoice.paid")
+        each_lab.inbox.type_breakers.add(TYPE, 10, 10)
+        assert each_lab.inbox.type_breakers.open(TYPE, "10 failures in a row", -1.0)
+
+        assert each_lab.round() == [("type_paused", "raised")]
+        (alert,) = each_lab.inbox.alerts.raised()
+        assert alert.group == TYPE
+        assert alert.text == f"{TYPE} is paused by its circuit breaker: 10 failures in a row"
+
+        assert each_lab.inbox.type_breakers.close(TYPE, "an event succeeded")
+        assert each_lab.round() == []
+        assert each_lab.calm_round() == [("type_paused", "resolved")]
+
+
 class TestStepBackOfTheClock:
     """Times from before a step back of the database's clock delay no message."""
 

@@ -18,7 +18,7 @@ CLAIM = Claim("evt_1", 1, "v1.x", b"{}", "token")
 def make_classifier() -> Classifier:
     """Return a classifier with a retry policy of two attempts."""
     policy = RetryPolicy(base_seconds=1.0, cap_seconds=1.0, max_attempts=2)
-    return Classifier(policy, lambda text: text, package="handlers", release="1.4.2")
+    return Classifier(lambda _type: policy, lambda text: text, package="handlers", release="1.4.2")
 
 
 class Hostile(Exception):

@@ -51,6 +51,7 @@ REFUSALS = {
     Refusal.ERASED: "was erased, and cannot run",
     Refusal.OTHER_MODE: "is a {mode} event, and STRIPE_API_KEY is of the other mode",
     Refusal.SUCCEEDED: "has succeeded; to run it a second time add --again",
+    Refusal.SUPERSEDED: "was superseded by a newer event; to run it too add --again",
     Refusal.NO_MODULE: "has no handler module yet; to run the fallback once more add --again",
     Refusal.RUNNING: "is running",
     Refusal.RESCUED_SOON: "is an orphan: a worker rescues it",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import psycopg
 import sqlalchemy as sa
@@ -20,6 +20,12 @@ from app.inbox.row_for_each import RowForEach
 T = TypeVar("T")
 
 _NO_OPTIONS: Mapping[str, Any] = {}
+
+#: The result of a statement that lost a race against another one.
+_LOST: Final = ("lost",)
+
+#: Runs of a statement that loses its races. Each time another statement has succeeded.
+MAX_RACES = 50
 
 
 class PostgresqlStatements:
@@ -68,7 +74,11 @@ class PostgresqlStatements:
             seconds, limit = deadline.SLOW_SECONDS, session.SLOW_STATEMENT_TIMEOUT_MS
         options = statement.get_execution_options()
         fetch = _every_row if options.get("all_rows") else _first_row
-        return self._run(sql, parameters, seconds, limit, fetch, options=options)
+        for _ in range(MAX_RACES):
+            row = self._run(sql, parameters, seconds, limit, fetch, options=options)
+            if row is not _LOST:
+                return row
+        return None
 
     def read(
         self, statement: sa.Executable, parameters: dict[str, Any], seconds: float
@@ -127,6 +137,11 @@ class PostgresqlStatements:
             with self.pool.connection(statement_timeout_ms) as connection:
                 try:
                     return run(connection, sql)
+                except psycopg.errors.UniqueViolation:
+                    if not options.get("races"):
+                        raise
+                    connection.rollback()  # behind a pooler a transaction is open
+                    return cast("T", _LOST)
                 except psycopg.Error as error:
                     is_lost = connection.closed and not isinstance(error, deadline.TimedOut)
                     if not is_lost or not options.get("repeatable", True):

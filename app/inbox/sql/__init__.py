@@ -28,6 +28,8 @@ and runs it once more. Execution options say what else to do:
 - ``also``: a row of another table, written for each row that the statement changes, in the same
   transaction (``app.inbox.row_for_each``).
 - ``all_rows``: the rows of the statement are wanted, not only the first one.
+- ``races=True``: a violation of a unique index shows that another claim was faster. The statement
+  runs again, and chooses anew. On SQLite writers take turns, so it does not happen.
 - ``in_order``: PostgreSQL reads rows in the order of an index, whatever its statistics say.
 - ``repeatable=False``: the statement fails. A second run would report that it changed nothing, or
   record a person's command twice.

@@ -31,32 +31,44 @@ from app.states import WITHOUT_MODULE, State
 SAME_SECONDS = 0.001
 
 #: Earlier than every ``due_at``.
-_EARLIEST = -1e18
+EARLIEST = -1e18
 
-_event = events.alias("candidate")
+#: The event that a claim of a worker considers.
+candidate = events.alias("candidate")
 _other = events.alias("other")
 
 
-def _one_of(selected: Any) -> sa.ColumnElement[bool]:
-    """True for the first event that is ``selected`` and not locked."""
+def first(selected: sa.Select[Any]) -> sa.Select[Any]:
+    """Select the first row that is ``selected``."""
     # SQLite's dialect would put an offset of its own, as a parameter.
-    chosen = selected.limit(ONE).offset(ZERO).with_for_update(skip_locked=True).cte("chosen")
+    return selected.limit(ONE).offset(ZERO)
+
+
+def first_unlocked(selected: sa.Select[Any]) -> sa.Select[Any]:
+    """Select the first row that is ``selected`` and not locked by another transaction."""
+    return first(selected).with_for_update(skip_locked=True)
+
+
+def is_chosen(selected: sa.Select[Any]) -> sa.ColumnElement[bool]:
+    """True for the event whose id is ``selected``."""
+    chosen = selected.cte("chosen")
     return events.c.id == sa.select(chosen.c.id).scalar_subquery()
 
 
 #: Finds the claim with this token. No other claim ever has the same one.
-_OF_TOKEN = sa.select(*returned_columns).where(
+OF_TOKEN = sa.select(*returned_columns).where(
     events.c.claimed_by == sa.bindparam("token"), events.c.state == word(State.RUNNING)
 )
 
 
-def _claim(*which: sa.ColumnElement[bool], **values: Any) -> sa.Executable:
+def claim(*which: sa.ColumnElement[bool], **values: Any) -> sa.Update:
+    """Return the statement that claims the event of these conditions, with more ``values``."""
     return (
         sa.update(events)
         .where(*which)
         .values(**reclaimed, **values)
         .returning(*returned_columns)
-        .execution_options(result=_OF_TOKEN)
+        .execution_options(result=OF_TOKEN)
     )
 
 
@@ -71,17 +83,14 @@ def is_type_paused(event: Any) -> sa.ColumnElement[bool]:
 
 
 #: A worker claims only events of its API key's mode, and none while all or their type are paused.
-_for_workers = sa.and_(
-    _event.c.livemode == sa.bindparam("livemode"),
-    ~sa.exists(sa.select(pauses.c.id)),
-    ~is_type_paused(_event),
-)
-_is_due = sa.and_(_event.c.state == word(State.PENDING), _event.c.due_at <= now())
+of_mode = candidate.c.livemode == sa.bindparam("livemode")
+for_workers = sa.and_(of_mode, ~sa.exists(sa.select(pauses.c.id)), ~is_type_paused(candidate))
+_is_due = sa.and_(candidate.c.state == word(State.PENDING), candidate.c.due_at <= now())
 
 #: True if another event holds the concurrency key.
-_is_locked = sa.exists(
+is_locked = sa.exists(
     sa.select(_other.c.id).where(
-        _other.c.locked_key == _event.c.concurrency_key, _other.c.id != _event.c.id
+        _other.c.locked_key == candidate.c.concurrency_key, _other.c.id != candidate.c.id
     )
 )
 #: True if another event of the same key is due before. It keeps two workers from choosing two
@@ -90,36 +99,62 @@ _is_locked = sa.exists(
 #: The ranges leave only the index ``events_waiting``. For ``concurrency_key = ...``, PostgreSQL
 #: without statistics reads ``events_due`` from its begin.
 _place = sa.tuple_(_other.c.concurrency_key, _other.c.due_at, _other.c.id)
-_has_elder = sa.exists(
-    sa.select(_other.c.id).where(
-        _other.c.state == word(State.PENDING),
-        _other.c.livemode == _event.c.livemode,
-        _place >= sa.tuple_(_event.c.concurrency_key, number(_EARLIEST), word("")),
-        _place < sa.tuple_(_event.c.concurrency_key, _event.c.due_at + number(0.0), _event.c.id),
-        ~is_type_paused(_other),
-    )
+elder = sa.select(_other.c.id).where(
+    _other.c.state == word(State.PENDING),
+    _other.c.livemode == candidate.c.livemode,
+    _place >= sa.tuple_(candidate.c.concurrency_key, number(EARLIEST), word("")),
+    _place
+    < sa.tuple_(candidate.c.concurrency_key, candidate.c.due_at + number(0.0), candidate.c.id),
+    ~is_type_paused(_other),
+)
+has_elder = sa.exists(elder)
+#: The same among the events of one lane. The function keeps the databases from using the index of
+#: lanes, in which the event has all those of its lane before it.
+has_elder_in_lane = sa.exists(
+    elder.where(sa.func.coalesce(_other.c.lane, word("")) == candidate.c.lane)
 )
 
-#: Claims the event that has been due for longest and whose concurrency key is free.
-CLAIM_DUE = _claim(
-    _one_of(
-        sa.select(_event.c.id)
-        .where(_is_due, ~_is_locked, ~_has_elder, _for_workers)
-        .order_by(_event.c.due_at, _event.c.id)
-    ),
-    locked_key=events.c.concurrency_key,
+#: Selects the event that has been due for longest and whose concurrency key is free.
+DUE = first_unlocked(
+    sa.select(candidate.c.id)
+    .where(_is_due, ~is_locked, ~has_elder, for_workers)
+    .order_by(candidate.c.due_at, candidate.c.id)
 )
+
+#: Claims this event.
+CLAIM_DUE = claim(is_chosen(DUE), locked_key=events.c.concurrency_key)
 
 #: Claims an orphan.
-CLAIM_ORPHAN = _claim(
-    _one_of(
-        sa.select(_event.c.id)
-        .where(rescuable(_event), ~_is_locked, _for_workers)
-        .order_by(_event.c.lease_until)
+CLAIM_ORPHAN = claim(
+    is_chosen(
+        first_unlocked(
+            sa.select(candidate.c.id)
+            .where(rescuable(candidate), ~is_locked, for_workers)
+            .order_by(candidate.c.lease_until)
+        )
     ),
     locked_key=events.c.concurrency_key,
     crashes=events.c.crashes + ONE,
 )
+
+#: Claims a parked event of a type, though the type is paused: a probe of its circuit breaker.
+CLAIM_PARKED = claim(
+    is_chosen(
+        first_unlocked(
+            sa.select(candidate.c.id)
+            .where(
+                candidate.c.state == word(State.PENDING),
+                candidate.c.due_at >= parking.parked,
+                candidate.c.type == sa.bindparam("parked_type"),
+                of_mode,
+                ~sa.exists(sa.select(pauses.c.id)),
+                ~is_locked,
+            )
+            .order_by(candidate.c.due_at, candidate.c.id)
+        )
+    ),
+    locked_key=events.c.concurrency_key,
+).execution_options(races=True)
 
 _seen_attempt = sa.bindparam("seen_attempt", type_=sa.Integer)
 
@@ -164,7 +199,7 @@ retry_note = RowForEach(
 )
 
 #: Claims one event by its id, for a person, and records the retry.
-CLAIM_ONE = _claim(
+CLAIM_ONE = claim(
     events.c.id == sa.bindparam("event_id"),
     sa.or_(retriable, sa.and_(_is_as_seen, orphaned(events))),
 ).execution_options(also=retry_note)
@@ -180,7 +215,7 @@ unfinished = sa.and_(
 )
 
 #: Claims one backfilled event.
-CLAIM_UNFINISHED = _claim(
+CLAIM_UNFINISHED = claim(
     events.c.id == sa.bindparam("event_id"),
     unfinished,
     crashes=crashes,
@@ -189,7 +224,7 @@ CLAIM_UNFINISHED = _claim(
 #: Marks an orphan dead that ended too many processes.
 MARK_POISON_DEAD = (
     sa.update(events)
-    .where(_one_of(sa.select(_event.c.id).where(is_poison(_event))))
+    .where(is_chosen(first_unlocked(sa.select(candidate.c.id).where(is_poison(candidate)))))
     .values(**poisoned, crashes=events.c.crashes + ONE)
     .returning(events.c.id, events.c.type, events.c.attempt, events.c.context)
 )

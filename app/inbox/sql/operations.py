@@ -74,6 +74,18 @@ type_pauses = sa.Table(
     info=since("0006"),
 )
 
+#: The event types that failed since their last success. ``reached_at``: when their failures in a
+#: row reached the limit. ``probe_at``: when an event was tried while the type was paused for that.
+type_failures = sa.Table(
+    f"{PREFIX}type_failures",
+    metadata,
+    sa.Column("type", sa.Text, primary_key=True),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("reached_at", sa.Double),
+    sa.Column("probe_at", sa.Double),
+    info=since("0007"),
+)
+
 #: Counters of deliveries and attempts, in periods of five minutes since the epoch.
 activity = sa.Table(
     f"{PREFIX}activity",

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from app.inbox.models import BREAKER
 from app.inbox.sql import parking
 from app.inbox.sql.claims import is_type_paused
 from app.inbox.sql.literals import word
@@ -34,7 +35,12 @@ PAUSED = sa.select(pauses.c.at, pauses.c.by, pauses.c.why)
 PAUSE_TYPE = (
     insert(type_pauses)
     .values(type=sa.bindparam("type"), at=now(), by=sa.bindparam("by"), why=sa.bindparam("why"))
-    .on_conflict_do_nothing(index_elements=[type_pauses.c.type])
+    # A person takes over the pause of a circuit breaker, so that no probe ends it.
+    .on_conflict_do_update(
+        index_elements=[type_pauses.c.type],
+        set_={"at": now(), "by": sa.bindparam("by"), "why": sa.bindparam("why")},
+        where=type_pauses.c.by == word(BREAKER),
+    )
     .returning(type_pauses.c.type)
     .execution_options(repeatable=False)
 )

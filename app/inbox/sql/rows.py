@@ -46,6 +46,7 @@ poisoned: dict[str, Any] = {
     "traceback": sa.null(),
     "lease_until": sa.null(),
     "locked_key": sa.null(),
+    "slot": sa.null(),
     "settled_at": now(),
     "fingerprint": word("crashed.") + events.c.type,
     "release": sa.null(),
@@ -75,7 +76,16 @@ def new_row(**values: object) -> dict[str, object]:
     """Return the columns of a new event: those of its notification, and these ``values``."""
     given: dict[str, object] = {
         name: sa.bindparam(name)
-        for name in ("id", "type", "livemode", "context", "body", "concurrency_key", "trace")
+        for name in (
+            "id",
+            "type",
+            "livemode",
+            "context",
+            "body",
+            "concurrency_key",
+            "trace",
+            "lane",
+        )
     }
     counted = {"deliveries": ONE, "attempts_used": ZERO, "crashes": ZERO}
     return {**given, **counted, "received_at": now(), "due_at": now(), **values}

@@ -65,6 +65,10 @@ events = sa.Table(
     sa.Column("trace", sa.Text, info=since("0006")),
     # When the body was erased on request. Such an event is never run.
     sa.Column("erased_at", sa.Double, info=since("0006")),
+    # Where it waits for a worker: '' unless its type has a policy (``lanes.py``).
+    sa.Column("lane", sa.Text, nullable=False, server_default="", info=since("0007")),
+    # Its number among the running events of a type with a limit.
+    sa.Column("slot", sa.Integer, info=since("0007")),
 )
 
 #: One row per attempt but the latest, which the event's own row holds. A trigger writes it

@@ -58,6 +58,7 @@ settled: dict[str, Any] = {
     # A replica of an earlier version may claim it next, and does not store the length of a lease.
     "lease_seconds": sa.null(),
     "locked_key": sa.null(),
+    "slot": sa.null(),
     "settled_at": now(),
 }
 

@@ -1,4 +1,7 @@
-"""Adds the effects that callbacks recorded."""
+"""Adds the effects that callbacks recorded, and the policies of event types.
+
+A policy uses the lane of an event, its slot while it runs, and the failures in a row of its type.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,12 @@ _FORGET = "DELETE FROM {table} WHERE event_id = {row}.id"
 
 
 def upgrade() -> None:
-    """Add the table of effects."""
+    """Add tables, columns and indexes.
+
+    A replica of the release before takes events of all lanes.
+    """
     _make_effects()
+    _make_policies()
 
 
 def _make_effects() -> None:
@@ -43,4 +50,23 @@ def _make_effects() -> None:
     op.execute(
         "CREATE OR REPLACE FUNCTION forget_event() RETURNS trigger LANGUAGE plpgsql"
         f" AS $$ BEGIN {body} RETURN NULL; END $$"
+    )
+
+
+def _make_policies() -> None:
+    op.create_table(
+        f"{_PREFIX}type_failures",
+        sa.Column("type", sa.Text, primary_key=True),
+        sa.Column("failures", sa.Integer, nullable=False),
+        sa.Column("reached_at", sa.Double),
+        sa.Column("probe_at", sa.Double),
+    )
+    op.add_column("events", sa.Column("lane", sa.Text, nullable=False, server_default=""))
+    op.add_column("events", sa.Column("slot", sa.Integer))
+    op.execute(f"CREATE INDEX {_PREFIX}lane ON events (lane, due_at, id) WHERE state = 'pending'")
+    # Unique: two running events of a type cannot have one slot. A row that a replica of the
+    # release before settles leaves the index with its slot.
+    op.execute(
+        f"CREATE UNIQUE INDEX {_PREFIX}slot ON events (type, slot)"
+        " WHERE state = 'running' AND slot IS NOT NULL"
     )

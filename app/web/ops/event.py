@@ -14,7 +14,7 @@ from app.inbox.filters import EventFilter
 from app.inbox.models import EventRow
 from app.operations import history
 from app.operations.history import Entry
-from app.operations.retrying import Refusal, Rules
+from app.operations.retrying import AGAIN, Rules
 from app.services import services
 from app.states import State
 from app.text import printable
@@ -126,7 +126,7 @@ def _possible_actions(event: Event) -> set[str]:
     can = {"give_up"} if event.state == State.PENDING else set()
     if refusal is None:
         return can | {"retry"}
-    return can | ({"again"} if refusal in {Refusal.SUCCEEDED, Refusal.NO_MODULE} else set())
+    return can | ({"again"} if refusal in AGAIN else set())
 
 
 def _links(event: Event, related: Related) -> dict[str, str]:

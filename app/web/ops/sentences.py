@@ -104,6 +104,10 @@ def _done(event: Event) -> Sentence:
             f" and not run: it is a {mode(live=event.livemode)} event, and this service runs"
             f" {own} events.",
         )
+    if event.outcome == Outcome.SUPERSEDED:
+        return Sentence(
+            "Not run since", event.settled_at, f": {event.reason}, an event of the same object."
+        )
     what = "the callback returned"
     if event.outcome == Outcome.FALLBACK:
         what = "its type has no handler module, and the fallback returned"

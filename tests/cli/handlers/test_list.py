@@ -40,7 +40,7 @@ def test_empty_list_has_words(receiver: Receiver) -> None:
 
 def test_json_is_for_programs(make_receiver: Callable[..., Receiver]) -> None:
     """--json prints one list and nothing else."""
-    receiver = make_receiver({"v1_customer_created": MODULE})
+    receiver = make_receiver({"v1_customer_created": f"{MODULE}MAX_ATTEMPTS = 3\n"})
     package = receiver.services.settings.handlers_package
 
     result = receiver.app.test_cli_runner().invoke(args=["handlers", "list", "--json"])
@@ -49,7 +49,23 @@ def test_json_is_for_programs(make_receiver: Callable[..., Receiver]) -> None:
         {
             "type": "v1.customer.created",
             "file": f"{package}/v1_customer_created.py",
+            "policies": {"MAX_ATTEMPTS": 3},
             "summary": "Greets.",
         },
-        {"type": "fallback", "file": f"{package}/fallback.py", "summary": ""},
+        {"type": "fallback", "file": f"{package}/fallback.py", "policies": {}, "summary": ""},
     ]
+
+
+def test_policies_are_listed_as_the_modules_have_them(
+    make_receiver: Callable[..., Receiver],
+) -> None:
+    """A column shows the policies of each type if a module declares some."""
+    limits = "MAX_ATTEMPTS = 3\nRETRY_BASE_SECONDS = 0.5\n"
+    receiver = make_receiver({"v1_invoice_paid": MODULE, "v1_customer_created": MODULE + limits})
+
+    result = receiver.app.test_cli_runner().invoke(args=["handlers", "list"])
+
+    heading, created, paid, _ = result.stdout.splitlines()
+    assert heading.split() == ["type", "file", "policies", "summary"]
+    assert "  MAX_ATTEMPTS=3, RETRY_BASE_SECONDS=0.5  Greets." in created
+    assert paid.split()[2:] == ["Greets."]

@@ -50,6 +50,15 @@ def words(sentence: Sentence) -> str:
             "Recorded 1 and not run: it is a live event, and this service runs test events.",
         ),
         (
+            {
+                "state": State.DONE,
+                "outcome": Outcome.SUPERSEDED,
+                "reason": "superseded by evt_2",
+            },
+            QUEUE,
+            "Not run since 3: superseded by evt_2, an event of the same object.",
+        ),
+        (
             {"state": State.DONE, "outcome": Outcome.GAVE_UP, "erased_at": 9.0},
             INLINE,
             "Done: its outcome was gave_up. It was erased 9 for a deletion request. Its body and"

@@ -1,0 +1,136 @@
+"""The policies of an event type: constants of its handler module, which the registry checks.
+
+They have an effect in queue mode only. In inline mode Stripe decides when an event is delivered.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from types import ModuleType
+from typing import Any
+
+from app.inbox.claim_rules import ClaimRules
+from app.stripe_api.catalog import Kind
+
+#: A constant whose name is at least this similar to the name of a policy counts as misspelt. A
+#: constant of the team's own, such as ``RETRY_MAX_SECONDS``, is less similar.
+SIMILARITY = 0.9
+
+#: The values of ``PRIORITY``.
+NORMAL, LOW = "normal", "low"
+
+#: The constant that names an event type (``handler_module.py``).
+EVENT_TYPE = "EVENT_TYPE"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The policies of one event type. None: as the settings say."""
+
+    max_attempts: int | None = None
+    retry_base_seconds: float | None = None
+    concurrency: int | None = None
+    """How many of its events may run at once, in all processes."""
+    priority: str = NORMAL
+    """``low``: its events wait for those of types with normal priority."""
+
+    coalesce: bool = False
+    """Of several due events of one object only the newest runs."""
+
+    def constants(self) -> dict[str, Any]:
+        """Return the constants that differ from the default, as the module has them."""
+        return {
+            each.name.upper(): value
+            for each in dataclasses.fields(self)
+            if (value := getattr(self, each.name)) != each.default
+        }
+
+    def __str__(self) -> str:
+        """Return the constants for a person: ``MAX_ATTEMPTS=3, PRIORITY=low``."""
+        return ", ".join(f"{name}={value}" for name, value in self.constants().items())
+
+
+#: The policies of a type whose module declares none.
+NO_POLICY = Policy()
+
+
+@dataclass(frozen=True, slots=True)
+class _Constant:
+    """The check of one constant, and the values that pass it, in words."""
+
+    is_valid: Callable[[Any], bool]
+    values: str
+
+
+def _whole_number(least: int, most: int) -> _Constant:
+    return _Constant(
+        lambda value: type(value) is int and least <= value <= most,
+        f"a whole number from {least} to {most}",
+    )
+
+
+def _seconds(least: float, most: float) -> _Constant:
+    return _Constant(
+        lambda value: type(value) in {int, float} and least <= value <= most,
+        f"a number of seconds from {least} to {most}",
+    )
+
+
+def _one_of(*words: str) -> _Constant:
+    values = " or ".join(map(repr, words))
+    return _Constant(lambda value: isinstance(value, str) and value in words, values)
+
+
+#: The limits of the settings with these names hold here too.
+_CONSTANTS: Mapping[str, _Constant] = {
+    "MAX_ATTEMPTS": _whole_number(1, 10000),
+    "RETRY_BASE_SECONDS": _seconds(0.01, 86400),
+    "CONCURRENCY": _whole_number(1, 1024),
+    "PRIORITY": _one_of(NORMAL, LOW),
+    "COALESCE": _Constant(lambda value: isinstance(value, bool), "True or False"),
+}
+
+
+def read(module: ModuleType) -> Policy:
+    """Return the policies of a ``module`` without problems."""
+    given = {name.lower(): getattr(module, name) for name in _CONSTANTS if hasattr(module, name)}
+    return Policy(**given)
+
+
+def claim_rules(policies: Mapping[str, Policy]) -> ClaimRules:
+    """Return the rules by which workers claim events of types with these ``policies``."""
+    return ClaimRules(
+        low=frozenset(name for name, each in policies.items() if each.priority == LOW),
+        limits=frozenset(
+            (name, each.concurrency) for name, each in policies.items() if each.concurrency
+        ),
+        coalesced=frozenset(name for name, each in policies.items() if each.coalesce),
+    )
+
+
+def problems(module: ModuleType, kind: Kind | None) -> list[str]:
+    """Return what is wrong with the policies of a ``module``, in words for its author.
+
+    ``kind`` is the one of its events. None: it is a fallback, and can have none, because a policy
+    is one of a type. A snapshot event cannot stand for an older one: its body is another copy.
+    """
+    found = []
+    for name, value in sorted(vars(module).items()):
+        if name in _CONSTANTS:
+            if kind is None:
+                found.append(f"{name} has no effect in the fallback. Set it in a type's own module")
+            elif not _CONSTANTS[name].is_valid(value):
+                found.append(f"{name} is {value!r}. Use {_CONSTANTS[name].values}")
+            elif name == "COALESCE" and value and kind is Kind.SNAPSHOT:
+                found.append(
+                    "COALESCE is for thin events. A snapshot event has its own copy of the object,"
+                    " so none can stand for another. Remove it"
+                )
+        elif name.isupper() and name != EVENT_TYPE:
+            near = get_close_matches(name, [*_CONSTANTS, EVENT_TYPE], 1, SIMILARITY)
+            if near:
+                found.append(f"{name} has no effect; nearest: {near[0]}. Correct or rename it")
+    return found

@@ -1,0 +1,251 @@
+"""The circuit breaker of an event type: it opens, probes and closes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from app.inbox import Inbox
+from app.inbox.models import BREAKER
+from app.processing import type_breaker
+from app.processing.type_breaker import TypeBreaker
+from app.states import Outcome, State
+from devkit import samples
+from tests.conftest import Receiver
+from tests.support.waiting import wait_for
+
+TYPE, MODULE = "v1.customer.created", "v1_customer_created"
+LIMIT = 3
+
+#: A callback that fails until ``works`` is set.
+SOURCE = """
+    import threading
+
+    works = threading.Event()
+
+    def handle(notif, client):
+        if not works.is_set():
+            raise OSError("the ledger is down")
+"""
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test waits for seconds to pass."""
+    monkeypatch.setattr(type_breaker, "CONFIRM_SECONDS", -1.0)
+    monkeypatch.setattr(type_breaker, "PROBE_SECONDS", -1.0)
+
+
+@pytest.fixture
+def inbox(database_url: str) -> Inbox:
+    """An inbox on each database."""
+    return Inbox(database_url, lease_seconds=600)
+
+
+def make(inbox: Inbox, *, threads: bool = False) -> tuple[TypeBreaker, list[str]]:
+    """Return the circuit breakers of a process, and the list of the types that it probes."""
+    breaker, probed = TypeBreaker(inbox.type_breakers, LIMIT), list[str]()
+    breaker.busy_and_idle = lambda: (0, int(threads))
+    breaker.probe = probed.append
+    return breaker, probed
+
+
+def attempt(breaker: TypeBreaker, *outcomes: Outcome) -> None:
+    """Let a process have these attempts, and then its round."""
+    for outcome in outcomes:
+        breaker.after(lambda *_: None)(TYPE, outcome, 0.1)
+    breaker.run()
+
+
+def paused_by(inbox: Inbox) -> str | None:
+    """Return who has paused the type."""
+    note = inbox.administration.paused_types().get(TYPE)
+    return note.by if note else None
+
+
+FAILED, HANDLED = Outcome.FAILED, Outcome.HANDLED
+
+
+def test_failures_of_all_processes_count(inbox: Inbox) -> None:
+    """The type is paused by the circuit breaker, once, with an entry of the audit log."""
+    (one, _), (two, _) = make(inbox), make(inbox)
+    attempt(one, FAILED)
+    attempt(two, FAILED, Outcome.EXHAUSTED)
+    assert paused_by(inbox) is None
+
+    for each in (one, two, one):
+        each.run()
+
+    assert paused_by(inbox) == BREAKER
+    (entry,) = inbox.administration.audit(10)
+    assert (entry.by, entry.action, entry.target) == (BREAKER, "pause", TYPE)
+    assert entry.why == "3 failures in a row"
+
+
+@pytest.mark.parametrize("outcome", [Outcome.GAVE_UP, Outcome.UNREADABLE])
+def test_other_ends_are_neither_failures_nor_successes(inbox: Inbox, outcome: Outcome) -> None:
+    """The callback decided it, or was never called."""
+    breaker, _ = make(inbox)
+    attempt(breaker, FAILED, outcome, FAILED, outcome)
+    breaker.run()
+    assert paused_by(inbox) is None
+    attempt(breaker, FAILED)
+    breaker.run()
+    assert paused_by(inbox) == BREAKER
+
+
+def test_success_in_any_process_begins_anew(inbox: Inbox) -> None:
+    """Also one that another process had before it saw the failures, or between two rounds."""
+    (one, _), (two, _) = make(inbox), make(inbox)
+    attempt(two, HANDLED)
+    attempt(one, FAILED, FAILED, FAILED)
+    two.run()
+    one.run()
+    assert paused_by(inbox) is None
+
+    attempt(one, FAILED, FAILED, HANDLED, FAILED)
+    one.run()
+    attempt(one, FAILED)
+    one.run()
+    assert paused_by(inbox) is None
+
+
+def test_breaker_waits_for_the_reports_of_other_processes(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A type at its limit is not paused before each process had a round."""
+    monkeypatch.setattr(type_breaker, "CONFIRM_SECONDS", 60.0)
+    breaker, _ = make(inbox)
+    attempt(breaker, FAILED, FAILED, FAILED)
+    breaker.run()
+
+    assert paused_by(inbox) is None
+    (entry,) = inbox.administration.audit(10)
+    assert entry.affected == 0
+
+
+def test_one_process_with_threads_probes(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once in a while, and not a process that answers requests only."""
+    web, probed_by_web = make(inbox)
+    attempt(web, FAILED, FAILED, FAILED)
+    web.run()
+    web.run()
+    one, probed_by_one = make(inbox, threads=True)
+    two, probed_by_two = make(inbox, threads=True)
+    one.run()
+    monkeypatch.setattr(type_breaker, "PROBE_SECONDS", 60.0)
+    for each in (one, two):
+        each.run()
+
+    assert (probed_by_web, probed_by_one, probed_by_two) == ([], [TYPE], [])
+
+
+def test_pause_of_a_person_is_ended_by_that_person_only(inbox: Inbox) -> None:
+    """A person who pauses the type takes the pause over. A success does not end it."""
+    breaker, probed = make(inbox, threads=True)
+    attempt(breaker, FAILED, FAILED, FAILED)
+    breaker.run()
+    assert inbox.administration.pause(by="jenny", why="it is night", type_=TYPE)
+    assert not inbox.administration.pause(by="joe", why=None, type_=TYPE)
+
+    breaker.run()
+    attempt(breaker, HANDLED)
+
+    assert paused_by(inbox) == "jenny"
+    assert probed == []
+    attempt(breaker, FAILED, FAILED, FAILED)
+    breaker.run()
+    breaker.run()
+    breaker.run()
+    assert paused_by(inbox) == "jenny"
+
+
+def test_person_resumes_and_the_count_begins_anew(inbox: Inbox) -> None:
+    """The breaker does not pause the type again before the limit is reached again."""
+    breaker, _ = make(inbox)
+    attempt(breaker, FAILED, FAILED, FAILED)
+    breaker.run()
+    assert inbox.administration.resume(by="jenny", type_=TYPE)
+
+    attempt(breaker, FAILED)
+    breaker.run()
+
+    assert paused_by(inbox) is None
+
+
+def test_workers_probe_and_resume(
+    make_receiver: Callable[..., Receiver], database_url: str
+) -> None:
+    """A failed probe leaves the type paused. The first that succeeds lets all events run."""
+    receiver = make_receiver(
+        {MODULE: SOURCE},
+        processing="queue",
+        database_url=database_url,
+        retry_base_seconds=0.01,
+        retry_cap_seconds=0.01,
+        type_breaker_failures=LIMIT,
+        max_attempts=10000,
+    )
+    services, works = receiver.services, receiver.module(MODULE).works
+    (task,) = [each for each in services.maintenance._tasks if each.name == "type_breakers"]  # noqa: SLF001 - no other way
+    for number in range(4):
+        receiver.deliver(samples.notification(TYPE, event_id=f"evt_{number}"))
+    services.worker.start(2)
+
+    def is_paused() -> bool:
+        task.run()
+        services.inbox.administration.park()
+        return paused_by(services.inbox) == BREAKER
+
+    wait_for(is_paused)
+    stats = receiver.app.test_cli_runner().invoke(args=["events", "stats"])
+    assert f"{TYPE} (by its circuit breaker)" in stats.stdout
+    attempts = sum(receiver.event(f"evt_{number}").attempt for number in range(4))
+
+    def was_probed() -> bool:
+        task.run()
+        services.inbox.administration.park()
+        return sum(receiver.event(f"evt_{number}").attempt for number in range(4)) > attempts
+
+    wait_for(was_probed)
+    assert is_paused()
+    works.set()
+    wait_for(lambda: not is_paused())
+    wait_for(lambda: all(receiver.event(f"evt_{n}").state == State.DONE for n in range(4)))
+    services.worker.join()
+    actions = [(each.by, each.action) for each in services.inbox.administration.audit(10)]
+    assert actions == [(BREAKER, "resume"), (BREAKER, "pause")]
+
+
+def test_probe_without_a_parked_event_runs_nothing(
+    make_receiver: Callable[..., Receiver],
+) -> None:
+    """All events of the type may wait for their retry."""
+    services = make_receiver({MODULE: SOURCE}, processing="queue").services
+    services.inbox.migrate()
+    services.worker.probe(TYPE)
+    services.worker.start(1)
+
+    wait_for(lambda: not services.worker._probes)  # noqa: SLF001 - nothing else shows it
+
+    services.worker.join()
+
+
+def test_limit_of_zero_switches_it_off(make_receiver: Callable[..., Receiver]) -> None:
+    """Then no process counts failures in the inbox."""
+    services = make_receiver({}, processing="queue", type_breaker_failures=0).services
+
+    assert "type_breakers" not in {each.name for each in services.maintenance._tasks}  # noqa: SLF001 - no other way
+
+
+def test_pause_without_its_count_is_probed_and_ended(inbox: Inbox) -> None:
+    """A resume was interrupted after it forgot the failures. The type is not paused for ever."""
+    breaker, probed = make(inbox, threads=True)
+    inbox.administration.pause(by=BREAKER, why="3 failures in a row", type_=TYPE)
+
+    breaker.run()
+    assert probed == [TYPE]
+    attempt(breaker, HANDLED)
+
+    assert paused_by(inbox) is None
