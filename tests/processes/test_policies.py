@@ -8,9 +8,8 @@ import os
 import signal
 import time
 
-from app.stripe_api.event_body import read_event
-
 from app.inbox import Inbox
+from app.stripe_api.event_body import read_event
 from tests.support.services import DEADLINE, MODULE, Entry, Lab, notification, state
 from tests.support.waiting import wait_for
 

@@ -45,6 +45,18 @@ def test_policies_are_read_from_the_constants(make_handlers: MakeHandlers) -> No
     assert str(loaded.policies[TYPE]) == "MAX_ATTEMPTS=3, RETRY_BASE_SECONDS=60"
 
 
+def test_snapshot_events_are_not_coalesced(make_handlers: MakeHandlers) -> None:
+    """Each has its own copy of the object. Other policies are for events of both kinds."""
+    source = "def handle(event, client): pass\nCONCURRENCY = 2\nCOALESCE = {}\n"
+    with pytest.raises(StartError) as raised:
+        registry.load(make_handlers(customer_created=source.format("True")))
+    (problem,) = raised.value.problems
+    assert "COALESCE is for thin events" in problem
+
+    loaded = registry.load(make_handlers(customer_created=source.format("False")))
+    assert loaded.policies == {"customer.created": Policy(concurrency=2)}
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
