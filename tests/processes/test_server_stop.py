@@ -126,7 +126,6 @@ def test_stop_signal_during_the_start_is_not_lost(
     assert server.ask("GET", "/pid").status == 200
 
 
-@pytest.mark.unmeasured
 def test_worker_does_not_outlive_its_arbiter(serve: Serve) -> None:
     """When the arbiter is killed, its workers stop listening."""
     server = serve()
