@@ -103,6 +103,8 @@ def test_commands_in_messages_exist(app: Flask) -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in {"hint", "flask_command"}:
                 words = [each.value for each in node.args if isinstance(each, ast.Constant)]
+                if not words:  # made by another function, whose tests run the command
+                    continue
                 command: click.Command | None = app.cli
                 while isinstance(command, click.Group):
                     command = command.get_command(click.Context(command), str(words.pop(0)))

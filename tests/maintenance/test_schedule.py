@@ -136,5 +136,6 @@ def test_tasks_of_a_service(make_receiver: Callable[..., Receiver]) -> None:
         *("alerts", "alerts_prune", "alert_messages", "old_records", "retention", "watch")
     }
     assert {each.name for each in tasks if not each.by_leader} == {
-        *("activity", "indexes", "inbox_outage", "paused_types", "release")
+        *("activity", "indexes", "inbox_outage", "lanes", "paused_types", "release"),
+        "type_breakers",
     }

@@ -156,11 +156,19 @@ def test_log_calls_fail_no_event(lab: Lab, sqlite_url: str, log_format: str) -> 
     assert service.deliver("evt_values").brief == HANDLED
 
     assert state(sqlite_url, "evt_values") == ("done", "handled", 1)
-    lines = [line for line in service.log.splitlines() if "evt_values" in line]
-    assert len([line for line in lines if "value" in line.replace("evt_values", "")]) == VALUES
+
+    def lines() -> list[str]:
+        return [line for line in service.log.splitlines() if "evt_values" in line]
+
+    def of_values() -> list[str]:
+        return [line for line in lines() if "value" in line.replace("evt_values", "")]
+
+    # A thread of this process reads the output.
+    wait_for(lambda: len(of_values()) >= VALUES, DEADLINE)
+    assert len(of_values()) == VALUES
     assert "Logging error" not in service.log
     if log_format == "json":
-        assert {json.loads(line)["event_id"] for line in lines} == {"evt_values"}
+        assert {json.loads(line)["event_id"] for line in lines()} == {"evt_values"}
 
 
 @FORMATS

@@ -174,7 +174,7 @@ leaders = sa.Table(
     sa.Column("holder", sa.Text, key="leader_id", nullable=False),
     sa.Column("until", sa.Double, nullable=False),
     # The length of the term. NULL if an older version began it.
-    sa.Column("seconds", sa.Double, info=since("0006")),
+    sa.Column("seconds", sa.Double, info=since("0007")),
     info=since("0003"),
 )
 

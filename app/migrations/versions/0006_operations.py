@@ -89,7 +89,6 @@ def upgrade() -> None:
     for column in ("fingerprint", "release", "trace"):
         op.add_column("events", sa.Column(column, sa.Text))
     op.add_column("events", sa.Column("erased_at", sa.Double))
-    op.add_column("leaders", sa.Column("seconds", sa.Double))
     for column in ("fingerprint", "release"):
         op.add_column("attempts", sa.Column(column, sa.Text))
     _make_error_tables()

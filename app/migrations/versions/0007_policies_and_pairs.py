@@ -1,6 +1,7 @@
 """Adds the effects that callbacks recorded, and the policies of event types.
 
 A policy uses the lane of an event, its slot while it runs, and the failures in a row of its type.
+The term of a leader gets its length.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def upgrade() -> None:
     """
     _make_effects()
     _make_policies()
+    op.add_column("leaders", sa.Column("seconds", sa.Double))
 
 
 def _make_effects() -> None:
