@@ -191,6 +191,7 @@ class TestFiles:
             "handlers/v1_charge_dispute_created.py",
             SNAPSHOT_MODULE,
             SNAPSHOT_TEST,
+            "handlers/v1_invoice_payment_failed.py",
         ]
 
     def test_they_pass_the_checks(self, tmp_path: Path) -> None:

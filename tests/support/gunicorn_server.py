@@ -203,7 +203,7 @@ def running(
     *options: str,
     threads: int = 2,
     read_seconds: float = 60,
-    max_body_bytes: int = 524_288,
+    max_body_bytes: int = 65536,
     config: Path = CONFIG,
     **settings: str,
 ) -> Iterator[Server]:
