@@ -468,10 +468,10 @@ class TestCode:
             ("# noqa: S105, S106 - fakes for tests", "fakes for tests"),
             ("# type: ignore[misc]  # noqa: ANN401", ""),
             ("# type: ignore[misc]  # never seen: read() raises", "never seen: read() raises"),
+            # Data of this test, as all comments here: it leaves out nothing from the coverage.
             ("# pragma: no cover", ""),
         ],
     )
-    # The comments above are data of this test. They silence nothing here.
     def test_what_counts_as_a_reason(self, comment: str, reason: str) -> None:
         """The codes that a tool wants are no reason; what stands beside them is."""
         assert NO_REASON.sub("", comment) == reason

@@ -39,8 +39,8 @@ def test_killed_worker_is_replaced(serve: Serve) -> None:
     wait_for(another_answers, DEADLINE)
 
 
-# Only Linux has /proc. No other system lists the libraries of a process without a tool of its own.
 @pytest.mark.unmeasured
+# Only Linux has /proc. No other system lists the libraries of a process without a tool of its own.
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="the system does not list loaded libraries")
 def test_workers_use_uvloop(serve: Serve) -> None:
     """The event loop is uvloop where it is installed."""
