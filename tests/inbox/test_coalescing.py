@@ -87,6 +87,20 @@ def test_newest_runs_and_the_others_are_superseded(inbox: Inbox) -> None:
     assert inbox.claims.claim_due(livemode=False) is None
 
 
+def test_another_type_of_the_object_is_not_superseded(make_inbox: MakeInbox) -> None:
+    """Both types coalesce. The newest event of each one runs."""
+    inbox = make_inbox(ClaimRules(coalesced=frozenset({UPDATED, OTHER})))
+    enqueue(inbox, "evt_1", "evt_2")
+    enqueue(inbox, "evt_3", "evt_4", type=OTHER)
+
+    first = claim(inbox)
+    assert (first.event_id, first.superseded) == ("evt_2", 1)
+    assert outcome(inbox, "evt_3") == outcome(inbox, "evt_4") == ("pending", None)
+    assert inbox.claims.finish(first)
+    second = claim(inbox)
+    assert (second.event_id, second.superseded) == ("evt_4", 1)
+
+
 def test_newest_that_fails_is_retried_alone(inbox: Inbox) -> None:
     """It fetches the current state at its retry. If it dies, its error is shown."""
     enqueue(inbox, "evt_1", "evt_2")
