@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+import sqlalchemy as sa
 
 from app.inbox.models import Attempt, Event
 from app.inbox.sql import administration
@@ -60,53 +62,28 @@ class Erasure:
 
     def _candidates(self, words: str) -> Iterator[str]:
         """Yield the ids of all events with the ``words`` somewhere, also within a longer word."""
-        after_at, after_id = 0.0, ""
-        while True:
-            rows = self._store.read(
-                statements.NEXT_EVENTS,
-                words=words,
-                bytes=words.encode(),
-                after_at=after_at,
-                after_id=after_id,
-                rows=ROWS,
-            )
-            yield from (row.id for row in rows if row.is_found)
-            if len(rows) < ROWS:
-                break
-            after_at, after_id = rows[-1].received_at, rows[-1].id
-        yield from self._in_attempts(words)
+        found = self._found
+        begin: dict[str, Any] = {"received_at": 0.0, "id": ""}
+        yield from (row.id for row in found(statements.NEXT_EVENTS, words, begin))
+        begin = {"event_id": "", "attempt": 0}
+        yield from (row.event_id for row in found(statements.NEXT_ATTEMPTS, words, begin))
         yield from (row.event_id for row in self._store.read(statements.RETRIES, words=words))
-        yield from self._in_effects(words)
+        begin = {"event_id": "", "purpose": ""}
+        yield from (row.event_id for row in found(statements.NEXT_EFFECTS, words, begin))
 
-    def _in_attempts(self, words: str) -> Iterator[str]:
-        after_id, after_attempt = "", 0
+    def _found(
+        self, statement: sa.Select[Any], words: str, begin: Mapping[str, Any]
+    ) -> Iterator[sa.Row[Any]]:
+        """Yield the rows of a table with the ``words``. ``begin`` is a key before all of them."""
+        after = {f"after_{name}": value for name, value in begin.items()}
         while True:
             rows = self._store.read(
-                statements.NEXT_ATTEMPTS,
-                words=words,
-                after_id=after_id,
-                after_attempt=after_attempt,
-                rows=ROWS,
+                statement, words=words, bytes=words.encode(), rows=ROWS, **after
             )
-            yield from (row.event_id for row in rows if row.is_found)
+            yield from (row for row in rows if row.is_found)
             if len(rows) < ROWS:
                 return
-            after_id, after_attempt = rows[-1].event_id, rows[-1].attempt
-
-    def _in_effects(self, words: str) -> Iterator[str]:
-        after_id, after_purpose = "", ""
-        while True:
-            rows = self._store.read(
-                statements.NEXT_EFFECTS,
-                words=words,
-                after_id=after_id,
-                after_purpose=after_purpose,
-                rows=ROWS,
-            )
-            yield from (row.event_id for row in rows if row.is_found)
-            if len(rows) < ROWS:
-                return
-            after_id, after_purpose = rows[-1].event_id, rows[-1].purpose
+            after = {f"after_{name}": getattr(rows[-1], name) for name in begin}
 
     def _read(self, event_id: str) -> Event | None:
         rows = self._store.read(administration.FIND, event_id=event_id)

@@ -40,70 +40,44 @@ def _any_contains(*columns: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
 
 
 _this_event = sa.bindparam("event_id", type_=sa.Text)
-_rows = sa.bindparam("rows", type_=sa.Integer)
 
-#: The next events after a place in the order of receipt, and which of them contain the words.
-NEXT_EVENTS = (
-    sa.select(
-        events.c.received_at,
-        events.c.id,
-        sa.func.coalesce(
-            sa.or_(
-                contains(events.c.body, sa.bindparam("bytes", type_=sa.LargeBinary)),
-                _any_contains(
-                    events.c.concurrency_key,
-                    events.c.context,
-                    events.c.reason,
-                    events.c.traceback,
-                ),
-            ),
-            sa.false(),
-        ).label("is_found"),
+
+def _next_rows(is_found: sa.ColumnElement[bool], *key: sa.Column[Any]) -> sa.Select[Any]:
+    """Select the next rows after a place in the order of the ``key``, and which are found.
+
+    The place is a row's key: the parameters are the names of its columns after ``after_``.
+    """
+    after = [sa.bindparam(f"after_{each.name}", type_=each.type) for each in key]
+    return (
+        sa.select(*key, is_found.label("is_found"))
+        .where(sa.tuple_(*key) > sa.tuple_(*after))
+        .order_by(*key)
+        .limit(sa.bindparam("rows", type_=sa.Integer))
     )
-    .where(
-        sa.tuple_(events.c.received_at, events.c.id)
-        > sa.tuple_(
-            sa.bindparam("after_at", type_=sa.Double), sa.bindparam("after_id", type_=sa.Text)
-        )
-    )
-    .order_by(events.c.received_at, events.c.id)
-    .limit(_rows)
+
+
+#: The next events in the order of receipt, and which of them contain the words.
+NEXT_EVENTS = _next_rows(
+    sa.or_(
+        contains(events.c.body, sa.bindparam("bytes", type_=sa.LargeBinary)),
+        _any_contains(
+            events.c.concurrency_key, events.c.context, events.c.reason, events.c.traceback
+        ),
+    ),
+    events.c.received_at,
+    events.c.id,
 )
 
-#: The next attempts after one of them, and which of them contain the words.
-NEXT_ATTEMPTS = (
-    sa.select(
-        attempts.c.event_id,
-        attempts.c.attempt,
-        _any_contains(attempts.c.reason, attempts.c.traceback).label("is_found"),
-    )
-    .where(
-        sa.tuple_(attempts.c.event_id, attempts.c.attempt)
-        > sa.tuple_(
-            sa.bindparam("after_id", type_=sa.Text), sa.bindparam("after_attempt", type_=sa.Integer)
-        )
-    )
-    .order_by(attempts.c.event_id, attempts.c.attempt)
-    .limit(_rows)
+#: The next attempts, and which of them contain the words.
+NEXT_ATTEMPTS = _next_rows(
+    _any_contains(attempts.c.reason, attempts.c.traceback), attempts.c.event_id, attempts.c.attempt
 )
+
+#: The next effects, and which of them contain the words.
+NEXT_EFFECTS = _next_rows(_any_contains(effects.c.purpose), effects.c.event_id, effects.c.purpose)
 
 #: The events whose retries contain the words. People ask for few of them.
 RETRIES = sa.select(retries.c.event_id).where(_any_contains(retries.c.why)).distinct()
-
-#: The next effects after one of them, and which of them contain the words.
-NEXT_EFFECTS = (
-    sa.select(
-        effects.c.event_id, effects.c.purpose, _any_contains(effects.c.purpose).label("is_found")
-    )
-    .where(
-        sa.tuple_(effects.c.event_id, effects.c.purpose)
-        > sa.tuple_(
-            sa.bindparam("after_id", type_=sa.Text), sa.bindparam("after_purpose", type_=sa.Text)
-        )
-    )
-    .order_by(effects.c.event_id, effects.c.purpose)
-    .limit(_rows)
-)
 
 ERASE_ATTEMPTS = (
     sa.update(attempts)
