@@ -602,10 +602,7 @@ class TestLeaders:
     ) -> None:
         """The message of a transition is sent by the next leader, with its id."""
         each_lab.deliver("evt_1")
-        with monkeypatch.context() as patch:
-            # No mock: the process ends at this point.
-            patch.setattr(each_lab.inbox.alerts, "hand_over", lambda: None)
-            each_lab.evaluation().run()
+        end_before_outbox(each_lab, monkeypatch)
         message = each_lab.alert().details["message"]
         assert each_lab.round() == [RAISED]
         assert [each.id for each in each_lab.receiver.received] == [message["id"]]
@@ -632,14 +629,19 @@ class TestLeaders:
     ) -> None:
         """The next leader finds an end, and sends the begin before it."""
         lab.deliver("evt_1")
-        with monkeypatch.context() as patch:
-            # No mock: the process ends at this point.
-            patch.setattr(lab.inbox.alerts, "hand_over", lambda: None)
-            lab.evaluation().run()
+        end_before_outbox(lab, monkeypatch)
         repair(lab)
         lab.calm_round()
         lab.outbox().run()
         assert lab.receiver.states == [RAISED, RESOLVED]
+
+
+def end_before_outbox(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a round of a leader whose process ends before it sends the messages."""
+    with monkeypatch.context() as patch:
+        # No mock: the process ends at this point.
+        patch.setattr(lab.inbox.alerts, "hand_over", lambda: None)
+        lab.evaluation().run()
 
 
 def freeze_first_round(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
