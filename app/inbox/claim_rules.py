@@ -17,8 +17,8 @@ class ClaimRules:
     """The rules of one process. Types that no field names have none.
 
     ``low``: types whose events wait for those of others. ``limits``: pairs of a type and the number
-    of its events that may run at once, in all processes. ``coalesced``: types with
-    one run for all due events of an object.
+    of its events that may run at once, in all processes. ``coalesced``: types with one run for all
+    due events of an object.
     """
 
     low: frozenset[str] = frozenset()

@@ -82,8 +82,9 @@ def is_type_paused(event: Any) -> sa.ColumnElement[bool]:
     return paused
 
 
-#: A worker claims only events of its API key's mode, and none while all or their type are paused.
+#: True for an event of the API key's mode.
 of_mode = candidate.c.livemode == sa.bindparam("livemode")
+#: A worker claims only events of its API key's mode, and none while all or their type are paused.
 for_workers = sa.and_(of_mode, ~sa.exists(sa.select(pauses.c.id)), ~is_type_paused(candidate))
 _is_due = sa.and_(candidate.c.state == word(State.PENDING), candidate.c.due_at <= now())
 
