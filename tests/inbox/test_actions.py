@@ -284,6 +284,17 @@ class TestGiveUp:
         (attempt,) = inbox.administration.attempts("evt_1")
         assert (attempt.outcome, attempt.claimed_by) == ("gave_up", None)
 
+    def test_released_event_is_given_up_once_its_process_has_ended(self, inbox: Inbox) -> None:
+        """Before that, its callback may still run."""
+        enqueue(inbox, 1, 2)
+        for delay in (HOUR, -1.0):
+            claim = due(inbox)
+            assert claim is not None
+            assert inbox.claims.release(claim, delay)
+
+        assert inbox.administration.give_up("evt_1", by="me", why="obsolete") is False
+        assert inbox.administration.give_up("evt_2", by="me", why="obsolete") is True
+
     def test_many_are_given_up(self, inbox: Inbox) -> None:
         """Only pending events are, the oldest first, up to the limit."""
         enqueue(inbox, 9)

@@ -116,7 +116,7 @@ def test_newest_that_fails_is_retried_alone(inbox: Inbox) -> None:
 def test_error_of_a_superseded_event_is_kept(inbox: Inbox) -> None:
     """An event that failed before is superseded once it is due again. Its history shows both."""
     enqueue(inbox, "evt_1")
-    assert inbox.claims.fail(claim(inbox), Failure("no"))
+    assert inbox.claims.fail(claim(inbox), Failure("no", traceback="KeyError"))
     enqueue(inbox, "evt_2")
 
     assert claim(inbox).event_id == "evt_2"
@@ -124,6 +124,10 @@ def test_error_of_a_superseded_event_is_kept(inbox: Inbox) -> None:
     attempts = inbox.administration.attempts("evt_1")
     assert [each.outcome for each in attempts] == ["failed", "superseded"]
     assert attempts[0].reason == "no"
+    event = inbox.administration.find("evt_1")
+    assert event is not None
+    assert (event.traceback, event.crashes) == (None, 0)
+    assert event.settled_at is not None
 
 
 def test_event_that_arrives_during_a_run_runs_afterwards(inbox: Inbox) -> None:
@@ -159,6 +163,18 @@ def test_events_of_others_are_not_superseded(inbox: Inbox, changes: dict[str, ob
 
     assert outcome(inbox, "evt_1") == SUPERSEDED
     assert outcome(inbox, "evt_other") != SUPERSEDED
+
+
+def test_later_event_of_another_type_is_not_superseded(inbox: Inbox) -> None:
+    """It is of the same object, and due. It runs after the newest of the type."""
+    enqueue(inbox, "evt_1", "evt_2")
+    enqueue(inbox, "evt_other", type=OTHER)
+
+    first = claim(inbox)
+
+    assert (first.event_id, first.superseded) == ("evt_2", 1)
+    assert inbox.claims.finish(first)
+    assert claim(inbox).event_id == "evt_other"
 
 
 def test_events_without_an_object_all_run(inbox: Inbox) -> None:

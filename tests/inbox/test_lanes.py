@@ -53,6 +53,13 @@ def claim(inbox: Inbox) -> Claim | None:
     return inbox.claims.claim_due(livemode=False)
 
 
+def _crashes(inbox: Inbox, claim: Claim) -> int:
+    """Return how many processes the event has ended in a row."""
+    event = inbox.administration.find(claim.event_id)
+    assert event is not None
+    return event.crashes
+
+
 def claimed(inbox: Inbox, count: int) -> list[str]:
     """Claim ``count`` events, and return their ids. They go on running."""
     claims = [claim(inbox) for _ in range(count)]
@@ -155,9 +162,9 @@ class TestLimit:
 
         rescued = [inbox.claims.claim_orphan(livemode=False) for _ in range(3)]
 
-        assert [each and each.event_id for each in rescued] == [
-            f"{LIMITED} 1",
-            f"{LIMITED} 2",
+        assert [each and (each.event_id, _crashes(inbox, each)) for each in rescued] == [
+            (f"{LIMITED} 1", 1),
+            (f"{LIMITED} 2", 1),
             None,
         ]
         assert claim(inbox) is None
@@ -284,6 +291,16 @@ class TestPlaces:
         assert after.lanes.place() == 0
         assert sorted(claimed(after, 2)) == [f"{BULK} 1", f"{LIMITED} 1"]
 
+    def test_one_call_moves_all_of_them(
+        self, make_inbox: MakeInbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It works in steps, of two events here."""
+        monkeypatch.setattr(lanes, "STEP", 2)
+        before, after = make_inbox(ClaimRules()), make_inbox()
+        enqueue(before, BULK, *range(5))
+
+        assert after.lanes.place() == 5
+
     def test_locked_events_are_left_to_the_process_that_holds_them(
         self, make_inbox: MakeInbox, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -296,6 +313,16 @@ class TestPlaces:
             assert after.lanes.place() == 0
 
         assert after.lanes.place() == 1
+
+
+def test_events_of_the_other_mode_are_not_claimed(make_inbox: MakeInbox) -> None:
+    """Each lane has events of both modes, and a worker has the key of one."""
+    inbox = make_inbox()
+    for each in (BULK, LIMITED, OTHER):
+        inbox.deliveries.enqueue(replace(EVENT, id=each, type=each, livemode=True))
+
+    assert claim(inbox) is None
+    assert {inbox.claims.claim_due(livemode=True) is not None for _ in range(3)} == {True}
 
 
 class TestPauses:

@@ -235,6 +235,19 @@ class TestLeader:
         assert other.reconciliation.acquire_leadership("x", "other", 600) is True
         assert one.reconciliation.acquire_leadership("x", "one", 600) is False
 
+    def test_new_term_has_its_own_length(
+        self, make_inbox: Callable[..., Inbox], database_url: str
+    ) -> None:
+        """A longer term after a shorter one is not mistaken for one from before a step back."""
+        one, other = make_inbox(), make_inbox()
+        assert one.reconciliation.acquire_leadership("x", "one", 60) is True
+        assert one.reconciliation.acquire_leadership("x", "one", 600) is True
+        assert other.reconciliation.has_leader("x") is True
+        assert other.reconciliation.acquire_leadership("x", "other", 60) is False
+        # A replica of an earlier version began the term.
+        raw_sql.execute(database_url, "UPDATE leaders SET seconds = NULL")
+        assert other.reconciliation.has_leader("x") is True
+
     def test_shorter_term_does_not_end_a_longer_one(
         self, make_inbox: Callable[..., Inbox], database_url: str
     ) -> None:

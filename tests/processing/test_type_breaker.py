@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.inbox import Inbox
+from app.inbox import Inbox, NewEvent
 from app.inbox.models import BREAKER
 from app.processing import type_breaker
 from app.processing.type_breaker import TypeBreaker
@@ -111,6 +111,15 @@ def test_success_in_any_process_begins_anew(inbox: Inbox) -> None:
     assert paused_by(inbox) is None
 
 
+def test_failures_before_a_success_of_the_same_round_do_not_count(inbox: Inbox) -> None:
+    """Only those after it are added to the inbox."""
+    breaker, _ = make(inbox)
+    attempt(breaker, FAILED, FAILED, HANDLED, FAILED)
+
+    (failing,) = inbox.type_breakers.failing()
+    assert failing.failures == 1
+
+
 def test_breaker_waits_for_the_reports_of_other_processes(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,9 +165,11 @@ def test_pause_of_a_person_is_ended_by_that_person_only(inbox: Inbox) -> None:
     assert probed == []
     attempt(breaker, FAILED, FAILED, FAILED)
     breaker.run()
+    entries = inbox.administration.audit(10)
     breaker.run()
     breaker.run()
     assert paused_by(inbox) == "jenny"
+    assert inbox.administration.audit(10) == entries
 
 
 def test_person_resumes_and_the_count_begins_anew(inbox: Inbox) -> None:
@@ -216,6 +227,50 @@ def test_workers_probe_and_resume(
     services.worker.join()
     actions = [(each.by, each.action) for each in services.inbox.administration.audit(10)]
     assert actions == [(BREAKER, "resume"), (BREAKER, "pause")]
+
+
+def parked_event(inbox: Inbox, event_id: str, *, livemode: bool = False) -> None:
+    """Record an event of the paused type and of one object, and park it."""
+    event = NewEvent(event_id, TYPE, livemode, None, b"{}", "- customer cus_1")
+    inbox.deliveries.enqueue(event)
+    inbox.administration.park()
+
+
+class TestProbe:
+    """``claim_parked``: an event of a paused type is tried."""
+
+    @pytest.fixture(autouse=True)
+    def _paused(self, inbox: Inbox) -> None:
+        inbox.administration.pause(by=BREAKER, why="3 failures in a row", type_=TYPE)
+
+    def test_events_of_the_object_do_not_run_at_once(self, inbox: Inbox) -> None:
+        """Neither another probe, nor an event after the end of the pause."""
+        parked_event(inbox, "evt_1")
+        parked_event(inbox, "evt_2")
+        probe = inbox.claims.claim_parked(TYPE, livemode=False)
+        assert probe is not None
+
+        assert inbox.claims.claim_parked(TYPE, livemode=False) is None
+        inbox.administration.resume(by="jenny", type_=TYPE)
+        inbox.administration.park()
+        assert inbox.claims.claim_due(livemode=False) is None
+
+        assert inbox.claims.finish(probe)
+        assert inbox.claims.claim_due(livemode=False) is not None
+
+    def test_mode_of_the_key_holds(self, inbox: Inbox) -> None:
+        """An event of live mode is not run with a test key."""
+        parked_event(inbox, "evt_1", livemode=True)
+
+        assert inbox.claims.claim_parked(TYPE, livemode=False) is None
+        assert inbox.claims.claim_parked(TYPE, livemode=True) is not None
+
+    def test_nothing_is_probed_while_all_types_are_paused(self, inbox: Inbox) -> None:
+        """A person has paused all events."""
+        parked_event(inbox, "evt_1")
+        inbox.administration.pause(by="jenny", why=None)
+
+        assert inbox.claims.claim_parked(TYPE, livemode=False) is None
 
 
 def test_probe_without_a_parked_event_runs_nothing(
