@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import threading
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +14,10 @@ import stripe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+#: Python 3.11 counts the depth of a tree for all threads together. Two threads that parse at the
+#: same moment get a ``SystemError``.
+_parser = threading.Lock()
 
 
 def public_name(sdk_class: type[stripe.StripeObject]) -> str:
@@ -31,7 +36,7 @@ def named_class(name: str, module_name: str) -> type[stripe.StripeObject]:
 
     Raises ``KeyError`` unless the module imports it, at least for type checkers.
     """
-    imported = _imports(ast.parse(inspect.getsource(import_module(module_name))))
+    imported = _imports(_parse(inspect.getsource(import_module(module_name))))
     found_in, _, own_name = imported[name].rpartition(".")
     return cast("type[stripe.StripeObject]", getattr(import_module(found_in), own_name))
 
@@ -53,9 +58,14 @@ def _addresses() -> dict[str, str]:
     """
     found: dict[str, list[tuple[bool, int, str]]] = {}
     for path in Path(inspect.getfile(stripe)).parent.rglob("_*_service.py"):
-        for method, returned, url in _calls(ast.parse(path.read_text(encoding="utf-8"))):
+        for method, returned, url in _calls(_parse(path.read_text(encoding="utf-8"))):
             found.setdefault(returned, []).append((method != "retrieve", url.count("{"), url))
     return {returned: min(urls)[2] for returned, urls in found.items()}
+
+
+def _parse(source: str) -> ast.Module:
+    with _parser:
+        return ast.parse(source)
 
 
 def _calls(service: ast.Module) -> Iterator[tuple[str, str, str]]:
