@@ -65,8 +65,14 @@ class Claims:
         return self._store.rules
 
     def claim_parked(self, event_type: str, *, livemode: bool) -> Claim | None:
-        """Claim a parked event of a paused type: a probe."""
-        return self._claim(claims.CLAIM_PARKED, parked_type=event_type, livemode=livemode)
+        """Claim a parked event of a paused type: a probe.
+
+        If none is parked, claim an orphan of the type: the process of the last probe can crash.
+        """
+        names = {"parked_type": event_type, "livemode": livemode}
+        return self._claim(claims.CLAIM_PARKED, **names) or self._claim(
+            claims.CLAIM_CRASHED_PROBE, **names, max_crashes=self._store.max_crashes
+        )
 
     def claim_one(
         self,

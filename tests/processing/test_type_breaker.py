@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -11,8 +12,10 @@ from app.inbox.models import BREAKER
 from app.processing import type_breaker
 from app.processing.type_breaker import TypeBreaker
 from app.states import Outcome, State
+from app.stripe_api.event_body import read_event
 from devkit import samples
 from tests.conftest import Receiver
+from tests.support import raw_sql
 from tests.support.waiting import wait_for
 
 TYPE, MODULE = "v1.customer.created", "v1_customer_created"
@@ -285,6 +288,24 @@ def test_probe_without_a_parked_event_runs_nothing(
     wait_for(lambda: not services.worker._probes)  # noqa: SLF001 - nothing else shows it
 
     services.worker.join()
+
+
+def test_crashed_probe_is_probed_again(inbox: Inbox, database_url: str) -> None:
+    """Its event may be the only one of its type. No worker rescues it while the type is paused."""
+    inbox.migrate()
+    body = json.dumps(samples.notification(TYPE, event_id="evt_1")).encode()
+    inbox.deliveries.enqueue(read_event(body))
+    inbox.administration.pause(by=BREAKER, why=None, type_=TYPE)
+    inbox.administration.park()
+    assert inbox.claims.claim_parked(TYPE, livemode=False)
+    assert inbox.claims.claim_parked(TYPE, livemode=False) is None
+    raw_sql.orphan(database_url)
+
+    assert inbox.claims.claim_orphan(livemode=False) is None
+    again = inbox.claims.claim_parked(TYPE, livemode=False)
+
+    assert again is not None
+    assert (again.event_id, again.attempt) == ("evt_1", 2)
 
 
 def test_limit_of_zero_switches_it_off(make_receiver: Callable[..., Receiver]) -> None:

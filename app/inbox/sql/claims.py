@@ -157,6 +157,25 @@ CLAIM_PARKED = claim(
     locked_key=events.c.concurrency_key,
 ).execution_options(races=True)
 
+#: Claims an orphan of a type, though the type is paused: a probe whose process crashed.
+CLAIM_CRASHED_PROBE = claim(
+    is_chosen(
+        first_unlocked(
+            sa.select(candidate.c.id)
+            .where(
+                rescuable(candidate),
+                candidate.c.type == sa.bindparam("parked_type"),
+                of_mode,
+                ~sa.exists(sa.select(pauses.c.id)),
+                ~is_locked,
+            )
+            .order_by(candidate.c.lease_until)
+        )
+    ),
+    locked_key=events.c.concurrency_key,
+    crashes=events.c.crashes + ONE,
+).execution_options(races=True)
+
 _seen_attempt = sa.bindparam("seen_attempt", type_=sa.Integer)
 
 #: True for an event that is as the person has seen it, or if that is not given. Two people can have
