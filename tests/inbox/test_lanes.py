@@ -190,6 +190,26 @@ class TestLimit:
         assert last is not None
         assert last.event_id == f"{LIMITED} 1"
 
+    def test_slot_that_an_older_replica_left_is_not_used(
+        self, make_inbox: MakeInbox, database_url: str
+    ) -> None:
+        """It rescued an orphan and settled it. A claim without a limit does not take the slot."""
+        inbox, without = make_inbox(), make_inbox(ClaimRules())
+        enqueue(inbox, LIMITED, 1, 2, 4)
+        for _ in range(3):
+            found = claim(inbox)
+            assert found is not None
+            assert inbox.claims.fail(found, Failure("no", delay=-1.0))
+        raw_sql.execute(database_url, "UPDATE events SET slot = 1")
+        enqueue(inbox, LIMITED, 3)
+        raw_sql.execute(database_url, f"UPDATE events SET due_at = 0 WHERE id = '{LIMITED} 3'")  # noqa: S608 - the test's own words
+        assert claimed(inbox, 1) == [f"{LIMITED} 3"]
+
+        assert inbox.claims.claim_one(f"{LIMITED} 1", by="jenny") is not None
+        assert claimed(without, 1) == [f"{LIMITED} 2"]
+        again = replace(EVENT, id=f"{LIMITED} 4", type=LIMITED)
+        assert inbox.deliveries.record_and_claim(again).claim
+
     def test_limit_holds_for_claims_at_the_same_moment(self, make_inbox: MakeInbox) -> None:
         """Threads of two processes claim at once. Each event runs, and never three at once."""
         inboxes = [make_inbox(), make_inbox()]

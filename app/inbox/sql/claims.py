@@ -61,12 +61,16 @@ OF_TOKEN = sa.select(*returned_columns).where(
 )
 
 
+#: The slot of an orphan. A replica of an earlier version leaves one in an event that it settles.
+_running_slot = sa.case((events.c.state == word(State.RUNNING), events.c.slot))
+
+
 def claim(*which: sa.ColumnElement[bool], **values: Any) -> sa.Update:
     """Return the statement that claims the event of these conditions, with more ``values``."""
     return (
         sa.update(events)
         .where(*which)
-        .values(**reclaimed, **values)
+        .values(**{**reclaimed, "slot": _running_slot, **values})
         .returning(*returned_columns)
         .execution_options(result=OF_TOKEN)
     )

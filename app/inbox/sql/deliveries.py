@@ -72,11 +72,8 @@ RECORD_AND_CLAIM = _new.on_conflict_do_update(
                 *("lease_until", "lease_seconds"),
             )
         },
-        **{name: _if_claimable(name, sa.null()) for name in ("fingerprint", "release")},
-        **{
-            name: _if_poison(name)
-            for name in ("reason", "traceback", "locked_key", "slot", "settled_at")
-        },
+        **{name: _if_claimable(name, sa.null()) for name in ("fingerprint", "release", "slot")},
+        **{name: _if_poison(name) for name in ("reason", "traceback", "locked_key", "settled_at")},
     },
 ).returning(*returned_columns)
 
