@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,11 @@ def sites(start: Callable[[str, str], Site]) -> list[Site]:
     return [start(mode, database) for mode in MODES for database in ("sqlite", "postgresql")]
 
 
+def has_ended(pid: int) -> bool:
+    """Return whether a process of a service is gone."""
+    return not is_alive(pid)
+
+
 def test_process_without_the_gil_ends_before_its_event_runs_elsewhere(
     lab: Lab, sites: list[Site]
 ) -> None:
@@ -100,7 +106,7 @@ def test_continued_process_records_and_claims_nothing(lab: Lab, sites: list[Site
             site.release()
             os.kill(pid, signal.SIGCONT)
         for site, pid, other in zip(sites, pids, others, strict=True):
-            wait_for(lambda pid=pid: not is_alive(pid), DEADLINE)
+            wait_for(partial(has_ended, pid), DEADLINE)
             if site.mode == "inline":
                 with pytest.raises(ConnectionError):
                     site.answers[site.event()].result(DEADLINE)
