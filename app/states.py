@@ -36,6 +36,8 @@ class Outcome(StrEnum):
     """The callback of the type's handler module returned."""
     FALLBACK = "fallback"
     """No handler module takes the type. The fallback returned, or a snapshot event has none."""
+    TWIN = "twin"
+    """The callback of the other event of a pair succeeded. This one was not run."""
     FAILED = "failed"
     """The callback raised. The event is retried."""
     RELEASED = "released"
@@ -52,8 +54,8 @@ class Outcome(StrEnum):
     """The inbox cannot store the result."""
 
 
-#: The outcomes of an attempt whose callback returned.
-SUCCESSES = frozenset({Outcome.HANDLED, Outcome.FALLBACK})
+#: The outcomes of an attempt after which the event is done.
+SUCCESSES = frozenset({Outcome.HANDLED, Outcome.FALLBACK, Outcome.TWIN})
 
 #: The outcomes of a done event that no handler module has run.
 WITHOUT_MODULE = frozenset({Outcome.FALLBACK, Outcome.WRONG_MODE})

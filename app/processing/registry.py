@@ -26,6 +26,7 @@ from app.processing.handler_module import (
     HandlerModule,
     ModuleProblem,
 )
+from app.processing.pairs import paired_types
 from app.processing.router import Router, Wrap
 from app.stripe_api.catalog import Kind
 
@@ -66,6 +67,11 @@ class Registry:
     def handled_types(self) -> frozenset[str]:
         """The types with a handler module, including those that ``EVENT_TYPE`` declares."""
         return frozenset(module.event_type for module in self.modules)
+
+    @property
+    def paired_types(self) -> frozenset[str]:
+        """The types with one module for snapshot and one for thin events, in both spellings."""
+        return paired_types(self.handled_types)
 
     def types_of(self, kind: Kind) -> frozenset[str]:
         """The types of one ``kind`` with a handler module."""

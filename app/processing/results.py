@@ -40,7 +40,7 @@ UNKNOWN = "an error whose text cannot be read"
 class Result:
     """The result of an attempt. ``failure`` is None after a success.
 
-    ``outcome`` is ``handled``, ``fallback``, ``failed``, ``gave_up``, ``unreadable``,
+    ``outcome`` is ``handled``, ``fallback``, ``twin``, ``failed``, ``gave_up``, ``unreadable``,
     ``exhausted`` or ``unrecorded``.
     """
 

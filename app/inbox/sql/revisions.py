@@ -31,6 +31,7 @@ _OTHER_NAMES = {
             *("audit_target", "error_groups_last", "alert_messages_due", "failed"),
         )
     ),
+    "0007": tuple(f"{PREFIX}{each}" for each in ("pair_holds_event", "thin_events_snapshot")),
 }
 
 

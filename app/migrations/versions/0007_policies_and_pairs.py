@@ -1,4 +1,4 @@
-"""Adds the effects that callbacks recorded."""
+"""Adds the effects that callbacks recorded, and the pairs of snapshot and thin events."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ works_with = "0004"
 _PREFIX = "stripe_receiver_"
 
 #: The tables whose rows a trigger removes with their event.
-_OF_EVENT = ("attempts", "retries", f"{_PREFIX}effects")
+_OF_EVENT = (
+    *("attempts", "retries", f"{_PREFIX}effects"),
+    *(f"{_PREFIX}pair_holds", f"{_PREFIX}thin_events"),
+)
 _FORGET = "DELETE FROM {table} WHERE event_id = {row}.id"
 
 
 def upgrade() -> None:
-    """Add the table of effects."""
+    """Add the tables of effects and of pairs."""
     _make_effects()
+    _make_pairs()
+    _forget_with_events()
 
 
 def _make_effects() -> None:
@@ -32,6 +37,25 @@ def _make_effects() -> None:
         sa.Column("purpose", sa.Text, primary_key=True),
         sa.Column("at", sa.Double, nullable=False),
     )
+
+
+def _make_pairs() -> None:
+    op.create_table(
+        f"{_PREFIX}pair_holds",
+        sa.Column("pair_key", sa.Text, primary_key=True),
+        sa.Column("event_id", sa.Text, nullable=False),
+        sa.Column("token", sa.Text, nullable=False),
+    )
+    op.create_index(f"{_PREFIX}pair_holds_event", f"{_PREFIX}pair_holds", ["event_id"])
+    op.create_table(
+        f"{_PREFIX}thin_events",
+        sa.Column("event_id", sa.Text, primary_key=True),
+        sa.Column("snapshot_event", sa.Text, nullable=False),
+    )
+    op.create_index(f"{_PREFIX}thin_events_snapshot", f"{_PREFIX}thin_events", ["snapshot_event"])
+
+
+def _forget_with_events() -> None:
     if op.get_bind().dialect.name == "sqlite":
         forget = " ".join(f"{_FORGET.format(table=each, row='OLD')};" for each in _OF_EVENT)
         op.execute("DROP TRIGGER event_removed")
