@@ -35,6 +35,7 @@ from app.inbox.models import (
     RecordedEvent,
     Suspect,
 )
+from app.inbox.moving import Moving
 from app.inbox.overview import Overview
 from app.inbox.pairs import Pairs
 from app.inbox.rate_limits import RateLimits
@@ -87,6 +88,7 @@ class Inbox:
         self.claims = Claims(self._store)
         self.effects = Effects(self._store)
         self.pairs = Pairs(self._store)
+        self.moving = Moving(self._store)
         self.rescue = Rescue(self._store)
         self.audit = Audit(self._store)
         self.administration = Administration(self._store)

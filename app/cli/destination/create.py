@@ -51,9 +51,15 @@ def create(url: str, name: str | None, *, connected_accounts: bool) -> None:
 
     Stripe shows the secret only once.
     """
-    settings, types = services().settings, sorted(services().registry.types_of(Kind.THIN))
+    types = sorted(services().registry.types_of(Kind.THIN))
     if not types:
         raise click.ClickException(f"{NOTHING_HANDLED}.")
+    create_thin(url, name, types, ["@accounts" if connected_accounts else "@self"])
+
+
+def create_thin(url: str, name: str | None, types: list[str], events_from: list[str]) -> None:
+    """Create a thin destination, and show its signing secret. ``types`` are enabled at it."""
+    settings = services().settings
     if settings.livemode and not url.startswith("https:"):
         raise click.ClickException("STRIPE_API_KEY is a live key, and live mode needs https.")
     params: EventDestinationCreateParams = {
@@ -61,7 +67,7 @@ def create(url: str, name: str | None, *, connected_accounts: bool) -> None:
         "type": "webhook_endpoint",
         "event_payload": "thin",
         "enabled_events": types,
-        "events_from": ["@accounts" if connected_accounts else "@self"],
+        "events_from": events_from,
         "webhook_endpoint": {"url": url},
         "include": ["webhook_endpoint.signing_secret", "webhook_endpoint.url"],
     }
