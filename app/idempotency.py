@@ -46,6 +46,7 @@ class _Run:
     records: EffectRecords
     process: int = field(default_factory=os.getpid)
     is_over: bool = False
+    skips_effects: bool = False
 
 
 #: The run of this context.
@@ -80,6 +81,9 @@ def once(notif: HasId, purpose: str) -> Iterator[bool]:
     """
     run = _run_of(notif)
     purpose = _checked(purpose)
+    if run.skips_effects:
+        yield False
+        return
     is_first = not run.records.is_recorded(run.event_id, purpose)
     yield is_first
     # A process that was forked in the block leaves the record to its parent.
@@ -107,6 +111,13 @@ def share_action(action_id: str) -> None:
     run = _current.get()
     if run is not None:
         run.action_id = action_id
+
+
+def skip_effects() -> None:
+    """Let ``once`` say in this run that each effect is done: it runs as a shadow."""
+    run = _current.get()
+    if run is not None:
+        run.skips_effects = True
 
 
 def _action_id(notif: HasId) -> str:

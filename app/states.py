@@ -38,6 +38,8 @@ class Outcome(StrEnum):
     """No handler module takes the type. The fallback returned, or a snapshot event has none."""
     TWIN = "twin"
     """The callback of the other event of a pair succeeded. This one was not run."""
+    SHADOW = "shadow"
+    """The callback ran beside the one of the snapshot event, without a write to Stripe."""
     FAILED = "failed"
     """The callback raised. The event is retried."""
     RELEASED = "released"
@@ -55,7 +57,7 @@ class Outcome(StrEnum):
 
 
 #: The outcomes of an attempt after which the event is done.
-SUCCESSES = frozenset({Outcome.HANDLED, Outcome.FALLBACK, Outcome.TWIN})
+SUCCESSES = frozenset({Outcome.HANDLED, Outcome.FALLBACK, Outcome.TWIN, Outcome.SHADOW})
 
 #: The outcomes of a done event that no handler module has run.
 WITHOUT_MODULE = frozenset({Outcome.FALLBACK, Outcome.WRONG_MODE})

@@ -104,6 +104,10 @@ class Claims:
         """Record one of the outcomes of a success."""
         return self._settles(settling.FINISHES[outcome], claim)
 
+    def finish_with_failure(self, claim: Claim, outcome: Outcome, failure: Failure) -> bool:
+        """Record that the event is done with this ``outcome``, although its callback failed."""
+        return self._settle(claim, State.DONE, outcome, failure)
+
     def fail(self, claim: Claim, failure: Failure) -> bool:
         """Make the event pending again, after its ``failure.delay``."""
         return self._settle(claim, State.PENDING, Outcome.FAILED, failure)

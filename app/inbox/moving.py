@@ -14,12 +14,13 @@ class Seen:
     """The recent events of one type that are done or dead. Times are seconds since the epoch.
 
     ``both``: the other event of the action is in the inbox, too. ``alone``: it is not, or no fetch
-    of the thin event succeeded. ``alone_at`` is the latest one of these.
+    of the thin event succeeded. ``alone_at`` is the latest one of these. ``failed``: dead events,
+    and shadows whose callback failed.
     """
 
     both: int
     alone: int
-    dead: int
+    failed: int
     first_at: float | None
     alone_at: float | None
 
@@ -38,4 +39,4 @@ class Moving:
         """
         names: dict[str, Any] = {"type": event_type, "livemode": livemode}
         (row,) = self._store.read(COMPARED[kind], **names, within=seconds)
-        return Seen(int(row.both), int(row.alone), int(row.dead), row.first_at, row.alone_at)
+        return Seen(int(row.both), int(row.alone), int(row.failed), row.first_at, row.alone_at)

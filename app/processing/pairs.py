@@ -47,10 +47,13 @@ class PairGate:
         """
         if event.type not in self._types:
             return None
-        if kind_of(event.type) is Kind.SNAPSHOT:
-            return str(event.id)
-        found = getattr(event.fetch_event(), "snapshot_event", None)
-        return found if isinstance(found, str) and found else None
+        return str(event.id) if kind_of(event.type) is Kind.SNAPSHOT else _snapshot_event(event)
+
+    def note_shadow(self, claim: Claim, event: Any) -> None:
+        """Record the snapshot event of a thin one that runs as a shadow. Raises as ``key``."""
+        found = _snapshot_event(event)
+        if found is not None:
+            self._pairs.note(claim.event_id, found)
 
     def enter(self, claim: Claim, key: str, *, is_thin: bool) -> Hold:
         """Ask to run the event of this ``claim``."""
@@ -60,6 +63,11 @@ class PairGate:
         if found is not Hold.TAKEN:
             log.info("pair_not_run", pair=key, twin=found.name.lower())
         return found
+
+
+def _snapshot_event(notif: Any) -> str | None:
+    found = getattr(notif.fetch_event(), "snapshot_event", None)
+    return found if isinstance(found, str) and found else None
 
 
 def delay_of(claim: Claim) -> float:

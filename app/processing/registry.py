@@ -28,7 +28,7 @@ from app.processing.handler_module import (
 )
 from app.processing.pairs import paired_types
 from app.processing.router import Router, Wrap
-from app.stripe_api.catalog import Kind
+from app.stripe_api.catalog import Kind, module_name, snapshot_type
 
 #: The maximum length of one problem in characters. It can quote an exception of the team's code.
 PROBLEM_LENGTH = 2000
@@ -70,8 +70,11 @@ class Registry:
 
     @property
     def paired_types(self) -> frozenset[str]:
-        """The types with one module for snapshot and one for thin events, in both spellings."""
-        return paired_types(self.handled_types)
+        """The types with one module for snapshot and one for thin events, in both spellings.
+
+        Not those whose thin module has ``SHADOW``.
+        """
+        return paired_types(each.event_type for each in self.modules if not each.shadow)
 
     def types_of(self, kind: Kind) -> frozenset[str]:
         """The types of one ``kind`` with a handler module."""
@@ -144,6 +147,7 @@ class _Loader:
         handlers = [name for name in names if name != AROUND]
         modules = [module for name in handlers if (module := self.check(name))]
         self._refuse_two_for_one_type(modules)
+        self._refuse_shadow_of_nothing(modules)
         fallbacks = {each.event_type: each for each in modules if each.event_type in FALLBACKS}
         fallback = fallbacks.get(FALLBACK)
         if FALLBACK not in names:
@@ -195,11 +199,22 @@ class _Loader:
             module = module or handler_module.load(self._package_name, name)
             event_type = handler_module.event_type(name, module)
             callback = handler_module.callback(event_type, module)
+            shadow = handler_module.shadow(event_type, module)
         except ModuleProblem as problem:
             self._add(name, str(problem))
             return None
         summary = handler_module.summary(module)
-        return HandlerModule(event_type, self._file(name), summary, callback, self._around)
+        return HandlerModule(event_type, self._file(name), summary, callback, self._around, shadow)
+
+    def _refuse_shadow_of_nothing(self, modules: list[HandlerModule]) -> None:
+        handled = {each.event_type for each in modules}
+        for each in modules:
+            wanted = snapshot_type(each.event_type)
+            if each.shadow and wanted not in handled:
+                self.problems.append(
+                    f"{each.file}: SHADOW = True needs the snapshot module"
+                    f" {module_name(wanted)}.py beside it. Add that module, or remove SHADOW"
+                )
 
     def _refuse_two_for_one_type(self, modules: list[HandlerModule]) -> None:
         files: dict[str, list[str]] = {}

@@ -44,12 +44,14 @@ class _Run:
 
     ``entered`` is set when it calls the callback, ``success`` when the callback has returned or
     need not run. ``waits``: the twin of the event runs, so this one has to be tried again.
+    ``is_shadow``: the event is done even if its callback fails.
     """
 
     claim: Claim
     entered: bool = False
     success: Outcome | None = None
     waits: bool = False
+    is_shadow: bool = False
 
 
 #: The run of this context. The SDK does not pass it to the callbacks.
@@ -93,8 +95,8 @@ class Runner:
     def run(self, claim: Claim) -> Outcome:
         """Run the callback for ``claim``. Returns the outcome once the inbox has recorded it.
 
-        The outcome is ``handled``, ``fallback``, ``twin``, ``gave_up``, ``unreadable``,
-        ``exhausted`` or ``unrecorded``.
+        The outcome is ``handled``, ``fallback``, ``twin``, ``shadow``, ``gave_up``,
+        ``unreadable``, ``exhausted`` or ``unrecorded``.
         Raises ``CallbackFailed`` when the callback raised and the event is pending again.
         Raises ``Deferred`` when another attempt took the event over or its twin runs, and
         ``InboxUnavailable`` when the result will be recorded later.
@@ -134,6 +136,8 @@ class Runner:
             if isinstance(error, KeyboardInterrupt) and _is_main_thread():
                 self._end_interrupted(run)
                 raise
+            if run.success is None and run.is_shadow:
+                return Result(Outcome.SHADOW, self._classifier.note_shadow(error))
             if run.success is None:
                 span.failed(error)
                 return self._classifier.classify(run.claim, error, entered=run.entered)
@@ -162,6 +166,7 @@ class Runner:
         the body, an error after it from one of them: their types do not tell them apart.
         """
         success = Outcome.FALLBACK if module.event_type in FALLBACKS else Outcome.HANDLED
+        success = Outcome.SHADOW if module.shadow else success
 
         def call(event: Any, client: stripe.StripeClient, *details: Any) -> None:
             run = _current.get()
@@ -177,6 +182,11 @@ class Runner:
 
     def _may_run(self, run: _Run, module: HandlerModule, event: Any) -> bool:
         """Return whether the callback is to run: the other event of a pair may have succeeded."""
+        if module.shadow:
+            run.is_shadow = True
+            idempotency.skip_effects()
+            self._gate.note_shadow(run.claim, event)
+            return True
         key = self._gate.key(event)
         if key is None:
             return True
@@ -217,6 +227,8 @@ class Runner:
     def _write_result(self, claim: Claim, result: Result) -> bool:
         if result.failure is None:
             return self._claims.finish(claim, result.outcome)
+        if result.outcome is Outcome.SHADOW:
+            return self._claims.finish_with_failure(claim, result.outcome, result.failure)
         if result.is_dead:
             return self._claims.mark_dead(claim, result.outcome, result.failure)
         return self._claims.fail(claim, result.failure)

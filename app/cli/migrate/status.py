@@ -11,6 +11,7 @@ from flask.cli import with_appcontext
 from app.cli.hints import hint
 from app.cli.inbox_errors import explained
 from app.cli.output import iso_time, json_option, say, say_json, say_table
+from app.processing.pairs import paired_types
 from app.services import services
 from app.stripe_api.catalog import Kind, kind_of, snapshot_type
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from app.inbox import Inbox
     from app.inbox.moving import Seen
 
-HEADINGS = ("type", "both", "snapshot only", "thin only", "dead", "last alone", "next")
+HEADINGS = ("type", "both", "snapshot only", "thin only", "failed", "last alone", "next")
 
 _HOUR = 3600.0
 
@@ -28,6 +29,7 @@ class Row:
     """The events of one pair of types."""
 
     thin_type: str
+    is_shadow: bool
     snapshot: Seen
     thin: Seen
 
@@ -38,19 +40,21 @@ class Row:
         return max(times, default=None)
 
     @property
-    def dead(self) -> int:
-        """The number of dead events of both kinds."""
-        return self.snapshot.dead + self.thin.dead
+    def failed(self) -> int:
+        """The number of events of both kinds that are dead, or failed as a shadow."""
+        return self.snapshot.failed + self.thin.failed
 
     @property
     def next_step(self) -> str:
         """What to do, in words."""
-        if self.dead:
-            return "repair the dead events"
+        if self.failed:
+            return "repair the failed events"
         if not (self.snapshot.both or self.thin.both):
             return "wait for events of both kinds"
         if self.alone_at is not None:
             return "find out why events came alone, or wait"
+        if self.is_shadow:
+            return "ready: remove SHADOW from the thin module"
         return "ready: remove the type from the old endpoint"
 
 
@@ -71,10 +75,15 @@ def status(*, hours: float, as_json: bool) -> None:
     of each type. An event came alone if its twin is not in the inbox.
     """
     own = services()
-    paired = sorted(each for each in own.registry.paired_types if kind_of(each) is Kind.THIN)
+    both = paired_types(own.registry.handled_types)
+    shadows = {each.event_type for each in own.registry.modules if each.shadow}
     livemode, seconds = own.settings.livemode, hours * _HOUR
     with explained():
-        rows = [_row(own.inbox, each, livemode=livemode, seconds=seconds) for each in paired]
+        rows = [
+            _row(own.inbox, each, is_shadow=each in shadows, livemode=livemode, seconds=seconds)
+            for each in sorted(both)
+            if kind_of(each) is Kind.THIN
+        ]
     if as_json:
         say_json([_as_object(each) for each in rows])
     elif not rows:
@@ -84,10 +93,11 @@ def status(*, hours: float, as_json: bool) -> None:
         say_table([_cells(each) for each in rows], headings=HEADINGS)
 
 
-def _row(inbox: Inbox, thin_type: str, *, livemode: bool, seconds: float) -> Row:
+def _row(inbox: Inbox, thin_type: str, *, is_shadow: bool, livemode: bool, seconds: float) -> Row:
     seen = inbox.moving.seen
     return Row(
         thin_type,
+        is_shadow,
         seen(snapshot_type(thin_type), "snapshot", livemode=livemode, seconds=seconds),
         seen(thin_type, "thin", livemode=livemode, seconds=seconds),
     )
@@ -100,7 +110,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         str(row.snapshot.both),
         str(row.snapshot.alone),
         str(row.thin.alone),
-        str(row.dead),
+        str(row.failed),
         alone_at,
         row.next_step,
     )
@@ -109,6 +119,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 def _as_object(row: Row) -> dict[str, object]:
     return {
         "type": snapshot_type(row.thin_type),
+        "shadow": row.is_shadow,
         **{name: _with_times(getattr(row, name)) for name in ("snapshot", "thin")},
         "next": row.next_step,
     }

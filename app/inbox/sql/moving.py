@@ -9,13 +9,13 @@ import sqlalchemy as sa
 from app.inbox.sql.literals import number, word
 from app.inbox.sql.rows import ONE, ZERO
 from app.inbox.sql.schema import events, now, thin_events
-from app.states import State
+from app.states import Outcome, State
 
 #: Events of one type that are compared at most, the latest ones.
 BOUND = 10_000
 
 _event = (
-    sa.select(events.c.id, events.c.state, events.c.received_at)
+    sa.select(events.c.id, events.c.state, events.c.outcome, events.c.reason, events.c.received_at)
     .where(
         events.c.type == sa.bindparam("type", type_=sa.Text),
         events.c.livemode == sa.bindparam("livemode", type_=sa.Boolean),
@@ -41,16 +41,18 @@ _thin_has_twin = sa.exists(
 
 
 def _compared(has_twin: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    """Return the numbers of recent events of a type: with and without a twin, and dead ones."""
+    """Return the numbers of recent events of a type: with and without a twin, and failed."""
     both = sa.case((has_twin, ONE), else_=ZERO).label("both")
-    each = sa.select(_event.c.state, _event.c.received_at, both).subquery("each")
+    each = sa.select(_event, both).subquery("each")
     alone = each.c.both == ZERO
+    has_failed = sa.or_(
+        each.c.state == word(State.DEAD),
+        sa.and_(each.c.outcome == word(Outcome.SHADOW), each.c.reason.is_not(None)),
+    )
     return sa.select(
         sa.func.coalesce(sa.func.sum(each.c.both), ZERO).label("both"),
         sa.func.coalesce(sa.func.sum(sa.case((alone, ONE), else_=ZERO)), ZERO).label("alone"),
-        sa.func.coalesce(
-            sa.func.sum(sa.case((each.c.state == word(State.DEAD), ONE), else_=ZERO)), ZERO
-        ).label("dead"),
+        sa.func.coalesce(sa.func.sum(sa.case((has_failed, ONE), else_=ZERO)), ZERO).label("failed"),
         sa.func.min(each.c.received_at).label("first_at"),
         sa.func.max(sa.case((alone, each.c.received_at))).label("alone_at"),
     )

@@ -128,4 +128,5 @@ FINISHES = {
     Outcome.HANDLED: FINISH,
     Outcome.FALLBACK: FINISH_BY_FALLBACK,
     Outcome.TWIN: FINISH_AS_TWIN,
+    Outcome.SHADOW: _settle(**success(Outcome.SHADOW)),
 }

@@ -80,8 +80,8 @@ def test_dead_event(run: Run, send: Callable[..., None], database_url: str) -> N
     """It needs a person before the type can move."""
     send(1)
     raw_sql.execute(database_url, "UPDATE events SET state = 'dead' WHERE id = 'evt_n_1'")
-    assert row(run)["next"] == "repair the dead events"
-    assert row(run)["thin"]["dead"] == 1
+    assert row(run)["next"] == "repair the failed events"
+    assert row(run)["thin"]["failed"] == 1
 
 
 def test_hours(run: Run, send: Callable[..., None], database_url: str) -> None:
@@ -98,3 +98,25 @@ def test_no_pair(make_deliver: MakeDeliver) -> None:
     receiver.services.inbox.migrate()
     runner = receiver.app.test_cli_runner()
     assert "flask migrate plan" in runner.invoke(args=["migrate", "status"]).output
+
+
+def test_shadow(make_deliver: MakeDeliver, stripe_api: StripeApi, database_url: str) -> None:
+    """A shadow is compared too, and its failure is counted."""
+    shadow = "SHADOW = True\ndef handle(notif, client): assert notif.id != 'evt_n_2'\n"
+    modules = {**MODULES, "v1_customer_created": shadow}
+    deliver = make_deliver(modules=modules, database_url=database_url)
+    steps = []
+    for number in (1, 2):
+        thin = samples.notification(THIN, event_id=f"evt_n_{number}")
+        stripe_api.put_event({**samples.event(thin), "snapshot_event": f"evt_s_{number}"})
+        deliver(thin)
+        deliver(samples.snapshot_event(SNAPSHOT, event_id=f"evt_s_{number}"))
+        result = deliver.receiver.app.test_cli_runner().invoke(args=["migrate", "status", "--json"])
+        (found,) = json.loads(result.output)
+        steps.append(
+            (found["shadow"], found["thin"]["both"], found["thin"]["failed"], found["next"])
+        )
+    assert steps == [
+        (True, 1, 0, "ready: remove SHADOW from the thin module"),
+        (True, 2, 1, "repair the failed events"),
+    ]
