@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import stripe
@@ -71,9 +71,8 @@ def read_only(client: stripe.StripeClient) -> stripe.StripeClient:
     So do the clients that the SDK derives from it. They share its connections.
     """
     requestor = client._requestor  # noqa: SLF001 - as in ``StripeClient.with_stripe_context``
-    http_client = copy.copy(requestor._client)  # noqa: SLF001 - the same
-    if isinstance(http_client, HTTPClient):
-        http_client.reads_only = True
+    http_client = cast("HTTPClient", copy.copy(requestor._client))  # noqa: SLF001 - the same
+    http_client.reads_only = True
     options = requestor._options  # noqa: SLF001 - the same
     return stripe.StripeClient(
         str(options.api_key),

@@ -230,7 +230,7 @@ def run(lab: Lab, database_url: str, number: int, **settings: Any) -> None:
     assert set(outcomes) == {SNAPSHOT, THIN}
 
 
-@pytest.mark.parametrize("number", [300])
+@pytest.mark.parametrize("number", [200])
 def test_inline(lab: Lab, database_url: str, number: int) -> None:
     """A web process that is killed in a callback leaves the action to the other event too."""
     run(lab, database_url, number)
@@ -238,7 +238,7 @@ def test_inline(lab: Lab, database_url: str, number: int) -> None:
 
 def test_queue_on_sqlite(lab: Lab, sqlite_url: str) -> None:
     """Workers in two services on one file."""
-    run(lab, sqlite_url, 300, PROCESSING="queue")
+    run(lab, sqlite_url, 200, PROCESSING="queue")
 
 
 def test_queue_on_postgresql(lab: Lab, postgresql_url: str) -> None:

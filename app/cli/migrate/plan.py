@@ -41,7 +41,7 @@ def plan(endpoint_id: str, *, as_json: bool) -> None:
     WE_OR_ED is the id of a webhook endpoint or of an event destination of snapshot events. This
     changes nothing.
     """
-    endpoint, types = _read(endpoint_id)
+    endpoint, types = read_endpoint(endpoint_id)
     if as_json:
         say_json(
             {
@@ -80,7 +80,7 @@ def mirror(endpoint_id: str, url: str | None, *, connected_accounts: bool, yes: 
     WE_OR_ED stays unchanged. Deploy the modules to all replicas before. Stripe shows the signing
     secret only once.
     """
-    endpoint, types = _read(endpoint_id)
+    endpoint, types = read_endpoint(endpoint_id)
     moving = sorted(each.thin for each in types if each.thin and each.has_thin_module)
     target = url or endpoint.url
     if not moving:
@@ -102,7 +102,7 @@ def mirror(endpoint_id: str, url: str | None, *, connected_accounts: bool, yes: 
     create_thin(target, None, moving, list(events_from))
 
 
-def _read(endpoint_id: str) -> tuple[Endpoint, list[TypeToMove]]:
+def read_endpoint(endpoint_id: str) -> tuple[Endpoint, list[TypeToMove]]:
     """Return the endpoint and its types. Ends the command for a destination of thin events."""
     with explained():
         try:

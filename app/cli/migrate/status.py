@@ -45,6 +45,12 @@ class Row:
         return self.snapshot.failed + self.thin.failed
 
     @property
+    def is_ready(self) -> bool:
+        """Return True if thin events alone do all that the snapshot events do."""
+        seen = self.snapshot.both or self.thin.both
+        return bool(seen) and not self.failed and self.alone_at is None and not self.is_shadow
+
+    @property
     def next_step(self) -> str:
         """What to do, in words."""
         if self.failed:
@@ -80,7 +86,7 @@ def status(*, hours: float, as_json: bool) -> None:
     livemode, seconds = own.settings.livemode, hours * _HOUR
     with explained():
         rows = [
-            _row(own.inbox, each, is_shadow=each in shadows, livemode=livemode, seconds=seconds)
+            compared(own.inbox, each, is_shadow=each in shadows, livemode=livemode, seconds=seconds)
             for each in sorted(both)
             if kind_of(each) is Kind.THIN
         ]
@@ -93,7 +99,10 @@ def status(*, hours: float, as_json: bool) -> None:
         say_table([_cells(each) for each in rows], headings=HEADINGS)
 
 
-def _row(inbox: Inbox, thin_type: str, *, is_shadow: bool, livemode: bool, seconds: float) -> Row:
+def compared(
+    inbox: Inbox, thin_type: str, *, is_shadow: bool, livemode: bool, seconds: float
+) -> Row:
+    """Return the events of a thin type and of its snapshot type in the last ``seconds``."""
     seen = inbox.moving.seen
     return Row(
         thin_type,
