@@ -308,3 +308,13 @@ class TestImport:
         record = read_record(json.dumps(lines[0]).encode())
         other.receiver.services.inbox.transfer.add([record], runnable=False)
         assert Pair(other, stripe_api).send(SNAPSHOT).outcome == "twin"
+
+
+def test_schema_of_its_own(
+    make_deliver: MakeDeliver, stripe_api: StripeApi, postgresql_url: str
+) -> None:
+    """With ``DATABASE_SCHEMA`` all statements name the schema."""
+    raw_sql.execute(postgresql_url, "CREATE SCHEMA other")
+    deliver = make_deliver(modules=PAIR, database_url=postgresql_url, database_schema="other")
+    pair = Pair(deliver, stripe_api)
+    assert [pair.send(each).outcome for each in (THIN, SNAPSHOT)] == ["handled", "twin"]

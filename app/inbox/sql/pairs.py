@@ -65,7 +65,13 @@ is_live = sa.and_(
     ),
 )
 
-_claimed = sa.select(_key, events.c.id, events.c.claimed_by).where(_this_claim, ~has_succeeded)
+#: Locks the event on PostgreSQL, so that no other attempt takes it before the hold is committed. A
+#: hold of this claim that was written later would replace the one of that attempt.
+_claimed = (
+    sa.select(_key, events.c.id, events.c.claimed_by)
+    .where(_this_claim, ~has_succeeded)
+    .with_for_update(read=True, of=events)
+)
 _held = insert(pair_holds).from_select(["pair_key", "event_id", "token"], _claimed)
 
 #: Takes the hold of a pair for a claim, or moves it from an earlier claim of the same event. The
