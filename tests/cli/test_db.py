@@ -108,6 +108,22 @@ def test_upgrade_names_the_revision_before(receiver: Receiver) -> None:
     assert upgraded.output == f"The tables were migrated from revision 0004 to revision {HEAD}.\n"
 
 
+def test_upgrade_builds_missing_indexes(make_receiver: MakeReceiver, postgresql_url: str) -> None:
+    """A large inbox gets its indexes after the migration, and an interrupted build is repeated."""
+    receiver = make_receiver(database_url=postgresql_url, migrate="check")
+    run(receiver, "db", "upgrade")
+    raw_sql.execute(postgresql_url, "DROP INDEX stripe_receiver_type")
+
+    built = run(receiver, "db", "upgrade")
+
+    assert (built.exit_code, built.output) == (
+        0,
+        f"{READY}Building the indexes stripe_receiver_type. Deliveries go on.\n"
+        "The indexes are built.\n",
+    )
+    assert run(receiver, "db", "upgrade").output == READY
+
+
 def test_newer_tables_that_work(receiver: Receiver) -> None:
     """Tables of a newer version are ready if this version works with them."""
     run(receiver, "db", "upgrade")

@@ -137,12 +137,10 @@ class PostgresqlStatements:
             with self.pool.connection(statement_timeout_ms) as connection:
                 try:
                     return run(connection, sql)
-                except psycopg.errors.UniqueViolation:
-                    if not options.get("races"):
-                        raise
-                    connection.rollback()  # behind a pooler a transaction is open
-                    return cast("T", _LOST)
                 except psycopg.Error as error:
+                    if isinstance(error, psycopg.errors.UniqueViolation) and options.get("races"):
+                        connection.rollback()  # behind a pooler a transaction is open
+                        return cast("T", _LOST)
                     is_lost = connection.closed and not isinstance(error, deadline.TimedOut)
                     if not is_lost or not options.get("repeatable", True):
                         raise
