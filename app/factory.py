@@ -165,6 +165,7 @@ def _make_runner(  # noqa: PLR0913, PLR0917 - the services, in the order of thei
         client,
         inbox.claims,
         inbox.effects,
+        inbox.pairs,
         leases=parts.leases,
         deferred=parts.deferred,
         watchdog=parts.watchdog,

@@ -42,9 +42,11 @@ class _Run:
     """The run of a callback: its event, where its effects are recorded, and its process."""
 
     event_id: str
+    action_id: str
     records: EffectRecords
     process: int = field(default_factory=os.getpid)
     is_over: bool = False
+    skips_effects: bool = False
 
 
 #: The run of this context.
@@ -54,7 +56,8 @@ _current: ContextVar[_Run | None] = ContextVar("run_with_effects", default=None)
 def idempotency_key(notif: HasId, purpose: str) -> str:
     """Return the idempotency key of one request to Stripe's API.
 
-    It is the same in each attempt of the event. Other events and other purposes have other keys.
+    It is the same in each attempt of the event, and in the runs of both events of a pair. Other
+    events and other purposes have other keys.
     ``purpose`` is 1 to 100 characters of printable ASCII. Raises ``ValueError`` for another one.
     """
     event_id, purpose = _action_id(notif), _checked(purpose)
@@ -78,6 +81,9 @@ def once(notif: HasId, purpose: str) -> Iterator[bool]:
     """
     run = _run_of(notif)
     purpose = _checked(purpose)
+    if run.skips_effects:
+        yield False
+        return
     is_first = not run.records.is_recorded(run.event_id, purpose)
     yield is_first
     # A process that was forked in the block leaves the record to its parent.
@@ -88,7 +94,7 @@ def once(notif: HasId, purpose: str) -> Iterator[bool]:
 @contextmanager
 def recording(event_id: str, records: EffectRecords) -> Iterator[None]:
     """Let ``once`` in the block record effects of this event."""
-    run = _Run(event_id, records)
+    run = _Run(event_id, event_id, records)
     token = _current.set(run)
     try:
         yield
@@ -97,9 +103,29 @@ def recording(event_id: str, records: EffectRecords) -> Iterator[None]:
         _current.reset(token)
 
 
+def share_action(action_id: str) -> None:
+    """Let this run make the keys of ``action_id``: both events of a pair have the same keys.
+
+    Does nothing outside of a run.
+    """
+    run = _current.get()
+    if run is not None:
+        run.action_id = action_id
+
+
+def skip_effects() -> None:
+    """Let ``once`` say in this run that each effect is done: it runs as a shadow."""
+    run = _current.get()
+    if run is not None:
+        run.skips_effects = True
+
+
 def _action_id(notif: HasId) -> str:
-    """Return the id that all attempts have in common."""
-    return str(notif.id)
+    """Return the id that all attempts have in common, and both events of a pair."""
+    run = _current.get()
+    if run is None or run.is_over or notif.id != run.event_id:
+        return str(notif.id)
+    return run.action_id
 
 
 def _checked(purpose: object) -> str:

@@ -38,6 +38,10 @@ class Outcome(StrEnum):
     """The callback of the type's handler module returned."""
     FALLBACK = "fallback"
     """No handler module takes the type. The fallback returned, or a snapshot event has none."""
+    TWIN = "twin"
+    """The callback of the other event of a pair succeeded. This one was not run."""
+    SHADOW = "shadow"
+    """The callback ran beside the one of the snapshot event, without a write to Stripe."""
     FAILED = "failed"
     """The callback raised. The event is retried."""
     RELEASED = "released"
@@ -54,8 +58,8 @@ class Outcome(StrEnum):
     """The inbox cannot store the result."""
 
 
-#: The outcomes of an attempt whose callback returned.
-SUCCESSES = frozenset({Outcome.HANDLED, Outcome.FALLBACK})
+#: The outcomes of an attempt after which the event is done.
+SUCCESSES = frozenset({Outcome.HANDLED, Outcome.FALLBACK, Outcome.TWIN, Outcome.SHADOW})
 
 #: The outcomes of a done event that no handler module has run.
 WITHOUT_MODULE = frozenset({Outcome.FALLBACK, Outcome.WRONG_MODE})

@@ -15,6 +15,7 @@ import stripe
 
 from app import idempotency_key, once
 from app.errors import InboxUnavailable
+from app.idempotency import share_action
 from app.inbox.effects import Effects
 from devkit.deliver import Deliver, Delivery, MakeDeliver, RunHandler
 from devkit.stripe_api import StripeApi
@@ -78,6 +79,11 @@ class TestKey:
         notif = Notification("evt_1")
         assert idempotency_key(notif, "refund") == "evt_1:refund"
         assert idempotency_key(Notification("evt_2"), "refund") == "evt_2:refund"
+
+    def test_no_run_shares_a_key(self) -> None:
+        """Only a run can be of an action with two events."""
+        share_action("evt_snapshot")
+        assert idempotency_key(Notification("evt_1"), "refund") == "evt_1:refund"
 
     def test_both_kinds_of_events_have_one(self) -> None:
         """A notification and a snapshot event have an id."""

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING
 
-from app.cli import alerts, db, destination, doctor, events, handlers, worker
+from app.cli import alerts, db, destination, doctor, events, handlers, migrate, worker
 
 if TYPE_CHECKING:
     from flask.cli import AppGroup
@@ -23,6 +23,7 @@ def register(commands: AppGroup) -> None:
     commands.add_command(doctor.doctor)
     commands.add_command(events.events)
     commands.add_command(handlers.handlers)
+    commands.add_command(migrate.migrate)
     commands.add_command(worker.worker)
     if importlib.util.find_spec(DEVKIT) is not None:
         importlib.import_module(f"{DEVKIT}.cli").register(events.events, handlers.handlers)

@@ -36,7 +36,9 @@ from app.inbox.models import (
     RecordedEvent,
     Suspect,
 )
+from app.inbox.moving import Moving
 from app.inbox.overview import Overview
+from app.inbox.pairs import Pairs
 from app.inbox.rate_limits import RateLimits
 from app.inbox.reconciliation import Reconciliation
 from app.inbox.rescue import Rescue
@@ -88,6 +90,8 @@ class Inbox:
         self.indexes = Indexes(self._store)
         self.claims = Claims(self._store)
         self.effects = Effects(self._store)
+        self.pairs = Pairs(self._store)
+        self.moving = Moving(self._store)
         self.rescue = Rescue(self._store)
         self.audit = Audit(self._store)
         self.administration = Administration(self._store)

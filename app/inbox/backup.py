@@ -28,13 +28,22 @@ from app.inbox.sql.operations import (
     type_pauses,
 )
 from app.inbox.sql.revisions import columns_at
-from app.inbox.sql.schema import attempts, effects, events, pauses, retries, watermarks
+from app.inbox.sql.schema import (
+    attempts,
+    effects,
+    events,
+    pair_holds,
+    pauses,
+    retries,
+    thin_events,
+    watermarks,
+)
 from app.inbox.store import Store
 from app.text import in_one_line
 
 #: The tables of a backup. The others hold the state of running processes.
 TABLES = (
-    *(events, attempts, retries, effects, pauses, watermarks),
+    *(events, attempts, retries, effects, pair_holds, thin_events, pauses, watermarks),
     *(error_groups, error_hours, releases, audit, type_pauses, type_failures),
 )
 

@@ -130,17 +130,20 @@ class Claims:
         self._store.write(renew, lease_seconds=self._store.lease_seconds, **names)
 
     def finish(self, claim: Claim, outcome: Outcome = Outcome.HANDLED) -> bool:
-        """Record that the callback returned, with one of the outcomes of a success."""
-        by_fallback = outcome is Outcome.FALLBACK
-        return self._settles(settling.FINISH_BY_FALLBACK if by_fallback else settling.FINISH, claim)
+        """Record one of the outcomes of a success."""
+        return self._settles(settling.FINISHES[outcome], claim)
+
+    def finish_with_failure(self, claim: Claim, outcome: Outcome, failure: Failure) -> bool:
+        """Record that the event is done with this ``outcome``, although its callback failed."""
+        return self._settle(claim, State.DONE, outcome, failure)
 
     def fail(self, claim: Claim, failure: Failure) -> bool:
         """Make the event pending again, after its ``failure.delay``."""
         return self._settle(claim, State.PENDING, Outcome.FAILED, failure)
 
-    def release(self, claim: Claim, delay: float) -> bool:
+    def release(self, claim: Claim, delay: float, reason: str = "the process was stopped") -> bool:
         """Give the claim back, to be taken after ``delay`` seconds. No attempt is used up."""
-        failure = Failure("the process was stopped", delay=delay)
+        failure = Failure(reason, delay=delay)
         return self._settle(claim, State.PENDING, Outcome.RELEASED, failure)
 
     def mark_dead(self, claim: Claim, outcome: str, failure: Failure) -> bool:

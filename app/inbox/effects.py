@@ -23,7 +23,7 @@ class Effects:
         self._store = store
 
     def is_recorded(self, event_id: str, purpose: str) -> bool:
-        """Return whether this effect of an event is recorded."""
+        """Return whether this effect of an event is recorded, by it or by its twin."""
         return bool(self._store.read(statements.FIND, event_id=event_id, purpose=purpose))
 
     def record(self, event_id: str, purpose: str) -> None:

@@ -105,12 +105,13 @@ _ATTEMPT: Mapping[str, _Convert] = {
 }
 _RETRY: Mapping[str, _Convert] = {"at": _time, "by": _name, "why": _text}
 _EFFECT: Mapping[str, _Convert] = {"purpose": _name, "at": _time}
+_THIN: Mapping[str, _Convert] = {"snapshot_event": _name}
 
 #: The fields that can be null, and can be missing.
 _NULLABLE = frozenset(
     {
         *("context", "outcome", "reason", "traceback", "claimed_at", "settled_at", "claimed_by"),
-        *("fingerprint", "release", "trace", "erased_at", "why"),
+        *("fingerprint", "release", "trace", "erased_at", "why", "snapshot_event"),
     }
 )
 _TIMES = frozenset(
@@ -134,6 +135,8 @@ class Record:
     attempts: list[Row]
     retries: list[Row]
     effects: list[Row]
+    snapshot_event: str | None = None
+    """The snapshot event of a thin event, if it is known."""
 
     @property
     def event_id(self) -> str:
@@ -142,11 +145,16 @@ class Record:
 
 
 def write_record(
-    event: Row, attempts: Iterable[Row], retries: Iterable[Row], effects: Iterable[Row]
+    event: Row,
+    attempts: Iterable[Row],
+    retries: Iterable[Row],
+    effects: Iterable[Row],
+    snapshot_event: str | None = None,
 ) -> Row:
     """Return the JSON object of an event, from the columns of its rows.
 
-    Without effects, it is the one of the version before, which can import it.
+    Without effects and a ``snapshot_event``, it is the one of the version before, which can import
+    it.
     """
     done = [_written(each, _EFFECT) for each in effects]
     return {
@@ -155,6 +163,7 @@ def write_record(
         "attempts": [_written(each, _ATTEMPT) for each in attempts],
         "retries": [_written(each, _RETRY) for each in retries],
         **({"effects": done} if done else {}),
+        **({"snapshot_event": snapshot_event} if snapshot_event else {}),
     }
 
 
@@ -189,6 +198,7 @@ def read_record(line: bytes) -> Record:
     if not isinstance(values, dict):
         raise ValueError("is no JSON object")  # noqa: TRY004 - one error for all of them
     history = {name: _list(name, values.pop(name, [])) for name in _HISTORY}
+    snapshot_event = values.pop("snapshot_event", None)
     body = _read_body(values)
     values = {**_defaults(values), **values}
     ended = [_read(each, _ATTEMPT) for each in history["attempts"]]
@@ -199,6 +209,7 @@ def read_record(line: bytes) -> Record:
         ended,
         [_read(each, _RETRY) for each in history["retries"]],
         [_read(each, _EFFECT) for each in history["effects"]],
+        _read({"snapshot_event": snapshot_event}, _THIN)["snapshot_event"],
     )
 
 

@@ -1,4 +1,4 @@
-"""The inbox for exports and imports: whole events, with their attempts, retries and effects."""
+"""The inbox for exports and imports: whole events, with their history."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.inbox.models import before_parking
 from app.inbox.records import Record, Row, write_record
 from app.inbox.sql import transfer as statements
 from app.inbox.sql.reconcile import KNOWN
-from app.inbox.sql.schema import attempts, effects, retries
+from app.inbox.sql.schema import attempts, effects, retries, thin_events
 from app.inbox.store import Store
 from app.states import Outcome, State
 
@@ -51,8 +51,13 @@ class Transfer:
         ended = self._by_event(statements.ATTEMPTS, ids)
         asked = self._by_event(statements.RETRIES, ids)
         done = self._by_event(statements.EFFECTS, ids)
-        there = [each for each in ids if each in found]
-        return [write_record(found[each], ended[each], asked[each], done[each]) for each in there]
+        thin = self._store.read(statements.THIN_EVENTS, ids=ids)
+        twins = {row.event_id: row.snapshot_event for row in thin}
+        return [
+            write_record(found[each], ended[each], asked[each], done[each], twins.get(each))
+            for each in ids
+            if each in found
+        ]
 
     def _by_event(self, statement: sa.Executable, ids: list[str]) -> dict[str, list[Row]]:
         rows = defaultdict(list)
@@ -93,6 +98,13 @@ class Transfer:
                 ]
                 if history:
                     target.execute(sa.insert(table), history)
+            thin = [
+                {"event_id": each.event_id, "snapshot_event": each.snapshot_event}
+                for each in records
+                if each.event_id in added and each.snapshot_event
+            ]
+            if thin:
+                target.execute(sa.insert(thin_events), thin)
         return added
 
 

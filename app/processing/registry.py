@@ -26,9 +26,10 @@ from app.processing.handler_module import (
     HandlerModule,
     ModuleProblem,
 )
+from app.processing.pairs import paired_types
 from app.processing.policies import NO_POLICY, Policy
 from app.processing.router import Router, Wrap
-from app.stripe_api.catalog import Kind, kind_of
+from app.stripe_api.catalog import Kind, kind_of, module_name, snapshot_type
 
 #: The maximum length of one problem in characters. It can quote an exception of the team's code.
 PROBLEM_LENGTH = 2000
@@ -68,6 +69,14 @@ class Registry:
         """The types with a handler module, including those that ``EVENT_TYPE`` declares."""
         return frozenset(module.event_type for module in self.modules)
 
+    @property
+    def paired_types(self) -> frozenset[str]:
+        """The types with one module for snapshot and one for thin events, in both spellings.
+
+        Not those whose thin module has ``SHADOW``.
+        """
+        return paired_types(each.event_type for each in self.modules if not each.shadow)
+
     def types_of(self, kind: Kind) -> frozenset[str]:
         """The types of one ``kind`` with a handler module."""
         return frozenset(each.event_type for each in self.modules if each.kind is kind)
@@ -99,6 +108,7 @@ class _BrokenRegistry:
 
     def __init__(self, error: StartError) -> None:
         self._error = error
+        self.paired_types = frozenset[str]()
 
     def register(self, *_arguments: object, **_named: object) -> _BrokenRegistry:
         """Return a router that cannot run an event."""
@@ -156,6 +166,7 @@ class _Loader:
         handlers = [name for name in names if name != AROUND]
         modules = [module for name in handlers if (module := self.check(name))]
         self._refuse_two_for_one_type(modules)
+        self._refuse_shadow_of_nothing(modules)
         fallbacks = {each.event_type: each for each in modules if each.event_type in FALLBACKS}
         fallback = fallbacks.get(FALLBACK)
         if FALLBACK not in names:
@@ -207,6 +218,7 @@ class _Loader:
             module = module or handler_module.load(self._package_name, name)
             event_type = handler_module.event_type(name, module)
             callback = handler_module.callback(event_type, module)
+            shadow = handler_module.shadow(event_type, module)
         except ModuleProblem as problem:
             self._add(name, str(problem))
             return None
@@ -223,7 +235,18 @@ class _Loader:
             callback,
             self._around,
             policies.read(module),
+            shadow,
         )
+
+    def _refuse_shadow_of_nothing(self, modules: list[HandlerModule]) -> None:
+        handled = {each.event_type for each in modules}
+        for each in modules:
+            wanted = snapshot_type(each.event_type)
+            if each.shadow and wanted not in handled:
+                self.problems.append(
+                    f"{each.file}: SHADOW = True needs the snapshot module"
+                    f" {module_name(wanted)}.py beside it. Add that module, or remove SHADOW"
+                )
 
     def _refuse_two_for_one_type(self, modules: list[HandlerModule]) -> None:
         files: dict[str, list[str]] = {}

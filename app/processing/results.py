@@ -40,8 +40,8 @@ UNKNOWN = "an error whose text cannot be read"
 class Result:
     """The result of an attempt. ``failure`` is None after a success.
 
-    ``outcome`` is ``handled``, ``fallback``, ``failed``, ``gave_up``, ``unreadable``,
-    ``exhausted`` or ``unrecorded``.
+    ``outcome`` is ``handled``, ``fallback``, ``twin``, ``shadow``, ``failed``, ``gave_up``,
+    ``unreadable``, ``exhausted`` or ``unrecorded``. A shadow can have a failure, too.
     """
 
     outcome: Outcome
@@ -97,6 +97,18 @@ class Classifier:
         except BaseException:  # reading the error runs the callback's own code
             log.exception("error_not_judged")
             return self._plan(claim, self._failure(error, UNKNOWN))
+
+    def note_shadow(self, error: BaseException) -> Failure:
+        """Log the ``error`` of a shadow, and return it to be stored. Raises nothing.
+
+        It has no error group: groups are counted and alerted.
+        """
+        try:
+            log.warning("shadow_failed", exc_info=error)
+            return Failure(self._reason(error), self._traceback(error), release=self._release)
+        except BaseException:  # reading the error runs the callback's own code
+            log.exception("error_not_judged")
+            return Failure(UNKNOWN, release=self._release)
 
     def _classify(self, claim: Claim, error: BaseException, *, entered: bool) -> Result:
         failure = self._failure(error, self._reason(error), self._traceback(error))

@@ -17,6 +17,7 @@ import structlog
 
 from app.processing.handler_module import SNAPSHOT_FALLBACK, Callback, HandlerModule
 from app.stripe_api.catalog import Kind, event_types, kind_of, load_classes, method_name
+from app.stripe_api.client import read_only
 from app.stripe_api.event_body import NOTIFICATION, snapshot_context
 
 log = structlog.get_logger(__name__)
@@ -45,6 +46,8 @@ class Router:
         self._client = client
         thin = [each for each in modules if each.kind is Kind.THIN]
         self._thin = _thin_handler(client, thin, fallback, wrap)
+        self._shadow = _thin_handler(read_only(client), thin, fallback, wrap)
+        self._shadow_types = {each.event_type for each in thin if each.shadow}
         snapshot = [each for each in modules if each.kind is Kind.SNAPSHOT]
         self._snapshot = {each.event_type: wrap(each) for each in snapshot}
         self._snapshot_fallback = wrap(snapshot_fallback or _LOGGED)
@@ -53,7 +56,8 @@ class Router:
     def route(self, event_type: str, body: bytes) -> None:
         """Call the callback of an event. Raises what it raises, and the SDK's errors of reading."""
         if kind_of(event_type) is Kind.THIN:
-            self._thin.handle(body)
+            is_shadow = event_type in self._shadow_types
+            (self._shadow if is_shadow else self._thin).handle(body)
             return
         values = json.loads(body)
         if values.get("object") == NOTIFICATION:

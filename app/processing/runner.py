@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import stripe
 import structlog
@@ -21,14 +21,18 @@ from app.errors import CallbackFailed, InboxUnavailable
 from app.idempotency import EffectRecords
 from app.inbox import Claim, Failure
 from app.inbox.claims import Claims
+from app.inbox.pairs import Hold, Pairs
+from app.processing import pairs as pairing
 from app.processing.deferred_results import DeferredResults
 from app.processing.leases import Leases, claim_lost
+from app.processing.pairs import PairGate
 from app.processing.registry import FALLBACKS, Callback, HandlerModule, Registry
 from app.processing.results import Classifier, Result
 from app.runtime import forks
 from app.runtime.watchdog import Watchdog
 from app.states import Outcome
 from app.stripe_api import fetch_cache
+from app.stripe_api.catalog import Kind
 from app.tracing.spans import Span, Tracing
 
 log = structlog.get_logger(__name__)
@@ -38,12 +42,16 @@ log = structlog.get_logger(__name__)
 class _Run:
     """One call of the router.
 
-    ``entered`` is set when it calls the callback, ``success`` when the callback has returned.
+    ``entered`` is set when it calls the callback, ``success`` when the callback has returned or
+    need not run. ``waits``: the twin of the event runs, so this one has to be tried again.
+    ``is_shadow``: the event is done even if its callback fails.
     """
 
     claim: Claim
     entered: bool = False
     success: Outcome | None = None
+    waits: bool = False
+    is_shadow: bool = False
 
 
 #: The run of this context. The SDK does not pass it to the callbacks.
@@ -59,6 +67,7 @@ class Runner:
         client: stripe.StripeClient,
         claims: Claims,
         effects: EffectRecords,
+        pairs: Pairs,
         *,
         leases: Leases,
         deferred: DeferredResults,
@@ -80,16 +89,17 @@ class Runner:
         self._watchdog = watchdog
         self._tracing = tracing
         self._classifier = classifier
-        self._router = registry.register(client, wrap=_wrap)
+        self._router = registry.register(client, wrap=self._wrap)
+        self._gate = PairGate(pairs, registry.paired_types)
 
     def run(self, claim: Claim) -> Outcome:
         """Run the callback for ``claim``. Returns the outcome once the inbox has recorded it.
 
-        The outcome is ``handled``, ``fallback``, ``gave_up``, ``unreadable``, ``exhausted`` or
-        ``unrecorded``.
+        The outcome is ``handled``, ``fallback``, ``twin``, ``shadow``, ``gave_up``,
+        ``unreadable``, ``exhausted`` or ``unrecorded``.
         Raises ``CallbackFailed`` when the callback raised and the event is pending again.
-        Raises ``Deferred`` when another attempt took the event over, and ``InboxUnavailable`` when
-        the result will be recorded later.
+        Raises ``Deferred`` when another attempt took the event over or its twin runs, and
+        ``InboxUnavailable`` when the result will be recorded later.
         """
         return copy_context().run(self._run, claim)
 
@@ -97,7 +107,10 @@ class Runner:
         with self._tracing.attempt(claim) as span, self._leases.renewing(claim):
             structlog.contextvars.bind_contextvars(**claim.log_fields(), **span.log_fields())
             started = time.perf_counter()
-            result = self._call(claim, span)
+            run = _Run(claim)
+            result = self._call(run, span)
+            if run.waits:
+                self._wait_for_twin(claim)
             self._on_attempt(claim.type, result.outcome, time.perf_counter() - started)
             self._record_or_defer(claim, lambda: self._record(claim, result))
             span.ended(result.outcome)
@@ -105,9 +118,14 @@ class Runner:
             raise CallbackFailed("the callback failed; the event will be retried", reason="raised")
         return result.outcome
 
-    def _call(self, claim: Claim, span: Span) -> Result:
+    def _wait_for_twin(self, claim: Claim) -> NoReturn:
+        """Give the claim back without a failure: the twin of its event runs."""
+        delay = pairing.delay_of(claim)
+        self._record_or_defer(claim, lambda: self._claims.release(claim, delay, "its twin runs"))
+        raise pairing.twin_runs(claim)
+
+    def _call(self, run: _Run, span: Span) -> Result:
         """Call the callback and return the result."""
-        run = _Run(claim)
         try:
             # In a context of its own: log fields that the callback binds must not reach later lines
             # or the next run.
@@ -118,9 +136,11 @@ class Runner:
             if isinstance(error, KeyboardInterrupt) and _is_main_thread():
                 self._end_interrupted(run)
                 raise
+            if run.success is None and run.is_shadow:
+                return Result(Outcome.SHADOW, self._classifier.note_shadow(error))
             if run.success is None:
                 span.failed(error)
-                return self._classifier.classify(claim, error, entered=run.entered)
+                return self._classifier.classify(run.claim, error, entered=run.entered)
             log.exception("error_after_callback")  # the callback has succeeded: never run it again
         return Result(run.success or Outcome.HANDLED)
 
@@ -138,6 +158,44 @@ class Runner:
         effects = idempotency.recording(run.claim.event_id, self._effects)
         with effects, forks.ending_in_the_block():
             self._router.route(run.claim.type, run.claim.body)
+
+    def _wrap(self, module: HandlerModule) -> Callback:
+        """Return the module's callback for the router.
+
+        It notes that the callback or its hook was entered. An error before that comes from reading
+        the body, an error after it from one of them: their types do not tell them apart.
+        """
+        success = Outcome.FALLBACK if module.event_type in FALLBACKS else Outcome.HANDLED
+        success = Outcome.SHADOW if module.shadow else success
+
+        def call(event: Any, client: stripe.StripeClient, *details: Any) -> None:
+            run = _current.get()
+            # The SDK unwraps envelopes of other services, and reads the event inside.
+            if (event.id, event.type) != (run.claim.event_id, run.claim.type):
+                raise ValueError("the body is of another event than the one recorded")
+            run.entered = True
+            if self._may_run(run, module, event):
+                module.run(event, client, *details)
+                run.success = success
+
+        return call
+
+    def _may_run(self, run: _Run, module: HandlerModule, event: Any) -> bool:
+        """Return whether the callback is to run: the other event of a pair may have succeeded."""
+        if module.shadow:
+            run.is_shadow = True
+            idempotency.skip_effects()
+            self._gate.note_shadow(run.claim, event)
+            return True
+        key = self._gate.key(event)
+        if key is None:
+            return True
+        hold = self._gate.enter(run.claim, key, is_thin=module.kind is Kind.THIN)
+        if hold is Hold.TWIN_SUCCEEDED:
+            run.success = Outcome.TWIN
+        run.waits = hold is Hold.TWIN_RUNS
+        idempotency.share_action(key)
+        return hold is Hold.TAKEN
 
     def _record_or_defer(self, claim: Claim, record: Callable[[], bool]) -> None:
         """Record the result now, or defer it when that fails. Raises why it failed."""
@@ -169,6 +227,8 @@ class Runner:
     def _write_result(self, claim: Claim, result: Result) -> bool:
         if result.failure is None:
             return self._claims.finish(claim, result.outcome)
+        if result.outcome is Outcome.SHADOW:
+            return self._claims.finish_with_failure(claim, result.outcome, result.failure)
         if result.is_dead:
             return self._claims.mark_dead(claim, result.outcome, result.failure)
         return self._claims.fail(claim, result.failure)
@@ -176,23 +236,3 @@ class Runner:
 
 def _is_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
-
-
-def _wrap(module: HandlerModule) -> Callback:
-    """Return the module's callback for the router.
-
-    It notes that the callback or its hook was entered. An error before that comes from reading the
-    body, an error after it from one of them: their types do not tell them apart.
-    """
-    success = Outcome.FALLBACK if module.event_type in FALLBACKS else Outcome.HANDLED
-
-    def call(event: Any, client: stripe.StripeClient, *details: Any) -> None:
-        run = _current.get()
-        # The SDK unwraps envelopes of other services, and reads the event inside.
-        if (event.id, event.type) != (run.claim.event_id, run.claim.type):
-            raise ValueError("the body is of another event than the one recorded")
-        run.entered = True
-        module.run(event, client, *details)
-        run.success = success
-
-    return call

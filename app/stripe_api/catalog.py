@@ -33,6 +33,14 @@ def kind_of(event_type: str) -> Kind:
     return Kind.THIN if _VERSION.match(event_type) else Kind.SNAPSHOT
 
 
+def snapshot_type(event_type: str) -> str:
+    """Return the type without its version: the snapshot type of the same actions, if there is one.
+
+    A snapshot type is returned as it is given.
+    """
+    return _VERSION.sub("", event_type, count=1)
+
+
 def event_types(kind: Kind | None = None) -> frozenset[str]:
     """Return every event type that the installed SDK knows, of one ``kind`` or of both."""
     if kind is None:

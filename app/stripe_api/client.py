@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
+from urllib.parse import urlsplit
 
 import stripe
 
@@ -63,6 +65,28 @@ def build_client(
     )
 
 
+def read_only(client: stripe.StripeClient) -> stripe.StripeClient:
+    """Return a client like this one that refuses each request which could change something.
+
+    So do the clients that the SDK derives from it. They share its connections.
+    """
+    requestor = client._requestor  # noqa: SLF001 - as in ``StripeClient.with_stripe_context``
+    http_client = cast("HTTPClient", copy.copy(requestor._client))  # noqa: SLF001 - the same
+    http_client.reads_only = True
+    options = requestor._options  # noqa: SLF001 - the same
+    return stripe.StripeClient(
+        str(options.api_key),
+        stripe_version=options.stripe_version,
+        base_addresses=options.base_addresses or {},
+        max_network_retries=options.max_network_retries,
+        http_client=http_client,
+    )
+
+
+class WriteRefused(Exception):
+    """A module with ``SHADOW = True`` made a request that could change something at Stripe."""
+
+
 class HTTPClient(stripe.RequestsClient):
     """The SDK's client with a rate limit. It fetches an event or a related object once in a run.
 
@@ -84,6 +108,7 @@ class HTTPClient(stripe.RequestsClient):
         ``on_request`` is the one of ``build_client``.
         """
         super().__init__(timeout=TIMEOUT)
+        self.reads_only = False
         self._rate_limiter = rate_limiter
         self._default_context = default_context
         self._on_request = on_request
@@ -139,6 +164,11 @@ class HTTPClient(stripe.RequestsClient):
         post_data: Any,
     ) -> Answer:
         """Make one request within the rate limit. A 429 slows the rate limiter down."""
+        if self.reads_only and method.lower() != "get":
+            raise WriteRefused(
+                f"{method.upper()} {urlsplit(url).path} was not sent: the handler module has"
+                " SHADOW = True, so its client only reads"
+            )
         if self._rate_limiter:
             self._rate_limiter.wait(method, url)
         with self._tracing.request(method, url) as span:

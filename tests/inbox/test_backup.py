@@ -67,6 +67,7 @@ def inbox(make_inbox: MakeInbox, database_url: str) -> Inbox:
     inbox.claims.fail(claim(inbox), Failure("broken", delay=0.0, traceback="at line 1"))
     inbox.claims.finish(claim(inbox))
     inbox.effects.record("evt_1", "mail")
+    inbox.pairs.note("evt_1", "evt_snapshot")
     for name in ("first", "second"):
         raw_sql.note_retry(database_url, "evt_1", by=name)
     for number in range(MANY):
@@ -81,6 +82,7 @@ def inbox(make_inbox: MakeInbox, database_url: str) -> Inbox:
         "INSERT INTO stripe_receiver_error_groups VALUES"
         " ('f1', 'KeyError', 'handlers/a.py:1', 'v1.a', 1, 2, 3, 'evt_1', 'r1')",
         "INSERT INTO stripe_receiver_error_hours VALUES ('f1', 7, 'r1', 3)",
+        "INSERT INTO stripe_receiver_pair_holds VALUES ('evt_snapshot', 'evt_1', 't')",
         "INSERT INTO stripe_receiver_releases VALUES ('r1', 1)",
         "INSERT INTO stripe_receiver_type_pauses VALUES ('v1.a', 1, 'me', 'broken')",
     ):

@@ -42,6 +42,7 @@ def inbox(make_inbox: Callable[..., Inbox], database_url: str) -> Inbox:
     inbox.claims.fail(claim(inbox, "evt_done"), failure)
     inbox.claims.finish(claim(inbox, "evt_done"))
     inbox.effects.record("evt_done", "mail")
+    inbox.pairs.note("evt_done", "evt_snapshot")
     for why in (None, "plan added"):
         raw_sql.note_retry(database_url, "evt_done", why=why)
     inbox.claims.mark_dead(claim(inbox, "evt_dead"), "gave_up", failure)

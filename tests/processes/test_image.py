@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TYPE = "v1.customer.created"
 COMMANDS = {
     "": {
-        *("alerts", "db", "destination", "doctor", "events", "handlers", "worker"),
+        *("alerts", "db", "destination", "doctor", "events", "handlers", "migrate", "worker"),
         *("routes", "run", "shell"),
     },
     "alerts": {"list", "test"},
@@ -35,6 +35,7 @@ COMMANDS = {
     "handlers": {"list"},
     "db": {"backup", "check", "current", "restore", "upgrade"},
     "destination": {"check", "create", "list", "sync"},
+    "migrate": {"finish", "mirror", "plan", "status"},
 }
 
 
@@ -183,6 +184,7 @@ def test_each_command_works(image: Image, stripe_api: StripeApi, tmp_path: Path)
         ("handlers", "list"): 0,
         ("destination", "list"): 0,
         ("destination", "check", destination): 1,
+        ("migrate", "status"): 0,
         ("worker",): 1,
     }.items():
         done = image.flask(*words)
@@ -197,5 +199,5 @@ def test_groups_without_the_devkit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "DEVKIT", "no_such_package")
     commands = AppGroup()
     cli.register(commands)
-    groups = {"alerts", "db", "destination", "doctor", "events", "handlers", "worker"}
+    groups = {"alerts", "db", "destination", "doctor", "events", "handlers", "migrate", "worker"}
     assert set(commands.commands) == groups

@@ -65,18 +65,24 @@ def create(
 
     Stripe shows the secret only once. The payload style and the API version cannot be changed.
     """
-    settings, kind = services().settings, Kind(payload)
+    kind = Kind(payload)
     types = services().registry.types_of(kind)
     if api_version and kind is Kind.THIN:
         raise click.UsageError("Thin events have no API version: --api-version needs snapshot.")
     if not types:
         raise click.ClickException(f"{nothing_handled(kind)}.")
-    if settings.livemode and not url.startswith("https:"):
-        raise click.ClickException("STRIPE_API_KEY is a live key, and live mode needs https.")
     events_from = ["@accounts" if connected_accounts else "@self"]
     params = new_destination(
         kind, types, url, name=name, events_from=events_from, api_version=api_version
     )
+    create_and_show(params, url)
+
+
+def create_and_show(params: EventDestinationCreateParams, url: str) -> None:
+    """Create the destination of these ``params``, which sends to ``url``. Shows its secret."""
+    settings = services().settings
+    if settings.livemode and not url.startswith("https:"):
+        raise click.ClickException("STRIPE_API_KEY is a live key, and live mode needs https.")
     _show(_create(settings, params), url)
 
 

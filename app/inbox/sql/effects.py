@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from app.inbox.sql.pairs import of_one_action
 from app.inbox.sql.schema import effects, events, now
 
 _this_event = sa.bindparam("event_id", type_=sa.Text)
@@ -20,8 +21,9 @@ RECORD = (
     .on_conflict_do_nothing(index_elements=[effects.c.event_id, effects.c.purpose])
 )
 
+#: Finds an effect of an event or of its twin.
 FIND = sa.select(effects.c.at).where(
-    effects.c.event_id == _this_event, effects.c.purpose == _purpose
+    effects.c.event_id.in_(of_one_action), effects.c.purpose == _purpose
 )
 
 OF_EVENT = (

@@ -27,10 +27,19 @@ due_at: sa.ColumnElement[Any] = sa.case(
     (events.c.due_at >= parked, events.c.due_at - parked), else_=events.c.due_at
 )
 
-#: The outcome of an event, also while it is parked. The trigger ``attempt_begins`` does the same.
-outcome: sa.ColumnElement[Any] = sa.func.replace(
-    events.c.outcome, word(PARKED_PREFIX), word(""), type_=sa.Text
-)
+
+def outcome_of(event: Any) -> sa.ColumnElement[Any]:
+    """Return the outcome of an event, also while it is parked.
+
+    The trigger ``attempt_begins`` does the same.
+    """
+    unparked: sa.ColumnElement[Any] = sa.func.replace(
+        event.c.outcome, word(PARKED_PREFIX), word(""), type_=sa.Text
+    )
+    return unparked
+
+
+outcome = outcome_of(events)
 
 #: The outcome that the row of a parked event has.
 parked_outcome = sa.case(

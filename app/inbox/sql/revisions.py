@@ -31,7 +31,9 @@ _OTHER_NAMES = {
             *("audit_target", "error_groups_last", "alert_messages_due", "failed"),
         )
     ),
-    "0007": tuple(f"{PREFIX}{each}" for each in ("lane", "slot")),
+    "0007": tuple(
+        f"{PREFIX}{each}" for each in ("lane", "slot", "pair_holds_event", "thin_events_snapshot")
+    ),
 }
 
 

@@ -112,6 +112,27 @@ effects = sa.Table(
     info=since("0007"),
 )
 
+#: The claim of a pair that may run: of a snapshot event and the thin event of the same action at
+#: Stripe. The key is the id of the snapshot event. It holds while the claim does, and stays after a
+#: success (``app/inbox/sql/pairs.py``).
+pair_holds = sa.Table(
+    "stripe_receiver_pair_holds",
+    metadata,
+    sa.Column("pair_key", sa.Text, primary_key=True),
+    sa.Column("event_id", sa.Text, nullable=False),
+    sa.Column("token", sa.Text, nullable=False),
+    info=since("0007"),
+)
+
+#: The thin events whose snapshot event is known.
+thin_events = sa.Table(
+    "stripe_receiver_thin_events",
+    metadata,
+    sa.Column("event_id", sa.Text, primary_key=True),
+    sa.Column("snapshot_event", sa.Text, nullable=False),
+    info=since("0007"),
+)
+
 #: One row while the workers are paused, none otherwise.
 pauses = sa.Table(
     "pauses",

@@ -120,3 +120,14 @@ def success(outcome: Outcome) -> dict[str, Any]:
 #: Ends a claim whose callback returned, in a handler module and in the fallback.
 FINISH = _settle(**success(Outcome.HANDLED))
 FINISH_BY_FALLBACK = _settle(**success(Outcome.FALLBACK))
+
+#: Ends a claim whose event needs no run: its twin has succeeded.
+FINISH_AS_TWIN = _settle(**success(Outcome.TWIN))
+
+#: The statement that ends a claim with each outcome of a success.
+FINISHES = {
+    Outcome.HANDLED: FINISH,
+    Outcome.FALLBACK: FINISH_BY_FALLBACK,
+    Outcome.TWIN: FINISH_AS_TWIN,
+    Outcome.SHADOW: _settle(**success(Outcome.SHADOW)),
+}

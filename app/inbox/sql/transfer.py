@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from app.inbox.sql.schema import attempts, effects, events, retries
+from app.inbox.sql.schema import attempts, effects, events, retries, thin_events
 
 _ids: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
 
@@ -24,6 +24,7 @@ EFFECTS = (
     .where(effects.c.event_id.in_(_ids))
     .order_by(effects.c.event_id, effects.c.purpose)
 )
+THIN_EVENTS = sa.select(thin_events).where(thin_events.c.event_id.in_(_ids))
 
 #: Adds events that are missing, and returns their ids. A known event stays unchanged.
 ADD = insert(events).on_conflict_do_nothing(index_elements=[events.c.id]).returning(events.c.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +36,8 @@ def test_connection_that_is_lost_twice_is_given_up(postgresql_url: str, *, is_po
 
     with pytest.raises(InboxUnavailable) as raised:
         engine.execute(suicide, {})
-    assert "terminating connection" in raised.value.reason
+    # The server's last message can be lost with the connection.
+    assert re.search("terminating connection|server closed", raised.value.reason)
     assert path.accepted == 2
     assert engine.execute(sa.text("SELECT 1"), {}) == (1,)
     engine.close()
@@ -207,7 +209,7 @@ def test_connection_lost_while_idle_does_not_fail_a_read(postgresql_url: str) ->
     assert engine.read(one, {})[0][0] == 1
     with pytest.raises(InboxUnavailable) as raised:
         engine.read(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"), {})
-    assert "terminating connection" in raised.value.reason
+    assert re.search("terminating connection|server closed", raised.value.reason)
     assert engine.read(one, {})[0][0] == 1
     engine.close()
 

@@ -1,0 +1,61 @@
+"""The inbox for pairs: of a snapshot event and its thin event, one callback succeeds."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Any
+
+from app.inbox.models import Claim
+from app.inbox.sql import pairs as statements
+from app.inbox.store import Store
+
+#: Tries to take the hold. One that is lost to another process or whose claim ended is tried again.
+TRIES = 5
+
+
+class Hold(Enum):
+    """The answer for an event of a pair that is to run."""
+
+    TAKEN = auto()
+    """Its callback may run."""
+    TWIN_SUCCEEDED = auto()
+    """The callback of the other event has succeeded."""
+    TWIN_RUNS = auto()
+    """The other event runs now."""
+
+
+class Pairs:
+    """Decides which event of a pair runs. The key of a pair is the id of its snapshot event."""
+
+    def __init__(self, store: Store) -> None:
+        """Take the ``store`` of the events."""
+        self._store = store
+
+    def note(self, event_id: str, snapshot_event: str) -> None:
+        """Record the snapshot event of a thin event."""
+        self._store.write(statements.NOTE, event_id=event_id, pair_key=snapshot_event)
+
+    def hold(self, claim: Claim, pair_key: str) -> Hold:
+        """Let the event of this ``claim`` run, unless the other one runs or succeeded.
+
+        The hold is committed when this returns. It ends with the claim, and stays for ever once
+        the event is done.
+        """
+        names: dict[str, Any] = {"event_id": claim.event_id, "pair_key": pair_key}
+        for _ in range(TRIES):
+            claimed = {**names, "claim": claim.attempt, "token": claim.token}
+            if self._store.write(statements.HOLD, **claimed) is not None:
+                return Hold.TAKEN
+            (found,) = self._store.read(statements.FIND, **names)
+            if found.has_succeeded:
+                return Hold.TWIN_SUCCEEDED
+            if found.is_live:
+                break
+            if found.holder is not None:
+                self._store.write(
+                    statements.FREE,
+                    pair_key=pair_key,
+                    holder=found.holder,
+                    held_by=found.held_by,
+                )
+        return Hold.TWIN_RUNS

@@ -1,0 +1,246 @@
+"""Pairs under SIGKILL: each action at Stripe comes as two events, and one callback succeeds.
+
+Callbacks write a journal, and the tests read it: the inbox alone could be wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from app.inbox.filters import EventFilter
+from devkit import samples
+from devkit.stripe_api import StripeApi
+from tests.support.services import (
+    DEADLINE,
+    SECRETS,
+    Entry,
+    Lab,
+    Service,
+    ask_inbox,
+    children_of,
+)
+from tests.support.waiting import wait_for
+
+SNAPSHOT, THIN = "customer.created", "v1.customer.created"
+
+#: Notes its begin and its end. Every fifth first attempt of an event fails.
+HANDLER = """
+    import json, os, time, zlib
+    from pathlib import Path
+
+    from app.processing.runner import _current
+
+    FILE = Path(__file__).parent / "journal"
+
+    def note(what, event_id, attempt):
+        entry = {{"what": what, "event_id": event_id, "attempt": attempt,
+                 "pid": os.getpid(), "at": time.monotonic()}}
+        descriptor = os.open(FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(descriptor, (json.dumps(entry) + "\\n").encode())
+        os.close(descriptor)
+
+    def handle({name}, client):
+        attempt = _current.get().claim.attempt
+        note("start", {name}.id, attempt)
+        time.sleep(0.005)
+        if attempt == 1 and zlib.crc32({name}.id.encode()) % 5 == 0:
+            raise RuntimeError("the first attempt fails")
+        note("end", {name}.id, attempt)
+"""
+
+#: Short leases, because many processes are killed. Attempts and crashes are unlimited.
+RESTLESS: dict[str, Any] = {
+    "LEASE_SECONDS": 1,
+    "MAX_CRASHES": 100000,
+    "MAX_ATTEMPTS": 10000,
+    "RETRY_CAP_SECONDS": 1,
+    "WEB_CONCURRENCY": 2,
+    "STRIPE_RATE_LIMIT": 1000,
+}
+
+
+@pytest.fixture
+def modules() -> dict[str, str]:
+    """Both modules of one type."""
+    return {
+        "customer_created": HANDLER.format(name="event"),
+        "v1_customer_created": HANDLER.format(name="notif"),
+    }
+
+
+def thin_event(path: str) -> dict[str, Any] | None:
+    """Return the full event for a path of Stripe's API: it names the snapshot event."""
+    found = re.fullmatch(r"/v2/core/events/(evt_n_(\d+))", path)
+    if found is None:
+        return None
+    return {**samples.event(thin(found[2])), "snapshot_event": f"evt_s_{found[2]}"}
+
+
+def thin(number: object) -> dict[str, Any]:
+    """Return the thin event of an action."""
+    # Another object than in the snapshot event, so that workers can claim both at once.
+    return samples.notification(THIN, event_id=f"evt_n_{number}", object_id=f"cus_n_{number}")
+
+
+def bodies(number: int) -> tuple[bytes, bytes]:
+    """Return the bodies of both events of an action."""
+    fields = {"object": "customer", "id": f"cus_s_{number}"}
+    snapshot = samples.snapshot_event(
+        SNAPSHOT, event_id=f"evt_s_{number}", unknown=True, fields=fields
+    )
+    return samples.encode(snapshot), samples.encode(thin(number))
+
+
+#: At least this many processes are killed during the deliveries.
+KILLS = 8
+
+
+class Restless:
+    """Services that are killed at random, and started again."""
+
+    def __init__(self, lab: Lab, database_url: str, api: StripeApi, **settings: Any) -> None:
+        """Start two of them."""
+        self._start: Callable[[], Service] = partial(
+            lab.start, database_url, STRIPE_API_BASE=api.url, **RESTLESS, **settings
+        )
+        self.random = random.Random(20261127)  # noqa: S311 - the same kills every time
+        self.services = [self._start() for _ in range(2)]
+        for each in self.services:
+            wait_for(each.is_ready, DEADLINE)
+        self.kills = 0
+        self.over = threading.Event()
+
+    def kill_until_over(self) -> None:
+        """Kill a process with SIGKILL about once a second: a service, or one of its workers."""
+        while not self.over.wait(self.random.uniform(0.4, 1.0)):
+            number = self.random.randrange(len(self.services))
+            victim: Service = self.services[number]
+            children = children_of(victim.process.pid)
+            self.kills += 1
+            with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
+                if children and self.random.random() < 0.7:
+                    os.kill(self.random.choice(children), signal.SIGKILL)
+                    continue
+                os.killpg(victim.process.pid, signal.SIGKILL)
+            victim.process.wait(DEADLINE)
+            self.services[number] = self._start()
+
+    def deliver(self, body: bytes) -> bool:
+        """Deliver a body to one of them. Returns whether Stripe may forget the event."""
+        service = self.random.choice(self.services)
+        headers = {"Stripe-Signature": samples.sign(body, SECRETS[0], int(time.time()))}
+        with contextlib.suppress(OSError, AssertionError, json.JSONDecodeError):  # it was killed
+            return service.ask("POST", "/webhook", body, headers).status == 200
+        return False
+
+
+def deliver_all(lab: Lab, restless: Restless, number: int) -> None:
+    """Deliver both events of each action until a 2xx, as Stripe does, and some once more."""
+    order = [body for each in range(number) for body in bodies(each)]
+    mixed = [*order, *restless.random.sample(order, number // 4)]
+    # In random order, but not far from each other: most twins are in the service at once.
+    mixed = [
+        body
+        for _, body in sorted(
+            (place // 2 + restless.random.uniform(0, 12), body) for place, body in enumerate(mixed)
+        )
+    ]
+    waiting = iter(enumerate(mixed))
+    lock = threading.Lock()
+
+    def deliver() -> None:
+        while True:
+            with lock:
+                place, body = next(waiting, (0, None))
+            if body is None:
+                return
+            # Not faster than the kills, however fast the machine is.
+            while restless.kills < place * KILLS // len(mixed) and not restless.over.is_set():
+                time.sleep(0.01)
+            end = time.monotonic() + DEADLINE
+            while not restless.deliver(body):
+                assert time.monotonic() < end
+                time.sleep(0.05)
+
+    for future in [lab.pool.submit(deliver) for _ in range(12)]:
+        future.result(10 * DEADLINE)
+
+
+def assert_one_success_each(lab: Lab, database_url: str, number: int) -> Counter[str]:
+    """Fail unless one event of each action is handled, and no run began after its success."""
+    found = ask_inbox(
+        database_url, lambda inbox: inbox.administration.select(EventFilter(), 3 * number)
+    )
+    events = {each.id: each for each in found}
+    assert len(events) == 2 * number
+    journal: dict[str, list[Entry]] = {}
+    for entry in lab.journal():
+        journal.setdefault(entry.event_id.rpartition("_")[2], []).append(entry)
+    outcomes: Counter[str] = Counter()
+    for each in range(number):
+        both = [events[f"evt_{kind}_{each}"] for kind in "sn"]
+        assert sorted((one.state, str(one.outcome)) for one in both) == [
+            ("done", "handled"),
+            ("done", "twin"),
+        ], each
+        (winner,) = (one for one in both if one.outcome == "handled")
+        entries = sorted(journal[str(each)], key=lambda entry: entry.at)
+        # The run whose success is recorded was alone, and none began after it.
+        latest = [(one.what, one.event_id, one.attempt) for one in entries[-2:]]
+        run = (winner.id, winner.attempt)
+        assert latest == [("start", *run), ("end", *run)], entries
+        outcomes[winner.type] += 1
+    return outcomes
+
+
+def run(lab: Lab, database_url: str, number: int, **settings: Any) -> None:
+    """Deliver both events of so many actions while processes are killed."""
+    with StripeApi(thin_event).serve() as api:
+        restless = Restless(lab, database_url, api, **settings)
+        killing = lab.pool.submit(restless.kill_until_over)
+        try:
+            deliver_all(lab, restless, number)
+        finally:
+            restless.over.set()
+            killing.result(DEADLINE)
+
+        def all_done() -> bool:
+            done = EventFilter(state="done")
+            return (
+                ask_inbox(database_url, lambda inbox: inbox.administration.count(done).number)
+                == 2 * number
+            )
+
+        wait_for(all_done, 3 * DEADLINE)
+    assert restless.kills >= KILLS - 1
+    outcomes = assert_one_success_each(lab, database_url, number)
+    assert set(outcomes) == {SNAPSHOT, THIN}
+
+
+@pytest.mark.parametrize("number", [200])
+def test_inline(lab: Lab, database_url: str, number: int) -> None:
+    """A web process that is killed in a callback leaves the action to the other event too."""
+    run(lab, database_url, number)
+
+
+def test_queue_on_sqlite(lab: Lab, sqlite_url: str) -> None:
+    """Workers in two services on one file."""
+    run(lab, sqlite_url, 200, PROCESSING="queue")
+
+
+def test_queue_on_postgresql(lab: Lab, postgresql_url: str) -> None:
+    """Two replicas."""
+    run(lab, postgresql_url, 400, PROCESSING="queue")

@@ -1,0 +1,320 @@
+"""Pairs: of a snapshot event and the thin event of the same action, one callback succeeds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import GiveUp
+from app.inbox import Claim, Failure, NewEvent
+from app.inbox.pairs import Hold
+from app.inbox.records import read_record
+from app.processing.pairs import delay_of, paired_types
+from devkit import samples
+from devkit.deliver import Deliver, Delivery, MakeDeliver
+from devkit.stripe_api import StripeApi
+from tests.support import raw_sql
+from tests.support.waiting import wait_for
+
+SNAPSHOT = "customer.created"
+THIN = "v1.customer.created"
+
+#: Notes its event. ``before`` can fail, or deliver another event.
+NOTING = """
+    import app
+
+    runs, keys, mails = [], [], []
+    before = None
+
+    def handle({name}, client):
+        runs.append({name}.id)
+        keys.append(app.idempotency_key({name}, "greet"))
+        with app.once({name}, "mail") as first:
+            if first:
+                mails.append({name}.id)
+        if before:
+            before()
+"""
+PAIR = {
+    "customer_created": NOTING.format(name="event"),
+    "v1_customer_created": NOTING.format(name="notif"),
+}
+
+
+class Pair:
+    """A snapshot event and the thin event of the same action, and the callbacks of both."""
+
+    def __init__(self, deliver: Deliver, api: StripeApi, *, names: str | None = "evt_s") -> None:
+        """Serve the thin event, which names the snapshot event ``names``."""
+        self.deliver = deliver
+        self.bodies = {
+            SNAPSHOT: samples.snapshot_event(SNAPSHOT, event_id="evt_s"),
+            THIN: samples.notification(THIN, event_id="evt_n"),
+        }
+        api.put_event({**samples.event(self.bodies[THIN]), "snapshot_event": names})
+
+    def send(self, event_type: str) -> Delivery:
+        """Deliver one of the two events."""
+        return self.deliver(self.bodies[event_type])
+
+    def module(self, event_type: str) -> Any:
+        """Return a handler module."""
+        return self.deliver.receiver.module(event_type.replace(".", "_"))
+
+    def runs(self) -> list[str]:
+        """Return the events of all runs, those of snapshot events first."""
+        return [*self.module(SNAPSHOT).runs, *self.module(THIN).runs]
+
+    def stored(self) -> list[tuple[str, str | None]]:
+        """Return the state and the outcome of the snapshot event, and those of the thin one."""
+        found = [self.deliver.receiver.event(each) for each in ("evt_s", "evt_n")]
+        return [(each.state, each.outcome) for each in found]
+
+
+@pytest.fixture
+def pair(make_deliver: MakeDeliver, stripe_api: StripeApi, database_url: str) -> Pair:
+    """A pair in inline mode."""
+    return Pair(make_deliver(modules=PAIR, database_url=database_url), stripe_api)
+
+
+def fail() -> None:
+    """Raise, as a callback does."""
+    raise LookupError
+
+
+ORDERS = pytest.mark.parametrize(("first", "second"), [(SNAPSHOT, THIN), (THIN, SNAPSHOT)])
+
+
+@ORDERS
+class TestInline:
+    """Each rule holds whichever event comes first."""
+
+    def test_one_runs(self, pair: Pair, first: str, second: str) -> None:
+        """The other one is done as ``twin``, and Stripe is answered 200."""
+        found = [pair.send(each).outcome for each in (first, second, first, second)]
+        assert found == ["handled", "twin", "duplicate", "duplicate"]
+        assert len(pair.runs()) == 1
+        assert pair.send(second).status == 200
+
+    def test_failed_one_does_not_block(self, pair: Pair, first: str, second: str) -> None:
+        """The other one runs, and the failed one is its twin at its next delivery."""
+        pair.module(first).before = fail
+        assert pair.send(first).outcome == "failed"
+        assert pair.send(second).outcome == "handled"
+        assert pair.send(first).outcome == "twin"
+        assert len(pair.runs()) == 2
+
+    def test_running_one_defers(self, pair: Pair, first: str, second: str) -> None:
+        """The other one waits without a failure, and is the twin after the success."""
+        other: list[Delivery] = []
+        pair.module(first).before = lambda: other.append(pair.send(second))
+        assert pair.send(first).outcome == "handled"
+        (deferred,) = other
+        assert (deferred.status, deferred.outcome) == (409, "deferred")
+        assert deferred.event is not None
+        assert (deferred.event.state, deferred.event.outcome) == ("pending", "released")
+        assert deferred.event.attempts_used == 0
+        assert pair.send(second).outcome == "twin"
+        assert len(pair.runs()) == 1
+
+    def test_dead_one_does_not_block(self, pair: Pair, first: str, second: str) -> None:
+        """The callback gave up. The other one runs, and a retry of the dead one finds that."""
+
+        def give_up() -> None:
+            raise GiveUp("no")
+
+        pair.module(first).before = give_up
+        assert pair.send(first).outcome == "gave_up"
+        pair.module(first).before = None
+        assert pair.send(second).outcome == "handled"
+        receiver = pair.deliver.receiver
+        result = receiver.app.test_cli_runner().invoke(
+            args=["events", "retry", str(pair.bodies[first]["id"]), "--yes"]
+        )
+        assert "twin" in result.output
+        assert ("done", "twin") in pair.stored()
+
+    def test_both_share_keys_and_effects(self, pair: Pair, first: str, second: str) -> None:
+        """What the first one did before it failed is not repeated by the other one."""
+        pair.module(first).before = fail
+        pair.send(first)
+        pair.send(second)
+        keys = [*pair.module(first).keys, *pair.module(second).keys]
+        assert keys == ["evt_s:greet"] * 2
+        assert len(pair.module(first).mails) == 1
+        assert pair.module(second).mails == []
+
+
+class TestKey:
+    """The key of a pair is the id of the snapshot event."""
+
+    def test_event_is_fetched_once(self, make_deliver: MakeDeliver, stripe_api: StripeApi) -> None:
+        """The callback's own fetch is answered from the cache."""
+        source = "def handle(notif, client):\n        notif.fetch_event()\n"
+        modules = {**PAIR, "v1_customer_created": source}
+        pair = Pair(make_deliver(modules=modules), stripe_api)
+        assert pair.send(THIN).outcome == "handled"
+        assert len(stripe_api.asked) == 1
+
+    def test_failed_fetch_is_a_failed_attempt(self, pair: Pair, stripe_api: StripeApi) -> None:
+        """Stripe is to deliver the event again."""
+        stripe_api.fail(status=429)
+        assert pair.send(THIN).outcome == "failed"
+        assert pair.send(THIN).outcome == "handled"
+
+    def test_event_without_snapshot_event(
+        self, make_deliver: MakeDeliver, stripe_api: StripeApi
+    ) -> None:
+        """It runs without a pair."""
+        pair = Pair(make_deliver(modules=PAIR), stripe_api, names=None)
+        assert [pair.send(THIN).outcome, pair.send(SNAPSHOT).outcome] == ["handled"] * 2
+
+    def test_type_with_one_module_is_no_pair(
+        self, make_deliver: MakeDeliver, stripe_api: StripeApi
+    ) -> None:
+        """Its events are not fetched."""
+        modules = {"v1_customer_created": PAIR["v1_customer_created"]}
+        pair = Pair(make_deliver(modules=modules), stripe_api)
+        assert pair.send(THIN).outcome == "handled"
+        assert stripe_api.asked == []
+
+    def test_paired_types(self) -> None:
+        """A type is paired if both spellings have a module."""
+        handled = {SNAPSHOT, THIN, "charge.failed", "v1.charge.captured"}
+        assert paired_types(handled) == {SNAPSHOT, THIN}
+
+    def test_event_that_ran_before_there_was_a_pair(
+        self, make_deliver: MakeDeliver, stripe_api: StripeApi, database_url: str
+    ) -> None:
+        """Its success counts, although no hold was recorded."""
+        modules = {"customer_created": PAIR["customer_created"]}
+        before = make_deliver(modules=modules, database_url=database_url)
+        assert Pair(before, stripe_api).send(SNAPSHOT).outcome == "handled"
+        pair = Pair(make_deliver(modules=PAIR, database_url=database_url), stripe_api)
+        assert pair.send(THIN).outcome == "twin"
+
+
+class TestQueue:
+    """Workers run one of both."""
+
+    def test_one_runs(
+        self, make_deliver: MakeDeliver, stripe_api: StripeApi, database_url: str
+    ) -> None:
+        """An event whose twin runs is tried again soon, without a failure."""
+        deliver = make_deliver(modules=PAIR, database_url=database_url, processing="queue")
+        pair = Pair(deliver, stripe_api)
+        # Another object, so that both can be claimed at once.
+        pair.bodies[THIN]["related_object"]["id"] = "cus_other"
+        pair.module(SNAPSHOT).before = lambda: wait_for(
+            lambda: pair.stored()[1] == ("pending", "released")
+        )
+        pair.send(SNAPSHOT)
+        pair.send(THIN)
+        deliver.receiver.services.worker.start(2)
+        wait_for(lambda: [each[0] for each in pair.stored()] == ["done", "done"])
+        assert sorted(str(each[1]) for each in pair.stored()) == ["handled", "twin"]
+        assert len(pair.runs()) == 1
+
+
+class TestHold:
+    """A hold ends with its claim, however the claim ends."""
+
+    @pytest.fixture
+    def deliver(self, make_deliver: MakeDeliver, database_url: str) -> Deliver:
+        """A service without deliveries. The claims of these tests are made by hand."""
+        return make_deliver(modules=PAIR, database_url=database_url)
+
+    @staticmethod
+    def claim(deliver: Deliver, event_id: str) -> Claim:
+        """Record an event, and claim it."""
+        event = NewEvent(event_id, SNAPSHOT, livemode=False, context=None, body=b"{}")
+        claim = deliver.receiver.services.inbox.deliveries.record_and_claim(event).claim
+        assert claim is not None
+        return claim
+
+    def test_released_event_keeps_it_until_it_is_due(
+        self, deliver: Deliver, database_url: str
+    ) -> None:
+        """Its callback may still run for that long."""
+        inbox = deliver.receiver.services.inbox
+        held, other = self.claim(deliver, "evt_s"), self.claim(deliver, "evt_n")
+        assert inbox.pairs.hold(held, "evt_s") is Hold.TAKEN
+        inbox.claims.release(held, 600)
+        assert inbox.pairs.hold(other, "evt_s") is Hold.TWIN_RUNS
+        raw_sql.execute(database_url, "UPDATE events SET due_at = 0 WHERE id = 'evt_s'")
+        assert inbox.pairs.hold(other, "evt_s") is Hold.TAKEN
+
+    def test_orphan_loses_it(self, deliver: Deliver, database_url: str) -> None:
+        """Its process is dead, so the other event may run."""
+        inbox = deliver.receiver.services.inbox
+        held, other = self.claim(deliver, "evt_s"), self.claim(deliver, "evt_n")
+        assert inbox.pairs.hold(held, "evt_s") is Hold.TAKEN
+        raw_sql.execute(
+            database_url,
+            "UPDATE events SET suspected_lease = lease_until, suspected_seconds = 10000"
+            " WHERE id = 'evt_s'",
+        )
+        assert inbox.pairs.hold(other, "evt_s") is Hold.TAKEN
+
+    def test_next_claim_of_the_event_takes_it_over(self, deliver: Deliver) -> None:
+        """The event runs again after a failure."""
+        inbox = deliver.receiver.services.inbox
+        first, other = self.claim(deliver, "evt_s"), self.claim(deliver, "evt_n")
+        assert inbox.pairs.hold(first, "evt_s") is Hold.TAKEN
+        assert inbox.pairs.hold(first, "evt_s") is Hold.TAKEN  # as if its answer was lost
+        inbox.claims.fail(first, Failure("no"))
+        second = self.claim(deliver, "evt_s")
+        assert inbox.pairs.hold(second, "evt_s") is Hold.TAKEN
+        assert inbox.pairs.hold(other, "evt_s") is Hold.TWIN_RUNS
+
+    def test_lost_claim_takes_none(self, deliver: Deliver, database_url: str) -> None:
+        """Another attempt has the event: this one must not run."""
+        inbox = deliver.receiver.services.inbox
+        lost = self.claim(deliver, "evt_s")
+        raw_sql.execute(database_url, "UPDATE events SET attempt = 2 WHERE id = 'evt_s'")
+        assert inbox.pairs.hold(lost, "evt_s") is Hold.TWIN_RUNS
+        assert raw_sql.select(database_url, "stripe_receiver_pair_holds") == []
+
+    def test_unrecorded_success_keeps_it(self, deliver: Deliver, database_url: str) -> None:
+        """The callback may have succeeded. The event is dead, and a person decides."""
+        inbox = deliver.receiver.services.inbox
+        held, other = self.claim(deliver, "evt_s"), self.claim(deliver, "evt_n")
+        assert inbox.pairs.hold(held, "evt_s") is Hold.TAKEN
+        raw_sql.execute(
+            database_url,
+            "UPDATE events SET state = 'dead', outcome = 'unrecorded' WHERE id = 'evt_s'",
+        )
+        assert inbox.pairs.hold(other, "evt_s") is Hold.TWIN_SUCCEEDED
+
+    def test_delay_grows(self) -> None:
+        """A long run of the other event does not fill the history of attempts."""
+        delays = [delay_of(Claim("evt", each, THIN, b"", "t")) for each in (1, 2, 3, 6, 99)]
+        assert delays == [1, 2, 4, 30, 30]
+
+
+class TestImport:
+    """An event that another inbox handled counts there, and here after an import."""
+
+    def test_thin_event_was_handled_elsewhere(
+        self, make_deliver: MakeDeliver, stripe_api: StripeApi, pair: Pair, tmp_path: Path
+    ) -> None:
+        """Its record names the snapshot event, which is a twin here."""
+        assert pair.send(THIN).outcome == "handled"
+        lines = pair.deliver.receiver.services.inbox.transfer.read(["evt_n"])
+        other = make_deliver(modules=PAIR, database_url=f"sqlite:///{tmp_path}/other.sqlite3")
+        record = read_record(json.dumps(lines[0]).encode())
+        other.receiver.services.inbox.transfer.add([record], runnable=False)
+        assert Pair(other, stripe_api).send(SNAPSHOT).outcome == "twin"
+
+
+def test_schema_of_its_own(
+    make_deliver: MakeDeliver, stripe_api: StripeApi, postgresql_url: str
+) -> None:
+    """With ``DATABASE_SCHEMA`` all statements name the schema."""
+    raw_sql.execute(postgresql_url, "CREATE SCHEMA other")
+    deliver = make_deliver(modules=PAIR, database_url=postgresql_url, database_schema="other")
+    pair = Pair(deliver, stripe_api)
+    assert [pair.send(each).outcome for each in (THIN, SNAPSHOT)] == ["handled", "twin"]
