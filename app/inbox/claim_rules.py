@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 #: The lane of types without a rule.
 NORMAL = ""
@@ -12,7 +13,7 @@ NORMAL = ""
 LOW = "low"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ClaimRules:
     """The rules of one process. Types that no field names have none.
 
@@ -25,7 +26,7 @@ class ClaimRules:
     limits: frozenset[tuple[str, int]] = frozenset()
     coalesced: frozenset[str] = frozenset()
 
-    @property
+    @cached_property
     def limited(self) -> Mapping[str, int]:
         """The limits by type."""
         return dict(sorted(self.limits))

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from app.inbox.engine.errors import busy, unavailable
+from app.inbox.engine.inodes import Inode, inode
 
 #: Seconds to wait for the lock.
 TIMEOUT = 5.0
@@ -42,6 +43,7 @@ class FileLock:
         self._path = path
         self._timeout = timeout
         self._descriptor: int | None = None
+        self._inode: Inode = None
 
     def __enter__(self) -> None:
         """Take the lock."""
@@ -52,7 +54,7 @@ class FileLock:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             else:
                 _poll(descriptor, deadline)
-            if self._is_at_its_path(descriptor):
+            if self._is_at_its_path():
                 return
             self.close()  # it was removed: other processes take the lock on a new file
 
@@ -61,14 +63,15 @@ class FileLock:
         try:
             descriptor = self._descriptor = os.open(self._path, flags, PRIVATE)
             make_private(descriptor)
+            self._inode = inode(descriptor)
         except OSError as error:
             self.close()
             raise unavailable(error, self._path) from error
         return descriptor
 
-    def _is_at_its_path(self, descriptor: int) -> bool:
+    def _is_at_its_path(self) -> bool:
         try:
-            return os.path.samestat(os.fstat(descriptor), os.stat(self._path))  # noqa: PTH116 - at every write
+            return inode(str(self._path)) == self._inode
         except OSError:  # opening it again raises the reason
             return False
 

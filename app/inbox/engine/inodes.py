@@ -36,8 +36,11 @@ def paths_of(path: Path) -> Paths:
     return Paths(str(path), f"{real}-wal", f"{real}-shm")
 
 
-def inode(path: str) -> Inode:
-    """Return the inode at a ``path``. Raises ``OSError`` if a folder cannot be searched."""
+def inode(path: str | int) -> Inode:
+    """Return the inode at a ``path``, or of an open descriptor.
+
+    Raises ``OSError`` if a folder cannot be searched.
+    """
     try:
         found = os.stat(path)  # noqa: PTH116 - at every write
     except (FileNotFoundError, NotADirectoryError):

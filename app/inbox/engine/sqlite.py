@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -42,6 +43,7 @@ MAX_LOG_PAGES = 8_000
 KEPT_LOG_BYTES = 64 * 2**20
 
 
+@cache
 def journal_mode(version: tuple[int, ...]) -> str:
     """Return the journal mode that is safe in this ``version`` of SQLite.
 

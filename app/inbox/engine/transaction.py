@@ -83,9 +83,10 @@ class Transactions:
         self._file.verify(connection)
         self._synchronize(connection, durable=any(write.durable for write in writes))
         batches = [partial(self._run_batch, connection, batch) for batch in self._batches(writes)]
-        singles = [partial(self._run_one, connection, write) for write in writes]
-        if not _commit(connection, batches) and not _commit(connection, singles):
-            _commit_each(writes, singles)
+        if not _commit(connection, batches):
+            singles = [partial(self._run_one, connection, write) for write in writes]
+            if not _commit(connection, singles):
+                _commit_each(writes, singles)
         # A write counts only if it can be found at the path.
         if not self._file.has_file(connection):
             self._file.verify(connection)
