@@ -13,8 +13,6 @@ from app.inbox.sql import groups as statements
 from app.inbox.store import Store
 
 HOUR = 3600
-#: The most releases of a group that are listed.
-MOST_RELEASES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +96,7 @@ class Groups:
         found: dict[str, Releases] = {each: [] for each in fingerprints}
         for row in self._store.read(statements.RELEASES, fingerprints=[*found]):
             found[row.fingerprint].append(GroupRelease(*tuple(row)[1:]))
-        return {each: releases[:MOST_RELEASES] for each, releases in found.items()}
+        return found
 
     def begin_release(self, release: str) -> None:
         """Record the first start of a ``release``. Does nothing after it was recorded once."""

@@ -278,6 +278,19 @@ class TestLists:
         ]
         assert releases == [("", 1, hour, hour), ("1.4.2", 2, hour, hour), ("1.5.0", 1, 7, 7)]
 
+    def test_releases_of_each_group_are_bounded(self, inbox: Inbox, database_url: str) -> None:
+        """A group that fails in each release for years is listed with the latest 100."""
+        inbox.migrate()
+        rows = [f"('{group}', {hour}, 'r{hour}', 1)" for group in "ab" for hour in range(101)]
+        raw_sql.execute(
+            database_url,
+            "INSERT INTO stripe_receiver_error_hours (fingerprint, hour, release, attempts)"  # noqa: S608 - the test's own words
+            f" VALUES {', '.join(rows)}",
+        )
+        found = inbox.groups.releases("ab")
+        assert found["a"] == found["b"]
+        assert [each.release for each in found["a"]] == [f"r{hour}" for hour in range(100, 0, -1)]
+
 
 def test_release_begins_once(inbox: Inbox, database_url: str) -> None:
     """Each process records it at its start. The first time stays."""

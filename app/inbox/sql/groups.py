@@ -15,6 +15,8 @@ from app.states import State
 #: The most open events that are counted of one group, and of each group of a list.
 MOST_OPEN = 10_000
 MOST_OPEN_IN_LIST = 1_000
+#: The most releases of a group that are listed.
+MOST_RELEASES = 100
 
 _this_group = error_groups.c.fingerprint == sa.bindparam("fingerprint")
 
@@ -59,18 +61,28 @@ HOURS = (
     .order_by(error_hours.c.hour, error_hours.c.release)
 )
 _last = sa.func.max(error_hours.c.hour)
-#: Selects the releases of some groups, the latest failure first.
-RELEASES = (
+_releases = (
     sa.select(
         error_hours.c.fingerprint,
         error_hours.c.release,
-        sa.cast(sa.func.sum(error_hours.c.attempts), sa.Integer),
-        sa.func.min(error_hours.c.hour),
-        _last,
+        sa.cast(sa.func.sum(error_hours.c.attempts), sa.Integer).label("attempts"),
+        sa.func.min(error_hours.c.hour).label("first_hour"),
+        _last.label("last_hour"),
+        sa.func.row_number()
+        .over(
+            partition_by=error_hours.c.fingerprint, order_by=[_last.desc(), error_hours.c.release]
+        )
+        .label("place"),
     )
     .where(error_hours.c.fingerprint.in_(sa.bindparam("fingerprints", expanding=True)))
     .group_by(error_hours.c.fingerprint, error_hours.c.release)
-    .order_by(_last.desc(), error_hours.c.release)
+    .subquery()
+)
+#: Selects the releases of some groups, the latest failure first.
+RELEASES = (
+    sa.select(*[each for each in _releases.c if each.name != "place"])
+    .where(_releases.c.place <= number(MOST_RELEASES))
+    .order_by(_releases.c.fingerprint, _releases.c.place)
 )
 
 #: The releases of which a process has started, the latest first.
