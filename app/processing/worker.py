@@ -269,7 +269,8 @@ class Worker:
         duration = round((time.perf_counter() - started) * 1000, 2)
         write = log.info if outcome in SUCCESSES else log.warning
         more = {"superseded": claim.superseded} if claim.superseded else {}
-        write("attempt", **claim.log_fields(), outcome=outcome, duration_ms=duration, **more)
+        plain = {"outcome": outcome.value, "duration_ms": duration}  # as in the line of a delivery
+        write("attempt", **claim.log_fields(), **plain, **more)
 
     def _listen(self) -> None:
         while not self._stopping.is_set():

@@ -102,4 +102,6 @@ def _end(
         name: value for name in delivery.__slots__ if (value := getattr(delivery, name)) is not None
     }
     write = log.info if outcome in EXPECTED else log.warning
-    write("delivery", outcome=outcome, **fields, duration_ms=round(seconds * 1000, 2), **known)
+    # A line of plain values is rendered at once, and an enum is none.
+    plain = {"outcome": outcome.value, **fields, "duration_ms": round(seconds * 1000, 2)}
+    write("delivery", **plain, **known)

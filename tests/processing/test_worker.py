@@ -8,12 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.errors import InboxUnavailable
 from app.inbox import Claim, Event, Inbox, NewEvent
 from app.inbox.claims import Claims
 from app.inbox.deliveries import Deliveries
 from app.inbox.migrate import migrations
+from app.log.plain import is_plain
 from app.processing.leases import Leases
 from app.processing.worker import Worker
 from app.runtime import threads
@@ -84,6 +86,18 @@ def history(receiver: Receiver, notification: dict[str, Any]) -> list[str]:
     return [
         each.outcome for each in receiver.services.inbox.administration.attempts(notification["id"])
     ]
+
+
+def test_log_lines_hold_plain_values(make_queue: MakeReceiver) -> None:
+    """The lines of each delivery and attempt are rendered without a look into each value."""
+    receiver = make_queue(module("    pass\n"))
+    with capture_logs() as lines:
+        receiver.deliver(samples.notification(TYPE))
+        wait_for(lambda: any(line["event"] == "attempt" for line in lines))
+
+    fields = {line["event"]: line for line in lines}
+    for name in ("delivery", "attempt"):
+        assert [each for each in fields[name].items() if not is_plain(*each)] == []
 
 
 class TestAnswers:
