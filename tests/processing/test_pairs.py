@@ -218,6 +218,28 @@ class TestQueue:
         assert sorted(str(each[1]) for each in pair.stored()) == ["handled", "twin"]
         assert len(pair.runs()) == 1
 
+    def test_no_event_is_superseded(
+        self, make_deliver: MakeDeliver, stripe_api: StripeApi, database_url: str
+    ) -> None:
+        """``COALESCE`` has no effect: the newest event can be a twin, and would serve no other."""
+        thin = f"{PAIR['v1_customer_created']}\n    COALESCE = True\n"
+        deliver = make_deliver(
+            modules={**PAIR, "v1_customer_created": thin},
+            database_url=database_url,
+            processing="queue",
+        )
+        pair = Pair(deliver, stripe_api)
+        pair.send(SNAPSHOT)
+        worker = deliver.receiver.services.worker
+        object_id = pair.bodies[THIN]["related_object"]["id"]
+        deliver(THIN, event_id="evt_later", object_id=object_id)  # of a later action
+        pair.send(THIN)
+        worker.start(1)
+        wait_for(lambda: pair.stored()[1][0] == "done")
+        wait_for(lambda: deliver.receiver.event("evt_later").state == "done")
+        assert sorted(str(each[1]) for each in pair.stored()) == ["handled", "twin"]
+        assert deliver.receiver.event("evt_later").outcome == "handled"
+
 
 class TestHold:
     """A hold ends with its claim, however the claim ends."""
