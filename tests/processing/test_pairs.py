@@ -310,6 +310,8 @@ class TestHold:
             "UPDATE events SET state = 'dead', outcome = 'unrecorded' WHERE id = 'evt_s'",
         )
         assert inbox.pairs.hold(other, "evt_s") is Hold.TWIN_SUCCEEDED
+        assert inbox.erasure.erase(deliver.receiver.event("evt_s"), "words")
+        assert inbox.pairs.hold(other, "evt_s") is Hold.TWIN_SUCCEEDED
 
     def test_delay_grows(self) -> None:
         """A long run of the other event does not fill the history of attempts."""

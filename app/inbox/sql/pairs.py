@@ -39,7 +39,11 @@ has_succeeded = sa.exists(
         _twin.c.id != _event_id,
         sa.or_(
             sa.and_(_twin.c.state == word(State.DONE), _twin.c.outcome == word(Outcome.HANDLED)),
-            sa.and_(_twin.c.state == word(State.DEAD), _twin.c.outcome == word(Outcome.UNRECORDED)),
+            # It is done if it was erased.
+            sa.and_(
+                _twin.c.state.in_([word(State.DEAD), word(State.DONE)]),
+                _twin.c.outcome == word(Outcome.UNRECORDED),
+            ),
         ),
     )
 )
