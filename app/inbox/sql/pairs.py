@@ -122,6 +122,11 @@ NOTE = (
     .on_conflict_do_nothing(index_elements=[thin_events.c.event_id])
 )
 
+#: Finds the key of a pair, from the id of either event.
+NOTED = sa.select(thin_events.c.snapshot_event).where(
+    sa.or_(thin_events.c.event_id == _event_id, thin_events.c.snapshot_event == _event_id)
+)
+
 #: The events of a pair, from the id of either.
 _own_key = sa.func.coalesce(
     sa.select(thin_events.c.snapshot_event)
