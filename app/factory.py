@@ -249,7 +249,7 @@ def _make_worker(
 
 def make_inbox(settings: Settings, handlers: Registry | None = None) -> Inbox:
     """Return the inbox of these ``settings``, for these modules. It does not connect."""
-    policies = handlers if settings.is_queue else None  # they hold in queue mode only
+    own = handlers if settings.is_queue else None  # policies hold in queue mode only
     return Inbox(
         settings.database_url,
         lease_seconds=settings.lease_seconds,
@@ -257,7 +257,7 @@ def make_inbox(settings: Settings, handlers: Registry | None = None) -> Inbox:
         schema=settings.database_schema,
         migrates=settings.migrate == "auto",
         listen_url=settings.database_listen_url,
-        rules=lambda: claim_rules(policies.policies if policies else {}),
+        rules=lambda: claim_rules(own.policies, own.paired_types) if own else claim_rules({}, ()),
     )
 
 

@@ -35,6 +35,11 @@ class Pairs:
         """Record the snapshot event of a thin event."""
         self._store.write(statements.NOTE, event_id=event_id, pair_key=snapshot_event)
 
+    def noted(self, event_id: str) -> str | None:
+        """Return the key of the pair of an event, if its thin event is noted."""
+        rows = self._store.read(statements.NOTED, event_id=event_id)
+        return rows[0].snapshot_event if rows else None
+
     def hold(self, claim: Claim, pair_key: str) -> Hold:
         """Let the event of this ``claim`` run, unless the other one runs or succeeded.
 

@@ -39,14 +39,19 @@ class PairGate:
         self._pairs = pairs
         self._types = types
 
-    def key(self, event: Any) -> str | None:
+    def is_pair(self, event_type: str) -> bool:
+        """Return whether both kinds of this type have a module."""
+        return event_type in self._types
+
+    def key(self, claim: Claim, event: Any) -> str | None:
         """Return the key of the event's pair, None if it has none.
 
         It fetches a thin event. The callback's own ``fetch_event()`` is answered from the cache.
-        Raises the SDK's errors.
+        A retry also finds a pair of which one module was removed since. Raises the SDK's errors,
+        and ``InboxUnavailable``.
         """
-        if event.type not in self._types:
-            return None
+        if not self.is_pair(event.type):
+            return self._pairs.noted(claim.event_id) if claim.attempt > 1 else None
         return str(event.id) if kind_of(event.type) is Kind.SNAPSHOT else _snapshot_event(event)
 
     def note_shadow(self, claim: Claim, event: Any) -> None:

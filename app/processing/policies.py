@@ -6,7 +6,7 @@ They have an effect in queue mode only. In inline mode Stripe decides when an ev
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import ModuleType
@@ -100,14 +100,20 @@ def read(module: ModuleType) -> Policy:
     return Policy(**given)
 
 
-def claim_rules(policies: Mapping[str, Policy]) -> ClaimRules:
-    """Return the rules by which workers claim events of types with these ``policies``."""
+def claim_rules(policies: Mapping[str, Policy], paired: Collection[str]) -> ClaimRules:
+    """Return the rules by which workers claim events of types with these ``policies``.
+
+    No ``paired`` type coalesces. The newest event may not run, because the other event of its pair
+    has. Then it would serve none of the superseded ones.
+    """
     return ClaimRules(
         low=frozenset(name for name, each in policies.items() if each.priority == LOW),
         limits=frozenset(
             (name, each.concurrency) for name, each in policies.items() if each.concurrency
         ),
-        coalesced=frozenset(name for name, each in policies.items() if each.coalesce),
+        coalesced=frozenset(
+            name for name, each in policies.items() if each.coalesce and name not in paired
+        ),
     )
 
 

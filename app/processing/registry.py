@@ -73,9 +73,9 @@ class Registry:
     def paired_types(self) -> frozenset[str]:
         """The types with one module for snapshot and one for thin events, in both spellings.
 
-        Not those whose thin module has ``SHADOW``.
+        A shadow counts: another replica can have the same module without ``SHADOW``.
         """
-        return paired_types(each.event_type for each in self.modules if not each.shadow)
+        return paired_types(self.handled_types)
 
     def types_of(self, kind: Kind) -> frozenset[str]:
         """The types of one ``kind`` with a handler module."""

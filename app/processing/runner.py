@@ -187,14 +187,16 @@ class Runner:
             idempotency.skip_effects()
             self._gate.note_shadow(run.claim, event)
             return True
-        key = self._gate.key(event)
+        key = self._gate.key(run.claim, event)
         if key is None:
             return True
+        idempotency.share_action(key)
+        if module.policy.coalesce and not self._gate.is_pair(run.claim.type):
+            return True  # its run serves the events that it superseded, too
         hold = self._gate.enter(run.claim, key, is_thin=module.kind is Kind.THIN)
         if hold is Hold.TWIN_SUCCEEDED:
             run.success = Outcome.TWIN
         run.waits = hold is Hold.TWIN_RUNS
-        idempotency.share_action(key)
         return hold is Hold.TAKEN
 
     def _record_or_defer(self, claim: Claim, record: Callable[[], bool]) -> None:

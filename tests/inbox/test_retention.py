@@ -10,6 +10,7 @@ import pytest
 
 from app.inbox import Claim, Failure, Inbox, NewEvent, Outcome
 from app.inbox import retention as retaining
+from app.inbox.pairs import Hold
 from app.inbox.retention import DAY_SECONDS, START, Place
 from tests.support import raw_sql
 
@@ -89,6 +90,28 @@ def test_event_that_ended_lately_stays(inbox: Inbox, age: Callable[..., None]) -
     age("evt_1", 50, "received_at")
     assert remove(inbox, 45) == 0
     assert ids(inbox) == {"evt_1", "evt_2"}
+
+
+@pytest.mark.parametrize(("handled", "dead"), [("evt_s", "evt_n"), ("evt_n", "evt_s")])
+def test_event_stays_while_the_other_one_of_its_pair_can_run(
+    inbox: Inbox, age: Callable[..., None], handled: str, dead: str
+) -> None:
+    """A retry of the dead one finds that the action is handled."""
+    failed = claim(inbox, dead)
+    done(inbox, handled)
+    inbox.pairs.note("evt_n", "evt_s")
+    inbox.claims.mark_dead(failed, "gave_up", Failure("no"))
+    for each in (handled, dead):
+        age(each, 50)
+    done(inbox, "evt_new")
+    assert inbox.retention.count(inbox.retention.days_ago(40)) == 0
+    assert remove(inbox, 40) == 0
+    retried = inbox.claims.claim_one(dead, by="me")
+    assert retried is not None
+    assert inbox.pairs.hold(retried, "evt_s") is Hold.TWIN_SUCCEEDED
+    inbox.claims.finish(retried, Outcome.TWIN)
+    age(dead, 50, "settled_at")
+    assert remove(inbox, 40) == 2
 
 
 def test_erased_event_is_removed(inbox: Inbox, age: Callable[..., None]) -> None:

@@ -197,6 +197,54 @@ class TestKey:
         assert pair.send(THIN).outcome == "twin"
 
 
+class TestEndOfPair:
+    """An event of a former pair is retried after one of the modules was removed."""
+
+    @pytest.mark.parametrize("event_type", [SNAPSHOT, THIN])
+    def test_success_counts(
+        self,
+        pair: Pair,
+        make_deliver: MakeDeliver,
+        stripe_api: StripeApi,
+        database_url: str,
+        event_type: str,
+    ) -> None:
+        """The other event was handled, so this one is its twin."""
+        (other,) = {SNAPSHOT, THIN} - {event_type}
+        pair.module(event_type).before = fail
+        assert pair.send(event_type).outcome == "failed"
+        assert pair.send(other).outcome == "handled"
+        name = event_type.replace(".", "_")
+        receiver = make_deliver(modules={name: PAIR[name]}, database_url=database_url)
+        assert Pair(receiver, stripe_api).send(event_type).outcome == "twin"
+
+    def test_key_stays(
+        self, pair: Pair, make_deliver: MakeDeliver, stripe_api: StripeApi, database_url: str
+    ) -> None:
+        """A request of the attempt before is not repeated at Stripe."""
+        pair.module(THIN).before = fail
+        assert pair.send(THIN).outcome == "failed"
+        keys = pair.module(THIN).keys
+        modules = {"v1_customer_created": PAIR["v1_customer_created"]}
+        after = Pair(make_deliver(modules=modules, database_url=database_url), stripe_api)
+        assert after.send(THIN).outcome == "handled"
+        assert [*keys, *after.module(THIN).keys] == ["evt_s:greet"] * 2
+
+    def test_newest_event_of_an_object_runs(
+        self, make_deliver: MakeDeliver, stripe_api: StripeApi, database_url: str
+    ) -> None:
+        """It serves those that it superseded."""
+        pair = Pair(make_deliver(modules=PAIR, database_url=database_url), stripe_api)
+        pair.module(THIN).before = fail
+        assert pair.send(THIN).outcome == "failed"
+        assert pair.send(SNAPSHOT).outcome == "handled"
+        thin = f"{PAIR['v1_customer_created']}\n    COALESCE = True\n"
+        modules = {"v1_customer_created": thin}
+        after = Pair(make_deliver(modules=modules, database_url=database_url), stripe_api)
+        assert after.send(THIN).outcome == "handled"
+        assert after.module(THIN).keys == ["evt_s:greet"]
+
+
 class TestQueue:
     """Workers run one of both."""
 
@@ -217,6 +265,28 @@ class TestQueue:
         wait_for(lambda: [each[0] for each in pair.stored()] == ["done", "done"])
         assert sorted(str(each[1]) for each in pair.stored()) == ["handled", "twin"]
         assert len(pair.runs()) == 1
+
+    def test_no_event_is_superseded(
+        self, make_deliver: MakeDeliver, stripe_api: StripeApi, database_url: str
+    ) -> None:
+        """``COALESCE`` has no effect: the newest event can be a twin, and would serve no other."""
+        thin = f"{PAIR['v1_customer_created']}\n    COALESCE = True\n"
+        deliver = make_deliver(
+            modules={**PAIR, "v1_customer_created": thin},
+            database_url=database_url,
+            processing="queue",
+        )
+        pair = Pair(deliver, stripe_api)
+        pair.send(SNAPSHOT)
+        worker = deliver.receiver.services.worker
+        object_id = pair.bodies[THIN]["related_object"]["id"]
+        deliver(THIN, event_id="evt_later", object_id=object_id)  # of a later action
+        pair.send(THIN)
+        worker.start(1)
+        wait_for(lambda: pair.stored()[1][0] == "done")
+        wait_for(lambda: deliver.receiver.event("evt_later").state == "done")
+        assert sorted(str(each[1]) for each in pair.stored()) == ["handled", "twin"]
+        assert deliver.receiver.event("evt_later").outcome == "handled"
 
 
 class TestHold:
@@ -287,6 +357,8 @@ class TestHold:
             database_url,
             "UPDATE events SET state = 'dead', outcome = 'unrecorded' WHERE id = 'evt_s'",
         )
+        assert inbox.pairs.hold(other, "evt_s") is Hold.TWIN_SUCCEEDED
+        assert inbox.erasure.erase(deliver.receiver.event("evt_s"), "words")
         assert inbox.pairs.hold(other, "evt_s") is Hold.TWIN_SUCCEEDED
 
     def test_delay_grows(self) -> None:

@@ -62,6 +62,27 @@ def send_thin(deliver: Deliver, api: StripeApi, *, names: str | None = "evt_s") 
 
 
 @pytest.mark.parametrize("thin_first", [True, False])
+def test_replica_without_it(
+    make_deliver: MakeDeliver,
+    stripe_api: StripeApi,
+    deliver: Deliver,
+    database_url: str,
+    *,
+    thin_first: bool,
+) -> None:
+    """While a deployment removes ``SHADOW``, one event of an action is handled."""
+    modules = {"customer_created": REAL, "v1_customer_created": REAL.replace("event", "notif")}
+    changed = make_deliver(modules=modules, database_url=database_url)
+    snapshot = samples.snapshot_event(SNAPSHOT, event_id="evt_s")
+    if thin_first:
+        assert send_thin(changed, stripe_api).outcome == "handled"
+        assert deliver(snapshot).outcome == "twin"
+    else:
+        assert deliver(snapshot).outcome == "handled"
+        assert send_thin(changed, stripe_api).outcome == "twin"
+
+
+@pytest.mark.parametrize("thin_first", [True, False])
 def test_both_run(deliver: Deliver, stripe_api: StripeApi, *, thin_first: bool) -> None:
     """The shadow takes nothing from the snapshot module, and has no effect."""
     snapshot = samples.snapshot_event(SNAPSHOT, event_id="evt_s")

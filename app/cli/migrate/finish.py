@@ -40,7 +40,13 @@ def finish(context: click.Context, /, endpoint_id: str, *, hours: float) -> None
     movable = [each for each in types if each.thin]
     with explained():
         reasons = {each: _reason_to_wait(each, hours * _HOUR) for each in movable}
-        open_types = [each for each in movable if not reasons[each] and _is_open(each.snapshot)]
+        open_types = [
+            name
+            for each in movable
+            if not reasons[each]
+            for name in (each.snapshot, str(each.thin))
+            if _is_open(name)
+        ]
     ready = [each for each, reason in reasons.items() if not reason]
     for each, reason in reasons.items():
         if reason:
@@ -85,7 +91,7 @@ def _is_open(event_type: str) -> bool:
 
 
 def _say_steps(
-    endpoint_id: str, ready: list[TypeToMove], open_types: list[TypeToMove], *, leaves_all: bool
+    endpoint_id: str, ready: list[TypeToMove], open_types: list[str], *, leaves_all: bool
 ) -> None:
     names = ", ".join(each.snapshot for each in ready)
     say(f"{plural(len(ready), 'type')} can leave {endpoint_id}: {names}.")
@@ -94,11 +100,10 @@ def _say_steps(
         say(f"1. In the dashboard, disable {endpoint_id}. Do not delete it yet.")
     else:
         say(f"1. In the dashboard, remove these types from {endpoint_id}.")
-    say("2. Wait until none of their snapshot events is pending or running:")
-    for each in ready:
-        command = hint("events", "list", "--state", "pending", "--type", each.snapshot)
-        is_open = " (some are now)" if each in open_types else ""
-        say(f"   {command}{is_open}")
+    say("2. Wait until no event from before step 1 is pending or running:")
+    for name in (name for each in ready for name in (each.snapshot, str(each.thin))):
+        command = hint("events", "list", "--state", "pending", "--type", name)
+        say(f"   {command}{' (some are now)' if name in open_types else ''}")
     files = [f"{module_name(each.snapshot)}.py" for each in ready if each.has_snapshot_module]
     say(f"3. Delete {', '.join(files) or 'no module'}, and deploy.")
     if leaves_all:

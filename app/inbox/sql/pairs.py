@@ -39,7 +39,11 @@ has_succeeded = sa.exists(
         _twin.c.id != _event_id,
         sa.or_(
             sa.and_(_twin.c.state == word(State.DONE), _twin.c.outcome == word(Outcome.HANDLED)),
-            sa.and_(_twin.c.state == word(State.DEAD), _twin.c.outcome == word(Outcome.UNRECORDED)),
+            # It is done if it was erased.
+            sa.and_(
+                _twin.c.state.in_([word(State.DEAD), word(State.DONE)]),
+                _twin.c.outcome == word(Outcome.UNRECORDED),
+            ),
         ),
     )
 )
@@ -116,6 +120,11 @@ NOTE = (
         sa.select(events.c.id, _key).where(events.c.id == _event_id),
     )
     .on_conflict_do_nothing(index_elements=[thin_events.c.event_id])
+)
+
+#: Finds the key of a pair, from the id of either event.
+NOTED = sa.select(thin_events.c.snapshot_event).where(
+    sa.or_(thin_events.c.event_id == _event_id, thin_events.c.snapshot_event == _event_id)
 )
 
 #: The events of a pair, from the id of either.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 
 from app.inbox.sql.literals import number, word
 from app.inbox.sql.operations import audit, error_groups, error_hours
-from app.inbox.sql.schema import events, now
+from app.inbox.sql.rows import ONE, ZERO
+from app.inbox.sql.schema import events, now, thin_events
 from app.states import State
 
 _before = sa.bindparam("before", type_=sa.Double)
@@ -20,11 +23,31 @@ def _bound(name: str) -> sa.Tuple:
     )
 
 
-#: True for an event that is not needed any more. A dead one is kept for a person.
+_other = events.alias("other")
+
+
+def _number_open(other_id: sa.ColumnElement[str], own_id: sa.ColumnElement[str]) -> Any:
+    """Return the number of the other events of a pair that are not done.
+
+    A number and not ``EXISTS``: PostgreSQL could read all pairs for that at each step.
+    """
+    pair = thin_events.join(_other, _other.c.id == other_id)
+    return (
+        sa.select(sa.func.count(ONE))
+        .select_from(pair)
+        .where(own_id == events.c.id, _other.c.state != word(State.DONE))
+        .scalar_subquery()
+    )
+
+
+#: True for an event that is not needed any more. A dead one is kept for a person. An event stays
+#: while the other one of its pair can run: that one would not know of its success.
 _removable = sa.and_(
     events.c.received_at < _before,
     events.c.settled_at < _before,
     events.c.state == word(State.DONE),
+    _number_open(thin_events.c.snapshot_event, thin_events.c.event_id) == ZERO,
+    _number_open(thin_events.c.event_id, thin_events.c.snapshot_event) == ZERO,
 )
 
 #: The time of the latest delivery. A backfilled event has no signature that was checked against the

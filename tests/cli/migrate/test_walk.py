@@ -170,12 +170,15 @@ class TestFinish:
         assert "remove these types from" in result.output
         assert "3. Delete no module" in result.output
 
-    def test_open_event(self, run: Run, deliver: Deliver, old: str) -> None:
-        """The step that waits says for which types."""
+    @pytest.mark.parametrize("event_type", ["charge.failed", "v1.charge.failed"])
+    def test_open_event(self, run: Run, deliver: Deliver, old: str, event_type: str) -> None:
+        """The step that waits says for which types, of both kinds."""
         inbox = deliver.receiver.services.inbox
-        event = NewEvent("evt_1", "charge.failed", livemode=False, context=None, body=b"{}")
+        event = NewEvent("evt_1", event_type, livemode=False, context=None, body=b"{}")
         inbox.deliveries.enqueue(event)
-        assert "--type charge.failed` (some are now)" in run("finish", old).output
+        said = run("finish", old).output
+        assert f"--type {event_type}` (some are now)" in said
+        assert said.count("(some are now)") == 1
 
     def test_none(self, run: Run, deliver: Deliver, stripe_api: StripeApi) -> None:
         """There are no steps."""
