@@ -75,7 +75,7 @@ class Registry:
 
         Not those whose thin module has ``SHADOW``.
         """
-        return paired_types(each.event_type for each in self.modules if not each.shadow)
+        return paired_types(each.event_type for each in self.modules if not each.policy.shadow)
 
     def types_of(self, kind: Kind) -> frozenset[str]:
         """The types of one ``kind`` with a handler module."""
@@ -218,7 +218,6 @@ class _Loader:
             module = module or handler_module.load(self._package_name, name)
             event_type = handler_module.event_type(name, module)
             callback = handler_module.callback(event_type, module)
-            shadow = handler_module.shadow(event_type, module)
         except ModuleProblem as problem:
             self._add(name, str(problem))
             return None
@@ -235,14 +234,13 @@ class _Loader:
             callback,
             self._around,
             policies.read(module),
-            shadow,
         )
 
     def _refuse_shadow_of_nothing(self, modules: list[HandlerModule]) -> None:
         handled = {each.event_type for each in modules}
         for each in modules:
             wanted = snapshot_type(each.event_type)
-            if each.shadow and wanted not in handled:
+            if each.policy.shadow and wanted not in handled:
                 self.problems.append(
                     f"{each.file}: SHADOW = True needs the snapshot module"
                     f" {module_name(wanted)}.py beside it. Add that module, or remove SHADOW"

@@ -21,7 +21,7 @@ from app.services import services
 def list_modules(*, as_json: bool) -> None:
     """List each handled event type with its file, policies and summary, and the hook.
 
-    Policies have an effect in queue mode only.
+    Policies have an effect in queue mode only, except SHADOW.
     """
     registry = services().registry
     rows = list(_rows(registry))

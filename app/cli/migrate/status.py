@@ -82,11 +82,16 @@ def status(*, hours: float, as_json: bool) -> None:
     """
     own = services()
     both = paired_types(own.registry.handled_types)
-    shadows = {each.event_type for each in own.registry.modules if each.shadow}
     livemode, seconds = own.settings.livemode, hours * _HOUR
     with explained():
         rows = [
-            compared(own.inbox, each, is_shadow=each in shadows, livemode=livemode, seconds=seconds)
+            compared(
+                own.inbox,
+                each,
+                is_shadow=own.registry.policy(each).shadow,
+                livemode=livemode,
+                seconds=seconds,
+            )
             for each in sorted(both)
             if kind_of(each) is Kind.THIN
         ]

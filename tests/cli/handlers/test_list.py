@@ -69,3 +69,15 @@ def test_policies_are_listed_as_the_modules_have_them(
     assert heading.split() == ["type", "file", "policies", "summary"]
     assert "  MAX_ATTEMPTS=3, RETRY_BASE_SECONDS=0.5  Greets." in created
     assert paid.split()[2:] == ["Greets."]
+
+
+def test_shadow_is_listed_as_a_policy(make_receiver: Callable[..., Receiver]) -> None:
+    """``SHADOW`` is in the column of policies, and in JSON a boolean."""
+    shadow = f"{MODULE}SHADOW = True\n"
+    snapshot = MODULE.replace("notif", "event")
+    modules = {"customer_created": snapshot, "v1_customer_created": shadow}
+    run = make_receiver(modules).app.test_cli_runner().invoke
+
+    assert "  SHADOW=True" in run(args=["handlers", "list"]).stdout
+    listed = json.loads(run(args=["handlers", "list", "--json"]).stdout)
+    assert [each["policies"] for each in listed] == [{}, {"SHADOW": True}, {}]
