@@ -77,6 +77,15 @@ class Registry:
         """
         return paired_types(each.event_type for each in self.modules if not each.policy.shadow)
 
+    def counterpart(self, event_type: str) -> HandlerModule | None:
+        """Return the module for the events of the other kind of this type, None without one.
+
+        The two are a pair, or a shadow and its snapshot module.
+        """
+        same = (each for each in self.modules if each.event_type != event_type)
+        name = snapshot_type(event_type)
+        return next((each for each in same if snapshot_type(each.event_type) == name), None)
+
     def types_of(self, kind: Kind) -> frozenset[str]:
         """The types of one ``kind`` with a handler module."""
         return frozenset(each.event_type for each in self.modules if each.kind is kind)

@@ -121,7 +121,7 @@ class Runner:
     def _wait_for_twin(self, claim: Claim) -> NoReturn:
         """Give the claim back without a failure: the twin of its event runs."""
         delay = pairing.delay_of(claim)
-        self._record_or_defer(claim, lambda: self._claims.release(claim, delay, "its twin runs"))
+        self._record_or_defer(claim, lambda: self._claims.release(claim, delay, pairing.TWIN_RUNS))
         raise pairing.twin_runs(claim)
 
     def _call(self, run: _Run, span: Span) -> Result:
