@@ -120,7 +120,7 @@ def make_services(settings: Settings, handlers: Registry) -> Services:
     runner = _make_runner(settings, handlers, inbox, client, parts, tracing, counted)
     stopping = threading.Event()
     worker = _make_worker(settings, inbox, runner, parts, stopping)
-    meter.busy_and_idle = worker.busy_and_idle
+    meter.busy_and_idle, worker.on_superseded = worker.busy_and_idle, meter.superseded
     breaker.busy_and_idle, breaker.probe = worker.busy_and_idle, worker.probe
     reconciler = Reconciler(settings, handlers, inbox, client, runner)
     reconciler.on_missing = meter.reconcile_missing

@@ -13,6 +13,9 @@ def warn(settings: Settings, handlers: Registry) -> None:
     log = structlog.get_logger(__name__)
     for name, nearest in settings.origin.misspelt:
         log.warning("setting_unknown", variable=name, nearest=nearest)
-    if not settings.is_queue and handlers.policies:
-        declared = {name: str(policy) for name, policy in handlers.policies.items()}
-        log.warning("policies_without_effect", policies=declared)
+    if settings.is_queue:
+        return
+    declared = {name: str(each.of_queue_mode()) for name, each in handlers.policies.items()}
+    without_effect = {name: policies for name, policies in declared.items() if policies}
+    if without_effect:
+        log.warning("policies_without_effect", policies=without_effect)

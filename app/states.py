@@ -65,7 +65,7 @@ SUCCESSES = frozenset({Outcome.HANDLED, Outcome.FALLBACK, Outcome.TWIN, Outcome.
 WITHOUT_MODULE = frozenset({Outcome.FALLBACK, Outcome.WRONG_MODE})
 
 #: The outcomes of a done event that was not run. None is a failure.
-NOT_RUN = frozenset({Outcome.WRONG_MODE, Outcome.SUPERSEDED})
+NOT_RUN = frozenset({Outcome.WRONG_MODE, Outcome.SUPERSEDED, Outcome.TWIN})
 
 #: The outcomes that only a delivery has. The inbox stores the others.
 OF_DELIVERIES = frozenset(

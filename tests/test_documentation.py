@@ -311,6 +311,11 @@ class TestRunbooks:
         page = texts.Texts(None, livemode=True).test(0.0)["runbook"]
         assert (pages.ROOT / page).is_file()
 
+    def test_each_outcome_of_a_done_event_has_a_row(self) -> None:
+        """The table of done events says what happened and what to do."""
+        rows = [row[0].strip("`") for row in pages.table(OPERATIONS, "Done events")]
+        assert sorted(rows) == sorted(SUCCESSES | NOT_RUN)
+
     def test_each_dead_outcome_has_one(self) -> None:
         """The table of dead events has all of them, and each is the heading of a section."""
         assert set(self.OUTCOMES) == set(Outcome) - SUCCESSES - OF_DELIVERIES - {

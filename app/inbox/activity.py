@@ -28,8 +28,9 @@ class Activity:
     """One counter: how often a thing happened in one period.
 
     ``kind`` is ``delivery`` (``name``: the outcome), ``rejection`` (the reason), ``attempt`` (the
-    outcome) or ``secret`` (the position of the signing secret, from 1). ``bucket`` is the number of
-    the period since the epoch, of five minutes each. ``last_at`` is the time of the last one.
+    outcome, also of events that were not run) or ``secret`` (the position of the signing secret,
+    from 1). ``bucket`` is the number of the period since the epoch, of five minutes each.
+    ``last_at`` is the time of the last one.
     """
 
     kind: str

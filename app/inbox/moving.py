@@ -14,8 +14,8 @@ class Seen:
     """The recent events of one type that are done or dead. Times are seconds since the epoch.
 
     ``both``: the other event of the action is in the inbox, too. ``alone``: it is not, or no fetch
-    of the thin event succeeded. ``alone_at`` is the latest one of these. ``failed``: dead events,
-    and shadows whose callback failed.
+    of the thin event succeeded. ``alone_at`` is the latest one of these. ``both_since_at`` is the
+    first one with a twin after that. ``failed``: dead events, and shadows whose callback failed.
     """
 
     both: int
@@ -23,6 +23,7 @@ class Seen:
     failed: int
     first_at: float | None
     alone_at: float | None
+    both_since_at: float | None
 
 
 class Moving:
@@ -39,4 +40,5 @@ class Moving:
         """
         names: dict[str, Any] = {"type": event_type, "livemode": livemode}
         (row,) = self._store.read(COMPARED[kind], **names, within=seconds)
-        return Seen(int(row.both), int(row.alone), int(row.failed), row.first_at, row.alone_at)
+        numbers = int(row.both), int(row.alone), int(row.failed)
+        return Seen(*numbers, row.first_at, row.alone_at, row.both_since_at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
@@ -24,6 +25,16 @@ class Hold(Enum):
     """The other event runs now."""
 
 
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """The other event of an action. Only its id is known if it is not in the inbox."""
+
+    id: str
+    type: str | None
+    state: str | None
+    outcome: str | None
+
+
 class Pairs:
     """Decides which event of a pair runs. The key of a pair is the id of its snapshot event."""
 
@@ -39,6 +50,14 @@ class Pairs:
         """Return the key of the pair of an event, if its thin event is noted."""
         rows = self._store.read(statements.NOTED, event_id=event_id)
         return rows[0].snapshot_event if rows else None
+
+    def twins(self, event_id: str) -> list[Twin]:
+        """Return the other events of the same action: one at most, unless Stripe sends more.
+
+        Only the thin event names its twin. It is known once the thin event was fetched for its run.
+        """
+        rows = self._store.read(statements.TWINS, event_id=event_id)
+        return [Twin(*tuple(row)) for row in rows]
 
     def hold(self, claim: Claim, pair_key: str) -> Hold:
         """Let the event of this ``claim`` run, unless the other one runs or succeeded.

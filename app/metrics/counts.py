@@ -19,10 +19,10 @@ class Counts:
         self._lock = threading.Lock()
         self._counts: dict[tuple[str, str, int], tuple[int, float]] = {}
 
-    def add(self, kind: str, name: str) -> None:
-        """Count one more."""
+    def add(self, kind: str, name: str, number: int = 1) -> None:
+        """Count ``number`` more."""
         now = time.time()
-        self._add(kind, name, 1, now)
+        self._add(kind, name, number, now)
 
     def _add(self, kind: str, name: str, number: int, at: float) -> None:
         key = (kind, name, period_of(at))

@@ -15,7 +15,7 @@ from app.errors import InboxUnavailable
 from app.inbox import Inbox
 from app.metrics.counts import Counts
 from app.runtime.process_name import new_process_name
-from app.states import Outcome
+from app.states import NOT_RUN, Outcome
 
 if TYPE_CHECKING:
     from app.metrics.exposition import Exposition
@@ -88,10 +88,22 @@ class Meter:
             self._series.rejection(reason)
 
     def attempt(self, event_type: str, outcome: Outcome, seconds: float) -> None:
-        """Count an attempt whose callback ended after ``seconds``."""
+        """Count an attempt that ended after ``seconds``. A twin has called no callback."""
+        if outcome in NOT_RUN:
+            self._not_run(event_type, outcome, 1)
+            return
         self._counts.add("attempt", outcome)
         if self._series is not None:
             self._series.attempt(self._label(event_type), outcome, seconds)
+
+    def superseded(self, event_type: str, number: int) -> None:
+        """Count events that became done because a newer one of their object runs."""
+        self._not_run(event_type, Outcome.SUPERSEDED, number)
+
+    def _not_run(self, event_type: str, outcome: Outcome, number: int) -> None:
+        self._counts.add("attempt", outcome, number)
+        if self._series is not None:
+            self._series.not_run(self._label(event_type), outcome, number)
 
     def stripe_request(self, status: str) -> None:
         """Count a request to Stripe's API by its HTTP status, or ``error`` if it got no answer."""

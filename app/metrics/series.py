@@ -14,6 +14,7 @@ HELP = {
     "deliveries": "Deliveries by outcome and event type.",
     "rejections": "Requests that were rejected, by reason.",
     "attempts": "Attempts whose callback ended, by event type and outcome.",
+    "not_run": "Events that became done without a run, by event type and outcome.",
     "stripe_requests": "Requests to Stripe's API by HTTP status.",
     "lease_losses": "Claims that another attempt took over while their callback ran.",
     "reconcile_missing": "Events that Stripe had and the inbox lacked, and that were backfilled.",
@@ -50,6 +51,7 @@ class Series:
         self._deliveries = _Children(self._counter("deliveries", "outcome", "type"))
         self._rejections = _Children(self._counter("rejections", "reason"))
         self._attempts = _Children(self._counter("attempts", "type", "outcome"))
+        self._not_run = _Children(self._counter("not_run", "type", "outcome"))
         self._stripe_requests = _Children(self._counter("stripe_requests", "status"))
         self._lease_losses = self._counter("lease_losses")
         self._reconcile_missing = self._counter("reconcile_missing")
@@ -84,6 +86,10 @@ class Series:
         """Count an attempt."""
         self._attempts[event_type, outcome].inc()
         self._attempt_seconds.observe(seconds)
+
+    def not_run(self, event_type: str, outcome: str, number: int) -> None:
+        """Count events that need no run."""
+        self._not_run[event_type, outcome].inc(number)
 
     def stripe_request(self, status: str) -> None:
         """Count a request to Stripe's API."""

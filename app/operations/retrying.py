@@ -25,6 +25,10 @@ class Refusal(Enum):
     """Its callback has returned. It can be run ``again``."""
     SUPERSEDED = auto()
     """A newer event of its object ran instead. It can be run ``again``."""
+    TWIN = auto()
+    """The other event of its pair succeeded. Run ``again``, it becomes the twin once more."""
+    SHADOW = auto()
+    """It ran as a shadow. It can be run ``again``."""
     NO_MODULE = auto()
     """The fallback took it, and its type still has no handler module. It can be run ``again``."""
     RUNNING = auto()
@@ -33,7 +37,22 @@ class Refusal(Enum):
 
 
 #: The refusals of events that a person can have run ``again``.
-AGAIN = frozenset({Refusal.SUCCEEDED, Refusal.SUPERSEDED, Refusal.NO_MODULE})
+AGAIN = frozenset(
+    {
+        Refusal.SUCCEEDED,
+        Refusal.SUPERSEDED,
+        Refusal.TWIN,
+        Refusal.SHADOW,
+        Refusal.NO_MODULE,
+    }
+)
+
+#: The refusals of done events that have not simply succeeded, by their outcome.
+_BY_OUTCOME: dict[str | None, Refusal] = {
+    Outcome.SUPERSEDED: Refusal.SUPERSEDED,
+    Outcome.TWIN: Refusal.TWIN,
+    Outcome.SHADOW: Refusal.SHADOW,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +80,7 @@ class Rules:
 
     def _refusal_of_done(self, event: Event | EventRow) -> Refusal | None:
         if event.outcome not in WITHOUT_MODULE:
-            return Refusal.SUPERSEDED if event.outcome == Outcome.SUPERSEDED else Refusal.SUCCEEDED
+            return _BY_OUTCOME.get(event.outcome, Refusal.SUCCEEDED)
         has_module = event.outcome != Outcome.FALLBACK or event.type in self.handled_types()
         return None if has_module else Refusal.NO_MODULE
 

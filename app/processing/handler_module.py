@@ -54,8 +54,6 @@ class HandlerModule:
     callback: Callback
     around: Around | None = None
     policy: Policy = NO_POLICY
-    shadow: bool = False
-    """It runs beside the snapshot module of its type, and writes nothing to Stripe."""
 
     @property
     def kind(self) -> Kind:
@@ -129,16 +127,6 @@ def _parameters(event_type: str) -> tuple[str, ...]:
     if event_type == FALLBACK:
         return _OF_FALLBACK
     return _OF_THIN if kind_of(event_type) is Kind.THIN else _OF_SNAPSHOT
-
-
-def shadow(event_type: str, module: ModuleType) -> bool:
-    """Return the module's ``SHADOW``. Raises ``ModuleProblem`` if it cannot have this value."""
-    declared = getattr(module, "SHADOW", False)
-    if not isinstance(declared, bool):
-        raise ModuleProblem(f"SHADOW is {declared!r}. Use True or False")
-    if declared and (event_type in FALLBACKS or kind_of(event_type) is not Kind.THIN):
-        raise ModuleProblem("SHADOW is only for a module of thin events. Remove it")
-    return declared
 
 
 def summary(module: ModuleType) -> str:

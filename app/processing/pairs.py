@@ -24,6 +24,10 @@ FIRST_DELAY = 1.0
 MAX_DELAY = 30.0
 
 
+#: The reason of an event that was released because its twin was running.
+TWIN_RUNS = "its twin was running"
+
+
 def paired_types(handled: Iterable[str]) -> frozenset[str]:
     """Return the types that have a module for both kinds, in both spellings."""
     types = frozenset(handled)

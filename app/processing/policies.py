@@ -1,6 +1,7 @@
 """The policies of an event type: constants of its handler module, which the registry checks.
 
-They have an effect in queue mode only. In inline mode Stripe decides when an event is delivered.
+``SHADOW`` holds in both modes, the others in queue mode only: in inline mode Stripe decides when an
+event is delivered.
 """
 
 from __future__ import annotations
@@ -8,15 +9,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 from types import ModuleType
 from typing import Any
 
 from app.inbox.claim_rules import ClaimRules
 from app.stripe_api.catalog import Kind
 
-#: A constant whose name is at least this similar to the name of a policy counts as misspelt. A
-#: constant of the team's own, such as ``RETRY_MAX_SECONDS``, is less similar.
+#: A constant whose name is at least this similar to the name of a policy counts as misspelt, and so
+#: does one with a single wrong letter. A constant of the team's own, such as ``RETRY_MAX_SECONDS``,
+#: is less similar.
 SIMILARITY = 0.9
 
 #: The values of ``PRIORITY``.
@@ -39,6 +41,13 @@ class Policy:
 
     coalesce: bool = False
     """Of several due events of one object only the newest runs."""
+
+    shadow: bool = False
+    """Its events run beside those of its snapshot module, and write nothing to Stripe."""
+
+    def of_queue_mode(self) -> Policy:
+        """Return the policies that have no effect in inline mode."""
+        return dataclasses.replace(self, shadow=False)
 
     def constants(self) -> dict[str, Any]:
         """Return the constants that differ from the default, as the module has them."""
@@ -84,13 +93,22 @@ def _one_of(*words: str) -> _Constant:
     return _Constant(lambda value: isinstance(value, str) and value in words, values)
 
 
+_BOOLEAN = _Constant(lambda value: isinstance(value, bool), "True or False")
+
 #: The limits of the settings with these names hold here too.
 _CONSTANTS: Mapping[str, _Constant] = {
     "MAX_ATTEMPTS": _whole_number(1, 10000),
     "RETRY_BASE_SECONDS": _seconds(0.01, 86400),
     "CONCURRENCY": _whole_number(1, 1024),
     "PRIORITY": _one_of(NORMAL, LOW),
-    "COALESCE": _Constant(lambda value: isinstance(value, bool), "True or False"),
+    "COALESCE": _BOOLEAN,
+    "SHADOW": _BOOLEAN,
+}
+
+#: Why a module of snapshot events cannot have a policy.
+_ONLY_THIN = {
+    "COALESCE": "A snapshot event has its own copy of the object, so none can stand for another",
+    "SHADOW": "A shadow runs beside the snapshot module of its type",
 }
 
 
@@ -121,7 +139,7 @@ def problems(module: ModuleType, kind: Kind | None) -> list[str]:
     """Return what is wrong with the policies of a ``module``, in words for its author.
 
     ``kind`` is the one of its events. None: it is a fallback, and can have none, because a policy
-    is one of a type. A snapshot event cannot stand for an older one: its body is another copy.
+    is one of a type.
     """
     found = []
     for name, value in sorted(vars(module).items()):
@@ -130,13 +148,18 @@ def problems(module: ModuleType, kind: Kind | None) -> list[str]:
                 found.append(f"{name} has no effect in the fallback. Set it in a type's own module")
             elif not _CONSTANTS[name].is_valid(value):
                 found.append(f"{name} is {value!r}. Use {_CONSTANTS[name].values}")
-            elif name == "COALESCE" and value and kind is Kind.SNAPSHOT:
-                found.append(
-                    "COALESCE is for thin events. A snapshot event has its own copy of the object,"
-                    " so none can stand for another. Remove it"
-                )
-        elif name.isupper() and name != EVENT_TYPE:
-            near = get_close_matches(name, [*_CONSTANTS, EVENT_TYPE], 1, SIMILARITY)
-            if near:
-                found.append(f"{name} has no effect; nearest: {near[0]}. Correct or rename it")
+            elif name in _ONLY_THIN and value and kind is Kind.SNAPSHOT:
+                found.append(f"{name} is for thin events. {_ONLY_THIN[name]}. Remove it")
+        elif name.isupper() and name != EVENT_TYPE and (near := _nearest(name)):
+            found.append(f"{name} has no effect; nearest: {near}. Correct or rename it")
     return found
+
+
+def _nearest(name: str) -> str | None:
+    """Return the constant of which ``name`` is a misspelling, or None."""
+    for each in (*_CONSTANTS, EVENT_TYPE):
+        one_wrong_letter = 1 - 1 / len(each)
+        ratio = SequenceMatcher(None, name, each).ratio()
+        if ratio >= min(SIMILARITY, one_wrong_letter):
+            return each
+    return None

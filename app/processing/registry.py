@@ -77,6 +77,15 @@ class Registry:
         """
         return paired_types(self.handled_types)
 
+    def counterpart(self, event_type: str) -> HandlerModule | None:
+        """Return the module for the events of the other kind of this type, None without one.
+
+        The two are a pair, or a shadow and its snapshot module.
+        """
+        same = (each for each in self.modules if each.event_type != event_type)
+        name = snapshot_type(event_type)
+        return next((each for each in same if snapshot_type(each.event_type) == name), None)
+
     def types_of(self, kind: Kind) -> frozenset[str]:
         """The types of one ``kind`` with a handler module."""
         return frozenset(each.event_type for each in self.modules if each.kind is kind)
@@ -218,7 +227,6 @@ class _Loader:
             module = module or handler_module.load(self._package_name, name)
             event_type = handler_module.event_type(name, module)
             callback = handler_module.callback(event_type, module)
-            shadow = handler_module.shadow(event_type, module)
         except ModuleProblem as problem:
             self._add(name, str(problem))
             return None
@@ -235,14 +243,13 @@ class _Loader:
             callback,
             self._around,
             policies.read(module),
-            shadow,
         )
 
     def _refuse_shadow_of_nothing(self, modules: list[HandlerModule]) -> None:
         handled = {each.event_type for each in modules}
         for each in modules:
             wanted = snapshot_type(each.event_type)
-            if each.shadow and wanted not in handled:
+            if each.policy.shadow and wanted not in handled:
                 self.problems.append(
                     f"{each.file}: SHADOW = True needs the snapshot module"
                     f" {module_name(wanted)}.py beside it. Add that module, or remove SHADOW"

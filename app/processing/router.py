@@ -47,7 +47,7 @@ class Router:
         thin = [each for each in modules if each.kind is Kind.THIN]
         self._thin = _thin_handler(client, thin, fallback, wrap)
         self._shadow = _thin_handler(read_only(client), thin, fallback, wrap)
-        self._shadow_types = {each.event_type for each in thin if each.shadow}
+        self._shadow_types = {each.event_type for each in thin if each.policy.shadow}
         snapshot = [each for each in modules if each.kind is Kind.SNAPSHOT]
         self._snapshot = {each.event_type: wrap(each) for each in snapshot}
         self._snapshot_fallback = wrap(snapshot_fallback or _LOGGED)

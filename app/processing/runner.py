@@ -121,7 +121,7 @@ class Runner:
     def _wait_for_twin(self, claim: Claim) -> NoReturn:
         """Give the claim back without a failure: the twin of its event runs."""
         delay = pairing.delay_of(claim)
-        self._record_or_defer(claim, lambda: self._claims.release(claim, delay, "its twin runs"))
+        self._record_or_defer(claim, lambda: self._claims.release(claim, delay, pairing.TWIN_RUNS))
         raise pairing.twin_runs(claim)
 
     def _call(self, run: _Run, span: Span) -> Result:
@@ -166,7 +166,7 @@ class Runner:
         the body, an error after it from one of them: their types do not tell them apart.
         """
         success = Outcome.FALLBACK if module.event_type in FALLBACKS else Outcome.HANDLED
-        success = Outcome.SHADOW if module.shadow else success
+        success = Outcome.SHADOW if module.policy.shadow else success
 
         def call(event: Any, client: stripe.StripeClient, *details: Any) -> None:
             run = _current.get()
@@ -182,7 +182,7 @@ class Runner:
 
     def _may_run(self, run: _Run, module: HandlerModule, event: Any) -> bool:
         """Return whether the callback is to run: the other event of a pair may have succeeded."""
-        if module.shadow:
+        if module.policy.shadow:
             run.is_shadow = True
             idempotency.skip_effects()
             self._gate.note_shadow(run.claim, event)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
@@ -82,6 +83,8 @@ class Worker:
         self._rescuing = threading.Lock()
         self._is_releasing = False
         self._outage_reported = False
+        self.on_superseded: Callable[[str, int], object] = lambda _type, _number: None
+        """Called with the type and the number of events that a claim superseded."""
 
     def start(self, count: int) -> None:
         """Start ``count`` threads in this process. A fork ends them in the child."""
@@ -213,6 +216,8 @@ class Worker:
             log.exception("claim_failed")
             return None
         self._outage_reported = False
+        if claim is not None and claim.superseded:
+            self.on_superseded(claim.type, claim.superseded)
         return claim
 
     def _probe(self) -> Claim | None:

@@ -15,6 +15,7 @@ from app.inbox import Gauges
 from app.metrics.exposition import Exposition
 from app.metrics.series import PREFIX
 from app.metrics.state import InboxState
+from app.states import NOT_RUN, SUCCESSES
 from tests.support import pages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +83,13 @@ def test_rules_have_runbooks() -> None:
     own = {runbook(alert) for alert in ALERTS}
     others = {f"docs/operations.md#{anchor}" for anchor in ("health", "refused-requests")}
     assert set(links) == own | others
+
+
+@pytest.mark.parametrize("file", [RULES, DASHBOARD], ids=["rules", "dashboard"])
+def test_no_success_counts_as_a_failure(file: Path) -> None:
+    """What counts failed attempts leaves out each outcome of a success."""
+    (successes,) = re.findall(r"outcome!~\\?\"([\w|]+)", file.read_text(encoding="utf-8"))
+    assert set(successes.split("|")) == SUCCESSES - NOT_RUN
 
 
 def test_dashboard_shows_each_series(series: dict[str, str]) -> None:

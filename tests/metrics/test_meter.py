@@ -15,12 +15,12 @@ from app.inbox import Activity
 from app.inbox.activity import WorkerThreads, period_of
 from app.metrics import counts
 from app.metrics.meter import OTHER
-from app.states import Outcome
+from app.states import Outcome, State
 from app.web import startup
 from devkit import samples
-from devkit.deliver import Receiver
+from devkit.deliver import MakeDeliver, Receiver
 from devkit.stripe_api import StripeApi
-from tests.support import raw_sql
+from tests.support import pairs, raw_sql
 from tests.support.waiting import wait_for
 
 HANDLED = "v1.customer.created"
@@ -113,6 +113,42 @@ class TestDeliveries:
         found = series(receiver)
         assert found["deliveries_total", "failed", HANDLED] == 1
         assert found["attempts_total", "failed", HANDLED] == 1
+
+    def test_twin(self, make_deliver: MakeDeliver, stripe_api: StripeApi) -> None:
+        """A twin is done, and no callback ran for it."""
+        deliver = make_deliver(modules=pairs.MODULES)
+        deliver.receiver.services.meter.start()
+        pairs.send_snapshot(deliver)
+        pairs.send_thin(deliver, stripe_api)
+        found = series(deliver.receiver)
+        assert found["not_run_total", "twin", pairs.THIN] == 1
+        assert found["attempts_total", "handled", pairs.SNAPSHOT] == 1
+        assert ("attempts_total", "twin", pairs.THIN) not in found
+        assert found[("attempt_duration_seconds_count",)] == 1
+        assert activities(deliver.receiver)["attempt", "twin"] == 1
+
+    def test_shadow(self, make_deliver: MakeDeliver, stripe_api: StripeApi) -> None:
+        """The callback of a shadow runs, so it is an attempt, also if it raises."""
+        deliver = make_deliver(modules=pairs.FAILING_SHADOW)
+        deliver.receiver.services.meter.start()
+        pairs.send_thin(deliver, stripe_api)
+        assert series(deliver.receiver)["attempts_total", "shadow", pairs.THIN] == 1
+
+    def test_superseded(self, make_receiver: MakeReceiver) -> None:
+        """Each superseded event counts, under its type. The newest one is an attempt."""
+        modules = {"v1_customer_created": f"COALESCE = True\n{MODULES['v1_customer_created']}"}
+        receiver = make_receiver(modules, processing="queue")
+        receiver.services.meter.start()
+        for number in range(4):
+            event_id = f"evt_{number}"
+            receiver.deliver(samples.notification(HANDLED, event_id=event_id, object_id="cus_1"))
+        receiver.services.worker.start(1)
+        wait_for(lambda: receiver.event("evt_3").state == State.DONE)
+        receiver.services.worker.join()
+        found = series(receiver)
+        assert found["not_run_total", "superseded", HANDLED] == 3
+        assert found["attempts_total", "handled", HANDLED] == 1
+        assert activities(receiver)["attempt", "superseded"] == 3
 
     def test_rejected(self, receiver: Receiver) -> None:
         """Each rejection counts under its reason, also when it has no line in the log any more."""

@@ -283,6 +283,7 @@ class TestStart:
         assert json.loads(result.stdout)[-1] == {
             "type": "around",
             "file": f"{package}/around.py",
+            "pair": None,
             "policies": {},
             "summary": "Notes its steps.",
         }

@@ -21,13 +21,14 @@ from tests.support.waiting import wait_for
 TYPE = "v1.customer.created"
 MODULE = "v1_customer_created"
 HANDLE = "def handle(notif, client): pass\n"
+SNAPSHOT_HANDLE = "def handle(event, client): pass\n"
 COUNTING = "calls = []\ndef handle(notif, client): calls.append(notif.id)\n"
 FAILING = "def handle(notif, client): raise OSError\n"
 
 
 def test_module_without_a_constant_has_no_policy(make_handlers: MakeHandlers) -> None:
     """The settings hold for its type. Constants of the team's own have no effect."""
-    own = "RETRY_MAX_SECONDS = 3\nPRICES = {}\nTYPES = ()\nmax_attempts = 3\n"
+    own = "RETRY_MAX_SECONDS = 3\nPRICES = {}\nTYPES = ()\nSHALLOW = 1\nmax_attempts = 3\n"
     (module,) = registry.load(make_handlers(**{MODULE: own + HANDLE})).modules
 
     assert module.policy == Policy()
@@ -68,6 +69,7 @@ def test_snapshot_events_are_not_coalesced(make_handlers: MakeHandlers) -> None:
             "RETRY_BASE_SECONDS is nan. Use a number of seconds from 0.01 to 86400",
         ),
         ("COALESCE = 1", "COALESCE is 1. Use True or False"),
+        ("SHADOW = 'yes'", "SHADOW is 'yes'. Use True or False"),
         ("CONCURRENCY = 0", "CONCURRENCY is 0. Use a whole number from 1 to 1024"),
         ("PRIORITY = 'high'", "PRIORITY is 'high'. Use 'normal' or 'low'"),
         ("PRIORITY = 1", "PRIORITY is 1. Use 'normal' or 'low'"),
@@ -75,6 +77,8 @@ def test_snapshot_events_are_not_coalesced(make_handlers: MakeHandlers) -> None:
             "MAX_ATEMPTS = 3",
             "MAX_ATEMPTS has no effect; nearest: MAX_ATTEMPTS. Correct or rename it",
         ),
+        ("SHADWO = True", "SHADWO has no effect; nearest: SHADOW. Correct or rename it"),
+        ("PRIORTIY = 'low'", "PRIORTIY has no effect; nearest: PRIORITY. Correct or rename it"),
         (
             "EVENT_TIPE = 'v1.x'",
             "EVENT_TIPE has no effect; nearest: EVENT_TYPE. Correct or rename it",
@@ -142,6 +146,18 @@ def test_start_in_inline_mode_says_that_policies_have_no_effect(
     start_warnings.warn(services.settings, services.registry)
 
     assert logged("policies_without_effect")["policies"] == {TYPE: "MAX_ATTEMPTS=3"}
+
+
+def test_start_in_inline_mode_says_nothing_of_a_shadow(
+    make_receiver: Callable[..., Receiver], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A shadow is one in both modes."""
+    modules = {MODULE: f"SHADOW = True\n{HANDLE}", "customer_created": SNAPSHOT_HANDLE}
+    services = make_receiver(modules).services
+
+    start_warnings.warn(services.settings, services.registry)
+
+    assert "policies_without_effect" not in capsys.readouterr().err
 
 
 def test_start_in_queue_mode_says_nothing(

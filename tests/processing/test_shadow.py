@@ -165,15 +165,24 @@ def test_error_that_cannot_be_read(deliver: Deliver, stripe_api: StripeApi) -> N
     [
         ({"v1_customer_created": "SHADOW = True"}, "needs the snapshot module customer_created.py"),
         ({"v1_customer_created": "SHADOW = 1"}, "SHADOW is 1. Use True or False"),
-        ({"customer_created": "SHADOW = True"}, "SHADOW is only for a module of thin events"),
-        ({"fallback": "SHADOW = True"}, "SHADOW is only for a module of thin events"),
+        (
+            {"customer_created": "SHADOW = True"},
+            "SHADOW is for thin events. A shadow runs beside the snapshot module",
+        ),
+        ({"fallback": "SHADOW = True"}, "SHADOW has no effect in the fallback"),
+        ({"snapshot_fallback": "SHADOW = True"}, "SHADOW has no effect in the fallback"),
+        ({"v1_customer_created": "SHADWO = True"}, "SHADWO has no effect; nearest: SHADOW"),
     ],
 )
 def test_wrong_shadow_is_refused_at_start(
     make_handlers: MakeHandlers, modules: dict[str, str], problem: str
 ) -> None:
     """The problem names the file and the remedy."""
-    parameters = {"customer_created": "event, client", "fallback": "notif, client, details"}
+    parameters = {
+        "customer_created": "event, client",
+        "snapshot_fallback": "event, client",
+        "fallback": "notif, client, details",
+    }
     sources = {
         name: f"{source}\ndef handle({parameters.get(name, 'notif, client')}): pass\n"
         for name, source in modules.items()

@@ -52,6 +52,8 @@ REFUSALS = {
     Refusal.OTHER_MODE: "is a {mode} event, and STRIPE_API_KEY is of the other mode",
     Refusal.SUCCEEDED: "has succeeded; to run it a second time add --again",
     Refusal.SUPERSEDED: "was superseded by a newer event; to run it too add --again",
+    Refusal.TWIN: "was not run, because its twin succeeded; to check that once more add --again",
+    Refusal.SHADOW: "ran as a shadow; to run it once more add --again",
     Refusal.NO_MODULE: "has no handler module yet; to run the fallback once more add --again",
     Refusal.RUNNING: "is running",
     Refusal.RESCUED_SOON: "is an orphan: a worker rescues it",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 from flask.cli import with_appcontext
 
 from app.cli.events.event_list import as_object, paused_sentence
+from app.cli.hints import hint
 from app.cli.inbox_errors import explained
 from app.cli.output import iso_time, json_option, say, say_json, say_lines
 from app.operations import history
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from app.inbox import Attempt, Effect, Event, Inbox, Note
+    from app.inbox.pairs import Twin
     from app.operations.history import Entry
 
 
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 def show(event_id: str, *, full: bool, as_json: bool) -> None:
     """Show one event: its state, body, attempts and effects, and its retries with their operators.
 
+    A twin is the other event of the same action at Stripe, if the type has a module for both kinds.
     An effect is one that app.once recorded. A traceback has the exception first, and then the
     frames of the handler package. Attempts that ended in the same way are shown once.
     """
@@ -41,15 +45,19 @@ def show(event_id: str, *, full: bool, as_json: bool) -> None:
         attempts = inbox.administration.attempts(event_id)
         retries = inbox.administration.retries(event_id)
         effects = inbox.effects.of_event(event_id)
+        twins = inbox.pairs.twins(event_id)
         pauses = _pauses(inbox, event)
     if as_json:
-        say_json(_with_history(event, attempts, retries, effects))
+        history_of = _with_history(event, attempts, retries, effects)
+        say_json({**history_of, "twins": [asdict(each) for each in twins]})
         return
     for sentence in pauses:
         say(sentence)
     for name, value in {**as_object(event), "trace": event.trace}.items():
         if value is not None:
             say(f"{name:<12} {value}")
+    for twin in twins:
+        say(f"{'twin':<12} {_about(twin)}")
     say()
     say("body")
     say_lines(history.pretty_body(event.body))
@@ -61,6 +69,14 @@ def show(event_id: str, *, full: bool, as_json: bool) -> None:
     for retry in retries:
         say()
         say(f"retried by {retry.by} at {iso_time(retry.at)}: {retry.why or 'no reason given'}")
+
+
+def _about(twin: Twin) -> str:
+    """Return the id of a twin, and what became of it."""
+    if twin.type is None:
+        return f"{twin.id}, which is not in the inbox"
+    about = ", ".join(each for each in (twin.id, twin.type, twin.state, twin.outcome) if each)
+    return f"{about}: {hint('events', 'show', twin.id)}"
 
 
 def _pauses(inbox: Inbox, event: Event) -> list[str]:

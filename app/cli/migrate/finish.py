@@ -68,11 +68,10 @@ def _reason_to_wait(each: TypeToMove, seconds: float) -> str | None:
     if not each.has_snapshot_module:
         return None
     own = services()
-    shadows = {module.event_type for module in own.registry.modules if module.shadow}
     row = compared(
         own.inbox,
         str(each.thin),
-        is_shadow=each.thin in shadows,
+        is_shadow=own.registry.policy(str(each.thin)).shadow,
         livemode=own.settings.livemode,
         seconds=seconds,
     )

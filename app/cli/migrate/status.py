@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from app.inbox import Inbox
     from app.inbox.moving import Seen
 
-HEADINGS = ("type", "both", "snapshot only", "thin only", "failed", "last alone", "next")
+HEADINGS = (
+    *("type", "both", "snapshot only", "thin only", "failed"),
+    *("last alone", "both since", "next"),
+)
 
 _HOUR = 3600.0
 
@@ -38,6 +41,12 @@ class Row:
         """When the latest event came that has no twin. None if all have one."""
         times = [each for each in (self.snapshot.alone_at, self.thin.alone_at) if each is not None]
         return max(times, default=None)
+
+    @property
+    def both_since_at(self) -> float | None:
+        """Since when all events have a twin: the first one after the last that came alone."""
+        snapshot, thin = self.snapshot.both_since_at, self.thin.both_since_at
+        return None if snapshot is None or thin is None else max(snapshot, thin)
 
     @property
     def failed(self) -> int:
@@ -82,11 +91,16 @@ def status(*, hours: float, as_json: bool) -> None:
     """
     own = services()
     both = paired_types(own.registry.handled_types)
-    shadows = {each.event_type for each in own.registry.modules if each.shadow}
     livemode, seconds = own.settings.livemode, hours * _HOUR
     with explained():
         rows = [
-            compared(own.inbox, each, is_shadow=each in shadows, livemode=livemode, seconds=seconds)
+            compared(
+                own.inbox,
+                each,
+                is_shadow=own.registry.policy(each).shadow,
+                livemode=livemode,
+                seconds=seconds,
+            )
             for each in sorted(both)
             if kind_of(each) is Kind.THIN
         ]
@@ -113,16 +127,20 @@ def compared(
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    alone_at = "-" if row.alone_at is None else iso_time(row.alone_at)
     return (
         snapshot_type(row.thin_type),
         str(row.snapshot.both),
         str(row.snapshot.alone),
         str(row.thin.alone),
         str(row.failed),
-        alone_at,
+        _time(row.alone_at),
+        _time(row.both_since_at),
         row.next_step,
     )
+
+
+def _time(seconds: float | None) -> str:
+    return "-" if seconds is None else iso_time(seconds)
 
 
 def _as_object(row: Row) -> dict[str, object]:
@@ -130,6 +148,7 @@ def _as_object(row: Row) -> dict[str, object]:
         "type": snapshot_type(row.thin_type),
         "shadow": row.is_shadow,
         **{name: _with_times(getattr(row, name)) for name in ("snapshot", "thin")},
+        "both_since_at": None if row.both_since_at is None else iso_time(row.both_since_at),
         "next": row.next_step,
     }
 

@@ -43,8 +43,11 @@ _thin_has_twin = sa.exists(
 def _compared(has_twin: sa.ColumnElement[bool]) -> sa.Select[Any]:
     """Return the numbers of recent events of a type: with and without a twin, and failed."""
     both = sa.case((has_twin, ONE), else_=ZERO).label("both")
-    each = sa.select(_event, both).subquery("each")
+    each = sa.select(_event, both).cte("each")
     alone = each.c.both == ZERO
+    last_alone = sa.select(sa.func.max(each.c.received_at)).where(alone).scalar_subquery()
+    # No time is before the first event: none came alone.
+    is_later = each.c.received_at > sa.func.coalesce(last_alone, number(0.0))
     has_failed = sa.or_(
         each.c.state == word(State.DEAD),
         sa.and_(each.c.outcome == word(Outcome.SHADOW), each.c.reason.is_not(None)),
@@ -55,6 +58,9 @@ def _compared(has_twin: sa.ColumnElement[bool]) -> sa.Select[Any]:
         sa.func.coalesce(sa.func.sum(sa.case((has_failed, ONE), else_=ZERO)), ZERO).label("failed"),
         sa.func.min(each.c.received_at).label("first_at"),
         sa.func.max(sa.case((alone, each.c.received_at))).label("alone_at"),
+        sa.func.min(sa.case((sa.and_(~alone, is_later), each.c.received_at))).label(
+            "both_since_at"
+        ),
     )
 
 

@@ -10,10 +10,13 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from app.inbox.sql import parking
-from app.inbox.sql.literals import word
+from app.inbox.sql.literals import number, word
 from app.inbox.sql.rescue import orphaned
 from app.inbox.sql.schema import events, now, pair_holds, thin_events
 from app.states import Outcome, State
+
+#: Twins of one event that are shown. Stripe names one snapshot event for each thin event.
+MOST_TWINS = 5
 
 _key = sa.bindparam("pair_key", type_=sa.Text)
 _event_id = sa.bindparam("event_id", type_=sa.Text)
@@ -138,4 +141,17 @@ of_one_action = sa.union_all(
     sa.select(_event_id.label("id")),
     sa.select(_own_key),
     sa.select(thin_events.c.event_id).where(thin_events.c.snapshot_event == _own_key),
+)
+
+_action = of_one_action.subquery("action")
+
+#: The other events of an action, also one that is not in the inbox.
+TWINS = (
+    sa.select(_action.c.id, _twin.c.type, _twin.c.state, parking.outcome_of(_twin).label("outcome"))
+    .distinct()
+    .select_from(_action)
+    .outerjoin(_twin, _twin.c.id == _action.c.id)
+    .where(_action.c.id != _event_id)
+    .order_by(_action.c.id)
+    .limit(number(MOST_TWINS))
 )

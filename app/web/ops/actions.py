@@ -32,6 +32,12 @@ IMPOSSIBLE = {
     Refusal.ERASED: "It was erased, so there is no body to run it with.",
     Refusal.RESCUED_SOON: "Its process died, and a worker rescues it within seconds.",
 }
+#: What another run of a done event does, if it is not a repetition.
+ANOTHER_RUN = {
+    Refusal.SUPERSEDED: "Its callback has not run: a newer event of its object ran instead.",
+    Refusal.TWIN: "Its callback has not run, and is called only if its twin has not succeeded.",
+    Refusal.SHADOW: "It ran as a shadow. With SHADOW in its module, it writes nothing to Stripe.",
+}
 CHANGED = (
     "Nothing was done: the event has changed since you opened the form. Read its page again before"
     " you decide."
@@ -174,7 +180,7 @@ def _retry_question(event: Event) -> Confirmation:
         else "Its callback runs while you wait. The next page has the result."
     )
     if again:
-        how += " It has succeeded, so its callback repeats what it did."
+        how += f" {_another_run(event) or 'It has succeeded, so its callback repeats what it did.'}"
     return Confirmation(
         title=f"Retry {event.id}" + (" although it is done?" if again else "?"),
         about=_sentence(event),
@@ -188,12 +194,16 @@ def _retry_question(event: Event) -> Confirmation:
 
 
 def _second_question(event: Event) -> Confirmation:
+    another = _another_run(event)
+    repeats = (
+        "Its callback has returned. A second run repeats its effects, unless it is idempotent."
+    )
     return Confirmation(
-        title=f"Run {event.id} a second time?",
+        title=f"Run {event.id} although it is done?"
+        if another
+        else f"Run {event.id} a second time?",
         about=_sentence(event),
-        sentences=[
-            "Its callback has returned. A second run repeats its effects, unless it is idempotent."
-        ],
+        sentences=[another or repeats],
         button="Retry although done",
         action=url_for("ops.actions.retry", event_id=event.id),
         back=_address(event),
@@ -201,6 +211,12 @@ def _second_question(event: Event) -> Confirmation:
         needs_reason=True,
         is_danger=True,
     )
+
+
+def _another_run(event: Event) -> str | None:
+    """Return what another run of a done event does, None if it repeats what the callback did."""
+    refusal = rules().refusal(event)
+    return ANOTHER_RUN.get(refusal) if refusal else None
 
 
 def _give_up_question(event: Event) -> Confirmation:

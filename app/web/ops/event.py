@@ -76,6 +76,8 @@ def show(event_id: str) -> str:
         entries=list(_latest_first(history.entries(administration.attempts(event_id), package))),
         body=_body(event),
         effects=services().inbox.effects.of_event(event_id),
+        twins=services().inbox.pairs.twins(event_id),
+        has_failed=sentences.has_failed(event),
         acts=_acts(event_id),
         queue=services().settings.is_queue,
         did=results.of_request(),

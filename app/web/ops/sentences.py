@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from app.formats import mode, plural
 from app.inbox import Event
+from app.processing.pairs import TWIN_RUNS
 from app.states import Outcome, State
 
 
@@ -76,15 +77,16 @@ def _running(event: Event, situation: Situation) -> Sentence:
     )
 
 
+def has_failed(event: Event) -> bool:
+    """Return True for a shadow whose callback raised. Its event is done nevertheless."""
+    return event.outcome == Outcome.SHADOW and event.reason is not None
+
+
 def _pending(event: Event, situation: Situation) -> Sentence:
     if not situation.is_queue:
-        if event.attempt == 0:
-            return Sentence("Pending: not run yet. It was received", event.received_at, ".")
-        return Sentence(
-            f"Pending: attempt {event.attempt} ended",
-            event.settled_at,
-            " without a success. Stripe delivers the event again, for up to three days.",
-        )
+        return _pending_at_stripe(event)
+    if _waits_for_twin(event) and event.due_at > situation.now:
+        return Sentence("Pending: its twin was running. It is tried again", event.due_at, ".")
     following = f"attempt {event.attempt + 1}"
     if event.due_at > situation.now:
         return Sentence(f"Pending: {following} is due", event.due_at, ".")
@@ -93,6 +95,24 @@ def _pending(event: Event, situation: Situation) -> Sentence:
     if situation.is_type_paused:
         return Sentence(f"Pending: {following} was due", event.due_at, ". Its type is paused.")
     return Sentence(f"Pending: {following} was due", event.due_at, ". A worker claims it next.")
+
+
+def _pending_at_stripe(event: Event) -> Sentence:
+    """Return the sentence for inline mode."""
+    if event.attempt == 0:
+        return Sentence("Pending: not run yet. It was received", event.received_at, ".")
+    how = " without a success"
+    if _waits_for_twin(event):
+        how = " without a call of its callback, because its twin was running"
+    return Sentence(
+        f"Pending: attempt {event.attempt} ended",
+        event.settled_at,
+        f"{how}. Stripe delivers the event again, for up to three days.",
+    )
+
+
+def _waits_for_twin(event: Event) -> bool:
+    return event.outcome == Outcome.RELEASED and event.reason == TWIN_RUNS
 
 
 def _done(event: Event) -> Sentence:
@@ -108,7 +128,27 @@ def _done(event: Event) -> Sentence:
         return Sentence(
             "Not run since", event.settled_at, f": {event.reason}, an event of the same object."
         )
+    if event.outcome == Outcome.TWIN:
+        return Sentence(
+            "Done", event.settled_at, " without a run: the callback of its twin has succeeded."
+        )
+    if event.outcome == Outcome.SHADOW:
+        return _done_as_shadow(event)
     what = "the callback returned"
     if event.outcome == Outcome.FALLBACK:
         what = "its type has no handler module, and the fallback returned"
     return Sentence(f"Done: {what}", event.settled_at, f", in attempt {event.attempt}.")
+
+
+def _done_as_shadow(event: Event) -> Sentence:
+    if has_failed(event):
+        return Sentence(
+            "Done, although the callback of the shadow raised",
+            event.settled_at,
+            f", in attempt {event.attempt}. It is not retried: the snapshot module does the work.",
+        )
+    return Sentence(
+        "Done: the callback of the shadow returned",
+        event.settled_at,
+        f", in attempt {event.attempt}. The snapshot module does the work.",
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
-from app.states import SUCCESSES, State
+from app.states import NOT_RUN, SUCCESSES, State
 
 HOURS = 24
 HOUR_SECONDS = 3600
@@ -95,8 +95,8 @@ def chart(
 ) -> Chart:
     """Return the chart of the day that ends with the hour of ``now``.
 
-    Successes and rejections count in the hour in which they happened. Pending and dead events count
-    in the hour of their receipt, as long as they are pending or dead.
+    Done events and rejections count in the hour in which they happened. Pending and dead events
+    count in the hour of their receipt, as long as they are pending or dead.
     """
     first = int(begin(now) // HOUR_SECONDS)
     hours = {hour: Counter[str]() for hour in range(first, first + HOURS)}
@@ -116,7 +116,8 @@ def chart(
 def _kind(counted: Counted) -> str | None:
     if counted.kind == "rejection":
         return "rejected"
-    return "done" if counted.kind == "attempt" and counted.name in SUCCESSES else None
+    is_done = counted.kind == "attempt" and counted.name in SUCCESSES | NOT_RUN
+    return "done" if is_done else None
 
 
 def _bar(place: int, hour: int, numbers: Mapping[str, int], most: int) -> Bar:

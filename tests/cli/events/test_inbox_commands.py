@@ -21,8 +21,10 @@ from app.inbox.administration import Administration
 from app.inbox.claims import Claims
 from app.states import Outcome
 from devkit import samples
+from devkit.deliver import MakeDeliver
+from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver
-from tests.support import raw_sql
+from tests.support import pairs, raw_sql
 
 TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z")
 TYPE = "v1.customer.created"
@@ -443,6 +445,26 @@ class TestSelection:
         assert again.exit_code == 0
         assert state(several, "evt_3") == ("done", "handled", 2)
         assert len(several.services.inbox.administration.retries("evt_3")) == 1
+
+    @pytest.mark.parametrize(
+        ("modules", "words"),
+        [
+            (pairs.MODULES, "was not run, because its twin succeeded; to check that once more add"),
+            (pairs.FAILING_SHADOW, "ran as a shadow; to run it once more add"),
+        ],
+        ids=["twin", "shadow"],
+    )
+    def test_twin_and_shadow_are_refused_unless_again(
+        self, make_deliver: MakeDeliver, stripe_api: StripeApi, modules: dict[str, str], words: str
+    ) -> None:
+        """The reason is not that they have succeeded. Run again, they end in the same way."""
+        deliver = make_deliver(modules=modules)
+        pairs.send_snapshot(deliver)
+        outcome = pairs.send_thin(deliver, stripe_api).outcome
+        refused = run(deliver.receiver, "retry", "evt_n", "--yes")
+        assert f"evt_n: {words} --again" in refused.stderr
+        assert run(deliver.receiver, "retry", "evt_n", "--again", "--yes").exit_code == 0
+        assert state(deliver.receiver, "evt_n") == ("done", outcome, 2)
 
     def test_other_mode_is_refused(self, make_receiver: Make) -> None:
         """A live event is not run with a test key."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from app.cli.output import iso_time
 from app.operations import history
 from devkit import samples
+from devkit.deliver import Deliver, MakeDeliver
+from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver
-from tests.support import raw_sql
+from tests.support import pairs, raw_sql
 
 Make = Callable[..., Receiver]
 #: A small body that is very long when it is indented.
@@ -34,16 +37,29 @@ def receiver(make_receiver: Make) -> Receiver:
     return make_receiver({MODULE: FAILING})
 
 
+@pytest.fixture
+def paired(make_deliver: MakeDeliver, database_url: str) -> Deliver:
+    """``deliver`` for a service with a pair, on each database."""
+    return make_deliver(modules=pairs.MODULES, database_url=database_url)
+
+
 def deliver(receiver: Receiver, times: int) -> None:
     """Deliver an event several times."""
     for _ in range(times):
         receiver.deliver(samples.notification(TYPE, event_id="evt_1"))
 
 
-def show(receiver: Receiver, *options: str) -> list[str]:
+def show(receiver: Receiver, *options: str, event_id: str = "evt_1") -> list[str]:
     """Return the lines of ``flask events show``."""
     runner = receiver.app.test_cli_runner()
-    return runner.invoke(args=["events", "show", "evt_1", *options]).stdout.splitlines()
+    return runner.invoke(args=["events", "show", event_id, *options]).stdout.splitlines()
+
+
+def twin_of(paired: Deliver, event_id: str) -> tuple[str, Any]:
+    """Return the line about the twin of an event, and what a program gets."""
+    (line,) = (each for each in show(paired.receiver, event_id=event_id) if each[:4] == "twin")
+    (value,) = json.loads("\n".join(show(paired.receiver, "--json", event_id=event_id)))["twins"]
+    return line.split(maxsplit=1)[1], value
 
 
 def test_snapshot_event_is_shown(receiver: Receiver) -> None:
@@ -149,3 +165,63 @@ def test_effects_are_shown(receiver: Receiver) -> None:
     assert show(receiver)[-1] == f"effect 'send the mail' recorded at {recorded}"
     (value,) = json.loads("\n".join(show(receiver, "--json")))["effects"]
     assert value == {"purpose": "send the mail", "at": recorded}
+
+
+def test_both_events_of_a_pair_show_their_twin(paired: Deliver, stripe_api: StripeApi) -> None:
+    """Each has the id, the type and the outcome of the other one, and the command that shows it."""
+    pairs.send_snapshot(paired)
+    pairs.send_thin(paired, stripe_api)
+
+    line, value = twin_of(paired, "evt_s")
+    assert line.startswith("evt_n, v1.customer.created, done, twin: `")
+    assert line.endswith("flask events show evt_n`")
+    assert value == {"id": "evt_n", "type": pairs.THIN, "state": "done", "outcome": "twin"}
+    assert twin_of(paired, "evt_n")[1]["outcome"] == "handled"
+
+
+def test_twin_that_has_not_come(paired: Deliver, stripe_api: StripeApi) -> None:
+    """The thin event names it. Nothing names the twin of a snapshot event that came alone."""
+    pairs.send_thin(paired, stripe_api)
+
+    line, value = twin_of(paired, "evt_n")
+    assert line == "evt_s, which is not in the inbox"
+    assert value == {"id": "evt_s", "type": None, "state": None, "outcome": None}
+
+    paired(samples.snapshot_event(pairs.SNAPSHOT, event_id="evt_other"))
+    assert (
+        json.loads("\n".join(show(paired.receiver, "--json", event_id="evt_other")))["twins"] == []
+    )
+
+
+def test_event_that_waits_for_its_twin(
+    make_deliver: MakeDeliver, stripe_api: StripeApi, database_url: str
+) -> None:
+    """Its reason says so, and the twin is shown."""
+    sending = "before = lambda: None\ndef handle(event, client): before()\n"
+    modules = {**pairs.MODULES, "customer_created": sending}
+    deliver = make_deliver(modules=modules, database_url=database_url)
+    module: Any = deliver.receiver.module("customer_created")
+    lines: list[str] = []
+
+    def send() -> None:
+        pairs.send_thin(deliver, stripe_api)
+        lines.extend(show(deliver.receiver, event_id="evt_n"))
+
+    module.before = send
+    pairs.send_snapshot(deliver)
+
+    assert "reason       its twin was running" in lines
+    assert any(each.startswith("twin         evt_s, customer.created, running") for each in lines)
+
+
+def test_failed_shadow(make_deliver: MakeDeliver, stripe_api: StripeApi, database_url: str) -> None:
+    """It is done, with its reason and its traceback, and names its snapshot event."""
+    deliver = make_deliver(modules=pairs.FAILING_SHADOW, database_url=database_url)
+    pairs.send_snapshot(deliver)
+    assert pairs.send_thin(deliver, stripe_api).outcome == "shadow"
+
+    lines = show(deliver.receiver, event_id="evt_n")
+    assert "reason       ValueError: no" in lines
+    assert lines[lines.index("ValueError: no") + 1].endswith("line 2, in handle")
+    assert twin_of(deliver, "evt_n")[1]["id"] == "evt_s"
+    assert twin_of(deliver, "evt_s")[1]["outcome"] == "shadow"

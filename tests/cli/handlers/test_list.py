@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+
+import pytest
 
 from tests.conftest import Receiver
 
@@ -49,10 +52,17 @@ def test_json_is_for_programs(make_receiver: Callable[..., Receiver]) -> None:
         {
             "type": "v1.customer.created",
             "file": f"{package}/v1_customer_created.py",
+            "pair": None,
             "policies": {"MAX_ATTEMPTS": 3},
             "summary": "Greets.",
         },
-        {"type": "fallback", "file": f"{package}/fallback.py", "policies": {}, "summary": ""},
+        {
+            "type": "fallback",
+            "file": f"{package}/fallback.py",
+            "pair": None,
+            "policies": {},
+            "summary": "",
+        },
     ]
 
 
@@ -69,3 +79,48 @@ def test_policies_are_listed_as_the_modules_have_them(
     assert heading.split() == ["type", "file", "policies", "summary"]
     assert "  MAX_ATTEMPTS=3, RETRY_BASE_SECONDS=0.5  Greets." in created
     assert paid.split()[2:] == ["Greets."]
+
+
+@pytest.mark.parametrize(
+    ("constant", "policies", "cells", "roles"),
+    [
+        ("", {}, ("with v1_customer_created.py", "with customer_created.py"), ("pair", "pair")),
+        (
+            "SHADOW = True\n",
+            {"SHADOW": True},
+            ("with shadow v1_customer_created.py", "shadow of customer_created.py   SHADOW=True"),
+            ("shadowed", "shadow"),
+        ),
+    ],
+)
+def test_modules_of_a_pair_name_each_other(
+    make_receiver: Callable[..., Receiver],
+    constant: str,
+    policies: dict[str, bool],
+    cells: tuple[str, str],
+    roles: tuple[str, str],
+) -> None:
+    """A shadow names its snapshot module. ``SHADOW`` is in the column of policies, too."""
+    snapshot = MODULE.replace("notif", "event")
+    modules = {"customer_created": snapshot, "v1_customer_created": MODULE + constant}
+    receiver = make_receiver(modules)
+    package, run = (
+        receiver.services.settings.handlers_package,
+        receiver.app.test_cli_runner().invoke,
+    )
+
+    heading, *lines = run(args=["handlers", "list"]).stdout.splitlines()
+    assert heading.split()[2] == "pair"
+    for line, cell in zip(lines, cells, strict=False):
+        assert re.sub(" {3,}", "   ", line.partition(".py")[2].strip()).startswith(cell)
+    listed = json.loads(run(args=["handlers", "list", "--json"]).stdout)
+    assert [each["policies"] for each in listed] == [{}, policies, {}]
+    assert [each["pair"] for each in listed] == [
+        {
+            "role": roles[0],
+            "type": "v1.customer.created",
+            "file": f"{package}/v1_customer_created.py",
+        },
+        {"role": roles[1], "type": "customer.created", "file": f"{package}/customer_created.py"},
+        None,
+    ]

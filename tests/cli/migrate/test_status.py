@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -68,6 +69,34 @@ def test_one_kind_came(run: Run, send: Callable[..., None], kind: str, event_typ
     assert found[kind]["alone_at"].endswith("Z")
     assert found["next"] == "find out why events came alone, or wait"
     assert found[kind]["alone_at"] in run("status").output
+
+
+def received(database_url: str, **times: float) -> None:
+    """Set how many seconds after 12:00 UTC of yesterday events were received."""
+    noon = time.time() // 86400 * 86400 - 43200
+    rows = [{"id": each, "at": noon + seconds} for each, seconds in times.items()]
+    raw_sql.execute(database_url, "UPDATE events SET received_at = :at WHERE id = :id", *rows)
+
+
+def test_since_when_both_came(run: Run, send: Callable[..., None], database_url: str) -> None:
+    """It is the first event after the last one that came alone, of whichever kind."""
+    for number in (1, 2, 3):
+        send(number)
+    times = {"evt_s_1": 0, "evt_n_1": 2, "evt_n_2": 10, "evt_s_2": 11, "evt_s_3": 20, "evt_n_3": 21}
+    received(database_url, **times)
+    found = row(run, "--hours", "48")
+    assert found["both_since_at"].endswith("T12:00:02.000Z")
+    assert found["snapshot"]["both_since_at"].endswith("T12:00:00.000Z")
+
+    send(4, THIN)
+    received(database_url, evt_n_4=5)
+    found = row(run, "--hours", "48")
+    assert found["both_since_at"].endswith("T12:00:10.000Z")
+    assert found["both_since_at"] in run("status", "--hours", "48").output
+
+    send(5, SNAPSHOT)
+    received(database_url, evt_s_5=30)
+    assert row(run, "--hours", "48")["both_since_at"] is None
 
 
 def test_nothing_came(run: Run) -> None:

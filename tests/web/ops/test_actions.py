@@ -12,8 +12,10 @@ from werkzeug.test import TestResponse
 from app.errors import DeliveryError, InboxUnavailable
 from app.inbox.claims import Claims
 from devkit import samples
-from tests.support import raw_sql
-from tests.web.ops.conftest import READ_TOKEN, Browser
+from devkit.deliver import MakeDeliver
+from devkit.stripe_api import StripeApi
+from tests.support import pairs, raw_sql
+from tests.web.ops.conftest import READ_TOKEN, TOKEN, Browser
 
 TYPE = "v1.customer.created"
 CREATED = "v1_customer_created"
@@ -171,6 +173,31 @@ class TestRetry:
         repeated = ops.post("/ops/events/evt_1/retry", {"why": "lost effect", **fields_of(second)})
         assert repeated.status_code == 409
         assert calls(ops) == 2
+
+    @pytest.mark.parametrize(
+        ("kind", "words"),
+        [
+            ("twin", "is called only if its twin has not succeeded."),
+            ("shadow", "With SHADOW in its module, it writes nothing to Stripe."),
+        ],
+    )
+    def test_twin_and_shadow(
+        self, make_deliver: MakeDeliver, stripe_api: StripeApi, kind: str, words: str
+    ) -> None:
+        """Both questions say what another run does. It repeats nothing."""
+        modules = pairs.MODULES if kind == "twin" else pairs.FAILING_SHADOW
+        deliver = make_deliver(modules=modules, ops_token=TOKEN)
+        pairs.send_snapshot(deliver)
+        pairs.send_thin(deliver, stripe_api)
+        ops, address = Browser(deliver.receiver), "/ops/events/evt_n/retry"
+        first = ops.get(address)
+        second = ops.post(address, {"why": "check", **fields_of(first)})
+        for question in (first, second):
+            assert words in question.text
+            assert "repeats" not in question.text
+        assert "Run evt_n although it is done?" in second.text
+        assert ops.post(address, {"why": "check", **fields_of(second)}).status_code == 303
+        assert deliver.receiver.event("evt_n").outcome == kind
 
     def test_fallback_event(self, make_ops: Make) -> None:
         """An event of a type without a module counts as done: the fallback would run once more."""

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from devkit import samples
-from tests.support import raw_sql
-from tests.web.ops.conftest import READ_TOKEN, Browser
+from devkit.deliver import MakeDeliver
+from devkit.stripe_api import StripeApi
+from tests.support import pairs, raw_sql
+from tests.web.ops.conftest import READ_TOKEN, TOKEN, Browser
 
 TYPE = "v1.customer.created"
 FAILING = """
@@ -210,3 +212,50 @@ def test_old_release(ops: Browser, sqlite_url: str) -> None:
     text = shown(ops)
     assert 'href="/ops/groups/0123456789ab"' in text
     assert "failed under release 41c9" in text
+
+
+def test_twin(make_deliver: MakeDeliver, stripe_api: StripeApi) -> None:
+    """Each event of a pair leads to the other one, once it is in the inbox."""
+    deliver = make_deliver(modules=pairs.MODULES, ops_token=TOKEN)
+    ops = Browser(deliver.receiver)
+    pairs.send_thin(deliver, stripe_api)
+    missing = shown(ops, "evt_n").partition("<dt>Twin</dt>")[2].partition("</dd>")[0]
+    assert "evt_s" in missing
+    assert missing.endswith(" is not in the inbox")
+
+    pairs.send_snapshot(deliver)
+    text = shown(ops, "evt_s")
+    assert "Done <time" in text
+    assert "without a run: the callback of its twin has succeeded." in text
+    assert '<dt>Twin</dt><dd><a class="id" href="/ops/events/evt_n">evt_n</a>' in text
+    assert 'href="/ops/events/evt_s">evt_s</a> customer.created' in shown(ops, "evt_n")
+
+
+def test_failed_shadow(make_deliver: MakeDeliver, stripe_api: StripeApi) -> None:
+    """It is done, but the page warns, and shows the reason and the traceback."""
+    deliver = make_deliver(modules=pairs.FAILING_SHADOW, ops_token=TOKEN)
+    ops = Browser(deliver.receiver)
+    pairs.send_thin(deliver, stripe_api)
+    text = shown(ops, "evt_n")
+    assert '<p class="notice warn"><strong class="state-done">Done, although the callback' in text
+    assert "<p>Reason: ValueError: no</p>" in text
+    assert 'aria-label="Traceback of attempt 1">ValueError: no' in text
+
+
+@pytest.mark.parametrize("outcome", ["twin", "shadow"])
+def test_outcomes_of_pairs_select(
+    make_deliver: MakeDeliver, stripe_api: StripeApi, outcome: str
+) -> None:
+    """Each of them is a choice of the filter, and the list has its events only."""
+    modules = pairs.MODULES if outcome == "twin" else pairs.FAILING_SHADOW
+    deliver = make_deliver(modules=modules, ops_token=TOKEN)
+    pairs.send_snapshot(deliver)
+    pairs.send_thin(deliver, stripe_api)
+    text = Browser(deliver.receiver).get(f"/ops/events?outcome={outcome}").text
+    assert f"<option selected>{outcome}</option>" in text
+    assert "evt_n</a>" in text
+    assert "evt_s</a>" not in text
+    result = deliver.receiver.app.test_cli_runner().invoke(
+        args=["events", "list", "--outcome", outcome]
+    )
+    assert [line.split()[1] for line in result.output.splitlines()[1:]] == ["evt_n"]

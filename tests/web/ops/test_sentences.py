@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from app.inbox import Event
+from app.processing.pairs import TWIN_RUNS
 from app.states import Outcome, State
 from app.web.ops.sentences import Sentence, Situation, of_state
 from devkit import samples
@@ -57,6 +58,44 @@ def words(sentence: Sentence) -> str:
             },
             QUEUE,
             "Not run since 3: superseded by evt_2, an event of the same object.",
+        ),
+        (
+            {"state": State.DONE, "outcome": Outcome.TWIN},
+            INLINE,
+            "Done 3 without a run: the callback of its twin has succeeded.",
+        ),
+        (
+            {"state": State.DONE, "outcome": Outcome.SHADOW},
+            INLINE,
+            "Done: the callback of the shadow returned 3, in attempt 1. The snapshot module does"
+            " the work.",
+        ),
+        (
+            {"state": State.DONE, "outcome": Outcome.SHADOW, "reason": "ValueError: no"},
+            QUEUE,
+            "Done, although the callback of the shadow raised 3, in attempt 1. It is not retried:"
+            " the snapshot module does the work.",
+        ),
+        (
+            {"state": State.PENDING, "outcome": Outcome.RELEASED, "reason": TWIN_RUNS},
+            INLINE,
+            "Pending: attempt 1 ended 3 without a call of its callback, because its twin was"
+            " running. Stripe delivers the event again, for up to three days.",
+        ),
+        (
+            {
+                "state": State.PENDING,
+                "outcome": Outcome.RELEASED,
+                "reason": TWIN_RUNS,
+                "due_at": NOW + 4,
+            },
+            QUEUE,
+            "Pending: its twin was running. It is tried again 1004.",
+        ),
+        (
+            {"state": State.PENDING, "outcome": Outcome.RELEASED, "reason": TWIN_RUNS},
+            QUEUE,
+            "Pending: attempt 2 was due 4. A worker claims it next.",
         ),
         (
             {"state": State.DONE, "outcome": Outcome.GAVE_UP, "erased_at": 9.0},

@@ -22,10 +22,13 @@ class Counter:
 
 
 def test_numbers_count_in_their_hours() -> None:
-    """Successes and rejections count when they happened, open events when they were received."""
+    """Done events and rejections count when they happened, open events when they were received."""
     activity = [
         Counter("attempt", "handled", NOW, 5),
         Counter("attempt", "fallback", NOW - 1, 2),
+        Counter("attempt", "twin", NOW, 1),
+        Counter("attempt", "shadow", NOW, 1),
+        Counter("attempt", "superseded", NOW, 4),
         Counter("attempt", "failed", NOW, 9),
         Counter("delivery", "handled", NOW, 9),
         Counter("rejection", "signature_stale", NOW - 3600, 3),
@@ -39,12 +42,12 @@ def test_numbers_count_in_their_hours() -> None:
     }
     chart = timeline.chart(activity, open_by_hour, NOW)
     assert len(chart.bars) == 24
-    assert chart.bars[-1].numbers == {"done": 7, "pending": 1}
+    assert chart.bars[-1].numbers == {"done": 13, "pending": 1}
     assert chart.bars[-2].numbers == {"rejected": 3}
     assert chart.bars[0].numbers == {"dead": 4}
     totals = [chart.total(kind) for kind in timeline.KINDS]
-    assert totals == [7, 1, 3, 4]
-    assert chart.most == 8
+    assert totals == [13, 1, 3, 4]
+    assert chart.most == 14
 
 
 def test_bars_fit_into_the_chart() -> None:
