@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from werkzeug import Request, Response
 
-from devkit import event_list, placeholders, samples, snapshot_list
+from devkit import event_list, full_events, placeholders, samples, snapshot_list
 from devkit.api_answers import error_answer, json_answer
 from devkit.destinations import Destinations
 from devkit.event_list import EventList
@@ -99,15 +99,19 @@ class StripeApi:
         event: Mapping[str, Any],
         data: Mapping[str, Any] | None = None,
         fields: Mapping[str, Any] | None = None,
+        **more: Any,
     ) -> None:
         """Serve the event and the object of a delivered body, with placeholder values.
 
-        ``data`` of the full event and ``fields`` of the related object replace placeholders. The
-        values of a snapshot event are in the body. A path that was put or removed before keeps its
-        answer.
+        ``data`` of the full event and ``fields`` of the related object replace placeholders.
+        ``more`` are the fields ``changes`` and ``snapshot_event`` of the full event. The values of
+        a snapshot event are in the body. A path that was put or removed before keeps its answer.
+
+        Raises ``TypeError`` or ``ValueError`` for a field that the full event cannot have.
         """
+        full_events.check(event, data=data, **more)
         paths = filter(None, (samples.event_url(event), samples.object_url(event)))
-        offered = {path: placeholders.answer(event, path, data, fields) for path in paths}
+        offered = {path: placeholders.answer(event, path, data, fields, **more) for path in paths}
         with self._lock:
             for path, body in offered.items():
                 self._bodies.setdefault(path, json.dumps(body).encode())
