@@ -22,6 +22,7 @@ from devkit.destinations import Destinations
 from devkit.event_list import EventList
 from devkit.faults import Fault, reset_connection, wait_for
 from devkit.http_server import HOST, SilentHandler, serving
+from devkit.webhook_endpoints import WebhookEndpoints
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -60,6 +61,7 @@ class StripeApi:
         self._asked: list[Asked] = []
         self._url: str | None = None
         self.destinations = Destinations(self.put_event)
+        self.webhook_endpoints = WebhookEndpoints()
         self.clock_ahead: int | None = 0
         """Seconds by which the ``Date`` of each answer is ahead; ``None`` for an invalid date."""
 
@@ -212,8 +214,9 @@ class StripeApi:
             is_known = request.path in self._bodies  # also with None, when it was removed
         if is_known:
             return error_answer(request, 404) if body is None else json_answer(body)
-        if answer := self.destinations.answer(request):
-            return answer
+        for each in (self.destinations, self.webhook_endpoints):
+            if answer := each.answer(request):
+                return answer
         found = self._source(request.path)
         return error_answer(request, 404) if found is None else json_answer(found)
 
