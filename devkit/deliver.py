@@ -7,31 +7,32 @@ requests of callbacks.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from threading import Event as Flag
 from typing import Any, Protocol
 
 from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from app import text
 from app.errors import CallbackFailed, Deferred, Refused, Stopping, TooLarge
 from app.inbox import Event
-from app.processing import registry
-from app.processing.registry import HandlerModule, Registry
 from app.services import Services, services
+from app.stripe_api.catalog import Kind, event_types, kind_of, snapshot_type
 from devkit import samples
+from devkit.door import Door
 from devkit.run_handler import RunHandler as RunHandler  # noqa: PLC0414 - tests of teams import it here
 from devkit.run_handler import sample_body
 from devkit.stripe_api import StripeApi
 
 SECRET = "whsec_fake_for_tests"  # noqa: S105 - a fake
 API_KEY = "sk_test_fake_for_tests"
+
+#: The arguments of a delivery that are fields of what the stand-in serves.
+OFFERED = ("fields", "data", "changes", "snapshot_event")
 
 #: Outcomes by the status of the answer, for answers without an outcome.
 OUTCOMES = {
@@ -81,51 +82,6 @@ class Receiver:
         self.services.inbox.close()
 
 
-class Door:
-    """A door in front of all callbacks. It is open unless a test closes it."""
-
-    def __init__(self) -> None:
-        """Start open."""
-        self._open = Flag()
-        self._open.set()
-        self.reached = Flag()
-        """Set when a callback has reached the door."""
-
-    def load(self, package_name: str, *redact: text.Redact) -> Registry:
-        """Load the handler modules like the service, each behind the door."""
-        loaded = _load(package_name, *redact)
-        modules = tuple(map(self._guard, loaded.modules))
-        snapshot_fallback = loaded.snapshot_fallback and self._guard(loaded.snapshot_fallback)
-        return replace(
-            loaded,
-            modules=modules,
-            fallback=self._guard(loaded.fallback),
-            snapshot_fallback=snapshot_fallback,
-        )
-
-    def _guard(self, module: HandlerModule) -> HandlerModule:
-        def enter(*arguments: object) -> object:
-            self.reached.set()
-            self._open.wait()
-            return module.callback(*arguments)
-
-        return replace(module, callback=enter)
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Stop callbacks at the door until the block ends."""
-        self.reached.clear()
-        self._open.clear()
-        try:
-            yield
-        finally:
-            self._open.set()
-
-
-#: The function of the service: a test replaces the attribute while it creates an application.
-_load = registry.load
-
-
 @dataclass(frozen=True)
 class Delivery:
     """One delivery and its result."""
@@ -165,19 +121,25 @@ class Deliver:
         self,
         event: str | Mapping[str, Any],
         *,
-        data: Mapping[str, Any] | None = None,
         fields: Mapping[str, Any] | None = None,
+        data: Mapping[str, Any] | None = None,
+        changes: Mapping[str, Any] | None = None,
+        snapshot_event: str | None = None,
         **sample: Any,
     ) -> Delivery:
         """Deliver an event of a type, or an existing body.
 
-        ``fields`` sets fields of the event's object, and ``data`` sets data of the full event of a
-        notification. All other fields have placeholders. For further arguments (``context``,
-        ``object_id``, ``livemode``, ...) see ``samples.notification``, and for those of a snapshot
-        event (``account``, ``previous_attributes``, ...) ``samples.snapshot_event``.
+        ``fields`` sets fields of the event's object. Three arguments are fields of the full event
+        of a notification, which ``fetch_event()`` returns: ``data``, ``changes`` (``before`` and
+        ``after``), and ``snapshot_event``, the id of the snapshot event of the same action. All
+        other fields have placeholders. For further arguments (``event_id``, ``context``,
+        ``object_id``, ...) see ``samples.notification``, and for those of a snapshot event
+        (``account``, ``previous_attributes``, ...) ``samples.snapshot_event``.
+
+        Raises ``TypeError`` or ``ValueError`` for an argument that the event cannot have.
         """
         body = self._body(event, fields, sample)
-        self._api.offer(body, data, fields)
+        self._api.offer(body, data, fields, changes=changes, snapshot_event=snapshot_event)
         return self._post(body)
 
     def twice(self, event: str | Mapping[str, Any], **more: Any) -> tuple[Delivery, Delivery]:
@@ -216,7 +178,7 @@ class Deliver:
 
         Returns the delivery whose callback ran, then the other one.
         """
-        offered = {name: more.pop(name, None) for name in ("data", "fields")}
+        offered = {name: more.pop(name, None) for name in OFFERED}
         body = self._body(event, offered["fields"], more)
         with ThreadPoolExecutor(1) as pool:
             with self._door.held():
@@ -225,6 +187,74 @@ class Deliver:
                     pass
                 other = self._post(body)
             return running.result(), other
+
+    def pair(
+        self,
+        first: str,
+        *,
+        account: str | None = None,
+        changes: Mapping[str, Any] | None = None,
+        object_id: str = "sample_of_both",
+        **more: Any,
+    ) -> tuple[Delivery, Delivery]:
+        """Deliver the two events of one action: that of the type ``first``, then the other kind.
+
+        The thin one names the snapshot event. ``account`` is that of both, and ``changes`` are in
+        both. Returns the deliveries in this order. Raises ``ValueError`` for a type that has one
+        kind only.
+        """
+        snapshot_id = samples.sample_id("evt")
+        both: dict[Kind, dict[str, Any]] = {
+            Kind.THIN: {"context": account, "changes": changes, "snapshot_event": snapshot_id},
+            Kind.SNAPSHOT: {
+                "account": account,
+                "previous_attributes": (changes or {}).get("before"),
+                "event_id": snapshot_id,
+            },
+        }
+
+        def send(event_type: str) -> Delivery:
+            return self(event_type, object_id=object_id, **both[kind_of(event_type)], **more)
+
+        second = self._other_kind(first)
+        return send(first), send(second)
+
+    def burst(self, event_type: str, times: int = 3, **more: Any) -> list[Event]:
+        """Deliver several events about one object, and run them after the last delivery.
+
+        Returns the events of the inbox in the order of their deliveries. It needs queue mode,
+        ``make_deliver(processing="queue")``: raises ``RuntimeError`` in inline mode, where each
+        event runs at its delivery.
+        """
+        if not self.receiver.services.settings.is_queue:
+            raise RuntimeError('a burst needs queue mode: make_deliver(processing="queue")')
+        named = {"object_id": "sample_of_all", **more}
+        ids = [self(event_type, **named).body["id"] for _ in range(times)]
+        self.run_due()
+        return [self.receiver.event(each) for each in ids]
+
+    def run_due(self) -> list[Event]:
+        """Run events in this thread until none is due, as workers of queue mode do.
+
+        Returns the events that ran, as the inbox has them afterwards.
+        """
+        own = self.receiver.services
+        ran: dict[str, None] = {}
+        while claim := own.inbox.claims.claim_due(livemode=own.settings.livemode):
+            ran[claim.event_id] = None
+            with suppress(CallbackFailed, Deferred):
+                own.runner.run(claim)
+        return [self.receiver.event(each) for each in ran]
+
+    def _other_kind(self, event_type: str) -> str:
+        """Return the type of the other event of an action."""
+        handled = self.receiver.services.registry.handled_types
+        known = sorted(event_types() | handled)
+        same = [each for each in known if snapshot_type(each) == snapshot_type(event_type)]
+        others = [each for each in same if kind_of(each) is not kind_of(event_type)]
+        if event_type not in same or not others:
+            raise ValueError(f"{event_type!r} is not one of a pair: it has no event of each kind")
+        return others[0]
 
     def _body(
         self,

@@ -26,11 +26,11 @@ from devkit.deliver import (
     API_KEY,
     SECRET,
     Deliver,
-    Door,
     Logged,
     MakeDeliver,
     Receiver,
 )
+from devkit.door import Door
 from devkit.run_handler import RunHandler
 from devkit.stripe_api import StripeApi
 

@@ -9,6 +9,7 @@ of the object and ``sample``; pass ``object_id`` for another one.
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import secrets
@@ -60,6 +61,7 @@ __all__ = [
     "related_object_kind",
     "related_url",
     "request_reason",
+    "sample_id",
     "sign",
     "snapshot_class",
     "snapshot_event",
@@ -87,7 +89,7 @@ def notification(  # noqa: PLR0913 - one argument for each field of the body
     only if you give one. (https://docs.stripe.com/api/v2/core/events/event-types)
     """
     body = {
-        "id": event_id or _sample_id("evt"),
+        "id": event_id or sample_id("evt"),
         "object": Event.OBJECT_NAME,
         "type": event_type,
         "livemode": livemode,
@@ -129,7 +131,7 @@ def snapshot_event(  # noqa: PLR0913 - one argument for each field of the body
     own = _snapshot_object(event_type, object_id) if known else _without_null({"id": object_id})
     data = {"object": {**own, **(fields or {})}, "previous_attributes": previous_attributes}
     body = {
-        "id": event_id or _sample_id("evt"),
+        "id": event_id or sample_id("evt"),
         "object": SNAPSHOT_EVENT,
         "account": account,
         "api_version": api_version or stripe.api_version,
@@ -145,8 +147,15 @@ def snapshot_event(  # noqa: PLR0913 - one argument for each field of the body
 
 
 def body(event_type: str, **fields: Any) -> dict[str, Any]:
-    """Return a ``notification`` or a ``snapshot_event``, whichever ``event_type`` is."""
+    """Return a ``notification`` or a ``snapshot_event``, whichever ``event_type`` is.
+
+    Raises ``TypeError`` for an argument that this kind does not have, with those that it has.
+    """
     make = notification if kind_of(event_type) is Kind.THIN else snapshot_event
+    _, *known = inspect.signature(make).parameters
+    wrong = [name for name in fields if name not in known]
+    if wrong:
+        raise TypeError(f"{event_type} takes no {wrong[0]!r}. It takes {', '.join(sorted(known))}")
     return make(event_type, **fields)
 
 
@@ -155,20 +164,29 @@ def request_reason(
 ) -> dict[str, Any]:
     """Return the ``reason`` of an event that an API request caused."""
     request = {
-        "id": request_id or _sample_id("req"),
-        "idempotency_key": idempotency_key or _sample_id("key"),
+        "id": request_id or sample_id("req"),
+        "idempotency_key": idempotency_key or sample_id("key"),
     }
     return {"type": "request", "request": request}
 
 
-def event(notification: Mapping[str, Any], data: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def event(
+    notification: Mapping[str, Any],
+    data: Mapping[str, Any] | None = None,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    snapshot_event: str | None = None,
+) -> dict[str, Any]:
     """Return the full event of ``notification``, as in ``GET /v2/core/events/{id}``.
 
-    It has ``data`` only if you give it. Other fields that the SDK calls optional are null.
+    ``changes`` are those of the related object, ``before`` and ``after`` the event.
+    ``snapshot_event`` is the id of the snapshot event of the same action. The event has ``data``
+    only if you give it. Other fields that the SDK calls optional are null.
     """
     optional = [name for name, hint in Event.__annotations__.items() if None in _members(hint)]
     body = {**dict.fromkeys(optional), **notification}
-    return body if data is None else {**body, "data": data}
+    given = {"data": data, "changes": changes, "snapshot_event": snapshot_event}
+    return {**body, **_without_null(given)}
 
 
 def api_object(notification: Mapping[str, Any], **fields: object) -> dict[str, Any]:
@@ -235,7 +253,7 @@ def _related_object(event_type: str, object_id: str | None) -> dict[str, str] | 
     name = object_name(related)
     if related_object_kind(event_type) == "singleton":
         return {"type": name, "url": _fill(url)}
-    identity = object_id or _sample_id(name.rpartition(".")[2])
+    identity = object_id or sample_id(name.rpartition(".")[2])
     parents, _, _ = url.rpartition("/")
     return {"id": identity, "type": name, "url": f"{_fill(parents)}/{identity}"}
 
@@ -245,13 +263,13 @@ def _snapshot_object(event_type: str, object_id: str | None) -> dict[str, Any]:
     found = snapshot_class(event_type)
     fields = {**placeholder_fields(found), "object": object_name(found)}
     if "id" in fields:
-        fields["id"] = object_id or _sample_id(fields["object"].rpartition(".")[2])
+        fields["id"] = object_id or sample_id(fields["object"].rpartition(".")[2])
     return fields
 
 
 def _fill(template: str) -> str:
     """Replace each placeholder with a sample id that has its name."""
-    return re.sub(_PLACEHOLDER, lambda found: _sample_id(found[1]), template)
+    return re.sub(_PLACEHOLDER, lambda found: sample_id(found[1]), template)
 
 
 def _placeholders(template: str) -> list[str]:
@@ -266,7 +284,8 @@ def _members(hint: object) -> list[object]:
     return [None if member is type(None) else member for member in get_args(hint)]
 
 
-def _sample_id(name: str) -> str:
+def sample_id(name: str) -> str:
+    """Return a new id that begins with ``name``."""
     return f"{name}_sample_{secrets.token_hex(8)}"
 
 

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from werkzeug import Request, Response
 
-from devkit import event_list, placeholders, samples, snapshot_list
+from devkit import event_list, full_events, placeholders, samples, snapshot_list
 from devkit.api_answers import error_answer, json_answer
 from devkit.destinations import Destinations
 from devkit.event_list import EventList
 from devkit.faults import Fault, reset_connection, wait_for
 from devkit.http_server import HOST, SilentHandler, serving
+from devkit.webhook_endpoints import WebhookEndpoints
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -60,6 +61,7 @@ class StripeApi:
         self._asked: list[Asked] = []
         self._url: str | None = None
         self.destinations = Destinations(self.put_event)
+        self.webhook_endpoints = WebhookEndpoints()
         self.clock_ahead: int | None = 0
         """Seconds by which the ``Date`` of each answer is ahead; ``None`` for an invalid date."""
 
@@ -99,15 +101,19 @@ class StripeApi:
         event: Mapping[str, Any],
         data: Mapping[str, Any] | None = None,
         fields: Mapping[str, Any] | None = None,
+        **more: Any,
     ) -> None:
         """Serve the event and the object of a delivered body, with placeholder values.
 
-        ``data`` of the full event and ``fields`` of the related object replace placeholders. The
-        values of a snapshot event are in the body. A path that was put or removed before keeps its
-        answer.
+        ``data`` of the full event and ``fields`` of the related object replace placeholders.
+        ``more`` are the fields ``changes`` and ``snapshot_event`` of the full event. The values of
+        a snapshot event are in the body. A path that was put or removed before keeps its answer.
+
+        Raises ``TypeError`` or ``ValueError`` for a field that the full event cannot have.
         """
+        full_events.check(event, data=data, **more)
         paths = filter(None, (samples.event_url(event), samples.object_url(event)))
-        offered = {path: placeholders.answer(event, path, data, fields) for path in paths}
+        offered = {path: placeholders.answer(event, path, data, fields, **more) for path in paths}
         with self._lock:
             for path, body in offered.items():
                 self._bodies.setdefault(path, json.dumps(body).encode())
@@ -208,8 +214,9 @@ class StripeApi:
             is_known = request.path in self._bodies  # also with None, when it was removed
         if is_known:
             return error_answer(request, 404) if body is None else json_answer(body)
-        if answer := self.destinations.answer(request):
-            return answer
+        for each in (self.destinations, self.webhook_endpoints):
+            if answer := each.answer(request):
+                return answer
         found = self._source(request.path)
         return error_answer(request, 404) if found is None else json_answer(found)
 

@@ -12,6 +12,9 @@ _PAYMENT_STATUS = "https://docs.stripe.com/payments/payment-intents/verifying-st
 _REFUNDS = "https://docs.stripe.com/refunds"
 _CONNECT = "https://docs.stripe.com/connect/webhooks"
 _ACCOUNTS_V2 = "https://docs.stripe.com/api/v2/core/accounts/event-types"
+_RESERVES = (
+    "https://docs.stripe.com/changelog/clover/2026-02-25/reserve-holds-releases-plans-events"
+)
 _RESPONDING = "https://docs.stripe.com/disputes/responding"
 _DISPUTES = "https://docs.stripe.com/disputes/how-disputes-work"
 _FRAUD_WARNING = "https://docs.stripe.com/api/early_fraud_warnings/object"
@@ -22,8 +25,8 @@ _DUE_DATES = "https://docs.stripe.com/changelog/acacia/2024-09-30/billing-due-da
 class Suggestion(NamedTuple):
     """An event type that an integration needs: what it means, and Stripe's page.
 
-    ``name`` is the type without ``v1.``, which is that of the snapshot event. A type that begins
-    with ``v2.`` has thin events only.
+    ``name`` is the type without ``v1.``, which is that of the snapshot event. Some types have
+    snapshot events only, and a type that begins with ``v2.`` has thin events only.
     """
 
     name: str
@@ -31,14 +34,22 @@ class Suggestion(NamedTuple):
     page: str
 
     @property
-    def thin(self) -> str:
-        """The type of the thin event."""
-        return self.name if self.name.startswith("v2.") else f"v1.{self.name}"
+    def thin(self) -> str | None:
+        """The type of the thin event, or None if there is none."""
+        thin = self.name if self.name.startswith("v2.") else f"v1.{self.name}"
+        return thin if thin in event_types(Kind.THIN) else None
 
     @property
     def snapshot(self) -> str | None:
         """The type of the snapshot event, or None if there is none."""
         return self.name if self.name in event_types(Kind.SNAPSHOT) else None
+
+    def type_of(self, kind: Kind) -> str:
+        """Return the type of the event of this ``kind``, or of the only kind that there is."""
+        wanted, other = self.thin, self.snapshot
+        if kind is Kind.SNAPSHOT:
+            wanted, other = other, wanted
+        return wanted or other or self.name
 
 
 #: The suggestions by purpose.
@@ -93,6 +104,8 @@ PURPOSES: dict[str, tuple[Suggestion, ...]] = {
             _ACCOUNTS_V2,
         ),
         Suggestion("v2.core.account.closed", "Accounts v2: it is closed", _ACCOUNTS_V2),
+        Suggestion("reserve.hold.created", "part of its balance is reserved", _RESERVES),
+        Suggestion("reserve.release.created", "reserved funds are released", _RESERVES),
     ),
     "disputes": (
         Suggestion("charge.dispute.created", "respond before its deadline", _RESPONDING),

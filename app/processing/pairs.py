@@ -56,11 +56,11 @@ class PairGate:
         """
         if not self.is_pair(event.type):
             return self._pairs.noted(claim.event_id) if claim.attempt > 1 else None
-        return str(event.id) if kind_of(event.type) is Kind.SNAPSHOT else _snapshot_event(event)
+        return key_of(event)
 
     def note_shadow(self, claim: Claim, event: Any) -> None:
         """Record the snapshot event of a thin one that runs as a shadow. Raises as ``key``."""
-        found = _snapshot_event(event)
+        found = key_of(event)
         if found is not None:
             self._pairs.note(claim.event_id, found)
 
@@ -74,8 +74,14 @@ class PairGate:
         return found
 
 
-def _snapshot_event(notif: Any) -> str | None:
-    found = getattr(notif.fetch_event(), "snapshot_event", None)
+def key_of(event: Any) -> str | None:
+    """Return the id of the snapshot event of the action, None if Stripe names none.
+
+    It fetches a thin event. Raises the SDK's errors.
+    """
+    if kind_of(event.type) is Kind.SNAPSHOT:
+        return str(event.id)
+    found = getattr(event.fetch_event(), "snapshot_event", None)
     return found if isinstance(found, str) and found else None
 
 

@@ -23,6 +23,7 @@ from app.inbox.filters import EventFilter
 from app.inbox.models import PARKED, Count
 from app.inbox.selection import Selection
 from app.inbox.sql import claims
+from tests.inbox.conftest import MakeInbox
 from tests.support import raw_sql
 
 CREATED, PAID = "v1.customer.created", "v1.invoice.paid"
@@ -32,21 +33,7 @@ FAILURE = Failure("KeyError: 'x'", traceback="KeyError", delay=HOUR)
 
 
 @pytest.fixture
-def make_inbox(database_url: str) -> Iterator[Callable[[], Inbox]]:
-    """A function that opens the test's database, as another process does."""
-    opened: list[Inbox] = []
-
-    def make() -> Inbox:
-        opened.append(Inbox(database_url, lease_seconds=600))
-        return opened[-1]
-
-    yield make
-    for inbox in opened:
-        inbox.close()
-
-
-@pytest.fixture
-def inbox(make_inbox: Callable[[], Inbox], monkeypatch: pytest.MonkeyPatch) -> Inbox:
+def inbox(make_inbox: MakeInbox, monkeypatch: pytest.MonkeyPatch) -> Inbox:
     """The inbox on each database in turn. Few events take several steps."""
     for module in (actions_module, pauses_module):
         monkeypatch.setattr(module, "STEP", 2)
@@ -188,7 +175,7 @@ class TestRetryOfOne:
 
     @pytest.mark.parametrize("act", ["reopen", "claim_one", "give_up", "pause"])
     def test_second_of_two_changes_nothing(
-        self, make_inbox: Callable[[], Inbox], inbox: Inbox, act: str
+        self, make_inbox: MakeInbox, inbox: Inbox, act: str
     ) -> None:
         """Two people answer one question at once: one of them acts, and only that is recorded."""
         count = 6
@@ -316,7 +303,7 @@ class TestGiveUp:
 class TestPausedType:
     """A pause of one event type."""
 
-    def test_other_types_go_on(self, make_inbox: Callable[[], Inbox], inbox: Inbox) -> None:
+    def test_other_types_go_on(self, make_inbox: MakeInbox, inbox: Inbox) -> None:
         """No process claims an event of a paused type until it is resumed."""
         administration = inbox.administration
         enqueue(inbox, 1, 2, 3)
@@ -372,9 +359,7 @@ class TestPausedType:
         assert created == ["evt_1", "evt_2", "evt_3"]
         assert None not in claims
 
-    def test_another_process_ends_the_pause(
-        self, make_inbox: Callable[[], Inbox], inbox: Inbox
-    ) -> None:
+    def test_another_process_ends_the_pause(self, make_inbox: MakeInbox, inbox: Inbox) -> None:
         """Parked events are due again though the process that resumed the type ended at once."""
         enqueue(inbox, 1)
         enqueue(inbox, 2, type_=PAID)

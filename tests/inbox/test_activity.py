@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,14 +11,6 @@ from app.inbox.activity import PERIOD_SECONDS, ROWS, WorkerThreads, period_of
 from tests.support import raw_sql
 
 DAY = 86400
-
-
-@pytest.fixture
-def inbox(database_url: str) -> Iterator[Inbox]:
-    """The inbox on each database in turn."""
-    inbox = Inbox(database_url, lease_seconds=600)
-    yield inbox
-    inbox.close()
 
 
 def activity(name: str, number: int, at: float, kind: str = "delivery") -> Activity:

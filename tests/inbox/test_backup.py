@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from app.inbox.migrate import migrations
 from app.inbox.sql.literals import word
 from app.inbox.sql.operations import audit, error_groups, error_hours, releases, type_pauses
 from app.inbox.sql.schema import effects, now
+from tests.inbox.conftest import MakeInbox
 from tests.support import raw_sql
 
 pytestmark = pytest.mark.no_tables
@@ -28,41 +29,25 @@ EVENT = NewEvent(
 HEAD = migrations().head
 MANY = backups.BATCH_SIZE + 1
 
-MakeInbox = Callable[..., Inbox]
-
-
-@pytest.fixture
-def make_inbox() -> Iterator[MakeInbox]:
-    """A function that opens an inbox."""
-    opened: list[Inbox] = []
-
-    def make(url: str, schema: str | None = None, *, migrates: bool = True) -> Inbox:
-        opened.append(Inbox(url, lease_seconds=600, schema=schema, migrates=migrates))
-        return opened[-1]
-
-    yield make
-    for inbox in opened:
-        inbox.close()
-
 
 @pytest.fixture
 def make_target(
-    request: pytest.FixtureRequest, make_inbox: MakeInbox, tmp_path: Path
+    request: pytest.FixtureRequest, open_inbox: MakeInbox, tmp_path: Path
 ) -> Callable[[str], Inbox]:
     """A function that opens another inbox, in a database that has no tables yet."""
 
     def make(kind: str) -> Inbox:
         if kind == "sqlite":
-            return make_inbox(f"sqlite:///{tmp_path}/target/inbox.sqlite3")
-        return make_inbox(request.getfixturevalue("postgresql_url"), "target")
+            return open_inbox(f"sqlite:///{tmp_path}/target/inbox.sqlite3")
+        return open_inbox(request.getfixturevalue("postgresql_url"), schema="target")
 
     return make
 
 
 @pytest.fixture
-def inbox(make_inbox: MakeInbox, database_url: str) -> Inbox:
+def inbox(open_inbox: MakeInbox, database_url: str) -> Inbox:
     """An inbox with an event of each kind."""
-    inbox = make_inbox(database_url)
+    inbox = open_inbox(database_url)
     inbox.migrate()
     inbox.claims.fail(claim(inbox), Failure("broken", delay=0.0, traceback="at line 1"))
     inbox.claims.finish(claim(inbox))
@@ -146,10 +131,10 @@ def test_backup_restores_into_both_databases(
     assert restored.back_up(tmp_path / "again.sqlite3") == MANY + 2
 
 
-def test_backup_is_an_inbox(inbox: Inbox, make_inbox: MakeInbox, tmp_path: Path) -> None:
+def test_backup_is_an_inbox(inbox: Inbox, open_inbox: MakeInbox, tmp_path: Path) -> None:
     """The file can be opened like any inbox on SQLite."""
     inbox.back_up(tmp_path / "backup.sqlite3")
-    opened = make_inbox(f"sqlite:///{tmp_path}/backup.sqlite3", migrates=False)
+    opened = open_inbox(f"sqlite:///{tmp_path}/backup.sqlite3", migrates=False)
     opened.migrate()
     assert content(opened) == content(inbox)
 
@@ -165,34 +150,34 @@ def test_backup_has_the_state_of_one_moment(inbox: Inbox) -> None:
 
 
 def test_backup_of_an_older_release(
-    inbox: Inbox, make_inbox: MakeInbox, database_url: str, tmp_path: Path
+    inbox: Inbox, open_inbox: MakeInbox, database_url: str, tmp_path: Path
 ) -> None:
     """It can be made before an upgrade, with the new version, and be restored after it."""
     before_backup = content(inbox)
     raw_sql.make_older(database_url, "0004")
     file = tmp_path / "backup.sqlite3"
-    before = make_inbox(database_url, migrates=False)
+    before = open_inbox(database_url, migrates=False)
 
     before.back_up(file)
 
     url = f"sqlite:///{file}"
     assert raw_sql.select(url, "stripe_receiver_version")[0][0] == "0004"
-    restored = make_inbox(f"sqlite:///{tmp_path}/target.sqlite3")
+    restored = open_inbox(f"sqlite:///{tmp_path}/target.sqlite3")
     restored.restore(file)
     assert content(restored) == before_backup
     assert raw_sql.select(url, "stripe_receiver_version")[0][0] == "0004"
     assert restored.revisions() == (HEAD, HEAD, False)
 
 
-def test_inbox_of_the_first_release(make_inbox: MakeInbox, sqlite_url: str, tmp_path: Path) -> None:
+def test_inbox_of_the_first_release(open_inbox: MakeInbox, sqlite_url: str, tmp_path: Path) -> None:
     """Tables that a revision does not have yet are left out."""
-    inbox = make_inbox(sqlite_url)
+    inbox = open_inbox(sqlite_url)
     inbox.check()
     raw_sql.make_older(sqlite_url, "0001")
 
     file = tmp_path / "backup.sqlite3"
-    assert make_inbox(sqlite_url, migrates=False).back_up(file) == 0
-    assert make_inbox(f"sqlite:///{tmp_path}/target.sqlite3").restore(file) == 0
+    assert open_inbox(sqlite_url, migrates=False).back_up(file) == 0
+    assert open_inbox(f"sqlite:///{tmp_path}/target.sqlite3").restore(file) == 0
 
 
 class TestRefusals:
@@ -206,9 +191,9 @@ class TestRefusals:
             inbox.restore(tmp_path / "backup.sqlite3")
         assert content(inbox) == before
 
-    def test_file_that_exists(self, make_inbox: MakeInbox, sqlite_url: str, tmp_path: Path) -> None:
+    def test_file_that_exists(self, open_inbox: MakeInbox, sqlite_url: str, tmp_path: Path) -> None:
         """A backup replaces no file."""
-        inbox = make_inbox(sqlite_url)
+        inbox = open_inbox(sqlite_url)
         inbox.check()
         (tmp_path / "backup").write_text("mine")
         with pytest.raises(BackupError, match="exists already"):
@@ -216,10 +201,10 @@ class TestRefusals:
         assert (tmp_path / "backup").read_text() == "mine"
 
     def test_folder_that_is_missing(
-        self, make_inbox: MakeInbox, sqlite_url: str, tmp_path: Path
+        self, open_inbox: MakeInbox, sqlite_url: str, tmp_path: Path
     ) -> None:
         """The sentence names the file and the reason."""
-        inbox = make_inbox(sqlite_url)
+        inbox = open_inbox(sqlite_url)
         inbox.check()
         with pytest.raises(BackupError, match=r"backup cannot be used \(.*No such file"):
             inbox.back_up(tmp_path / "missing" / "backup")
@@ -230,7 +215,7 @@ class TestRefusals:
     )
     def test_file_that_is_no_backup(
         self,
-        make_inbox: MakeInbox,
+        open_inbox: MakeInbox,
         sqlite_url: str,
         tmp_path: Path,
         content: bytes | None,
@@ -241,15 +226,15 @@ class TestRefusals:
         if content is not None:
             file.write_bytes(content)
         with pytest.raises(BackupError, match=words):
-            make_inbox(sqlite_url).restore(file)
+            open_inbox(sqlite_url).restore(file)
         assert not Path(sqlite_url.removeprefix("sqlite:///")).exists()
 
     @pytest.mark.parametrize("works_with", ["9999", HEAD])
     def test_newer_tables(
-        self, make_inbox: MakeInbox, sqlite_url: str, tmp_path: Path, works_with: str
+        self, open_inbox: MakeInbox, sqlite_url: str, tmp_path: Path, works_with: str
     ) -> None:
         """Columns of a newer version would be lost: it has to back up, and to restore."""
-        source = make_inbox(sqlite_url)
+        source = open_inbox(sqlite_url)
         source.migrate()
         file = tmp_path / "backup"
         source.back_up(file)
@@ -257,15 +242,15 @@ class TestRefusals:
             f"UPDATE stripe_receiver_version SET version_num = '9999', works_with = '{works_with}'"  # noqa: S608 - the test's own
         )
         raw_sql.execute(f"sqlite:///{file}", newer)
-        target = make_inbox(f"sqlite:///{tmp_path}/target.sqlite3")
+        target = open_inbox(f"sqlite:///{tmp_path}/target.sqlite3")
         with pytest.raises(BackupError, match="or one of a newer version"):
             target.restore(file)
 
     def test_inbox_with_newer_tables(
-        self, make_inbox: MakeInbox, sqlite_url: str, tmp_path: Path
+        self, open_inbox: MakeInbox, sqlite_url: str, tmp_path: Path
     ) -> None:
         """This version works with them, but would lose their new columns."""
-        inbox = make_inbox(sqlite_url)
+        inbox = open_inbox(sqlite_url)
         inbox.migrate()
         inbox.back_up(tmp_path / "one")
         raw_sql.execute(sqlite_url, "UPDATE stripe_receiver_version SET version_num = '9999'")
@@ -274,10 +259,10 @@ class TestRefusals:
         with pytest.raises(BackupError, match="Restore with that version"):
             inbox.restore(tmp_path / "one")
 
-    def test_inbox_without_tables(self, make_inbox: MakeInbox, postgresql_url: str) -> None:
+    def test_inbox_without_tables(self, open_inbox: MakeInbox, postgresql_url: str) -> None:
         """There is nothing to back up."""
         with pytest.raises(BackupError, match="the inbox has no tables"):
-            make_inbox(postgresql_url).back_up(Path("backup"))
+            open_inbox(postgresql_url).back_up(Path("backup"))
 
     def test_inbox_that_fails_in_the_middle(self, inbox: Inbox, database_url: str) -> None:
         """An error of the inbox is not reported as one of the file."""

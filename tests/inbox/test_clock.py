@@ -7,8 +7,8 @@ server's clock functions. SQLite uses the clock of this process.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ import pytest
 from app.inbox import Failure, Inbox, NewEvent
 from app.inbox.activity import Activity, period_of
 from app.processing.rescuer import Rescuer
+from tests.inbox.conftest import MakeInbox
 from tests.support.clock import Clock
 
 EVENT = NewEvent(
@@ -42,24 +43,10 @@ def clock(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def make_inbox(clock: Clock, database_url: str) -> Iterator[Callable[[], Inbox]]:
+def make_inbox(clock: Clock, make_inbox: MakeInbox) -> MakeInbox:
     """A function that opens the test's database, as another process does."""
     assert clock.offset == 0  # the clock has to be set up first
-    opened: list[Inbox] = []
-
-    def make() -> Inbox:
-        opened.append(Inbox(database_url, lease_seconds=LEASE))
-        return opened[-1]
-
-    yield make
-    for inbox in opened:
-        inbox.close()
-
-
-@pytest.fixture
-def inbox(make_inbox: Callable[[], Inbox]) -> Inbox:
-    """An inbox of the test's database."""
-    return make_inbox()
+    return partial(make_inbox, LEASE)
 
 
 def test_statements_use_the_clock_of_the_test(inbox: Inbox, clock: Clock) -> None:
@@ -74,7 +61,7 @@ def test_statements_use_the_clock_of_the_test(inbox: Inbox, clock: Clock) -> Non
 
 @pytest.mark.parametrize("seconds", STEPS)
 def test_delivery_claims_no_running_event_after_a_step(
-    make_inbox: Callable[[], Inbox], clock: Clock, seconds: float
+    make_inbox: MakeInbox, clock: Clock, seconds: float
 ) -> None:
     """This holds after a second step too, and the claim from before can be settled."""
     first, second = make_inbox(), make_inbox()
@@ -94,7 +81,7 @@ def test_delivery_claims_no_running_event_after_a_step(
 
 @pytest.mark.parametrize("seconds", STEPS)
 def test_worker_claims_no_running_event_after_a_step(
-    make_inbox: Callable[[], Inbox], clock: Clock, seconds: float
+    make_inbox: MakeInbox, clock: Clock, seconds: float
 ) -> None:
     """It claims neither the event nor another one of its key. The lease can be renewed."""
     first, second = make_inbox(), make_inbox()
@@ -184,9 +171,7 @@ def test_parked_event_is_due_after_its_type_is_resumed(
     assert found.event_id == "evt_1"
 
 
-def test_leadership_is_free_after_a_step_back(
-    make_inbox: Callable[[], Inbox], clock: Clock
-) -> None:
+def test_leadership_is_free_after_a_step_back(make_inbox: MakeInbox, clock: Clock) -> None:
     """A term from before the step ends no later than one term from now, also if no process saw it.
 
     Otherwise a task of leaders would not run again until the clock has caught up.

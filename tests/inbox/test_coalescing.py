@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -14,6 +13,7 @@ import pytest
 from app.inbox import Claim, Failure, Inbox, NewEvent
 from app.inbox.claim_rules import ClaimRules
 from app.inbox.sql import coalescing
+from tests.inbox.conftest import MakeInbox
 from tests.support import raw_sql
 
 UPDATED, OTHER = "v1.customer.updated", "v1.customer.created"
@@ -21,27 +21,15 @@ RULES = ClaimRules(coalesced=frozenset({UPDATED}))
 OBJECT = "- customer cus_1"
 EVENT = NewEvent("evt_1", UPDATED, livemode=False, context=None, body=b"{}", concurrency_key=OBJECT)
 
-MakeInbox = Callable[..., Inbox]
-
 
 @pytest.fixture
-def make_inbox(database_url: str) -> Iterator[MakeInbox]:
+def make_inbox(make_inbox: MakeInbox) -> MakeInbox:
     """A function that opens the test's database, in a process with these rules."""
-    opened: list[Inbox] = []
 
     def make(rules: ClaimRules = RULES) -> Inbox:
-        opened.append(Inbox(database_url, lease_seconds=600, rules=lambda: rules))
-        return opened[-1]
+        return make_inbox(rules=lambda: rules)
 
-    yield make
-    for inbox in opened:
-        inbox.close()
-
-
-@pytest.fixture
-def inbox(make_inbox: MakeInbox) -> Inbox:
-    """The inbox of a process whose type coalesces."""
-    return make_inbox()
+    return make
 
 
 def enqueue(inbox: Inbox, *ids: str, **changes: object) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from app.inbox import Inbox, NewEvent
@@ -13,12 +11,10 @@ EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, b
 
 
 @pytest.fixture
-def inbox(database_url: str) -> Iterator[Inbox]:
+def inbox(inbox: Inbox) -> Inbox:
     """An inbox with one event."""
-    inbox = Inbox(database_url, lease_seconds=600)
     inbox.deliveries.enqueue(EVENT)
-    yield inbox
-    inbox.close()
+    return inbox
 
 
 def test_effect_is_recorded_once(inbox: Inbox) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -15,14 +14,6 @@ OBJECT = "cus_Q1w2e3r4"
 PLAIN = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b'{"a": 1}')
 ABOUT = replace(PLAIN, body=f'{{"object": "{OBJECT}"}}'.encode())
 KEYED = replace(PLAIN, concurrency_key=f"- customer {OBJECT}")
-
-
-@pytest.fixture
-def inbox(database_url: str) -> Iterator[Inbox]:
-    """An empty inbox."""
-    inbox = Inbox(database_url, lease_seconds=600)
-    yield inbox
-    inbox.close()
 
 
 def claim(inbox: Inbox, event: NewEvent) -> Claim:

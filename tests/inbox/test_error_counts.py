@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from app.inbox import Claim, Failure, Inbox, NewEvent
 from app.states import Outcome
 from tests.support import raw_sql
 
 EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")
 FAILURE = Failure("KeyError: 'a'", fingerprint="f00d", release="41c9")
-
-
-@pytest.fixture
-def inbox(database_url: str) -> Iterator[Inbox]:
-    """An inbox whose leases do not end during a test."""
-    made = Inbox(database_url, lease_seconds=600)
-    yield made
-    made.close()
 
 
 def claim(inbox: Inbox) -> Claim:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -39,14 +38,6 @@ FINISH_0005 = """
     UPDATE events SET state = 'done', outcome = 'handled', settled_at = claimed_at + 1
     WHERE id = 'evt_1' AND claimed_by = 'old'
 """
-
-
-@pytest.fixture
-def inbox(database_url: str) -> Iterator[Inbox]:
-    """An inbox whose leases do not end during a test."""
-    made = Inbox(database_url, lease_seconds=600)
-    yield made
-    made.close()
 
 
 def claim(inbox: Inbox, event_id: str = "evt_1", event_type: str = EVENT.type) -> Claim:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from app.errors import InboxUnavailable, StartError, Unstorable
 from app.inbox import Claim, Failure, Inbox, NewEvent, Outcome
 from app.inbox.engine.postgresql_session import LOCK_TIMEOUT_MS
+from tests.inbox.conftest import MakeInbox
 from tests.support import raw_sql
 
 EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context="acct_1", body=b'{"a": 1}')
@@ -23,26 +24,6 @@ EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context="acct_1
 LONG = 600.0
 #: A lease that has expired before the next statement.
 SHORT = -1.0
-
-
-@pytest.fixture
-def make_inbox(database_url: str) -> Iterator[Callable[[float], Inbox]]:
-    """A function that opens the test's database, with claims of so many seconds."""
-    opened: list[Inbox] = []
-
-    def make(lease_seconds: float = LONG) -> Inbox:
-        opened.append(Inbox(database_url, lease_seconds=lease_seconds))
-        return opened[-1]
-
-    yield make
-    for inbox in opened:
-        inbox.close()
-
-
-@pytest.fixture
-def inbox(make_inbox: Callable[[], Inbox]) -> Inbox:
-    """An inbox whose leases do not end during a test."""
-    return make_inbox()
 
 
 def claim(inbox: Inbox, event: NewEvent = EVENT) -> Claim:
@@ -113,7 +94,7 @@ def test_running_event_is_not_claimed_again(inbox: Inbox) -> None:
     assert event.deliveries == 2
 
 
-def test_first_stored_body_runs(make_inbox: Callable[[float], Inbox]) -> None:
+def test_first_stored_body_runs(make_inbox: MakeInbox) -> None:
     """A later delivery cannot put another body under an id that the inbox has."""
     inbox = make_inbox(SHORT)
     claim(inbox)
@@ -124,7 +105,7 @@ def test_first_stored_body_runs(make_inbox: Callable[[float], Inbox]) -> None:
     assert (again.body, again.type) == (EVENT.body, EVENT.type)
 
 
-def test_orphan_can_be_taken_over(make_inbox: Callable[[float], Inbox]) -> None:
+def test_orphan_can_be_taken_over(make_inbox: MakeInbox) -> None:
     """An event whose runner died is claimed by the next delivery, under the next attempt."""
     inbox = make_inbox(SHORT)
     claim(inbox)
@@ -136,7 +117,7 @@ def test_orphan_can_be_taken_over(make_inbox: Callable[[float], Inbox]) -> None:
 
 
 @pytest.mark.parametrize("settle", ["finish", "fail", "mark dead", "renew"])
-def test_lost_claim_cannot_settle(make_inbox: Callable[[float], Inbox], settle: str) -> None:
+def test_lost_claim_cannot_settle(make_inbox: MakeInbox, settle: str) -> None:
     """Fencing: a claim of an earlier attempt changes nothing."""
     first = claim(make_inbox(SHORT))
     inbox = make_inbox(LONG)
@@ -150,9 +131,7 @@ def test_lost_claim_cannot_settle(make_inbox: Callable[[float], Inbox], settle: 
     assert inbox.claims.finish(second) is True
 
 
-def test_claim_lost_in_a_restore_settles_nothing(
-    make_inbox: Callable[[], Inbox], database_url: str
-) -> None:
+def test_claim_lost_in_a_restore_settles_nothing(make_inbox: MakeInbox, database_url: str) -> None:
     """After a restore two processes can hold the same attempt. Only the recorded one settles."""
     inbox = make_inbox()
     forgotten = claim(inbox)
@@ -231,7 +210,7 @@ def test_settling_twice_is_settling_once(inbox: Inbox) -> None:
     assert inbox.claims.fail(mine, Failure("too late")) is False
 
 
-def test_renewal_restores_an_expired_lease(make_inbox: Callable[[float], Inbox]) -> None:
+def test_renewal_restores_an_expired_lease(make_inbox: MakeInbox) -> None:
     """A late renewal keeps the claim unless another process has taken the event."""
     mine = claim(make_inbox(SHORT))
     inbox = make_inbox(LONG)
@@ -270,7 +249,7 @@ def test_skipping_keeps_a_done_event(inbox: Inbox) -> None:
     assert inbox.deliveries.record_skipped(EVENT, Outcome.WRONG_MODE).outcome == "handled"
 
 
-def test_of_many_deliveries_at_once_one_gets_the_claim(make_inbox: Callable[[], Inbox]) -> None:
+def test_of_many_deliveries_at_once_one_gets_the_claim(make_inbox: MakeInbox) -> None:
     """Deciding and recording are one statement: 100 deliveries of one event, one claim."""
     inboxes = [make_inbox() for _ in range(4)]
     inboxes[0].migrate()
@@ -315,7 +294,7 @@ def test_check_writes(inbox: Inbox, database_url: str) -> None:
 
 
 @pytest.mark.no_tables
-def test_many_replicas_can_migrate_at_once(make_inbox: Callable[[], Inbox]) -> None:
+def test_many_replicas_can_migrate_at_once(make_inbox: MakeInbox) -> None:
     """Ten that start together create the tables once, and all can use them."""
     inboxes = [make_inbox() for _ in range(10)]
     ready = threading.Barrier(10)
@@ -372,7 +351,7 @@ def test_delivery_does_not_wait_long_for_a_migration(
     assert inbox.deliveries.record_and_claim(EVENT).claim is not None
 
 
-def test_restarted_service_finds_what_it_recorded(make_inbox: Callable[[], Inbox]) -> None:
+def test_restarted_service_finds_what_it_recorded(make_inbox: MakeInbox) -> None:
     """A second process finds the events of the first."""
     first = make_inbox()
     first.claims.finish(claim(first))

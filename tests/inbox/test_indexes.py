@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from app.errors import InboxUnavailable
 from app.inbox import Inbox, NewEvent
+from tests.inbox.conftest import MakeInbox
 from tests.support import raw_sql
 from tests.support.waiting import wait_for
 
@@ -22,21 +23,17 @@ BUILDING = "(SELECT 1 FROM pg_stat_progress_create_index WHERE relid = 'events':
 
 
 @pytest.fixture
-def make_inbox(postgresql_url: str) -> Iterator[Callable[..., Inbox]]:
+def make_inbox(open_inbox: MakeInbox, postgresql_url: str) -> MakeInbox:
     """A function that opens the test's database."""
-    opened: list[Inbox] = []
 
     def make(schema: str | None = None) -> Inbox:
-        opened.append(Inbox(postgresql_url, lease_seconds=600, schema=schema))
-        return opened[-1]
+        return open_inbox(postgresql_url, schema=schema)
 
-    yield make
-    for inbox in opened:
-        inbox.close()
+    return make
 
 
 @pytest.fixture
-def inbox(make_inbox: Callable[..., Inbox], postgresql_url: str) -> Inbox:
+def inbox(make_inbox: MakeInbox, postgresql_url: str) -> Inbox:
     """An inbox with one event that lacks an index."""
     inbox = make_inbox()
     inbox.deliveries.enqueue(EVENT)
@@ -67,9 +64,7 @@ def building(url: str, build: Callable[[], list[str]]) -> Iterator[Future[list[s
         built.exception()
 
 
-def test_deliveries_go_on(
-    inbox: Inbox, make_inbox: Callable[..., Inbox], postgresql_url: str
-) -> None:
+def test_deliveries_go_on(inbox: Inbox, make_inbox: MakeInbox, postgresql_url: str) -> None:
     """While an index is built, events are recorded, claimed and settled. One process builds."""
     with building(postgresql_url, inbox.indexes.build) as built:
         another = make_inbox()
@@ -130,7 +125,7 @@ def test_index_of_a_killed_process_is_kept(inbox: Inbox, postgresql_url: str) ->
 
 @pytest.mark.parametrize("schema", [None, 'Odd "name'])
 def test_migration_of_a_large_inbox_leaves_the_indexes(
-    make_inbox: Callable[..., Inbox], postgresql_url: str, schema: str | None
+    make_inbox: MakeInbox, postgresql_url: str, schema: str | None
 ) -> None:
     """A table with events is migrated without its new indexes, and a new one with all of them."""
     inbox = make_inbox(schema)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -18,6 +17,7 @@ from app.inbox import Claim, Failure, Inbox, NewEvent, Outcome, lanes, pauses, s
 from app.inbox.claim_rules import ClaimRules
 from app.inbox.engine import postgresql
 from app.inbox.sql.lanes import claims_with
+from tests.inbox.conftest import MakeInbox
 from tests.support import raw_sql
 from tests.support.waiting import wait_for
 
@@ -25,21 +25,15 @@ LIMITED, BULK, OTHER = "v1.invoice.paid", "v1.customer.updated", "v1.customer.cr
 RULES = ClaimRules(low=frozenset({BULK}), limits=frozenset({(LIMITED, 2)}))
 EVENT = NewEvent("evt_1", OTHER, livemode=False, context=None, body=b"{}")
 
-MakeInbox = Callable[..., Inbox]
-
 
 @pytest.fixture
-def make_inbox(database_url: str) -> Iterator[MakeInbox]:
+def make_inbox(make_inbox: MakeInbox) -> MakeInbox:
     """A function that opens the test's database, in a process with these rules."""
-    opened: list[Inbox] = []
 
-    def make(rules: ClaimRules = RULES, lease_seconds: float = 600.0) -> Inbox:
-        opened.append(Inbox(database_url, lease_seconds=lease_seconds, rules=lambda: rules))
-        return opened[-1]
+    def make(rules: ClaimRules = RULES, **options: float) -> Inbox:
+        return make_inbox(rules=lambda: rules, **options)
 
-    yield make
-    for inbox in opened:
-        inbox.close()
+    return make
 
 
 def enqueue(inbox: Inbox, event_type: str, *numbers: int) -> None:

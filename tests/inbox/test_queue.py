@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -12,6 +11,7 @@ import pytest
 from app.inbox import Claim, Failure, Inbox, NewEvent, Outcome
 from app.inbox.filters import EventFilter
 from app.inbox.models import Count
+from tests.inbox.conftest import MakeInbox
 from tests.support import raw_sql
 from tests.support.waiting import wait_for
 
@@ -30,26 +30,6 @@ LONG, SHORT = 600.0, -1.0
 def numbered(number: int, key: str = "") -> NewEvent:
     """Return an event with its own id, and its own concurrency key unless one is given."""
     return replace(EVENT, id=f"evt_{number}", concurrency_key=key)
-
-
-@pytest.fixture
-def make_inbox(database_url: str) -> Iterator[Callable[..., Inbox]]:
-    """A function that opens the test's database, with claims of so many seconds."""
-    opened: list[Inbox] = []
-
-    def make(lease_seconds: float = LONG, max_crashes: int = 3) -> Inbox:
-        opened.append(Inbox(database_url, lease_seconds=lease_seconds, max_crashes=max_crashes))
-        return opened[-1]
-
-    yield make
-    for inbox in opened:
-        inbox.close()
-
-
-@pytest.fixture
-def inbox(make_inbox: Callable[..., Inbox]) -> Inbox:
-    """An inbox whose leases do not end during a test."""
-    return make_inbox()
 
 
 def due(inbox: Inbox) -> Claim | None:
@@ -165,9 +145,7 @@ class TestOrder:
 
         assert take(inbox).event_id == "evt_2"
 
-    def test_many_workers_never_get_two_events_of_one_key(
-        self, make_inbox: Callable[..., Inbox]
-    ) -> None:
+    def test_many_workers_never_get_two_events_of_one_key(self, make_inbox: MakeInbox) -> None:
         """Eight threads run 60 events of 6 keys: each once, and one per key at a time."""
         inboxes = [make_inbox() for _ in range(4)]
         for number in range(60):
@@ -214,7 +192,7 @@ class TestOrder:
         engine.dispose()
         inbox.close()
 
-    def test_paused_workers_claim_nothing(self, make_inbox: Callable[..., Inbox]) -> None:
+    def test_paused_workers_claim_nothing(self, make_inbox: MakeInbox) -> None:
         """No process claims a due event or an orphan until the workers are resumed."""
         inbox = make_inbox(SHORT)
         inbox.deliveries.enqueue(EVENT)
@@ -241,7 +219,7 @@ class TestOrder:
 class TestCrashes:
     """Claims whose process crashed."""
 
-    def test_orphan_is_rescued(self, make_inbox: Callable[..., Inbox]) -> None:
+    def test_orphan_is_rescued(self, make_inbox: MakeInbox) -> None:
         """It is not claimed as soon as its lease expired, and not as a due event."""
         inbox = make_inbox(SHORT)
         inbox.deliveries.enqueue(EVENT)
@@ -257,7 +235,7 @@ class TestCrashes:
         assert inbox.claims.finish(second) is True
         assert outcomes(inbox) == [(1, "crashed"), (2, "handled")]
 
-    def test_key_of_an_orphan_stays_locked(self, make_inbox: Callable[..., Inbox]) -> None:
+    def test_key_of_an_orphan_stays_locked(self, make_inbox: MakeInbox) -> None:
         """Its process may only be slow. Other events of its key wait until it is rescued."""
         inbox = make_inbox(SHORT)
         inbox.deliveries.enqueue(numbered(1, "cus_1"))
@@ -266,7 +244,7 @@ class TestCrashes:
 
         assert due(inbox) is None
 
-    def test_poison_is_marked_dead(self, make_inbox: Callable[..., Inbox]) -> None:
+    def test_poison_is_marked_dead(self, make_inbox: MakeInbox) -> None:
         """After ``max_crashes`` consecutive crashes the event is dead and not run again."""
         inbox = make_inbox(SHORT, max_crashes=3)
         inbox.deliveries.enqueue(EVENT)
@@ -288,7 +266,7 @@ class TestCrashes:
         assert state(inbox) == ("dead", "crashed")
         assert outcomes(inbox) == [(1, "crashed"), (2, "crashed"), (3, "crashed")]
 
-    def test_delivery_marks_poison_dead(self, make_inbox: Callable[..., Inbox]) -> None:
+    def test_delivery_marks_poison_dead(self, make_inbox: MakeInbox) -> None:
         """In inline mode the delivery that would run it again finds it dead."""
         inbox = make_inbox(SHORT, max_crashes=2)
         for _ in range(2):
@@ -302,7 +280,7 @@ class TestCrashes:
         assert event.reason == "its process crashed or hung in each of the last attempts"
         assert event.settled_at is not None
 
-    def test_failure_resets_crashes(self, make_inbox: Callable[..., Inbox]) -> None:
+    def test_failure_resets_crashes(self, make_inbox: MakeInbox) -> None:
         """Only consecutive crashes count. After a failure the process was alive."""
         inbox = make_inbox(SHORT, max_crashes=2)
         inbox.deliveries.enqueue(EVENT)
@@ -352,7 +330,7 @@ class TestCrashes:
         assert inbox.claims.finish(first) is False
         assert inbox.claims.finish(second) is True
 
-    def test_success_of_a_dead_event_does_not_count(self, make_inbox: Callable[..., Inbox]) -> None:
+    def test_success_of_a_dead_event_does_not_count(self, make_inbox: MakeInbox) -> None:
         """The event was reported dead, so its claim is lost."""
         inbox = make_inbox(SHORT, max_crashes=1)
         inbox.deliveries.enqueue(EVENT)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 
 from app.inbox import Claim, Failure, Inbox, NewEvent, Outcome
 from app.reconcile.reconciler import ORDER_GAP_SECONDS
+from tests.inbox.conftest import MakeInbox
 from tests.support import raw_sql
 
 EVENT = NewEvent(
@@ -19,26 +19,6 @@ EVENT = NewEvent(
     body=b"{}",
     concurrency_key="cus_1",
 )
-
-
-@pytest.fixture
-def make_inbox(database_url: str) -> Iterator[Callable[..., Inbox]]:
-    """A function that opens the test's database, with claims of so many seconds."""
-    opened: list[Inbox] = []
-
-    def make(lease_seconds: float = 600, max_crashes: int = 3) -> Inbox:
-        opened.append(Inbox(database_url, lease_seconds=lease_seconds, max_crashes=max_crashes))
-        return opened[-1]
-
-    yield make
-    for inbox in opened:
-        inbox.close()
-
-
-@pytest.fixture
-def inbox(make_inbox: Callable[..., Inbox]) -> Inbox:
-    """An inbox whose leases do not end during a test."""
-    return make_inbox()
 
 
 def claim_unfinished(
@@ -163,7 +143,7 @@ class TestUnfinished:
         assert inbox.reconciliation.unfinished_ids(livemode=False) == ids
         assert (claim_unfinished(inbox) is not None) == bool(ids)
 
-    def test_orphan_is_claimed_until_it_is_poison(self, make_inbox: Callable[..., Inbox]) -> None:
+    def test_orphan_is_claimed_until_it_is_poison(self, make_inbox: MakeInbox) -> None:
         """After ``max_crashes`` crashes it is marked dead."""
         inbox = make_inbox(lease_seconds=-1, max_crashes=3)
         inbox.reconciliation.backfill(EVENT)
@@ -223,7 +203,7 @@ class TestLeader:
     """One process at a time is the leader."""
 
     def test_leader_stays_until_its_term_ends(
-        self, make_inbox: Callable[..., Inbox], database_url: str
+        self, make_inbox: MakeInbox, database_url: str
     ) -> None:
         """The leader can prolong its term. Another process gets it after the end."""
         one, other = make_inbox(), make_inbox()
@@ -235,9 +215,7 @@ class TestLeader:
         assert other.reconciliation.acquire_leadership("x", "other", 600) is True
         assert one.reconciliation.acquire_leadership("x", "one", 600) is False
 
-    def test_new_term_has_its_own_length(
-        self, make_inbox: Callable[..., Inbox], database_url: str
-    ) -> None:
+    def test_new_term_has_its_own_length(self, make_inbox: MakeInbox, database_url: str) -> None:
         """A longer term after a shorter one is not mistaken for one from before a step back."""
         one, other = make_inbox(), make_inbox()
         assert one.reconciliation.acquire_leadership("x", "one", 60) is True
@@ -249,7 +227,7 @@ class TestLeader:
         assert other.reconciliation.has_leader("x") is True
 
     def test_shorter_term_does_not_end_a_longer_one(
-        self, make_inbox: Callable[..., Inbox], database_url: str
+        self, make_inbox: MakeInbox, database_url: str
     ) -> None:
         """Two processes can have different intervals. A step back of the clock ends a term."""
         one, other = make_inbox(), make_inbox()

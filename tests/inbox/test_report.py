@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -11,31 +10,12 @@ import sqlalchemy as sa
 from app.inbox import Inbox, NewEvent, Outcome
 from app.inbox.models import Count
 from app.inbox.sql import report as report_statements
+from tests.inbox.conftest import MakeInbox
 from tests.support import raw_sql
 from tests.support.services import Postgresql
 
 EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")
 HOUR = 3600
-
-
-@pytest.fixture
-def make_inbox() -> Iterator[Callable[[str], Inbox]]:
-    """A function that opens a database."""
-    opened: list[Inbox] = []
-
-    def make(url: str) -> Inbox:
-        opened.append(Inbox(url, lease_seconds=600))
-        return opened[-1]
-
-    yield make
-    for inbox in opened:
-        inbox.close()
-
-
-@pytest.fixture
-def inbox(make_inbox: Callable[[str], Inbox], database_url: str) -> Inbox:
-    """The inbox on each database in turn."""
-    return make_inbox(database_url)
 
 
 def put(inbox: Inbox, url: str, event_id: str, changes: str) -> None:
@@ -134,34 +114,30 @@ def ran(inbox: Inbox, url: str, host: str, *hours_ago: float) -> None:
 def test_hosts_in_turns_are_reported(
     runs: dict[str, tuple[float, ...]],
     suspects: tuple[str, ...],
-    make_inbox: Callable[[str], Inbox],
+    open_inbox: MakeInbox,
     sqlite_url: str,
 ) -> None:
     """On SQLite, hosts that ran events in the same hours of the last day are named."""
-    inbox = make_inbox(sqlite_url)
+    inbox = open_inbox(sqlite_url)
     for host, hours in runs.items():
         ran(inbox, sqlite_url, host, *hours)
     assert inbox.administration.report().hosts == suspects
 
 
-def test_postgresql_may_have_many_hosts(
-    make_inbox: Callable[[str], Inbox], postgresql_url: str
-) -> None:
+def test_postgresql_may_have_many_hosts(open_inbox: MakeInbox, postgresql_url: str) -> None:
     """Hosts that ran events in turns on PostgreSQL are not reported."""
-    inbox = make_inbox(postgresql_url)
+    inbox = open_inbox(postgresql_url)
     ran(inbox, postgresql_url, "a", 5, 1)
     ran(inbox, postgresql_url, "b", 3)
     assert inbox.administration.report().hosts == ()
 
 
-def test_commits_that_can_be_lost(
-    make_inbox: Callable[[str], Inbox], own_postgresql: Postgresql
-) -> None:
+def test_commits_that_can_be_lost(open_inbox: MakeInbox, own_postgresql: Postgresql) -> None:
     """The setting with which PostgreSQL does not wait for its disk is reported."""
     own_postgresql.set("fsync", "on")
-    assert make_inbox(own_postgresql.url).administration.report().not_durable == ()
+    assert open_inbox(own_postgresql.url).administration.report().not_durable == ()
     own_postgresql.set("fsync", "off")
-    assert make_inbox(own_postgresql.url).administration.report().not_durable == ("fsync",)
+    assert open_inbox(own_postgresql.url).administration.report().not_durable == ("fsync",)
 
 
 @pytest.mark.parametrize(
@@ -169,12 +145,12 @@ def test_commits_that_can_be_lost(
     [("off", "on"), ("local", "local"), ("remote_apply", "remote_apply"), ("on", "on")],
 )
 def test_commits_are_synchronous_whatever_the_default(
-    make_inbox: Callable[[str], Inbox], postgresql_url: str, default: str, used: str
+    open_inbox: MakeInbox, postgresql_url: str, default: str, used: str
 ) -> None:
     """A weaker default than ``local`` is raised to ``on``. Stronger ones stay."""
     database = sa.make_url(postgresql_url).database
     raw_sql.execute(postgresql_url, f"ALTER DATABASE {database} SET synchronous_commit = {default}")
-    inbox = make_inbox(postgresql_url)
+    inbox = open_inbox(postgresql_url)
     inbox.check()
     engine = inbox._store.engine  # noqa: SLF001 - no other way
     show = sa.text("SELECT current_setting('synchronous_commit')")

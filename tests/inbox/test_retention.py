@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -15,14 +15,6 @@ from app.inbox.retention import DAY_SECONDS, START, Place
 from tests.support import raw_sql
 
 EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")
-
-
-@pytest.fixture
-def inbox(database_url: str) -> Iterator[Inbox]:
-    """An inbox in which every delivery may run at once."""
-    inbox = Inbox(database_url, lease_seconds=600)
-    yield inbox
-    inbox.close()
 
 
 @pytest.fixture

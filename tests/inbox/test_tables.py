@@ -19,6 +19,7 @@ from app.inbox.migrate import FOLDER, migrations, upgrade, works_with
 from devkit import samples
 from devkit.deliver import Logged
 from tests.conftest import Receiver
+from tests.inbox.conftest import MakeInbox
 from tests.support import raw_sql
 from tests.support.pages import PAGES
 from tests.support.waiting import wait_for
@@ -33,22 +34,6 @@ CATALOGS = {
     "postgresql": "SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a"
     " ON a.attrelid = c.oid WHERE c.relnamespace = 'public'::regnamespace ORDER BY 1, a.attnum",
 }
-
-MakeInbox = Callable[..., Inbox]
-
-
-@pytest.fixture
-def make_inbox() -> Iterator[MakeInbox]:
-    """A function that opens a database with these arguments."""
-    opened: list[Inbox] = []
-
-    def make(url: str, **more: object) -> Inbox:
-        opened.append(Inbox(url, lease_seconds=600, **more))  # type: ignore[arg-type]  # any of them
-        return opened[-1]
-
-    yield make
-    for inbox in opened:
-        inbox.close()
 
 
 def run(url: str, *statements: str) -> None:
@@ -74,10 +59,10 @@ def catalog(url: str) -> list[tuple[object, ...]]:
     return rows(url, CATALOGS[sa.make_url(url).get_backend_name()])
 
 
-def create_folder(url: str, make_inbox: MakeInbox) -> None:
+def create_folder(url: str, open_inbox: MakeInbox) -> None:
     """Create the folder of a SQLite file, as the application that has its tables there."""
     if url.startswith("sqlite"):
-        inbox = make_inbox(url, migrates=False)
+        inbox = open_inbox(url, migrates=False)
         with pytest.raises(MigrationPending):
             inbox.migrate()
         inbox.close()
@@ -131,10 +116,10 @@ class TestOtherApplications:
 
     @pytest.mark.parametrize("revision", ["0003", "ae1027a6acf"])
     def test_foreign_tables_are_refused_by_name(
-        self, make_inbox: MakeInbox, database_url: str, revision: str
+        self, open_inbox: MakeInbox, database_url: str, revision: str
     ) -> None:
         """A foreign ``events`` beside a foreign ``alembic_version`` stays unchanged."""
-        create_folder(database_url, make_inbox)
+        create_folder(database_url, open_inbox)
         run(
             database_url,
             "CREATE TABLE events (id TEXT PRIMARY KEY, title TEXT)",
@@ -143,7 +128,7 @@ class TestOtherApplications:
         )
         before = catalog(database_url)
 
-        message = refused(make_inbox(database_url))
+        message = refused(open_inbox(database_url))
 
         assert "something named 'events' that is not of this service" in message
         assert "Nothing was changed. Set DATABASE_" in message
@@ -162,14 +147,14 @@ class TestOtherApplications:
         ],
     )
     def test_each_name_is_checked(
-        self, make_inbox: MakeInbox, database_url: str, sql: str, name: str
+        self, open_inbox: MakeInbox, database_url: str, sql: str, name: str
     ) -> None:
         """Any table, view or index with a name of ours is refused before anything is created."""
-        create_folder(database_url, make_inbox)
+        create_folder(database_url, open_inbox)
         run(database_url, "CREATE TABLE foreign_table (id TEXT)", sql)
         before = catalog(database_url)
 
-        assert f"something named {name!r}" in refused(make_inbox(database_url))
+        assert f"something named {name!r}" in refused(open_inbox(database_url))
         assert catalog(database_url) == before
 
     @pytest.mark.parametrize(
@@ -183,54 +168,54 @@ class TestOtherApplications:
         ],
     )
     def test_functions_and_types_are_checked(
-        self, make_inbox: MakeInbox, postgresql_url: str, sql: str, name: str
+        self, open_inbox: MakeInbox, postgresql_url: str, sql: str, name: str
     ) -> None:
         """PostgreSQL's functions and types have names too."""
         run(postgresql_url, sql)
-        assert f"something named {name!r}" in refused(make_inbox(postgresql_url))
+        assert f"something named {name!r}" in refused(open_inbox(postgresql_url))
 
     def test_migration_does_not_take_a_foreign_table(
-        self, make_inbox: MakeInbox, database_url: str
+        self, open_inbox: MakeInbox, database_url: str
     ) -> None:
         """An old inbox is not upgraded while another application has a table of a new name."""
-        make_legacy(database_url, make_inbox(database_url), named="0002")
+        make_legacy(database_url, open_inbox(database_url), named="0002")
         before = catalog(database_url)
 
-        message = refused(make_inbox(database_url))
+        message = refused(open_inbox(database_url))
 
         assert "something named 'leaders'" in message
         assert "something named 'watermarks'" in message
         assert catalog(database_url) == before
 
     def test_inbox_without_its_version_is_refused(
-        self, make_inbox: MakeInbox, database_url: str
+        self, open_inbox: MakeInbox, database_url: str
     ) -> None:
         """Tables with our columns need our revision beside them."""
-        make_legacy(database_url, make_inbox(database_url), named="ae1027a6acf")
+        make_legacy(database_url, open_inbox(database_url), named="ae1027a6acf")
         before = catalog(database_url)
 
-        assert "something named 'events'" in refused(make_inbox(database_url))
+        assert "something named 'events'" in refused(open_inbox(database_url))
         assert catalog(database_url) == before
 
     @pytest.mark.parametrize("revisions", [["0003"], ["0003", "0004"], []])
     def test_foreign_version_table_stays(
-        self, make_inbox: MakeInbox, database_url: str, revisions: list[str]
+        self, open_inbox: MakeInbox, database_url: str, revisions: list[str]
     ) -> None:
         """Where no other name is taken, the inbox is created beside ``alembic_version``."""
-        create_folder(database_url, make_inbox)
+        create_folder(database_url, open_inbox)
         run(
             database_url,
             "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)",
             *(f"INSERT INTO alembic_version VALUES ('{each}')" for each in revisions),  # noqa: S608 - the test's own
         )
-        inbox = make_inbox(database_url)
+        inbox = open_inbox(database_url)
 
         inbox.migrate()
 
         assert claim(inbox).attempt == 1
         there = [row[0] for row in rows(database_url, "SELECT * FROM alembic_version")]
         assert there == revisions
-        assert make_inbox(database_url).revisions().current == HEAD
+        assert open_inbox(database_url).revisions().current == HEAD
 
     def test_running_service_answers_503(
         self, make_receiver: Callable[..., Receiver], postgresql_url: str
@@ -247,16 +232,16 @@ class TestOtherApplications:
         shown = receiver.app.test_cli_runner().invoke(args=["events", "list"])
         assert "Error: The inbox cannot be used: the schema 'public'" in shown.output
 
-    def test_changed_table_is_refused(self, make_inbox: MakeInbox, database_url: str) -> None:
+    def test_changed_table_is_refused(self, open_inbox: MakeInbox, database_url: str) -> None:
         """An inbox that lacks a table or a column is not used."""
-        make_inbox(database_url).migrate()
+        open_inbox(database_url).migrate()
         run(
             database_url,
             "DROP TABLE pauses",
             "ALTER TABLE events RENAME COLUMN spent TO former",
         )
 
-        message = refused(make_inbox(database_url))
+        message = refused(open_inbox(database_url))
 
         assert "the inbox's table 'pauses'" in message
         assert "is missing. Restore a backup" in message
@@ -267,14 +252,14 @@ class TestVersions:
     """The version table is the inbox's own."""
 
     def test_inbox_of_an_older_release_is_taken_over(
-        self, make_inbox: MakeInbox, database_url: str
+        self, open_inbox: MakeInbox, database_url: str
     ) -> None:
         """Its events stay, and so does ``alembic_version``, which its replicas read."""
-        first = make_inbox(database_url)
+        first = open_inbox(database_url)
         claim(first)
         make_legacy(database_url, first)
 
-        second = make_inbox(database_url)
+        second = open_inbox(database_url)
         second.migrate()
 
         assert second.deliveries.record_and_claim(EVENT).state == "running"
@@ -284,37 +269,37 @@ class TestVersions:
 
     @pytest.mark.parametrize("revision", ["0003", "0004"])
     def test_way_back_to_0_2_0(
-        self, make_inbox: MakeInbox, database_url: str, revision: str
+        self, open_inbox: MakeInbox, database_url: str, revision: str
     ) -> None:
         """``alembic_version`` names the tables of 0.2.0, which runs no migration of its own."""
-        make_legacy(database_url, make_inbox(database_url), revision)
+        make_legacy(database_url, open_inbox(database_url), revision)
 
-        make_inbox(database_url).migrate()
+        open_inbox(database_url).migrate()
 
         assert rows(database_url, "SELECT * FROM alembic_version") == [("0004",)]
 
-    def test_legacy_table_can_be_dropped(self, make_inbox: MakeInbox, database_url: str) -> None:
+    def test_legacy_table_can_be_dropped(self, open_inbox: MakeInbox, database_url: str) -> None:
         """After the takeover, ``alembic_version`` is not read any more."""
-        make_legacy(database_url, make_inbox(database_url))
-        make_inbox(database_url).migrate()
+        make_legacy(database_url, open_inbox(database_url))
+        open_inbox(database_url).migrate()
         run(database_url, "DROP TABLE alembic_version")
-        inbox = make_inbox(database_url)
+        inbox = open_inbox(database_url)
 
         inbox.migrate()
 
         assert inbox.revisions() == (HEAD, HEAD, False)
 
     def test_newer_tables_are_used_if_they_work_with_this_version(
-        self, make_inbox: MakeInbox, database_url: str
+        self, open_inbox: MakeInbox, database_url: str
     ) -> None:
         """A replica can start while the next version is being deployed."""
-        make_inbox(database_url).migrate()
+        open_inbox(database_url).migrate()
         run(
             database_url,
             "UPDATE stripe_receiver_version SET version_num = '9999'",
             "ALTER TABLE events ADD COLUMN newer TEXT",
         )
-        inbox = make_inbox(database_url)
+        inbox = open_inbox(database_url)
 
         inbox.migrate()
 
@@ -338,13 +323,13 @@ class TestVersions:
 class TestSchema:
     """``DATABASE_SCHEMA``: several inboxes and applications in one database of PostgreSQL."""
 
-    def test_inbox_works_in_its_schema(self, make_inbox: MakeInbox, postgresql_url: str) -> None:
+    def test_inbox_works_in_its_schema(self, open_inbox: MakeInbox, postgresql_url: str) -> None:
         """Statements, triggers and reads use the schema, whatever ``search_path`` is."""
         run(postgresql_url, "CREATE TABLE events (id TEXT PRIMARY KEY, title TEXT)")
         before = catalog(postgresql_url)
         separator = "&" if "?" in postgresql_url else "?"
         url = f"{postgresql_url}{separator}options=-csearch_path%3Dnowhere"
-        inbox = make_inbox(url, schema="user")  # a word that SQL has to quote
+        inbox = open_inbox(url, schema="user")  # a word that SQL has to quote
 
         inbox.migrate()
         inbox.claims.fail(claim(inbox), Failure("broken", delay=0.0))
@@ -364,10 +349,10 @@ class TestSchema:
         assert catalog(postgresql_url) == before
 
     def test_inboxes_of_one_database_are_separate(
-        self, make_inbox: MakeInbox, postgresql_url: str
+        self, open_inbox: MakeInbox, postgresql_url: str
     ) -> None:
         """Two schemas are two inboxes: events, versions and notifications."""
-        one, two = (make_inbox(postgresql_url, schema=name) for name in ("one", "two"))
+        one, two = (open_inbox(postgresql_url, schema=name) for name in ("one", "two"))
         one.migrate()
         two.migrate()
         heard: list[str] = []
@@ -396,16 +381,16 @@ class TestSchema:
         assert "one" not in heard
         assert two.administration.find("evt_1") is None
 
-    def test_inbox_can_move_into_a_schema(self, make_inbox: MakeInbox, postgresql_url: str) -> None:
+    def test_inbox_can_move_into_a_schema(self, open_inbox: MakeInbox, postgresql_url: str) -> None:
         """The statements of the operations page move everything: events, triggers, revision."""
-        first = make_inbox(postgresql_url)
+        first = open_inbox(postgresql_url)
         first.claims.fail(claim(first), Failure("broken", delay=0.0))
         first.close()
         (sql,) = re.findall(
             r"^```sql\n(.*?)^```", PAGES["docs/operations.md"], re.MULTILINE | re.DOTALL
         )
         run(postgresql_url, sql)
-        inbox = make_inbox(postgresql_url, schema="stripe")
+        inbox = open_inbox(postgresql_url, schema="stripe")
 
         inbox.migrate()
         inbox.claims.finish(claim(inbox))
@@ -428,17 +413,17 @@ class TestSchema:
         assert (line["schema"], line["other"]) == ("own", "public")
 
     def test_new_inbox_before_a_running_one(
-        self, make_inbox: MakeInbox, postgresql_url: str
+        self, open_inbox: MakeInbox, postgresql_url: str
     ) -> None:
         """A running process stays with its tables when ``search_path`` finds others first."""
         name = sa.make_url(postgresql_url).database
         run(postgresql_url, f"ALTER DATABASE {name} SET search_path = early, public")
-        first = make_inbox(postgresql_url)
+        first = open_inbox(postgresql_url)
         first.migrate()
         first.claims.finish(claim(first))
         with make_role(postgresql_url, f"GRANT CREATE ON DATABASE {name} TO {{role}}") as url:
             run(postgresql_url, f"ALTER ROLE role_{name} SET search_path = nowhere")
-            second = make_inbox(url, schema="early")
+            second = open_inbox(url, schema="early")
             second.migrate()
             assert claim(second).attempt == 1
             second.close()
@@ -454,31 +439,31 @@ class TestSchema:
 
     @pytest.mark.parametrize("exists", [False, True])
     def test_inbox_that_would_hide_another_is_refused(
-        self, make_inbox: MakeInbox, postgresql_url: str, *, exists: bool
+        self, open_inbox: MakeInbox, postgresql_url: str, *, exists: bool
     ) -> None:
         """Replicas of 0.2.0 would use it at once, and others without a setting after a restart."""
         name = sa.make_url(postgresql_url).database
         run(postgresql_url, f"ALTER DATABASE {name} SET search_path = early, public, late")
-        make_inbox(postgresql_url).migrate()
+        open_inbox(postgresql_url).migrate()
         if exists:
             run(postgresql_url, "CREATE SCHEMA early")
 
-        message = refused(make_inbox(postgresql_url, schema="early"))
+        message = refused(open_inbox(postgresql_url, schema="early"))
 
         assert "the schema 'public' has an inbox, and 'early' comes before it" in message
         assert "Set DATABASE_SCHEMA to a schema that is not in search_path" in message
         sql = "SELECT count(*) FROM pg_namespace WHERE nspname = 'early'"
         assert rows(postgresql_url, sql) == [(int(exists),)]
-        make_inbox(postgresql_url, schema="late").migrate()
+        open_inbox(postgresql_url, schema="late").migrate()
 
     def test_schema_with_any_name_is_found(
-        self, make_inbox: MakeInbox, postgresql_url: str
+        self, open_inbox: MakeInbox, postgresql_url: str
     ) -> None:
         """The schema that ``search_path`` finds can have a name that SQL has to quote."""
         name = sa.make_url(postgresql_url).database
         run(postgresql_url, 'CREATE SCHEMA "Na""me"')
         run(postgresql_url, f'ALTER DATABASE {name} SET search_path = "Na""me"')
-        inbox = make_inbox(postgresql_url)
+        inbox = open_inbox(postgresql_url)
 
         inbox.migrate()
 
@@ -487,7 +472,7 @@ class TestSchema:
         assert rows(postgresql_url, 'SELECT id FROM "Na""me".events') == [("evt_1",)]
 
     def test_search_path_of_another_client(
-        self, make_inbox: MakeInbox, postgresql_url: str
+        self, open_inbox: MakeInbox, postgresql_url: str
     ) -> None:
         """A pooled session can have the ``search_path`` of another client: no table goes there."""
         run(postgresql_url, "CREATE SCHEMA other_app")
@@ -499,7 +484,7 @@ class TestSchema:
         engine.dispose()
         assert "changed search_path. Set DATABASE_SCHEMA" in raised.value.reason
 
-        inbox = make_inbox(postgresql_url)
+        inbox = open_inbox(postgresql_url)
         inbox.migrate()
         name = sa.make_url(postgresql_url).database
         run(postgresql_url, f"ALTER DATABASE {name} SET search_path = other_app")
@@ -513,18 +498,18 @@ class TestSchema:
         assert rows(postgresql_url, sql) == [("public",)]
 
     def test_backup_of_the_found_schema(
-        self, make_inbox: MakeInbox, postgresql_url: str, tmp_path: Path
+        self, open_inbox: MakeInbox, postgresql_url: str, tmp_path: Path
     ) -> None:
         """A backup reads the schema that was found, whatever ``search_path`` is later."""
-        inbox = make_inbox(postgresql_url)
+        inbox = open_inbox(postgresql_url)
         claim(inbox)
         name = sa.make_url(postgresql_url).database
         run(postgresql_url, f"ALTER DATABASE {name} SET search_path = nowhere")
         assert inbox.back_up(tmp_path / "backup") == 1
 
-    def test_one_inbox_has_one_channel(self, make_inbox: MakeInbox, postgresql_url: str) -> None:
+    def test_one_inbox_has_one_channel(self, open_inbox: MakeInbox, postgresql_url: str) -> None:
         """Replicas with ``DATABASE_SCHEMA=public`` notify those without it, also of 0.2.0."""
-        inbox = make_inbox(postgresql_url, schema="public")
+        inbox = open_inbox(postgresql_url, schema="public")
         inbox.migrate()
         engine = raw_sql.make_engine(postgresql_url, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
@@ -536,22 +521,22 @@ class TestSchema:
         engine.dispose()
 
     def test_migrations_of_schemas_do_not_wait(
-        self, make_inbox: MakeInbox, postgresql_url: str
+        self, open_inbox: MakeInbox, postgresql_url: str
     ) -> None:
         """Only migrations of one inbox exclude each other, with ``DATABASE_SCHEMA`` or without."""
-        one, two, same = (make_inbox(postgresql_url, schema=name) for name in ("one", "two", "one"))
+        one, two, same = (open_inbox(postgresql_url, schema=name) for name in ("one", "two", "one"))
         two.migrate()
         with one._store.engine.migration():  # noqa: SLF001 - a migration that takes long
-            assert make_inbox(postgresql_url, schema="two").revisions().current == HEAD
-            for each in (same, make_inbox(postgresql_url)):
+            assert open_inbox(postgresql_url, schema="two").revisions().current == HEAD
+            for each in (same, open_inbox(postgresql_url)):
                 with pytest.raises(InboxUnavailable):
                     each.revisions()
 
     def test_schema_that_is_missing_waits_for_a_migration(
-        self, make_inbox: MakeInbox, postgresql_url: str
+        self, open_inbox: MakeInbox, postgresql_url: str
     ) -> None:
         """Under ``MIGRATE=check``, ``flask db upgrade`` creates the schema, and is named."""
-        inbox = make_inbox(postgresql_url, schema="own", migrates=False)
+        inbox = open_inbox(postgresql_url, schema="own", migrates=False)
         with pytest.raises(MigrationPending, match="run `flask db upgrade`"):
             inbox.check()
         assert inbox.revisions() == (None, HEAD, True)
@@ -561,24 +546,24 @@ class TestSchema:
         inbox.check()
 
     def test_owner_without_the_right_to_create(
-        self, make_inbox: MakeInbox, postgresql_url: str
+        self, open_inbox: MakeInbox, postgresql_url: str
     ) -> None:
         """A migration creates objects, and the sentence names the missing right."""
         with make_role(postgresql_url, "GRANT CREATE ON SCHEMA public TO {role}") as url:
-            first = make_inbox(url)
+            first = open_inbox(url)
             make_legacy(url, first)
             first.close()
             run(postgresql_url, f"REVOKE CREATE ON SCHEMA public FROM {sa.make_url(url).username}")
 
-            message = refused(make_inbox(url))
+            message = refused(open_inbox(url))
 
             assert "GRANT CREATE ON SCHEMA public TO role" in message
 
     def test_missing_schema_is_created_at_a_start(
-        self, make_inbox: MakeInbox, postgresql_url: str
+        self, open_inbox: MakeInbox, postgresql_url: str
     ) -> None:
         """A running service waits for it: a person may have dropped it to restore a backup."""
-        inbox = make_inbox(postgresql_url, schema="own")
+        inbox = open_inbox(postgresql_url, schema="own")
         with pytest.raises(InboxUnavailable) as raised:
             inbox.check()
         assert "the schema own of the inbox does not exist" in raised.value.reason
@@ -588,35 +573,35 @@ class TestSchema:
 
         inbox.check()
 
-    def test_role_without_rights(self, make_inbox: MakeInbox, postgresql_url: str) -> None:
+    def test_role_without_rights(self, open_inbox: MakeInbox, postgresql_url: str) -> None:
         """Without the right to create a schema or tables, the sentence says what to run."""
         with make_role(postgresql_url) as url:
-            message = refused(make_inbox(url, schema="own"))
+            message = refused(open_inbox(url, schema="own"))
             assert "CREATE SCHEMA own AUTHORIZATION role" in message
-            message = refused(make_inbox(url))
+            message = refused(open_inbox(url))
             assert "may not create tables in the schema 'public'" in message
             assert "GRANT CREATE ON SCHEMA public TO role" in message
 
-    def test_read_only_database(self, make_inbox: MakeInbox, postgresql_url: str) -> None:
+    def test_read_only_database(self, open_inbox: MakeInbox, postgresql_url: str) -> None:
         """A standby is an outage: it may become the primary, so the start is not ended."""
         name = sa.make_url(postgresql_url).database
         run(postgresql_url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
         with pytest.raises(InboxUnavailable, match="not available") as raised:
-            make_inbox(postgresql_url).migrate()
+            open_inbox(postgresql_url).migrate()
         assert "read-only" in raised.value.reason
 
     def test_service_needs_no_right_to_create(
-        self, make_inbox: MakeInbox, postgresql_url: str
+        self, open_inbox: MakeInbox, postgresql_url: str
     ) -> None:
         """Where another role migrates, the rights that the upgrading page names are enough."""
-        make_inbox(postgresql_url, schema="own").migrate()
+        open_inbox(postgresql_url, schema="own").migrate()
         grants = (
             "GRANT USAGE ON SCHEMA own TO {role}",
             "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA own TO {role}",
             "GRANT USAGE ON ALL SEQUENCES IN SCHEMA own TO {role}",
         )
         with make_role(postgresql_url, *grants) as url:
-            inbox = make_inbox(url, schema="own", migrates=False)
+            inbox = open_inbox(url, schema="own", migrates=False)
             inbox.migrate()
             inbox.claims.fail(claim(inbox), Failure("broken", delay=0.0))
             inbox.claims.finish(claim(inbox))
@@ -625,27 +610,27 @@ class TestSchema:
             inbox.close()
             raw_sql.make_older(f"{postgresql_url}&options=-csearch_path%3Down", "0005")
             run(postgresql_url, *(each.format(role=sa.make_url(url).username) for each in grants))
-            message = refused(make_inbox(url, schema="own"))
+            message = refused(open_inbox(url, schema="own"))
             assert f"may not migrate the tables from revision 0005 to {HEAD}" in message
             assert "GRANT CREATE ON SCHEMA own TO role" in message
             run(postgresql_url, f"GRANT CREATE ON SCHEMA own TO {sa.make_url(url).username}")
-            message = refused(make_inbox(url, schema="own"))
+            message = refused(open_inbox(url, schema="own"))
             assert "Run `flask db upgrade` with the role that owns them" in message
             assert "GRANT" not in message
 
-    def test_search_path_without_a_schema(self, make_inbox: MakeInbox, postgresql_url: str) -> None:
+    def test_search_path_without_a_schema(self, open_inbox: MakeInbox, postgresql_url: str) -> None:
         """A ``search_path`` that names nothing is reported with the remedy."""
         run(postgresql_url, "DROP SCHEMA public")
         with pytest.raises(InboxUnavailable) as raised:
-            make_inbox(postgresql_url).migrate()
+            open_inbox(postgresql_url).migrate()
         assert "Create one, or set DATABASE_SCHEMA" in raised.value.reason
 
     def test_schema_that_comes_first_later(
-        self, make_inbox: MakeInbox, postgresql_url: str
+        self, open_inbox: MakeInbox, postgresql_url: str
     ) -> None:
         """The inbox is found behind a new schema. A table that hides one of its own is refused."""
         name = sa.make_url(postgresql_url).database
-        first = make_inbox(postgresql_url)
+        first = open_inbox(postgresql_url)
         claim(first)
         make_legacy(postgresql_url, first)
         run(
@@ -653,7 +638,7 @@ class TestSchema:
             "CREATE SCHEMA early",
             f"ALTER DATABASE {name} SET search_path = early, public",
         )
-        second = make_inbox(postgresql_url)
+        second = open_inbox(postgresql_url)
         second.migrate()
         assert second.administration.find("evt_1") is not None
         assert (
@@ -664,7 +649,7 @@ class TestSchema:
         )
 
         run(postgresql_url, "CREATE TABLE early.events (id TEXT)")
-        message = refused(make_inbox(postgresql_url))
+        message = refused(open_inbox(postgresql_url))
         assert "another table 'events' comes before the inbox's one in search_path" in message
         assert "DATABASE_SCHEMA=public" in message
 
@@ -674,10 +659,10 @@ class TestDroppedTables:
 
     @pytest.mark.parametrize("schema", [None, "own"])
     def test_schema_that_was_made_again_is_migrated(
-        self, make_inbox: MakeInbox, postgresql_url: str, schema: str | None
+        self, open_inbox: MakeInbox, postgresql_url: str, schema: str | None
     ) -> None:
         """The process that ran before needs no restart, for writes and for reads."""
-        inbox = make_inbox(postgresql_url, schema=schema)
+        inbox = open_inbox(postgresql_url, schema=schema)
         inbox.migrate()
         claim(inbox)
         name = schema or "public"
@@ -693,9 +678,9 @@ class TestDroppedTables:
             inbox.administration.latest(1)
         assert inbox.administration.latest(1) == []
 
-    def test_older_tables_are_migrated(self, make_inbox: MakeInbox, postgresql_url: str) -> None:
+    def test_older_tables_are_migrated(self, open_inbox: MakeInbox, postgresql_url: str) -> None:
         """A backup of an older version was restored under a running service."""
-        inbox = make_inbox(postgresql_url)
+        inbox = open_inbox(postgresql_url)
         inbox.migrate()
         raw_sql.make_older(postgresql_url, "0003")
         with pytest.raises(InboxUnavailable):
@@ -706,9 +691,9 @@ class TestDroppedTables:
 class TestCheck:
     """``MIGRATE=check``: the service waits for ``flask db upgrade``."""
 
-    def test_inbox_waits(self, make_inbox: MakeInbox, database_url: str) -> None:
+    def test_inbox_waits(self, open_inbox: MakeInbox, database_url: str) -> None:
         """Nothing is created until ``upgrade`` ran. Then a waiting process goes on by itself."""
-        waiting = make_inbox(database_url, migrates=False)
+        waiting = open_inbox(database_url, migrates=False)
         with pytest.raises(MigrationPending) as raised:
             waiting.migrate()
         assert raised.value.reason == f"there are no tables, and this version needs revision {HEAD}"
@@ -717,7 +702,7 @@ class TestCheck:
         assert catalog(database_url) == []
         assert waiting.revisions() == (None, HEAD, True)
 
-        assert make_inbox(database_url, migrates=False).upgrade() == (None, HEAD, True)
+        assert open_inbox(database_url, migrates=False).upgrade() == (None, HEAD, True)
 
         waiting.check()
         assert claim(waiting).attempt == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from app.inbox import Claim, Event, Failure, Inbox, NewEvent
 from app.inbox.records import Record, read_record
 from app.inbox.transfer import Added
+from tests.inbox.conftest import MakeInbox
 from tests.support import raw_sql
 
 EVENT = NewEvent(
@@ -21,23 +21,9 @@ IDS = ["evt_done", "evt_dead", "evt_pending", "evt_running", "evt_bytes"]
 
 
 @pytest.fixture
-def make_inbox() -> Iterator[Callable[..., Inbox]]:
-    """A function that opens an inbox."""
-    opened: list[Inbox] = []
-
-    def make(url: str, schema: str | None = None) -> Inbox:
-        opened.append(Inbox(url, lease_seconds=600, schema=schema))
-        return opened[-1]
-
-    yield make
-    for inbox in opened:
-        inbox.close()
-
-
-@pytest.fixture
-def inbox(make_inbox: Callable[..., Inbox], database_url: str) -> Inbox:
+def inbox(open_inbox: MakeInbox, database_url: str) -> Inbox:
     """An inbox with an event of each kind."""
-    inbox = make_inbox(database_url)
+    inbox = open_inbox(database_url)
     failure = Failure("no", "at line 1", fingerprint="f1", release="r1")
     inbox.claims.fail(claim(inbox, "evt_done"), failure)
     inbox.claims.finish(claim(inbox, "evt_done"))
@@ -53,15 +39,13 @@ def inbox(make_inbox: Callable[..., Inbox], database_url: str) -> Inbox:
 
 
 @pytest.fixture
-def target(
-    request: pytest.FixtureRequest, make_inbox: Callable[..., Inbox], tmp_path: Path
-) -> Inbox:
+def target(request: pytest.FixtureRequest, open_inbox: MakeInbox, tmp_path: Path) -> Inbox:
     """Another inbox, which is empty, in the database that the test names."""
     is_file = request.param == "sqlite"
     inbox = (
-        make_inbox(f"sqlite:///{tmp_path}/target/inbox.sqlite3")
+        open_inbox(f"sqlite:///{tmp_path}/target/inbox.sqlite3")
         if is_file
-        else make_inbox(request.getfixturevalue("postgresql_url"), "target")
+        else open_inbox(request.getfixturevalue("postgresql_url"), schema="target")
     )
     inbox.migrate()
     return inbox

@@ -32,7 +32,8 @@ SHARED = """
     from app import create_app
     from app.processing import registry
     from app.settings import Settings
-    from devkit.deliver import API_KEY, SECRET, Deliver, Door, Receiver
+    from devkit.deliver import API_KEY, SECRET, Deliver, Receiver
+    from devkit.door import Door
     from devkit.stripe_api import StripeApi
 
     pytest_plugins = ["devkit.plugin"]

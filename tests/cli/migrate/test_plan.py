@@ -31,9 +31,7 @@ def put(stripe_api: StripeApi) -> Callable[..., str]:
     def put(types: list[str], endpoint_id: str = "we_1", **fields: Any) -> str:
         if endpoint_id == "ed":
             return stripe_api.destinations.add(URL, types, event_payload="snapshot", **fields)
-        body = {"id": endpoint_id, "object": "webhook_endpoint", "status": "enabled", "url": URL}
-        stripe_api.put(f"/v1/webhook_endpoints/{endpoint_id}", {**body, "enabled_events": types})
-        return endpoint_id
+        return stripe_api.webhook_endpoints.add(URL, types, endpoint_id=endpoint_id)
 
     return put
 

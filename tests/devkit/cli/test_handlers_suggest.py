@@ -10,6 +10,7 @@ import pytest
 from click.testing import Result
 
 from app.processing import registry
+from app.stripe_api.catalog import Kind
 from devkit.suggestions import PURPOSES
 from tests.conftest import Receiver
 from tests.support import pages
@@ -69,32 +70,72 @@ def test_json_is_for_programs(suggest: Suggest, package: str) -> None:
     """--json prints one list and nothing else. A type of API v2 has no snapshot events."""
     created = json.loads(suggest("disputes", "--json").stdout)[0]
     assert created == {
-        "type": "v1.charge.dispute.created",
+        "thin_type": "v1.charge.dispute.created",
         "snapshot_type": "charge.dispute.created",
         "meaning": "respond before its deadline",
         "page": "https://docs.stripe.com/disputes/responding",
         "file": f"{package}/v1_charge_dispute_created.py",
     }
     found = json.loads(suggest("connect", "--json").stdout)
-    assert {each["snapshot_type"] for each in found if each["type"].startswith("v2.")} == {None}
+    thin = {each["thin_type"] for each in found if each["snapshot_type"] is None}
+    assert {str(each)[:3] for each in thin} == {"v2."}
+    (hold,) = (each for each in found if each["snapshot_type"] == "reserve.hold.created")
+    assert hold["thin_type"] is None
     assert "Leave out one of --write and --json" in suggest("connect", "--json", "--write").stderr
+
+
+def written(result: Result) -> list[str]:
+    """Return the names of the files that were written."""
+    assert result.exit_code == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines()]
+    return [Path(words[1]).name for words in lines if words[:1] == ["Wrote"]]
 
 
 def test_missing_modules_are_written(suggest: Suggest, package: str) -> None:
     """Afterwards each type has one module, which is sound. A second call writes nothing."""
     result = suggest("disputes", "--write")
-    assert result.exit_code == 0, result.stderr
-    written = [line.split()[1] for line in result.stdout.splitlines() if line.startswith("Wrote")]
-    assert len(written) == 8
+    assert len(written(result)) == 8
+    assert "--payload snapshot" not in result.stdout
     assert f"-m pytest {Path('tests', package)}\n" in result.stdout
     loaded = registry.load(package)
     types = {each.thin for each in PURPOSES["disputes"]} - {"v1.charge.dispute.closed"}
     assert loaded.handled_types == types | {"charge.dispute.closed"}
 
 
+def test_snapshot_modules_are_written(suggest: Suggest, package: str) -> None:
+    """``--kind snapshot`` is for a team that stays on snapshot events."""
+    hint = suggest("disputes", "--kind", "snapshot").stdout.splitlines()[-1]
+    assert hint.endswith("flask handlers suggest disputes --kind snapshot --write")
+    files = written(suggest("disputes", "--kind", "snapshot", "--write"))
+    assert len(files) == 8
+    assert "charge_dispute_updated.py" in files
+    assert "test_charge_dispute_updated.py" in files
+    types = {each.snapshot for each in PURPOSES["disputes"]} - {"charge.dispute.created"}
+    assert registry.load(package).handled_types == types | {"v1.charge.dispute.created"}
+
+
+@pytest.mark.parametrize("kind", ["thin", "snapshot"])
+def test_type_of_one_kind_gets_its_module(
+    make_receiver: Callable[..., Receiver],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    """One without thin events gets a snapshot module, one of API v2 a thin one."""
+    receiver = make_receiver({})
+    monkeypatch.chdir(tmp_path / "packages")
+    arguments = ["handlers", "suggest", "connect", "--kind", kind, "--write"]
+    result = receiver.app.test_cli_runner().invoke(args=arguments)
+    assert {"reserve_hold_created.py", "v2_core_account_closed.py"} <= set(written(result))
+    assert ("v1_payout_failed.py" in written(result)) is (kind == "thin")
+    assert ("payout_failed.py" in written(result)) is (kind == "snapshot")
+    assert "flask destination create --payload snapshot\n" in result.stdout
+    registry.load(receiver.services.settings.handlers_package)
+
+
 def test_nothing_is_left_to_write(make_receiver: Callable[..., Receiver]) -> None:
     """If all have a module, it says so."""
-    names = [each.thin.replace(".", "_") for each in PURPOSES["disputes"]]
+    names = [each.type_of(Kind.THIN).replace(".", "_") for each in PURPOSES["disputes"]]
     receiver = make_receiver(dict.fromkeys(names, "def handle(notif, client): pass"))
     runner = receiver.app.test_cli_runner()
     written = runner.invoke(args=["handlers", "suggest", "disputes", "--write"])
