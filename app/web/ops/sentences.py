@@ -20,12 +20,14 @@ class Sentence:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """The facts beside the event: the time, the mode of processing, and pauses."""
+    """The facts beside the event: the time, the mode of processing, pauses, and a policy."""
 
     now: float
     is_queue: bool
     is_paused: bool = False
     is_type_paused: bool = False
+    concurrency: int | None = None
+    """The policy ``CONCURRENCY`` of its type."""
 
 
 #: The words around the time at which an event became dead, by its outcome. ``{}`` is the number of
@@ -79,7 +81,8 @@ def _running(event: Event, situation: Situation) -> Sentence:
 def _pending(event: Event, situation: Situation) -> Sentence:
     if not situation.is_queue:
         if event.attempt == 0:
-            return Sentence("Pending: not run yet. It was received", event.received_at, ".")
+            what_next = ". Queue mode accepted it, so Stripe does not deliver it again: retry it."
+            return Sentence("Pending: not run yet. It was received", event.received_at, what_next)
         return Sentence(
             f"Pending: attempt {event.attempt} ended",
             event.settled_at,
@@ -92,7 +95,10 @@ def _pending(event: Event, situation: Situation) -> Sentence:
         return Sentence(f"Pending: {following} was due", event.due_at, ". The workers are paused.")
     if situation.is_type_paused:
         return Sentence(f"Pending: {following} was due", event.due_at, ". Its type is paused.")
-    return Sentence(f"Pending: {following} was due", event.due_at, ". A worker claims it next.")
+    what_next = ". A worker claims it next."
+    if limit := situation.concurrency:
+        what_next = f". A worker claims it when its type has a free slot (CONCURRENCY = {limit})."
+    return Sentence(f"Pending: {following} was due", event.due_at, what_next)
 
 
 def _done(event: Event) -> Sentence:
