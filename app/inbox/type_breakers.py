@@ -51,11 +51,18 @@ class TypeBreakers:
     def open(self, event_type: str, why: str, seconds: float) -> bool:
         """Pause the type if its failures reached the limit ``seconds`` ago, and it still fails.
 
-        False if it is paused already, or has succeeded since.
+        False if it is paused already, or has succeeded since. The entry of the audit log is written
+        before the pause.
         """
+        if not self._store.read(statements.DUE, failed_type=event_type, confirmed_seconds=seconds):
+            return False
         audit_id = self._audit.record(BREAKER, "pause", event_type, why)
         row = self._store.write(
-            statements.OPEN, durable=True, failed_type=event_type, why=why, seconds=seconds
+            statements.OPEN,
+            durable=True,
+            failed_type=event_type,
+            why=why,
+            confirmed_seconds=seconds,
         )
         if row is None:
             self._audit.complete(audit_id, 0)

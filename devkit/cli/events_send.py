@@ -68,6 +68,7 @@ class Options(TypedDict):
     livemode: bool | None
     fields: dict[str, Any]
     redeliver: str | None
+    snapshot_event: str | None
     lost: bool
     forge: bool
     stale: bool
@@ -105,6 +106,11 @@ class Delivery(NamedTuple):
     " else text. You can give it several times.",
 )
 @click.option("--redeliver", metavar="ID", help="Deliver an event of the inbox once more.")
+@click.option(
+    "--snapshot-event",
+    metavar="ID",
+    help="The snapshot event of the same action, which the thin event names at the stand-in.",
+)
 @click.option("--lost", is_flag=True, help="Do not deliver: the event exists at the stand-in only.")
 @click.option("--forge", is_flag=True, help="Sign with an unknown secret.")
 @click.option("--stale", is_flag=True, help="Sign with a time ten minutes ago.")
@@ -123,6 +129,8 @@ def send(event_type: str | None, url: str | None, **options: Unpack[Options]) ->
     bodies = list(_bodies(own, event_type, options))
     if options["fields"]:
         stand_in.put_objects(own, bodies, options["fields"])
+    if options["snapshot_event"]:
+        stand_in.name_snapshot_event(own, bodies[0], options["snapshot_event"])
     if options["lost"]:
         stand_in.lose(own, bodies)
     else:

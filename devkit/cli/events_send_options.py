@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from app.stripe_api.catalog import Kind, kind_of
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -43,6 +45,12 @@ def check_options(event_type: str | None, url: str | None, options: Mapping[str,
         raise click.UsageError("Give either a TYPE, or an event of the inbox with --redeliver.")
     if options["redeliver"] and (options["times"] > 1 or options["context"]):
         raise click.UsageError("--redeliver takes neither --times nor --context.")
+    if options["snapshot_event"]:
+        is_thin = event_type is not None and kind_of(event_type) is Kind.THIN
+        if not is_thin or options["times"] > 1 or options["lost"]:
+            raise click.UsageError(
+                "--snapshot-event takes a thin TYPE, and neither --times nor --lost."
+            )
     given = [f"--{name}" for name in OF_DELIVERIES if options[name]] + (["--url"] if url else [])
     if options["lost"] and (given or options["redeliver"]):
         raise click.UsageError(f"--lost delivers nothing: omit {(given or ['--redeliver'])[0]}.")

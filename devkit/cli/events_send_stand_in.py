@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from app.services import Services
 
 NO_STAND_IN = (
-    "--field and --lost put an object into the stand-in for Stripe's API. Start it with `make dev`,"
-    " or name another one in STRIPE_API_BASE."
+    "--field, --lost and --snapshot-event put an object into the stand-in for Stripe's API. Start"
+    " it with `make dev`, or name another one in STRIPE_API_BASE."
 )
 
 
@@ -49,6 +49,12 @@ def _check_fields(known: Mapping[str, Any], kind: str, fields: Mapping[str, Any]
     if unknown and kind:
         near = ", ".join(get_close_matches(unknown[0], known)) or ", ".join(known)
         raise click.UsageError(f"The object {kind!r} has no field {unknown[0]!r}; nearest: {near}")
+
+
+def name_snapshot_event(own: Services, body: Mapping[str, Any], snapshot_event: str) -> None:
+    """Let the full event of a notification name the ``snapshot_event`` of the same action."""
+    full = {**placeholders.event(body), "snapshot_event": snapshot_event}
+    _put(own, samples.event_url(body), full)
 
 
 def lose(own: Services, bodies: list[dict[str, Any]]) -> None:

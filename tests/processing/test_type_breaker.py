@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable
 
 import pytest
+import sqlalchemy as sa
 
 from app.inbox import Inbox, NewEvent
 from app.inbox.models import BREAKER
+from app.inbox.sql import type_breakers as statements
 from app.processing import type_breaker
 from app.processing.type_breaker import TypeBreaker
 from app.states import Outcome, State
@@ -133,6 +135,15 @@ def test_breaker_waits_for_the_reports_of_other_processes(
     breaker.run()
 
     assert paused_by(inbox) is None
+    assert inbox.administration.audit(10) == []
+
+
+def test_pause_that_another_process_began(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The entry of the process that came second says that it changed nothing."""
+    # The moment between its two statements cannot be chosen.
+    monkeypatch.setattr(statements, "DUE", sa.select(sa.literal(1)))
+    assert not inbox.type_breakers.open(TYPE, "3 failures in a row", 0.0)
+
     (entry,) = inbox.administration.audit(10)
     assert entry.affected == 0
 

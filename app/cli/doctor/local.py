@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from app.cli.doctor import file_systems
+from app.cli.doctor import file_systems, waiting
 from app.cli.doctor.lines import Level, Line
 from app.cli.hints import hint
-from app.cli.output import counted, duration, few, plural
+from app.cli.output import few, plural
 from app.errors import InboxUnavailable, MigrationPending, StartError
 
 if TYPE_CHECKING:
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from app.inbox.report import Report
     from app.processing.registry import Registry
     from app.settings import Settings
-
-#: Seconds in which Stripe redelivers, by live mode. In test mode it is some hours.
-REDELIVERY_SECONDS = {True: 3 * 86400, False: 86400}
-#: Seconds that an event is overdue before a WARN, and before a FAIL.
-SLOW_SECONDS, STUCK_SECONDS = 60, 900
 
 
 def problems(what: str, error: StartError) -> Iterator[Line]:
@@ -116,8 +111,7 @@ def inbox_lines(inbox: Inbox, settings: Settings) -> Iterator[Line]:
         return
     lines = [*_durability(inbox, settings, report), *_exposed(inbox), *_polling(polling)]
     yield from lines or [Line(Level.OK, "inbox", f"{inbox.address} can be written")]
-    yield _waiting(report, settings)
-    yield _dead(report)
+    yield from waiting.lines(inbox, report, settings)
 
 
 def _polling(reason: str | None) -> Iterator[Line]:
@@ -267,34 +261,3 @@ def _place(inbox: Inbox, settings: Settings) -> Iterator[Line]:
             " memory do not work across it, so events can be lost or run twice",
             "Use a local disk, or PostgreSQL",
         )
-
-
-def _waiting(report: Report, settings: Settings) -> Line:
-    """Return the line about pending events, by their age and their mode."""
-    if not report.waiting.number:
-        return Line(Level.OK, "pending", "no event waits")
-    text = f"{counted(report.waiting, 'event')}, the oldest for {duration(report.oldest)}"
-    if settings.is_queue:
-        level = Level.WARN if report.overdue > SLOW_SECONDS else Level.OK
-        level = Level.FAIL if report.overdue > STUCK_SECONDS else level
-        overdue = f", due for {duration(report.overdue)}" if level else ""
-        remedy = "Start workers, or more of them (WORKER_THREADS)" if level else ""
-        return Line(level, "pending", text + overdue, remedy)
-    if report.oldest > REDELIVERY_SECONDS[settings.livemode]:
-        return Line(
-            Level.WARN,
-            "pending",
-            f"{text}: Stripe no longer redelivers",
-            "Resend them in Stripe's dashboard, or run them with"
-            f" {hint('events', 'retry', '--state', 'pending')}",
-        )
-    return Line(Level.OK, "pending", f"{text}: Stripe will redeliver")
-
-
-def _dead(report: Report) -> Line:
-    if not report.dead.number:
-        return Line(Level.OK, "dead", "no event is dead")
-    text = f"{counted(report.dead, 'dead event')}: given up, not readable, or failed too often"
-    return Line(
-        Level.WARN, "dead", text, f"Run {hint('events', 'list', '--state', 'dead')} for the reasons"
-    )

@@ -14,7 +14,7 @@ from app.cli.events.filters import (
     read_cursor,
     require_known,
 )
-from app.cli.hints import hint
+from app.cli.events.pause_sentences import paused_sentences
 from app.cli.inbox_errors import explained
 from app.cli.output import iso_time, json_option, say, say_json, say_table, shortened
 from app.services import services
@@ -23,7 +23,7 @@ from app.states import State
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from app.inbox import Event, Note
+    from app.inbox import Event
     from app.inbox.filters import EventFilter
     from app.inbox.models import Cursor, EventRow, Page
 
@@ -63,9 +63,9 @@ def list_events(wanted: EventFilter, limit: int, *, before: Cursor | None, as_js
         _say_rest(page, err=True)
         return
     if paused:
-        say(paused_sentence(paused))
+        say(paused_sentences(paused, None, is_queue=is_queue))
     for name, note in types.items():
-        say(paused_sentence(note, name))
+        say(paused_sentences(note, name, is_queue=is_queue))
     if page.events:
         rows = [_cells(each, types, is_queue=is_queue) for each in page.events]
         say_table(rows, headings=HEADINGS)
@@ -106,20 +106,6 @@ def as_object(event: Event | EventRow) -> dict[str, Any]:
     }
 
 
-def paused_sentence(paused: Note, event_type: str | None = None) -> str:
-    """Return when the workers were paused, by which operator, why, and how to resume them.
-
-    With an ``event_type``, only that is paused.
-    """
-    why = f": {paused.why}" if paused.why else ""
-    since = f"paused since {iso_time(paused.at)}, by {paused.by}{why}"
-    if event_type is None:
-        return f"The workers are {since}. Resume them with {hint('events', 'resume')}."
-    return (
-        f"{event_type} is {since}. Resume it with {hint('events', 'resume', '--type', event_type)}."
-    )
-
-
 def _cells(event: EventRow, paused: Collection[str], *, is_queue: bool) -> tuple[str, ...]:
     received = iso_time(event.received_at, "seconds")
     about = (event.id, event.type, event.state, str(event.attempt), event.outcome or "-")
@@ -134,9 +120,13 @@ def _cells(event: EventRow, paused: Collection[str], *, is_queue: bool) -> tuple
 
 
 def _next_retry(event: EventRow, paused: Collection[str], *, is_queue: bool) -> str:
-    """Return when the event runs again. In inline mode, Stripe decides when it delivers again."""
+    """Return when the event runs again.
+
+    In inline mode, Stripe decides when it delivers again. It does not if queue mode accepted the
+    event.
+    """
     if event.state != State.PENDING:
         return "-"
     if not is_queue:
-        return "by Stripe"
+        return "by Stripe" if event.attempt else "by a retry"
     return "paused" if event.type in paused else iso_time(event.due_at, "seconds")

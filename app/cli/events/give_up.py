@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 REFUSALS = {
     State.DONE: "has succeeded",
     State.DEAD: "is dead already",
-    State.RUNNING: "is running",
+    State.RUNNING: "is running; if it never ends, restart its process (see claimed_by in `show`)",
 }
 
 

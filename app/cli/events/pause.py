@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from flask.cli import with_appcontext
 
-from app.cli.events.event_list import paused_sentence
+from app.cli.events.pause_sentences import paused_sentences
 from app.cli.inbox_errors import explained
 from app.cli.operator import operator
 from app.cli.output import say
@@ -38,7 +38,7 @@ def pause(type_: str | None, why: str | None) -> None:
     if not changed:
         say(f"{_subject(type_)} already paused.")
     if paused:
-        say(paused_sentence(paused, type_))
+        say(paused_sentences(paused, type_, is_queue=services().settings.is_queue))
     _say_inline(PAUSED_INLINE)
 
 
@@ -59,7 +59,7 @@ def resume(type_: str | None, why: str | None) -> None:
     say(f"{_subject(type_)} {'resumed' if changed else 'not paused'}.")
     for name, note in types.items():
         if type_ is None:
-            say(paused_sentence(note, name))
+            say(paused_sentences(note, name, is_queue=services().settings.is_queue))
     _say_inline(INLINE)
 
 

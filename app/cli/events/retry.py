@@ -17,6 +17,7 @@ from app.cli.events.filters import (
     require_known,
     require_selection,
 )
+from app.cli.events.pause_sentences import paused_sentences
 from app.cli.execution import begin_execution
 from app.cli.hints import hint
 from app.cli.inbox_errors import explained
@@ -41,7 +42,7 @@ from app.states import SUCCESSES, Outcome, State
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from app.inbox import Event, Inbox
+    from app.inbox import Event, Inbox, Note
     from app.inbox.models import EventRow
     from app.services import Services
 
@@ -55,11 +56,12 @@ REFUSALS = {
     Refusal.TWIN: "was not run, because its twin succeeded; to check that once more add --again",
     Refusal.SHADOW: "ran as a shadow; to run it once more add --again",
     Refusal.NO_MODULE: "has no handler module yet; to run the fallback once more add --again",
-    Refusal.RUNNING: "is running",
+    Refusal.RUNNING: "is running; if it never ends, restart its process (see claimed_by in `show`)",
     Refusal.RESCUED_SOON: "is an orphan: a worker rescues it",
 }
 
-DUE, CHANGED = "due now", "not run: it has changed since you were asked"
+CHANGED = "not run: it has changed since you were asked"
+DUE, PAUSED = "due now", "due, but paused"
 
 
 class Options(TypedDict):
@@ -191,14 +193,29 @@ def _audited(
 
 def _run_all(services: Services, events: list[Selected], options: Options, done: list[str]) -> None:
     retrier = Retrier(services.inbox, services.runner, is_queue=services.settings.is_queue)
+    pauses = _pauses(services)
     failed = 0
     for event in progress(events, len(events), "Running"):
         outcome = _run(retrier, event, options)
         done += [event.id] if outcome != CHANGED else []
         failed += outcome not in {*SUCCESSES, DUE}
+        if outcome == DUE and {None, event.type} & pauses.keys():
+            outcome = PAUSED
         say_beside_progress(f"{event.id}  {event.type}  {outcome}")
+    for paused_type in sorted({None, *(each.type for each in events)} & pauses.keys(), key=str):
+        say(paused_sentences(pauses[paused_type], paused_type, is_queue=True))
     if failed:
         raise click.ClickException(f"{failed} of {plural(len(events), 'event')} did not succeed.")
+
+
+def _pauses(services: Services) -> dict[str | None, Note]:
+    """Return the pauses by type, None for that of all workers. Inline mode has none."""
+    if not services.settings.is_queue:
+        return {}
+    paused = services.inbox.administration.paused()
+    types = services.inbox.administration.paused_types()
+    pauses: list[tuple[str | None, Note | None]] = [(None, paused), *types.items()]
+    return {name: note for name, note in pauses if note}
 
 
 def _run(retrier: Retrier, event: Selected, options: Options) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from flask.cli import with_appcontext
 
-from app.cli.events.event_list import as_object, paused_sentence
+from app.cli.events.event_list import as_object
+from app.cli.events.pause_sentences import paused_sentences
 from app.cli.hints import hint
 from app.cli.inbox_errors import explained
 from app.cli.output import iso_time, json_option, say, say_json, say_lines
@@ -53,7 +54,7 @@ def show(event_id: str, *, full: bool, as_json: bool) -> None:
         return
     for sentence in pauses:
         say(sentence)
-    for name, value in {**as_object(event), "trace": event.trace}.items():
+    for name, value in _fields(event).items():
         if value is not None:
             say(f"{name:<12} {value}")
     for twin in twins:
@@ -85,18 +86,23 @@ def _pauses(inbox: Inbox, event: Event) -> list[str]:
         return []
     paused = inbox.administration.paused()
     of_type = inbox.administration.paused_types().get(event.type)
-    return [
-        *([paused_sentence(paused)] if paused else []),
-        *([paused_sentence(of_type, event.type)] if of_type else []),
-    ]
+    is_queue = services().settings.is_queue
+    pauses = ((None, paused), (event.type, of_type))
+    return [paused_sentences(note, name, is_queue=is_queue) for name, note in pauses if note]
+
+
+def _fields(event: Event) -> dict[str, Any]:
+    """Return the fields of the list, the begin of an attempt that runs, and the trace."""
+    is_running = event.state == State.RUNNING
+    claimed_at = iso_time(event.claimed_at) if is_running and event.claimed_at else None
+    return {**as_object(event), "claimed_at": claimed_at, "trace": event.trace}
 
 
 def _with_history(
     event: Event, attempts: list[Attempt], retries: list[Note], effects: list[Effect]
 ) -> dict[str, Any]:
     return {
-        **as_object(event),
-        "trace": event.trace,
+        **_fields(event),
         "history": [
             {
                 "attempt": each.attempt,

@@ -23,6 +23,8 @@ _number, _limit, _seconds = (
     sa.bindparam("limit", type_=sa.Integer),
     sa.bindparam("seconds", type_=sa.Double),
 )
+#: Not ``seconds``: for a read, this is the deadline.
+_confirmed = sa.bindparam("confirmed_seconds", type_=sa.Double)
 _is_type = type_failures.c.type == _type
 _is_open = sa.and_(type_pauses.c.type == _type, type_pauses.c.by == word(BREAKER))
 
@@ -64,6 +66,12 @@ ADD = (
 #: Forgets the failures of a type.
 FORGET = sa.delete(type_failures).where(_is_type).returning(type_failures.c.type)
 
+_is_due = sa.and_(_is_type, type_failures.c.reached_at < now() - _confirmed)
+#: Reads a type that ``OPEN`` would pause.
+DUE = sa.select(type_failures.c.type).where(
+    _is_due, ~sa.exists(sa.select(ONE).where(type_pauses.c.type == type_failures.c.type))
+)
+
 #: Pauses a type whose failures reached the limit some seconds ago, unless it is paused.
 OPEN = (
     insert(type_pauses)
@@ -71,7 +79,7 @@ OPEN = (
         ["type", "at", "by", "why"],
         sa.select(
             type_failures.c.type, now(), word(BREAKER), sa.cast(sa.bindparam("why"), sa.Text)
-        ).where(_is_type, type_failures.c.reached_at < now() - _seconds),
+        ).where(_is_due),
     )
     .on_conflict_do_nothing(index_elements=[type_pauses.c.type])
     .returning(type_pauses.c.type)

@@ -174,11 +174,11 @@ def _sentence(event: Event) -> sentences.Sentence:
 
 def _retry_question(event: Event) -> Confirmation:
     again = rules().refusal(event) is not None
-    how = (
-        "The event becomes due now, and a worker runs it."
-        if services().settings.is_queue
-        else "Its callback runs while you wait. The next page has the result."
-    )
+    facts = situation(event)
+    how = "Its callback runs while you wait. The next page has the result."
+    if facts.is_queue:
+        is_paused = facts.is_paused or facts.is_type_paused
+        how = f"The event becomes due now, and a worker runs it{' after the pause' * is_paused}."
     if again:
         how += f" {_another_run(event) or 'It has succeeded, so its callback repeats what it did.'}"
     return Confirmation(

@@ -56,8 +56,11 @@ def ask_retry() -> Response:
     """Say what a retry of all events of the filter does, and to how many."""
     require_right_to_act()
     matching = _bounded(_filter(request.args))
+    administration = services().inbox.administration
+    is_paused = administration.paused() or administration.paused_types()
     how = (
         "They become due now, and the workers run them."
+        + (" Those of paused types wait for the end of the pause." if is_paused else "")
         if services().settings.is_queue
         else f"Their callbacks run one after another, for up to {SECONDS:g} s. The next page says"
         " how many are left, and goes on."

@@ -104,6 +104,7 @@ def situation(event: Event) -> sentences.Situation:
         is_queue=services().settings.is_queue,
         is_paused=administration.paused() is not None,
         is_type_paused=event.type in administration.paused_types(),
+        concurrency=services().registry.policy(event.type).concurrency,
     )
 
 

@@ -8,6 +8,7 @@ from werkzeug.exceptions import BadRequest
 from app.formats import counted
 from app.inbox import Note
 from app.inbox.filters import EventFilter, from_query
+from app.inbox.models import BREAKER
 from app.operations.pausing import type_warnings
 from app.services import services
 from app.states import State
@@ -70,7 +71,7 @@ def ask_resume() -> Response:
     return ask(
         Confirmation(
             title=f"Resume {_what(event_type)}?",
-            sentences=[f"The workers claim the due ones of {counted(waiting, 'pending event')}."],
+            sentences=[_after_resume(event_type, counted(waiting, "pending event"))],
             button="Resume",
             action=url_for("ops.pauses.resume"),
             back=_back(event_type),
@@ -85,8 +86,12 @@ def resume() -> Response:
     event_type = _type(request.form.get("type", ""))
     if impossible := _impossible_resume(event_type):
         return impossible
-    services().inbox.administration.resume(by=viewer().name, why=reason(), type_=event_type)
-    wake_workers()
+    administration = services().inbox.administration
+    administration.resume(by=viewer().name, why=reason(), type_=event_type)
+    if services().settings.is_queue:
+        wake_workers()
+    else:
+        administration.park()  # there are no workers that make parked events due
     return results.lead_to_latest(_back(event_type), "resume")
 
 
@@ -117,6 +122,17 @@ def _impossible_resume(event_type: str | None) -> Response | None:
     if _note(event_type):
         return None
     return refuse("Nothing was changed", "It is not paused.", _back(event_type))
+
+
+def _after_resume(event_type: str | None, waiting: str) -> str:
+    """Return what a resume does to the ``waiting`` events."""
+    if not services().settings.is_queue:
+        return "In inline mode the pause has no effect. It no longer holds in queue mode either."
+    sentence = f"The workers claim the due ones of {waiting}."
+    note = _note(event_type)
+    if note and note.by == BREAKER:
+        sentence += " If the cause of the failures remains, they fail and use up attempts."
+    return sentence
 
 
 def _what(event_type: str | None) -> str:

@@ -14,6 +14,7 @@ from app.inbox import Note
 from app.inbox.alerts import Alert
 from app.inbox.findings import FAILING, OK, Finding
 from app.inbox.groups import Group
+from app.inbox.models import BREAKER
 from app.services import services
 from app.web.ops.view import when
 
@@ -92,12 +93,15 @@ def _pauses(facts: Facts) -> Iterator[Problem]:
         yield Problem("warn", text, "/resume", "Resume")
     for event_type, note in facts.paused_types.items():
         text = Markup("The type {} is paused {}").format(event_type, _pause(note))
+        if note.by == BREAKER and services().settings.is_queue:
+            text += ". One event is tried each minute, and a success resumes the type."
         yield Problem("warn", text, f"/resume?{urlencode({'type': event_type})}", "Resume")
 
 
 def _pause(note: Note) -> Markup:
+    by = f"its {BREAKER}" if note.by == BREAKER else note.by
     why = f": {note.why}" if note.why else "."
-    return Markup("since {} by {}{}").format(when(note.at), note.by, why)
+    return Markup("since {} by {}{}").format(when(note.at), by, why)
 
 
 def _alerts(alerts: list[Alert]) -> Iterator[Problem]:

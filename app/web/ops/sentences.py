@@ -21,12 +21,14 @@ class Sentence:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """The facts beside the event: the time, the mode of processing, and pauses."""
+    """The facts beside the event: the time, the mode of processing, pauses, and a policy."""
 
     now: float
     is_queue: bool
     is_paused: bool = False
     is_type_paused: bool = False
+    concurrency: int | None = None
+    """The policy ``CONCURRENCY`` of its type."""
 
 
 #: The words around the time at which an event became dead, by its outcome. ``{}`` is the number of
@@ -94,13 +96,17 @@ def _pending(event: Event, situation: Situation) -> Sentence:
         return Sentence(f"Pending: {following} was due", event.due_at, ". The workers are paused.")
     if situation.is_type_paused:
         return Sentence(f"Pending: {following} was due", event.due_at, ". Its type is paused.")
-    return Sentence(f"Pending: {following} was due", event.due_at, ". A worker claims it next.")
+    what_next = ". A worker claims it next."
+    if limit := situation.concurrency:
+        what_next = f". A worker claims it when its type has a free slot (CONCURRENCY = {limit})."
+    return Sentence(f"Pending: {following} was due", event.due_at, what_next)
 
 
 def _pending_at_stripe(event: Event) -> Sentence:
     """Return the sentence for inline mode."""
     if event.attempt == 0:
-        return Sentence("Pending: not run yet. It was received", event.received_at, ".")
+        what_next = ". Queue mode accepted it, so Stripe does not deliver it again: retry it."
+        return Sentence("Pending: not run yet. It was received", event.received_at, what_next)
     how = " without a success"
     if _waits_for_twin(event):
         how = " without a call of its callback, because its twin was running"

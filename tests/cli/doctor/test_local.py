@@ -24,6 +24,8 @@ from tests.support import network, raw_sql
 from tests.support.services import Postgresql
 
 HOUR = 3600
+#: The changes that make an event one that failed and waits.
+FAILED = "state = 'pending', attempt = 1"
 
 
 def put(receiver: Receiver, event_id: str, changes: str) -> None:
@@ -417,7 +419,7 @@ class TestEvents:
         self, hours: float, level: str, text: str, ours: Receiver
     ) -> None:
         """A failed event waits for a redelivery, and Stripe does not redeliver for ever."""
-        put(ours, "evt_1", f"state = 'pending', received_at = received_at - {hours * HOUR}")
+        put(ours, "evt_1", f"{FAILED}, received_at = received_at - {hours * HOUR}")
         ((found, said),) = examine(ours, "--no-ping").about("pending")
         assert found == level
         assert said.startswith(text)
@@ -427,9 +429,9 @@ class TestEvents:
     ) -> None:
         """Stripe redelivers longer in live mode."""
         live = make_ours(stripe_api_key="sk_live_fake_for_tests")
-        put(live, "evt_1", f"state = 'pending', received_at = received_at - {50 * HOUR}")
+        put(live, "evt_1", f"{FAILED}, received_at = received_at - {50 * HOUR}")
         assert examine(live, "--no-ping").about("pending")[0][0] == "OK"
-        put(live, "evt_2", f"state = 'pending', received_at = received_at - {80 * HOUR}")
+        put(live, "evt_2", f"{FAILED}, received_at = received_at - {80 * HOUR}")
         assert examine(live, "--no-ping").about("pending")[0][0] == "WARN"
         assert stripe_api.asked
 
@@ -451,6 +453,46 @@ class TestEvents:
         ((found, text),) = examine(receiver, "--no-ping").about("pending")
         assert found == level
         assert said in text
+
+    def test_accepted_before_inline_mode(self, ours: Receiver) -> None:
+        """Stripe got a 200 in queue mode, so such an event waits for a person."""
+        put(ours, "evt_1", FAILED)
+        put(ours, "evt_2", "state = 'pending'")
+        ((level, text),) = examine(ours, "--no-ping").about("pending")
+        assert level == "WARN"
+        assert "1 event of them never ran: queue mode accepted them, so Stripe does not" in text
+        assert text.endswith("-> Run them with `flask events retry --state pending`")
+
+    def test_paused_workers(self, make_ours: Callable[..., Receiver]) -> None:
+        """A pause is a WARN with the command that ends it, and explains what waits."""
+        receiver = make_ours(processing="queue")
+        put(receiver, "evt_1", "state = 'pending', due_at = due_at - 300")
+        receiver.services.inbox.administration.pause(by="ana", why="a deployment")
+        found = examine(receiver, "--no-ping")
+        assert found.about("pending")[0][1].endswith("-> The workers are paused: see below")
+        ((level, text),) = found.about("paused")
+        assert level == "WARN"
+        assert text.startswith("the workers are paused since ")
+        assert text.endswith("by ana: a deployment -> Resume them with `flask events resume`")
+
+    def test_type_paused_by_its_circuit_breaker(self, make_ours: Callable[..., Receiver]) -> None:
+        """The line says that the cause has to be repaired, and that a success ends the pause."""
+        receiver = make_ours(processing="queue")
+        receiver.services.inbox.type_breakers.add("v1.invoice.paid", 3, limit=3)
+        receiver.services.inbox.type_breakers.open("v1.invoice.paid", "3 failures in a row", -1.0)
+        ((level, text),) = examine(receiver, "--no-ping").about("paused")
+        assert level == "WARN"
+        assert "by its circuit breaker: 3 failures in a row -> Repair the cause" in text
+        assert "`flask events resume --type v1.invoice.paid` does not wait for that" in text
+
+    def test_paused_type_in_inline_mode(self, ours: Receiver) -> None:
+        """The pause of queue mode is shown after a change to inline mode too."""
+        pause = ours.services.inbox.administration.pause
+        pause(by="ana", why=None, type_="v1.invoice.paid")
+        ((level, text),) = examine(ours, "--no-ping").about("paused")
+        assert level == "WARN"
+        assert "by ana. It has no effect in inline mode, and holds again in queue mode" in text
+        assert text.endswith("Resume it with `flask events resume --type v1.invoice.paid`")
 
     def test_dead(self, ours: Receiver) -> None:
         """Dead events are a WARN with the command that lists them."""

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partialmethod
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -396,6 +397,40 @@ class TestRetryQueue:
         assert done.stdout == f"evt_1  {TYPE}  due now\n"
         event = receiver.event("evt_1")
         assert (event.state, event.attempts_used) == ("pending", 0)
+
+    def test_pause_is_named(self, make_receiver: Make) -> None:
+        """The event does not run before the pause ends. The output says so, and how to end it."""
+        receiver = make_receiver({CREATED: SUCCEEDING}, processing="queue")
+        deliver(receiver, "evt_1")
+        run(receiver, "pause", "--type", "v1.invoice.paid")
+        assert run(receiver, "retry", "evt_1", "--yes").stdout == f"evt_1  {TYPE}  due now\n"
+        run(receiver, "pause", "--type", TYPE)
+        run(receiver, "pause")
+        done = run(receiver, "retry", "evt_1", "--yes")
+        row, *pauses = done.stdout.splitlines()
+        assert (done.exit_code, row) == (0, f"evt_1  {TYPE}  due, but paused")
+        commands = [each.rpartition("with ")[2] for each in pauses]
+        assert commands == ["`flask events resume`.", f"`flask events resume --type {TYPE}`."]
+
+    def test_running_event(self, make_receiver: Make) -> None:
+        """An event whose callback hangs is refused, with what ends it."""
+        receiver = make_receiver({CREATED: SUCCEEDING}, processing="queue")
+        deliver(receiver, "evt_1")
+        assert receiver.services.inbox.claims.claim_due(livemode=False)
+        for refused in (
+            run(receiver, "retry", "evt_1", "--yes"),
+            run(receiver, "give-up", "evt_1", "--why", "hangs", "--yes"),
+        ):
+            assert refused.exit_code == 1
+            assert "evt_1: is running; if it never ends, restart its process" in refused.stderr
+        assert "claimed_at   20" in run(receiver, "show", "evt_1").stdout
+
+    def test_accepted_before_inline_mode(self, make_receiver: Make, tmp_path: Path) -> None:
+        """Stripe does not deliver an event again that queue mode accepted: the list says so."""
+        url = f"sqlite:///{tmp_path}/moved.sqlite3"
+        deliver(make_receiver(processing="queue", database_url=url), "evt_1")
+        row = run(make_receiver(database_url=url), "list").stdout.splitlines()[1]
+        assert "  pending  0         -        by a retry  " in row
 
 
 class TestSelection:

@@ -293,6 +293,20 @@ class TestStandIn:
         event = receiver.event(lost.stdout.split()[0])
         assert (event.outcome, event.context) == ("handled", "acct_1")
 
+    def test_both_events_of_an_action(
+        self, make_receiver: Callable[..., Receiver], stripe_api: StripeApi
+    ) -> None:
+        """The thin event names the snapshot event that was sent before: the two are a pair."""
+        modules = {
+            "customer_created": "def handle(event, client): pass\n",
+            "v1_customer_created": "def handle(notif, client): pass\n",
+        }
+        receiver = make_receiver(modules, stripe_api_base=stripe_api.url)
+        with serving(receiver.app) as url:
+            first = run(receiver, "customer.created", "--url", url).stdout.splitlines()[1].split()
+            other = run(receiver, TYPE, "--url", url, "--snapshot-event", first[0])
+        assert (first[-1], other.stdout.split()[-1]) == ("handled", "twin")
+
     def test_lost_event_of_an_account(self, fetching: Receiver) -> None:
         """The command to find the event names its account."""
         result = run(fetching, TYPE, "--lost", "--context", "acct_1", "--times", "2")
@@ -358,6 +372,18 @@ def run(receiver: Receiver, *arguments: str) -> Result:
         (["--redeliver", "evt_1", "--times", "2"], "--redeliver takes neither --times nor"),
         (["--redeliver", "evt_1", "--context", "acct_1"], "--redeliver takes neither --times nor"),
         (["--redeliver", "evt_1", "--lost"], "--lost delivers nothing: omit --redeliver."),
+        *(
+            (
+                ["--snapshot-event", "evt_1", *others],
+                "--snapshot-event takes a thin TYPE, and neither",
+            )
+            for others in (
+                ["customer.created"],
+                ["--redeliver", "evt_2"],
+                [TYPE, "--times", "2"],
+                [TYPE, "--lost"],
+            )
+        ),
         ([TYPE, "--lost", "--forge"], "--lost delivers nothing: omit --forge."),
         ([TYPE, "--lost", "--url", CLOSED], "--lost delivers nothing: omit --url."),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +85,39 @@ def test_inline_mode(make_ops: Make) -> None:
     assert "there are no workers to pause" in ops.get("/ops/pause").text
     assert ops.post("/ops/pause").status_code == 409
     assert "Pause this type" not in ops.get(f"/ops/events?type={TYPE}").text
+
+
+def test_resume_in_inline_mode(make_ops: Make, tmp_path: Path) -> None:
+    """A pause of queue mode can be ended. Its events are due again, though there is no worker."""
+    url = f"sqlite:///{tmp_path}/moved.sqlite3"
+    queue = make_ops(processing="queue", database_url=url)
+    queue.receiver.deliver(samples.notification(TYPE, event_id="evt_1"))
+    queue.receiver.services.inbox.administration.pause(by="anna", why=None, type_=TYPE)
+    queue.receiver.services.inbox.administration.park()
+    inline = make_ops(database_url=url)
+    assert "In inline mode the pause has no effect." in inline.get(f"/ops/resume?type={TYPE}").text
+    assert inline.receiver.services.inbox.administration.oldest_due_seconds() == 0
+    inline.post("/ops/resume", {"type": TYPE})
+    assert inline.receiver.services.inbox.administration.oldest_due_seconds() > 0
+
+
+def test_pause_of_a_circuit_breaker(ops: Browser) -> None:
+    """The page says that a success ends it, and what a resume before the repair does."""
+    inbox = ops.receiver.services.inbox
+    inbox.type_breakers.add(TYPE, 3, limit=3)
+    assert inbox.type_breakers.open(TYPE, "3 failures in a row", -1.0)
+    text = ops.get("/ops").text
+    assert "by its circuit breaker: 3 failures in a row. One event is tried each minute" in text
+    assert "they fail and use up attempts" in ops.get(f"/ops/resume?type={TYPE}").text
+
+
+def test_retry_during_a_pause(ops: Browser) -> None:
+    """The questions about a retry say that the event waits for the end of the pause."""
+    assert "and a worker runs it." in ops.get("/ops/events/evt_1/retry").text
+    assert "paused types wait" not in ops.get(f"/ops/retry?type={TYPE}").text
+    ops.post("/ops/pause", {"type": TYPE})
+    assert "a worker runs it after the pause." in ops.get("/ops/events/evt_1/retry").text
+    assert "Those of paused types wait" in ops.get(f"/ops/retry?type={TYPE}").text
 
 
 def test_invalid_type(ops: Browser) -> None:

@@ -125,7 +125,8 @@ def words(sentence: Sentence) -> str:
         (
             {"state": State.PENDING, "attempt": 0},
             INLINE,
-            "Pending: not run yet. It was received 1.",
+            "Pending: not run yet. It was received 1. Queue mode accepted it, so Stripe does not"
+            " deliver it again: retry it.",
         ),
         (
             {"state": State.PENDING, "due_at": 1500.0},
@@ -146,6 +147,12 @@ def words(sentence: Sentence) -> str:
             {"state": State.PENDING},
             replace(QUEUE, is_type_paused=True),
             "Pending: attempt 2 was due 4. Its type is paused.",
+        ),
+        (
+            {"state": State.PENDING},
+            replace(QUEUE, concurrency=1),
+            "Pending: attempt 2 was due 4. A worker claims it when its type has a free slot"
+            " (CONCURRENCY = 1).",
         ),
         (
             {"state": State.DEAD, "outcome": Outcome.GAVE_UP, "attempt": 2},
