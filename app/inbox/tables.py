@@ -7,6 +7,7 @@ names are known to be free or ours.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -113,7 +114,9 @@ def _foreign(name: str, schema: str | None) -> str:
     )
 
 
-def _incomplete(there: Catalog, known: dict[str, set[str]], schema: str | None) -> list[str]:
+def _incomplete(
+    there: Catalog, known: Mapping[str, frozenset[str]], schema: str | None
+) -> list[str]:
     place = "" if schema is None else f" in the schema {schema!r}"
     problems = []
     for name, columns in sorted(known.items()):

@@ -48,6 +48,7 @@ def event_types(kind: Kind | None = None) -> frozenset[str]:
     return _thin() if kind is Kind.THIN else _snapshot()
 
 
+@cache
 def _thin() -> frozenset[str]:
     return frozenset(sdk._V2_EVENT_NOTIFICATION_CLASS_LOOKUP)  # noqa: SLF001 - not public
 
@@ -76,7 +77,12 @@ def load_classes(event_type: str) -> None:
 
 def type_of_module(name: str) -> str | None:
     """Return the event type whose handler module has this name, or None."""
-    return {module_name(event_type): event_type for event_type in event_types()}.get(name)
+    return _types_by_module().get(name)
+
+
+@cache
+def _types_by_module() -> dict[str, str]:
+    return {module_name(event_type): event_type for event_type in event_types()}
 
 
 def nearest_module(name: str) -> str | None:

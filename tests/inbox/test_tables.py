@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import alembic.command
 import pytest
 import sqlalchemy as sa
 from alembic.config import Config
@@ -20,7 +21,7 @@ from devkit import samples
 from devkit.deliver import Logged
 from tests.conftest import Receiver
 from tests.inbox.conftest import MakeInbox
-from tests.support import raw_sql
+from tests.support import new_tables, raw_sql
 from tests.support.pages import PAGES
 from tests.support.waiting import wait_for
 
@@ -707,3 +708,26 @@ class TestCheck:
         waiting.check()
         assert claim(waiting).attempt == 1
         assert waiting.upgrade() == (HEAD, HEAD, False)
+
+
+def test_tests_use_the_tables_of_alembic(
+    make_inbox: MakeInbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file whose tables the other tests make quickly is like one that Alembic migrated."""
+    urls = [f"sqlite:///{tmp_path}/{name}/inbox.sqlite3" for name in ("alembic", "first", "next")]
+    make_inbox(urls[0]).migrate()
+    # No mock: as in a new process, and as conftest.py does for the other tests.
+    monkeypatch.setattr(new_tables, "_made", [])
+    monkeypatch.setattr(alembic.command, "upgrade", new_tables.upgrade)
+    for url in urls[1:]:
+        make_inbox(url).migrate()
+
+    by_alembic, first, quick = (
+        rows(url, "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY 1, 2")
+        for url in urls
+    )
+    assert first == by_alembic
+    assert quick == by_alembic
+    tables = [name for kind, name, *_ in by_alembic if kind == "table"]
+    for name in tables:
+        assert rows(urls[2], f"SELECT * FROM {name}") == rows(urls[0], f"SELECT * FROM {name}")  # noqa: S608 - names of ours

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -97,7 +97,7 @@ def make_older(url: str, revision: str) -> None:
 
 
 def _rows(
-    connection: sa.Connection, table: sa.Table, known: dict[str, set[str]]
+    connection: sa.Connection, table: sa.Table, known: Mapping[str, frozenset[str]]
 ) -> list[dict[str, Any]]:
     columns = [each for each in table.columns if each.name in known.get(table.name, ())]
     if not columns or not sa.inspect(connection).has_table(table.name):

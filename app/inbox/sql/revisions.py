@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -37,10 +39,11 @@ _OTHER_NAMES = {
 }
 
 
-def columns_at(revision: str) -> dict[str, set[str]]:
+@cache
+def columns_at(revision: str) -> Mapping[str, frozenset[str]]:
     """Return the tables of a ``revision``, each with the names of its columns."""
     return {
-        table.name: {each.name for each in table.columns if _is_in(each.info, revision)}
+        table.name: frozenset(each.name for each in table.columns if _is_in(each.info, revision))
         for table in metadata.sorted_tables
         if _is_in(table.info, revision)
     }
