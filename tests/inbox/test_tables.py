@@ -711,16 +711,16 @@ class TestCheck:
 
 
 def test_tests_use_the_tables_of_alembic(
-    make_inbox: MakeInbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_inbox: MakeInbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file whose tables the other tests make quickly is like one that Alembic migrated."""
     urls = [f"sqlite:///{tmp_path}/{name}/inbox.sqlite3" for name in ("alembic", "first", "next")]
-    make_inbox(urls[0]).migrate()
+    open_inbox(urls[0]).migrate()
     # No mock: as in a new process, and as conftest.py does for the other tests.
     monkeypatch.setattr(new_tables, "_made", [])
     monkeypatch.setattr(alembic.command, "upgrade", new_tables.upgrade)
     for url in urls[1:]:
-        make_inbox(url).migrate()
+        open_inbox(url).migrate()
 
     by_alembic, first, quick = (
         rows(url, "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY 1, 2")
