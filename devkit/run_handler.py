@@ -91,7 +91,7 @@ class RunHandler:
             key = pairs.key_of(event) if is_paired else None
             if key is not None:
                 self._effects.link(event.id, key)
-            if module.shadow:
+            if module.policy.shadow:
                 idempotency.skip_effects()
             elif key is not None:
                 idempotency.share_action(key)
