@@ -86,7 +86,7 @@ def thin_event(path: str) -> dict[str, Any] | None:
     found = re.fullmatch(r"/v2/core/events/(evt_n_(\d+))", path)
     if found is None:
         return None
-    return {**samples.event(thin(found[2])), "snapshot_event": f"evt_s_{found[2]}"}
+    return samples.event(thin(found[2]), snapshot_event=f"evt_s_{found[2]}")
 
 
 def thin(number: object) -> dict[str, Any]:

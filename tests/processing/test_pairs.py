@@ -54,7 +54,7 @@ class Pair:
             SNAPSHOT: samples.snapshot_event(SNAPSHOT, event_id="evt_s"),
             THIN: samples.notification(THIN, event_id="evt_n"),
         }
-        api.put_event({**samples.event(self.bodies[THIN]), "snapshot_event": names})
+        api.put_event(samples.event(self.bodies[THIN], snapshot_event=names))
 
     def send(self, event_type: str) -> Delivery:
         """Deliver one of the two events."""

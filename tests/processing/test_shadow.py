@@ -57,7 +57,7 @@ def module(deliver: Deliver, event_type: str = THIN) -> Any:
 def send_thin(deliver: Deliver, api: StripeApi, *, names: str | None = "evt_s") -> Delivery:
     """Deliver a thin event, which names a snapshot event."""
     thin = samples.notification(THIN, event_id="evt_n")
-    api.put_event({**samples.event(thin), "snapshot_event": names})
+    api.put_event(samples.event(thin, snapshot_event=names))
     return deliver(thin)
 
 

@@ -29,5 +29,5 @@ def send_snapshot(deliver: Deliver) -> Delivery:
 def send_thin(deliver: Deliver, api: StripeApi) -> Delivery:
     """Deliver the thin event ``evt_n``, which names ``evt_s``."""
     thin = samples.notification(THIN, event_id="evt_n")
-    api.put_event({**samples.event(thin), "snapshot_event": "evt_s"})
+    api.put_event(samples.event(thin, snapshot_event="evt_s"))
     return deliver(thin)

@@ -36,7 +36,7 @@ def send(deliver: Deliver, stripe_api: StripeApi) -> Callable[..., None]:
     def send(number: int, *types: str) -> None:
         thin = samples.notification(THIN, event_id=f"evt_n_{number}")
         snapshot = samples.snapshot_event(SNAPSHOT, event_id=f"evt_s_{number}")
-        stripe_api.put_event({**samples.event(thin), "snapshot_event": f"evt_s_{number}"})
+        stripe_api.put_event(samples.event(thin, snapshot_event=f"evt_s_{number}"))
         for event_type in types or (SNAPSHOT, THIN):
             deliver(snapshot if event_type == SNAPSHOT else thin)
 
@@ -137,7 +137,7 @@ def test_shadow(make_deliver: MakeDeliver, stripe_api: StripeApi, database_url: 
     steps = []
     for number in (1, 2):
         thin = samples.notification(THIN, event_id=f"evt_n_{number}")
-        stripe_api.put_event({**samples.event(thin), "snapshot_event": f"evt_s_{number}"})
+        stripe_api.put_event(samples.event(thin, snapshot_event=f"evt_s_{number}"))
         deliver(thin)
         deliver(samples.snapshot_event(SNAPSHOT, event_id=f"evt_s_{number}"))
         result = deliver.receiver.app.test_cli_runner().invoke(args=["migrate", "status", "--json"])

@@ -80,7 +80,7 @@ class Team:
             self.actions += 1
             thin = samples.notification(f"v1.{event_type}", event_id=f"evt_n_{self.actions}")
             snapshot = samples.snapshot_event(event_type, event_id=f"evt_s_{self.actions}")
-            self._api.put_event({**samples.event(thin), "snapshot_event": snapshot["id"]})
+            self._api.put_event(samples.event(thin, snapshot_event=snapshot["id"]))
             for name in self._api.destinations.ids:
                 found = self._api.destinations.get(name)
                 is_thin = found["event_payload"] == "thin"
