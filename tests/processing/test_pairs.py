@@ -137,6 +137,26 @@ class TestInline:
         assert "twin" in result.output
         assert ("done", "twin") in pair.stored()
 
+    def test_orphan_records_no_success(
+        self, pair: Pair, database_url: str, first: str, second: str
+    ) -> None:
+        """Its process lives, but lost its connection for too long. The other event ran then."""
+        others: list[Delivery] = []
+
+        def lose_connection() -> None:
+            raw_sql.execute(
+                database_url,
+                "UPDATE events SET suspected_lease = lease_until, suspected_seconds = 10000"  # noqa: S608 - the test's own
+                f" WHERE id = '{pair.bodies[first]['id']}'",
+            )
+            others.append(pair.send(second))
+
+        pair.module(first).before = lose_connection
+        late = pair.send(first)
+        assert (late.status, late.outcome) == (409, "deferred")
+        assert others[0].outcome == "handled"
+        assert pair.send(first).outcome == "twin"
+
     def test_both_share_keys_and_effects(self, pair: Pair, first: str, second: str) -> None:
         """What the first one did before it failed is not repeated by the other one."""
         pair.module(first).before = fail

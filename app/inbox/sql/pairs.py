@@ -99,6 +99,19 @@ FIND = sa.select(
     ),
 )
 
+#: Ends the claim of a hold if its event is an orphan. Its process may live and have lost only its
+#: connection: then it must not renew the lease or record a success beside the other event.
+END_ORPHAN = (
+    sa.update(events)
+    .where(
+        events.c.id == sa.bindparam("holder", type_=sa.Text),
+        events.c.claimed_by == sa.bindparam("held_by", type_=sa.Text),
+        orphaned(events),
+    )
+    .values(claimed_by=events.c.claimed_by + word(".lost"))
+    .returning(events.c.id)
+)
+
 #: Removes a hold whose claim has ended. A claim that has ended never runs again, so a hold of
 #: another claim is a later one and stays.
 FREE = (
