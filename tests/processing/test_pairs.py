@@ -185,6 +185,15 @@ class TestKey:
         assert pair.send(THIN).outcome == "failed"
         assert pair.send(THIN).outcome == "handled"
 
+    def test_retry_needs_no_fetch(self, pair: Pair, stripe_api: StripeApi) -> None:
+        """An attempt before has found the snapshot event."""
+        pair.module(THIN).before = fail
+        assert pair.send(THIN).outcome == "failed"
+        assert pair.send(SNAPSHOT).outcome == "handled"
+        stripe_api.fail(status=429)
+        assert pair.send(THIN).outcome == "twin"
+        assert len(stripe_api.asked) == 1
+
     def test_event_without_snapshot_event(
         self, make_deliver: MakeDeliver, stripe_api: StripeApi
     ) -> None:
