@@ -137,6 +137,16 @@ class TestInline:
         assert "twin" in result.output
         assert ("done", "twin") in pair.stored()
 
+    def test_success_before_counts(self, pair: Pair, first: str, second: str) -> None:
+        """A person had the first one run again, and it failed. It is retried, and not the other."""
+        assert pair.send(first).outcome == "handled"
+        pair.module(first).before = fail
+        again = ["events", "retry", str(pair.bodies[first]["id"]), "--again", "--yes"]
+        assert pair.deliver.receiver.app.test_cli_runner().invoke(args=again).exit_code == 1
+        assert pair.send(second).outcome == "twin"
+        pair.module(first).before = None
+        assert pair.send(first).outcome == "handled"
+
     def test_orphan_records_no_success(
         self, pair: Pair, database_url: str, first: str, second: str
     ) -> None:

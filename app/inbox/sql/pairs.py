@@ -12,7 +12,8 @@ from sqlalchemy.dialects.postgresql import insert
 from app.inbox.sql import parking
 from app.inbox.sql.literals import word
 from app.inbox.sql.rescue import orphaned
-from app.inbox.sql.schema import events, now, pair_holds, thin_events
+from app.inbox.sql.rows import ONE, ZERO
+from app.inbox.sql.schema import attempts, events, now, pair_holds, thin_events
 from app.states import Outcome, State
 
 _key = sa.bindparam("pair_key", type_=sa.Text)
@@ -31,21 +32,26 @@ _others = sa.union_all(
     sa.select(thin_events.c.event_id).where(thin_events.c.snapshot_event == _key),
 ).subquery("others")
 
-#: True if the other event of the pair succeeded. It may have if its success cannot be recorded: it
-#: is dead then, and a person decides. An event can have run before its type was a pair.
-has_succeeded = sa.exists(
-    sa.select(_twin.c.id).where(
-        _twin.c.id.in_(sa.select(_others.c.id)),
-        _twin.c.id != _event_id,
-        sa.or_(
-            sa.and_(_twin.c.state == word(State.DONE), _twin.c.outcome == word(Outcome.HANDLED)),
-            # It is done if it was erased.
-            sa.and_(
-                _twin.c.state.in_([word(State.DEAD), word(State.DONE)]),
-                _twin.c.outcome == word(Outcome.UNRECORDED),
-            ),
-        ),
+#: ``unrecorded``: the callback may have succeeded. The event is dead, and a person decides.
+_SUCCEEDED = [word(Outcome.HANDLED), word(Outcome.UNRECORDED)]
+
+
+def _has(outcome: sa.Column[str | None], event_id: sa.Column[str]) -> sa.ColumnElement[bool]:
+    """True if the other event of the pair has the ``outcome`` of a success in a table."""
+    # A number and not a join: PostgreSQL without statistics would read the whole table.
+    number_of = (
+        sa.select(sa.func.count(ONE))
+        .where(event_id == _others.c.id, outcome.in_(_SUCCEEDED))
+        .correlate(_others)
+        .scalar_subquery()
     )
+    return sa.exists(sa.select(_others.c.id).where(_others.c.id != _event_id, number_of > ZERO))
+
+
+#: True if the other event of the pair succeeded, in its latest attempt or in one before: a person
+#: can have had it run again. An event can have run before its type was a pair.
+has_succeeded = sa.or_(
+    _has(_twin.c.outcome, _twin.c.id), _has(attempts.c.outcome, attempts.c.event_id)
 )
 
 _holder = events.alias("holder")
