@@ -76,10 +76,7 @@ class Pairs:
             if found.is_live:
                 break
             if found.holder is not None:
-                self._store.write(
-                    statements.FREE,
-                    pair_key=pair_key,
-                    holder=found.holder,
-                    held_by=found.held_by,
-                )
+                held = {"holder": found.holder, "held_by": found.held_by}
+                self._store.write(statements.END_ORPHAN, **held)
+                self._store.write(statements.FREE, pair_key=pair_key, **held)
         return Hold.TWIN_RUNS

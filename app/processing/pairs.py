@@ -51,11 +51,12 @@ class PairGate:
         """Return the key of the event's pair, None if it has none.
 
         It fetches a thin event. The callback's own ``fetch_event()`` is answered from the cache.
-        A retry also finds a pair of which one module was removed since. Raises the SDK's errors,
-        and ``InboxUnavailable``.
+        A retry takes the key that an attempt before has found, even if one of the two modules was
+        removed since. Raises the SDK's errors, and ``InboxUnavailable``.
         """
-        if not self.is_pair(event.type):
-            return self._pairs.noted(claim.event_id) if claim.attempt > 1 else None
+        noted = self._pairs.noted(claim.event_id) if claim.attempt > 1 else None
+        if noted or not self.is_pair(event.type):
+            return noted
         return key_of(event)
 
     def note_shadow(self, claim: Claim, event: Any) -> None:

@@ -137,6 +137,36 @@ class TestInline:
         assert "twin" in result.output
         assert ("done", "twin") in pair.stored()
 
+    def test_success_before_counts(self, pair: Pair, first: str, second: str) -> None:
+        """A person had the first one run again, and it failed. It is retried, and not the other."""
+        assert pair.send(first).outcome == "handled"
+        pair.module(first).before = fail
+        again = ["events", "retry", str(pair.bodies[first]["id"]), "--again", "--yes"]
+        assert pair.deliver.receiver.app.test_cli_runner().invoke(args=again).exit_code == 1
+        assert pair.send(second).outcome == "twin"
+        pair.module(first).before = None
+        assert pair.send(first).outcome == "handled"
+
+    def test_orphan_records_no_success(
+        self, pair: Pair, database_url: str, first: str, second: str
+    ) -> None:
+        """Its process lives, but lost its connection for too long. The other event ran then."""
+        others: list[Delivery] = []
+
+        def lose_connection() -> None:
+            raw_sql.execute(
+                database_url,
+                "UPDATE events SET suspected_lease = lease_until, suspected_seconds = 10000"  # noqa: S608 - the test's own
+                f" WHERE id = '{pair.bodies[first]['id']}'",
+            )
+            others.append(pair.send(second))
+
+        pair.module(first).before = lose_connection
+        late = pair.send(first)
+        assert (late.status, late.outcome) == (409, "deferred")
+        assert others[0].outcome == "handled"
+        assert pair.send(first).outcome == "twin"
+
     def test_both_share_keys_and_effects(self, pair: Pair, first: str, second: str) -> None:
         """What the first one did before it failed is not repeated by the other one."""
         pair.module(first).before = fail
@@ -164,6 +194,15 @@ class TestKey:
         stripe_api.fail(status=429)
         assert pair.send(THIN).outcome == "failed"
         assert pair.send(THIN).outcome == "handled"
+
+    def test_retry_needs_no_fetch(self, pair: Pair, stripe_api: StripeApi) -> None:
+        """An attempt before has found the snapshot event."""
+        pair.module(THIN).before = fail
+        assert pair.send(THIN).outcome == "failed"
+        assert pair.send(SNAPSHOT).outcome == "handled"
+        stripe_api.fail(status=429)
+        assert pair.send(THIN).outcome == "twin"
+        assert len(stripe_api.asked) == 1
 
     def test_event_without_snapshot_event(
         self, make_deliver: MakeDeliver, stripe_api: StripeApi

@@ -12,7 +12,8 @@ from sqlalchemy.dialects.postgresql import insert
 from app.inbox.sql import parking
 from app.inbox.sql.literals import number, word
 from app.inbox.sql.rescue import orphaned
-from app.inbox.sql.schema import events, now, pair_holds, thin_events
+from app.inbox.sql.rows import ONE, ZERO
+from app.inbox.sql.schema import attempts, events, now, pair_holds, thin_events
 from app.states import Outcome, State
 
 #: Twins of one event that are shown. Stripe names one snapshot event for each thin event.
@@ -34,21 +35,26 @@ _others = sa.union_all(
     sa.select(thin_events.c.event_id).where(thin_events.c.snapshot_event == _key),
 ).subquery("others")
 
-#: True if the other event of the pair succeeded. It may have if its success cannot be recorded: it
-#: is dead then, and a person decides. An event can have run before its type was a pair.
-has_succeeded = sa.exists(
-    sa.select(_twin.c.id).where(
-        _twin.c.id.in_(sa.select(_others.c.id)),
-        _twin.c.id != _event_id,
-        sa.or_(
-            sa.and_(_twin.c.state == word(State.DONE), _twin.c.outcome == word(Outcome.HANDLED)),
-            # It is done if it was erased.
-            sa.and_(
-                _twin.c.state.in_([word(State.DEAD), word(State.DONE)]),
-                _twin.c.outcome == word(Outcome.UNRECORDED),
-            ),
-        ),
+#: ``unrecorded``: the callback may have succeeded. The event is dead, and a person decides.
+_SUCCEEDED = [word(Outcome.HANDLED), word(Outcome.UNRECORDED)]
+
+
+def _has(outcome: sa.Column[str | None], event_id: sa.Column[str]) -> sa.ColumnElement[bool]:
+    """True if the other event of the pair has the ``outcome`` of a success in a table."""
+    # A number and not a join: PostgreSQL without statistics would read the whole table.
+    number_of = (
+        sa.select(sa.func.count(ONE))
+        .where(event_id == _others.c.id, outcome.in_(_SUCCEEDED))
+        .correlate(_others)
+        .scalar_subquery()
     )
+    return sa.exists(sa.select(_others.c.id).where(_others.c.id != _event_id, number_of > ZERO))
+
+
+#: True if the other event of the pair succeeded, in its latest attempt or in one before: a person
+#: can have had it run again. An event can have run before its type was a pair.
+has_succeeded = sa.or_(
+    _has(_twin.c.outcome, _twin.c.id), _has(attempts.c.outcome, attempts.c.event_id)
 )
 
 _holder = events.alias("holder")
@@ -100,6 +106,19 @@ FIND = sa.select(
             ("is_live", sa.exists(sa.select(_holder.c.id).where(is_live))),
         )
     ),
+)
+
+#: Ends the claim of a hold if its event is an orphan. Its process may live and have lost only its
+#: connection: then it must not renew the lease or record a success beside the other event.
+END_ORPHAN = (
+    sa.update(events)
+    .where(
+        events.c.id == sa.bindparam("holder", type_=sa.Text),
+        events.c.claimed_by == sa.bindparam("held_by", type_=sa.Text),
+        orphaned(events),
+    )
+    .values(claimed_by=events.c.claimed_by + word(".lost"))
+    .returning(events.c.id)
 )
 
 #: Removes a hold whose claim has ended. A claim that has ended never runs again, so a hold of
