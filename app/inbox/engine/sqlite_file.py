@@ -118,7 +118,9 @@ class SqliteFile:
         A missing file is created if ``create``. Raises ``InboxUnavailable``.
         """
         if not create and self.look().file is None:
-            raise self._unavailable("inbox_file_missing")
+            if self.opened or self.is_known():
+                raise self._unavailable("inbox_file_missing")
+            raise file_error("inbox_file_missing")  # it was never created: there is nothing to log
         lock = self.lock(timeout)
         try:
             with lock:
