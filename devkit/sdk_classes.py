@@ -8,12 +8,9 @@ import threading
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import stripe
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 #: Python 3.11 counts the depth of a tree for all threads together. Two threads that parse at the
 #: same moment get a ``SystemError``.
@@ -44,23 +41,30 @@ def named_class(name: str, module_name: str) -> type[stripe.StripeObject]:
 def address(sdk_class: type[stripe.StripeObject]) -> str | None:
     """Return the address of objects of a class as a template, or ``None`` if they have none.
 
-    It is the path in the services of the SDK, such as ``/v1/billing/meters/{id}``.
+    It is the path in the services of the SDK, such as ``/v1/billing/meters/{id}``. Of several, it
+    is that of ``retrieve``, and the one with the fewest placeholders. A class without ``retrieve``
+    (``Discount``) has the address of another method.
     """
-    return _addresses().get(f"{sdk_class.__module__}.{sdk_class.__qualname__}")
+    return _address(sdk_class.__module__, sdk_class.__qualname__)
 
 
 @cache
-def _addresses() -> dict[str, str]:
-    """The address of each class that a service of the SDK returns, by the full class name.
+def _address(module: str, name: str) -> str | None:
+    found = [
+        (method != "retrieve", url.count("{"), url)
+        for number, source in enumerate(_services())
+        if f"from {module} import" in source  # to parse all of them takes as long as an import
+        for method, returned, url in _calls(number)
+        if returned == f"{module}.{name}"
+    ]
+    return min(found)[2] if found else None
 
-    The address is that of ``retrieve``. Of several addresses, the one with the fewest placeholders
-    wins. A class without ``retrieve`` (``Discount``) has the address of another method.
-    """
-    found: dict[str, list[tuple[bool, int, str]]] = {}
-    for path in Path(inspect.getfile(stripe)).parent.rglob("_*_service.py"):
-        for method, returned, url in _calls(_parse(path.read_text(encoding="utf-8"))):
-            found.setdefault(returned, []).append((method != "retrieve", url.count("{"), url))
-    return {returned: min(urls)[2] for returned, urls in found.items()}
+
+@cache
+def _services() -> tuple[str, ...]:
+    """The sources of all services of the SDK."""
+    folder = Path(inspect.getfile(stripe)).parent
+    return tuple(path.read_text(encoding="utf-8") for path in folder.rglob("_*_service.py"))
 
 
 def _parse(source: str) -> ast.Module:
@@ -68,13 +72,17 @@ def _parse(source: str) -> ast.Module:
         return ast.parse(source)
 
 
-def _calls(service: ast.Module) -> Iterator[tuple[str, str, str]]:
-    """Yield the name, the returned class and the address of each method of a service."""
+@cache
+def _calls(number: int) -> tuple[tuple[str, str, str], ...]:
+    """Return the name, the returned class and the address of each method of a service."""
+    service = _parse(_services()[number])
     imported = _imports(service)
-    for node in ast.walk(service):
-        if isinstance(node, ast.FunctionDef) and isinstance(node.returns, ast.Constant):
-            for url in _urls(node):
-                yield node.name, imported.get(str(node.returns.value), ""), url
+    return tuple(
+        (node.name, imported.get(str(node.returns.value), ""), url)
+        for node in ast.walk(service)
+        if isinstance(node, ast.FunctionDef) and isinstance(node.returns, ast.Constant)
+        for url in _urls(node)
+    )
 
 
 def _urls(function: ast.FunctionDef) -> list[str]:
