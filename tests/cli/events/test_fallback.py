@@ -232,9 +232,9 @@ def test_redelivery_is_a_duplicate(taken: Make) -> None:
     assert answer.json == {"success": True, "outcome": "duplicate"}
 
 
-def test_doctor_names_the_types(taken: Make) -> None:
+def test_doctor_names_the_types(taken: Make, stripe_api: StripeApi) -> None:
     """A WARN has the number of events, the types that have a module now, and the command."""
-    receiver = taken()
+    receiver = taken(stripe_api_base=stripe_api.url)
     runner = receiver.app.test_cli_runner()
     warning = "the fallback took 1 event before there was a handler for v1.customer.created"
     shown = runner.invoke(args=["doctor", "--no-ping"]).output
@@ -245,9 +245,9 @@ def test_doctor_names_the_types(taken: Make) -> None:
     assert "the fallback took" not in runner.invoke(args=["doctor", "--no-ping"]).output
 
 
-def test_events_of_the_other_mode(taken: Make) -> None:
+def test_events_of_the_other_mode(taken: Make, stripe_api: StripeApi) -> None:
     """The doctor does not count them, and they do not use up --limit, though they are older."""
-    receiver = taken(stripe_api_key="sk_live_fake_for_tests")
+    receiver = taken(stripe_api_key="sk_live_fake_for_tests", stripe_api_base=stripe_api.url)
     doctor = receiver.app.test_cli_runner().invoke(args=["doctor", "--no-ping"])
     assert "the fallback took" not in doctor.output
     shown = run(receiver, "retry", "--outcome", "fallback", "--limit", "1", "--yes")
@@ -257,9 +257,10 @@ def test_events_of_the_other_mode(taken: Make) -> None:
     assert shown.stdout == f"1 event selected.\nevt_live  {CREATED}  handled\n"
 
 
-def test_doctor_does_not_repeat_an_outage(make_receiver: Make) -> None:
+def test_doctor_does_not_repeat_an_outage(make_receiver: Make, stripe_api: StripeApi) -> None:
     """If the inbox is unavailable, one line says so."""
-    receiver = make_receiver(database_url="postgresql+psycopg://x:fake@127.0.0.1:1/none")
+    url = "postgresql+psycopg://x:fake@127.0.0.1:1/none"
+    receiver = make_receiver(database_url=url, stripe_api_base=stripe_api.url)
     shown = receiver.app.test_cli_runner().invoke(args=["doctor", "--no-ping"]).output
     assert shown.count("cannot be reached or written") == 1
 
