@@ -118,9 +118,7 @@ class SqliteFile:
         A missing file is created if ``create``. Raises ``InboxUnavailable``.
         """
         if not create and self.look().file is None:
-            if self.opened or self.is_known():
-                raise self._unavailable("inbox_file_missing")
-            raise file_error("inbox_file_missing")  # it was never created: there is nothing to log
+            raise self._unavailable("inbox_file_missing")
         lock = self.lock(timeout)
         try:
             with lock:

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from structlog.testing import capture_logs
 
 from app.errors import InboxUnavailable
 from app.inbox import Inbox, NewEvent
@@ -72,20 +71,6 @@ def test_idle_connection_to_an_old_file_fails_no_read(inbox: Inbox, path: Path) 
     inbox.check()
 
     assert [event.id for event in inbox.administration.latest(1)] == ["evt_1"]
-
-
-def test_file_that_was_never_created_is_no_loss(path: Path, sqlite_url: str) -> None:
-    """A command before the first start has an error, and logs none. A lost file is logged."""
-    for number, logged in enumerate(([], ["inbox_file_missing"])):
-        if number:
-            Inbox(sqlite_url, lease_seconds=30).check()
-            path.unlink()
-        inbox = Inbox(sqlite_url, lease_seconds=30)
-        inbox.forbid_creation()
-        with capture_logs() as lines, pytest.raises(InboxUnavailable) as raised:
-            inbox.administration.latest(1)
-        assert raised.value.reason == "inbox_file_missing"
-        assert [each["event"] for each in lines] == logged
 
 
 def test_file_removed_during_a_transaction(
