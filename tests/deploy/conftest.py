@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.images import ROOT, Buildah, Image
+from tests.support.ports import free_port
 
 BASE = "localhost/base"
 SERVICE = "stripe-event-receiver"
@@ -81,14 +81,6 @@ def var(tmp_path: Path) -> Path:
     folder.mkdir()
     os.chown(folder, 10001, 0)
     return folder
-
-
-def free_port() -> int:
-    """Return a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-    return number
 
 
 @pytest.fixture

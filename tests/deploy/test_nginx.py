@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from devkit import samples
-from tests.deploy.conftest import free_port
 from tests.support import pages
 from tests.support.gunicorn_server import Response
 from tests.support.images import ROOT, SECONDS
 from tests.support.name_server import name_server
+from tests.support.ports import free_port
 from tests.support.services import EVENT_TYPE, HANDLER, MODULE, SECRETS, Lab, Service
 from tests.support.waiting import wait_for
 

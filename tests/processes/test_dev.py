@@ -25,6 +25,7 @@ from devkit.http_client import Answer, post
 from devkit.stripe_api import StripeApi
 from tests.conftest import API_KEY, SECRET
 from tests.support.output import Output
+from tests.support.ports import free_port
 from tests.support.services import children_of, is_alive
 from tests.support.waiting import wait_for
 
@@ -98,13 +99,6 @@ class Dev:
         status = self.process.wait(60)
         self._output.finish(60)
         return status
-
-
-def free_port() -> int:
-    """Return a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment(folder: Path, *, measured: bool = False) -> dict[str, str]:

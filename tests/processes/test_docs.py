@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from devkit.stripe_api import StripeApi
 from handlers import v1_checkout_session_completed
 from tests.support import pages
 from tests.support.pages import ROOT, columns, section
+from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
 FRONT, HANDLERS, TESTING = "README.md", "docs/handlers.md", "docs/testing.md"
@@ -44,10 +44,7 @@ class Author:
     def __init__(self, clone: Path) -> None:
         """Take the clone."""
         self.clone = clone
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.port = str(port)
+        self.port = str(free_port())
         # Of this machine's environment only the path of its programs, and a free port.
         self._environment = {"PATH": os.environ["PATH"], "HOME": str(clone), "PORT": self.port}
         self._second: subprocess.Popen[bytes] | None = None

@@ -15,6 +15,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.inbox import NewEvent
+from tests.support.ports import free_port
 from tests.support.services import (
     DEADLINE,
     EVENT_TYPE,
@@ -36,13 +37,6 @@ Samples = dict[tuple[str, ...], float]
 def event(event_id: str) -> NewEvent:
     """Return an event as a delivery brings it."""
     return NewEvent(event_id, EVENT_TYPE, livemode=False, context=None, body=notification(event_id))
-
-
-def free_port() -> int:
-    """Return a free port."""
-    with socket.create_server((HOST, 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def scrape(port: int) -> Samples:
