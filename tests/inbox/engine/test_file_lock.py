@@ -149,6 +149,23 @@ def test_lock_in_an_unsearchable_folder_is_released(tmp_path: Path) -> None:
     second.close()
 
 
+def test_lock_behind_a_circular_link_is_released(tmp_path: Path) -> None:
+    """Its folder was replaced by a link to itself. The error has the reason."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    lock = FileLock(folder / "lock")
+    with lock:
+        pass
+    folder.rename(tmp_path / "other")
+    folder.symlink_to(folder)
+
+    with pytest.raises(InboxUnavailable, match="not available") as raised, lock:
+        pass
+    assert os.strerror(errno.ELOOP) in raised.value.reason
+    with FileLock(tmp_path / "other" / "lock"):
+        pass
+
+
 def test_lock_file_removed_during_the_wait(tmp_path: Path) -> None:
     """A process that gets the lock on a removed file takes the lock on the new file."""
     path = tmp_path / "lock"
