@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from app import GiveUp
 from app.inbox import Claim, Failure, NewEvent
@@ -328,6 +330,30 @@ class TestQueue:
         assert deliver.receiver.event("evt_later").outcome == "handled"
 
 
+def test_late_hold_waits_for_the_next_claim(make_deliver: MakeDeliver, postgresql_url: str) -> None:
+    """While the hold is taken, another process claims the event. The late one takes none."""
+    inbox = make_deliver(modules=PAIR, database_url=postgresql_url).receiver.services.inbox
+    late = inbox.deliveries.record_and_claim(
+        NewEvent("evt_s", SNAPSHOT, livemode=False, context=None, body=b"{}")
+    ).claim
+    assert late is not None
+    engine = sa.create_engine(postgresql_url)
+    waiting = sa.text(
+        "SELECT 1 FROM pg_stat_activity"
+        " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    with ThreadPoolExecutor(1) as threads:
+        # A transaction would see one state of the other connections.
+        watching = engine.execution_options(isolation_level="AUTOCOMMIT").connect()
+        with watching as watcher, engine.begin() as other:
+            other.execute(sa.text("UPDATE events SET attempt = 2, claimed_by = 'other'"))
+            held = threads.submit(inbox.pairs.hold, late, "evt_s")
+            wait_for(lambda: held.done() or watcher.execute(waiting).all())
+        assert held.result(60) is Hold.TWIN_RUNS
+    engine.dispose()
+    assert raw_sql.select(postgresql_url, "stripe_receiver_pair_holds") == []
+
+
 class TestHold:
     """A hold ends with its claim, however the claim ends."""
 
@@ -386,6 +412,13 @@ class TestHold:
         raw_sql.execute(database_url, "UPDATE events SET attempt = 2 WHERE id = 'evt_s'")
         assert inbox.pairs.hold(lost, "evt_s") is Hold.TWIN_RUNS
         assert raw_sql.select(database_url, "stripe_receiver_pair_holds") == []
+
+    def test_ended_claim_takes_none(self, deliver: Deliver) -> None:
+        """A stop has released the event. A thread that asks later must not run its callback."""
+        inbox = deliver.receiver.services.inbox
+        ended = self.claim(deliver, "evt_s")
+        inbox.claims.release(ended, 600)
+        assert inbox.pairs.hold(ended, "evt_s") is Hold.TWIN_RUNS
 
     def test_unrecorded_success_keeps_it(self, deliver: Deliver, database_url: str) -> None:
         """The callback may have succeeded. The event is dead, and a person decides."""
