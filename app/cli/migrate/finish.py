@@ -8,7 +8,7 @@ from flask.cli import with_appcontext
 from app.cli.hints import hint
 from app.cli.inbox_errors import explained
 from app.cli.migrate.plan import read_endpoint
-from app.cli.migrate.status import compared
+from app.cli.migrate.status import HOUR, compared, hours_option
 from app.cli.output import plural, say
 from app.inbox.filters import EventFilter
 from app.services import services
@@ -16,18 +16,10 @@ from app.states import State
 from app.stripe_api.catalog import module_name
 from app.stripe_api.migration import TypeToMove
 
-_HOUR = 3600.0
-
 
 @click.command("finish")
 @click.argument("endpoint_id", metavar="WE_OR_ED")
-@click.option(
-    "--hours",
-    type=click.FloatRange(min=0, min_open=True, max=24 * 365),
-    default=24.0,
-    show_default=True,
-    help="Each event of the last hours must have come as both kinds.",
-)
+@hours_option("Each event of the last hours must have come as both kinds.")
 @with_appcontext
 @click.pass_context
 def finish(context: click.Context, /, endpoint_id: str, *, hours: float) -> None:
@@ -39,7 +31,7 @@ def finish(context: click.Context, /, endpoint_id: str, *, hours: float) -> None
     endpoint, types = read_endpoint(endpoint_id)
     movable = [each for each in types if each.thin]
     with explained():
-        reasons = {each: _reason_to_wait(each, hours * _HOUR) for each in movable}
+        reasons = {each: _reason_to_wait(each, hours * HOUR) for each in movable}
         open_types = [
             name
             for each in movable

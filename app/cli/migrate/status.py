@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from flask.cli import with_appcontext
@@ -24,7 +25,18 @@ HEADINGS = (
     *("last alone", "both since", "next"),
 )
 
-_HOUR = 3600.0
+HOUR = 3600.0
+
+
+def hours_option(help_text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option ``--hours``: how far back a command compares events."""
+    return click.option(
+        "--hours",
+        type=click.FloatRange(min=0, min_open=True, max=24 * 365),
+        default=24.0,
+        show_default=True,
+        help=help_text,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +86,7 @@ class Row:
 
 
 @click.command("status")
-@click.option(
-    "--hours",
-    type=click.FloatRange(min=0, min_open=True, max=24 * 365),
-    default=24.0,
-    show_default=True,
-    help="Compare the events of the last hours.",
-)
+@hours_option("Compare the events of the last hours.")
 @json_option
 @with_appcontext
 def status(*, hours: float, as_json: bool) -> None:
@@ -91,7 +97,7 @@ def status(*, hours: float, as_json: bool) -> None:
     """
     own = services()
     both = paired_types(own.registry.handled_types)
-    livemode, seconds = own.settings.livemode, hours * _HOUR
+    livemode, seconds = own.settings.livemode, hours * HOUR
     with explained():
         rows = [
             compared(
