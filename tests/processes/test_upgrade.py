@@ -34,6 +34,9 @@ pytestmark = pytest.mark.no_tables
 
 HEAD = migrations().head
 
+#: The first migration after the release before. It is the last one that changes `events`.
+FIRST = "0007"
+
 
 def git(*arguments: str) -> bytes:
     """Run git in the repository, which needs its full history."""
@@ -42,12 +45,12 @@ def git(*arguments: str) -> bytes:
 
 @pytest.fixture
 def code_before(tmp_path: Path) -> Path:
-    """The folder with the code from before the newest migration."""
+    """The folder with the code of the release before."""
     if git("rev-parse", "--is-shallow-repository").strip() == b"true":
         pytest.skip("a shallow clone does not have the release before: git fetch --unshallow")
-    (newest,) = (FOLDER / "versions").glob(f"{HEAD}_*.py")
-    added = git("log", "--diff-filter=A", "--format=%H", "--", str(newest)).split()
-    before = f"{added[-1].decode()}^" if added else "HEAD"  # a migration that is not committed yet
+    (first,) = (FOLDER / "versions").glob(f"{FIRST}_*.py")
+    added = git("log", "--diff-filter=A", "--format=%H", "--", str(first)).split()
+    before = f"{added[-1].decode()}^"
     folder = tmp_path / "before"
     with tarfile.open(fileobj=io.BytesIO(git("archive", before))) as archive:
         archive.extractall(folder, filter="data")

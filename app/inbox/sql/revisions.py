@@ -33,9 +33,8 @@ _OTHER_NAMES = {
             *("audit_target", "error_groups_last", "alert_messages_due", "failed"),
         )
     ),
-    "0007": tuple(
-        f"{PREFIX}{each}" for each in ("lane", "slot", "pair_holds_event", "thin_events_snapshot")
-    ),
+    "0007": (f"{PREFIX}lane", f"{PREFIX}slot"),
+    "0008": (f"{PREFIX}pair_holds_event", f"{PREFIX}thin_events_snapshot"),
 }
 
 

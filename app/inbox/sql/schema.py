@@ -102,7 +102,7 @@ retries = sa.Table(
 )
 
 #: The effects of callbacks that ``app.once`` recorded. A trigger removes them with their event
-#: (``0007_policies_and_pairs.py``).
+#: (``0008_pairs.py``).
 effects = sa.Table(
     "stripe_receiver_effects",
     metadata,
@@ -121,7 +121,7 @@ pair_holds = sa.Table(
     sa.Column("pair_key", sa.Text, primary_key=True),
     sa.Column("event_id", sa.Text, nullable=False),
     sa.Column("token", sa.Text, nullable=False),
-    info=since("0007"),
+    info=since("0008"),
 )
 
 #: The thin events whose snapshot event is known.
@@ -130,7 +130,7 @@ thin_events = sa.Table(
     metadata,
     sa.Column("event_id", sa.Text, primary_key=True),
     sa.Column("snapshot_event", sa.Text, nullable=False),
-    info=since("0007"),
+    info=since("0008"),
 )
 
 #: One row while the workers are paused, none otherwise.

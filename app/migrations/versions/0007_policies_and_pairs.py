@@ -1,4 +1,4 @@
-"""Adds the effects that callbacks recorded, policies of event types, and pairs of events.
+"""Adds the effects that callbacks recorded, and the policies of event types.
 
 A policy uses the lane of an event, its slot while it runs, and the failures in a row of its type.
 The term of a leader gets its length.
@@ -20,10 +20,7 @@ works_with = "0004"
 _PREFIX = "stripe_receiver_"
 
 #: The tables whose rows a trigger removes with their event.
-_OF_EVENT = (
-    *("attempts", "retries", f"{_PREFIX}effects"),
-    *(f"{_PREFIX}pair_holds", f"{_PREFIX}thin_events"),
-)
+_OF_EVENT = ("attempts", "retries", f"{_PREFIX}effects")
 _FORGET = "DELETE FROM {table} WHERE event_id = {row}.id"
 
 
@@ -34,8 +31,6 @@ def upgrade() -> None:
     """
     _make_effects()
     _make_policies()
-    _make_pairs()
-    _forget_with_events()
     op.add_column("leaders", sa.Column("seconds", sa.Double))
 
 
@@ -46,25 +41,6 @@ def _make_effects() -> None:
         sa.Column("purpose", sa.Text, primary_key=True),
         sa.Column("at", sa.Double, nullable=False),
     )
-
-
-def _make_pairs() -> None:
-    op.create_table(
-        f"{_PREFIX}pair_holds",
-        sa.Column("pair_key", sa.Text, primary_key=True),
-        sa.Column("event_id", sa.Text, nullable=False),
-        sa.Column("token", sa.Text, nullable=False),
-    )
-    op.create_index(f"{_PREFIX}pair_holds_event", f"{_PREFIX}pair_holds", ["event_id"])
-    op.create_table(
-        f"{_PREFIX}thin_events",
-        sa.Column("event_id", sa.Text, primary_key=True),
-        sa.Column("snapshot_event", sa.Text, nullable=False),
-    )
-    op.create_index(f"{_PREFIX}thin_events_snapshot", f"{_PREFIX}thin_events", ["snapshot_event"])
-
-
-def _forget_with_events() -> None:
     if op.get_bind().dialect.name == "sqlite":
         forget = " ".join(f"{_FORGET.format(table=each, row='OLD')};" for each in _OF_EVENT)
         op.execute("DROP TRIGGER event_removed")
