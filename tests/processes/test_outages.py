@@ -201,7 +201,7 @@ def test_stop_during_an_outage_loses_results(lab: Lab, tmp_path: Path, mode: str
         site.release()
         wait_for(lambda: '"outcome": "unavailable"' in first.log, DEADLINE)
         first.terminate()
-        assert first.wait() == 0
+        first.assert_stopped()
     assert lab.account(site.event()) == ONCE
     site.services = [lab.start(url, **settings)]
     with redelivered([site]):
