@@ -66,13 +66,14 @@ def end(inbox: Inbox, count: int, outcome: Outcome) -> None:
 
 def plan(url: str, statement: Any) -> str:
     """Return PostgreSQL's plan of a claim, under the settings with which the service runs it."""
-    sql = str(statement.compile(dialect=sa.make_url(url).get_dialect()()))
-    values = {"token": "host:1:a.1", "lease_seconds": 1.0, "livemode": False}
+    compiled = statement.compile(dialect=postgresql_session.dialect(sa.make_url(url)))
+    given = {"token": "host:1:a.1", "lease_seconds": 1.0, "livemode": False}
+    values = [given[name] for name in compiled.positiontup]
     is_in_order = statement.get_execution_options().get("in_order", False)
     arguments = postgresql_session.arguments(sa.make_url(url))
     with postgresql_session.connect(Connector(), arguments) as connection:
         rows = postgresql_session.execute(
-            connection, f"EXPLAIN {sql}", values, 5000, in_order=is_in_order
+            connection, f"EXPLAIN {compiled}", values, 5000, in_order=is_in_order
         )
         return " ".join(row[0] for row in rows)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import psycopg
 import sqlalchemy as sa
@@ -28,6 +28,20 @@ _LOST: Final = ("lost",)
 MAX_RACES = 50
 
 
+class _Compiled(NamedTuple):
+    """The SQL of a statement, and the names of its parameters ``$1``, ``$2`` and so on."""
+
+    sql: str
+    names: Sequence[str]
+
+
+class _Query(NamedTuple):
+    """One execution: the SQL, and the values of its parameters."""
+
+    sql: str
+    values: Sequence[Any]
+
+
 class PostgresqlStatements:
     """Runs statements from many threads at once.
 
@@ -41,7 +55,7 @@ class PostgresqlStatements:
         The tables of the statements are in the ``schema``, as ``use_schema`` describes.
         """
         self._breaker = breaker
-        self._dialect = url.get_dialect()()
+        self._dialect = session.dialect(url)
         self._arguments = session.arguments(url)
         self._connector = Connector()
         self.pool = ConnectionPool(self._connect, breaker)
@@ -52,7 +66,7 @@ class PostgresqlStatements:
         """Qualify the tables of all statements with this ``schema``. None: with none."""
         self._schema = schema
         # A new one, because a thread may be compiling with the schema from before.
-        self._statements: dict[sa.Executable, str] = {}
+        self._statements: dict[sa.Executable, _Compiled] = {}
 
     def _connect(self) -> Connection:
         return session.connect(self._connector, self._arguments)
@@ -68,14 +82,16 @@ class PostgresqlStatements:
         options allow (``app.inbox.sql``). A statement that timed out does not run again here, but
         the server may still run it at any time later. Raises the driver's error.
         """
-        sql = self._sql(statement)
         seconds, limit = limits.SECONDS, session.STATEMENT_TIMEOUT_MS
         if slow_ok:
             seconds, limit = deadline.SLOW_SECONDS, session.SLOW_STATEMENT_TIMEOUT_MS
         options = statement.get_execution_options()
         fetch = _every_row if options.get("all_rows") else _first_row
+        query = self._query(statement, parameters)
+        result = options.get("result")
+        recorded = None if result is None else self._query(result, parameters)
         for _ in range(MAX_RACES):
-            row = self._run(sql, parameters, seconds, limit, fetch, options=options)
+            row = self._run(query, seconds, limit, fetch, options=options, recorded=recorded)
             if row is not _LOST:
                 return row
         return None
@@ -93,15 +109,16 @@ class PostgresqlStatements:
         is_short = seconds <= limits.SECONDS
         limit = session.STATEMENT_TIMEOUT_MS if is_short else session.READ_STATEMENT_TIMEOUT_MS
         options = statement.get_execution_options()
-        parameters = dict(state.parameters)
-        return self._run(state.statement, parameters, seconds, limit, _all_rows, options=options)
+        query = _Query(state.statement, state.positional_parameters)
+        return self._run(query, seconds, limit, _all_rows, options=options)
 
-    def _sql(self, statement: sa.Executable) -> str:
+    def _query(self, statement: sa.Executable, parameters: Mapping[str, Any]) -> _Query:
         statements = self._statements
-        sql = statements.get(statement)
-        if sql is None:
-            sql = statements[statement] = str(self._compile(statement))
-        return sql
+        found = statements.get(statement)
+        if found is None:
+            compiled = self._compile(statement)
+            found = statements[statement] = _Compiled(compiled.string, compiled.positiontup)
+        return _Query(found.sql, [parameters[name] for name in found.names])
 
     def _compile(self, statement: Any) -> Any:
         names = {
@@ -115,28 +132,27 @@ class PostgresqlStatements:
 
     def _run(  # noqa: PLR0913 - a writing statement has options
         self,
-        sql: str,
-        parameters: dict[str, Any],
+        query: _Query,
         seconds: float,
         statement_timeout_ms: int,
         fetch: Callable[[Any], T],
         *,
         options: Mapping[str, Any] = _NO_OPTIONS,
+        recorded: _Query | None = None,
     ) -> T:
-        def run(connection: Connection, sql: str) -> T:
+        """Run a ``query``. If its connection is lost, first ask for what it has ``recorded``."""
+
+        def run(connection: Connection, query: _Query) -> T:
             in_order = options.get("in_order", False)
             return fetch(
-                session.execute(
-                    connection, sql, parameters, statement_timeout_ms, in_order=in_order
-                )
+                session.execute(connection, *query, statement_timeout_ms, in_order=in_order)
             )
 
         self._connector.close_stale()
-        result = options.get("result")
         with self._breaker.watch(seconds):
             with self.pool.connection(statement_timeout_ms) as connection:
                 try:
-                    return run(connection, sql)
+                    return run(connection, query)
                 except psycopg.Error as error:
                     if isinstance(error, psycopg.errors.UniqueViolation) and options.get("races"):
                         connection.rollback()  # behind a pooler a transaction is open
@@ -146,8 +162,8 @@ class PostgresqlStatements:
                         raise
             self.pool.clear()  # the idle connections were lost too
             with self.pool.connection(statement_timeout_ms) as connection:
-                found = run(connection, self._sql(result)) if result is not None else None
-                return found or run(connection, sql)
+                found = None if recorded is None else run(connection, recorded)
+                return found or run(connection, query)
 
     def close(self) -> None:
         """Close all connections. None of them may be in use."""

@@ -8,6 +8,7 @@ statement is prepared. On a direct connection both are kept for the session, whi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -72,20 +73,31 @@ _CONNECTIONS_LEFT = """
 #: process id than that of the server process: it needs that id to route a request to cancel.
 _BEGIN_SESSION = f"""
     SELECT
-        pg_backend_pid() <> %(pid)s,
+        pg_backend_pid() <> $1,
         ({_CONNECTIONS_LEFT}) <= 0,
-        set_config('default_transaction_isolation', 'read committed', pg_backend_pid() <> %(pid)s),
-        set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', pg_backend_pid() <> %(pid)s),
-        {COMMIT_SYNCHRONOUSLY.format(local="pg_backend_pid() <> %(pid)s")}
+        set_config('default_transaction_isolation', 'read committed', pg_backend_pid() <> $1),
+        set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', pg_backend_pid() <> $1),
+        {COMMIT_SYNCHRONOUSLY.format(local="pg_backend_pid() <> $1")}
 """
 
 #: Sets the limit of the session's statements, and compares the process ids again: a pooler that
 #: passes on the id of the server process may have changed that process since.
 _SET_TIMEOUT = """
     SELECT
-        pg_backend_pid() <> %(pid)s,
-        set_config('statement_timeout', %(limit)s, pg_backend_pid() <> %(pid)s)
+        pg_backend_pid() <> $1,
+        set_config('statement_timeout', $2, pg_backend_pid() <> $1)
 """
+
+
+def dialect(url: sa.URL) -> sa.Dialect:
+    """Return SQLAlchemy's dialect for statements with the server's own placeholders.
+
+    The driver would replace others at every execution, and a statement of a delivery is longer than
+    those whose result the driver keeps.
+    """
+    make: Any = url.get_dialect()
+    result: sa.Dialect = make(paramstyle="numeric_dollar")
+    return result
 
 
 def arguments(url: sa.URL) -> dict[str, Any]:
@@ -114,7 +126,8 @@ def connect(connector: Connector, names: dict[str, Any]) -> Connection:
     connection = connector.connect(**names)
     try:
         connection.autocommit = True
-        parameters = {"pid": connection.info.backend_pid}
+        connection.cursor_factory = psycopg.RawCursor  # for the placeholders of ``dialect``
+        parameters = [connection.info.backend_pid]
         row = connection.execute(_BEGIN_SESSION, parameters).fetchone() or (True, False)
     except BaseException:
         connection.close()
@@ -129,7 +142,7 @@ def connect(connector: Connector, names: dict[str, Any]) -> Connection:
 def execute(
     connection: Connection,
     sql: str,
-    parameters: dict[str, Any],
+    values: Sequence[Any],
     statement_timeout_ms: int,
     *,
     in_order: bool = False,
@@ -142,14 +155,14 @@ def execute(
         _set_timeout(connection, statement_timeout_ms)
     if connection.is_pooled or in_order:
         more = f", {_READ_IN_ORDER}" if in_order else ""
-        return _execute_alone(connection, sql, parameters, statement_timeout_ms, more)
-    return connection.execute(sql, parameters)
+        return _execute_alone(connection, sql, values, statement_timeout_ms, more)
+    return connection.execute(sql, values)
 
 
 def _set_timeout(connection: Connection, statement_timeout_ms: int) -> None:
     """Set the limit for the session, unless a pooler has changed the server process."""
-    names = {"pid": connection.info.backend_pid, "limit": str(statement_timeout_ms)}
-    row = connection.execute(_SET_TIMEOUT, names).fetchone() or (True,)
+    parameters = [connection.info.backend_pid, str(statement_timeout_ms)]
+    row = connection.execute(_SET_TIMEOUT, parameters).fetchone() or (True,)
     connection.statement_timeout_ms = statement_timeout_ms
     if row[0]:
         connection.is_pooled = True
@@ -159,7 +172,7 @@ def _set_timeout(connection: Connection, statement_timeout_ms: int) -> None:
 def _execute_alone(
     connection: Connection,
     sql: str,
-    parameters: dict[str, Any],
+    values: Sequence[Any],
     statement_timeout_ms: int,
     more: str,
 ) -> Any:
@@ -176,7 +189,7 @@ def _execute_alone(
                 f" set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', true),"
                 f" {COMMIT_SYNCHRONOUSLY.format(local=True)}{more}"
             )
-            cursor = connection.execute(sql, parameters)
+            cursor = connection.execute(sql, values)
             connection.execute("COMMIT")
     except psycopg.OperationalError as error:
         if connection.pgconn.pipeline_status == PipelineStatus.OFF:

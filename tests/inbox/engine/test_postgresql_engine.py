@@ -167,7 +167,7 @@ def test_pooler_is_recognised_when_the_server_process_changes(
     """Some poolers pass on the process id. The settings then go with each statement."""
     path = Path(postgresql_url, is_pooler=True)
     # The statement of connecting finds the process of the handshake, and the next ones do not.
-    same = postgresql_session._BEGIN_SESSION.replace("pg_backend_pid()", "%(pid)s")  # noqa: SLF001 - see above
+    same = postgresql_session._BEGIN_SESSION.replace("pg_backend_pid()", "$1")  # noqa: SLF001 - see above
     monkeypatch.setattr(postgresql_session, "_BEGIN_SESSION", same)
     engine = PostgresqlEngine(path.url)
     show = sa.text("SELECT current_setting('statement_timeout')")
