@@ -13,8 +13,8 @@ import pytest
 from app.inbox import Claim, Failure, Inbox, NewEvent
 from app.inbox.claim_rules import ClaimRules
 from app.inbox.sql import coalescing
-from tests.inbox.conftest import MakeInbox
 from tests.support import raw_sql
+from tests.support.inboxes import MakeInbox
 
 UPDATED, OTHER = "v1.customer.updated", "v1.customer.created"
 RULES = ClaimRules(coalesced=frozenset({UPDATED}))

@@ -44,12 +44,6 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type_breaker, "PROBE_SECONDS", -1.0)
 
 
-@pytest.fixture
-def inbox(database_url: str) -> Inbox:
-    """An inbox on each database."""
-    return Inbox(database_url, lease_seconds=600)
-
-
 def make(inbox: Inbox, *, threads: bool = False) -> tuple[TypeBreaker, list[str]]:
     """Return the circuit breakers of a process, and the list of the types that it probes."""
     breaker, probed = TypeBreaker(inbox.type_breakers, LIMIT), list[str]()
