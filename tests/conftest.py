@@ -35,7 +35,7 @@ from tests.support.services import Postgresql, embedded_postgresql
 __all__ = ["API_KEY", "SECRET", "Receiver"]
 
 #: The fixtures that teams use for their handlers. Fixtures of the same names here extend them.
-pytest_plugins = ["devkit.plugin"]
+pytest_plugins = ["devkit.plugin", "tests.support.inboxes"]
 
 FALLBACK = """
     calls = []

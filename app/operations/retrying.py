@@ -86,7 +86,7 @@ class Rules:
 
 
 class ResultDelayed(InboxUnavailable):
-    """The callback has ended, and its result is recorded once the inbox is available again."""
+    """The event was claimed, and the end of its attempt is recorded once the inbox is available."""
 
 
 class Retrier:

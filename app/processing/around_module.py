@@ -10,6 +10,7 @@ from typing import Any
 from app.processing import handler_module
 from app.processing.around import AROUND, Around
 from app.processing.handler_module import ModuleProblem
+from app.processing.policies import EVENT_TYPE
 
 _PARAMETERS = ("notif", "client")
 _WANTED = "@contextlib.contextmanager on a def around(notif, client) with one yield"
@@ -17,7 +18,7 @@ _WANTED = "@contextlib.contextmanager on a def around(notif, client) with one yi
 
 def load(file: str, module: ModuleType) -> Around:
     """Return the hook of an imported module. Raises ``ModuleProblem`` if it could not work."""
-    for name in ("handle", "EVENT_TYPE"):
+    for name in ("handle", EVENT_TYPE):
         if hasattr(module, name):
             raise ModuleProblem(
                 f"defines {name}, but its name is that of the hook that callbacks run in. Rename"

@@ -18,7 +18,7 @@ from typing import Any, cast
 import stripe
 
 from app.processing.around import Around
-from app.processing.policies import NO_POLICY, Policy
+from app.processing.policies import EVENT_TYPE, NO_POLICY, Policy
 from app.stripe_api.catalog import (
     EVENT_TYPE_SHAPE,
     Kind,
@@ -95,7 +95,7 @@ def event_type(name: str, module: ModuleType) -> str:
     """Return the event type of ``module``, a file of this ``name``. Raises ``ModuleProblem``."""
     if name in FALLBACKS:
         return name
-    declared = getattr(module, "EVENT_TYPE", None)
+    declared = getattr(module, EVENT_TYPE, None)
     if declared is None:
         known = type_of_module(name)
         if known is None:
@@ -103,7 +103,7 @@ def event_type(name: str, module: ModuleType) -> str:
         return known
     if not (isinstance(declared, str) and EVENT_TYPE_SHAPE.fullmatch(declared)):
         raise ModuleProblem(
-            f"EVENT_TYPE is {declared!r}. Use the type of a thin event, such as"
+            f"{EVENT_TYPE} is {declared!r}. Use the type of a thin event, such as"
             " 'v1.customer.created', or of a snapshot event, such as 'customer.created'"
         )
     return declared

@@ -19,13 +19,17 @@ from app.stripe_api.catalog import Kind, kind_of, snapshot_type
 
 log = structlog.get_logger(__name__)
 
-#: The first and the longest delay in seconds of an event whose twin runs. It doubles each time.
+#: The first and the longest delay in seconds of an event of a pair that was given back. It doubles
+#: each time.
 FIRST_DELAY = 1.0
 MAX_DELAY = 30.0
 
 
 #: The reason of an event that was released because its twin was running.
 TWIN_RUNS = "its twin was running"
+
+#: The reason of an event that was released because the inbox did not say whether it may run.
+UNDECIDED = "the inbox could not be reached before its callback"
 
 
 def paired_types(handled: Iterable[str]) -> frozenset[str]:

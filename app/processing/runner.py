@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import stripe
 import structlog
@@ -44,13 +44,15 @@ class _Run:
 
     ``entered`` is set when it calls the callback, ``success`` when the callback has returned or
     need not run. ``waits``: the twin of the event runs, so this one has to be tried again.
-    ``is_shadow``: the event is done even if its callback fails.
+    ``outage``: the inbox could not decide whether the callback may run. ``is_shadow``: the event is
+    done even if its callback fails.
     """
 
     claim: Claim
     entered: bool = False
     success: Outcome | None = None
     waits: bool = False
+    outage: InboxUnavailable | None = None
     is_shadow: bool = False
 
 
@@ -99,7 +101,8 @@ class Runner:
         ``unreadable``, ``exhausted`` or ``unrecorded``.
         Raises ``CallbackFailed`` when the callback raised and the event is pending again.
         Raises ``Deferred`` when another attempt took the event over or its twin runs, and
-        ``InboxUnavailable`` when the result will be recorded later.
+        ``InboxUnavailable`` when the result will be recorded later, or the event of a pair has not
+        run.
         """
         return copy_context().run(self._run, claim)
 
@@ -110,7 +113,11 @@ class Runner:
             run = _Run(claim)
             result = self._call(run, span)
             if run.waits:
-                self._wait_for_twin(claim)
+                self._give_back(claim, pairing.TWIN_RUNS)
+                raise pairing.twin_runs(claim)
+            if run.outage:
+                self._give_back(claim, pairing.UNDECIDED)
+                raise run.outage
             self._on_attempt(claim.type, result.outcome, time.perf_counter() - started)
             self._record_or_defer(claim, lambda: self._record(claim, result))
             span.ended(result.outcome)
@@ -118,11 +125,10 @@ class Runner:
             raise CallbackFailed("the callback failed; the event will be retried", reason="raised")
         return result.outcome
 
-    def _wait_for_twin(self, claim: Claim) -> NoReturn:
-        """Give the claim back without a failure: the twin of its event runs."""
+    def _give_back(self, claim: Claim, reason: str) -> None:
+        """Give the claim back without a failure: the callback was not called."""
         delay = pairing.delay_of(claim)
-        self._record_or_defer(claim, lambda: self._claims.release(claim, delay, pairing.TWIN_RUNS))
-        raise pairing.twin_runs(claim)
+        self._record_or_defer(claim, lambda: self._claims.release(claim, delay, reason))
 
     def _call(self, run: _Run, span: Span) -> Result:
         """Call the callback and return the result."""
@@ -174,7 +180,12 @@ class Runner:
             if (event.id, event.type) != (run.claim.event_id, run.claim.type):
                 raise ValueError("the body is of another event than the one recorded")
             run.entered = True
-            if self._may_run(run, module, event):
+            try:
+                may_run = self._may_run(run, module, event)
+            except InboxUnavailable as error:
+                run.outage = error
+                return
+            if may_run:
                 module.run(event, client, *details)
                 run.success = success
 

@@ -3,7 +3,8 @@
 Such events would use up their attempts and the threads of the workers. Attempts are counted in
 memory and added to the inbox every second, so an attempt writes nothing more. A type is paused when
 its failures in a row reach the limit, and no process reports a success for some seconds more. Then
-one event is tried at intervals: a success ends the pause.
+one event is tried at intervals: a success ends the pause. A twin has called no callback, so it is
+neither a success nor a failure.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import structlog
 
 from app.inbox.type_breakers import FailingType, TypeBreakers
 from app.maintenance.schedule import Task
-from app.states import SUCCESSES, Outcome
+from app.states import NOT_RUN, SUCCESSES, Outcome
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +30,9 @@ CONFIRM_SECONDS = 3 * ROUND_SECONDS
 
 #: Seconds between two probes of a paused type.
 PROBE_SECONDS = 60.0
+
+#: The outcomes that count as successes of a callback.
+RETURNED = SUCCESSES - NOT_RUN
 
 #: The outcomes that count as failures. ``gave_up`` is a decision of the callback, and an unreadable
 #: event reaches none.
@@ -50,6 +54,7 @@ class TypeBreaker:
         self._failed: Counter[str] = Counter()
         self._succeeded: set[str] = set()
         self._succeeded_before: set[str] = set()
+        self._not_run: set[str] = set()
         self.busy_and_idle: Callable[[], tuple[int, int]] = lambda: (0, 0)
         """Returns the numbers of threads that run an event, and that wait for one."""
         self.probe: Callable[[str], object] = lambda _type: None
@@ -66,9 +71,11 @@ class TypeBreaker:
 
     def _count(self, event_type: str, outcome: Outcome) -> None:
         with self._lock:
-            if outcome in SUCCESSES:
+            if outcome in RETURNED:
                 self._succeeded.add(event_type)
                 del self._failed[event_type]
+            elif outcome in NOT_RUN:
+                self._not_run.add(event_type)
             elif outcome in FAILURES:
                 self._failed[event_type] += 1
 
@@ -86,6 +93,7 @@ class TypeBreaker:
             # Those of the round before too: another process reports failures from before them now.
             succeeded = self._succeeded | self._succeeded_before
             self._succeeded_before, self._succeeded = self._succeeded, set()
+            not_run, self._not_run = self._not_run, set()
         for event_type in succeeded & failing.keys():
             self._close(failing.pop(event_type))
         for event_type in list(self._failed):
@@ -93,12 +101,13 @@ class TypeBreaker:
                 number = self._failed.pop(event_type, 0)
             self._breakers.add(event_type, number, self._limit)
         for each in failing.values():
-            self._act(each)
+            # A probe that ended as twin has shown nothing. The next event is tried at once.
+            self._act(each, 0.0 if each.type in not_run else PROBE_SECONDS)
 
-    def _act(self, failing: FailingType) -> None:
+    def _act(self, failing: FailingType, probe_seconds: float) -> None:
         """Open the breaker of a type, or probe it."""
         if failing.is_open:
-            if any(self.busy_and_idle()) and self._breakers.take_probe(failing.type, PROBE_SECONDS):
+            if any(self.busy_and_idle()) and self._breakers.take_probe(failing.type, probe_seconds):
                 self.probe(failing.type)
         elif failing.is_full and failing.paused_by is None:
             why = f"{failing.failures} failures in a row"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -53,6 +53,18 @@ def create_arguments(kind: Kind, url: str, *, connected_accounts: bool = False) 
     payload = ["--payload", kind.value] if kind is Kind.SNAPSHOT else []
     accounts = ["--connected-accounts"] if connected_accounts else []
     return ["destination", "create", "--url", url, *payload, *accounts]
+
+
+def enable_arguments(kind: Kind, working: Sequence[Comparison]) -> list[str]:
+    """Return the arguments of ``flask`` that enable the missing types of a ``kind``.
+
+    They sync the first ``working`` destination of that kind. Without one they create a destination
+    with the URL of the first.
+    """
+    for each in working:
+        if each.kind is kind:
+            return ["destination", "sync", each.destination.id]
+    return create_arguments(kind, str(url_of(working[0].destination)))
 
 
 def is_same_release(version: str) -> bool:

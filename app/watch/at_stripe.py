@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from app.formats import few, plural
 from app.inbox.findings import DESTINATION, FAILING, OK, WARNING, Finding
 from app.stripe_api.catalog import Kind
-from app.stripe_api.destination_comparison import compare, create_arguments
+from app.stripe_api.destination_comparison import compare, enable_arguments
 from app.stripe_api.destinations import (
     WEBHOOK_PATH,
     Comparison,
@@ -160,7 +160,9 @@ def _types(comparisons: Sequence[Comparison], expected: Expected, before: Findin
     types = sorted(type_ for some in missing.values() for type_ in some)
     if types:
         text = f"not enabled at Stripe, so their handlers are never called: {few(types)}"
-        remedies = [_remedy(kind, working) for kind, some in missing.items() if some]
+        remedies = [
+            plain_hint(*enable_arguments(kind, working)) for kind, some in missing.items() if some
+        ]
         known = before.details.get("types", ()) if before else ()
         level = FAILING if set(known) & set(types) else WARNING
         return Found(TYPES, level, f"{text}. Run {' and '.join(remedies)}", {"types": types})
@@ -175,11 +177,3 @@ def _is_broken(kind: Kind, comparisons: Sequence[Comparison]) -> bool:
     """Return true if each destination of a kind has problems, which have findings of their own."""
     own = [each for each in comparisons if sent_kind(each.destination) is kind]
     return bool(own) and all(each.problems for each in own)
-
-
-def _remedy(kind: Kind, working: Sequence[Comparison]) -> str:
-    """Return the command after which a destination sends the missing types of a kind."""
-    for each in working:
-        if each.kind is kind:
-            return plain_hint("destination", "sync", each.destination.id)
-    return plain_hint(*create_arguments(kind, str(url_of(working[0].destination))))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.images import ROOT, Buildah, Image
+from tests.support.images import ROOT, Buildah, Image, processes_with
 from tests.support.ports import free_port
 
 BASE = "localhost/base"
@@ -75,12 +75,16 @@ def team_image(buildah: Buildah, service_image: Image) -> Iterator[Image]:
 
 
 @pytest.fixture
-def var(tmp_path: Path) -> Path:
-    """A folder for /srv/var that the user of the image may write."""
+def var(tmp_path: Path) -> Iterator[Path]:
+    """A folder for /srv/var that the user of the image may write.
+
+    No process of a container with this folder is left after the test.
+    """
     folder = tmp_path / "var"
     folder.mkdir()
     os.chown(folder, 10001, 0)
-    return folder
+    yield folder
+    assert processes_with(folder) == []
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ from app.inbox.filters import EventFilter
 from app.inbox.models import PARKED, Count
 from app.inbox.selection import Selection
 from app.inbox.sql import claims
-from tests.inbox.conftest import MakeInbox
 from tests.support import raw_sql
+from tests.support.inboxes import MakeInbox
 
 CREATED, PAID = "v1.customer.created", "v1.invoice.paid"
 EVENT = NewEvent("evt_0", CREATED, livemode=False, context=None, body=b"{}")

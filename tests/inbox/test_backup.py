@@ -18,8 +18,8 @@ from app.inbox.migrate import migrations
 from app.inbox.sql.literals import word
 from app.inbox.sql.operations import audit, error_groups, error_hours, releases, type_pauses
 from app.inbox.sql.schema import effects, now
-from tests.inbox.conftest import MakeInbox
 from tests.support import raw_sql
+from tests.support.inboxes import MakeInbox
 
 pytestmark = pytest.mark.no_tables
 

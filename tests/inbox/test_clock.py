@@ -16,8 +16,8 @@ import pytest
 from app.inbox import Failure, Inbox, NewEvent
 from app.inbox.activity import Activity, period_of
 from app.processing.rescuer import Rescuer
-from tests.inbox.conftest import MakeInbox
 from tests.support.clock import Clock
+from tests.support.inboxes import MakeInbox
 
 EVENT = NewEvent(
     "evt_1",

@@ -15,8 +15,8 @@ import sqlalchemy as sa
 from app.errors import InboxUnavailable, StartError, Unstorable
 from app.inbox import Claim, Failure, Inbox, NewEvent, Outcome
 from app.inbox.engine.postgresql_session import LOCK_TIMEOUT_MS
-from tests.inbox.conftest import MakeInbox
 from tests.support import raw_sql
+from tests.support.inboxes import MakeInbox
 
 EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context="acct_1", body=b'{"a": 1}')
 

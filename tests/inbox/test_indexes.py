@@ -12,8 +12,8 @@ import sqlalchemy as sa
 
 from app.errors import InboxUnavailable
 from app.inbox import Inbox, NewEvent
-from tests.inbox.conftest import MakeInbox
 from tests.support import raw_sql
+from tests.support.inboxes import MakeInbox
 from tests.support.waiting import wait_for
 
 EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")

@@ -17,8 +17,8 @@ from app.inbox import Claim, Failure, Inbox, NewEvent, Outcome, lanes, pauses, s
 from app.inbox.claim_rules import ClaimRules
 from app.inbox.engine import postgresql
 from app.inbox.sql.lanes import claims_with
-from tests.inbox.conftest import MakeInbox
 from tests.support import raw_sql
+from tests.support.inboxes import MakeInbox
 from tests.support.waiting import wait_for
 
 LIMITED, BULK, OTHER = "v1.invoice.paid", "v1.customer.updated", "v1.customer.created"

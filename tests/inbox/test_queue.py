@@ -11,8 +11,8 @@ import pytest
 from app.inbox import Claim, Failure, Inbox, NewEvent, Outcome
 from app.inbox.filters import EventFilter
 from app.inbox.models import Count
-from tests.inbox.conftest import MakeInbox
 from tests.support import raw_sql
+from tests.support.inboxes import MakeInbox
 from tests.support.waiting import wait_for
 
 EVENT = NewEvent(

@@ -8,8 +8,8 @@ import pytest
 
 from app.inbox import Claim, Failure, Inbox, NewEvent, Outcome
 from app.reconcile.reconciler import ORDER_GAP_SECONDS
-from tests.inbox.conftest import MakeInbox
 from tests.support import raw_sql
+from tests.support.inboxes import MakeInbox
 
 EVENT = NewEvent(
     "evt_1",

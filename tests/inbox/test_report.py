@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from app.inbox import Inbox, NewEvent, Outcome
 from app.inbox.models import Count
 from app.inbox.sql import report as report_statements
-from tests.inbox.conftest import MakeInbox
 from tests.support import raw_sql
+from tests.support.inboxes import MakeInbox
 from tests.support.services import Postgresql
 
 EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")

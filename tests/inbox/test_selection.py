@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -20,6 +19,7 @@ from app.inbox.sql import selection
 from app.inbox.sql.selection import Window
 from benchmarks import million
 from tests.support import raw_sql
+from tests.support.inboxes import MakeInbox
 
 EVENTS = 400
 LAST = 4e9
@@ -78,11 +78,9 @@ def url(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def inbox(url: str) -> Iterator[Inbox]:
-    """The inbox on each database in turn."""
-    inbox = Inbox(url, lease_seconds=600)
-    yield inbox
-    inbox.close()
+def inbox(open_inbox: MakeInbox, url: str) -> Inbox:
+    """The inbox with these events."""
+    return open_inbox(url)
 
 
 def matches(event: Event, matching: EventFilter, releases: dict[str, float]) -> bool:

@@ -20,8 +20,8 @@ from app.inbox.migrate import FOLDER, migrations, upgrade, works_with
 from devkit import samples
 from devkit.deliver import Logged
 from tests.conftest import Receiver
-from tests.inbox.conftest import MakeInbox
 from tests.support import new_tables, raw_sql
+from tests.support.inboxes import MakeInbox
 from tests.support.pages import PAGES
 from tests.support.waiting import wait_for
 

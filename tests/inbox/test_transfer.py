@@ -11,8 +11,8 @@ import pytest
 from app.inbox import Claim, Event, Failure, Inbox, NewEvent
 from app.inbox.records import Record, read_record
 from app.inbox.transfer import Added
-from tests.inbox.conftest import MakeInbox
 from tests.support import raw_sql
+from tests.support.inboxes import MakeInbox
 
 EVENT = NewEvent(
     "evt_done", "v1.customer.created", livemode=False, context="acct_1", body=b'{"a": "\xc3\xbc"}'

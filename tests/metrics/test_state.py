@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -19,14 +18,6 @@ from app.metrics.state import InboxState
 from tests.support import raw_sql
 
 EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")
-
-
-@pytest.fixture
-def inbox(database_url: str) -> Iterator[Inbox]:
-    """The inbox on each database in turn."""
-    inbox = Inbox(database_url, lease_seconds=600)
-    yield inbox
-    inbox.close()
 
 
 def values(collected: InboxState) -> dict[str, float]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ import pytest
 import sqlalchemy as sa
 
 from app import GiveUp
-from app.inbox import Claim, Failure, NewEvent
-from app.inbox.pairs import Hold
+from app.errors import InboxUnavailable
+from app.inbox import Claim, Failure, Inbox, NewEvent
+from app.inbox.claims import Claims
+from app.inbox.pairs import Hold, Pairs
 from app.inbox.records import read_record
 from app.processing.pairs import delay_of, paired_types
 from devkit import samples
@@ -74,6 +78,11 @@ class Pair:
         """Return the state and the outcome of the snapshot event, and those of the thin one."""
         found = [self.deliver.receiver.event(each) for each in ("evt_s", "evt_n")]
         return [(each.state, each.outcome) for each in found]
+
+    def stored_thin(self) -> tuple[str, str | None]:
+        """Return the state and the outcome of the thin event."""
+        found = self.deliver.receiver.event("evt_n")
+        return found.state, found.outcome
 
 
 @pytest.fixture
@@ -328,6 +337,111 @@ class TestQueue:
         wait_for(lambda: deliver.receiver.event("evt_later").state == "done")
         assert sorted(str(each[1]) for each in pair.stored()) == ["handled", "twin"]
         assert deliver.receiver.event("evt_later").outcome == "handled"
+
+
+class UnreachablePairs(Pairs):
+    """The real pairs. The inbox cannot be reached while ``away`` is set.
+
+    A subclass, because a test cannot choose the statement at which a real database becomes
+    unreachable.
+    """
+
+    away = threading.Event()
+
+    def _reach(self) -> None:
+        if self.away.is_set():
+            raise InboxUnavailable("away", reason="away")
+
+    def note(self, event_id: str, snapshot_event: str) -> None:
+        """Raise while ``away`` is set."""
+        self._reach()
+        super().note(event_id, snapshot_event)
+
+    def hold(self, claim: Claim, pair_key: str) -> Hold:
+        """Raise while ``away`` is set."""
+        self._reach()
+        return super().hold(claim, pair_key)
+
+
+class UnreachableClaims(Claims):
+    """The real claims. The outage of the pairs affects a release, too."""
+
+    def release(self, claim: Claim, delay: float, reason: str = "") -> bool:
+        """Raise while the pairs are away."""
+        if UnreachablePairs.away.is_set():
+            raise InboxUnavailable("away", reason="away")
+        return super().release(claim, delay, reason)
+
+
+class Unreachable(Inbox):
+    """An inbox with these pairs and claims."""
+
+    def __init__(self, url: str, **settings: Any) -> None:
+        """Take the arguments of an inbox."""
+        super().__init__(url, **settings)
+        self.pairs = UnreachablePairs(self._store)
+        self.claims = UnreachableClaims(self._store)
+
+
+class TestOutage:
+    """The inbox is away before the callback, and cannot say whether it may run."""
+
+    @pytest.fixture
+    def make_pair(
+        self,
+        make_deliver: MakeDeliver,
+        stripe_api: StripeApi,
+        database_url: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> Iterator[Callable[..., Pair]]:
+        """A function that makes a pair in a process whose inbox is away."""
+        monkeypatch.setattr("app.factory.Inbox", Unreachable)
+
+        def make(thin: str = PAIR["v1_customer_created"], **more: Any) -> Pair:
+            modules = {**PAIR, "v1_customer_created": thin}
+            deliver = make_deliver(modules=modules, database_url=database_url, **more)
+            UnreachablePairs.away.set()
+            return Pair(deliver, stripe_api)
+
+        yield make
+        UnreachablePairs.away.clear()
+
+    def outcomes(self, pair: Pair) -> list[tuple[str | None, float]]:
+        """Return the outcomes of the attempts of the thin event, and the attempts used up."""
+        inbox = pair.deliver.receiver.services.inbox
+        used = pair.deliver.receiver.event("evt_n").attempts_used
+        return [(each.outcome, used) for each in inbox.administration.attempts("evt_n")]
+
+    @pytest.mark.parametrize("is_shadow", [False, True])
+    def test_stripe_delivers_again(
+        self, make_pair: Callable[..., Pair], *, is_shadow: bool
+    ) -> None:
+        """Stripe is answered 503, and the next delivery runs the event. A shadow, too."""
+        policy = "\n    SHADOW = True\n" if is_shadow else ""
+        pair = make_pair(PAIR["v1_customer_created"] + policy, lease_seconds=1)
+        assert pair.send(THIN).status == 503
+        assert pair.runs() == []
+
+        UnreachablePairs.away.clear()
+        wait_for(lambda: pair.stored_thin() == ("pending", "released"))
+        outcome = "shadow" if is_shadow else "handled"
+        assert pair.send(THIN).outcome == outcome
+        assert self.outcomes(pair) == [("released", 0), (outcome, 0)]
+
+    def test_worker_runs_it_afterwards(self, make_pair: Callable[..., Pair]) -> None:
+        """A worker runs the event after the outage. No attempt is used up."""
+        pair = make_pair(processing="queue", lease_seconds=1, max_attempts=1)
+        pair.send(THIN)
+        worker, deferred = (
+            pair.deliver.receiver.services.worker,
+            pair.deliver.receiver.services.deferred_results,
+        )
+        worker.start(1)
+        wait_for(lambda: bool(len(deferred)))
+        UnreachablePairs.away.clear()
+
+        wait_for(lambda: pair.stored_thin() == ("done", "handled"))
+        assert self.outcomes(pair) == [("released", 0), ("handled", 0)]
 
 
 def test_late_hold_waits_for_the_next_claim(make_deliver: MakeDeliver, postgresql_url: str) -> None:

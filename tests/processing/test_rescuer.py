@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -13,6 +13,7 @@ from app.inbox import Failure, Inbox, NewEvent, Suspect
 from app.inbox.sql.rescue import MIN_GRACE
 from app.processing.rescuer import STEP_SECONDS, Rescuer
 from tests.support import raw_sql
+from tests.support.inboxes import MakeInbox
 from tests.support.waiting import wait_for
 
 EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")
@@ -24,21 +25,13 @@ AHEAD = "UPDATE events SET lease_until = lease_until + 7200"
 
 
 @pytest.fixture
-def make_inbox(database_url: str) -> Iterator[Callable[..., Inbox]]:
-    """A function that opens the test's database, with leases of ``lease_seconds``."""
-    opened: list[Inbox] = []
-
-    def make(lease_seconds: float = 3.0) -> Inbox:
-        opened.append(Inbox(database_url, lease_seconds=lease_seconds))
-        return opened[-1]
-
-    yield make
-    for inbox in opened:
-        inbox.close()
+def make_inbox(make_inbox: MakeInbox) -> MakeInbox:
+    """A function that opens the test's database, with leases of three seconds by default."""
+    return partial(make_inbox, lease_seconds=3.0)
 
 
 @pytest.fixture
-def inbox(make_inbox: Callable[..., Inbox]) -> Inbox:
+def inbox(make_inbox: MakeInbox) -> Inbox:
     """An inbox with one running event."""
     inbox = make_inbox()
     assert inbox.deliveries.record_and_claim(EVENT).claim is not None
@@ -114,9 +107,9 @@ def test_long_lease_of_previous_version_is_not_suspected(inbox: Inbox, database_
     assert Rescuer(inbox.rescue, TICK).poll() == []
 
 
-def test_renewed_lease_is_counted_from_zero(make_inbox: Callable[..., Inbox]) -> None:
+def test_renewed_lease_is_counted_from_zero(make_inbox: MakeInbox) -> None:
     """Time counted before a renewal belongs to another lease."""
-    inbox = make_inbox(SHORT)
+    inbox = make_inbox(lease_seconds=SHORT)
     mine = inbox.deliveries.record_and_claim(EVENT).claim
     assert mine is not None
     rescuer = Rescuer(inbox.rescue, TICK)
@@ -220,7 +213,7 @@ def test_suspect_after_a_failure_is_counted_from_zero(inbox: Inbox, database_url
     assert poll(rescuer, seconds=MIN_GRACE + 1) == 0
 
 
-def test_start_repairs_due_times(make_inbox: Callable[..., Inbox], database_url: str) -> None:
+def test_start_repairs_due_times(make_inbox: MakeInbox, database_url: str) -> None:
     """A new event is due at once. A retry is due after its delay, counted from now."""
     inbox = make_inbox()
     for number in (1, 2, 3):

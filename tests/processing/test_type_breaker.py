@@ -16,6 +16,8 @@ from app.processing.type_breaker import TypeBreaker
 from app.states import Outcome, State
 from app.stripe_api.event_body import read_event
 from devkit import samples
+from devkit.deliver import MakeDeliver
+from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver
 from tests.support import raw_sql
 from tests.support.waiting import wait_for
@@ -40,12 +42,6 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test waits for seconds to pass."""
     monkeypatch.setattr(type_breaker, "CONFIRM_SECONDS", -1.0)
     monkeypatch.setattr(type_breaker, "PROBE_SECONDS", -1.0)
-
-
-@pytest.fixture
-def inbox(database_url: str) -> Inbox:
-    """An inbox on each database."""
-    return Inbox(database_url, lease_seconds=600)
 
 
 def make(inbox: Inbox, *, threads: bool = False) -> tuple[TypeBreaker, list[str]]:
@@ -88,7 +84,7 @@ def test_failures_of_all_processes_count(inbox: Inbox) -> None:
     assert entry.why == "3 failures in a row"
 
 
-@pytest.mark.parametrize("outcome", [Outcome.GAVE_UP, Outcome.UNREADABLE])
+@pytest.mark.parametrize("outcome", [Outcome.GAVE_UP, Outcome.UNREADABLE, Outcome.TWIN])
 def test_other_ends_are_neither_failures_nor_successes(inbox: Inbox, outcome: Outcome) -> None:
     """The callback decided it, or was never called."""
     breaker, _ = make(inbox)
@@ -162,6 +158,54 @@ def test_one_process_with_threads_probes(inbox: Inbox, monkeypatch: pytest.Monke
         each.run()
 
     assert (probed_by_web, probed_by_one, probed_by_two) == ([], [TYPE], [])
+
+
+def test_twin_as_probe_leaves_the_type_paused(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No callback has run. The next round tries another event, and does not wait for a minute."""
+    breaker, probed = make(inbox, threads=True)
+    attempt(breaker, FAILED, FAILED, FAILED)
+    breaker.run()
+    breaker.run()
+    monkeypatch.setattr(type_breaker, "PROBE_SECONDS", 60.0)
+
+    attempt(breaker, Outcome.TWIN)
+    attempt(breaker)
+
+    assert paused_by(inbox) == BREAKER
+    assert probed == [TYPE, TYPE]
+
+
+def test_thin_module_that_always_fails_is_paused(
+    make_deliver: MakeDeliver, stripe_api: StripeApi, database_url: str
+) -> None:
+    """Each failed thin event of a pair becomes the twin of its snapshot event at its retry."""
+    deliver = make_deliver(
+        modules={
+            "customer_created": "def handle(event, client): pass\n",
+            MODULE: "def handle(notif, client): raise OSError\n",
+        },
+        database_url=database_url,
+        processing="queue",
+        retry_base_seconds=1e-6,
+        retry_cap_seconds=1e-6,
+        type_breaker_failures=LIMIT,
+    )
+    services = deliver.receiver.services
+    (task,) = [each for each in services.maintenance._tasks if each.name == "type_breakers"]  # noqa: SLF001 - no other way
+    for _ in range(LIMIT):
+        thin = samples.notification(TYPE)
+        stripe_api.put_event(samples.event(thin, snapshot_event=f"{thin['id']}_s"))
+        deliver(thin)
+        deliver(samples.snapshot_event("customer.created", event_id=f"{thin['id']}_s"))
+        deliver.run_due()
+        deliver.run_due()
+        task.run()
+        assert deliver.receiver.event(thin["id"]).outcome == Outcome.TWIN
+    task.run()
+
+    assert paused_by(services.inbox) == BREAKER
 
 
 def test_pause_of_a_person_is_ended_by_that_person_only(inbox: Inbox) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,24 +25,11 @@ from devkit import samples
 from devkit.stripe_api import StripeApi
 from tests.conftest import Receiver
 from tests.support import raw_sql
+from tests.support.inboxes import MakeInbox
 from tests.support.waiting import wait_for
 
 TYPE = "v1.customer.created"
 CUSTOMER = "https://api.stripe.com/v1/customers/cus_1?expand[0]=x"
-
-
-@pytest.fixture
-def make_inbox(database_url: str) -> Iterator[Callable[[], Inbox]]:
-    """A function that opens the test's database as another process does."""
-    opened: list[Inbox] = []
-
-    def make() -> Inbox:
-        opened.append(Inbox(database_url, lease_seconds=30))
-        return opened[-1]
-
-    yield make
-    for inbox in opened:
-        inbox.close()
 
 
 def rows(url: str) -> dict[str, tuple[float, float]]:
@@ -59,9 +46,7 @@ def reserve(inbox: Inbox, bucket: str, slots: int) -> tuple[float, float]:
 class TestSlots:
     """The database hands out each slot once."""
 
-    def test_slots_follow_each_other_across_processes(
-        self, make_inbox: Callable[[], Inbox]
-    ) -> None:
+    def test_slots_follow_each_other_across_processes(self, make_inbox: MakeInbox) -> None:
         """A process gets the slots after those that another process has reserved."""
         one, other = make_inbox(), make_inbox()
         assert reserve(one, "bucket", 2) == (0.0, 100.0)
@@ -69,7 +54,7 @@ class TestSlots:
         assert reserve(one, "bucket", 1) == (500.0, 100.0)
         assert reserve(one, "another", 1) == (0.0, 100.0)
 
-    def test_unused_slots_expire(self, make_inbox: Callable[[], Inbox], database_url: str) -> None:
+    def test_unused_slots_expire(self, make_inbox: MakeInbox, database_url: str) -> None:
         """After an hour without requests there is no burst of an hour's slots."""
         inbox = make_inbox()
         inbox.rate_limits.reserve("bucket", 1, 100.0)
@@ -77,7 +62,7 @@ class TestSlots:
         assert reserve(inbox, "bucket", 1) == (0.0, 100.0)
         assert reserve(inbox, "bucket", 1) == (100.0, 100.0)
 
-    def test_429_pauses_and_halves_the_rate(self, make_inbox: Callable[[], Inbox]) -> None:
+    def test_429_pauses_and_halves_the_rate(self, make_inbox: MakeInbox) -> None:
         """After a 429 the pause has no slots, and the time after it half as many."""
         one, other = make_inbox(), make_inbox()
         one.rate_limits.slow_down("bucket", pause=1000.0, slow=2000.0)
@@ -87,7 +72,7 @@ class TestSlots:
         assert reserve(other, "bucket", 2) == (1000.0, 200.0)
         assert reserve(other, "bucket", 1) == (1400.0, 200.0)
 
-    def test_slow_time_ends(self, make_inbox: Callable[[], Inbox]) -> None:
+    def test_slow_time_ends(self, make_inbox: MakeInbox) -> None:
         """After its slow time a bucket has its full rate again."""
         inbox = make_inbox()
         inbox.rate_limits.slow_down("bucket", pause=0.0, slow=-1.0)
@@ -97,7 +82,7 @@ class TestSlots:
 class TestWaiting:
     """A request waits for its slots."""
 
-    def test_processes_and_threads_share_the_rate(self, make_inbox: Callable[[], Inbox]) -> None:
+    def test_processes_and_threads_share_the_rate(self, make_inbox: MakeInbox) -> None:
         """Thirty requests of two processes take as long as thirty of one."""
         limiters = [RateLimiter(make_inbox().rate_limits, 30, mode="test") for _ in range(2)]
         begin = time.monotonic()
@@ -108,9 +93,7 @@ class TestWaiting:
         # The last slot is 29/30 s after the first. A batch of three may be used at once.
         assert time.monotonic() - begin >= 26 / 30
 
-    def test_endpoint_has_its_own_bucket(
-        self, make_inbox: Callable[[], Inbox], database_url: str
-    ) -> None:
+    def test_endpoint_has_its_own_bucket(self, make_inbox: MakeInbox, database_url: str) -> None:
         """An endpoint is a method and a path without ids. All share the account's limit."""
         limiter = RateLimiter(make_inbox().rate_limits, 1000, mode="live")
         for method, path in (
@@ -127,7 +110,7 @@ class TestWaiting:
             "live GET /v2/core/events/{id}",
         }
 
-    def test_endpoint_is_limited(self, make_inbox: Callable[[], Inbox]) -> None:
+    def test_endpoint_is_limited(self, make_inbox: MakeInbox) -> None:
         """An endpoint gets no more requests than Stripe allows, whatever the account's limit."""
         limiter, begin = (
             RateLimiter(make_inbox().rate_limits, 10_000, mode="test"),
@@ -138,7 +121,7 @@ class TestWaiting:
         assert time.monotonic() - begin >= (PER_ENDPOINT // 2 - 3) / PER_ENDPOINT
 
     def test_request_that_waits_during_a_429_waits_longer(
-        self, make_inbox: Callable[[], Inbox], database_url: str
+        self, make_inbox: MakeInbox, database_url: str
     ) -> None:
         """A slot that was handed out before a 429 is not used after it."""
         inbox = make_inbox()

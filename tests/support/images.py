@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.support.waiting import wait_for
+
+T = TypeVar("T", str, bytes)
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 300
@@ -35,6 +39,38 @@ exec chroot --userspec="$user" --groups=0 "$root" env --ignore-environment "$@"
 """
 
 
+def processes_with(var: Path) -> list[int]:
+    """Return the ids of all processes in containers that have this folder at /srv/var."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has no such folder, or has just ended
+            if (each / "root" / "srv" / "var").samefile(var):
+                found.append(int(each.name))
+    return found
+
+
+def _children(process: subprocess.Popen[Any]) -> list[int]:
+    file = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(each) for each in file.read_text(encoding="utf-8").split()]
+
+
+@contextlib.contextmanager
+def _killed(process: subprocess.Popen[T]) -> Iterator[subprocess.Popen[T]]:
+    """Kill the processes of a container at the end of the block, and wait until they have ended.
+
+    ``process`` is unshare. The kernel ends a container with its first process, but not with
+    unshare: its option ``--kill-child`` has no effect after chroot has changed the user.
+    """
+    with process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                for pid in _children(process) or [process.pid]:
+                    with contextlib.suppress(ProcessLookupError):  # it has just ended
+                        os.kill(pid, signal.SIGKILL)
+
+
 @dataclass(frozen=True)
 class Image:
     """An image: its files in the folder ``root``, and its configuration as Docker has it."""
@@ -56,33 +92,26 @@ class Image:
         own = dict(each.split("=", 1) for each in self.config["Env"])
         pairs = [f"{name}={value}" for name, value in {**own, **settings}.items()]
         inside = [f"--chdir={self.config['WorkingDir']}", *pairs, *(words or self.config["Cmd"])]
-        namespaces = ["--mount", "--pid", "--fork", "--kill-child"]
+        namespaces = ["--mount", "--pid", "--fork"]
         start = ["sh", "-euc", START, "sh", str(self.root), str(var), self.config["User"]]
         return ["unshare", *namespaces, *start, *inside]
 
     def run(self, var: Path, settings: Mapping[str, str], *words: str) -> str:
         """Return the output of a command in a container. It has to succeed."""
-        done = subprocess.run(
-            self.command(var, settings, *words),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=SECONDS,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        pipe, command = subprocess.PIPE, self.command(var, settings, *words)
+        with _killed(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)) as process:
+            output, errors = process.communicate(timeout=SECONDS)
+        assert process.returncode == 0, errors
+        return output
 
     @contextlib.contextmanager
     def started(self, var: Path, settings: Mapping[str, str]) -> Iterator[Container]:
         """Run the image's own command in a container, and kill it at the end."""
         log = var.parent / "log"
         with log.open("wb") as output:
-            process = subprocess.Popen(self.command(var, settings), stdout=output, stderr=output)
-            try:
+            command = self.command(var, settings)
+            with _killed(subprocess.Popen(command, stdout=output, stderr=output)) as process:
                 yield Container(process, log)
-            finally:
-                process.kill()
-                process.wait(SECONDS)
 
 
 @dataclass(frozen=True)
@@ -95,8 +124,8 @@ class Container:
     @property
     def pid(self) -> int:
         """The process id, outside of the container, of its first process."""
-        pid = self.process.pid
-        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8"))
+        (pid,) = _children(self.process)
+        return pid
 
     @property
     def user(self) -> str:

@@ -16,7 +16,7 @@ from app.cli.stripe_errors import StripeFailedError, checked, explained
 from app.errors import InboxUnavailable
 from app.states import SUCCESSES
 from app.stripe_api.catalog import Kind
-from app.stripe_api.destination_comparison import compare, create_arguments
+from app.stripe_api.destination_comparison import compare, create_arguments, enable_arguments
 from app.stripe_api.destinations import (
     ANY_URL,
     WEBHOOK_PATH,
@@ -173,7 +173,7 @@ class Account:
         for kind in Kind:
             if dead := never_called(expected.types_of(kind), working):
                 text = f"not enabled at Stripe, so their handlers are never called: {few(dead)}"
-                yield Line(Level.FAIL, "types", text, _remedy(kind, comparisons))
+                yield Line(Level.FAIL, "types", text, _remedy(kind, comparisons, working))
 
     def _destination(self, comparison: Comparison) -> Iterator[Line]:
         one, what = comparison.destination, "destination"
@@ -237,13 +237,10 @@ class Account:
         return Line(Level.OK, "ping", f"{one.id}: a ping came and was handled in {seconds:.1f} s")
 
 
-def _remedy(kind: Kind, comparisons: list[Comparison]) -> str:
+def _remedy(kind: Kind, comparisons: list[Comparison], working: list[Comparison]) -> str:
     """Return how the types of a kind get enabled at one of the destinations that point here."""
-    own = [one for one in comparisons if sent_kind(one.destination) is kind]
-    for comparison in own:
-        if not comparison.problems:
-            return hint("destination", "sync", comparison.destination.id)
-    if own:
+    has_own = any(sent_kind(each.destination) is kind for each in comparisons)
+    if has_own and not any(each.kind is kind for each in working):
         return "Correct the destinations first, see above"
-    create = hint(*create_arguments(kind, str(url_of(comparisons[0].destination))))
-    return f"Create a {kind} destination: {create}"
+    command = hint(*enable_arguments(kind, working or comparisons))
+    return command if has_own else f"Create a {kind} destination: {command}"

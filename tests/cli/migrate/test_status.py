@@ -149,3 +149,43 @@ def test_shadow(make_deliver: MakeDeliver, stripe_api: StripeApi, database_url: 
         (True, 1, 0, "ready: remove SHADOW from the thin module"),
         (True, 2, 1, "repair the failed events"),
     ]
+
+
+@pytest.mark.parametrize("processing", ["inline", "queue"])
+@pytest.mark.parametrize(
+    ("after", "outcome"),
+    [
+        ("SHADOW = True\ndef handle(notif, client): pass\n", "shadow"),
+        ("def handle(notif, client): pass\n", "twin"),
+    ],
+    ids=["mended", "no shadow"],
+)
+def test_failed_shadow_that_ran_again(  # noqa: PLR0913 - pytest's fixtures
+    make_deliver: MakeDeliver,
+    stripe_api: StripeApi,
+    database_url: str,
+    *,
+    processing: str,
+    after: str,
+    outcome: str,
+) -> None:
+    """Each event counts by its latest attempt, so a repaired module clears its failures."""
+    places = {"database_url": database_url, "processing": processing}
+    writing = "SHADOW = True\ndef handle(notif, client): client.v1.customers.create({})\n"
+    deliver = make_deliver(modules={**MODULES, "v1_customer_created": writing}, **places)
+    thin = samples.notification(THIN, event_id="evt_n")
+    stripe_api.put_event(samples.event(thin, snapshot_event="evt_s"))
+    deliver(thin)
+    deliver(samples.snapshot_event(SNAPSHOT, event_id="evt_s"))
+    deliver.run_due()
+    assert "WriteRefused" in str(deliver.receiver.event("evt_n").traceback)
+
+    deliver = make_deliver(modules={**MODULES, "v1_customer_created": after}, **places)
+    run = deliver.receiver.app.test_cli_runner().invoke
+    assert json.loads(run(args=["migrate", "status", "--json"]).output)[0]["thin"]["failed"] == 1
+    assert run(args=["events", "retry", "evt_n", "--again", "--yes"]).exit_code == 0
+    deliver.run_due()
+
+    (found,) = json.loads(run(args=["migrate", "status", "--json"]).output)
+    assert deliver.receiver.event("evt_n").outcome == outcome
+    assert (found["thin"]["both"], found["thin"]["failed"]) == (1, 0)
