@@ -175,18 +175,17 @@ class Store:
     ) -> RecordedEvent | None:
         """Run a statement that claims an event with a new token. None when it returns no row."""
         token, asked_at = self._tokens.new(), since_boot()
-        row = self.write(
-            statement,
-            slow_ok=slow_ok,
-            token=token,
-            lease_seconds=self.lease_seconds,
-            **parameters,
-        )
-        if row and statement.get_execution_options().get("all_rows"):
+        parameters["token"] = token
+        parameters["lease_seconds"] = self.lease_seconds
+        self._ensure_migrated()
+        row = self.engine.execute(statement, parameters, slow_ok=slow_ok)
+        if not row:
+            return None
+        if statement.get_execution_options().get("all_rows"):
             rows = [RecordedRow(*each) for each in row]
             (row,) = [each for each in rows if each.claimed_by == token]
             return event_from_row(row, token, asked_at, superseded=len(rows) - 1)
-        return event_from_row(row, token, asked_at) if row else None
+        return event_from_row(row, token, asked_at)
 
 
 class _Tokens:
@@ -239,7 +238,7 @@ def event_from_row(
     ``superseded`` is the number of events that the claim made done.
     """
     assert row is not None  # noqa: S101 - an upsert without a WHERE always returns its row
-    event = RecordedRow(*row)
+    event = row if isinstance(row, RecordedRow) else RecordedRow(*row)
     claim = None
     if token is not None and event.claimed_by == token:
         claim = Claim(

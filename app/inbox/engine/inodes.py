@@ -27,7 +27,7 @@ class Paths(NamedTuple):
 
     def inodes(self) -> Inodes:
         """Return the inodes at the paths. Raises ``OSError`` if a folder cannot be searched."""
-        return Inodes(*map(inode, self))
+        return Inodes(inode(self.file), inode(self.wal), inode(self.shm))
 
 
 def paths_of(path: Path) -> Paths:
