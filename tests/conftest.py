@@ -241,7 +241,7 @@ MakeHandlers = Callable[..., str]
 
 
 @pytest.fixture
-def make_handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeHandlers:
+def make_handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeHandlers]:
     """A function that writes a handler package with these modules, and returns its name."""
 
     def make(**modules: str) -> str:
@@ -253,7 +253,10 @@ def make_handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeHandle
         monkeypatch.syspath_prepend(str(folder.parent))
         return name
 
-    return make
+    yield make
+    # Python keeps a finder for each folder, and a later test would visit those of all before it.
+    for path in [each for each in sys.path_importer_cache if each.startswith(str(tmp_path))]:
+        del sys.path_importer_cache[path]
 
 
 @pytest.fixture
