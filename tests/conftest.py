@@ -22,6 +22,7 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
+from jinja2 import FileSystemBytecodeCache
 
 from app.inbox import Inbox
 from app.log.stream import StandardError
@@ -123,6 +124,18 @@ def _nothing_secret_is_logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 def _no_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process has one such timer, and pytest uses it. Real servers test the watchdog."""
     monkeypatch.setattr(Watchdog, "start", lambda _self: None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _templates_are_compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The applications of all tests share the compiled templates, which Jinja compares by source.
+
+    To compile those of one page takes longer than its test.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        shared = FileSystemBytecodeCache(str(tmp_path_factory.mktemp("templates")))
+        patch.setattr(Flask, "jinja_options", {"bytecode_cache": shared})
+        yield
 
 
 @pytest.fixture(autouse=True)
