@@ -75,8 +75,12 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
         gc.enable()
 
 
+#: Files that start no process, but mostly wait. One test of the first takes 18 s.
+WAITING = ("tests/processing/test_leases.py", "tests/processing/test_worker.py")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let each worker of pytest-xdist begin with some of the files that start processes.
+    """Let each worker of pytest-xdist begin with some of the files that start processes or wait.
 
     The workers get equal parts of the list. A worker that has finished takes tests from the end of
     another one's part. With short tests there, all end at the same time.
@@ -86,7 +90,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     files: dict[Path, list[pytest.Item]] = {}
     quick: list[pytest.Item] = []
     for item in items:
-        is_quick = "processes" not in item.path.parts
+        is_quick = "processes" not in item.path.parts and not item.nodeid.startswith(WAITING)
         (quick if is_quick else files.setdefault(item.path, [])).append(item)
     parts: list[list[pytest.Item]] = [[] for _ in range(workers)]
     for file in sorted(files.values(), key=len, reverse=True):
