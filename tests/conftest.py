@@ -22,6 +22,7 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
+from jinja2 import FileSystemBytecodeCache
 
 from app.inbox import Inbox
 from app.log.stream import StandardError
@@ -74,8 +75,12 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
         gc.enable()
 
 
+#: Files that start no process, but mostly wait. One test of the first takes 18 s.
+WAITING = ("tests/processing/test_leases.py", "tests/processing/test_worker.py")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let each worker of pytest-xdist begin with some of the files that start processes.
+    """Let each worker of pytest-xdist begin with some of the files that start processes or wait.
 
     The workers get equal parts of the list. A worker that has finished takes tests from the end of
     another one's part. With short tests there, all end at the same time.
@@ -85,7 +90,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     files: dict[Path, list[pytest.Item]] = {}
     quick: list[pytest.Item] = []
     for item in items:
-        is_quick = "processes" not in item.path.parts
+        is_quick = "processes" not in item.path.parts and not item.nodeid.startswith(WAITING)
         (quick if is_quick else files.setdefault(item.path, [])).append(item)
     parts: list[list[pytest.Item]] = [[] for _ in range(workers)]
     for file in sorted(files.values(), key=len, reverse=True):
@@ -125,6 +130,18 @@ def _no_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Watchdog, "start", lambda _self: None)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _templates_are_compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The applications of all tests share the compiled templates, which Jinja compares by source.
+
+    To compile those of one page takes longer than its test.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        shared = FileSystemBytecodeCache(str(tmp_path_factory.mktemp("templates")))
+        patch.setattr(Flask, "jinja_options", {"bytecode_cache": shared})
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _activated(monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment is activated in the shell, so messages show commands as ``flask ...``."""
@@ -154,6 +171,16 @@ def postgresql() -> Iterator[str]:
         yield server.get_uri()
 
 
+@pytest.fixture(scope="session")
+def postgresql_connection(postgresql: str) -> Iterator[psycopg.Connection]:
+    """A connection to the server, with autocommit: it makes and drops the databases of tests.
+
+    A new one for each test costs a third of the CPU time that its database costs.
+    """
+    with psycopg.connect(postgresql, autocommit=True) as connection:
+        yield connection
+
+
 @pytest.fixture
 def own_postgresql() -> Iterator[Postgresql]:
     """A PostgreSQL server that the test may stop."""
@@ -162,22 +189,24 @@ def own_postgresql() -> Iterator[Postgresql]:
 
 
 @pytest.fixture
-def make_postgresql_url(postgresql: str) -> Iterator[Callable[..., str]]:
+def make_postgresql_url(
+    postgresql: str, postgresql_connection: psycopg.Connection
+) -> Iterator[Callable[..., str]]:
     """A function that makes a new, empty PostgreSQL database, with SQL's ``options`` if given."""
     names: list[str] = []
-    with psycopg.connect(postgresql, autocommit=True) as connection:
-        # It takes half as long as to write each block of the new database into the log.
-        copy = "STRATEGY file_copy" if connection.info.server_version >= 150000 else ""
+    connection = postgresql_connection
+    # It takes half as long as to write each block of the new database into the log.
+    copy = "STRATEGY file_copy" if connection.info.server_version >= 150000 else ""
 
-        def make(options: str = "") -> str:
-            name = f"test_{uuid.uuid4().hex}"
-            connection.execute(f"CREATE DATABASE {name} {options} {copy}")
-            names.append(name)
-            return _url_of(postgresql, name)
+    def make(options: str = "") -> str:
+        name = f"test_{uuid.uuid4().hex}"
+        connection.execute(f"CREATE DATABASE {name} {options} {copy}")
+        names.append(name)
+        return _url_of(postgresql, name)
 
-        yield make
-        for name in names:
-            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    yield make
+    for name in names:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 def _url_of(server: str, database: str) -> str:
@@ -186,15 +215,16 @@ def _url_of(server: str, database: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def postgresql_template(postgresql: str) -> Iterator[str]:
+def postgresql_template(
+    postgresql: str, postgresql_connection: psycopg.Connection
+) -> Iterator[str]:
     """The name of a PostgreSQL database with the tables of an empty inbox."""
     name = f"template_{uuid.uuid4().hex}"
-    with psycopg.connect(postgresql, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        with contextlib.closing(Inbox(_url_of(postgresql, name), lease_seconds=30)) as inbox:
-            inbox.migrate()
-        yield name
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    postgresql_connection.execute(f"CREATE DATABASE {name}")
+    with contextlib.closing(Inbox(_url_of(postgresql, name), lease_seconds=30)) as inbox:
+        inbox.migrate()
+    yield name
+    postgresql_connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -210,25 +240,23 @@ def postgresql_url(request: pytest.FixtureRequest, make_postgresql_url: Callable
 
 @pytest.fixture
 def make_limited_url(
-    postgresql: str, make_postgresql_url: Callable[..., str]
+    postgresql_connection: psycopg.Connection, make_postgresql_url: Callable[..., str]
 ) -> Iterator[Callable[[int], str]]:
     """A function that makes a new database whose owner may have so many connections."""
     role = f"test_{uuid.uuid4().hex}"
     databases: list[str] = []
-    with psycopg.connect(postgresql, autocommit=True) as connection:
+    connection = postgresql_connection
 
-        def make(limit: int) -> str:
-            connection.execute(
-                f"CREATE ROLE {role} LOGIN PASSWORD '{role}' CONNECTION LIMIT {limit}"
-            )
-            url = sa.make_url(make_postgresql_url(f"OWNER {role}"))
-            databases.append(str(url.database))
-            return url.set(username=role, password=role).render_as_string(hide_password=False)
+    def make(limit: int) -> str:
+        connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{role}' CONNECTION LIMIT {limit}")
+        url = sa.make_url(make_postgresql_url(f"OWNER {role}"))
+        databases.append(str(url.database))
+        return url.set(username=role, password=role).render_as_string(hide_password=False)
 
-        yield make
-        for name in databases:
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-        connection.execute(f"DROP ROLE {role}")
+    yield make
+    for name in databases:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    connection.execute(f"DROP ROLE {role}")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -241,7 +269,7 @@ MakeHandlers = Callable[..., str]
 
 
 @pytest.fixture
-def make_handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeHandlers:
+def make_handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeHandlers]:
     """A function that writes a handler package with these modules, and returns its name."""
 
     def make(**modules: str) -> str:
@@ -253,7 +281,10 @@ def make_handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeHandle
         monkeypatch.syspath_prepend(str(folder.parent))
         return name
 
-    return make
+    yield make
+    # Python keeps a finder for each folder, and a later test would visit those of all before it.
+    for path in [each for each in sys.path_importer_cache if each.startswith(str(tmp_path))]:
+        del sys.path_importer_cache[path]
 
 
 @pytest.fixture

@@ -197,6 +197,8 @@ def assert_honest(receiver: Receiver, value: Any) -> None:
 @examples(150)
 def test_any_signed_json_gets_an_honest_answer(fuzzed: Receiver, value: Any) -> None:
     """No JSON value makes the service fail, or say 2xx without having it."""
+    # The id of an earlier example would make it a duplicate, which says nothing.
+    hypothesis.assume(not (isinstance(value, dict) and known(fuzzed, value.get("id"))))
     assert_honest(fuzzed, value)
 
 
