@@ -18,6 +18,8 @@ def capture(renderer: LineRenderer, level: str) -> None:
     logging.basicConfig(handlers=[Handler(renderer)], level=level.upper(), force=True)
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It warns of a pipeline that has failed, and raises the error as well.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
     logging.captureWarnings(capture=True)
     logging.raiseExceptions = False  # otherwise a failing handler of a library prints a traceback
     # Replaced, because the standard library has no hook before it makes a record of ``extra``.

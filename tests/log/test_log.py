@@ -96,6 +96,17 @@ def test_libraries_log_no_answers(name: str, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err == ""
 
 
+def test_driver_warns_of_no_error_that_it_raises(capsys: pytest.CaptureFixture[str]) -> None:
+    """The service logs the error as an outage. The driver's errors in its own threads are shown."""
+    configure(level="debug")
+
+    logging.getLogger("psycopg").warning("error ignored terminating a pipeline")
+    logging.getLogger("psycopg").error("unexpected")
+
+    assert "ignored" not in (shown := capsys.readouterr().err)
+    assert "unexpected" in shown
+
+
 @pytest.mark.parametrize("log_format", ["json", "console"])
 @pytest.mark.parametrize(
     "text",

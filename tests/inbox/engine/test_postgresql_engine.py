@@ -347,7 +347,10 @@ def test_statement_that_fails_or_times_out_leaves_nothing(
             engine.execute(sa.text(sql), {})
 
     assert engine.execute(sa.text("SELECT 1"), {}) == (1,)
-    assert caplog.records == []
+    # On a busy machine the server's error can arrive before the commit is sent. The driver then
+    # warns that the pipeline has failed too. The log of the service leaves that out.
+    warned = [each.getMessage() for each in caplog.records]
+    assert [each for each in warned if "error ignored terminating" not in each] == []
     engine.close()
     path.close()
 
