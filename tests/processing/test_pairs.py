@@ -428,6 +428,23 @@ class TestOutage:
         assert pair.send(THIN).outcome == outcome
         assert self.outcomes(pair) == [("released", 0), (outcome, 0)]
 
+    def test_short_outage(
+        self, make_pair: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """If the inbox answers again at once, the event is pending when Stripe is answered."""
+        release = UnreachableClaims.release
+
+        def release_after_it(claims: UnreachableClaims, *given: Any) -> bool:
+            UnreachablePairs.away.clear()
+            return release(claims, *given)
+
+        monkeypatch.setattr(UnreachableClaims, "release", release_after_it)
+        pair = make_pair(lease_seconds=600)
+        assert pair.send(THIN).status == 503
+        assert pair.stored_thin() == ("pending", "released")
+        assert pair.send(THIN).outcome == "handled"
+        assert self.outcomes(pair) == [("released", 0), ("handled", 0)]
+
     def test_worker_runs_it_afterwards(self, make_pair: Callable[..., Pair]) -> None:
         """A worker runs the event after the outage. No attempt is used up."""
         pair = make_pair(processing="queue", lease_seconds=1, max_attempts=1)
