@@ -84,8 +84,8 @@ class SqliteEngine:
         slow_ok: bool = False,  # noqa: ARG002 - the time-outs of the locks are the limits here
     ) -> tuple[Any, ...] | None:
         """Run one writing statement, in a transaction with those of other threads."""
-        connections = self._connections or self._connect()
         try:
+            connections = self._connections or self._connect()
             return connections.writer.execute(statement, parameters, durable=durable)
         except sqlite.driver.DataError as error:
             raise Unstorable(in_one_line(error)) from error
