@@ -124,15 +124,16 @@ class TestCommand:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """A nested package has its tests in a nested folder."""
-        for file in ("team/__init__.py", "team/hooks/__init__.py"):
+        # Not ``team``: another test in this process may have imported a package of that name.
+        for file in ("dotted/__init__.py", "dotted/hooks/__init__.py"):
             write(tmp_path / file, "")
-        write(tmp_path / "team/hooks/fallback.py", "def handle(notif, client, details): ...\n")
+        write(tmp_path / "dotted/hooks/fallback.py", "def handle(notif, client, details): ...\n")
         monkeypatch.syspath_prepend(str(tmp_path))
-        receiver = make_receiver(handlers_package="team.hooks")
+        receiver = make_receiver(handlers_package="dotted.hooks")
         result = receiver.app.test_cli_runner().invoke(args=["handlers", "new", CREATED])
         assert result.exit_code == 0, result.stderr
-        assert (tmp_path / "team/hooks/v1_customer_created.py").is_file()
-        assert (tmp_path / "tests/team/hooks/test_v1_customer_created.py").is_file()
+        assert (tmp_path / "dotted/hooks/v1_customer_created.py").is_file()
+        assert (tmp_path / "tests/dotted/hooks/test_v1_customer_created.py").is_file()
 
     @pytest.mark.parametrize("arguments", [[SOURCE], ["customer.thing.made", "--untyped"]])
     def test_snapshot_module_is_written(self, new: New, package: str, arguments: list[str]) -> None:
