@@ -260,10 +260,10 @@ class Service:
         return self.process.wait(DEADLINE)
 
     def assert_stopped(self) -> None:
-        """Wait for its end, which a stop leads to although a callback is running.
+        """Wait for the end of a process that was stopped while a callback ran.
 
-        A thread ends it with 0. If no thread runs for 0.4 s, as on a busy machine, the timer of the
-        watchdog ends it. To write the measured coverage can take as long.
+        A thread ends it with status 0. If that takes 0.4 s too long, the timer of the watchdog ends
+        it. Writing the coverage on a busy machine can take as long.
         """
         assert self.wait() == 0 or "Timeout (0:00:01)!" in self.log, self.log
 

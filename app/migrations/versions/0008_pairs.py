@@ -15,6 +15,7 @@ works_with = "0004"
 
 _PREFIX = "stripe_receiver_"
 
+# Like 0007, and not shared with it: what a migration does must not change with another one.
 #: The tables whose rows a trigger removes with their event.
 _OF_EVENT = (
     *("attempts", "retries", f"{_PREFIX}effects"),
