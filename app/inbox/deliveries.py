@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from app.inbox.models import NewEvent, RecordedEvent
@@ -20,7 +21,7 @@ class Deliveries:
         """Take the ``store`` of the events."""
         self._store = store
         self._notify = statements.notify(store.channel)
-        self._notified_at = 0.0
+        self._notified_at = -math.inf
 
     def record_and_claim(self, event: NewEvent) -> RecordedEvent:
         """Record one delivery of ``event``, and claim the event if it may run now.
