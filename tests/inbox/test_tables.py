@@ -320,6 +320,18 @@ class TestVersions:
         assert migrations().head == scripts.get_current_head()
         assert migrations().revisions == {each.revision for each in scripts.walk_revisions()}
 
+    def test_statistics_follow_the_queue(self, open_inbox: MakeInbox, postgresql_url: str) -> None:
+        """A claim is quick only if PostgreSQL knows about how many events are due.
+
+        How many events are done does not matter for when it looks again.
+        """
+        open_inbox(postgresql_url).migrate()
+
+        options = rows(postgresql_url, "SELECT reloptions FROM pg_class WHERE relname = 'events'")
+
+        set_ = ["autovacuum_analyze_scale_factor=0", "autovacuum_analyze_threshold=5000"]
+        assert options == [(set_,)]
+
 
 class TestSchema:
     """``DATABASE_SCHEMA``: several inboxes and applications in one database of PostgreSQL."""
