@@ -11,6 +11,7 @@ import sys
 import tokenize
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,7 @@ def sources(*parts: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in found)
 
 
+@cache
 def imports(name: str) -> set[str]:
     """Return the dotted names that one file imports, at its top or anywhere inside."""
     found: set[str] = set()
@@ -89,6 +91,7 @@ def imports(name: str) -> set[str]:
     return found
 
 
+@cache
 def calls(name: str) -> set[str]:
     """Return the dotted names of the imported functions and classes that one file calls."""
     tree = ast.parse(read(name))
@@ -184,7 +187,10 @@ def targets() -> set[str]:
 
 def excuses(name: str) -> Iterator[tuple[int, str]]:
     """Yield line number and text of each comment that silences a tool."""
-    for token in tokenize.generate_tokens(io.StringIO(read(name)).readline):
+    text = read(name)
+    if not NO_REASON.search(text):  # tokens take longer than all else here
+        return
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT and NO_REASON.search(token.string):
             yield token.start[0], token.string
 
@@ -346,6 +352,7 @@ class TestLayers:
         assert guilty == []
         assert names_any(imports(PLUGIN), development - {"pytest", "devkit"}) is False
 
+    @pytest.mark.processes
     def test_handler_module_loads_little(self) -> None:
         """``import app``, as in a handler module, loads no room of app/ and no dependency."""
         loaded = loaded_by("import app")
@@ -354,6 +361,7 @@ class TestLayers:
         assert packages == {"app"}
         assert not names_any(loaded, {f"app.{room}" for room in rooms} | {"difflib", "logging"})
 
+    @pytest.mark.processes
     def test_server_loads_no_commands(self) -> None:
         """The application of a server loads neither the CLI nor the devkit."""
         loaded = loaded_by("from app import create_app; create_app()")
@@ -363,6 +371,7 @@ class TestLayers:
         assert not names_any(loaded, {"app.cli", "devkit", "hypothesis", "pytest"})
         assert not names_any(loaded, {"alembic", "psycopg"})  # for a migration, and PostgreSQL
 
+    @pytest.mark.processes
     def test_commands_load_no_server(self) -> None:
         """The application of a command does not load gunicorn."""
         loaded = loaded_by("from app import create_app; create_app().cli.list_commands(None)")
@@ -626,6 +635,7 @@ class TestEnvFile:
             check=False,
         )
 
+    @pytest.mark.processes
     def test_service_accepts_it(self, tmp_path: Path) -> None:
         """The .env that is made holds settings that the service starts with, and says so once."""
         made = self.make_env(tmp_path)
@@ -637,6 +647,7 @@ class TestEnvFile:
         assert re.fullmatch(r"whsec_[0-9a-f]{64}", settings.stripe_webhook_secrets[0])
         assert settings.stripe_webhook_secrets[0] not in made.stdout
 
+    @pytest.mark.processes
     def test_secret_is_random(self, tmp_path: Path) -> None:
         """Two machines get two secrets."""
         folders = [tmp_path / "a", tmp_path / "b"]
@@ -646,11 +657,13 @@ class TestEnvFile:
         one, two = (Settings.load({}, folder / ".env") for folder in folders)
         assert one.stripe_webhook_secrets != two.stripe_webhook_secrets
 
+    @pytest.mark.processes
     def test_only_the_owner_reads_it(self, tmp_path: Path) -> None:
         """The file is closed to every other user."""
         self.make_env(tmp_path)
         assert stat.S_IMODE((tmp_path / ".env").stat().st_mode) == 0o600
 
+    @pytest.mark.processes
     def test_existing_file_stays(self, tmp_path: Path) -> None:
         """A .env that is there is never overwritten."""
         (tmp_path / ".env").write_text("STRIPE_API_KEY=mine\n", encoding="utf-8")
