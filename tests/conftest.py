@@ -72,6 +72,7 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
     finally:
         gc.freeze()
         session.config.add_cleanup(gc.unfreeze)  # pytest then looks for what was not closed
+        gc.set_threshold(10_000)  # tests make many objects that live until their end
         gc.enable()
 
 
@@ -122,6 +123,28 @@ def _nothing_secret_is_logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     yield
     text = "".join(written)
     assert [word for word in NEVER_LOGGED if word in text] == []
+
+
+#: How coverage tells the processes that are started to measure themselves.
+COVERAGE = "COVERAGE_PROCESS_CONFIG"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _coverage() -> Iterator[str | None]:
+    """How started processes measure themselves. They do not, but for a test with a mark."""
+    with pytest.MonkeyPatch.context() as patch:
+        found = os.environ.get(COVERAGE)
+        patch.delenv(COVERAGE, raising=False)
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def _measured(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, _coverage: str | None
+) -> None:
+    """Measure the processes that a test with the mark ``measured`` starts."""
+    if request.node.get_closest_marker("measured") is not None and _coverage is not None:
+        monkeypatch.setenv(COVERAGE, _coverage)
 
 
 @pytest.fixture(autouse=True)

@@ -90,6 +90,7 @@ def test_problem_of_a_package_holds_no_secret(
         app.create_app(wrong)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("command", [["flask", "handlers", "list"], ["gunicorn"]])
 def test_start_error_is_only_the_message(command: list[str], tmp_path: Path) -> None:
     """Every start ends with status 1 and only the message, without a traceback."""

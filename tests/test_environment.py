@@ -274,6 +274,7 @@ class TestOneReading:
         subprocess.run([sys.executable, tool, str(folder)], check=True)
         return str(folder)
 
+    @pytest.mark.processes
     def test_broken_file(self, dotenv: Path, site: str) -> None:
         """``flask doctor`` says what the server says, and neither prints a traceback."""
         dotenv.write_bytes(LINES.encode("utf-16"))
@@ -283,6 +284,7 @@ class TestOneReading:
         assert server.startswith(f"The settings cannot be used:\n  - {sentence}")
         assert doctor.startswith(f"FAIL  settings      {sentence}")
 
+    @pytest.mark.processes
     def test_file_of_a_parent_folder(
         self, dotenv: Path, site: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -311,6 +313,7 @@ class TestOneReading:
         (below / ".env").write_text(LINES, encoding="utf-8")
         assert Settings.load({**SECRETS, **FROM_FLASK}).stripe_api_key == "sk_test_fake"
 
+    @pytest.mark.processes
     def test_file_that_both_read(self, dotenv: Path) -> None:
         """Without the set-up of ``make`` too, the ``.env`` of this folder counts as it is."""
         with dotenv.open("a", encoding="utf-8") as file:

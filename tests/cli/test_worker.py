@@ -82,6 +82,8 @@ def test_no_threads_are_refused(make_receiver: Make) -> None:
     assert "WORKER_THREADS is 0. Set the number of threads with --threads." in refused.stderr
 
 
+@pytest.mark.processes
+@pytest.mark.measured
 def test_signal_that_finds_a_lock_held_stops_it(
     tmp_path: Path, make_handlers: MakeHandlers
 ) -> None:

@@ -58,6 +58,7 @@ def test_old_module_is_the_new_one(old: str, new: str, monkeypatch: pytest.Monke
     assert module.__name__ == f"devkit.{new}"
 
 
+@pytest.mark.processes
 def test_warning_names_the_line_that_imports(tmp_path: Path) -> None:
     """The warning has the file and line of the import to change."""
     (tmp_path / "old.py").write_text("from app.testing import samples\n", encoding="utf-8")
@@ -72,6 +73,7 @@ def test_unknown_module_is_not_found() -> None:
         importlib.import_module("app.testing.nonsense")
 
 
+@pytest.mark.processes
 def test_tests_of_a_team_keep_working(tmp_path: Path) -> None:
     """A conftest and a test with the old names pass with this project's settings of pytest."""
     lines = 'from app.testing.deliver import SECRET\npytest_plugins = ["app.testing.plugin"]\n'
@@ -84,6 +86,8 @@ def test_tests_of_a_team_keep_working(tmp_path: Path) -> None:
     assert "app.testing.plugin is now devkit.plugin" in done.stdout
 
 
+@pytest.mark.processes
+@pytest.mark.measured
 def test_error_without_the_devkit(tmp_path: Path) -> None:
     """In the image, which has no devkit, the error says what to do."""
     (tmp_path / "app").symlink_to(ROOT / "app")

@@ -258,6 +258,7 @@ def test_lines_are_found_in_any_order(deliver: Deliver, logged: Logged) -> None:
     assert logged("meter_usage_rejected")["level"] == "error"
 
 
+@pytest.mark.processes
 def test_a_team_needs_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In another project, with another package name, one line adds the fixtures."""
     package, tests = tmp_path / "team" / "hooks", tmp_path / "tests"

@@ -55,6 +55,7 @@ def test_new_event_is_recorded_and_claimed_at_once(inbox: Inbox) -> None:
     assert event.claimed_by
 
 
+@pytest.mark.processes
 def test_no_two_claims_have_one_token(sqlite_url: str) -> None:
     """Tokens differ within a process, in its forked children, and in another inbox."""
     inbox = Inbox(sqlite_url, lease_seconds=LONG)

@@ -291,6 +291,7 @@ class TestStream:
             "theirs",
         ]
 
+    @pytest.mark.processes
     @FORMATS
     def test_process_without_standard_error_logs_nothing(self, log_format: str) -> None:
         """Descriptor 2 belongs to another file or connection in such a process."""
@@ -312,6 +313,7 @@ class TestStream:
             done = subprocess.run(["sh", "-c", command, *words], cwd=ROOT, check=False)
             assert (done.returncode, file.read()) == (0, b"")
 
+    @pytest.mark.processes
     def test_unwritable_log_raises_nothing(self) -> None:
         """When stream and descriptor fail, as on a full disk, no log call raises."""
         code = """

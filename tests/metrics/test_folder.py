@@ -52,6 +52,7 @@ def test_it_goes_with_its_process(parent: Path) -> None:
     assert list(parent.iterdir()) == []
 
 
+@pytest.mark.processes
 def test_folders_of_dead_services_go(parent: Path) -> None:
     """A start removes the folder of a service that was killed, and none of a live one."""
     process = subprocess.Popen(

@@ -67,6 +67,7 @@ def test_processes_are_added_up(files: SharedFiles, tmp_path: Path) -> None:
     assert len(names(tmp_path)) == 2
 
 
+@pytest.mark.processes
 def test_dead_process_is_merged(files: SharedFiles, tmp_path: Path, dead: int) -> None:
     """The counts of dead processes stay, in one file for each kind of metric."""
     count(tmp_path / f"counter_{os.getpid()}.db", 2)
@@ -76,6 +77,7 @@ def test_dead_process_is_merged(files: SharedFiles, tmp_path: Path, dead: int) -
     assert names(tmp_path) == {f"counter_{os.getpid()}.db", "counter_merged.db"}
 
 
+@pytest.mark.processes
 def test_files_do_not_grow(files: SharedFiles, tmp_path: Path, dead: int) -> None:
     """After many restarts, the merged file is as large as after the first one."""
     sizes = set()
@@ -87,6 +89,7 @@ def test_files_do_not_grow(files: SharedFiles, tmp_path: Path, dead: int) -> Non
     assert max(sizes) < 2 * min(sizes)
 
 
+@pytest.mark.processes
 def test_histograms_are_merged(files: SharedFiles, tmp_path: Path, dead: int) -> None:
     """Buckets are cumulative at a scrape only. A merge does not accumulate them."""
     for pid in (dead, os.getpid()):
@@ -103,6 +106,7 @@ def test_histograms_are_merged(files: SharedFiles, tmp_path: Path, dead: int) ->
     assert values(files) == expected
 
 
+@pytest.mark.processes
 def test_gauges_of_a_dead_process_go(files: SharedFiles, tmp_path: Path, dead: int) -> None:
     """A gauge of a process that has ended would stay wrong for ever."""
     for pid, number in ((dead, 8), (os.getpid(), 3)):
@@ -110,6 +114,7 @@ def test_gauges_of_a_dead_process_go(files: SharedFiles, tmp_path: Path, dead: i
     assert values(files) == {COUNTER: 3}
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("step", ["write_bytes", "rename", "replace", "unlink"])
 def test_killed_during_a_merge(
     files: SharedFiles, tmp_path: Path, dead: int, monkeypatch: pytest.MonkeyPatch, step: str
@@ -185,6 +190,7 @@ def hold(folder: Path, begun: Any, end: Any) -> None:
         end.wait(60)
 
 
+@pytest.mark.processes
 def test_stopped_holder_of_the_lock(
     files: SharedFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,15 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import COVERAGE
 from tests.support.gunicorn_server import Serve, Server, running
 from tests.support.services import HANDLER, MODULE, Lab, make_tables
-
-
-@pytest.fixture(autouse=True)
-def _unmeasured(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start processes without coverage in tests with the mark ``unmeasured``."""
-    if request.node.get_closest_marker("unmeasured") is not None:
-        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 @pytest.fixture
@@ -57,9 +51,13 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One gunicorn for all tests of a module that do not change its state."""
-    with running(tmp_path_factory.mktemp("server")) as server:
+def server(tmp_path_factory: pytest.TempPathFactory, _coverage: str | None) -> Iterator[Server]:
+    """One gunicorn for all tests of a module that do not change its state. It is measured."""
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            if _coverage is not None:
+                patch.setenv(COVERAGE, _coverage)
+            server = stack.enter_context(running(tmp_path_factory.mktemp("server")))
         yield server
 
 

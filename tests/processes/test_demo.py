@@ -78,6 +78,7 @@ def workers(folder: Path) -> list[int]:
 class TestDemo:
     """The demo shows the service, compares its results, and cleans up."""
 
+    @pytest.mark.measured
     def test_all_is_as_expected(
         self, run: Callable[[], subprocess.Popen[str]], tmp_path: Path
     ) -> None:
@@ -88,7 +89,6 @@ class TestDemo:
         assert "All of it as expected." in shown
         assert list(tmp_path.iterdir()) == []
 
-    @pytest.mark.unmeasured
     def test_tables_are_shown(self, run: Callable[[], subprocess.Popen[str]]) -> None:
         """Answers, inbox, requests to Stripe's API and log lines are aligned tables."""
         shown, _ = run().communicate(timeout=120)
@@ -100,6 +100,7 @@ class TestDemo:
         assert "summary=There is 1 invalid event" in logged[-1]
         assert str(ROOT) not in shown
 
+    @pytest.mark.measured
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
     def test_signal_ends_everything(
         self, number: int, run: Callable[[], subprocess.Popen[str]], tmp_path: Path

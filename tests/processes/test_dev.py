@@ -46,14 +46,14 @@ def handle(notif, client):
 class Dev:
     """The command in a folder with a handler package."""
 
-    def __init__(self, folder: Path, *, measured: bool = False, **changes: str) -> None:
-        """Start it on a free port. ``measured``: the coverage of its processes counts."""
+    def __init__(self, folder: Path, **changes: str) -> None:
+        """Start it on a free port."""
         self.folder = folder
         self.port = free_port()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "devkit.dev"],
             cwd=folder,
-            env={**environment(folder, measured=measured), "PORT": str(self.port), **changes},
+            env={**environment(folder), "PORT": str(self.port), **changes},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
@@ -101,14 +101,10 @@ class Dev:
         return status
 
 
-def environment(folder: Path, *, measured: bool = False) -> dict[str, str]:
-    """Return complete settings. Measuring the coverage costs half of the CPU time of a process."""
+def environment(folder: Path) -> dict[str, str]:
+    """Return complete settings."""
     return {
-        **{
-            name: value
-            for name, value in os.environ.items()
-            if measured or not name.startswith("COVERAGE_")
-        },
+        **os.environ,
         "PYTHONPATH": str(ROOT),
         "STRIPE_API_KEY": API_KEY,
         "STRIPE_WEBHOOK_SECRET": SECRET,
@@ -152,13 +148,11 @@ def start(tmp_path: Path) -> Iterator[StartDev]:
     """A function that starts the command for a package with modules and a fallback."""
     started: list[Dev] = []
 
-    def make(
-        modules: dict[str, str] | None = None, *, measured: bool = False, **changes: str
-    ) -> Dev:
+    def make(modules: dict[str, str] | None = None, **changes: str) -> Dev:
         (tmp_path / PACKAGE).mkdir()
         for name, source in {"__init__": "", "fallback": FALLBACK, **(modules or {})}.items():
             (tmp_path / PACKAGE / f"{name}.py").write_text(source, encoding="utf-8")
-        started.append(Dev(tmp_path, measured=measured, **changes))
+        started.append(Dev(tmp_path, **changes))
         return started[-1]
 
     yield make
@@ -222,12 +216,13 @@ class TestBrokenHandlers:
         running.send()
         running.shows("mended_words")
 
+    @pytest.mark.measured
     def test_start_with_a_broken_module(self, start: StartDev) -> None:
         """If a module is broken at the start, the service starts after its correction.
 
         Until then, deliveries are answered 503: no client hangs.
         """
-        running = start({MODULE: "def handle(): ...\n"}, measured=True)
+        running = start({MODULE: "def handle(): ...\n"})
         running.shows("The service starts as soon as you correct this.")
         assert running.send().status == 503
         running.write(SAY.format(words="mended_words"))
@@ -235,12 +230,13 @@ class TestBrokenHandlers:
         assert running.send().outcome == "handled"
         running.shows("mended_words")
 
+    @pytest.mark.measured
     def test_service_that_ends_by_itself(self, start: StartDev) -> None:
         """If the service ends, a message says so, and the next change starts it again."""
         module = (
             "import os, signal\ndef handle(notif, client): os.kill(os.getppid(), signal.SIGTERM)\n"
         )
-        running = start({MODULE: module}, measured=True)
+        running = start({MODULE: module})
         running.shows("Ready.")
         running.send()
         running.shows("The service has ended.")
@@ -257,9 +253,10 @@ EXITS, BLOCKS = "import os; os._exit(0)\n", "import time; time.sleep(1000)\n"
 class TestQuickChanges:
     """The previous process serves until the changed one is ready, whatever the changed one does."""
 
+    @pytest.mark.measured
     def test_every_order(self, start: StartDev) -> None:
         """After each series of saves, the last good module handles the next delivery."""
-        running = start({MODULE: SAY.format(words="first_words")}, measured=True)
+        running = start({MODULE: SAY.format(words="first_words")})
         running.shows("Ready.")
         kept, reloaded = "The service keeps the previous handlers.", "Reloaded."
         exited = "The service did not start (exit status 0)."
@@ -354,11 +351,10 @@ class TestStandIn:
         running.shows("Ready.")
         assert running.send("v1.billing.meter.error_report_triggered").outcome == "handled"
 
+    @pytest.mark.measured
     def test_other_api_can_be_named(self, start: StartDev, stripe_api: StripeApi) -> None:
         """With STRIPE_API_BASE callbacks use that API, for example Stripe itself."""
-        running = start(
-            {MODULE: SAY.format(words="words")}, measured=True, STRIPE_API_BASE=stripe_api.url
-        )
+        running = start({MODULE: SAY.format(words="words")}, STRIPE_API_BASE=stripe_api.url)
         running.shows(f"{stripe_api.url}, as STRIPE_API_BASE says")
         running.send()
         assert [asked.path.rpartition("/")[0] for asked in stripe_api.asked] == ["/v1/customers"]
@@ -409,13 +405,14 @@ class TestStandIn:
         assert "evt_real" not in listed
         assert any(word in listed for word in lost if word.startswith("evt_"))
 
+    @pytest.mark.measured
     def test_second_one_in_a_folder(
         self, start: StartDev, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Commands use the first of two. The second one says how to use it."""
         monkeypatch.chdir(tmp_path)  # the first one is this process
         with announced(DevServer("http://127.0.0.1:9", "http://127.0.0.1:9/webhook", INBOX)):
-            second = start({MODULE: SAY.format(words="words")}, measured=True, DATABASE_URL="")
+            second = start({MODULE: SAY.format(words="words")}, DATABASE_URL="")
             second.shows("Ready.")
             api, inbox = re.findall(
                 r"in other terminals, set STRIPE_API_BASE=(\S+) DATABASE_URL=(\S+):", second.shown
@@ -425,12 +422,11 @@ class TestStandIn:
             assert "handled" in second.flask(*sent, STRIPE_API_BASE=api, DATABASE_URL=inbox)
         assert "another `make dev` runs in this folder." in second.shown
 
+    @pytest.mark.measured
     @pytest.mark.parametrize("base", ["", "https://127.0.0.1:9"])
     def test_live_key_is_refused(self, base: str, start: StartDev) -> None:
         """A live key never reaches a stand-in, its own or another one."""
-        running = start(
-            measured=True, STRIPE_API_KEY="sk_live_fake_for_tests", STRIPE_API_BASE=base
-        )
+        running = start(STRIPE_API_KEY="sk_live_fake_for_tests", STRIPE_API_BASE=base)
         assert running.process.wait(60) == 1
         running.shows("STRIPE_API_KEY is a live key, which a stand-in for Stripe's API must not")
 
@@ -502,9 +498,10 @@ class TestEnd:
         with pytest.raises(ConnectionRefusedError):
             running.send()
 
+    @pytest.mark.measured
     def test_killed_command(self, start: StartDev) -> None:
         """After SIGKILL the service stops: a killed ``make dev`` keeps no port."""
-        running = start(measured=True)
+        running = start()
         running.shows("Ready.")
         (service,) = children_of(running.process.pid)
         running.end(signal.SIGKILL)
@@ -530,7 +527,7 @@ class TestEnd:
         """If the port is taken, the error says what to do."""
         with socket.create_server(("127.0.0.1", 0)) as other:
             number = other.getsockname()[1]
-            running = start(measured=True, PORT=str(number))
+            running = start(PORT=str(number))
             assert running.process.wait(60) == 1
             running.shows(f"Port {number} cannot be opened: Address already in use.")
             assert "make dev PORT=4243" in running.shown
@@ -544,10 +541,11 @@ class TestEnd:
         url = f"http://[::1]:{running.port}/webhook"
         assert post(url, body, samples.sign(body, SECRET)).status == 200
 
+    @pytest.mark.measured
     @pytest.mark.parametrize("name", ["no_such_package", "no.such.package"])
     def test_package_that_is_none(self, start: StartDev, name: str) -> None:
         """A package that cannot be found is an error."""
-        running = start(measured=True, HANDLERS_PACKAGE=name)
+        running = start(HANDLERS_PACKAGE=name)
         assert running.process.wait(60) == 1
         running.shows(f"HANDLERS_PACKAGE={name} is not a package that can be found from here")
 

@@ -91,6 +91,7 @@ def test_exception_is_shown_first(folder: Path) -> None:
     assert "devkit/" not in alone
 
 
+@pytest.mark.measured
 def test_full_trace_shows_all_frames(folder: Path) -> None:
     """The option of pytest brings them back."""
     reports = report(folder, "--full-trace")

@@ -127,7 +127,6 @@ def modules() -> dict[str, str]:
 @pytest.fixture
 def lab(lab: Lab) -> Iterator[Lab]:
     """Services whose callbacks fork. The forked processes end with the test."""
-    lab.measured = True
     yield lab
     (lab.package / "go").touch()
 
@@ -147,6 +146,7 @@ def run(service: Service, database_url: str, event_id: str, processing: str) -> 
 both_modes = pytest.mark.parametrize("processing", ["inline", "queue"])
 
 
+@pytest.mark.measured
 @both_modes
 def test_child_ends_with_its_callback(lab: Lab, sqlite_url: str, processing: str) -> None:
     """However the child leaves the callback, only the parent records the result, once."""
@@ -167,6 +167,7 @@ def test_child_ends_with_its_callback(lab: Lab, sqlite_url: str, processing: str
     assert "claim_lost" not in service.log
 
 
+@pytest.mark.measured
 def test_child_of_a_worker_ends_with_its_callback(lab: Lab, sqlite_url: str) -> None:
     """The same holds for ``flask worker``."""
     service = lab.start(sqlite_url, PROCESSING="queue", WORKER_THREADS=0)
@@ -179,7 +180,6 @@ def test_child_of_a_worker_ends_with_its_callback(lab: Lab, sqlite_url: str) -> 
     assert worker.wait() == 0
 
 
-@pytest.mark.unmeasured
 def test_child_of_a_command_ends_with_its_callback(lab: Lab, sqlite_url: str) -> None:
     """The same holds for ``flask events retry``."""
     service = start(lab, sqlite_url)
@@ -204,7 +204,6 @@ def test_child_of_a_command_ends_with_its_callback(lab: Lab, sqlite_url: str) ->
     assert state(sqlite_url, "evt_1") == ("done", "handled", 2)
 
 
-@pytest.mark.unmeasured
 @both_modes
 @pytest.mark.parametrize("how", ["stays", "process"])
 def test_child_that_outlives_the_service_keeps_none_of_its_sockets(
@@ -232,7 +231,6 @@ def test_child_that_outlives_the_service_keeps_none_of_its_sockets(
     wait_for(lambda: not is_alive(child), DEADLINE)
 
 
-@pytest.mark.unmeasured
 @both_modes
 def test_signal_to_a_child_reaches_the_child_alone(
     lab: Lab, sqlite_url: str, processing: str
@@ -249,7 +247,6 @@ def test_signal_to_a_child_reaches_the_child_alone(
     assert len({entry.pid for entry in lab.journal()}) == 1
 
 
-@pytest.mark.unmeasured
 def test_signal_to_the_child_of_a_worker_reaches_the_child_alone(lab: Lab, sqlite_url: str) -> None:
     """The children do not inherit the signal handlers of ``flask worker``."""
     service = lab.start(sqlite_url, PROCESSING="queue", WORKER_THREADS=0)

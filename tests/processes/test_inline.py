@@ -349,11 +349,11 @@ def test_success_is_kept_through_an_outage_longer_than_the_lease(
     assert lab.account(EVENT) == ONCE
 
 
+@pytest.mark.measured
 def test_command_ends_only_when_its_results_are_recorded(
     lab: Lab, own_postgresql: Postgresql
 ) -> None:
     """After an outage a callback that a command ran successfully does not run again."""
-    lab.measured = True
     url = own_postgresql.url
     service = lab.start(url, LEASE_SECONDS=1)
     lab.tell("fail", EVENT)
@@ -409,9 +409,9 @@ def test_callback_that_outlasts_an_outage_does_not_run_twice(
     assert lab.account(EVENT) == ONCE
 
 
+@pytest.mark.measured
 def test_service_starts_before_its_postgresql(lab: Lab, own_postgresql: Postgresql) -> None:
     """Started without its server it answers 503, and becomes ready when the server starts."""
-    lab.measured = True
     own_postgresql.stop()
     service = lab.start(own_postgresql.url)
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.inbox import NewEvent
@@ -73,9 +74,9 @@ def status(port: int, path: str) -> int:
     return found
 
 
+@pytest.mark.measured
 def test_killed_worker_costs_no_count(lab: Lab, sqlite_url: str) -> None:
     """Counters only grow, and the gauges of a killed process go. A reload keeps the counts."""
-    lab.measured = True  # no other test serves metrics from several processes
     ops_port = free_port()
     options = ("--bind", f"{HOST}:{ops_port}", "--workers", "2")
     queue: dict[str, Any] = {"PROCESSING": "queue", "WORKER_THREADS": 2, "OPS_PORT": ops_port}
@@ -127,9 +128,9 @@ def test_killed_worker_costs_no_count(lab: Lab, sqlite_url: str) -> None:
     assert delivered - 8 <= kept <= delivered  # the killed worker had counted up to 8 of them
 
 
+@pytest.mark.measured
 def test_worker_serves_its_own(lab: Lab, sqlite_url: str) -> None:
     """A worker shows its threads and its attempts, and the inbox."""
-    lab.measured = True  # the same
     port = free_port()
     worker = lab.start_worker(sqlite_url, "--threads", "3", "--metrics-port", str(port))
     wait_for(lambda: "worker_started" in worker.log, DEADLINE)

@@ -30,8 +30,6 @@ from tests.support.services import (
 from tests.support.sites import Site, let_pass, redelivered
 from tests.support.waiting import wait_for
 
-pytestmark = pytest.mark.unmeasured
-
 MODES = ["inline", "queue"]
 LEASE = 2
 EVENTS = 6

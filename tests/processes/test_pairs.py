@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import re
 import signal
 import threading
@@ -16,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from random import Random
 from typing import Any
 
 import pytest
@@ -23,6 +23,7 @@ import pytest
 from app.inbox.filters import EventFilter
 from devkit import samples
 from devkit.stripe_api import StripeApi
+from tests.support.pace import Pace
 from tests.support.services import (
     DEADLINE,
     SECRETS,
@@ -31,6 +32,7 @@ from tests.support.services import (
     Service,
     ask_inbox,
     children_of,
+    count_done,
 )
 from tests.support.waiting import wait_for
 
@@ -104,8 +106,8 @@ def bodies(number: int) -> tuple[bytes, bytes]:
     return samples.encode(snapshot), samples.encode(thin(number))
 
 
-#: At least this many processes are killed during the deliveries.
-KILLS = 8
+#: So many processes are killed during the deliveries, however fast the machine is.
+KILLS = 12
 
 
 class Restless:
@@ -116,20 +118,18 @@ class Restless:
         self._start: Callable[[], Service] = partial(
             lab.start, database_url, STRIPE_API_BASE=api.url, **RESTLESS, **settings
         )
-        self.random = random.Random(20261127)  # noqa: S311 - the same kills every time
+        self.random = Random(20261127)  # noqa: S311 - the same kills every time
         self.services = [self._start() for _ in range(2)]
         for each in self.services:
             wait_for(each.is_ready, DEADLINE)
-        self.kills = 0
-        self.over = threading.Event()
 
-    def kill_until_over(self) -> None:
+    def kill(self, pace: Pace) -> None:
         """Kill a process with SIGKILL about once a second: a service, or one of its workers."""
-        while not self.over.wait(self.random.uniform(0.4, 1.0)):
+        while pace.wait_to_kill(self.random.uniform(0.4, 1.0)):
             number = self.random.randrange(len(self.services))
             victim: Service = self.services[number]
             children = children_of(victim.process.pid)
-            self.kills += 1
+            pace.killed += 1
             with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
                 if children and self.random.random() < 0.7:
                     os.kill(self.random.choice(children), signal.SIGKILL)
@@ -147,17 +147,17 @@ class Restless:
         return False
 
 
-def deliver_all(lab: Lab, restless: Restless, number: int) -> None:
-    """Deliver both events of each action until a 2xx, as Stripe does, and some once more."""
+def shuffled(number: int, random: Random) -> list[bytes]:
+    """Return the bodies of both events of each action, some of them twice."""
     order = [body for each in range(number) for body in bodies(each)]
-    mixed = [*order, *restless.random.sample(order, number // 4)]
+    mixed = [*order, *random.sample(order, number // 4)]
     # In random order, but not far from each other: most twins are in the service at once.
-    mixed = [
-        body
-        for _, body in sorted(
-            (place // 2 + restless.random.uniform(0, 12), body) for place, body in enumerate(mixed)
-        )
-    ]
+    places = ((place // 2 + random.uniform(0, 12), body) for place, body in enumerate(mixed))
+    return [body for _, body in sorted(places)]
+
+
+def deliver_all(lab: Lab, restless: Restless, pace: Pace, mixed: list[bytes]) -> None:
+    """Deliver each body until a 2xx, as Stripe does."""
     waiting = iter(enumerate(mixed))
     lock = threading.Lock()
 
@@ -167,9 +167,7 @@ def deliver_all(lab: Lab, restless: Restless, number: int) -> None:
                 place, body = next(waiting, (0, None))
             if body is None:
                 return
-            # Not faster than the kills, however fast the machine is.
-            while restless.kills < place * KILLS // len(mixed) and not restless.over.is_set():
-                time.sleep(0.01)
+            pace.wait_to_deliver(place)
             end = time.monotonic() + DEADLINE
             while not restless.deliver(body):
                 assert time.monotonic() < end
@@ -210,22 +208,16 @@ def run(lab: Lab, database_url: str, number: int, **settings: Any) -> None:
     """Deliver both events of so many actions while processes are killed."""
     with StripeApi(thin_event).serve() as api:
         restless = Restless(lab, database_url, api, **settings)
-        killing = lab.pool.submit(restless.kill_until_over)
+        mixed = shuffled(number, restless.random)
+        pace = Pace(kills=KILLS, deliveries=len(mixed))
+        killing = lab.pool.submit(restless.kill, pace)
         try:
-            deliver_all(lab, restless, number)
+            deliver_all(lab, restless, pace, mixed)
         finally:
-            restless.over.set()
+            pace.over.set()
             killing.result(DEADLINE)
-
-        def all_done() -> bool:
-            done = EventFilter(state="done")
-            return (
-                ask_inbox(database_url, lambda inbox: inbox.administration.count(done).number)
-                == 2 * number
-            )
-
-        wait_for(all_done, 3 * DEADLINE)
-    assert restless.kills >= KILLS - 1
+        wait_for(lambda: count_done(database_url) == 2 * number, 3 * DEADLINE)
+    assert pace.killed >= KILLS - 1
     outcomes = assert_one_success_each(lab, database_url, number)
     assert set(outcomes) == {SNAPSHOT, THIN}
 

@@ -12,9 +12,7 @@ import os
 import random
 import resource
 import signal
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -25,6 +23,7 @@ import pytest
 from app.inbox import Inbox
 from app.inbox.filters import EventFilter
 from tests.support import network, raw_sql
+from tests.support.pace import Pace
 from tests.support.services import (
     ACCEPTED,
     DEADLINE,
@@ -39,6 +38,7 @@ from tests.support.services import (
     Service,
     ask_inbox,
     children_of,
+    count_done,
     find,
     says_why,
     skip_without_prlimit,
@@ -50,8 +50,8 @@ from tests.support.waiting import wait_for
 DONE = ("done", "handled", 1)
 MANY = [f"evt_{number}@{number % 700}" for number in range(2000)]
 """The number of events in the chaos tests, about three for each object."""
-KILLS = 8
-"""At least this many processes are killed during the deliveries."""
+KILLS = 12
+"""So many processes are killed during the deliveries, however fast the machine is."""
 
 
 def start(lab: Lab, database_url: str, *options: str, **settings: Any) -> Service:
@@ -80,7 +80,6 @@ def history(database_url: str, event_id: str = EVENT) -> list[str]:
 
 def test_one_container_is_enough(lab: Lab, database_url: str) -> None:
     """The web processes run the events that they have accepted."""
-    lab.measured = True
     service = start(lab, database_url)
 
     assert service.deliver(EVENT).brief == ACCEPTED
@@ -105,9 +104,9 @@ def test_worker_runs_what_others_answered(lab: Lab, database_url: str) -> None:
     assert {entry.pid for entry in lab.journal()} == {worker.process.pid}
 
 
+@pytest.mark.measured
 def test_worker_starts_before_its_database(lab: Lab, own_postgresql: Postgresql) -> None:
     """It logs the outage once, waits, and works as soon as the database starts."""
-    lab.measured = True
     own_postgresql.stop()
     worker = lab.start_worker(own_postgresql.url)
     wait_for(lambda: "inbox_unavailable_at_start" in worker.log, DEADLINE)
@@ -231,7 +230,6 @@ def test_event_that_outlasts_the_grace_period_is_released(
     lab: Lab, database_url: str, kind: str
 ) -> None:
     """The event is released: the next process claims it long before the lease would have ended."""
-    lab.measured = database_url.startswith("sqlite")
     service = start(
         lab,
         database_url,
@@ -485,8 +483,7 @@ class Chaos:
         self.start_all = start_all
         self.random = random.Random(20261125)  # noqa: S311 - the same chaos every time
         self.processes = [start_one() for start_one in start_all]
-        self.kills: Counter[str] = Counter()
-        self.over = threading.Event()
+        self.pace = Pace(kills=KILLS, deliveries=len(MANY))
 
     def web(self) -> Service:
         """Return a process that answers requests."""
@@ -500,17 +497,16 @@ class Chaos:
         if children and self.random.random() < 0.5:
             with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
                 os.kill(self.random.choice(children), signal.SIGKILL)
-            self.kills["child"] += 1
             return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(victim.process.pid, signal.SIGKILL)
         victim.process.wait(DEADLINE)
-        self.kills["process"] += 1
         self.processes[number] = self.start_all[number]()
 
     def kill_until(self) -> None:
-        """Kill a process about once a second, until ``over``."""
-        while not self.over.wait(self.random.uniform(0.6, 1.2)):
+        """Kill a process about once a second, until all is over."""
+        while self.pace.wait_to_kill(self.random.uniform(0.6, 1.2)):
+            self.pace.killed += 1
             self.kill_one()
 
 
@@ -526,15 +522,13 @@ def deliver_all(chaos: Chaos, lab: Lab) -> dict[str, int]:
 
     def deliver() -> None:
         for number, event_id in waiting:
-            # Not faster than the kills, however fast the machine is.
-            while chaos.kills.total() < number * KILLS // len(MANY) and not chaos.over.is_set():
-                time.sleep(0.01)
+            chaos.pace.wait_to_deliver(number)
             for times in itertools.count(1):
                 with contextlib.suppress(OSError, AssertionError):  # killed during the answer
                     if chaos.web().deliver(event_id).status == 200:
                         deliveries[event_id] = times
                         break
-                assert not chaos.over.is_set(), event_id
+                assert not chaos.pace.over.is_set(), event_id
                 time.sleep(0.05)
 
     for future in [lab.pool.submit(deliver) for _ in range(8)]:
@@ -591,26 +585,20 @@ def run_chaos(
 
     def stop_when_broken(one: Future[None]) -> None:
         if one.exception():
-            chaos.over.set()
+            chaos.pace.over.set()
 
     for future in raging:
         future.add_done_callback(stop_when_broken)
     try:
         delivered = deliver_all(chaos, lab)
     finally:
-        chaos.over.set()
+        chaos.pace.over.set()
         for future in raging:
             future.result(DEADLINE)
     assert len(delivered) == len(MANY)
-    assert chaos.kills.total() >= KILLS - 1
+    assert chaos.pace.killed >= KILLS - 1
 
-    def all_done() -> bool:
-        done = EventFilter(state="done")
-        return ask_inbox(
-            database_url, lambda inbox: inbox.administration.count(done).number
-        ) == len(MANY)
-
-    wait_for(all_done, 3 * DEADLINE)
+    wait_for(lambda: count_done(database_url) == len(MANY), 3 * DEADLINE)
     assert_nothing_lost(lab, database_url)
 
 

@@ -13,7 +13,6 @@ from tests.support.services import skip_without_prlimit
 from tests.support.waiting import wait_for
 
 
-@pytest.mark.unmeasured
 def test_cpu_bound_callback_does_not_delay_deliveries(serve: Serve) -> None:
     """A callback that computes in Python does not block the other deliveries of its process."""
     server = serve("--workers", "1")
@@ -25,7 +24,6 @@ def test_cpu_bound_callback_does_not_delay_deliveries(serve: Serve) -> None:
     assert burning.result(DEADLINE).status == 200
 
 
-@pytest.mark.unmeasured
 def test_callbacks_at_once_are_bounded(serve: Serve) -> None:
     """With two threads the third callback waits in the queue. A health check does not."""
     server = serve("--workers", "1", threads=2)
@@ -39,7 +37,6 @@ def test_callbacks_at_once_are_bounded(serve: Serve) -> None:
     assert [call.result(DEADLINE).status for call in [*running, third]] == [200] * 3
 
 
-@pytest.mark.unmeasured
 def test_long_callback_does_not_stop_the_heartbeat(serve: Serve) -> None:
     """A callback may run longer than gunicorn's ``timeout``, which applies to the event loop."""
     server = serve("--workers", "1", "--timeout", "1")
@@ -53,7 +50,6 @@ def test_long_callback_does_not_stop_the_heartbeat(serve: Serve) -> None:
     assert server.pid() == pid
 
 
-@pytest.mark.unmeasured
 def test_callback_continues_after_a_disconnect(serve: Serve) -> None:
     """A disconnect does not stop the running callback, and is not logged as an error."""
     server = serve("--workers", "1", threads=1)
@@ -98,6 +94,7 @@ def test_callback_that_exits_does_not_end_the_process(serve: Serve) -> None:
     assert server.pid() == pid
 
 
+@pytest.mark.measured
 def test_request_gets_503_when_no_thread_can_start(serve: Serve) -> None:
     """At the limit of threads, requests get 503. As soon as a thread can start, they get 200."""
     skip_without_prlimit()

@@ -31,6 +31,7 @@ def test_slow_senders_do_not_delay_deliveries(serve: Serve, sent: bytes) -> None
     assert server.deliver() == 200
 
 
+@pytest.mark.measured
 def test_half_a_body_is_answered_408(serve: Serve) -> None:
     """A client with an incomplete body gets 408 before its connection is closed."""
     server = serve(read_seconds=0.2)
@@ -41,6 +42,7 @@ def test_half_a_body_is_answered_408(serve: Serve) -> None:
     assert server.refusals() == [(408, "body_too_slow")]
 
 
+@pytest.mark.measured
 def test_slow_sender_on_a_used_connection_is_closed(serve: Serve) -> None:
     """After its first request, a connection is closed when it is idle or sends half a header."""
     server = serve("--keep-alive", "1")
@@ -53,6 +55,7 @@ def test_slow_sender_on_a_used_connection_is_closed(serve: Serve) -> None:
     assert server.refusals() == [(None, "header_too_slow")]
 
 
+@pytest.mark.measured
 def test_connection_that_has_waited_longest_makes_room(serve: Serve) -> None:
     """Over the limit on connections, the one that has waited longest is dropped."""
     server = serve("--workers", "1", "--worker-connections", "10")
@@ -92,6 +95,7 @@ def test_large_incomplete_bodies_make_room(serve: Serve) -> None:
     assert waiting.response().status == 200
 
 
+@pytest.mark.measured
 def test_slow_reader_is_closed(serve: Serve) -> None:
     """A client that does not read its response is disconnected after ``read_seconds``."""
     server = serve(read_seconds=0.5)
@@ -152,7 +156,6 @@ def test_bytes_discarded_after_a_refusal_are_bounded(server: Server) -> None:
     assert sent < most
 
 
-@pytest.mark.unmeasured
 def test_refused_client_that_stays_is_closed(serve: Serve) -> None:
     """A refused client that neither sends nor closes is disconnected."""
     server = serve("--workers", "1")

@@ -11,8 +11,6 @@ import pytest
 from tests.support.gunicorn_server import DEADLINE, Serve, Server
 from tests.support.waiting import wait_for
 
-pytestmark = pytest.mark.unmeasured
-
 if not hasattr(os, "sched_getaffinity"):
     pytest.skip("the system does not pin threads to CPUs", allow_module_level=True)
 

@@ -38,7 +38,6 @@ def test_stop_waits_for_callbacks_and_refuses_new_requests(serve: Serve) -> None
     assert server.refusals() == [(503, "stopping")]
 
 
-@pytest.mark.unmeasured
 def test_stop_waits_for_a_callback_after_a_disconnect(serve: Serve) -> None:
     """A running callback ends even after its client has disconnected."""
     server = serve("--workers", "1")
@@ -66,7 +65,6 @@ def test_stop_does_not_wait_for_idle_or_slow_clients(serve: Serve) -> None:
     assert server.stop() == 0
 
 
-@pytest.mark.unmeasured
 def test_stop_ends_with_the_grace_period(serve: Serve) -> None:
     """A callback that outlasts the grace period is logged. The process exits by itself."""
     server = serve("--workers", "1", "--graceful-timeout", "2")
@@ -80,6 +78,7 @@ def test_stop_ends_with_the_grace_period(serve: Serve) -> None:
     assert "SIGKILL" not in server.log
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])
 def test_quick_stop_does_not_wait(serve: Serve, how: signal.Signals) -> None:
     """SIGINT and SIGQUIT end the service at once, even while a callback runs."""
@@ -91,6 +90,7 @@ def test_quick_stop_does_not_wait(serve: Serve, how: signal.Signals) -> None:
         callback.result(DEADLINE)
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("early", ["SIGTERM", "SIGINT", "SIGQUIT"])
 @pytest.mark.parametrize("hook", ["post_fork", "post_worker_init"])
 def test_stop_signal_during_the_start_is_not_lost(
@@ -126,6 +126,7 @@ def test_stop_signal_during_the_start_is_not_lost(
     assert server.ask("GET", "/pid").status == 200
 
 
+@pytest.mark.measured
 def test_worker_does_not_outlive_its_arbiter(serve: Serve) -> None:
     """When the arbiter is killed, its workers stop listening."""
     server = serve()

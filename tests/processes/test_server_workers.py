@@ -23,7 +23,6 @@ from tests.support.tiny_app import SECRET
 from tests.support.waiting import wait_for
 
 
-@pytest.mark.unmeasured
 def test_killed_worker_is_replaced(serve: Serve) -> None:
     """After SIGKILL of a worker, another one starts and serves."""
     server = serve("--workers", "1")
@@ -39,7 +38,6 @@ def test_killed_worker_is_replaced(serve: Serve) -> None:
     wait_for(another_answers, DEADLINE)
 
 
-@pytest.mark.unmeasured
 # Only Linux has /proc. No other system lists the libraries of a process without a tool of its own.
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="the system does not list loaded libraries")
 def test_workers_use_uvloop(serve: Serve) -> None:
@@ -49,7 +47,6 @@ def test_workers_use_uvloop(serve: Serve) -> None:
     assert "/uvloop/" in Path(f"/proc/{server.pid()}/maps").read_text(encoding="utf-8")
 
 
-@pytest.mark.unmeasured
 def test_workers_collect_garbage(serve: Serve) -> None:
     """A start collects none while it imports the service. Workers do, also after a reload."""
     server = serve("--workers", "1")
@@ -65,7 +62,6 @@ def test_workers_collect_garbage(serve: Serve) -> None:
     wait_for(lambda: pid not in server.workers and collecting() in server.workers, DEADLINE)
 
 
-@pytest.mark.unmeasured
 def test_burst_of_connections_is_shared(serve: Serve) -> None:
     """No worker accepts all connections of a burst, because each has its own threads."""
     server = serve()

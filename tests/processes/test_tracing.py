@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.support.otlp import collecting
 from tests.support.services import ACCEPTED, EVENT_TYPE, Lab
 from tests.support.waiting import wait_for
 
 
+@pytest.mark.measured
 def test_server_exports_its_spans(lab: Lab, tmp_path: object) -> None:
     """The worker processes export, not the process that forks them, and a stop loses no span."""
-    lab.measured = True
     with collecting() as collector:
         service = lab.start(
             f"sqlite:///{tmp_path}/inbox.sqlite3",

@@ -132,11 +132,11 @@ def test_old_and_new_replicas_share_the_inbox(
     taken = HANDLED if processing == "inline" else ACCEPTED
 
     def start_old() -> Service:
-        lab.code, lab.measured = code_before, False
+        lab.code = code_before
         try:
             return lab.start(url, **settings)
         finally:
-            lab.code, lab.measured = ROOT, True
+            lab.code = ROOT
 
     old = start_old()
     wait_for(old.is_ready, DEADLINE)

@@ -206,6 +206,7 @@ class TestAttempt:
         assert deliver(TYPE, event_id="evt_1").outcome == "failed"
         assert steps(deliver) == ["enter evt_1", "exit TypeError"]
 
+    @pytest.mark.processes
     @pytest.mark.parametrize("place", ["enter", "callback", "exit"])
     def test_forked_process_does_not_leave_it(
         self, make_deliver: MakeDeliver, tmp_path: Path, place: str

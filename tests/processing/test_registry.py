@@ -83,6 +83,7 @@ def test_every_type_of_the_sdk_is_accepted_and_called_with_its_class(
         assert str(bound._requestor._options.stripe_context) == "acct_1"  # noqa: SLF001 - no getter
 
 
+@pytest.mark.processes
 def test_classes_of_registered_types_are_imported_at_start() -> None:
     """The first event of a type is not slower: all of its classes are imported at the start."""
     code = """

@@ -51,6 +51,17 @@ def note_retry(url: str, event_id: str, *, by: str = "me", why: str | None = Non
 
 def state(url: str, event_id: str) -> tuple[str, str | None, int] | None:
     """Return state, outcome and attempt of an event, by the driver. A missing file is an error."""
+    sql = f"SELECT state, outcome, attempt FROM events WHERE id = '{event_id}'"  # noqa: S608 - the test's own
+    row: tuple[str, str | None, int] | None = _first_row(url, sql)
+    return row
+
+
+def count_done(url: str) -> int:
+    """Return the number of done events, by the driver. A missing file is an error."""
+    return int(_first_row(url, "SELECT count(*) FROM events WHERE state = 'done'")[0])
+
+
+def _first_row(url: str, sql: str) -> Any:
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite":
         opened = sqlite.driver.connect(f"file:{parsed.database}?mode=rw", uri=True)
@@ -60,10 +71,8 @@ def state(url: str, event_id: str) -> tuple[str, str | None, int] | None:
             autocommit=True,
             connect_timeout=5,
         )
-    sql = f"SELECT state, outcome, attempt FROM events WHERE id = '{event_id}'"  # noqa: S608 - the test's own
     with contextlib.closing(opened) as connection:
-        row: tuple[str, str | None, int] | None = connection.execute(sql).fetchone()
-        return row
+        return connection.execute(sql).fetchone()
 
 
 def set_revision(url: str, revision: str) -> None:

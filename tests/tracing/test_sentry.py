@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from werkzeug import Request, Response
 
 from app.settings import environment
@@ -54,6 +55,7 @@ def reports(envelope: bytes) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.processes
 def test_recipe_reports_a_failed_callback(
     tmp_path: Path, make_handlers: Callable[..., str], sqlite_url: str
 ) -> None:

@@ -76,6 +76,7 @@ def test_lock_whose_mode_cannot_be_set_is_unavailable(
     assert str(path) not in opened
 
 
+@pytest.mark.processes
 def test_processes_exclude_each_other_until_one_is_killed(tmp_path: Path) -> None:
     """The kernel releases the lock of a killed process."""
     path = tmp_path / "lock"

@@ -68,6 +68,8 @@ def test_affected_sqlite_is_used_without_wal_and_warned_about_once(
     inbox.close()
 
 
+@pytest.mark.processes
+@pytest.mark.measured
 def test_without_the_wheel_pythons_own_sqlite_is_used() -> None:
     """On a platform without a wheel of pysqlite3 the service still starts."""
     code = (

@@ -106,6 +106,7 @@ def test_close_does_not_wait_for_ever(sqlite_url: str, monkeypatch: pytest.Monke
         connection.execute("SELECT 1")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("closed", [False, True])
 def test_process_can_fork(database_url: str, *, closed: bool) -> None:
     """A forked child makes its own connection and writer thread. The parent keeps its own."""

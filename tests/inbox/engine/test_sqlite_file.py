@@ -291,6 +291,7 @@ with writer._lock:
 """
 
 
+@pytest.mark.processes
 def test_child_does_not_hold_its_parents_lock(sqlite_url: str) -> None:
     """After a process is killed while it writes, its child does not block other writers."""
     parent = subprocess.Popen([sys.executable, "-c", FORK, sqlite_url], stdout=subprocess.PIPE)
@@ -326,6 +327,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.processes
 def test_child_closes_no_connection_of_its_parents(sqlite_url: str, path: Path) -> None:
     """The last connection that is closed removes the log. A child's copy is never closed."""
     parent = subprocess.Popen([sys.executable, "-c", EXIT, sqlite_url], stdout=subprocess.PIPE)
@@ -341,6 +343,7 @@ def test_child_closes_no_connection_of_its_parents(sqlite_url: str, path: Path) 
     assert Path(f"{path}-wal").read_bytes() == log
 
 
+@pytest.mark.processes
 def test_child_that_closes_what_it_inherited_closes_nothing(inbox: Inbox, path: Path) -> None:
     """Closing a connection of the parent in a child has no effect."""
     connection = connection_of(inbox)
@@ -404,6 +407,7 @@ Path(f"{path}-wal").write_bytes(b"of another")
 """
 
 
+@pytest.mark.processes
 def test_abandoned_connection_is_not_closed_at_exit(sqlite_url: str, path: Path) -> None:
     """The log at the path may belong to another file by then."""
     subprocess.run([sys.executable, "-c", ABANDON, sqlite_url], check=True, timeout=120)

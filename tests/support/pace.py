@@ -1,0 +1,32 @@
+"""Spreads kills over deliveries, so that a test has as many of each on every machine."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+
+class Pace:
+    """Lets neither the kills nor the deliveries get ahead of the other ones."""
+
+    def __init__(self, *, kills: int, deliveries: int) -> None:
+        """Take the number of both. It can be one kill more or less."""
+        self._ratio = kills / deliveries
+        self._delivered = 0
+        self.killed = 0
+        self.over = threading.Event()
+        """Set when all is delivered, or when the test failed."""
+
+    def wait_to_deliver(self, number: int) -> None:
+        """Wait until delivery ``number``, counted from 0, may begin."""
+        self._delivered = max(number, self._delivered)
+        while self.killed < int(number * self._ratio) and not self.over.is_set():
+            time.sleep(0.01)
+
+    def wait_to_kill(self, seconds: float) -> bool:
+        """Wait so many seconds, and until a kill may follow. Return False if all is over."""
+        while not self.over.wait(seconds):
+            if self.killed <= self._delivered * self._ratio:
+                return True
+            seconds = 0.01
+        return False
