@@ -66,7 +66,7 @@ endif
 newer: $(INSTALLED) ## Run the server's tests on newer versions of gunicorn, if there are any
 	$(BIN)/python tools/newer_gunicorn.py
 
-test-fast: $(INSTALLED) ## Run the tests that start no process
+test-fast: $(INSTALLED) ## Run the tests that start no Python process
 	$(BIN)/python -m pytest --ignore tests/processes -m 'not processes' --numprocesses $(TESTS_AT_ONCE) --dist worksteal
 
 test-pooler: $(INSTALLED) ## Run the tests behind PgBouncer (on Debian, as root)

@@ -131,7 +131,10 @@ COVERAGE = "COVERAGE_PROCESS_CONFIG"
 
 @pytest.fixture(scope="session", autouse=True)
 def _coverage() -> Iterator[str | None]:
-    """How started processes measure themselves. They do not, but for a test with a mark."""
+    """Start processes without coverage, except in tests with the mark ``measured``.
+
+    Returns how coverage is configured, or None without coverage.
+    """
     with pytest.MonkeyPatch.context() as patch:
         found = os.environ.get(COVERAGE)
         patch.delenv(COVERAGE, raising=False)

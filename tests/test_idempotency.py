@@ -255,7 +255,6 @@ class TestRefusals:
         assert "Use 1 to 100 characters" in str(delivery.event.reason)
 
     @pytest.mark.processes
-    @pytest.mark.measured
     @pytest.mark.parametrize("place", ["after", "before_end"])
     def test_forked_process(self, mailing: Deliver, tmp_path: Path, place: str) -> None:
         """A child may not begin an effect. One that was forked in the block records none."""

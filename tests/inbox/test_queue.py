@@ -504,7 +504,7 @@ class TestNotifications:
         self, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A burst of deliveries notifies once."""
-        # Longer than any machine runs: the first notification is not a later one either.
+        # Longer than any uptime: the first notification must not be limited.
         monkeypatch.setattr("app.inbox.deliveries.NOTIFY_SECONDS", 1e9)
         inbox = Inbox(postgresql_url, lease_seconds=1)
         inbox.deliveries.notify()

@@ -321,15 +321,12 @@ class TestVersions:
         assert migrations().revisions == {each.revision for each in scripts.walk_revisions()}
 
     def test_statistics_follow_the_queue(self, open_inbox: MakeInbox, postgresql_url: str) -> None:
-        """A claim is quick only if PostgreSQL knows about how many events are due.
-
-        How many events are done does not matter for when it looks again.
-        """
+        """Autovacuum analyses after a fixed number of changes, however many events are done."""
         open_inbox(postgresql_url).migrate()
 
         options = rows(postgresql_url, "SELECT reloptions FROM pg_class WHERE relname = 'events'")
 
-        set_ = ["autovacuum_analyze_scale_factor=0", "autovacuum_analyze_threshold=5000"]
+        set_ = ["autovacuum_analyze_scale_factor=0", "autovacuum_analyze_threshold=500"]
         assert options == [(set_,)]
 
 

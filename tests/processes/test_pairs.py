@@ -106,7 +106,7 @@ def bodies(number: int) -> tuple[bytes, bytes]:
     return samples.encode(snapshot), samples.encode(thin(number))
 
 
-#: So many processes are killed during the deliveries, however fast the machine is.
+#: So many processes are killed during the deliveries, or one less.
 KILLS = 12
 
 
@@ -124,7 +124,7 @@ class Restless:
             wait_for(each.is_ready, DEADLINE)
 
     def kill(self, pace: Pace) -> None:
-        """Kill a process with SIGKILL about once a second: a service, or one of its workers."""
+        """Kill services, or workers of them, in step with the deliveries."""
         while pace.wait_to_kill(self.random.uniform(0.4, 1.0)):
             number = self.random.randrange(len(self.services))
             victim: Service = self.services[number]
@@ -211,6 +211,7 @@ def run(lab: Lab, database_url: str, number: int, **settings: Any) -> None:
         mixed = shuffled(number, restless.random)
         pace = Pace(kills=KILLS, deliveries=len(mixed))
         killing = lab.pool.submit(restless.kill, pace)
+        killing.add_done_callback(lambda _: pace.over.set())  # the deliveries would wait for kills
         try:
             deliver_all(lab, restless, pace, mixed)
         finally:

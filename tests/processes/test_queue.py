@@ -51,7 +51,7 @@ DONE = ("done", "handled", 1)
 MANY = [f"evt_{number}@{number % 700}" for number in range(2000)]
 """The number of events in the chaos tests, about three for each object."""
 KILLS = 12
-"""So many processes are killed during the deliveries, however fast the machine is."""
+"""So many processes are killed during the deliveries, or one less."""
 
 
 def start(lab: Lab, database_url: str, *options: str, **settings: Any) -> Service:
@@ -504,7 +504,7 @@ class Chaos:
         self.processes[number] = self.start_all[number]()
 
     def kill_until(self) -> None:
-        """Kill a process about once a second, until all is over."""
+        """Kill processes in step with the deliveries, at most about one a second."""
         while self.pace.wait_to_kill(self.random.uniform(0.6, 1.2)):
             self.pace.killed += 1
             self.kill_one()

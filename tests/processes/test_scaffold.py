@@ -72,11 +72,10 @@ PYTEST = """
 
 def run(folder: Path, *arguments: str) -> str:
     """Run a tool in a folder, and return its output. It must succeed."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     done = subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=folder,
-        env={**env, "PYTHONPATH": str(ROOT), "MYPYPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MYPYPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,

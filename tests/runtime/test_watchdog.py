@@ -63,8 +63,8 @@ def test_suspended_process_ends_itself() -> None:
     assert "it goes on" not in ended.stdout
 
 
-#: A process that has a time limit for its end. A thread can run, so the timer does not end it:
-#: no machine is so busy that none can for half a minute.
+#: A process that has a time limit for its end. A thread can run, so the timer does not end it.
+#: The watchdog allows 30 s, so that a busy machine does not trip it.
 ENDING = """
 import time
 from app.runtime import watchdog

@@ -1,4 +1,4 @@
-"""Spreads kills over deliveries, so that a test has as many of each on every machine."""
+"""Spreads kills over deliveries, so that a test has the same number of each on every machine."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import time
 
 
 class Pace:
-    """Lets neither the kills nor the deliveries get ahead of the other ones."""
+    """Keeps kills and deliveries in step."""
 
     def __init__(self, *, kills: int, deliveries: int) -> None:
-        """Take the number of both. It can be one kill more or less."""
+        """Take the number of both. The last kill may not happen."""
         self._ratio = kills / deliveries
         self._delivered = 0
         self.killed = 0

@@ -263,7 +263,7 @@ class Service:
         """Wait for the end of a process that was stopped while a callback ran.
 
         A thread ends it with status 0. If that takes 0.4 s too long, the timer of the watchdog ends
-        it. Writing the coverage on a busy machine can take as long.
+        it. On a busy machine it can take as long.
         """
         assert self.wait() == 0 or "Timeout (0:00:01)!" in self.log, self.log
 
