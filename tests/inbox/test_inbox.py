@@ -253,7 +253,8 @@ def test_skipping_keeps_a_done_event(inbox: Inbox) -> None:
 def test_of_many_deliveries_at_once_one_gets_the_claim(make_inbox: MakeInbox) -> None:
     """Deciding and recording are one statement: 100 deliveries of one event, one claim."""
     inboxes = [make_inbox() for _ in range(4)]
-    inboxes[0].migrate()
+    for each in inboxes:
+        each.migrate()  # a delivery waits for that one second at most
     ready = threading.Barrier(20)
 
     def deliver(number: int) -> list[Claim | None]:

@@ -51,13 +51,24 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, _coverage: str | None) -> Iterator[Server]:
+def server_options() -> tuple[str, ...]:
+    """The options of ``server``. A test module may override this."""
+    return ()
+
+
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory,
+    server_options: tuple[str, ...],
+    _coverage: str | None,
+) -> Iterator[Server]:
     """One gunicorn for all tests of a module that do not change its state. It is measured."""
+    folder = tmp_path_factory.mktemp("server")
     with contextlib.ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
             if _coverage is not None:
                 patch.setenv(COVERAGE, _coverage)
-            server = stack.enter_context(running(tmp_path_factory.mktemp("server")))
+            server = stack.enter_context(running(folder, *server_options))
         yield server
 
 

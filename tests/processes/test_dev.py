@@ -164,6 +164,7 @@ def start(tmp_path: Path) -> Iterator[StartDev]:
 class TestReload:
     """A changed handler handles the next delivery."""
 
+    @pytest.mark.measured
     def test_changes_are_taken_over(self, start: StartDev) -> None:
         """A changed module and an added one handle the next delivery.
 

@@ -78,6 +78,7 @@ def history(database_url: str, event_id: str = EVENT) -> list[str]:
 # One container, or several
 
 
+@pytest.mark.measured
 def test_one_container_is_enough(lab: Lab, database_url: str) -> None:
     """The web processes run the events that they have accepted."""
     service = start(lab, database_url)
@@ -88,6 +89,7 @@ def test_one_container_is_enough(lab: Lab, database_url: str) -> None:
     assert lab.account(EVENT) == ONCE
 
 
+@pytest.mark.measured
 def test_worker_runs_what_others_answered(lab: Lab, database_url: str) -> None:
     """With WORKER_THREADS=0 a web process runs nothing. A worker process finds its events."""
     service = start(lab, database_url, WORKER_THREADS=0)
@@ -180,6 +182,7 @@ def test_stop_waits_for_a_callback(lab: Lab, database_url: str) -> None:
     assert state(database_url, "evt_2") == ("pending", None, 0)
 
 
+@pytest.mark.measured
 def test_stopping_worker_waits_for_a_callback(lab: Lab, database_url: str) -> None:
     """The same holds for SIGTERM to a worker process."""
     service = start(lab, database_url, WORKER_THREADS=0)

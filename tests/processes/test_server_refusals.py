@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from app.settings import Settings
 from app.web import bridge, framing
 from app.web.refusals import LINES
 from tests.support import pages
-from tests.support.gunicorn_server import CONFIG, Serve, Server, running
+from tests.support.gunicorn_server import CONFIG, Serve, Server
 
 HEAD = b"POST /echo HTTP/1.1\r\nHost: test\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -45,10 +44,9 @@ REFUSED = [
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One gunicorn with one process for all tests: each process limits its own warnings."""
-    with running(tmp_path_factory.mktemp("server"), "--workers", "1") as server:
-        yield server
+def server_options() -> tuple[str, ...]:
+    """One process for all tests: each limits its own warnings."""
+    return ("--workers", "1")
 
 
 def test_each_refused_request_is_logged(server: Server) -> None:
