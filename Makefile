@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Written last: a .venv without it was left half-made, and one older than the lock is out of date.
 INSTALLED := $(VENV)/.installed
+# Written when the tests are compiled: without it, each of the processes that run them compiles all.
+COMPILED := $(VENV)/.compiled
 # The programs that check deploy/ and write the SBOM.
 TOOLS := .venv-deploy
 TOOLS_INSTALLED := $(TOOLS)/.installed
@@ -53,7 +55,7 @@ handler: $(INSTALLED) .env ## Write a handler module and its test (TYPE=v1.custo
 demo: $(INSTALLED) ## Start a service, deliver signed events to it, and show the results
 	@exec $(BIN)/python -m devkit.demo
 
-test: $(INSTALLED) ## Run all tests; fails when one fails or a branch is missed (ARGS='...' runs a part)
+test: $(INSTALLED) $(if $(strip $(ARGS)),,$(COMPILED)) ## Run all tests; fails when one fails or a branch is missed (ARGS='...' runs a part)
 ifeq ($(strip $(ARGS)),)
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m coverage run -m pytest --numprocesses $(TESTS_AT_ONCE) --dist worksteal
@@ -66,7 +68,7 @@ endif
 newer: $(INSTALLED) ## Run the server's tests on newer versions of gunicorn, if there are any
 	$(BIN)/python tools/newer_gunicorn.py
 
-test-fast: $(INSTALLED) ## Run the tests that start no Python process
+test-fast: $(INSTALLED) $(COMPILED) ## Run the tests that start no Python process
 	$(BIN)/python -m pytest --ignore tests/processes -m 'not processes' --numprocesses $(TESTS_AT_ONCE) --dist worksteal
 
 test-pooler: $(INSTALLED) ## Run the tests behind PgBouncer (on Debian, as root)
@@ -129,6 +131,11 @@ $(INSTALLED): requirements-dev.lock
 	@$(BIN)/python -m pip install $$(test -t 1 || echo --quiet) --disable-pip-version-check \
 		--require-hashes --only-binary :all: --requirement requirements-dev.lock
 	@$(BIN)/python tools/skip_flask_dotenv.py
+	@touch $@
+
+# The run of the tests shows their errors.
+$(COMPILED): $(INSTALLED)
+	@$(BIN)/python -m pytest --collect-only --quiet >/dev/null || true
 	@touch $@
 
 $(TOOLS_INSTALLED): requirements-deploy.lock | $(INSTALLED)
