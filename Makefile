@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Written last: a .venv without it was left half-made, and one older than the lock is out of date.
 INSTALLED := $(VENV)/.installed
-# Written when the tests are compiled: without it, each of the processes that run them compiles all.
+# Written when the tests are compiled. Otherwise each process of a run would compile all of them.
 COMPILED := $(VENV)/.compiled
 # The programs that check deploy/ and write the SBOM.
 TOOLS := .venv-deploy
@@ -135,6 +135,7 @@ $(INSTALLED): requirements-dev.lock
 
 # The run of the tests shows their errors.
 $(COMPILED): $(INSTALLED)
+	@echo 'Compiling the tests (once) ...'
 	@$(BIN)/python -m pytest --collect-only --quiet >/dev/null || true
 	@touch $@
 

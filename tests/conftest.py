@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import textwrap
@@ -130,7 +131,7 @@ COVERAGE = "COVERAGE_PROCESS_CONFIG"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _coverage() -> Iterator[str | None]:
+def process_coverage() -> Iterator[str | None]:
     """Start processes without coverage, except in tests with the mark ``measured``.
 
     Returns how coverage is configured, or None without coverage.
@@ -143,11 +144,32 @@ def _coverage() -> Iterator[str | None]:
 
 @pytest.fixture(autouse=True)
 def _measured(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, _coverage: str | None
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, process_coverage: str | None
 ) -> None:
     """Measure the processes that a test with the mark ``measured`` starts."""
-    if request.node.get_closest_marker("measured") is not None and _coverage is not None:
-        monkeypatch.setenv(COVERAGE, _coverage)
+    if request.node.get_closest_marker("measured") is not None and process_coverage is not None:
+        monkeypatch.setenv(COVERAGE, process_coverage)
+
+
+#: The folders whose tests may start Python processes.
+STARTING = ("browser", "deploy", "pooler", "processes")
+
+
+@pytest.fixture(autouse=True)
+def _no_python_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test without the mark ``processes`` start no Python process."""
+    folder = request.path.relative_to(Path(__file__).parent).parts[0]
+    if folder in STARTING or request.node.get_closest_marker("processes"):
+        return
+    start = subprocess.Popen.__init__
+
+    def refuse(self: Any, args: Any, *more: Any, **options: Any) -> None:
+        words = args if isinstance(args, list | tuple) else [args]
+        assert sys.executable not in map(str, words), "mark the test with `processes`"
+        start(self, args, *more, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("mark the test with `processes`"))
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -35,7 +34,7 @@ class Pauses:
         self._store = store
         self._log = Audit(store)
         self._types: frozenset[str] | None = None
-        self._searched_at = -math.inf
+        self._searched_at = 0.0
         self._place = START
 
     def pause(self, *, by: str, why: str | None, type_: str | None = None) -> bool:

@@ -60,14 +60,14 @@ def server_options() -> tuple[str, ...]:
 def server(
     tmp_path_factory: pytest.TempPathFactory,
     server_options: tuple[str, ...],
-    _coverage: str | None,
+    process_coverage: str | None,
 ) -> Iterator[Server]:
     """One gunicorn for all tests of a module that do not change its state. It is measured."""
     folder = tmp_path_factory.mktemp("server")
     with contextlib.ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
-            if _coverage is not None:
-                patch.setenv(COVERAGE, _coverage)
+            if process_coverage is not None:
+                patch.setenv(COVERAGE, process_coverage)
             server = stack.enter_context(running(folder, *server_options))
         yield server
 

@@ -129,12 +129,14 @@ class Restless:
             number = self.random.randrange(len(self.services))
             victim: Service = self.services[number]
             children = children_of(victim.process.pid)
-            pace.killed += 1
-            with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
-                if children and self.random.random() < 0.7:
+            if children and self.random.random() < 0.7:
+                with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
                     os.kill(self.random.choice(children), signal.SIGKILL)
-                    continue
+                    pace.killed += 1
+                continue
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(victim.process.pid, signal.SIGKILL)
+                pace.killed += 1
             victim.process.wait(DEADLINE)
             self.services[number] = self._start()
 

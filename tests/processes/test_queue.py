@@ -500,16 +500,17 @@ class Chaos:
         if children and self.random.random() < 0.5:
             with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
                 os.kill(self.random.choice(children), signal.SIGKILL)
+                self.pace.killed += 1
             return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(victim.process.pid, signal.SIGKILL)
+            self.pace.killed += 1
         victim.process.wait(DEADLINE)
         self.processes[number] = self.start_all[number]()
 
     def kill_until(self) -> None:
         """Kill processes in step with the deliveries, at most about one a second."""
         while self.pace.wait_to_kill(self.random.uniform(0.6, 1.2)):
-            self.pace.killed += 1
             self.kill_one()
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
+
+from tests.support.waiting import wait_for
 
 
 class Pace:
@@ -14,14 +15,14 @@ class Pace:
         self._ratio = kills / deliveries
         self._delivered = 0
         self.killed = 0
+        """The number of kills that succeeded, which the test counts."""
         self.over = threading.Event()
         """Set when all is delivered, or when the test failed."""
 
     def wait_to_deliver(self, number: int) -> None:
-        """Wait until delivery ``number``, counted from 0, may begin."""
+        """Wait until delivery ``number``, counted from 0, may begin. Fails if no kill comes."""
         self._delivered = max(number, self._delivered)
-        while self.killed < int(number * self._ratio) and not self.over.is_set():
-            time.sleep(0.01)
+        wait_for(lambda: self.killed >= int(number * self._ratio) or self.over.is_set())
 
     def wait_to_kill(self, seconds: float) -> bool:
         """Wait so many seconds, and until a kill may follow. Return False if all is over."""
