@@ -170,9 +170,11 @@ def test_deliveries_reach_all_containers(
 
     A worker runs them. No other path is forwarded but the one with the page's prefix.
     """
-    ids = [f"evt_{number}" for number in range(8)]
-    assert {nginx.deliver(each) for each in ids} == {(200, "accepted")}
-    assert min(accepted(web)) > 0
+    ids = []
+    while len(ids) < 8 or min(accepted(web)) == 0:  # nginx chooses at random
+        assert len(ids) < 64, accepted(web)
+        ids.append(f"evt_{len(ids)}")
+        assert nginx.deliver(ids[-1]) == (200, "accepted")
     web[0].terminate()
     assert web[0].wait() == 0
     more = [f"evt_more_{number}" for number in range(8)]
