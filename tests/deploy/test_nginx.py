@@ -170,7 +170,7 @@ def test_deliveries_reach_all_containers(
 
     A worker runs them. No other path is forwarded but the one with the page's prefix.
     """
-    ids = []
+    ids: list[str] = []
     while len(ids) < 8 or min(accepted(web)) == 0:  # nginx chooses at random
         assert len(ids) < 64, accepted(web)
         ids.append(f"evt_{len(ids)}")

@@ -9,6 +9,7 @@ import ast
 import importlib
 import inspect
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,7 +120,13 @@ def has_attribute(cls: type, name: str) -> bool:
     """Return whether a class has an attribute, or assigns it to ``self``."""
     assigned = re.compile(rf"\bself\.{name}\b[^\n]*=(?!=)")
     own = [each for each in cls.__mro__ if each.__module__.startswith("gunicorn")]
-    return hasattr(cls, name) or any(assigned.search(inspect.getsource(each)) for each in own)
+    return hasattr(cls, name) or any(assigned.search(source(each)) for each in own)
+
+
+@cache
+def source(cls: type) -> str:
+    """Return the source of a class. Python parses the whole file to find it."""
+    return inspect.getsource(cls)
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ class GroupCommit:
 
         The thread starts at the first statement, because no thread survives a fork.
         """
-        self._transactions = Transactions(pool, file, batch_forms)
+        self._transactions = Transactions(file, batch_forms)
         self._file = file
         # No time-out: callers have their own (``WRITE_TIMEOUT``).
         self._lock = file.lock(timeout=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import psycopg
@@ -27,12 +28,9 @@ _LOST: Final = ("lost",)
 #: Runs of a statement that loses its races. Each time another statement has succeeded.
 MAX_RACES = 50
 
-
-class _Compiled(NamedTuple):
-    """The SQL of a statement, and the names of its parameters ``$1``, ``$2`` and so on."""
-
-    sql: str
-    names: Sequence[str]
+#: Compiled statements that a process keeps. The inbox has about 175. To compile one takes longer
+#: than to run it. The statement of a list with filters is another one each time.
+KEPT = 256
 
 
 class _Query(NamedTuple):
@@ -55,7 +53,6 @@ class PostgresqlStatements:
         The tables of the statements are in the ``schema``, as ``use_schema`` describes.
         """
         self._breaker = breaker
-        self._dialect = session.dialect(url)
         self._arguments = session.arguments(url)
         self._connector = Connector()
         self.pool = ConnectionPool(self._connect, breaker)
@@ -65,8 +62,6 @@ class PostgresqlStatements:
     def use_schema(self, schema: str | None) -> None:
         """Qualify the tables of all statements with this ``schema``. None: with none."""
         self._schema = schema
-        # A new one, because a thread may be compiling with the schema from before.
-        self._statements: dict[sa.Executable, _Compiled] = {}
 
     def _connect(self) -> Connection:
         return session.connect(self._connector, self._arguments)
@@ -104,8 +99,7 @@ class PostgresqlStatements:
         With the execution option ``in_order``, the planner reads rows in the order of an index.
         When its connection is lost it runs once more. Raises the driver's error.
         """
-        # Not kept: a list with filters is another statement each time.
-        state = self._compile(statement).construct_expanded_state(parameters)
+        state = _compile(statement, self._schema).construct_expanded_state(parameters)
         is_short = seconds <= limits.SECONDS
         limit = session.STATEMENT_TIMEOUT_MS if is_short else session.READ_STATEMENT_TIMEOUT_MS
         options = statement.get_execution_options()
@@ -113,22 +107,8 @@ class PostgresqlStatements:
         return self._run(query, seconds, limit, _all_rows, options=options)
 
     def _query(self, statement: sa.Executable, parameters: Mapping[str, Any]) -> _Query:
-        statements = self._statements
-        found = statements.get(statement)
-        if found is None:
-            compiled = self._compile(statement)
-            found = statements[statement] = _Compiled(compiled.string, compiled.positiontup)
-        return _Query(found.sql, [parameters[name] for name in found.names])
-
-    def _compile(self, statement: Any) -> Any:
-        names = {
-            "schema_translate_map": {None: self._schema},
-            "render_schema_translate": True,
-        }
-        also: RowForEach | None = statement.get_execution_options().get("also")
-        if also is not None:
-            statement = also.with_change(statement)
-        return statement.compile(dialect=self._dialect, **(names if self._schema else {}))
+        compiled = _compile(statement, self._schema)
+        return _Query(compiled.string, [parameters[name] for name in compiled.positiontup])
 
     def _run(  # noqa: PLR0913 - a writing statement has options
         self,
@@ -169,6 +149,16 @@ class PostgresqlStatements:
         """Close all connections. None of them may be in use."""
         self.pool.clear()
         self._connector.close()
+
+
+@lru_cache(KEPT)
+def _compile(statement: Any, schema: str | None) -> Any:
+    """Return SQLAlchemy's compiled statement, with all tables in the ``schema``."""
+    names = {"schema_translate_map": {None: schema}, "render_schema_translate": True}
+    also: RowForEach | None = statement.get_execution_options().get("also")
+    if also is not None:
+        statement = also.with_change(statement)
+    return statement.compile(dialect=session.DIALECT, **(names if schema else {}))
 
 
 def _first_row(cursor: Any) -> tuple[Any, ...] | None:

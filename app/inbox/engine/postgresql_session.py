@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 from psycopg.pq import PipelineStatus
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from app.inbox.engine.deadline import Connection, Connector
 
@@ -54,6 +55,13 @@ _READ_IN_ORDER = ", ".join(
     for name in ("enable_seqscan", "enable_bitmapscan", "enable_sort", "jit")
 )
 
+#: SQLAlchemy's dialect for statements with the server's own placeholders. The driver would replace
+#: others at every execution, and a statement of a delivery is longer than those whose result the
+#: driver keeps.
+DIALECT: sa.Dialect = PGDialect_psycopg(  # type: ignore[no-untyped-call] # SQLAlchemy has no types here
+    paramstyle="numeric_dollar"
+)
+
 #: Connections that the limits of the role, the database and the server still allow.
 _CONNECTIONS_LEFT = """
     SELECT least(
@@ -87,17 +95,6 @@ _SET_TIMEOUT = """
         pg_backend_pid() <> $1,
         set_config('statement_timeout', $2, pg_backend_pid() <> $1)
 """
-
-
-def dialect(url: sa.URL) -> sa.Dialect:
-    """Return SQLAlchemy's dialect for statements with the server's own placeholders.
-
-    The driver would replace others at every execution, and a statement of a delivery is longer than
-    those whose result the driver keeps.
-    """
-    make: Any = url.get_dialect()
-    result: sa.Dialect = make(paramstyle="numeric_dollar")
-    return result
 
 
 def arguments(url: sa.URL) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from app.errors import InboxUnavailable
 
@@ -20,6 +21,7 @@ except ImportError:  # No wheel for this platform: journal_mode() then does with
 
 __all__ = [
     "BUSY_TIMEOUT_MS",
+    "DIALECT",
     "VERSION",
     "driver",
     "is_wal",
@@ -30,6 +32,9 @@ __all__ = [
 ]
 
 VERSION: tuple[int, ...] = driver.sqlite_version_info
+
+#: SQLAlchemy's dialect for statements that the driver runs.
+DIALECT: sa.Dialect = SQLiteDialect_pysqlite(dbapi=driver)
 
 #: Milliseconds that SQLite waits for a tool that writes without taking the file lock.
 BUSY_TIMEOUT_MS = 4_000

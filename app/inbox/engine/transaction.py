@@ -7,7 +7,7 @@ can hand the GIL to another thread while the file lock is held.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -43,6 +43,10 @@ _Compiled = tuple[str, list[tuple[str, int]]]
 
 _Rows = list[tuple[Any, ...]]
 
+#: Compiled statements that a process keeps. The inbox has about 175, and a batch has another one
+#: for each number of executions.
+KEPT = 512
+
 
 class _BatchFailedError(Exception):
     """The batch changed fewer rows than it has executions."""
@@ -51,20 +55,13 @@ class _BatchFailedError(Exception):
 class Transactions:
     """The transactions of one process, on one connection. Not for several threads at once."""
 
-    def __init__(
-        self, pool: sa.Engine, file: SqliteFile, batch_forms: Mapping[Any, BatchForm]
-    ) -> None:
-        """Take the ``file``, the statements that can run as a batch, and SQLAlchemy's ``pool``.
-
-        The ``pool`` compiles the statements.
-        """
-        self._pool = pool
+    def __init__(self, file: SqliteFile, batch_forms: Mapping[Any, BatchForm]) -> None:
+        """Take the ``file``, and the statements that can run as a batch."""
         self._file = file
         self._batch_forms = batch_forms
         self._connection: Connection | None = None
         self._synchronous = sqlite.synchronous()
         self._counted_changes = 0
-        self._statements: dict[tuple[Any, int], _Compiled] = {}
 
     def run(self, writes: Sequence[Write], lock: FileLock) -> None:
         """Run all ``writes`` in one transaction, or each alone if one of them fails.
@@ -135,7 +132,7 @@ class Transactions:
         if form is None:
             self._run_one(connection, writes[0])
             return
-        sql, names = self._compile(statement, len(writes), form.make)
+        sql, names = _compile_batch(form, len(writes))
         values = tuple([writes[number].parameters[name] for name, number in names])
         if connection.execute(sql, values).rowcount != len(writes):
             raise _BatchFailedError
@@ -170,21 +167,11 @@ class Transactions:
     def _fetch(
         self, connection: Connection, statement: Any, parameters: Mapping[str, Any]
     ) -> _Rows:
-        sql, names = self._compile(statement)
+        sql, names = _compile(statement)
         values = tuple([parameters[name] for name, _ in names])
         # All rows are fetched, because a statement that is not at its end cannot be committed.
         rows: _Rows = connection.execute(sql, values).fetchall()
         return rows
-
-    def _compile(
-        self, statement: Any, count: int = 0, make: Callable[[int], sa.Executable] | None = None
-    ) -> _Compiled:
-        """Return the SQL of a statement, or of its batch for ``count`` executions."""
-        compiled = self._statements.get((statement, count))
-        if compiled is None:
-            compiled = _compile(make(count) if make else statement, self._pool)
-            self._statements[statement, count] = compiled
-        return compiled
 
 
 def _commit(connection: Connection, steps: Sequence[Callable[[], None]]) -> bool:
@@ -224,11 +211,23 @@ def _is_locked(error: BaseException) -> bool:
     return isinstance(error, driver.OperationalError) and "locked" in str(error)
 
 
-def _compile(statement: Any, pool: sa.Engine) -> _Compiled:
+@lru_cache(KEPT)
+def _compile(statement: sa.Executable) -> _Compiled:
+    """Return the SQL of a statement."""
+    return _compiled(statement)
+
+
+@lru_cache(KEPT)
+def _compile_batch(form: BatchForm, count: int) -> _Compiled:
+    """Return the SQL of a batch for ``count`` executions."""
+    return _compiled(form.make(count))
+
+
+def _compiled(statement: Any) -> _Compiled:
     """Return a statement's SQL, and its parameters in their order.
 
     The name of a parameter of a batch ends in ``__`` and the number of its execution.
     """
-    compiled = statement.compile(pool)
+    compiled = statement.compile(dialect=sqlite.DIALECT)
     names = [name.partition("__") for name in compiled.positiontup]
     return compiled.string, [(name, int(number or 0)) for name, _, number in names]

@@ -77,14 +77,14 @@ def test_file_removed_during_a_transaction(
     inbox: Inbox, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A commit to a file that is removed before the answer does not count."""
-    compile_ = Transactions._compile  # noqa: SLF001 - no other way to be there in that moment
+    fetch = Transactions._fetch  # noqa: SLF001 - no other way to be there in that moment
 
     def remove(*arguments: Any) -> Any:
         path.unlink()
-        return compile_(*arguments)
+        return fetch(*arguments)
 
     with monkeypatch.context() as moment:
-        moment.setattr(Transactions, "_compile", remove)
+        moment.setattr(Transactions, "_fetch", remove)
         with pytest.raises(InboxUnavailable) as raised:
             inbox.check()
 
