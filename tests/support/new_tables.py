@@ -1,8 +1,7 @@
-"""Makes the tables of a new SQLite file as Alembic left them in the first one.
+"""Copies the tables of a new SQLite file from the first one that Alembic made in this process.
 
-Alembic builds the statements of all migrations anew for each inbox, which takes five times as long
-as to run them. Half of them change what an earlier one made. On PostgreSQL a test gets a copy of a
-database.
+Alembic builds the statements of all migrations anew for each inbox. On PostgreSQL a test gets a
+copy of a database too.
 """
 
 from __future__ import annotations
@@ -13,41 +12,43 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
+from app.inbox.engine import sqlite
 from app.inbox.sql.revisions import versions
 
 _upgrade = command.upgrade
 
-#: What SQLite keeps of each table, index and trigger, in the order of their making.
-_OBJECTS = "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid"
+#: The tables and indexes of a file, but for those that SQLite makes itself.
+_OBJECTS = "SELECT name FROM sqlite_schema WHERE sql IS NOT NULL"
 
-#: The statements, each with its parameters.
-_made: list[tuple[str, Any]] = []
+#: The copy, in memory, once there is one.
+_made: list[Any] = []
 
 
 def upgrade(config: Config, revision: str) -> None:
-    """Do what ``alembic.command.upgrade`` does. A process asks Alembic for the first new file."""
+    """Do what ``alembic.command.upgrade`` does. A process asks Alembic for the first new file.
+
+    The copy is of a file in WAL mode, so others get their tables from Alembic.
+    """
     connection: sa.Connection = config.attributes["connection"]
-    is_new = connection.scalar(sa.select(sa.func.count()).select_from(versions)) == 0
-    if revision != "head" or not is_new or connection.dialect.name != "sqlite":
+    file: Any = connection.connection.driver_connection
+    is_file = connection.dialect.name == "sqlite" and sqlite.is_wal()
+    if revision != "head" or not is_file or not _is_new(file):
         _upgrade(config, revision)
         return
-    # Without SQLAlchemy, which takes as long for a statement as SQLite.
-    driver: Any = connection.connection.driver_connection
     if not _made:
-        before = set(driver.execute(_OBJECTS))
-        _upgrade(config, "head")
-        _made.extend(_statements(driver, before))
-        return
-    for statement, parameters in _made:
-        driver.execute(statement, parameters)
+        _upgrade(config, revision)
+    # SQLite copies no file that its connection is writing to.
+    file.execute("COMMIT")
+    if _made:
+        _made[0].backup(file)
+    else:
+        _made.append(sqlite.driver.connect(":memory:", check_same_thread=False))
+        file.backup(_made[0])
+    file.execute("BEGIN IMMEDIATE")
 
 
-def _statements(driver: Any, before: set[tuple[str, str, str]]) -> list[tuple[str, Any]]:
-    """Return the statements that make all objects but those from ``before``, and all rows."""
-    objects = list(driver.execute(_OBJECTS))
-    made: list[tuple[str, Any]] = [(each[2], ()) for each in objects if each not in before]
-    for table in [name for kind, name, _ in objects if kind == "table"]:
-        for row in driver.execute(f"SELECT * FROM {table}"):  # noqa: S608 - a name of ours
-            places = ", ".join("?" * len(row))
-            made.append((f"INSERT INTO {table} VALUES ({places})", row))  # noqa: S608 - as above
-    return made
+def _is_new(file: Any) -> bool:
+    """Return whether a file has only the table of revisions, which is empty."""
+    objects = [name for (name,) in file.execute(_OBJECTS)]
+    rows = f"SELECT count(*) FROM {versions.name}"  # noqa: S608 - a name of ours
+    return objects == [versions.name] and file.execute(rows).fetchone() == (0,)
