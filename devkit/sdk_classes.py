@@ -7,6 +7,7 @@ import inspect
 import threading
 from functools import cache
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -92,9 +93,10 @@ def _urls(function: ast.FunctionDef) -> list[str]:
 
 def _imports(module: ast.Module) -> dict[str, str]:
     """The full name of each imported name of a module, including imports for type checkers."""
+    conditional = [each.body for each in module.body if isinstance(each, ast.If)]
     return {
         alias.asname or alias.name: f"{node.module}.{alias.name}"
-        for node in ast.walk(module)
+        for node in chain(module.body, *conditional)  # to walk the whole tree takes long
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from typing import Any
 
 from hypothesis import given, settings
@@ -107,10 +108,16 @@ def survivors(original: dict[str, Any]) -> set[str]:
 
     Those in words of Stripe's and in replacements do not count.
     """
-    known = windows(*vocabulary(), REPLACEMENTS, str(original["type"]))
+    known = known_windows() | windows(str(original["type"]))
     left = re.sub(r"_fake\d+", "", json.dumps(anonymised(original), ensure_ascii=False))
     parts = {part for text in texts(original) for part in text.split("/")}
     return {each for each in windows(*parts) - known if each in left}
+
+
+@cache
+def known_windows() -> set[str]:
+    """Return the pieces of all words of Stripe's and of the replacements."""
+    return windows(*vocabulary(), REPLACEMENTS)
 
 
 def windows(*words: str) -> set[str]:
