@@ -157,7 +157,10 @@ STARTING = ("browser", "deploy", "pooler", "processes")
 
 @pytest.fixture(autouse=True)
 def _no_python_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a test without the mark ``processes`` start no Python process."""
+    """Fail a test that forks or starts this Python with ``subprocess``, without the mark.
+
+    Other ways to start it are not noticed.
+    """
     folder = request.path.relative_to(Path(__file__).parent).parts[0]
     if folder in STARTING or request.node.get_closest_marker("processes"):
         return
@@ -165,7 +168,8 @@ def _no_python_process(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
 
     def refuse(self: Any, args: Any, *more: Any, **options: Any) -> None:
         words = args if isinstance(args, list | tuple) else [args]
-        assert sys.executable not in map(str, words), "mark the test with `processes`"
+        if sys.executable in map(str, words):
+            pytest.fail("mark the test with `processes`")
         start(self, args, *more, **options)
 
     monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
@@ -199,11 +203,11 @@ def _activated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _quick_tables(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the tables of a new SQLite file quickly, but not in tests of migrations.
+    """Copy the tables of a new SQLite file, but not in tests of migrations.
 
     Those have the mark ``no_tables``.
     """
-    # No mock: the same statements, which Alembic builds only once. See the module.
+    # No mock: it copies the tables that Alembic made in the first file of this process.
     if request.node.get_closest_marker("no_tables") is None:
         monkeypatch.setattr(alembic.command, "upgrade", new_tables.upgrade)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +35,7 @@ class Pauses:
         self._store = store
         self._log = Audit(store)
         self._types: frozenset[str] | None = None
-        self._searched_at = 0.0
+        self._searched_at = -math.inf
         self._place = START
 
     def pause(self, *, by: str, why: str | None, type_: str | None = None) -> bool:

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from app.errors import InboxUnavailable, StartError, Unstorable
 from app.inbox import Claim, Failure, Inbox, NewEvent, Outcome
+from app.inbox.engine import postgresql, transaction
 from app.inbox.engine.postgresql_session import LOCK_TIMEOUT_MS
 from tests.support import raw_sql
 from tests.support.inboxes import MakeInbox
@@ -53,6 +54,27 @@ def test_new_event_is_recorded_and_claimed_at_once(inbox: Inbox) -> None:
     assert event.lease_until is not None
     assert event.lease_until - event.received_at == pytest.approx(LONG)
     assert event.claimed_by
+
+
+def test_process_compiles_each_statement_once(make_inbox: MakeInbox) -> None:
+    """A second inbox of the process compiles nothing to take, end and show an event."""
+    caches = [
+        *(postgresql._compile, transaction._compile),  # noqa: SLF001 - nothing else tells
+        transaction._compile_batch,  # noqa: SLF001 - the same
+    ]
+
+    def compiled_and_found(event_id: str) -> tuple[int, int]:
+        inbox = make_inbox()
+        inbox.check()
+        assert inbox.claims.finish(claim(inbox, replace(EVENT, id=event_id)))
+        assert inbox.administration.find(event_id) is not None
+        counts = [each.cache_info() for each in caches]
+        return sum(each.misses for each in counts), sum(each.hits for each in counts)
+
+    compiled, found = compiled_and_found("evt_1")
+    again, found_again = compiled_and_found("evt_2")
+    assert again == compiled
+    assert found_again > found
 
 
 @pytest.mark.processes

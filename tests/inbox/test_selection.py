@@ -73,7 +73,7 @@ def url(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """An inbox with events of every kind."""
     # Of 400 events too few would be dead.
     monkeypatch.setattr(million, "FAILED_SHARE", 0.3)
-    monkeypatch.setattr(million, "GROUPS", 10)  # each has 360 rows, which took half of the time
+    monkeypatch.setattr(million, "GROUPS", 10)  # each fills 360 rows, which no test here reads
     million.fill(database_url, EVENTS, analyze=False)
     return database_url
 

@@ -589,8 +589,10 @@ class TestBound:
         with structlog.contextvars.bound_contextvars(event_id="evt_1", attempt=2):
             structlog.get_logger().info(event, **values)
             logging.getLogger("team").info(event, {"values": values})
-            first = [each[:1] if isinstance(each, list) else each for each in values.values()]
-            fail_with(event + str(first)[: 10**6], structlog.get_logger())
+            cut = {
+                key: each[:1] if isinstance(each, list) else each for key, each in values.items()
+            }
+            fail_with(event + str(cut)[: 10**6], structlog.get_logger())
 
         printed = capsys.readouterr().err
         if log_format == "json":

@@ -134,7 +134,7 @@ class Restless:
                     os.kill(self.random.choice(children), signal.SIGKILL)
                     pace.killed += 1
                 continue
-            with contextlib.suppress(ProcessLookupError):
+            if victim.process.poll() is None:
                 os.killpg(victim.process.pid, signal.SIGKILL)
                 pace.killed += 1
             victim.process.wait(DEADLINE)

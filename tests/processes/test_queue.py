@@ -502,7 +502,7 @@ class Chaos:
                 os.kill(self.random.choice(children), signal.SIGKILL)
                 self.pace.killed += 1
             return
-        with contextlib.suppress(ProcessLookupError):
+        if victim.process.poll() is None:
             os.killpg(victim.process.pid, signal.SIGKILL)
             self.pace.killed += 1
         victim.process.wait(DEADLINE)

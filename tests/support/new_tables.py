@@ -17,7 +17,7 @@ from app.inbox.sql.revisions import versions
 
 _upgrade = command.upgrade
 
-#: The tables and indexes of a file, but for those that SQLite makes itself.
+#: All objects of a file but SQLite's automatic indexes.
 _OBJECTS = "SELECT name FROM sqlite_schema WHERE sql IS NOT NULL"
 
 #: The copy, in memory, once there is one.
@@ -27,23 +27,25 @@ _made: list[Any] = []
 def upgrade(config: Config, revision: str) -> None:
     """Do what ``alembic.command.upgrade`` does. A process asks Alembic for the first new file.
 
-    The copy is of a file in WAL mode, so others get their tables from Alembic.
+    The copy has the header of a file in WAL mode. Without WAL mode, Alembic makes all tables.
     """
     connection: sa.Connection = config.attributes["connection"]
     file: Any = connection.connection.driver_connection
-    is_file = connection.dialect.name == "sqlite" and sqlite.is_wal()
-    if revision != "head" or not is_file or not _is_new(file):
+    can_copy = connection.dialect.name == "sqlite" and sqlite.is_wal()
+    if revision != "head" or not can_copy or not _is_new(file):
         _upgrade(config, revision)
         return
-    if not _made:
+    made = _made[0] if _made else None
+    if made is None:
         _upgrade(config, revision)
     # SQLite copies no file that its connection is writing to.
     file.execute("COMMIT")
-    if _made:
-        _made[0].backup(file)
+    if made is None:
+        copy = sqlite.driver.connect(":memory:", check_same_thread=False)
+        file.backup(copy)
+        _made.append(copy)  # only now: another thread may take it at once
     else:
-        _made.append(sqlite.driver.connect(":memory:", check_same_thread=False))
-        file.backup(_made[0])
+        made.backup(file)
     file.execute("BEGIN IMMEDIATE")
 
 

@@ -15,12 +15,15 @@ class Pace:
         self._ratio = kills / deliveries
         self._delivered = 0
         self.killed = 0
-        """The number of kills that succeeded, which the test counts."""
+        """The number of kills so far. The test adds to it."""
         self.over = threading.Event()
         """Set when all is delivered, or when the test failed."""
 
     def wait_to_deliver(self, number: int) -> None:
-        """Wait until delivery ``number``, counted from 0, may begin. Fails if no kill comes."""
+        """Wait until delivery ``number``, counted from 0, may begin.
+
+        Fails after two minutes without the next kill.
+        """
         self._delivered = max(number, self._delivered)
         wait_for(lambda: self.killed >= int(number * self._ratio) or self.over.is_set())
 

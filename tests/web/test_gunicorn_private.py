@@ -125,7 +125,7 @@ def has_attribute(cls: type, name: str) -> bool:
 
 @cache
 def source(cls: type) -> str:
-    """Return the source of a class. Python parses the whole file to find it."""
+    """Return the source of a class. Python 3.11 and 3.12 parse the whole file to find it."""
     return inspect.getsource(cls)
 
 

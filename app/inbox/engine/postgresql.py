@@ -28,9 +28,10 @@ _LOST: Final = ("lost",)
 #: Runs of a statement that loses its races. Each time another statement has succeeded.
 MAX_RACES = 50
 
-#: Compiled statements that a process keeps. The inbox has about 175. To compile one takes longer
-#: than to run it. The statement of a list with filters is another one each time.
-KEPT = 256
+#: Compiled statements that a process keeps. The inbox has about 150. To compile one takes longer
+#: than to run it. Lists with filters are new statements each time. They are never found again, and
+#: the least recently used entries make room for them.
+MAX_COMPILED = 256
 
 
 class _Query(NamedTuple):
@@ -151,9 +152,12 @@ class PostgresqlStatements:
         self._connector.close()
 
 
-@lru_cache(KEPT)
+@lru_cache(MAX_COMPILED)
 def _compile(statement: Any, schema: str | None) -> Any:
-    """Return SQLAlchemy's compiled statement, with all tables in the ``schema``."""
+    """Compile a statement, once in the process, with all tables in the ``schema``.
+
+    The threads share the result, and nothing changes it.
+    """
     names = {"schema_translate_map": {None: schema}, "render_schema_translate": True}
     also: RowForEach | None = statement.get_execution_options().get("also")
     if also is not None:

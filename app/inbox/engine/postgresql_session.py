@@ -123,7 +123,7 @@ def connect(connector: Connector, names: dict[str, Any]) -> Connection:
     connection = connector.connect(**names)
     try:
         connection.autocommit = True
-        connection.cursor_factory = psycopg.RawCursor  # for the placeholders of ``dialect``
+        connection.cursor_factory = psycopg.RawCursor  # for the placeholders of ``DIALECT``
         parameters = [connection.info.backend_pid]
         row = connection.execute(_BEGIN_SESSION, parameters).fetchone() or (True, False)
     except BaseException:

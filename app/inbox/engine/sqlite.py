@@ -33,7 +33,7 @@ __all__ = [
 
 VERSION: tuple[int, ...] = driver.sqlite_version_info
 
-#: SQLAlchemy's dialect for statements that the driver runs.
+#: SQLAlchemy's dialect for writing statements, which go to the driver without SQLAlchemy.
 DIALECT: sa.Dialect = SQLiteDialect_pysqlite(dbapi=driver)
 
 #: Milliseconds that SQLite waits for a tool that writes without taking the file lock.

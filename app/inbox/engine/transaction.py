@@ -43,9 +43,9 @@ _Compiled = tuple[str, list[tuple[str, int]]]
 
 _Rows = list[tuple[Any, ...]]
 
-#: Compiled statements that a process keeps. The inbox has about 175, and a batch has another one
-#: for each number of executions.
-KEPT = 512
+#: Entries of each cache. A process has about 75 writing statements, some of them for each number of
+#: rows. Four have batches, of up to 64 executions: 256 entries.
+MAX_COMPILED = 512
 
 
 class _BatchFailedError(Exception):
@@ -211,19 +211,19 @@ def _is_locked(error: BaseException) -> bool:
     return isinstance(error, driver.OperationalError) and "locked" in str(error)
 
 
-@lru_cache(KEPT)
+@lru_cache(MAX_COMPILED)
 def _compile(statement: sa.Executable) -> _Compiled:
-    """Return the SQL of a statement."""
-    return _compiled(statement)
+    """Compile a statement, once in the process."""
+    return _to_sql(statement)
 
 
-@lru_cache(KEPT)
+@lru_cache(MAX_COMPILED)
 def _compile_batch(form: BatchForm, count: int) -> _Compiled:
-    """Return the SQL of a batch for ``count`` executions."""
-    return _compiled(form.make(count))
+    """Compile a batch for ``count`` executions, once in the process."""
+    return _to_sql(form.make(count))
 
 
-def _compiled(statement: Any) -> _Compiled:
+def _to_sql(statement: Any) -> _Compiled:
     """Return a statement's SQL, and its parameters in their order.
 
     The name of a parameter of a batch ends in ``__`` and the number of its execution.

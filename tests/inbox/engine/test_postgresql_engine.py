@@ -46,6 +46,20 @@ def test_connection_that_is_lost_twice_is_given_up(postgresql_url: str, *, is_po
     path.close()
 
 
+def test_statement_names_the_schema_of_its_moment(postgresql_url: str) -> None:
+    """A statement that was compiled for another schema is compiled once more."""
+    engine = PostgresqlEngine(sa.make_url(postgresql_url))
+    words = sa.select(sa.Table("words", sa.MetaData(), sa.Column("word", sa.Text)))
+    for schema in ("one", "other"):
+        engine.execute(sa.text(f"CREATE SCHEMA {schema}"), {})
+        engine.execute(sa.text(f"CREATE TABLE {schema}.words AS SELECT '{schema}' AS word"), {})
+
+    for schema in ("one", "other", "one"):
+        engine.schema = schema
+        assert engine.read(words, {}) == [(schema,)]
+    engine.close()
+
+
 def test_statement_that_a_pooled_server_cancels_is_not_repeated(postgresql_url: str) -> None:
     """Its connection is not lost, and a second run would take as long."""
     path = Path(postgresql_url, is_pooler=True)
