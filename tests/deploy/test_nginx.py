@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import http.client
 import socket
+import socketserver
 import ssl
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,6 +29,8 @@ CONFIG = ROOT / "deploy" / "compose" / "nginx.conf"
 LOCATION = "        location ~ ^/webhook/?$ {\n"
 #: The addresses of the two web services, as of two containers.
 ADDRESSES = ["127.0.0.2", "127.0.0.3"]
+#: What a service answers after it was sent a delivery, while it stops and when it dies.
+ANSWERS = {"stops": b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", "dies": b""}
 
 
 class Nginx:
@@ -82,6 +87,10 @@ class Nginx:
     def errors(self) -> str:
         """Its error log so far."""
         return (self._folder / "stderr").read_text(encoding="utf-8")
+
+    def has_met(self, error: str) -> bool:
+        """Return whether it has logged an error of a service."""
+        return error in self.errors
 
     def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> Response:
         """Send a request over TLS. ``_`` in a header's name becomes ``-``."""
@@ -156,20 +165,45 @@ def vanished(address: str, port: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def failing(address: str, port: int, answer: bytes) -> Iterator[list[bytes]]:
+    """Answer all requests to an address with these bytes, and close. Give the requests."""
+    asked: list[bytes] = []
+
+    class Failing(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            asked.append(self.request.recv(65536))
+            self.request.sendall(answer)
+
+    class Server(socketserver.TCPServer):
+        allow_reuse_address = True  # a connection of the service before can still be closing
+
+    with Server((address, port), Failing) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 def accepted(services: list[Service]) -> list[int]:
     """Return how many deliveries each service has accepted."""
     return [each.log.count('"outcome": "accepted"') for each in services]
 
 
-def deliver_until(nginx: Nginx, error: str, path: str) -> list[str]:
-    """Deliver events until nginx has met an error of a service. All are accepted. Return the ids.
+def deliver_until(
+    is_met: Callable[[], bool], nginx: Nginx, name: str, path: str = "/webhook"
+) -> list[str]:
+    """Deliver events until nginx has met a failure. All are accepted. Return their ids.
 
     Nginx chooses a service at random.
     """
     ids: list[str] = []
-    while error not in nginx.errors:
+    while not is_met():
         assert len(ids) < 64, nginx.errors
-        ids.append(f"evt_{error.replace(' ', '_')}_{len(ids)}")
+        ids.append(f"evt_{name}_{len(ids)}")
         assert nginx.deliver(ids[-1], path) == (200, "accepted")
     return ids
 
@@ -184,7 +218,7 @@ def test_configuration_is_valid(tmp_path: Path) -> None:
 def test_deliveries_reach_all_containers(
     nginx: Nginx, web: list[Service], lab: Lab, postgresql_url: str, port: int
 ) -> None:
-    """Both services get deliveries. When one has ended or vanished, the other one gets all of them.
+    """Both services get deliveries. When one stops, dies or vanishes, the other one gets all.
 
     A worker runs them. No other path is forwarded but the one with the page's prefix.
     """
@@ -195,10 +229,13 @@ def test_deliveries_reach_all_containers(
         assert nginx.deliver(ids[-1]) == (200, "accepted")
     web[0].terminate()
     assert web[0].wait() == 0
-    ids += deliver_until(nginx, "refused", "/webhook")
-
+    ids += deliver_until(partial(nginx.has_met, "refused"), nginx, "refused")
+    for name, answer in ANSWERS.items():
+        with failing(ADDRESSES[0], port, answer) as asked:
+            ids += deliver_until(partial(bool, asked), nginx, name)
     with vanished(ADDRESSES[0], port):
-        ids += deliver_until(nginx, "timed out", "/stripe/webhook/")
+        is_met = partial(nginx.has_met, "timed out")
+        ids += deliver_until(is_met, nginx, "vanished", "/stripe/webhook/")
 
     assert nginx.deliver("evt_prefix", "/stripe/webhook") == (200, "accepted")
     refused = nginx.ask("POST", "/webhook", b"{}")
