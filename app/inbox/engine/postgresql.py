@@ -187,6 +187,8 @@ def make_migration_engine(url: sa.URL) -> sa.Engine:
         isolation_level="READ COMMITTED",
         # An error's text goes to the log, and a parameter is the body.
         hide_parameters=True,
+        # By default it asks for this type at its first connection, in three round trips.
+        use_native_hstore=False,
     )
     connector = Connector()
     names = session.arguments(url)

@@ -273,6 +273,14 @@ def test_server_that_was_read_only_for_a_while_is_used_again(postgresql_url: str
     inbox.close()
 
 
+def test_migration_asks_for_no_type(postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLAlchemy's connections do not look for the extension hstore, which the inbox lacks."""
+    # No mock: the driver's query, which must not run.
+    monkeypatch.setattr(psycopg.types.TypeInfo, "fetch", lambda *_: pytest.fail("it asks"))
+    with PostgresqlEngine(postgresql_url).migration() as connection:
+        assert connection.scalar(sa.text("SELECT 1")) == 1
+
+
 def test_error_does_not_quote_the_row(postgresql_url: str) -> None:
     """PostgreSQL's error quotes the row of a failed statement, and a row holds a body."""
     inbox = Inbox(postgresql_url, lease_seconds=30)
