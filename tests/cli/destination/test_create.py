@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from click.testing import Result
@@ -41,6 +42,24 @@ def test_secret_is_shown_once(run: Run, stripe_api: StripeApi) -> None:
     assert f"\n  STRIPE_WEBHOOK_SECRET=...,{secret}\n" in result.stdout
     assert result.stdout.startswith(f"Created {name} in test mode.\n")
     assert secret not in run("list").output + run("check", name).output
+
+
+def test_operator_is_recorded(run: Run, ours: Receiver, stripe_api: StripeApi) -> None:
+    """The audit log names the new destination."""
+    assert run("create", "--url", URL).stderr == ""
+    (entry,) = ours.services.inbox.audit.entries(9)
+    assert (entry.action, [entry.target]) == ("create_destination", stripe_api.destinations.ids)
+
+
+@pytest.mark.no_tables
+def test_missing_inbox_does_not_stop_it(run: Run, stripe_api: StripeApi, tmp_path: Path) -> None:
+    """Before the first start there is no audit log. The command says so, and creates none."""
+    result = run("create", "--url", URL)
+    (name,) = stripe_api.destinations.ids
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"Created {name} in test mode.\n")
+    assert "The audit log was not written: " in result.stderr
+    assert not (tmp_path / "var").exists()
 
 
 def test_name_and_accounts(run: Run, stripe_api: StripeApi) -> None:

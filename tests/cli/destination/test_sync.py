@@ -53,6 +53,13 @@ def test_plan_is_shown_and_applied(
     assert enabled() == sorted([*types, CHARGE])
 
 
+def test_operator_is_recorded(run: Run, ours: Receiver, name: str) -> None:
+    """The audit log names the changed destination."""
+    assert run("sync", name, "--yes").stderr == ""
+    (entry,) = ours.services.inbox.audit.entries(9)
+    assert (entry.action, entry.target) == ("sync_destination", name)
+
+
 def test_prune_removes(
     run: Run, name: str, enabled: Callable[[], list[str]], types: list[str]
 ) -> None:
