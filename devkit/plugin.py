@@ -10,14 +10,18 @@ Only pytest imports this module: it needs pytest.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from app import create_app, log
+from app.inbox import Inbox
 from app.processing import registry
 from app.settings import Settings, environment
 from app.stripe_api import client
@@ -99,19 +103,47 @@ def api_timeout() -> tuple[float, float]:
     return client.TIMEOUT
 
 
+@pytest.fixture(scope="session")
+def _inbox_template(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
+    """A SQLite file with the tables of an empty inbox. A fixture of that name may replace it."""
+    path = tmp_path_factory.mktemp("inbox") / "inbox.sqlite3"
+    with closing(Inbox(f"sqlite:///{path}", lease_seconds=30)) as inbox:
+        inbox.migrate()
+    return path
+
+
 @pytest.fixture
-def make_receiver(settings: Settings) -> Iterator[Callable[..., Receiver]]:
-    """A function that creates an application with changed settings."""
+def make_receiver(
+    settings: Settings, sqlite_url: str, _inbox_template: Path | None
+) -> Iterator[Callable[..., Receiver]]:
+    """A function that creates an application with changed settings.
+
+    Before the first one, the inbox of ``sqlite_url`` becomes a copy of the template: to make its
+    tables takes longer than most tests.
+    """
     made: list[Receiver] = []
 
     def make(**changes: Any) -> Receiver:
-        app = create_app(replace(settings, **changes))
+        changed = replace(settings, **changes)
+        if _inbox_template is not None and changed.database_url == sqlite_url:
+            _copy(_inbox_template, sa.make_url(sqlite_url))
+        app = create_app(changed)
         made.append(Receiver(app, app.test_client()))
         return made[-1]
 
     yield make
     for receiver in made:
         receiver.close()
+
+
+def _copy(template: Path, url: sa.URL) -> None:
+    """Copy the file into a new folder, as in a new test. A lost file stays lost."""
+    if url.get_backend_name() != "sqlite" or not url.database or url.query:
+        return
+    file = Path(url.database)
+    with suppress(OSError):  # mostly the folder exists; the application says what is wrong
+        file.parent.mkdir(mode=0o700, parents=True)
+        shutil.copy(template, file)
 
 
 @pytest.fixture

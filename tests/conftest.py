@@ -346,6 +346,12 @@ def settings(settings: Settings, make_handlers: MakeHandlers) -> Settings:
 
 
 @pytest.fixture
+def _inbox_template(request: pytest.FixtureRequest, _inbox_template: Path) -> Path | None:
+    """A SQLite file with the tables of an empty inbox. None with the mark ``no_tables``."""
+    return None if request.node.get_closest_marker("no_tables") else _inbox_template
+
+
+@pytest.fixture
 def make_receiver(
     make_receiver: Callable[..., Receiver], make_handlers: MakeHandlers
 ) -> Callable[..., Receiver]:

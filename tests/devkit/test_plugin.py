@@ -5,16 +5,18 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import alembic.command
 import pytest
 import stripe
 
 from app import GiveUp
 from app.errors import StartError
 from devkit import samples
-from devkit.deliver import Deliver, Logged, MakeDeliver, RunHandler
+from devkit.deliver import Deliver, Logged, MakeDeliver, Receiver, RunHandler
 from devkit.stripe_api import StripeApi
 from handlers import fallback, v1_checkout_session_completed
 from tests.conftest import MakeHandlers
@@ -47,6 +49,80 @@ def calls(deliver: Deliver) -> list[Any]:
     """Return the records of the module."""
     noted: list[Any] = deliver.receiver.module("v1_customer_created").calls
     return noted
+
+
+class TestInbox:
+    """Each test has an inbox of its own, a copy of one whose tables were made once."""
+
+    def test_tables_are_copied(
+        self,
+        make_receiver: Callable[..., Receiver],
+        sqlite_url: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """An application finds the tables, in a file that only its owner can read."""
+        # No mock: Alembic, which must not be called.
+        monkeypatch.setattr(alembic.command, "upgrade", lambda *_: pytest.fail("it migrates"))
+        receiver = make_receiver()
+        file = Path(sqlite_url.removeprefix("sqlite:///"))
+        assert [each.stat().st_mode & 0o777 for each in (file.parent, file)] == [0o700, 0o600]
+        assert receiver.deliver(samples.notification(TYPE)).status_code == 200
+
+    def test_second_application_has_the_same_inbox(
+        self, make_receiver: Callable[..., Receiver]
+    ) -> None:
+        """The file of the first application stays."""
+        body = samples.notification(TYPE)
+        answers = [make_receiver().deliver(body).get_json() for _ in range(2)]
+        assert [each["outcome"] for each in answers] == ["fallback", "duplicate"]
+
+    def test_lost_inbox_is_not_replaced(
+        self, make_receiver: Callable[..., Receiver], sqlite_url: str
+    ) -> None:
+        """A test that removes the file sees what the service does then."""
+        receiver = make_receiver()
+        assert receiver.deliver(samples.notification(TYPE)).status_code == 200
+        receiver.services.inbox.close()
+        Path(sqlite_url.removeprefix("sqlite:///")).unlink()
+        assert make_receiver().deliver(samples.notification(TYPE)).status_code == 503
+
+    def test_other_inbox_is_created_by_the_application(
+        self, make_receiver: Callable[..., Receiver], tmp_path: Path
+    ) -> None:
+        """Only the file of the fixture is a copy."""
+        file = tmp_path / "new" / "inbox.sqlite3"
+        receiver = make_receiver(database_url=f"sqlite:///{file}")
+        assert list(tmp_path.glob("*/inbox.sqlite3")) == []
+        assert receiver.deliver(samples.notification(TYPE)).status_code == 200
+
+    @pytest.mark.parametrize(
+        "sqlite_url",
+        [
+            "postgresql+psycopg://me:hidden@127.0.0.1:9/in/box",
+            "sqlite://",
+            "sqlite:///new/inbox.sqlite3?timeout=5",
+        ],
+    )
+    def test_other_url_in_the_place_of_the_fixture_makes_no_file(
+        self,
+        make_receiver: Callable[..., Receiver],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A project may have a fixture of that name with another database."""
+        folder = tmp_path / "project"
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        make_receiver()
+        assert list(folder.iterdir()) == []
+
+    def test_folder_that_cannot_be_made_is_left_to_the_application(
+        self, tmp_path: Path, make_receiver: Callable[..., Receiver], sqlite_url: str
+    ) -> None:
+        """The delivery is answered 503, as by the service."""
+        (tmp_path / "var").touch()
+        assert Path(sqlite_url.removeprefix("sqlite:///")).parent == tmp_path / "var"
+        assert make_receiver().deliver(samples.notification(TYPE)).status_code == 503
 
 
 class TestDeliver:

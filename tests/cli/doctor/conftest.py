@@ -74,7 +74,8 @@ def make_ours(
 ) -> Callable[..., Receiver]:
     """A function that makes an application with two handlers that uses the stand-in.
 
-    With ``started`` the SQLite file exists, as after a start.
+    With ``started`` the SQLite file is in use, as after a start. Without, and with the mark
+    ``no_tables``, there is none.
     """
     stripe_api.put("/v2/core/events", {"data": [], "next_page_url": None})
 

@@ -145,6 +145,7 @@ class TestInbox:
         assert "the schema 'public' of DATABASE_URL has something named 'events'" in text
         assert "Set DATABASE_SCHEMA" in text
 
+    @pytest.mark.no_tables
     def test_pending_migration(self, make_ours: Callable[..., Receiver]) -> None:
         """A start that waits for a migration is a FAIL with the command to run."""
         ((level, text),) = examine(make_ours(migrate="check"), "--no-ping").about("inbox")
@@ -226,6 +227,7 @@ class TestInbox:
         assert [line[0] for line in lines] == [level]
         assert "fsync is off" in lines[0][1]
 
+    @pytest.mark.no_tables
     def test_missing_file_is_not_created(
         self, make_ours: Callable[..., Receiver], tmp_path: Path
     ) -> None:
@@ -243,6 +245,7 @@ class TestInbox:
         assert found.about("pending") == []
         assert list(tmp_path.glob("var/*")) == []
 
+    @pytest.mark.no_tables
     def test_place_of_a_missing_file_counts(
         self,
         make_ours: Callable[..., Receiver],
@@ -254,6 +257,7 @@ class TestInbox:
         mounts.write_text("22 1 8:1 / / rw - overlay none rw\n", encoding="utf-8")
         monkeypatch.setattr(file_systems, "MOUNTS", mounts)
         receiver = make_ours(started=False, processing="queue")
+        assert not (tmp_path / "var").exists()
         ((level, text),) = examine(receiver, "--no-ping").about("inbox")
         assert level == "FAIL"
         assert "is on overlay" in text
