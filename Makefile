@@ -17,6 +17,8 @@ BROWSER_INSTALLED := $(BROWSER)/.installed
 ARGS ?=
 # How many tests run side by side when all are run: those of processes mostly wait.
 TESTS_AT_ONCE ?= 5
+# For `make test-fast`: without a server to use, each process of the run would start one.
+NO_POSTGRESQL := $(if $(TEST_DATABASE_URL),, and not postgresql)
 # For `make handler`: an event type, and UNTYPED=1 for one that is newer than the installed SDK.
 TYPE ?=
 UNTYPED ?=
@@ -68,8 +70,8 @@ endif
 newer: $(INSTALLED) ## Run the server's tests on newer versions of gunicorn, if there are any
 	$(BIN)/python tools/newer_gunicorn.py
 
-test-fast: $(INSTALLED) $(COMPILED) ## Run the tests that start no Python process
-	$(BIN)/python -m pytest --ignore tests/processes -m 'not processes' --numprocesses $(TESTS_AT_ONCE) --dist worksteal
+test-fast: $(INSTALLED) $(COMPILED) ## Run the tests that start neither Python nor PostgreSQL (TEST_DATABASE_URL: with PostgreSQL)
+	$(BIN)/python -m pytest --ignore tests/processes -m 'not processes$(NO_POSTGRESQL)' --numprocesses $(TESTS_AT_ONCE) --dist worksteal
 
 test-pooler: $(INSTALLED) ## Run the tests behind PgBouncer (on Debian, as root)
 	@tools/debian_packages.sh pgbouncer

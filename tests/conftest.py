@@ -81,6 +81,17 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
 WAITING = ("tests/processing/test_leases.py", "tests/processing/test_worker.py")
 
 
+#: The fixtures that start a PostgreSQL server, or use one.
+POSTGRESQL = {"postgresql", "own_postgresql"}
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Give a test the mark ``postgresql`` by its fixtures, or by a parameter of that value."""
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    if "postgresql" in parameters or POSTGRESQL & set(getattr(item, "fixturenames", ())):
+        item.add_marker(pytest.mark.postgresql)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Let each worker of pytest-xdist begin with some of the files that start processes or wait.
 
@@ -234,7 +245,14 @@ def postgresql_connection(postgresql: str) -> Iterator[psycopg.Connection]:
 
 
 @pytest.fixture
-def own_postgresql() -> Iterator[Postgresql]:
+def _is_on_postgresql(request: pytest.FixtureRequest) -> None:
+    """Fail a test that asks for a database or a server while it runs, without the mark."""
+    if request.node.get_closest_marker("postgresql") is None:
+        pytest.fail("mark the test with `postgresql`")
+
+
+@pytest.fixture
+def own_postgresql(_is_on_postgresql: None) -> Iterator[Postgresql]:
     """A PostgreSQL server that the test may stop."""
     with embedded_postgresql() as server:
         yield Postgresql(server)
@@ -242,7 +260,7 @@ def own_postgresql() -> Iterator[Postgresql]:
 
 @pytest.fixture
 def make_postgresql_url(
-    postgresql: str, postgresql_connection: psycopg.Connection
+    _is_on_postgresql: None, postgresql: str, postgresql_connection: psycopg.Connection
 ) -> Iterator[Callable[..., str]]:
     """A function that makes a new, empty PostgreSQL database, with SQL's ``options`` if given."""
     names: list[str] = []

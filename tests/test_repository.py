@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tokenize
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -618,6 +618,41 @@ class TestMakefile:
         }
         lines = script.read_text(encoding="utf-8").splitlines()
         assert calls <= {line.strip() for line in lines}
+
+
+class TestMarks:
+    """``make test-fast`` selects by marks. The right tests have them."""
+
+    def test_parameter_sets_the_mark(
+        self, request: pytest.FixtureRequest, database_url: str
+    ) -> None:
+        """Of a test on both databases, only the one on PostgreSQL is marked."""
+        marked = request.node.get_closest_marker("postgresql") is not None
+        assert marked == database_url.startswith("postgresql")
+
+    def test_fixture_sets_the_mark(
+        self, request: pytest.FixtureRequest, make_limited_url: Callable[[int], str]
+    ) -> None:
+        """A test that uses PostgreSQL through any fixture is marked."""
+        assert request.node.get_closest_marker("postgresql")
+        assert make_limited_url(1)
+
+    @pytest.mark.parametrize("fixture", ["make_postgresql_url", "own_postgresql"])
+    def test_postgresql_without_the_mark_is_refused(
+        self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, fixture: str
+    ) -> None:
+        """A test that asks for PostgreSQL while it runs must set the mark."""
+        # No mock: a server that must not start.
+        monkeypatch.setattr("tests.conftest.embedded_postgresql", lambda: pytest.fail("starts"))
+        with pytest.raises(pytest.fail.Exception, match="mark the test with `postgresql`"):
+            request.getfixturevalue(fixture)
+
+    def test_fast_run_leaves_out_the_marked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With a server to use, the tests on PostgreSQL run, too."""
+        monkeypatch.delenv("TEST_DATABASE_URL", raising=False)
+        assert "-m 'not processes and not postgresql'" in make("--dry-run", "test-fast").stdout
+        monkeypatch.setenv("TEST_DATABASE_URL", "postgresql://localhost/test")
+        assert "-m 'not processes' " in make("--dry-run", "test-fast").stdout
 
 
 class TestEnvFile:

@@ -111,8 +111,14 @@ def flask(lab: Lab, *arguments: str, **settings: str) -> str:
 
 @pytest.mark.parametrize(
     "mode",
-    [("sqlite", "inline", "auto"), ("postgresql", "queue", "check")],
-    ids="-".join,
+    [
+        pytest.param(("sqlite", "inline", "auto"), id="sqlite-inline-auto"),
+        pytest.param(
+            ("postgresql", "queue", "check"),
+            id="postgresql-queue-check",
+            marks=pytest.mark.postgresql,
+        ),
+    ],
 )
 def test_old_and_new_replicas_share_the_inbox(
     request: pytest.FixtureRequest, lab: Lab, code_before: Path, mode: tuple[str, str, str]
