@@ -354,7 +354,9 @@ class Lab:
         file = self.tell("hold", event_id, attempt)
         answer = self.later(act, event_id)
         wait_for(lambda: answer.done() or self.started(event_id, attempt), DEADLINE)
-        (entry,) = self.started(event_id, attempt)
+        started = self.started(event_id, attempt)
+        assert started, (answer.result(), [each.log for each in self.services])
+        (entry,) = started
         return answer, file.unlink, entry.pid
 
     def journal(self, event_id: str | None = None) -> list[Entry]:
@@ -582,8 +584,12 @@ def is_alive(pid: int) -> bool:
 
 
 def is_stopped(pid: int) -> bool:
-    """Return whether the process is stopped, or is a zombie."""
-    return re.search(r"\nState:\t[TZ]", Path(f"/proc/{pid}/status").read_text()) is not None
+    """Return whether the process is stopped with all its threads, or has ended."""
+    try:
+        threads = [each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/status")]
+    except OSError:  # a thread ended
+        return False
+    return all(re.search(r"\nState:\t[TZ]", each) for each in threads)
 
 
 def stop_process(pid: int, database_url: str) -> None:
@@ -595,6 +601,8 @@ def stop_process(pid: int, database_url: str) -> None:
             stack.callback(lock.close)
             stack.enter_context(lock)
         os.kill(pid, signal.SIGSTOP)
+        # The threads stop one after the other. One that still runs could take the free lock.
+        wait_for(lambda: is_stopped(pid), DEADLINE)
 
 
 def children_of(pid: int) -> list[int]:
