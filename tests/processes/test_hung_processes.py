@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -38,6 +40,22 @@ CRASHED = ["crashed", "handled"]
 """The outcomes in the inbox of such an event."""
 
 
+#: Its threads run in turn, for ever.
+BUSY_THREADS = """
+import threading, time
+
+def run():
+    while True:
+        sum(range(1_000))
+        time.sleep(0.0005)
+
+for _ in range(4):
+    threading.Thread(target=run, daemon=True).start()
+print(flush=True)
+threading.Event().wait()
+"""
+
+
 @pytest.fixture
 def start(
     lab: Lab, tmp_path: Path, make_postgresql_url: Callable[[], str]
@@ -57,6 +75,27 @@ def start(
 def sites(start: Callable[[str, str], Site]) -> list[Site]:
     """Two services in each mode, with each database."""
     return [start(mode, database) for mode in MODES for database in ("sqlite", "postgresql")]
+
+
+def test_no_thread_of_a_stopped_process_runs(tmp_path: Path) -> None:
+    """The tests stop a process with all its threads, so that none takes the lock of its file."""
+    (tmp_path / "inbox.sqlite3.lock").touch()
+    command = [sys.executable, "-c", BUSY_THREADS]
+
+    def threads() -> Iterator[Path]:
+        return Path(f"/proc/{process.pid}/task").glob("*/stat")
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"\n"
+            for _ in range(50):
+                stop_process(process.pid, f"sqlite:///{tmp_path}/inbox.sqlite3")
+                states = [each.read_text().rpartition(") ")[2][0] for each in threads()]
+                assert states == ["T"] * 5
+                process.send_signal(signal.SIGCONT)
+        finally:
+            process.kill()
 
 
 def has_ended(pid: int) -> bool:
