@@ -187,6 +187,8 @@ def test_backup_moves_an_inbox(
 
     assert (saved.exit_code, saved.output) == (0, f"1 event written to {file}.\n")
     assert (restored.exit_code, restored.output) == (0, f"1 event restored from {file}.\n")
+    (entry,) = second.services.inbox.audit.entries(9)
+    assert (entry.action, entry.target, entry.affected) == ("restore", str(file), 1)
     assert second.deliver(notification).json == {"success": True, "outcome": "duplicate"}
     again = run(second, "db", "restore", str(file))
     assert again.exit_code == 1

@@ -102,6 +102,8 @@ class TestGap:
             ("evt_2", "done", "reconcile"),
         }
         assert run(receiver, "--account", "acct_1").stdout.endswith("None is missing.\n")
+        (entry,) = receiver.services.inbox.audit.entries(9)  # none of the second run
+        assert (entry.action, entry.target, entry.affected) == ("reconcile", None, 2)
 
     def test_events_of_both_kinds(self, make_receiver: Make, stripe_api: StripeApi) -> None:
         """They are one table, sorted by time, and one number of types."""
