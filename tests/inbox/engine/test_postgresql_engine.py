@@ -274,7 +274,7 @@ def test_server_that_was_read_only_for_a_while_is_used_again(postgresql_url: str
 
 
 def test_migration_asks_for_no_type(postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SQLAlchemy's connections do not look for the extension hstore, which the inbox lacks."""
+    """SQLAlchemy does not look for the extension hstore, which the inbox does not use."""
     # No mock: the driver's query, which must not run.
     monkeypatch.setattr(psycopg.types.TypeInfo, "fetch", lambda *_: pytest.fail("it asks"))
     with PostgresqlEngine(postgresql_url).migration() as connection:
