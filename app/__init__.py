@@ -6,6 +6,8 @@ Handler modules need four names of this package at most: ``GiveUp``, ``RetryLate
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from app.errors import GiveUp, RetryLater
@@ -21,6 +23,10 @@ __all__ = ["GiveUp", "RetryLater", "create_app", "idempotency_key", "once"]
 
 def create_app(settings: Settings | None = None) -> Flask:
     """Return the application, as ``app.factory.create_app`` does."""
-    from app import factory  # noqa: PLC0415 - a handler module needs no dependency
+    from app.runtime.imports import without_collections  # noqa: PLC0415 - see below
+
+    is_imported = "app.factory" in sys.modules
+    with nullcontext() if is_imported else without_collections():
+        from app import factory  # noqa: PLC0415 - a handler module needs no dependency
 
     return factory.create_app(settings)
