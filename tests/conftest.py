@@ -32,7 +32,7 @@ from app.settings import Settings
 from devkit.deliver import API_KEY, SECRET, Receiver
 from tests.support import new_tables
 from tests.support.memory import memory_folder
-from tests.support.services import Postgresql, embedded_postgresql
+from tests.support.services import COVERAGE, Postgresql, embedded_postgresql
 
 __all__ = ["API_KEY", "SECRET", "Receiver"]
 
@@ -135,10 +135,6 @@ def _nothing_secret_is_logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     yield
     text = "".join(written)
     assert [word for word in NEVER_LOGGED if word in text] == []
-
-
-#: How coverage tells the processes that are started to measure themselves.
-COVERAGE = "COVERAGE_PROCESS_CONFIG"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import COVERAGE
 from tests.support.gunicorn_server import Serve, Server, running
-from tests.support.services import HANDLER, MODULE, Lab, make_tables
+from tests.support.services import COVERAGE, HANDLER, MODULE, Lab, make_tables
 
 
 @pytest.fixture

@@ -664,6 +664,8 @@ def test_password_of_the_database_is_not_logged(lab: Lab, url: str) -> None:
 
     assert service.readiness().brief == NOT_READY
     assert_unavailable(service.deliver(EVENT))
+    service.terminate()
+    assert service.wait() == 0
     service.end()
     assert "not_ready" in service.log
     assert_discreet(service.log)

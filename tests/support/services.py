@@ -64,6 +64,9 @@ MARKERS = (
 )
 """None of these may be logged. Each stands for one kind of secret data."""
 
+COVERAGE = "COVERAGE_PROCESS_CONFIG"
+"""How coverage tells the processes that are started to measure themselves."""
+
 HANG_SECONDS = 12
 """A callback with the word ``hang`` holds the GIL for this many seconds."""
 
@@ -164,11 +167,12 @@ class Service:
         quick: signal.Signals = signal.SIGQUIT,
         code: Path = ROOT,
     ) -> None:
-        """Start it, with Python's ``arguments``. The signal ``quick`` ends it at once.
+        """Start it, with Python's ``arguments``. The signal ``quick`` ends it soon.
 
         ``code``: the folder with the code of the service.
         """
         self._quick = quick
+        self._is_measured = COVERAGE in environment
         self.clock: Callable[[], float] = time.time
         """The clock of the signatures. A test that moves the service's clock replaces it."""
         self.process = subprocess.Popen(
@@ -268,8 +272,12 @@ class Service:
         assert self.wait() == 0 or "Timeout (0:00:01)!" in self.log, self.log
 
     def end(self) -> None:
-        """End it and all its workers in any state, and read the rest of its output."""
-        if self.process.poll() is None:
+        """End it and all its workers in any state, and read the rest of its output.
+
+        A measured process ends by itself, to write what was measured. The others are killed: to end
+        by themselves, a server and its workers take a seventh of the time of their start.
+        """
+        if self._is_measured and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGCONT)
             self.process.send_signal(self._quick)
             with contextlib.suppress(subprocess.TimeoutExpired):
