@@ -23,10 +23,12 @@ __all__ = ["GiveUp", "RetryLater", "create_app", "idempotency_key", "once"]
 
 def create_app(settings: Settings | None = None) -> Flask:
     """Return the application, as ``app.factory.create_app`` does."""
-    from app.runtime.imports import without_collections  # noqa: PLC0415 - see below
+    # Not above: ``import app``, as in a handler module, loads no room of app/ and no dependency.
+    from app.runtime.imports import without_collections  # noqa: PLC0415 - see above
 
+    # A process of tests makes many applications. What they leave behind is to be collected.
     is_imported = "app.factory" in sys.modules
     with nullcontext() if is_imported else without_collections():
-        from app import factory  # noqa: PLC0415 - a handler module needs no dependency
+        from app import factory  # noqa: PLC0415 - see above
 
     return factory.create_app(settings)

@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from app import create_app, log
+from app import log
+from app.factory import create_app
 from app.inbox import Inbox
 from app.processing import registry
 from app.settings import Settings, environment

@@ -139,6 +139,8 @@ def site(tmp_path_factory: pytest.TempPathFactory, stripe: StripeApi) -> Iterato
         )
         wait_for(service.is_ready, 60)
         yield Site(service, package, database_url)
+        service.terminate()  # it removes its folder of metrics
+        service.wait()
     finally:
         lab.close()
 
