@@ -164,7 +164,6 @@ def start(tmp_path: Path) -> Iterator[StartDev]:
 class TestReload:
     """A changed handler handles the next delivery."""
 
-    @pytest.mark.measured
     def test_changes_are_taken_over(self, start: StartDev) -> None:
         """A changed module and an added one handle the next delivery.
 

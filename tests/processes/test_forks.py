@@ -146,8 +146,9 @@ def run(service: Service, database_url: str, event_id: str, processing: str) -> 
 both_modes = pytest.mark.parametrize("processing", ["inline", "queue"])
 
 
-@pytest.mark.measured
-@both_modes
+@pytest.mark.parametrize(
+    "processing", [pytest.param("inline", marks=pytest.mark.measured), "queue"]
+)
 def test_child_ends_with_its_callback(lab: Lab, sqlite_url: str, processing: str) -> None:
     """However the child leaves the callback, only the parent records the result, once."""
     service = start(lab, sqlite_url, processing=processing)
@@ -167,7 +168,6 @@ def test_child_ends_with_its_callback(lab: Lab, sqlite_url: str, processing: str
     assert "claim_lost" not in service.log
 
 
-@pytest.mark.measured
 def test_child_of_a_worker_ends_with_its_callback(lab: Lab, sqlite_url: str) -> None:
     """The same holds for ``flask worker``."""
     service = lab.start(sqlite_url, PROCESSING="queue", WORKER_THREADS=0)

@@ -89,7 +89,6 @@ def test_one_container_is_enough(lab: Lab, database_url: str) -> None:
     assert lab.account(EVENT) == ONCE
 
 
-@pytest.mark.measured
 def test_worker_runs_what_others_answered(lab: Lab, database_url: str) -> None:
     """With WORKER_THREADS=0 a web process runs nothing. A worker process finds its events."""
     service = start(lab, database_url, WORKER_THREADS=0)

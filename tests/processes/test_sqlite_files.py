@@ -252,7 +252,6 @@ def test_replacing_file_is_migrated(lab: Lab, sqlite_url: str, file: Path) -> No
     assert kept(sqlite_url) == {"evt_after"}
 
 
-@pytest.mark.measured
 def test_restart_makes_a_missing_file(lab: Lab, sqlite_url: str, file: Path) -> None:
     """A service that starts without its file creates an empty inbox, and logs that."""
     first = start(lab, sqlite_url)
