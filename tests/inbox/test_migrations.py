@@ -1,15 +1,22 @@
-"""Each migration makes what it made when it landed: inboxes in use have run it."""
+"""Each migration makes what it made when it landed, and an inbox of each revision goes on."""
 
 from __future__ import annotations
 
+import difflib
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from app.inbox import NewEvent
 from app.inbox.migrate import migrations, upgrade
 from tests.support import raw_sql
+from tests.support.inboxes import MakeInbox
+
+EVENT = NewEvent("evt_1", "v1.customer.created", livemode=False, context=None, body=b"{}")
+HEAD = migrations().head
 
 LANDED = Path(__file__).parent / "migrations"
 
@@ -73,4 +80,36 @@ def test_landed_migrations_stay_as_they_are(database_url: str) -> None:
 
     landed = (LANDED / f"{engine.name}.txt").read_text(encoding="utf-8").splitlines()
 
-    assert lines[1:] == landed
+    changes = difflib.unified_diff(landed, lines[1:], "landed", "now", lineterm="", n=0)
+    assert landed == lines[1:], "\n".join(changes)
+
+
+@pytest.mark.no_tables
+@pytest.mark.parametrize("revision", sorted(migrations().revisions)[:-1])
+def test_inbox_of_each_revision_goes_on(
+    open_inbox: MakeInbox, database_url: str, revision: str
+) -> None:
+    """After the migration, the waiting event runs once, and the one that is done does not."""
+    done, waiting = (replace(EVENT, id=f"evt_{word}") for word in ("done", "waiting"))
+    first = open_inbox(database_url)
+    first.migrate()
+    claim = first.deliveries.record_and_claim(done).claim
+    assert claim is not None
+    assert first.claims.finish(claim)
+    first.deliveries.enqueue(waiting)
+    raw_sql.make_older(database_url, revision)
+
+    inbox = open_inbox(database_url)
+    inbox.migrate()
+
+    assert inbox.revisions() == (HEAD, HEAD, False)
+    claims = [inbox.claims.claim_due(livemode=False) for _ in range(2)]
+    assert [each and each.event_id for each in claims] == ["evt_waiting", None]
+    assert claims[0] is not None
+    assert inbox.claims.finish(claims[0])
+    for event in (done, waiting):
+        assert inbox.deliveries.record_and_claim(event).state == "done"
+    assert {each.id: each.attempt for each in inbox.administration.latest(3)} == {
+        "evt_done": 1,
+        "evt_waiting": 1,
+    }
