@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,7 +51,7 @@ def parts(connection: sa.Connection) -> set[str]:
     """Return a line for each part of the tables."""
     statements = PARTS[connection.dialect.name]
     rows = [row for each in statements for row in connection.exec_driver_sql(each)]
-    return {re.sub(r"\s+", " ", " ".join(str(word) for word in row)) for row in rows}
+    return {" ".join(" ".join(map(str, row)).split()) for row in rows}
 
 
 @pytest.mark.no_tables
