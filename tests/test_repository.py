@@ -608,6 +608,19 @@ class TestMakefile:
         assert none.returncode != 0
         assert "There is no 'python3.0' here. Install Python 3.11 or newer" in none.stderr
 
+    @pytest.mark.parametrize("target", ["test", "test-fast"])
+    def test_tests_are_compiled_before_they_run(self, tmp_path: Path, target: str) -> None:
+        """Otherwise each of the processes that run side by side would compile all of them."""
+        shown = make("--dry-run", target, f"VENV={tmp_path}").stdout
+        assert 0 < shown.find(" --collect-only ") < shown.find(" --numprocesses ")
+
+    def test_commands_write_bytecode(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without it, the tests would be compiled in vain."""
+        monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+        environment = make("--eval", "shown: ; @env", "shown").stdout
+        assert "PATH=" in environment
+        assert "PYTHONDONTWRITEBYTECODE" not in environment
+
     def test_ci_calls_make(self) -> None:
         """CI runs what a developer runs."""
         script = ROOT / ".ci" / "run"
