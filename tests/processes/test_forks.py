@@ -146,6 +146,7 @@ def run(service: Service, database_url: str, event_id: str, processing: str) -> 
 both_modes = pytest.mark.parametrize("processing", ["inline", "queue"])
 
 
+# Both modes run the same lines of `app/runtime/forks.py`.
 @pytest.mark.parametrize(
     "processing", [pytest.param("inline", marks=pytest.mark.measured), "queue"]
 )
